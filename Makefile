@@ -1,0 +1,74 @@
+# Everything a contributor may run; plain `make` lists it. Each target sets up what it needs in $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+# What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py"
+PYTEST_ARGS ?=
+
+# Debian packages that the tests need beyond python3 and its venv. None so far; add names here.
+APT_PACKAGES :=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench docs clean apt
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    start a small farm, run the quick start on it, stop it again"
+	@echo "make test    lint, then all tests: the pure ones first, then those on real farms"
+	@echo "make lint    ruff check, ruff format --check, mypy --strict"
+	@echo "make bench   throughput beside multiprocessing.Pool in the same run"
+	@echo "make docs    the documentation, into docs/_build/html"
+	@echo "make clean   remove all that the others have made, $(VENV) too"
+
+demo: $(VENV)/stamp-run
+	@$(BIN)/ipytaskfarm demo
+
+test: lint apt
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/stamp-test,lint
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+bench: $(VENV)/stamp-run
+	@$(BIN)/python -m benchmarks
+
+docs: $(VENV)/stamp-docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) .venv build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says which extras of which pyproject.toml are installed; a newer pyproject.toml renews it.
+$(VENV)/stamp-run: pyproject.toml | $(BIN)/python
+	@echo "installing ipytaskfarm into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/stamp-%: pyproject.toml | $(BIN)/python
+	@echo "installing ipytaskfarm[$*] into $(VENV)"
+	@$(PIP) install --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv"; exit 1; }
+
+# Installs only what is missing; without root it asks sudo, without sudo it says what to do.
+apt:
+	@missing=""; for p in $(APT_PACKAGES); do \
+	    dpkg-query --show --showformat='$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; \
+	done; \
+	test -z "$$missing" && exit 0; \
+	if test "$$(id -u)" = 0; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo -n"; \
+	else echo "the tests need these Debian packages:$$missing"; exit 1; fi; \
+	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing
