@@ -1,0 +1,226 @@
+"""Every test session lives in folders of its own and proves at its end that it left nothing running.
+
+No test sees the user's farms, Jupyter configuration or IPython profile, and none is seen by them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import psutil
+import pytest
+
+from tests.polling import eventually
+
+if TYPE_CHECKING:
+    from ipytaskfarm import Farm, MultiEngineClient, TaskClient
+
+# Other people's load on the machine is no finding: examples have no deadline of their own, tests have one.
+hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("house")
+
+FARM_FIXTURES = frozenset({"farm", "tc", "mec"})
+
+
+@dataclass(frozen=True)
+class Dirs:
+    """The folders of one isolated world.  `root` is short: the names of ipc sockets are limited to 107 bytes."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def data(self) -> Path:
+        """Where farms keep store, keys and logs: ``data/ipytaskfarm/<name>``."""
+        return self.root / "data"
+
+    @property
+    def runtime(self) -> Path:
+        """Where connection files are."""
+        return self.root / "runtime"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+    @property
+    def sockets(self) -> Path:
+        """XDG_RUNTIME_DIR: sockets and flight recorders in ``sockets/ipytaskfarm/<name>``."""
+        return self.root / "run"
+
+    @property
+    def work(self) -> Path:
+        """An empty folder to start commands in."""
+        return self.root / "work"
+
+    def make(self) -> None:
+        for folder in (self.home, self.data, self.runtime, self.config, self.sockets, self.work, self.root / "ipython"):
+            folder.mkdir(mode=0o700)
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that put a process into this world."""
+        return {
+            "HOME": str(self.home),
+            "JUPYTER_DATA_DIR": str(self.data),
+            "JUPYTER_RUNTIME_DIR": str(self.runtime),
+            "JUPYTER_CONFIG_DIR": str(self.config),
+            "IPYTHONDIR": str(self.root / "ipython"),
+            "XDG_RUNTIME_DIR": str(self.sockets),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "XDG_CACHE_HOME": str(self.home / ".cache"),
+            "XDG_DATA_HOME": str(self.home / ".local/share"),
+            "JUPYTER_PLATFORM_DIRS": "0",
+        }
+
+
+@contextmanager
+def isolated(prefix: str) -> Iterator[Dirs]:
+    """Fresh folders with the environment pointing at them; removed, and the environment restored, afterwards."""
+    dirs = Dirs(Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")))
+    dirs.make()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in dirs.environment().items():
+            patch.setenv(name, value)
+        try:
+            yield dirs
+        finally:
+            shutil.rmtree(dirs.root, ignore_errors=True)
+
+
+def processes_of(root: Path) -> list[psutil.Process]:
+    """Living farm processes that belong to the world below `root`.
+
+    They rename themselves, which overwrites the environment that /proc shows, so they are known by what they hold:
+    an open file, a mapping, a working folder or a listening socket below `root`.
+    """
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if _is_farm(process.cmdline()) and _holds(process, str(root)):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def _is_farm(command: list[str]) -> bool:
+    """Whether it calls itself so, or is on its way there: ``python -m ipytaskfarm…``, ``…/bin/ipytaskfarm …``."""
+    if not command:
+        return False
+    started = any(flag == "-m" and module.startswith("ipytaskfarm") for flag, module in pairwise(command))
+    return started or any(Path(word.split(" ")[0]).name == "ipytaskfarm" for word in command[:2])
+
+
+def _holds(process: psutil.Process, root: str) -> bool:
+    if root in " ".join(process.cmdline()) or process.cwd().startswith(root):
+        return True
+    if any(value.startswith(root) for value in process.environ().values()):
+        return True
+    folder = Path("/proc") / str(process.pid)
+    try:
+        if root in (folder / "maps").read_text():
+            return True
+        return any(os.readlink(link).startswith(root) for link in (folder / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def socket_folders(dirs: Dirs) -> list[Path]:
+    """The farms' folders below XDG_RUNTIME_DIR: each goes with its farm."""
+    folder = dirs.sockets / "ipytaskfarm"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _describe(processes: Iterable[psutil.Process]) -> str:
+    lines = []
+    for process in processes:
+        try:
+            lines.append(f"{process.pid} {' '.join(process.cmdline())}")
+        except psutil.NoSuchProcess:
+            continue
+    return "\n".join(lines)
+
+
+def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
+    """No process and no socket folder of this world is left, or will be gone within `timeout_s`.
+
+    Processes that stay are ended before the complaint, by pid: they must not spoil the tests that follow.
+    """
+
+    def quiet() -> bool:
+        left = processes_of(dirs.root)
+        assert not left, f"processes left behind:\n{_describe(left)}"
+        assert not socket_folders(dirs), f"socket folders left behind: {socket_folders(dirs)}"
+        return True
+
+    try:
+        eventually(quiet, timeout_s, every_s=0.1)
+    finally:
+        for process in processes_of(dirs.root):
+            process.kill()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_dirs(pytestconfig: pytest.Config) -> Iterator[Dirs]:
+    """The session's own world; at its end nothing may be left in it."""
+    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "agg")
+        # The only thing kept from session to session: building matplotlib's font cache takes seconds.
+        patch.setenv("MPLCONFIGDIR", str(pytestconfig.rootpath / ".pytest_cache" / "matplotlib"))
+        yield dirs
+        assert_nothing_left(dirs)
+
+
+@pytest.fixture
+def farm_dirs(session_dirs: Dirs) -> Iterator[Dirs]:
+    """A fresh world for one test, with the environment pointing at it: for tests that start farms of their own.
+
+    Nothing may be left running in it when the test ends.
+    """
+    with isolated("itf-") as dirs:
+        yield dirs
+        assert_nothing_left(dirs)
+
+
+@pytest.fixture(scope="module")
+def farm(session_dirs: Dirs) -> Iterator[Farm]:
+    """A real farm with two engines, shared by the tests of one module.  Who needs a clean one starts its own."""
+    from ipytaskfarm import Farm
+
+    with Farm(n=2) as farm:
+        yield farm
+
+
+@pytest.fixture
+def tc(farm: Farm) -> Iterator[TaskClient]:
+    """A task client of the module's farm."""
+    with farm.task_client() as tc:
+        yield tc
+
+
+@pytest.fixture
+def mec(farm: Farm) -> MultiEngineClient:
+    """A multi-engine client of the module's farm."""
+    return farm.multiengine_client()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who uses a real farm is marked so, and runs after all that do not: what is quick to fail fails first."""
+    for item in items:
+        if FARM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.farm)
+    items.sort(key=lambda item: item.get_closest_marker("farm") is not None)

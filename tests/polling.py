@@ -1,0 +1,34 @@
+"""Waiting in tests: look again until a deadline, never sleep and hope."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.01, what: str = "") -> T:
+    """Call `predicate` until it returns something true, and return that.
+
+    An AssertionError in it counts as "not yet". When time is up the last one is raised, or else one that names
+    `what` (or the predicate) and what it returned last.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value: T | None = None
+        failed: AssertionError | None = None
+        try:
+            value = predicate()
+        except AssertionError as error:
+            failed = error
+        if failed is None and value:
+            return value
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(every_s)
+    name = what or getattr(predicate, "__qualname__", repr(predicate))
+    if failed is not None:
+        raise AssertionError(f"not within {timeout_s} s: {name}: {failed}") from failed
+    raise AssertionError(f"not within {timeout_s} s: {name} (it returned {value!r})")
