@@ -10,6 +10,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``agent``       one per machine: starts, watches and replaces its engines
 ``controller``  one per farm: takes in, decides, writes down, hands out
 ``client``      runs in the user's process: `TaskClient`, `MultiEngineClient`, results
+``questions``   asking a farm and waiting for no results: for the supervisor and the command
 ``launchers``   how processes get onto machines
 ``farm``        `Farm`: starts, connects, stops
 ``jupyter``     magics and displays

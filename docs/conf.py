@@ -1,0 +1,31 @@
+"""Sphinx: ``make docs`` builds these pages into ``docs/_build/html``; a warning is an error."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+_front_door = Path(__file__).parents[1] / "ipytaskfarm" / "__init__.py"
+
+project = "ipytaskfarm"
+author = "The ipytaskfarm developers"
+project_copyright = "2026, The ipytaskfarm developers"
+# Read, not imported: the pages can be built without the package's dependencies.
+release = version = next(
+    ast.literal_eval(node.value)
+    for node in ast.parse(_front_door.read_text()).body
+    if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__version__"
+)
+
+extensions = ["myst_nb"]
+source_suffix = {".md": "myst-nb"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+# Pages show code that needs a farm; it is tested in tests/, not run here.
+nb_execution_mode = "off"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "ipytaskfarm"
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_show_sourcelink = False
