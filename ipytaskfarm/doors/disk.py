@@ -1,0 +1,110 @@
+"""What must be true of a file and its disk before the store may use them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from ..core.errors import StoreError
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fhgfs", "fuse.ceph", "fuse.cephfs", "fuse.glusterfs",
+        "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+        "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs", "wekafs",
+    }
+)  # fmt: skip
+"""Where SQLite's locks and its shared memory cannot be relied on."""
+
+
+def network_file_system(path: Path) -> str | None:
+    """The type of the network file system that holds this path, None for a local one.
+
+    The path need not exist.  Where the mounts cannot be read (no /proc) every disk counts as local."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    kind = _kind_of_mount(os.path.realpath(path), mounts)
+    return kind if kind in NETWORK_FILE_SYSTEMS else None
+
+
+def _kind_of_mount(path: str, mounts: str) -> str:
+    """The file system type of the longest mount point above path; of equal ones the last mounted covers the others."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """StoreError, with the remedy, when the path is on a network file system."""
+    kind = network_file_system(path.parent)
+    if kind is not None:
+        raise StoreError(
+            f"the store {path} would be on a network file system ({kind}), where SQLite's locks cannot be relied on: "
+            "set store_dir to a folder on a local disk of this machine"
+        )
+
+
+def make_or_check_file(path: Path) -> bool:
+    """Make the file (0600), or see that an existing one is ours alone.  True: it was made.
+
+    Raises OSError when it cannot be made, StoreError when it is a link, somebody else's, or open to others."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        return True
+    except FileExistsError:
+        pass
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"the store {path} is a link or not a plain file: move it away")
+    if found.st_uid != os.geteuid():
+        raise StoreError(
+            f"the store {path} belongs to the user with uid {found.st_uid}: set store_dir to a folder of yours"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise StoreError(f"the store {path} can be read or written by others: chmod 600 {path}")
+    return False
+
+
+def sync_folder(folder: Path) -> None:
+    """A new file's name is on the disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a small file finds no room: the disk is full, or the user's quota is."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.posix_fallocate(probe.fileno(), 0, 1 << 16)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
+
+
+def schema_text() -> str:
+    """The SQL that makes a new store."""
+    return resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+
+
+def migrations() -> list[tuple[int, str]]:
+    """(schema that it leads to, SQL) of every migration, in order."""
+    folder = resources.files(__package__).joinpath("migrations")
+    found = [(re.fullmatch(r"(\d{4})_\w+\.sql", entry.name), entry) for entry in folder.iterdir()]
+    return sorted((int(match[1]), entry.read_text("utf-8")) for match, entry in found if match is not None)
