@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jedi
@@ -142,3 +144,51 @@ def test_a_process_does_not_pay_for_what_it_does_not_use(module: str, banned: st
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What the documentation names is there
+
+
+PAGES = ["README.md", "docs/index.md", "docs/migrating.md"]
+OBJECTS: dict[str, Callable[[], object]] = {
+    "tc": lambda: ipytaskfarm.TaskClient,
+    "mec": lambda: ipytaskfarm.MultiEngineClient,
+    "farm": lambda: ipytaskfarm.Farm,
+    "errors": lambda: errors,
+    "client": lambda: ipytaskfarm.client,
+}
+
+
+INSTANCE_ONLY = {("mec", "targets"), ("mec", "block")}
+"""Attributes that only objects have, not their classes."""
+
+
+def named(text: str) -> set[tuple[str, str]]:
+    """The ``tc.run``s and ``errors.EngineLost``s in lines that do not say "not yet"."""
+    pattern = re.compile(rf"(?<![\w./])({'|'.join(OBJECTS)})\.([A-Za-z_]\w*)")
+    lines = (line for line in text.splitlines() if "not yet" not in line and "import" not in line)
+    return {(match[1], match[2]) for line in lines for match in pattern.finditer(line)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page: str) -> None:
+    text = (FRONT_DOOR.parents[1] / page).read_text()
+    names = sorted(named(text) - INSTANCE_ONLY)
+    missing = [f"{name}.{attribute}" for name, attribute in names if not hasattr(OBJECTS[name](), attribute)]
+    assert not missing, "write it, or mark its line 'not yet'"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_on_a_page_is_python(page: str) -> None:
+    text = (FRONT_DOOR.parents[1] / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        compile(block, page, "exec")
+
+
+def test_missing_names_on_a_page_would_be_found() -> None:
+    assert named("`tc.run` and mec.push\n`tc.fly` is not yet there\n`errors.X`, etc.path") == {
+        ("tc", "run"), ("mec", "push"), ("errors", "X"),
+    }  # fmt: skip
