@@ -1,0 +1,224 @@
+"""Every error of the farm, in one tree.
+
+    TaskFarmError
+    ├── KernelError                     old name: something went wrong in controller or engine
+    │   ├── QueueCleared                a command that waited behind one that failed
+    │   ├── EngineLost                  (RuntimeError) the engine's process ended under the task
+    │   ├── InvalidEngineID             (IndexError)
+    │   ├── NoEnginesRegistered         (RuntimeError)
+    │   ├── InvalidDeferredID           (KeyError)
+    │   ├── NotAPendingResult           (TypeError)
+    │   ├── InvalidProperty             (ValueError)
+    │   └── CompositeError              several engines failed
+    ├── TaskError
+    │   ├── TaskAborted                 somebody called abort
+    │   ├── TaskTimeout                 (TimeoutError) no engine could take it within unmet_timeout
+    │   ├── TimeLimitExceeded           (TimeoutError) it ran longer than its time_limit
+    │   ├── TaskRejectError             raised by a task: not on this engine, please
+    │   ├── Quarantined                 it killed every engine that it met
+    │   ├── EnvironmentSetupError
+    │   ├── InputsLost                  raised by a task: these results are gone, make them again
+    │   ├── DependencyFailed            a task it waits for failed
+    │   ├── MemoryLimitExceeded         (MemoryError)
+    │   ├── ResultTooLarge              (ValueError)
+    │   └── RemoteError                 a task's exception that could not be rebuilt here
+    ├── UnpickleableException           (TypeError) a value cannot travel
+    ├── ConnectionError                 (builtins.ConnectionError)
+    │   ├── FarmNotRunning
+    │   └── FarmReplaced                another farm answers under this name
+    ├── SecurityError                   keys missing, wrong, or too widely readable
+    ├── VersionMismatch
+    ├── StoreError
+    │   └── StoreFull                   (OSError) no room on the disk; what was accepted is safe
+    └── FarmExists                      a farm of this name runs already
+
+    TaskCancelled(KeyboardInterrupt)    raised inside a running task that is aborted; outside the tree so
+                                        that a task's ``except Exception`` does not swallow it
+
+Clients see `TaskAborted` where the task saw `TaskCancelled`.
+Names from IPython 0.10's ``IPython.kernel.error`` are kept.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import TextIO
+
+
+class TaskFarmError(Exception):
+    """Root of all errors of the farm."""
+
+
+class KernelError(TaskFarmError):
+    """Something went wrong in a controller or an engine (IPython 0.10's name for the family)."""
+
+
+class QueueCleared(KernelError):
+    """This command waited on the engine behind one of yours that failed, and was dropped."""
+
+
+class EngineLost(KernelError, RuntimeError):
+    """The engine's process ended while the task or command was on it.
+    Not `TaskAborted` (somebody asked for that) nor `TimeLimitExceeded` (the task's own rule)."""
+
+
+class InvalidEngineID(KernelError, IndexError):
+    """There is no engine of that id: see ``mec.get_ids()``."""
+
+
+class NoEnginesRegistered(KernelError, RuntimeError):
+    """The farm has no engines now: ``ipytaskfarm engines add`` starts some."""
+
+
+class InvalidDeferredID(KernelError, KeyError):
+    """This pending result was flushed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NotAPendingResult(KernelError, TypeError):
+    """A PendingResult was expected."""
+
+
+class InvalidProperty(KernelError, ValueError):
+    """A property that cannot be set: it cannot be pickled, or it is one of the engine's facts."""
+
+
+class CompositeError(KernelError):
+    """One or more engines failed.
+
+    ``elist`` holds (engine id, verb, exception) of the failing engines alone, nested ones flattened.
+    """
+
+    elist: list[tuple[int, str, BaseException]]
+
+    def __init__(self, message: str, elist: list[tuple[int, str, BaseException]]) -> None:
+        flat: list[tuple[int, str, BaseException]] = []
+        for engine_id, verb, error in elist:
+            flat.extend(error.elist if isinstance(error, CompositeError) else [(engine_id, verb, error)])
+        super().__init__(message, flat)
+        self.message = message
+        self.elist = flat
+
+    def __str__(self) -> str:
+        lines = [f"[{i}:{verb}]: {type(e).__name__}: {e}" for i, verb, e in self.elist]
+        return "\n".join([self.message, *lines])
+
+    def print_tracebacks(self, excid: int | None = None, file: TextIO | None = None) -> None:
+        """Print the remote traceback of one failure, or of all."""
+        chosen = self.elist if excid is None else [self._pick(excid)]
+        for engine_id, verb, error in chosen:
+            text = getattr(error, "remote_traceback", "") or f"{type(error).__name__}: {error}"
+            print(f"[{engine_id}:{verb}]:\n{text}\n", file=file or sys.stdout)
+
+    def raise_exception(self, excid: int = 0) -> None:
+        """Raise one engine's exception.  A bad index: IndexError."""
+        raise self._pick(excid)[2]
+
+    def _pick(self, excid: int) -> tuple[int, str, BaseException]:
+        try:
+            return self.elist[excid]
+        except IndexError:
+            raise IndexError(f"this error holds {len(self.elist)} exceptions, there is no number {excid}") from None
+
+
+class TaskError(TaskFarmError):
+    """What can become of a task other than a result."""
+
+
+class TaskAborted(TaskError):
+    """Somebody aborted the task.  Inside the task it was seen as `TaskCancelled`."""
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """No engine could take the task within the farm's ``unmet_timeout``.
+    Not `TimeLimitExceeded`: that one ran, and ran too long."""
+
+
+class TimeLimitExceeded(TaskError, TimeoutError):
+    """The task ran longer than its ``time_limit``.  Not `TaskTimeout`: that one never began."""
+
+
+class TaskRejectError(TaskError):
+    """Raise it in a task to say: not on this engine.  It goes to another, and no retry is spent."""
+
+
+class Quarantined(TaskError):
+    """Every engine that ran this task died of it; it is not run again."""
+
+
+class EnvironmentSetupError(TaskError):
+    """The task's environment could not be set up."""
+
+
+class InputsLost(TaskError):
+    """Raise it in a task whose inputs are gone: ``InputsLost({engine: [task ids]})``; they are made again."""
+
+
+DependenciesFailed = InputsLost
+
+
+class DependencyFailed(TaskError):
+    """A task that this one waits for failed."""
+
+
+class MemoryLimitExceeded(TaskError, MemoryError):
+    """The engine used more memory than it was allowed, and was ended."""
+
+
+class ResultTooLarge(TaskError, ValueError):
+    """A result, or a task handed in, is larger than the farm's limit."""
+
+
+class RemoteError(TaskError):
+    """A task's exception whose type could not be rebuilt here.  ``etype`` names it, ``remote_traceback`` shows it."""
+
+    def __init__(self, etype: str, value: str) -> None:
+        super().__init__(etype, value)
+        self.etype = etype
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"{self.etype}: {self.value}"
+
+
+class UnpickleableException(TaskFarmError, TypeError):
+    """A value that was to travel cannot be pickled; the message names it by its path inside the object."""
+
+
+class ConnectionError(TaskFarmError, builtins.ConnectionError):
+    """The connection to the farm failed."""
+
+
+class FarmNotRunning(ConnectionError):
+    """No farm answers under that name or address."""
+
+
+class FarmReplaced(ConnectionError):
+    """Another farm than the one this client knew answers now: make a new client."""
+
+
+class SecurityError(TaskFarmError):
+    """Keys are missing, wrong, or readable by others."""
+
+
+class VersionMismatch(TaskFarmError):
+    """The two sides speak different protocols; the message names both versions."""
+
+
+class StoreError(TaskFarmError):
+    """The farm's store cannot be used; the message names the file and the remedy."""
+
+
+class StoreFull(StoreError, OSError):
+    """The store's disk is full.  Nothing that was accepted is lost; the client keeps the rest and goes on trying."""
+
+
+class FarmExists(TaskFarmError):
+    """A farm of this name runs already."""
+
+
+class TaskCancelled(KeyboardInterrupt):
+    """Raised inside a running task that is aborted.  A KeyboardInterrupt, so that ``except Exception`` lets it pass."""

@@ -1,0 +1,221 @@
+"""Clients coming and going, and their questions about tasks: watch, fetch, abort, clear, retry."""
+
+from __future__ import annotations
+
+from ..eligibility import wake
+from ..events import Gone, Joined, Originals
+from ..farm import Decision, Farm, LoadFinals, LoadOriginals, Now
+from ..messages import (
+    Abort,
+    Aborted,
+    Answer,
+    Clear,
+    Cleared,
+    Failure,
+    Fetch,
+    Fetched,
+    Final,
+    Interrupt,
+    Refusal,
+    Retried,
+    Retry,
+    Rules,
+    RunKey,
+    Submission,
+    Watch,
+    Watched,
+)
+from ..placement import recall
+from ..saves import SaveAccepted, SaveClear
+from ..states import Reason, State
+from ..task import DEFAULT_RULES, Handed, Task
+from ..transition import accept, final_without_answer, finish, forget
+from .depends import need_verdicts
+from .submit import is_on_its_way, refused, take_ids
+
+
+def on_client_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
+    """A client's session begins, or it came back after the controller's restart."""
+    client = farm.client(session)
+    client.here = True
+    client.name = event.name
+
+
+def on_client_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:
+    """Its tasks go on; what it was told about is not told any more; ids it never used never come."""
+    client = farm.clients.pop(session, None)
+    if client is None:
+        return
+    for task_id in client.watching:
+        watchers = farm.watchers.get(task_id, [])
+        if session in watchers:
+            watchers.remove(session)
+            if not watchers:
+                del farm.watchers[task_id]
+    unused = [block for block in client.blocks if block.next <= block.last]
+    for task_id in [i for i in farm.watchers if any(b.next <= i <= b.last for b in unused)]:
+        text = f"task {task_id} was never handed in: its client went away first"
+        for watcher in farm.watchers.pop(task_id):
+            other = farm.clients.get(watcher)
+            if other is not None:
+                other.watching.discard(task_id)
+                other.finals.append(refused(task_id, "IndexError", text))
+                farm.touched[watcher] = other
+    for key in [key for key in farm.commands if key[0] == session]:
+        del farm.commands[key]
+
+
+def on_watch(farm: Farm, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
+    """Tell this session when these end.  For those that have ended it is told so now, without their results."""
+    client = farm.client(session)
+    unknown = []
+    for task_id in question.ids:
+        if task_id in farm.finals:
+            client.finals.append(_ended_before(task_id, farm.finals[task_id]))
+        elif task_id in farm.refusals:
+            client.finals.append(refused(task_id, *farm.refusals[task_id]))
+        elif task_id in farm.tasks or is_on_its_way(farm, task_id):
+            if task_id not in client.watching:
+                client.watching.add(task_id)
+                farm.watchers.setdefault(task_id, []).append(session)
+        else:
+            unknown.append(task_id)
+    farm.touched[session] = client
+    out.sends.append((session, Answer(n, Watched(unknown))))
+
+
+def _ended_before(task_id: int, reason: str) -> Final:
+    return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0)
+
+
+def on_fetch(farm: Farm, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
+    """Results from the store, as often as asked, to any client."""
+    ids, unfinished, unknown, refusals = [], [], [], []
+    for task_id in question.ids:
+        if task_id in farm.finals:
+            ids.append(task_id)
+        elif task_id in farm.refusals:
+            refusals.append(refused(task_id, *farm.refusals[task_id]))
+        elif task_id in farm.tasks or is_on_its_way(farm, task_id):
+            unfinished.append(task_id)
+        else:
+            unknown.append(task_id)
+    if ids:
+        out.loads.append(LoadFinals(session, n, ids, unfinished, unknown, refusals))
+    else:
+        out.sends.append((session, Answer(n, Fetched(refusals, unfinished, unknown))))
+
+
+def on_abort(farm: Farm, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
+    """Final at once.  What has not begun never runs; what runs is interrupted, and its answer changes nothing."""
+    outcomes: list[tuple[int, str]] = []
+    recalls: dict[str, list[RunKey]] = {}
+    for task_id in question.ids:
+        task = farm.tasks.get(task_id)
+        if task is not None:
+            _abort_one(farm, task, question.interrupt, recalls, now, out)
+            outcomes.append((task_id, "aborted"))
+        elif task_id in farm.finals:
+            ended = farm.finals[task_id] == Reason.ABORTED
+            outcomes.append((task_id, "already aborted" if ended else "already completed"))
+        else:
+            outcomes.append((task_id, "already completed" if task_id in farm.refusals else "unknown"))
+    for name, runs in recalls.items():
+        recall(farm, farm.engines[name], runs, now, out)
+    out.sends.append((session, Answer(n, Aborted(outcomes))))
+
+
+def _abort_one(
+    farm: Farm, task: Task, interrupt: bool, recalls: dict[str, list[RunKey]], now: Now, out: Decision
+) -> None:
+    place = task.place
+    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    if engine is not None and type(place) is Handed:
+        run = (task.id, place.attempt)
+        if place.since_s is None:
+            recalls.setdefault(engine.name, []).append(run)
+        elif interrupt:
+            out.sends.append((engine.agent, Interrupt(engine.name, run, farm.settings.grace_s)))
+    final = final_without_answer(
+        task, engine, Reason.ABORTED, Failure("TaskAborted", f"task {task.id} was aborted"), now
+    )
+    finish(farm, task, final, out)
+
+
+def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
+    """Forget final results; ids go on counting."""
+    if question.ids is None:
+        ids = [*farm.finals]
+        refusals = [*farm.refusals]
+        missing: list[int] = []
+        unfinished: list[int] = []
+    else:
+        asked = list(dict.fromkeys(question.ids))
+        ids = [i for i in asked if i in farm.finals]
+        refusals = [i for i in asked if i in farm.refusals]
+        unfinished = [i for i in asked if i in farm.tasks]
+        missing = [i for i in asked if i not in farm.finals and i not in farm.refusals and i not in farm.tasks]
+    for task_id in ids:
+        forget(farm, task_id)
+    for task_id in refusals:
+        del farm.refusals[task_id]
+    gone = [*ids, *refusals]
+    if gone:
+        out.saves.append(SaveClear(gone))
+    out.sends.append((session, Answer(n, Cleared(len(gone), missing, unfinished))))
+
+
+def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
+    """Failed tasks once more, as they were handed in: the store has what they were made of."""
+    ids, missing, not_failed = [], [], []
+    for task_id in dict.fromkeys(question.ids):
+        if farm.finals.get(task_id):
+            ids.append(task_id)
+        elif task_id in farm.finals or task_id in farm.tasks:
+            not_failed.append(task_id)
+        else:
+            missing.append(task_id)
+    if farm.stopping or farm.full is not None:
+        why = farm.full or "the farm is stopping"
+        out.sends.append((session, Answer(n, Refusal("StoreFull" if farm.full else "ConnectionError", why))))
+    elif ids:
+        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed))
+    else:
+        out.sends.append((session, Answer(n, Retried([], missing, not_failed))))
+
+
+def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Decision) -> None:
+    """The tasks to be retried, read back: new ids, linked to the old ones."""
+    block = take_ids(farm, session, len(event.tasks), out)
+    client = farm.client(session)
+    client.blocks.append(block)
+    pairs = []
+    for original in event.tasks:
+        rules = original.rules or DEFAULT_RULES
+        linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
+        again = Submission(block.next, original.payload, now.wall_s, original.function, linked)
+        block.next += 1
+        accept(farm, again, session, out)
+        pairs.append((original.id, again.id))
+        if linked.depend is not None:
+            need_verdicts(farm, linked.depend, out)
+    if pairs:
+        out.saves.append(SaveAccepted(block.first, block.last))
+    out.sends.append((session, Answer(event.n, Retried(pairs, event.missing, event.not_failed))))
+
+
+def fail_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
+    """No engine could take it within `unmet_timeout`."""
+    task = farm.tasks.get(task_id)
+    if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
+        return
+    seconds = farm.settings.unmet_timeout_s
+    text = f"no engine could take task {task_id} within {seconds} s (unmet_timeout): `explain` says why not"
+    finish(farm, task, final_without_answer(task, None, Reason.UNMET, Failure("TaskTimeout", text), now), out)
+
+
+def end_withholding(farm: Farm, engine_name: str) -> None:
+    """Its penalty is over."""
+    engine = farm.engines.get(engine_name)
+    if engine is not None and engine.state == "up":
+        wake(farm, engine)

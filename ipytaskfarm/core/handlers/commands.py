@@ -1,0 +1,156 @@
+"""MultiEngine commands on their way to engines and back, sticky state, and stacks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..farm import Decision, Engine, EngineState, Farm, Now, PendingCommand
+from ..messages import (
+    Answer,
+    ClearSticky,
+    Command,
+    CommandAnswer,
+    CommandDone,
+    EngineCommand,
+    FailureBody,
+    Flag,
+    ListSticky,
+    Number,
+    Refusal,
+    SetSticky,
+    Stack,
+    StackQuery,
+    StackText,
+    StickyTable,
+    Text,
+)
+from ..saves import DropSticky, SaveSticky
+from ..states import State
+from ..task import Handed
+from .engines import engine_is_ready, prepare
+
+NOBODY = -1
+"""The engine id of an answer that is about no engine in particular."""
+
+
+def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision) -> None:
+    """Send a command to each of its engines, or answer at once why that cannot be."""
+    visible = farm.visible_engines()
+    if not visible:
+        _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
+        return
+    engines = visible
+    if event.engines is not None:
+        by_id = {engine.id: engine for engine in visible}
+        unknown = [i for i in event.engines if i not in by_id]
+        if unknown:
+            text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
+            _refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
+            return
+        engines = [by_id[i] for i in event.engines]
+    for engine in engines:
+        key = (session, event.n, engine.name)
+        farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb)
+        out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
+    if event.engines is None:
+        # Who will answer, so that the client knows how many answers "all" means.
+        ids = msgspec.msgpack.encode([engine.id for engine in engines])
+        out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
+
+
+def _refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
+    body = msgspec.msgpack.encode(FailureBody(etype, text))
+    out.sends.append((session, CommandAnswer(n, engine_id, False, body)))
+
+
+def on_command_done(farm: Farm, session: str, event: CommandDone, now: Now, out: Decision) -> None:
+    """An engine has answered: pass it on; the farm's own commands make the engine ready."""
+    engine = farm.engines.get(event.engine)
+    if event.session == "":
+        if engine is not None:
+            _prepared(farm, engine, event, now, out)
+        return
+    pending = farm.commands.pop((event.session, event.n, event.engine), None)
+    if pending is not None and engine is not None:
+        out.sends.append((event.session, CommandAnswer(event.n, engine.id, event.ok, event.body)))
+
+
+def _prepared(farm: Farm, engine: Engine, event: CommandDone, now: Now, out: Decision) -> None:
+    if event.n not in engine.preparing:
+        return
+    engine.preparing.discard(event.n)
+    if not event.ok:
+        failure = msgspec.msgpack.decode(event.body, type=FailureBody)
+        engine.note = f"start-up: {failure.etype}: {failure.value}"
+        out.notes.append(f"engine {engine.id}: {engine.note}")
+    if not engine.preparing and engine.state == EngineState.PREPARING:
+        engine_is_ready(farm, engine, now, out)
+
+
+def fail_commands_of(farm: Farm, engine: Engine, how: str, out: Decision) -> None:
+    """The engine is gone: what it had not answered, it never will."""
+    lost = [key for key in farm.commands if key[2] == engine.name]
+    for key in lost:
+        pending = farm.commands.pop(key)
+        text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
+        _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
+
+
+# -- sticky state
+
+
+def on_set_sticky(farm: Farm, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
+    """Keep a command for every engine to come; engines that are being prepared get it too."""
+    entry = SaveSticky(question.key, question.verb, question.body, question.text)
+    unchanged = farm.sticky.get(question.key) == entry
+    farm.sticky[question.key] = entry
+    out.saves.append(entry)
+    if not unchanged:
+        for engine in farm.engines.values():
+            if engine.state == EngineState.PREPARING:
+                prepare(farm, engine, entry.verb, entry.body, out)
+    out.sends.append((session, Answer(n, Flag(True))))
+
+
+def on_list_sticky(farm: Farm, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
+    """What fresh engines will run, in order."""
+    rows = [(entry.key, entry.verb, entry.text) for entry in farm.sticky.values()]
+    out.sends.append((session, Answer(n, StickyTable(rows))))
+
+
+def on_clear_sticky(farm: Farm, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
+    """Fresh engines no longer run these."""
+    keys = list(farm.sticky) if question.keys is None else [k for k in question.keys if k in farm.sticky]
+    for key in keys:
+        del farm.sticky[key]
+    out.saves.append(DropSticky(keys))
+    out.sends.append((session, Answer(n, Number(len(keys)))))
+
+
+# -- stacks
+
+
+def on_stack(farm: Farm, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
+    """Where is a running task now?  Its agent asks the engine."""
+    task = farm.tasks.get(question.id)
+    place = task.place if task is not None else None
+    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    if task is None or engine is None or task.state is not State.PENDING:
+        text = f"task {question.id} is not running" if task or question.id in farm.finals else _unknown(question.id)
+        etype = "ValueError" if task or question.id in farm.finals else "IndexError"
+        out.sends.append((session, Answer(n, Refusal(etype, text))))
+        return
+    number = farm.number()
+    farm.stacks[number] = (session, n)
+    out.sends.append((engine.agent, StackQuery(number, engine.name)))
+
+
+def _unknown(task_id: int) -> str:
+    return f"there is no task {task_id}: it was never handed in, or has been cleared"
+
+
+def on_stack_text(farm: Farm, session: str, event: StackText, now: Now, out: Decision) -> None:
+    """The stack of an engine, for whoever asked."""
+    asked = farm.stacks.pop(event.n, None)
+    if asked is not None:
+        out.sends.append((asked[0], Answer(asked[1], Text(event.text))))

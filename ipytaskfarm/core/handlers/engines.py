@@ -1,0 +1,53 @@
+"""One engine's life between its start and its end: prepared, ready, retired."""
+
+from __future__ import annotations
+
+from ..eligibility import asleep, refresh_classes, wake
+from ..farm import Decision, Engine, EngineState, Farm, Now
+from ..messages import EngineCommand, EnginePrepared, StopEngine
+from ..placement import begin_oldest
+from .depends import ask_about
+
+
+def prepare(farm: Farm, engine: Engine, verb: str, body: bytes, out: Decision) -> None:
+    """Run one command of the farm's own before the engine's first task."""
+    # Engines remember (session, n) and never run one twice: numbers of another epoch must differ.
+    n = farm.epoch * 1_000_000 + farm.number()
+    engine.preparing.add(n)
+    out.sends.append((engine.agent, EngineCommand(engine.name, "", n, verb, body)))
+
+
+def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
+    """It may run tasks now."""
+    engine.state = EngineState.UP
+    out.sends.append((engine.agent, EnginePrepared(engine.name)))
+    refresh_classes(farm)
+    ask_about(farm, engine, out)
+    wake(farm, engine)
+    begin_oldest(farm, engine, now)
+    retire_surplus(farm, out)
+
+
+def retire_surplus(farm: Farm, out: Decision) -> None:
+    """More engines than wanted: the highest ids end as soon as they are empty."""
+    staying = sorted((e for e in farm.engines.values() if not e.retiring), key=lambda e: e.id)
+    for engine in staying[farm.wanted :] if farm.wanted < len(staying) else ():
+        retire(farm, engine, out)
+
+
+def retire(farm: Farm, engine: Engine, out: Decision) -> None:
+    """Nothing more for this engine; it ends when it is empty."""
+    engine.retiring = True
+    asleep(farm, engine)
+    if not engine.handed:
+        end_engine(farm, engine, out)
+
+
+def end_engine(farm: Farm, engine: Engine, out: Decision) -> None:
+    """Tell its agent to end it."""
+    if engine.state == EngineState.STOPPING:
+        return
+    engine.state = EngineState.STOPPING
+    asleep(farm, engine)
+    refresh_classes(farm)
+    out.sends.append((engine.agent, StopEngine(engine.name)))

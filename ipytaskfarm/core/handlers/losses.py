@@ -1,0 +1,165 @@
+"""Engines and agents that are gone, and what that means for what they held."""
+
+from __future__ import annotations
+
+from signal import Signals
+
+from ..eligibility import asleep, refresh_classes
+from ..farm import Agent, Batch, Decision, Engine, EngineState, Farm, Now
+from ..messages import AttemptRow, Crash, EngineLost, Failure, RunKey
+from ..placement import release
+from ..states import Reason
+from ..task import DEFAULT_RULES, RETRIED, RETURNED, Task
+from ..transition import begin, final_without_answer, give_back, note_attempt, requeue
+from .commands import fail_commands_of
+from .results import end_or_recover, save_batches
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 5.0
+_SOON_S = 1.0
+"""An engine that is lost so soon, with nothing done, is taken for one that cannot start."""
+
+
+def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: Decision) -> None:
+    """An engine's process has ended.  Only what it was running is charged; what it never began goes back as it was."""
+    agent = farm.agents.get(session)
+    if agent is not None:
+        agent.starting.pop(event.id, None)
+    engine = farm.engines.get(event.engine)
+    if engine is None:
+        return
+    text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
+    if not event.expected:
+        farm.losses.append(text)
+        out.notes.append(text)
+        if engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
+            back_off(farm, now)
+    begun = {event.running} if event.known else set(engine.handed)
+    lose_engine(farm, engine, {run for run in begun if run is not None}, event.crash, event.known, now, out)
+
+
+def lose_engine(
+    farm: Farm, engine: Engine, begun: set[RunKey], crash: Crash, known: bool, now: Now, out: Decision
+) -> None:
+    """Take an engine out of the farm and settle what it held."""
+    engine.state = EngineState.STOPPING
+    asleep(farm, engine)
+    del farm.engines[engine.name]
+    agent = farm.agents.get(engine.agent)
+    if agent is not None:
+        agent.engines.pop(engine.name, None)
+        if not agent.here and not agent.engines:
+            del farm.agents[agent.session]
+    refresh_classes(farm)
+    batches: dict[int, Batch] = {}
+    for run in list(engine.handed):
+        handing = release(farm, engine, run, out)
+        if handing is None:
+            continue
+        batches[handing.batch.number] = handing.batch
+        task = farm.tasks.get(run[0])
+        if task is None or not task.is_current(engine.name, run):
+            continue
+        if run in begun:
+            _charge(farm, task, engine, crash, known, now, out)
+        else:
+            give_back(farm, task, RETURNED)
+    save_batches(engine, batches, out)
+    fail_commands_of(farm, engine, describe(crash), out)
+    farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
+
+
+def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, now: Now, out: Decision) -> None:
+    """The engine died of this task, or with it."""
+    begin(farm, task, now)
+    reason = {"time limit": Reason.TIME_LIMIT, "memory": Reason.MEMORY}.get(crash.cause, Reason.ENGINE_LOST)
+    failure = Failure(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
+    final = final_without_answer(task, engine, reason, failure, now)
+    row = AttemptRow(task.attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
+    if reason is Reason.ENGINE_LOST:
+        repeat = task.losses_left > 0
+        task.losses += 1
+        task.errors += (task.rules or DEFAULT_RULES).lost_retries is None
+        task.suspect = True
+    else:
+        repeat = task.retries_left > 0
+        task.errors += 1
+    if repeat and task.losses >= farm.settings.max_engine_losses:
+        text = f"{task.losses} engines were lost while they ran it; the last: {failure.value}"
+        final = final_without_answer(task, engine, Reason.QUARANTINED, Failure("Quarantined", text), now)
+        repeat = False
+    if not repeat:
+        end_or_recover(farm, task, final, row, out)
+        return
+    note_attempt(task, row, out)
+    requeue(farm, task, RETRIED, out)
+
+
+_ERROR_NAMES = {
+    Reason.TIME_LIMIT: "TimeLimitExceeded",
+    Reason.MEMORY: "MemoryLimitExceeded",
+    Reason.ENGINE_LOST: "EngineLost",
+}
+
+
+def _loss_text(engine: Engine, crash: Crash, known: bool) -> str:
+    doubt = "" if known else "; its flight recorder could not be read: the task may have run"
+    lines = [f"engine {engine.id} on {engine.node} {describe(crash)}{doubt}"]
+    if crash.output:
+        lines.append(f"its last output: {crash.output}")
+    if crash.dump:
+        lines.append(crash.dump)
+    return "\n".join(lines)
+
+
+def describe(crash: Crash) -> str:
+    """How an engine ended, in half a sentence."""
+    if crash.signal is not None:
+        try:
+            name = Signals(crash.signal).name
+        except ValueError:
+            name = "unknown"
+        how = f"was ended by signal {crash.signal} ({name})"
+    elif crash.exit_code is not None:
+        how = f"exited with code {crash.exit_code}"
+    else:
+        how = "was lost"
+    cause = f", {crash.cause}" if crash.cause else ""
+    peak = f", peak memory {crash.peak_bytes / 2**20:.0f} MiB" if crash.peak_bytes else ""
+    return how + cause + peak
+
+
+def back_off(farm: Farm, now: Now) -> None:
+    """An engine did not start: wait before the next, longer each time."""
+    farm.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, farm.backoff_s * 2))
+    farm.start_after_s = now.mono_s + farm.backoff_s
+
+
+# -- agents
+
+
+def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
+    """No more work for its engines until it is heard again, or its lease is over."""
+    agent.reachable = False
+    if agent.deadline_s is None:
+        agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
+        farm.set_timer(agent.deadline_s, "lease", agent.session)
+    for engine in agent.engines.values():
+        if engine.state == EngineState.UP:
+            engine.state = EngineState.AWAY
+            asleep(farm, engine)
+    refresh_classes(farm)
+
+
+def give_up_agent(farm: Farm, session: str, why: str, now: Now, out: Decision) -> None:
+    """Its lease is over: everything that was handed to its engines counts as begun."""
+    agent = farm.agents.get(session)
+    if agent is None or agent.deadline_s is None or now.mono_s < agent.deadline_s:
+        return
+    text = f"agent on {agent.node} is given up: {why}"
+    out.notes.append(text)
+    farm.losses.append(text)
+    agent.here = False
+    for engine in list(agent.engines.values()):
+        lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
+    farm.agents.pop(session, None)

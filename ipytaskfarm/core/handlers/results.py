@@ -1,0 +1,159 @@
+"""Answers of engines: what ended, what came back unrun, and what the end of an attempt means for its task."""
+
+from __future__ import annotations
+
+from ..eligibility import refresh_class, wake
+from ..farm import Batch, Decision, Engine, EngineState, Farm, Now
+from ..messages import AttemptRow, Ended, Failure, Final, Results, Returned
+from ..placement import begin_oldest, release
+from ..saves import DropHandOut, SaveHandOut
+from ..states import CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
+from ..task import RETRIED, RETURNED, Queued, Rejection, Task
+from ..transition import final_of_answer, finish, give_back, note_attempt, reclass, recovery_of, requeue
+from .engines import end_engine
+
+_OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
+
+
+def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision) -> None:
+    """Attempts ended.  One that is not the current attempt of its task frees the engine and changes nothing else."""
+    engine = farm.engines.get(event.engine)
+    if engine is None:
+        return
+    answered = False
+    for ended in event.ended:
+        run = (ended.task, ended.attempt)
+        handing = release(farm, engine, run, out)
+        if handing is None:
+            continue
+        answered = True
+        engine.finished += 1
+        if not handing.batch.runs:
+            out.saves.append(DropHandOut(handing.batch.number))
+        if handing.task_class is not None:
+            handing.task_class.durations.add(ended.run_s)
+        task = farm.tasks.get(ended.task)
+        if task is None or not task.is_current(engine.name, run):
+            continue
+        if ended.outcome == "":
+            finish(farm, task, final_of_answer(task, engine, ended, now), out)
+        else:
+            _failed(farm, task, engine, ended, now, out)
+    if answered:
+        after_answer(farm, engine, now, out)
+
+
+def after_answer(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
+    """An engine holds less than before."""
+    begin_oldest(farm, engine, now)
+    if engine.state == EngineState.UP:
+        wake(farm, engine)
+    if engine.retiring and not engine.handed:
+        end_engine(farm, engine, out)
+
+
+def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
+    if ended.outcome not in _OUTCOMES or ended.outcome == Reason.ABORTED:
+        # A task may raise TaskCancelled by itself: to the farm that is an error like any other.
+        ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
+    if ended.outcome == Reason.REJECTED:
+        _rejected(farm, task, engine, ended, now, out)
+        return
+    if farm.settings.failure_penalty_s:
+        engine.withheld_until_s = now.mono_s + farm.settings.failure_penalty_s
+        farm.set_timer(engine.withheld_until_s, "wake", engine.name)
+    if ended.outcome in CHARGED_AS_ERROR and task.retries_left > 0:
+        task.errors += 1
+        task.avoid = (task.avoid or frozenset()) | {engine.name}
+        task.suspect = False
+        note_attempt(task, _row(engine, ended), out)
+        requeue(farm, task, RETRIED, out)
+        return
+    end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
+
+
+def end_or_recover(farm: Farm, task: Task, final: Final, row: AttemptRow, out: Decision) -> None:
+    """No budget is left: the recovery task takes over under the same id, or the task has failed."""
+    recovery = recovery_of(task)
+    if recovery is not None and final.reason in RECOVERABLE:
+        note_attempt(task, row, out)
+        requeue(farm, task, RETRIED, out, recovery)
+        return
+    finish(farm, task, final, out)
+
+
+def _row(engine: Engine, ended: Ended) -> AttemptRow:
+    return AttemptRow(
+        ended.attempt,
+        engine.id,
+        engine.node,
+        ended.started_s,
+        ended.started_s + ended.run_s,
+        ended.outcome,
+        ended.failure,
+    )
+
+
+def _rejected(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
+    """ "Not here": set aside for this engine, no retry spent; at the end if every engine has said so often enough."""
+    rejections = task.rejections = task.rejections or {}
+    earlier = rejections.get(engine.name)
+    until_s = now.mono_s + farm.settings.reject_again_s
+    rejections[engine.name] = Rejection(earlier.count + 1 if earlier else 1, until_s, engine.version)
+    present = [e for e in farm.engines.values() if e.state == EngineState.UP]
+    worn_out = farm.settings.max_rejections
+    if all(e.name in rejections and rejections[e.name].count >= worn_out for e in present):
+        text = f"every engine has rejected this task {worn_out} times"
+        value = f"{text}: {ended.failure.value}" if ended.failure and ended.failure.value else text
+        last = Ended(
+            ended.task, ended.attempt, Reason.REJECTED, ended.started_s, ended.run_s,
+            Failure("TaskRejectError", value), ended.body,
+        )  # fmt: skip
+        finish(farm, task, final_of_answer(task, engine, last, now), out)
+        return
+    requeue(farm, task, Queued(Waiting.REJECTED), out)
+    farm.set_timer(until_s, "reject", (task.id, engine.name))
+
+
+def on_returned(farm: Farm, session: str, event: Returned, now: Now, out: Decision) -> None:
+    """Runs come back unbegun: they wait again at their old place, uncharged."""
+    engine = farm.engines.get(event.engine)
+    if engine is None:
+        return
+    batches: dict[int, Batch] = {}
+    for run in event.runs:
+        handing = release(farm, engine, run, out)
+        if handing is None:
+            continue
+        batches[handing.batch.number] = handing.batch
+        task = farm.tasks.get(run[0])
+        if task is not None and task.is_current(engine.name, run):
+            give_back(farm, task, RETURNED)
+    save_batches(engine, batches, out)
+    after_answer(farm, engine, now, out)
+
+
+def save_batches(engine: Engine, batches: dict[int, Batch], out: Decision) -> None:
+    """Runs left these batches without an end: the record must not say that the engine still has them."""
+    for batch in batches.values():
+        if batch.runs:
+            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
+        else:
+            out.saves.append(DropHandOut(batch.number))
+
+
+def lift_rejection(farm: Farm, task_id: int, engine: str) -> None:
+    """The time is over for which an engine was not to be asked again."""
+    task = farm.tasks.get(task_id)
+    if task is None or not task.rejections or engine not in task.rejections:
+        return
+    task.rejections[engine].until_s = 0.0
+    if task.task_class is not None:
+        refresh_class(farm, task.task_class)
+
+
+def rejoin(farm: Farm, task_id: int) -> None:
+    """A delayed task is due."""
+    task = farm.tasks.get(task_id)
+    if task is not None and type(task.place) is Queued and task.task_class is None:
+        reclass(farm, task)

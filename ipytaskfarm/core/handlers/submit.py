@@ -1,0 +1,129 @@
+"""Tasks coming in, and the ids they come under."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from ..farm import Block, Client, Decision, Farm, Now
+from ..messages import Failure, Final, Full, Function, IdBlock, NeedIds, Submission, Submit
+from ..saves import SaveAccepted, SaveBlock, SaveFunction, SaveRefusal
+from ..states import Reason
+from ..transition import accept
+from .depends import need_verdicts
+
+MAX_BLOCK = 65536
+
+
+def on_need_ids(farm: Farm, session: str, event: NeedIds, now: Now, out: Decision) -> None:
+    """Give the client its next block; blocks grow with what it uses."""
+    client = farm.client(session)
+    block = take_ids(farm, session, client.next_block, out)
+    client.next_block = min(MAX_BLOCK, client.next_block * 4)
+    client.blocks.append(block)
+    out.sends.append((session, IdBlock(block.first, block.last)))
+
+
+def take_ids(farm: Farm, session: str, count: int, out: Decision) -> Block:
+    """Draw ids that were never given before."""
+    block = Block(farm.next_id, farm.next_id + count - 1, farm.next_id, session)
+    farm.next_id += count
+    farm.blocks.append(block)
+    out.saves.append(SaveBlock(block.first, block.last, session))
+    return block
+
+
+def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) -> None:
+    """Accept what is new.  Ids of a block arrive in order: an earlier one is a resend, a later one comes too early."""
+    client = farm.client(session)
+    if farm.full is not None or farm.stopping:
+        if event.tasks:
+            out.sends.append((session, Full(event.tasks[0].id, farm.full or "the farm is stopping")))
+        return
+    save_functions(farm, event.functions, out)
+    block: Block | None = None
+    fresh = False
+    for submission in event.tasks:
+        if block is None or not block.first <= submission.id <= block.last:
+            _acknowledge(farm, client, block, fresh, out)
+            block, fresh = _block_of(client, submission.id), False
+            if block is None:
+                continue  # not an id of this client's
+        if submission.id > block.next:
+            out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
+            break
+        if submission.id == block.next:
+            block.next += 1
+            fresh = True
+            _take_in(farm, client, submission, now, out)
+    _acknowledge(farm, client, block, fresh, out)
+
+
+def save_functions(farm: Farm, functions: list[Function], out: Decision) -> None:
+    """Keep code that the store has not seen."""
+    for function in functions:
+        if function.digest not in farm.functions:
+            farm.functions.add(function.digest)
+            out.saves.append(SaveFunction(function.digest, function.code))
+
+
+def _take_in(farm: Farm, client: Client, submission: Submission, now: Now, out: Decision) -> None:
+    rules = submission.rules
+    if submission.function is None and rules is None:
+        accept(farm, submission, client.session, out)
+        return
+    missing = _missing_function(farm, submission)
+    if missing is not None:
+        text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
+        farm.refusals[submission.id] = ("TaskError", text)
+        out.saves.append(SaveRefusal(submission.id, "TaskError", text))
+        client.finals.append(refused(submission.id, "TaskError", text))
+        farm.touched[client.session] = client
+        return
+    task = accept(farm, submission, client.session, out)
+    if rules is not None and rules.depend is not None:
+        need_verdicts(farm, rules.depend, out)
+    if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
+        farm.set_timer(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
+
+
+def _missing_function(farm: Farm, submission: Submission) -> str | None:
+    function, rules = submission.function, submission.rules
+    while True:
+        needed = [function, rules.depend if rules else None]
+        for digest in needed:
+            if digest is not None and digest not in farm.functions:
+                return digest
+        if rules is None or rules.recovery is None:
+            return None
+        function, rules = rules.recovery.function, rules.recovery.rules
+
+
+def refused(task_id: int, etype: str, text: str) -> Final:
+    """A refusal, as fetching its id shows it."""
+    return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, Failure(etype, text), b"")
+
+
+def _acknowledge(farm: Farm, client: Client, block: Block | None, fresh: bool, out: Decision) -> None:
+    if block is None or block.next == block.first:
+        return
+    if fresh:
+        out.saves.append(SaveAccepted(block.first, block.next - 1))
+    client.accepted[block.first] = block.next - 1
+    farm.touched[client.session] = client
+
+
+def _block_of(client: Client, task_id: int) -> Block | None:
+    for block in reversed(client.blocks):
+        if block.first <= task_id <= block.last:
+            return block
+    return None
+
+
+def is_on_its_way(farm: Farm, task_id: int) -> bool:
+    """Issued to a client that is here, and not handed in yet."""
+    index = bisect_right(farm.blocks, task_id, key=lambda block: block.first) - 1
+    if index < 0:
+        return False
+    block = farm.blocks[index]
+    client = farm.clients.get(block.session)
+    return block.next <= task_id <= block.last and client is not None and client.here

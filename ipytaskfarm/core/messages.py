@@ -1,0 +1,916 @@
+"""Everything that crosses a process boundary, as typed structs.
+
+The processes of a farm never import one another: this file is where they meet.  It
+has five parts, in the order in which a task travels:
+
+1. what a task is made of (`Work`, `Rules`, `Submission`) and what comes back (`Ended`, `Final`, `ResultBody`);
+2. client -> controller and back;
+3. agent -> controller and back;
+4. agent -> engine and back (the *lane*);
+5. controller -> evaluator and back;
+6. the handshake of a connection.
+
+Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by
+their class name, so that a tape of messages can be read by a person.
+
+Words ending in ``_s`` are seconds: wall-clock seconds since the epoch where the name says when
+(``submitted_s``), plain durations otherwise (``run_s``).  An *engine* in a message is an incarnation,
+``"<agent session>.<counter>"``; an *engine id* is the small number people see.
+
+To add a message: add the struct here, add it to the union of its direction, and write its handler
+(``core/handlers`` for what the controller receives, ``agent/``, ``engine/`` or ``client/`` for the rest).
+Changing a struct in a way that an older peer cannot read raises ``PROTOCOL``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+PROTOCOL = 1
+"""Peers with another number are refused, with both versions named."""
+
+Incarnation: TypeAlias = str
+RunKey: TypeAlias = tuple[int, int]
+"""(task id, attempt number): names one run of one task, for ever."""
+
+
+# --------------------------------------------------------------------------------------------------
+# 1. What a task is made of, and what comes back
+
+
+class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
+    """Code to run in the engine's namespace: push, execute, pull."""
+
+    code: str
+    pull: tuple[str, ...] = ()
+    push: bytes | None = None
+    """A packed dict, see `doors.pack`."""
+    clear_before: bool = False
+    clear_after: bool = False
+
+
+class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """A function call.  The function itself travels as `Function`, named by `Submission.function`."""
+
+    arguments: bytes | None = None
+    """Packed ``(args, kwargs)``; None for a call without arguments."""
+    clear_before: bool = False
+    clear_after: bool = False
+    raw: bool = False
+    """A MapTask: the runner writes it into `ResultBody.kind`, so that any client gives out the bare return value."""
+
+
+Work: TypeAlias = StringWork | CallWork
+"""The payload of a task.  Controller and agents see it only as bytes."""
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """A recovery task: runs under the id of the task whose retries are used up."""
+
+    payload: bytes
+    function: str | None = None
+    rules: Rules | None = None
+
+
+class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where and how often a task runs.  None in its place means: all defaults."""
+
+    name: str | None = None
+    priority: int = 0
+    retries: int = 0
+    lost_retries: int | None = None
+    """Retries after the loss of an engine; None: they come out of `retries`."""
+    time_limit_s: float | None = None
+    targets: tuple[int, ...] | None = None
+    depend: str | None = None
+    """Digest of the depend function, sent as a `Function`."""
+    recovery: Recovery | None = None
+    retry_of: int | None = None
+    """The task that this one is a linked retry of."""
+
+
+class Function(msgspec.Struct, frozen=True, array_like=True):
+    """The code of a function, named by its normalised digest and sent once per receiver."""
+
+    digest: str
+    code: bytes
+
+
+class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One task as the client hands it in."""
+
+    id: int
+    payload: bytes
+    submitted_s: float
+    function: str | None = None
+    rules: Rules | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why an attempt failed, as much as the controller needs to know (text is hostile, and bounded)."""
+
+    etype: str
+    value: str
+    place: str = ""
+    """``file:line in function`` of the user's innermost frame."""
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of one attempt, as the engine's runner wrote it into the flight recorder."""
+
+    task: int
+    attempt: int
+    outcome: str
+    """"" for success, else a `core.states.Reason` value ("error", "rejected", "time limit", ...)."""
+    started_s: float
+    run_s: float
+    failure: Failure | None = None
+    body: bytes = b""
+    """An encoded `ResultBody`; opaque to agent and controller."""
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """An exception as it travels: readable even if it cannot be unpickled."""
+
+    etype: str
+    value: str
+    traceback: str = ""
+    """User frames only, as text."""
+    pickled: bytes | None = None
+    """The exception itself, where it can be pickled."""
+
+
+class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task left: its values, its failure, its output."""
+
+    value: bytes | None = None
+    """Packed: a dict of the pulled names, or a function's return value."""
+    failure: FailureBody | None = None
+    stdout: str = ""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+    kind: str = "names"
+    """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""
+
+
+class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt in a task's history."""
+
+    number: int
+    engine_id: int
+    node: str
+    started_s: float
+    ended_s: float
+    outcome: str
+    failure: Failure | None = None
+
+
+class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task's end, as clients are told.  `body` None: the result is there but has to be fetched."""
+
+    id: int
+    reason: str
+    """"" for succeeded, else why it failed (a `core.states.Reason` value)."""
+    engine_id: int
+    node: str
+    attempts: int
+    submitted_s: float
+    started_s: float
+    run_s: float
+    completed_s: float
+    failure: Failure | None = None
+    body: bytes | None = None
+    history: list[AttemptRow] = []
+    """The attempts before the last one."""
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. client <-> controller
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Tasks handed in, their ids ascending within each block."""
+
+    tasks: list[Submission]
+    functions: list[Function] = []
+
+
+class NeedIds(msgspec.Struct, frozen=True, tag=True):
+    """The client has used half of its block."""
+
+
+class Watch(msgspec.Struct, frozen=True, tag=True):
+    """Question: tell me when these end.  Answer: `Watched`."""
+
+    ids: list[int]
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True):
+    """Question: the results of these.  Answer: `Fetched`."""
+
+    ids: list[int]
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Question.  Answer: `Aborted`, one outcome per id."""
+
+    ids: list[int]
+    interrupt: bool = True
+
+
+class Clear(msgspec.Struct, frozen=True, tag=True):
+    """Question: forget these final results (None: all).  Answer: `Cleared`."""
+
+    ids: list[int] | None = None
+
+
+class Retry(msgspec.Struct, frozen=True, tag=True):
+    """Question: hand these failed tasks in again as new linked ones.  Answer: `Retried`."""
+
+    ids: list[int]
+
+
+class QueueStatus(msgspec.Struct, frozen=True, tag=True):
+    """Question.  Answer: `QueueStatusReply`."""
+
+    verbose: bool = False
+
+
+class Tasks(msgspec.Struct, frozen=True, tag=True):
+    """Question: a table of tasks.  Answer: `TaskTable`.  ids None: all that match."""
+
+    ids: list[int] | None = None
+    name: str | None = None
+    state: str | None = None
+    """scheduled, pending, succeeded, failed, unfinished, finished or None."""
+
+
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """Question: for people.  Answer: `Text`."""
+
+    id: int
+
+
+class Stack(msgspec.Struct, frozen=True, tag=True):
+    """Question: where is this running task now.  Answer: `Text`."""
+
+    id: int
+
+
+class Spin(msgspec.Struct, frozen=True, tag=True):
+    """Question: drop cached depend answers and look again.  Answer: `Flag`."""
+
+
+class Engines(msgspec.Struct, frozen=True, tag=True):
+    """Question.  Answer: `EngineTable`."""
+
+
+class FarmStatus(msgspec.Struct, frozen=True, tag=True):
+    """Question.  Answer: `FarmState`."""
+
+
+class SetWanted(msgspec.Struct, frozen=True, tag=True):
+    """Question: keep this many engines (None: as many as now), plus `more`.  Answer: `Number`, how many are wanted."""
+
+    engines: int | None = None
+    more: int = 0
+
+
+class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
+    """Question: drain and end these engines, and want that many fewer.  Answer: `Number`."""
+
+    ids: list[int]
+
+
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Question: start no task (on=False: go on).  Answer: `Flag`, whether it was held before."""
+
+    on: bool = True
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Question: end the farm.  Answer: `Flag` at once.
+    drain_s: how long running tasks may go on (None: until they end)."""
+
+    drain_s: float | None = 10.0
+
+
+class SetSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question: keep this command for every fresh engine.  Answer: `Flag` once it is on disk.
+    The same `key` replaces the earlier entry."""
+
+    key: str
+    verb: str
+    body: bytes
+    text: str = ""
+    """For people: what `mec.sticky()` shows."""
+
+
+class ListSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question.  Answer: `StickyTable`."""
+
+
+class ClearSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question: forget these entries (None: all).  Answer: `Number`, how many."""
+
+    keys: list[str] | None = None
+
+
+Question: TypeAlias = (
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stack | Spin | Engines | FarmStatus
+    | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
+)  # fmt: skip
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """A question with a number of the client's choosing; the `Answer` bears the same."""
+
+    n: int
+    question: Question
+
+
+class Command(msgspec.Struct, frozen=True, tag=True):
+    """A MultiEngine command to these engine ids (None: all): one `CommandAnswer` each.
+
+    The verbs and their bodies are a matter between client and engine (`VERBS`).
+    An unknown id is answered alone, with `error` InvalidEngineID, and nothing is run.
+    """
+
+    n: int
+    engines: list[int] | None
+    verb: str
+    body: bytes = b""
+
+
+ClientMessage: TypeAlias = Submit | NeedIds | Ask | Command
+
+
+class IdBlock(msgspec.Struct, frozen=True, tag=True):
+    """Task ids first..last (inclusive) are this client's."""
+
+    first: int
+    last: int
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """All submissions up to these ids are on disk: (first id of the block, accepted up to) pairs."""
+
+    blocks: list[tuple[int, int]]
+
+
+class Full(msgspec.Struct, frozen=True, tag=True):
+    """Nothing from this id on was accepted: keep it, and send again after a second."""
+
+    first_id: int
+    why: str
+
+
+class Finals(msgspec.Struct, frozen=True, tag=True):
+    """Tasks that ended: those this session handed in or watches."""
+
+    finals: list[Final]
+
+
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    """An answer that is an error: `etype` is a name of `core.errors` or a builtin's."""
+
+    etype: str
+    text: str
+
+
+class Watched(msgspec.Struct, frozen=True, tag=True):
+    """Finals follow (or have come) for all but these."""
+
+    unknown: list[int]
+
+
+class Fetched(msgspec.Struct, frozen=True, tag=True):
+    """Final ones in full; the others by id."""
+
+    finals: list[Final]
+    unfinished: list[int] = []
+    unknown: list[int] = []
+
+
+class Aborted(msgspec.Struct, frozen=True, tag=True):
+    """Per id: aborted, already aborted, already completed, unknown."""
+
+    outcomes: list[tuple[int, str]]
+
+
+class Cleared(msgspec.Struct, frozen=True, tag=True):
+    """How many were forgotten; which are not there; which are not final."""
+
+    count: int
+    missing: list[int] = []
+    unfinished: list[int] = []
+
+
+class Retried(msgspec.Struct, frozen=True, tag=True):
+    """(old id, new id) pairs; which could not be: not there, or not failed."""
+
+    ids: list[tuple[int, int]]
+    missing: list[int] = []
+    not_failed: list[int] = []
+
+
+class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
+    """Numbers per state, and the ids when asked verbosely."""
+
+    counts: dict[str, int]
+    ids: dict[str, list[int]] | None = None
+
+
+class TaskRow(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a table of tasks."""
+
+    id: int
+    state: str
+    reason: str
+    name: str | None
+    engine_id: int | None
+    attempts: int
+    submitted_s: float
+    started_s: float | None = None
+    run_s: float | None = None
+    completed_s: float | None = None
+    failure: Failure | None = None
+
+
+class TaskTable(msgspec.Struct, frozen=True, tag=True):
+    """Rows in order of id; asked-for ids that are not there."""
+
+    rows: list[TaskRow]
+    unknown: list[int] = []
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """Lines for people."""
+
+    text: str
+
+
+class Flag(msgspec.Struct, frozen=True, tag=True):
+    """Yes or no."""
+
+    value: bool
+
+
+class Number(msgspec.Struct, frozen=True, tag=True):
+    """A count."""
+
+    value: int
+
+
+class EngineRow(msgspec.Struct, frozen=True):
+    """One engine as clients see it."""
+
+    id: int
+    engine: Incarnation
+    node: str
+    pid: int
+    state: str
+    """starting, preparing, idle, busy, unreachable, stopping."""
+    task: int | None
+    ahead: int
+    """Tasks sent ahead, not begun."""
+    started_s: float
+    facts: dict[str, Any]
+    connection_file: str = ""
+    note: str = ""
+
+
+class EngineTable(msgspec.Struct, frozen=True, tag=True):
+    """All engines, by id."""
+
+    rows: list[EngineRow]
+
+
+class FarmState(msgspec.Struct, frozen=True, tag=True):
+    """What `ipytaskfarm status` shows."""
+
+    name: str
+    incarnation: str
+    epoch: int
+    pid: int
+    started_s: float
+    wanted: int
+    held: bool
+    stopping: bool
+    counts: dict[str, int]
+    engines: list[EngineRow]
+    agents: list[dict[str, Any]]
+    clients: int
+    store_bytes: int
+    losses: list[str] = []
+    """The last lost engines, one line each."""
+    found: str = ""
+    """What the controller found in the store when it started."""
+
+
+class StickyTable(msgspec.Struct, frozen=True, tag=True):
+    """(key, verb, text) in the order in which fresh engines run them."""
+
+    rows: list[tuple[str, str, str]]
+
+
+Reply: TypeAlias = (
+    Refusal | Watched | Fetched | Aborted | Cleared | Retried | QueueStatusReply | TaskTable | Text | Flag | Number
+    | EngineTable | FarmState | StickyTable
+)  # fmt: skip
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """The answer to the `Ask` of that number."""
+
+    n: int
+    reply: Reply
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
+    """One engine's answer to a `Command`."""
+
+    n: int
+    engine_id: int
+    ok: bool
+    body: bytes = b""
+    """ok: the verb's own packed value; else an encoded `FailureBody`."""
+
+
+ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. agent <-> controller
+
+
+class EngineReport(msgspec.Struct, frozen=True):
+    """A living engine, in an agent's inventory."""
+
+    engine: Incarnation
+    id: int
+    pid: int
+    ready: bool
+    """It has said hello and can be given work."""
+    started_s: float
+    facts: dict[str, Any] = {}
+    held: list[RunKey] = []
+    """Handed to it and not acknowledged by the controller yet, in order: held, running, or done."""
+    properties: Properties | None = None
+    connection_file: str = ""
+    prepared: bool = False
+    """Start-up code and sticky state have been run on it."""
+
+
+class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an engine ended."""
+
+    signal: int | None = None
+    exit_code: int | None = None
+    cause: str = ""
+    """time limit, memory, abort, stopped, stuck ... where the agent knows; else ""."""
+    peak_bytes: int = 0
+    output: str = ""
+    """The last lines it printed."""
+    dump: str = ""
+    """faulthandler's text."""
+
+
+class AgentState(msgspec.Struct, frozen=True, tag=True):
+    """The first message of an agent in an epoch: what it is and what it holds.
+    Results not yet acknowledged follow as `Results`, losses of earlier sessions as `EngineLost`."""
+
+    node: str
+    pid: int
+    cores: int
+    memory_bytes: int
+    platform: str
+    python: str
+    engines: list[EngineReport]
+    slots: int | None = None
+    """Most engines it may have; None: no limit of its own."""
+
+
+class EngineUp(msgspec.Struct, frozen=True, tag=True):
+    """An engine said hello and can be given work."""
+
+    report: EngineReport
+
+
+class EngineLost(msgspec.Struct, frozen=True, tag=True):
+    """An engine's process is gone; all its finished results were sent before this."""
+
+    engine: Incarnation
+    id: int
+    running: RunKey | None
+    known: bool
+    """The flight recorder could be read, so `running` is the truth and the rest never began."""
+    crash: Crash
+    expected: bool = False
+    """It was told to end."""
+
+
+class Results(msgspec.Struct, frozen=True, tag=True):
+    """Ended attempts from one engine's ring.  Agents put `msgspec.Raw` records in here, unopened."""
+
+    engine: Incarnation
+    ended: list[Ended]
+
+
+class Returned(msgspec.Struct, frozen=True, tag=True):
+    """These were not begun and never will be on this engine: recalled, or no longer fitting."""
+
+    engine: Incarnation
+    runs: list[RunKey]
+    why: str = "recalled"
+
+
+class CommandDone(msgspec.Struct, frozen=True, tag=True):
+    """An engine's answer to an `EngineCommand`."""
+
+    engine: Incarnation
+    session: str
+    n: int
+    ok: bool
+    body: bytes = b""
+
+
+class Properties(msgspec.Struct, frozen=True, tag=True):
+    """The user's properties of an engine, whole, each time they change.  `packed` is a packed dict."""
+
+    engine: Incarnation
+    version: int
+    packed: bytes
+
+
+class StackText(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a `StackQuery`."""
+
+    n: int
+    text: str
+
+
+class EngineNote(msgspec.Struct, frozen=True, tag=True):
+    """Something about an engine that people should know (failed to start, start-up code raised, ...)."""
+
+    id: int
+    text: str
+    engine: Incarnation | None = None
+    failed_start: bool = False
+    """No engine came of this `StartEngine`."""
+
+
+AgentMessage: TypeAlias = (
+    AgentState | EngineUp | EngineLost | Results | Returned | CommandDone | Properties | StackText | EngineNote
+)
+
+
+class StartEngine(msgspec.Struct, frozen=True, tag=True):
+    """Start one engine with this id.  `EngineUp` or a failed-start `EngineNote` follows."""
+
+    id: int
+
+
+class StopEngine(msgspec.Struct, frozen=True, tag=True):
+    """End this engine: exit by itself within grace_s, else killed.  `EngineLost(expected=True)` follows."""
+
+    engine: Incarnation
+    grace_s: float = 2.0
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One attempt to be run by an engine."""
+
+    task: int
+    attempt: int
+    payload: bytes
+    function: str | None = None
+    time_limit_s: float | None = None
+    properties_version: int | None = None
+    """The version a depend function said yes to; another one now: return it unrun."""
+
+
+class Batch(msgspec.Struct, frozen=True, tag=True):
+    """Attempts in the order in which they are to be run, with the functions the engine has not seen."""
+
+    runs: list[Run]
+    functions: list[Function] = []
+
+
+class HandOut(msgspec.Struct, frozen=True, tag=True):
+    """A `Batch` for an engine, still encoded, and what is in it."""
+
+    engine: Incarnation
+    runs: list[RunKey]
+    batch: msgspec.Raw
+
+
+class Recall(msgspec.Struct, frozen=True, tag=True):
+    """Give these back (`Returned`) if they were not begun; else their `Ended` is the answer."""
+
+    engine: Incarnation
+    runs: list[RunKey]
+
+
+class Interrupt(msgspec.Struct, frozen=True, tag=True):
+    """Stop this attempt: interrupt, after grace_s terminate, after another half of it kill.
+    Not begun: it is returned.  Ended already: nothing happens."""
+
+    engine: Incarnation
+    run: RunKey
+    grace_s: float = 1.0
+
+
+class EngineCommand(msgspec.Struct, frozen=True, tag=True):
+    """A MultiEngine command for one engine.  (session, n) names it: a second one of that name is answered, not run.
+    session "" is the farm itself: start-up code and sticky state."""
+
+    engine: Incarnation
+    session: str
+    n: int
+    verb: str
+    body: bytes = b""
+
+
+class StackQuery(msgspec.Struct, frozen=True, tag=True):
+    """Where is this engine now?"""
+
+    n: int
+    engine: Incarnation
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End all engines and then yourself; results come first."""
+
+    grace_s: float = 2.0
+
+
+class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
+    """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
+
+    engine: Incarnation
+
+
+ToAgent: TypeAlias = (
+    StartEngine | StopEngine | HandOut | Recall | Interrupt | EngineCommand | StackQuery | EnginePrepared | Shutdown
+)
+
+
+# --------------------------------------------------------------------------------------------------
+# 4. The lane: agent <-> engine.  Results do not travel here: they stand in the flight recorder.
+
+
+class LaneHello(msgspec.Struct, frozen=True, tag=True):
+    """An engine is ready for work."""
+
+    engine: Incarnation
+    pid: int
+    facts: dict[str, Any]
+    connection_file: str = ""
+
+
+class LaneExit(msgspec.Struct, frozen=True, tag=True):
+    """Finish the running task, return the rest, exit."""
+
+
+FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | EngineNote
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | LaneExit
+
+VERBS = {
+    "execute": "ExecuteBody -> ExecuteReply",
+    "push": "packed dict -> b''",
+    "pull": "encoded list[str] -> packed list of values",
+    "keys": "b'' -> encoded list[str]",
+    "get_result": "encoded int | None -> ExecuteReply",
+    "reset": "b'' -> b''",
+    "properties": "PropertiesBody -> packed value",
+}
+"""What a MultiEngine command's body and answer hold.  "Packed" is `doors.pack`, "encoded" is msgpack."""
+
+
+class ExecuteBody(msgspec.Struct, frozen=True):
+    """Lines for the engine.  sticky: the names they leave survive `clear_before` and `reset`."""
+
+    lines: str
+    sticky: bool = False
+
+
+class PushBody(msgspec.Struct, frozen=True):
+    """A packed dict for the engine's namespace."""
+
+    packed: bytes
+    sticky: bool = False
+
+
+class ExecuteReply(msgspec.Struct, frozen=True):
+    """What `mec.execute` shows of one engine."""
+
+    id: int
+    number: int
+    raw: str
+    translated: str
+    stdout: str = ""
+    stderr: str = ""
+    display: list[dict[str, Any]] = []
+    """The last expression's value and rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+
+
+class PropertiesBody(msgspec.Struct, frozen=True):
+    """An operation on an engine's properties: set (packed dict), get, has, del (keys), clear."""
+
+    op: str
+    keys: list[str] | None = None
+    packed: bytes | None = None
+    facts: bool = False
+
+
+# --------------------------------------------------------------------------------------------------
+# 5. controller <-> evaluator
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """An engine to be judged: its facts, and its properties still packed."""
+
+    engine: Incarnation
+    version: int
+    facts: dict[str, Any]
+    packed: bytes = b""
+
+
+class Evaluate(msgspec.Struct, frozen=True, tag=True):
+    """Call a depend function on each of these.  `code` comes with the first question about a digest."""
+
+    n: int
+    depend: str
+    subjects: list[Subject]
+    code: bytes | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True):
+    """What the depend function said of an engine; `error` says why a False is one, for people."""
+
+    engine: Incarnation
+    version: int
+    fits: bool
+    error: str = ""
+
+
+class Evaluated(msgspec.Struct, frozen=True, tag=True):
+    """The answer to the `Evaluate` of that number."""
+
+    n: int
+    depend: str
+    verdicts: list[Verdict]
+
+
+# --------------------------------------------------------------------------------------------------
+# 6. The handshake
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The first message on every connection."""
+
+    protocol: int
+    version: str
+    python: str
+    role: str
+    """client or agent; the key must allow it."""
+    session: str
+    """A nonce that lives as long as the peer's process."""
+    farm: str | None
+    """The farm's incarnation this peer knows; None: the first time."""
+    epoch: int
+    """The controller's epoch this peer last spoke with; 0: none."""
+    last_in: int
+    """The last packet of that epoch received from the controller."""
+    name: str = ""
+    """For people: ``user@host pid``, or an agent's node."""
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer: go on.  Another epoch than the peer's: counters start anew on both sides."""
+
+    farm: str
+    name: str
+    epoch: int
+    last_in: int
+    version: str
+
+
+class Refuse(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer: go away.  `etype` is a name of `core.errors`; final unless `later`."""
+
+    etype: str
+    text: str
+    later: bool = False
+
+
+class WhoAreYou(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer to anything but a `Hello` on a connection that it does not know."""
+
+
+Handshake: TypeAlias = Hello | Welcome | Refuse | WhoAreYou
+Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

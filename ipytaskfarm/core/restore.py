@@ -1,0 +1,78 @@
+"""The farm as it was, from what the store remembers: the first thing a controller does.
+
+What was handed out stays handed out: its engines are taken for unreachable until their agents report
+(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is
+not run a second time.
+"""
+
+from __future__ import annotations
+
+from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Now, Settings
+from .messages import Incarnation, RunKey
+from .saves import SaveHandOut, Snapshot, TaskRecord
+from .states import State
+from .task import Task
+from .transition import rehand, restore
+
+
+def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -> Farm:
+    """A farm that goes on where the store left off."""
+    farm = Farm(name, snapshot.farm, settings, snapshot.epoch)
+    farm.next_id = snapshot.next_id
+    farm.next_queue_seq = snapshot.next_queue_seq
+    farm.next_handout = snapshot.next_handout
+    farm.functions.update(snapshot.functions)
+    farm.sticky = {entry.key: entry for entry in snapshot.sticky}
+    farm.wanted = int(snapshot.settings.get("wanted") or 0)
+    farm.held = bool(snapshot.settings.get("held"))
+    for first, last, accepted, session in snapshot.blocks:
+        block = Block(first, last, accepted + 1, session)
+        farm.blocks.append(block)
+        farm.clients.setdefault(session, Client(session)).blocks.append(block)
+    for record in snapshot.finals:
+        farm.finals[record.id] = record.reason
+        farm.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
+    farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
+    for task_record in snapshot.tasks:
+        restore(farm, _task_of(farm, task_record))
+    for handout in snapshot.handouts:
+        _restore_handout(farm, handout, now)
+    return farm
+
+
+def _task_of(farm: Farm, record: TaskRecord) -> Task:
+    rules = farm.rules_of(record.rules, record.recovery)
+    task = Task(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
+    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
+    task.recovery = record.recovery
+    task.suspect = record.losses > 0
+    task.history = list(record.history) or None
+    return task
+
+
+def _restore_handout(farm: Farm, handout: SaveHandOut, now: Now) -> None:
+    engine = _engine_of(farm, handout.engine, handout.engine_id, now)
+    batch = Batch(handout.number, {}, handout.at_s)
+    for task_id, attempt in handout.runs:
+        run: RunKey = (task_id, attempt)
+        batch.runs[run] = None
+        engine.handed[run] = Handing(batch, 0.0, False, None)
+        engine.closed += 1
+        task = farm.tasks.get(task_id)
+        if task is not None and attempt > task.attempt:
+            rehand(farm, task, engine, attempt)
+
+
+def _engine_of(farm: Farm, name: Incarnation, engine_id: int, now: Now) -> Engine:
+    engine = farm.engines.get(name)
+    if engine is not None:
+        return engine
+    session = name.rsplit(".", 1)[0]
+    agent = farm.agents.get(session)
+    if agent is None:
+        agent = farm.agents[session] = Agent(session, "?", here=False, reachable=False)
+        agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
+        farm.set_timer(agent.deadline_s, "lease", session)
+    engine = farm.engines[name] = Engine(name, engine_id, session, agent.node, state=EngineState.AWAY)
+    agent.engines[name] = engine
+    return engine

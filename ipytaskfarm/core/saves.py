@@ -1,0 +1,185 @@
+"""What the scheduler asks the store to write.  One turn's saves are one transaction, in this order of asking.
+
+The store (`doors.store`) turns each into SQL; nothing else reads them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .messages import AttemptRow, Final, Incarnation, Rules, RunKey
+
+
+class SaveBlock(msgspec.Struct, frozen=True):
+    """Task ids first..last (inclusive) were given to a session."""
+
+    first: int
+    last: int
+    session: str
+
+
+class SaveAccepted(msgspec.Struct, frozen=True):
+    """All ids of the block up to this one have arrived, whatever becomes of them."""
+
+    block_first: int
+    upto: int
+
+
+class SaveTask(msgspec.Struct, frozen=True, gc=False):
+    """A task was accepted."""
+
+    id: int
+    queue_seq: int
+    payload: bytes
+    submitted_s: float
+    function: str | None
+    rules: Rules | None
+    session: str
+
+
+class SaveFunction(msgspec.Struct, frozen=True):
+    """A function's code, once."""
+
+    digest: str
+    code: bytes
+
+
+class SaveHandOut(msgspec.Struct, frozen=True):
+    """A batch was handed to an engine.  One row per batch."""
+
+    number: int
+    engine: Incarnation
+    engine_id: int
+    runs: list[RunKey]
+    at_s: float
+
+
+class DropHandOut(msgspec.Struct, frozen=True):
+    """Every attempt of this batch has been answered."""
+
+    number: int
+
+
+class SaveAttempt(msgspec.Struct, frozen=True):
+    """An attempt ended that was not the task's end."""
+
+    task: int
+    row: AttemptRow
+
+
+class SaveRequeue(msgspec.Struct, frozen=True):
+    """A task goes back to its queue."""
+
+    task: int
+    queue_seq: int
+    attempt: int
+    """Attempts begun so far; the next one is numbered one higher."""
+    errors: int
+    """Retries spent."""
+    losses: int
+    """Engines lost."""
+    recovery: int = 0
+    """How far down the chain of recovery tasks it is; 0: the task itself."""
+    payload: bytes | None = None
+    """The recovery task's own payload and function, once it is its turn."""
+    function: str | None = None
+
+
+class SaveFinal(msgspec.Struct, frozen=True, gc=False):
+    """A task ended.  `final.history` is not written: its rows are `SaveAttempt`s already."""
+
+    final: Final
+
+
+class SaveClear(msgspec.Struct, frozen=True):
+    """Final tasks to be forgotten, with everything that belongs to them alone."""
+
+    ids: list[int]
+
+
+class SaveRefusal(msgspec.Struct, frozen=True):
+    """A submission that can never be accepted: fetching its id raises this."""
+
+    task: int
+    etype: str
+    text: str
+
+
+class SaveSetting(msgspec.Struct, frozen=True):
+    """A farm-wide value that outlives the controller (wanted engines, held)."""
+
+    key: str
+    value: int | float | str | None
+
+
+class SaveSticky(msgspec.Struct, frozen=True):
+    """A command that every fresh engine runs; the same key replaces the earlier entry and keeps its place."""
+
+    key: str
+    verb: str
+    body: bytes
+    text: str
+
+
+class DropSticky(msgspec.Struct, frozen=True):
+    """Forget these sticky entries (None: all)."""
+
+    keys: list[str] | None
+
+
+Save: TypeAlias = (
+    SaveBlock | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt | SaveRequeue
+    | SaveFinal | SaveClear | SaveRefusal | SaveSetting | SaveSticky | DropSticky
+)  # fmt: skip
+
+
+# What the store gives back when a controller starts.
+
+
+class TaskRecord(msgspec.Struct, frozen=True):
+    """An unfinished task as the store knows it."""
+
+    id: int
+    queue_seq: int
+    function: str | None
+    rules: Rules | None
+    submitted_s: float
+    session: str
+    attempt: int
+    errors: int
+    losses: int
+    recovery: int
+    history: list[AttemptRow] = []
+    payload_bytes: int = 0
+
+
+class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A finished task: enough to count it and to find it by name."""
+
+    id: int
+    reason: str
+    name: str | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All that a controller remembers of its life before."""
+
+    epoch: int
+    """This life's number: one more than the last one's, already on disk."""
+    farm: str
+    """The farm's incarnation."""
+    next_id: int
+    next_queue_seq: int
+    next_handout: int
+    blocks: list[tuple[int, int, int, str]]
+    """(first, last, accepted up to (first - 1: none), session) of blocks that are not fully accepted."""
+    tasks: list[TaskRecord]
+    finals: list[FinalRecord]
+    refusals: list[tuple[int, str, str]]
+    handouts: list[SaveHandOut]
+    functions: list[str]
+    """Digests whose code is in the store."""
+    settings: dict[str, int | float | str | None]
+    sticky: list[SaveSticky]

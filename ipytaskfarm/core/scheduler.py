@@ -1,0 +1,231 @@
+"""The scheduler: events in, decisions out.  It could run on paper.
+
+    scheduler = Scheduler(farm)
+    out = scheduler.turn([(session, event), ...], now)
+
+The caller *must* commit ``out.saves`` in one transaction before it acts on anything else in ``out``, and must call
+again at `next_deadline` at the latest, with or without events.
+Nothing here reads a clock, draws a random number, touches a socket or logs.
+
+Two rules: handlers decide (`core.handlers`, one function per event), and `core.transition` alone moves tasks.
+A peer's nonsense gets an answer or is ignored; an exception from here is our bug, and the caller's remedy is to stop
+and start again from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import messages as m
+from .eligibility import refresh_classes, wake
+from .events import Back, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
+from .farm import Client, Decision, EngineState, Farm, Now
+from .handlers import agents, clients, commands, depends, lifecycle, losses, results, submit, tables, timers
+from .placement import dispatch
+from .states import State
+from .task import Handed
+
+Handler = Callable[[Farm, str, Any, Now, Decision], None]
+Answerer = Callable[[Farm, str, int, Any, Now, Decision], None]
+
+QUESTIONS: dict[type, Answerer] = {
+    m.Watch: clients.on_watch,
+    m.Fetch: clients.on_fetch,
+    m.Abort: clients.on_abort,
+    m.Clear: clients.on_clear,
+    m.Retry: clients.on_retry,
+    m.QueueStatus: tables.on_queue_status,
+    m.Tasks: tables.on_tasks,
+    m.Explain: tables.on_explain,
+    m.Stack: commands.on_stack,
+    m.Spin: lifecycle.on_spin,
+    m.Engines: tables.on_engines,
+    m.FarmStatus: tables.on_farm_status,
+    m.SetWanted: lifecycle.on_set_wanted,
+    m.RemoveEngines: lifecycle.on_remove_engines,
+    m.Hold: lifecycle.on_hold,
+    m.Stop: lifecycle.on_stop,
+    m.SetSticky: commands.on_set_sticky,
+    m.ListSticky: commands.on_list_sticky,
+    m.ClearSticky: commands.on_clear_sticky,
+}
+
+
+def on_ask(farm: Farm, session: str, event: m.Ask, now: Now, out: Decision) -> None:
+    """A question: its type says who answers."""
+    QUESTIONS[type(event.question)](farm, session, event.n, event.question, now, out)
+
+
+def on_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
+    """A peer's session begins in this life of the controller; an agent says more in its `AgentState`."""
+    if event.role != "agent":
+        clients.on_client_joined(farm, session, event, now, out)
+
+
+def on_silent(farm: Farm, session: str, event: Silent, now: Now, out: Decision) -> None:
+    """A silent client costs nothing; a silent agent gets no more work."""
+    agent = farm.agents.get(session)
+    if agent is not None:
+        losses.agent_silent(farm, agent, now)
+
+
+def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> None:
+    """Heard again: its engines may have work."""
+    agent = farm.agents.get(session)
+    if agent is None or not agent.here:
+        return
+    agent.reachable = True
+    agent.deadline_s = None
+    for engine in agent.engines.values():
+        if engine.state == EngineState.AWAY:
+            engine.state = EngineState.UP
+            wake(farm, engine)
+    refresh_classes(farm)
+
+
+def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:
+    """A client is forgotten; an agent with engines keeps its lease."""
+    agent = farm.agents.get(session)
+    if agent is None:
+        clients.on_client_gone(farm, session, event, now, out)
+    elif agent.engines:
+        losses.agent_silent(farm, agent, now)
+    else:
+        del farm.agents[session]
+
+
+def on_store_room(farm: Farm, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
+    """Whether submissions can be accepted."""
+    if (event.why is None) != (farm.full is None):
+        out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
+    farm.full = event.why
+
+
+HANDLERS: dict[type, Handler] = {
+    m.Submit: submit.on_submit,
+    m.NeedIds: submit.on_need_ids,
+    m.Ask: on_ask,
+    m.Command: commands.on_command,
+    m.AgentState: agents.on_agent_state,
+    m.EngineUp: agents.on_engine_up,
+    m.EngineLost: losses.on_engine_lost,
+    m.Results: results.on_results,
+    m.Returned: results.on_returned,
+    m.CommandDone: commands.on_command_done,
+    m.Properties: agents.on_properties,
+    m.StackText: commands.on_stack_text,
+    m.EngineNote: agents.on_engine_note,
+    m.Evaluated: depends.on_evaluated,
+    Joined: on_joined,
+    Back: on_back,
+    Silent: on_silent,
+    Gone: on_gone,
+    StoreRoom: on_store_room,
+    Originals: clients.on_originals,
+    Tick: timers.on_tick,
+}
+"""Who handles what.  A new event: its struct, its handler, a line here."""
+
+
+class Scheduler:
+    """Dispatches events to handlers, then hands out work."""
+
+    def __init__(self, farm: Farm) -> None:
+        self.farm = farm
+
+    def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
+        """Handle what has arrived, run the timers that are due, and hand out work."""
+        out = Decision()
+        farm = self.farm
+        for session, event in events:
+            HANDLERS[type(event)](farm, session, event, now, out)
+        timers.on_tick(farm, "", Tick(), now, out)
+        if farm.stopping:
+            lifecycle.look_for_the_end(farm, now, out)
+        dispatch(farm, now, out)
+        _tell_clients(farm, out)
+        return out
+
+    def handle(self, event: Event, now: Now, session: str = "") -> Decision:
+        """A turn with one event."""
+        return self.turn([(session, event)], now)
+
+    def next_deadline(self) -> float | None:
+        """When (monotonic) the next timer is due."""
+        return self.farm.timers[0][0] if self.farm.timers else None
+
+    def check(self) -> None:
+        """Every invariant; tests call it after each event.  Raises AssertionError."""
+        check(self.farm)
+
+
+def _tell_clients(farm: Farm, out: Decision) -> None:
+    for client in farm.touched.values():
+        _tell(client, out)
+    farm.touched.clear()
+
+
+def _tell(client: Client, out: Decision) -> None:
+    if client.accepted:
+        out.sends.append((client.session, m.Accepted(list(client.accepted.items()))))
+        client.accepted = {}
+    if client.finals:
+        out.sends.append((client.session, m.Finals(client.finals)))
+        client.finals = []
+
+
+def check(farm: Farm) -> None:
+    """What must hold between any two turns."""
+    counted = dict.fromkeys(State, 0)
+    for task in farm.tasks.values():
+        counted[task.state] += 1
+    for reason in farm.finals.values():
+        counted[State.FAILED if reason else State.SUCCEEDED] += 1
+    assert counted == farm.counts, f"states are miscounted: {farm.counts} should be {counted}"
+    assert not farm.tasks.keys() & farm.finals.keys(), "a task is both alive and final"
+    running: dict[str, int] = {}
+    for task_id, task in farm.tasks.items():
+        assert task.id == task_id
+        place = task.place
+        if type(place) is Handed:
+            assert task.task_class is None, f"task {task_id} is handed out and queued"
+            engine = farm.engines.get(place.engine)
+            assert engine is not None, f"task {task_id} is on an engine that is gone"
+            assert (task_id, place.attempt) in engine.handed, f"task {task_id} is not held by its engine"
+            if place.since_s is not None:
+                running[place.engine] = running.get(place.engine, 0) + 1
+        elif task.task_class is None:
+            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers), f"task {task_id} waits for nothing"
+    assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
+    _check_queues(farm)
+    _check_engines(farm)
+
+
+def _check_queues(farm: Farm) -> None:
+    sizes: dict[int, int] = {}
+    for task in farm.tasks.values():
+        if task.task_class is not None:
+            sizes[id(task.task_class)] = sizes.get(id(task.task_class), 0) + 1
+    open_size = 0
+    for key, task_class in farm.classes.items():
+        assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
+        assert (task_class.head() is not None) == (task_class.size > 0), f"class {key} lost its head"
+        open_size += 0 if task_class.restricted else task_class.size
+        for engine in task_class.eligible:
+            assert engine.name in farm.engines, f"class {key} counts on engine {engine.id}, which is gone"
+    assert not sizes, "a task waits in a class that was dropped"
+    assert open_size == farm.open_size, "open_size is miscounted"
+    assert sum(c.size for c in farm.classes.values()) == farm.queued, "queued is miscounted"
+
+
+def _check_engines(farm: Farm) -> None:
+    assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
+    for engine in farm.engines.values():
+        assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"
+        for run, handing in engine.handed.items():
+            assert run in handing.batch.runs, f"run {run} is not in its batch"
+        if engine.state == EngineState.UP and not engine.handed and engine not in farm.waiting:
+            assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
+                f"idle engine {engine.id} is forgotten"
+            )

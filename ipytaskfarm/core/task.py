@@ -1,0 +1,138 @@
+"""A task as the scheduler knows it: its rules and where it is, never its payload.
+
+Only unfinished tasks live here; a finished one shrinks to its reason (`farm.Farm.finals`) and a row in the store.
+A million of them may wait, so the common ones share everything they can: no rules (None), one `Queued`
+object for all that simply wait, one `TaskClass`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from .messages import AttemptRow, Incarnation, Rules, RunKey
+from .states import State, Waiting
+
+if TYPE_CHECKING:
+    from .queue import TaskClass
+
+DEFAULT_RULES = Rules()
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """In its queue, or set aside until a time."""
+
+    why: Waiting = Waiting.QUEUED
+    until_s: float | None = None
+    """Monotonic; None: as soon as an engine is free."""
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """Given to an engine.  `since_s` None: sent ahead, not begun."""
+
+    engine: Incarnation
+    attempt: int
+    since_s: float | None = None
+    wall_s: float | None = None
+
+
+Place: TypeAlias = Queued | Handed
+
+QUEUED = Queued()
+RETURNED = Queued(Waiting.RETURNED)
+RETRIED = Queued(Waiting.RETRY)
+
+
+class Rejection(msgspec.Struct):
+    """How often one engine rejected a task, and until when it is not asked again."""
+
+    count: int
+    until_s: float
+    version: int
+    """The engine's properties version at the time: another one now lifts the rejection."""
+
+
+class Task:
+    """One unfinished task.
+
+    `attempt` is the number of the latest hand-out, `errors` and `losses` what was spent of its budget,
+    `recovery` how far down its chain of recovery tasks it is.  `rules` and `function` are those of the link in use.
+    """
+
+    __slots__ = (
+        "attempt", "avoid", "errors", "function", "history", "id", "key", "losses", "place", "queue_seq", "recovery",
+        "rejections", "rules", "session", "submitted_s", "suspect", "task_class",
+    )  # fmt: skip
+
+    def __init__(
+        self, task_id: int, queue_seq: int, submitted_s: float, session: str, function: str | None, rules: Rules | None
+    ) -> None:
+        self.id = task_id
+        self.queue_seq = queue_seq
+        self.submitted_s = submitted_s
+        self.session = session
+        self.function = function
+        self.rules = rules
+        self.place: Place = QUEUED
+        self.attempt = 0
+        self.errors = 0
+        self.losses = 0
+        self.recovery = 0
+        self.key: Any = 0
+        """What the queue policy made of it."""
+        self.history: list[AttemptRow] | None = None
+        self.rejections: dict[Incarnation, Rejection] | None = None
+        self.avoid: frozenset[Incarnation] | None = None
+        """Engines on which it failed: others are preferred."""
+        self.suspect = False
+        """Its last attempt lost its engine: it runs without neighbours sent ahead."""
+        self.task_class: TaskClass | None = None
+
+    def __lt__(self, other: Task) -> bool:
+        # A task that left a queue and came back stands twice in its heap, under one (key, queue_seq).
+        return self.id < other.id
+
+    @property
+    def state(self) -> State:
+        """The public state: scheduled until an engine began it."""
+        place = self.place
+        return State.PENDING if type(place) is Handed and place.since_s is not None else State.SCHEDULED
+
+    @property
+    def retries_left(self) -> int:
+        """Runs still allowed after an error."""
+        return (self.rules or DEFAULT_RULES).retries - self.errors
+
+    @property
+    def losses_left(self) -> int:
+        """Runs still allowed after the loss of an engine: `lost_retries` if given, else what is left of `retries`."""
+        rules = self.rules or DEFAULT_RULES
+        if rules.lost_retries is not None:
+            return rules.lost_retries - self.losses
+        return rules.retries - self.errors
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether an attempt of unknown end may be run again."""
+        return self.losses_left > 0
+
+    def is_current(self, engine: Incarnation, run: RunKey) -> bool:
+        """Whether an answer of this engine about this run still decides anything."""
+        place = self.place
+        return type(place) is Handed and place.engine == engine and place.attempt == run[1]
+
+
+class TaskInfo(msgspec.Struct, frozen=True):
+    """What a queue policy may look at."""
+
+    id: int
+    priority: int
+    client: str
+    queue_seq: int
+    started: int
+    """How many tasks of this client have begun."""
+    served: Any = None
+    """The key of the task that was handed out last; None: none was yet."""
+    job: str | None = None
+    group: str | None = None

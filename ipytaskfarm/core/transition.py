@@ -1,0 +1,252 @@
+"""The one place that changes where a task is.
+
+Each function makes one kind of move, checks it against `states.MOVES`, keeps the counts, and adds the save that
+makes it last.  Handlers decide *that* a task moves; nothing else touches `Task.place`, `Farm.tasks`, `Farm.finals`
+or `Farm.counts`.
+"""
+
+from __future__ import annotations
+
+from .eligibility import announce, class_for
+from .farm import Decision, Engine, Farm, Now
+from .messages import AttemptRow, Ended, Failure, Final, Recovery, Submission
+from .queue import TaskClass, class_key_of
+from .saves import SaveAttempt, SaveFinal, SaveRequeue, SaveTask
+from .states import MOVES, Reason, State
+from .task import DEFAULT_RULES, QUEUED, Handed, Place, Queued, Task, TaskInfo
+
+
+class IllegalMove(AssertionError):
+    """A bug of ours: the shell dumps, stops, and starts again from the store."""
+
+
+def _count(farm: Farm, task_id: int, before: State | None, after: State) -> None:
+    if before is after:
+        return
+    if (before, after) not in MOVES:
+        raise IllegalMove(f"task {task_id}: no move from {before} to {after}")
+    if before is not None:
+        farm.counts[before] -= 1
+    farm.counts[after] += 1
+
+
+def _place(farm: Farm, task: Task, place: Place) -> None:
+    before = task.state
+    task.place = place
+    _count(farm, task.id, before, task.state)
+
+
+def _join_queue(farm: Farm, task: Task) -> TaskClass:
+    task_class = class_for(farm, class_key_of(task))
+    if task_class.push(task):
+        announce(farm, task_class)
+    farm.queued += 1
+    if not task_class.restricted:
+        farm.open_size += 1
+    return task_class
+
+
+def leave_queue(farm: Farm, task: Task) -> None:
+    """Take a waiting task out of its class, if it stands in one."""
+    task_class = task.task_class
+    if task_class is not None:
+        task_class.leave(task)
+        farm.queued -= 1
+        if not task_class.restricted:
+            farm.open_size -= 1
+
+
+def _policy_key(farm: Farm, task: Task) -> None:
+    rules = task.rules
+    policy = farm.settings.policy
+    client = farm.clients.get(task.session)
+    info = TaskInfo(
+        task.id,
+        rules.priority if rules else 0,
+        task.session,
+        task.queue_seq,
+        client.started if client else 0,
+        farm.served,
+    )
+    task.key = policy(info)
+
+
+def accept(farm: Farm, submission: Submission, session: str, out: Decision) -> Task:
+    """None -> scheduled."""
+    seq = farm.next_queue_seq
+    farm.next_queue_seq = seq + 1
+    rules = submission.rules
+    task = Task(submission.id, seq, submission.submitted_s, session, submission.function, rules)
+    _policy_key(farm, task)
+    farm.tasks[task.id] = task
+    farm.counts[State.SCHEDULED] += 1
+    out.saves.append(SaveTask(task.id, seq, submission.payload, task.submitted_s, task.function, rules, session))
+    _join_queue(farm, task)
+    return task
+
+
+def restore(farm: Farm, task: Task) -> None:
+    """A task from the store, waiting; no save."""
+    _policy_key(farm, task)
+    farm.tasks[task.id] = task
+    farm.counts[State.SCHEDULED] += 1
+    _join_queue(farm, task)
+
+
+def hand(farm: Farm, task: Task, engine: Engine, running: bool, now: Now) -> None:
+    """scheduled -> handed to an engine (its caller records the batch).  The task has been popped from its class."""
+    task.attempt += 1
+    since, wall = (now.mono_s, now.wall_s) if running else (None, None)
+    _place(farm, task, Handed(engine.name, task.attempt, since, wall))
+    farm.served = task.key
+    client = farm.clients.get(task.session)
+    if client is not None:
+        client.started += 1
+
+
+def rehand(farm: Farm, task: Task, engine: Engine, attempt: int) -> None:
+    """A hand-out from the controller's life before, read from the store."""
+    leave_queue(farm, task)
+    task.attempt = attempt
+    _place(farm, task, Handed(engine.name, attempt))
+
+
+def begin(farm: Farm, task: Task, now: Now) -> None:
+    """Sent ahead -> running: it has become the oldest unanswered one of its engine."""
+    place = task.place
+    if type(place) is not Handed:
+        raise IllegalMove(f"task {task.id} begins without an engine")
+    if place.since_s is None:
+        _place(farm, task, Handed(place.engine, place.attempt, now.mono_s, now.wall_s))
+
+
+def give_back(farm: Farm, task: Task, why: Queued) -> None:
+    """Handed -> scheduled, never begun, at its old place and under the same attempt number.
+    The engine's own word that it will not run it makes the number free."""
+    task.attempt -= 1
+    _place(farm, task, why)
+    _join_queue(farm, task)
+
+
+def requeue(farm: Farm, task: Task, why: Queued, out: Decision, recovery: Recovery | None = None) -> None:
+    """Handed -> scheduled, at the end of its queue, with what was spent recorded.
+    With `recovery` the next link of its chain takes over under the same id."""
+    if recovery is not None:
+        task.recovery += 1
+        task.errors = task.losses = 0
+        task.suspect = False
+        task.avoid = None
+        task.rejections = None
+        task.rules = recovery.rules
+        task.function = recovery.function
+    task.queue_seq = farm.next_queue_seq
+    farm.next_queue_seq += 1
+    _policy_key(farm, task)
+    _place(farm, task, why)
+    out.saves.append(
+        SaveRequeue(
+            task.id,
+            task.queue_seq,
+            task.attempt,
+            task.errors,
+            task.losses,
+            task.recovery,
+            recovery.payload if recovery else None,
+            recovery.function if recovery else None,
+        )
+    )
+    if why.until_s is None:
+        _join_queue(farm, task)
+    else:
+        farm.set_timer(why.until_s, "rejoin", task.id)
+
+
+def reclass(farm: Farm, task: Task) -> None:
+    """A waiting task whose exclusions changed goes to the class it now belongs to."""
+    leave_queue(farm, task)
+    if task.place is not QUEUED:
+        _place(farm, task, QUEUED)
+    _join_queue(farm, task)
+
+
+def note_attempt(task: Task, row: AttemptRow, out: Decision) -> None:
+    """Add a row to a task's history."""
+    if task.history is None:
+        task.history = []
+    task.history.append(row)
+    out.saves.append(SaveAttempt(task.id, row))
+
+
+def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
+    """-> succeeded or failed; its client and its watchers are told at the end of the turn."""
+    _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
+    if type(task.place) is Queued:
+        leave_queue(farm, task)
+    del farm.tasks[task.id]
+    farm.finals[task.id] = final.reason
+    out.saves.append(SaveFinal(final))
+    _tell(farm, task.session, final)
+    watchers = farm.watchers.pop(task.id, None)
+    if watchers:
+        for session in watchers:
+            farm.client(session).watching.discard(task.id)
+            if session != task.session:
+                _tell(farm, session, final)
+
+
+def _tell(farm: Farm, session: str, final: Final) -> None:
+    client = farm.clients.get(session)
+    if client is not None and client.here:
+        client.finals.append(final)
+        farm.touched[session] = client
+
+
+def final_of_answer(task: Task, engine: Engine, ended: Ended, now: Now) -> Final:
+    """What clients are told of an attempt that its engine answered."""
+    return Final(
+        task.id,
+        ended.outcome,
+        engine.id,
+        engine.node,
+        task.attempt,
+        task.submitted_s,
+        ended.started_s,
+        ended.run_s,
+        now.wall_s,
+        ended.failure,
+        ended.body,
+        task.history or [],
+    )
+
+
+def final_without_answer(task: Task, engine: Engine | None, reason: Reason, failure: Failure, now: Now) -> Final:
+    """What clients are told of a task that ends without its engine's word: aborted, lost, unmet."""
+    place = task.place
+    began = type(place) is Handed and place.since_s is not None
+    started = place.wall_s if type(place) is Handed and place.wall_s is not None else now.wall_s
+    ran = now.mono_s - place.since_s if type(place) is Handed and place.since_s is not None else 0.0
+    return Final(
+        task.id,
+        reason,
+        engine.id if engine and began else -1,
+        engine.node if engine and began else "",
+        task.attempt,
+        task.submitted_s,
+        started,
+        ran,
+        now.wall_s,
+        failure,
+        b"",
+        task.history or [],
+    )
+
+
+def recovery_of(task: Task) -> Recovery | None:
+    """The next link of its chain."""
+    return (task.rules or DEFAULT_RULES).recovery
+
+
+def forget(farm: Farm, task_id: int) -> None:
+    """Cleared: a final task is no longer counted."""
+    reason = farm.finals.pop(task_id)
+    farm.counts[State.FAILED if reason else State.SUCCEEDED] -= 1
