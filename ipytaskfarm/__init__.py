@@ -10,8 +10,10 @@ The folders say where code runs, and an import only ever points to a line above 
 ``agent``       one per machine: starts, watches and replaces its engines
 ``controller``  one per farm: takes in, decides, writes down, hands out
 ``client``      runs in the user's process: `TaskClient`, `MultiEngineClient`, results
-``questions``   asking a farm and waiting for no results: for the supervisor and the command
 ``launchers``   how processes get onto machines
+``settings``    how a farm is to be; ``home``: its folders on this machine
+``questions``   asking a farm without the weight of the client
+``supervisor``  one per farm: has controller and agents running
 ``farm``        `Farm`: starts, connects, stops
 ``jupyter``     magics and displays
 ``cli``         the ``ipytaskfarm`` command
