@@ -59,8 +59,9 @@ WHY_CORE = (
 
 DOORS: dict[str, tuple[tuple[str, ...], str]] = {
     "zmq": (
-        ("doors/wire", "engine/lane.py"),
-        "ZeroMQ drops messages silently when a connection is reset; delivery is made safe in one place",
+        ("doors/wire", "engine/lane.py", "engine/kernel.py"),
+        "ZeroMQ drops messages silently when a connection is reset; delivery is made safe in one place "
+        "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
         ("doors/store.py",),
@@ -344,7 +345,12 @@ PLANTED = {
     ),
     "launcher imports agent": ("launchers/local.py", "from ..agent.main import main", "launchers imports", ""),
     "an unknown part": ("tools/a.py", "", "'tools' is not a part", ""),
-    "zmq elsewhere": ("client/io.py", "import zmq.asyncio", "only doors/wire, engine/lane.py may", "silently"),
+    "zmq elsewhere": (
+        "client/io.py",
+        "import zmq.asyncio",
+        "only doors/wire, engine/lane.py, engine/kernel.py may",
+        "silently",
+    ),
     "sqlite3 elsewhere": ("controller/a.py", "import sqlite3", "only doors/store.py may", "one writer"),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only doors/pack.py may", ""),
     "dill elsewhere": ("engine/a.py", "import dill", "only doors/pack.py may", ""),
