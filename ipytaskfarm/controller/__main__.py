@@ -1,0 +1,296 @@
+"""``python -m ipytaskfarm.controller``: start the one controller of a farm.
+
+Exit codes: 0 stopped, 1 a bug of ours, 3 the store cannot be used, 4 refused (a second controller, another host's farm,
+a policy that does not load).
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import logging
+import logging.handlers
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from setproctitle import setproctitle
+
+from .. import __version__
+from ..core.errors import FarmExists, SecurityError, StoreError, TaskFarmError
+from ..core.farm import Farm, Now, Settings
+from ..core.messages import PROTOCOL, Stop
+from ..core.restore import restored_farm
+from ..core.scheduler import Scheduler
+from ..core.states import State
+from ..doors import runtime
+from ..doors.keys import FarmKeys, farm_keys
+from ..doors.store import Store
+from ..doors.wire_hub import Hub
+from .loop import Controller
+from .policy import PolicyError, load_policy
+
+log = logging.getLogger("ipytaskfarm.controller")
+
+EXIT_STOPPED = 0
+EXIT_BUG = 1
+EXIT_STORE = 3
+EXIT_REFUSED = 4
+
+MIN_FREE_BYTES = 2**30
+MIN_FREE_SHARE = 0.02
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a controller until it is stopped; returns the exit code."""
+    options = _parser().parse_args(argv)
+    setproctitle(f"ipytaskfarm controller --farm {options.farm}")
+    os.umask(0o077)
+    folder = runtime.private_folder(options.farm_folder)
+    _set_up_logs(options.log)
+    try:
+        code = _run(options, folder)
+    except (FarmExists, SecurityError, PolicyError) as error:
+        log.error("%s", error)
+        print(error, file=sys.stderr)
+        code = EXIT_REFUSED
+    except StoreError as error:
+        log.error("%s", error)
+        print(error, file=sys.stderr)
+        code = EXIT_STORE
+    except TaskFarmError as error:
+        log.error("%s", error)
+        print(error, file=sys.stderr)
+        code = EXIT_REFUSED
+    except Exception:
+        log.exception("the controller has a bug: it stops, and can start again from its store")
+        raise
+    logging.shutdown()
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ipytaskfarm controller", description="The one controller of a farm.")
+    parser.add_argument("--farm", default=runtime.DEFAULT_FARM, help="the farm's name")
+    parser.add_argument("--farm-folder", type=Path, required=True, help="keys, store and logs live here")
+    parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0: the farm's last one, or any that is free")
+    parser.add_argument("--queue-policy", default="ipytaskfarm.policies:FIFO", metavar="MODULE:CLASS")
+    parser.add_argument("--policy-path", action="append", default=[], metavar="DIR")
+    parser.add_argument("--unmet-timeout", type=float, default=None, metavar="S")
+    parser.add_argument("--failure-penalty", type=float, default=0.0, metavar="S")
+    parser.add_argument("--lease", type=float, default=Settings.lease_s, metavar="S")
+    parser.add_argument("--grace", type=float, default=Settings.grace_s, metavar="S")
+    parser.add_argument("--max-engine-losses", type=int, default=Settings.max_engine_losses, metavar="N")
+    parser.add_argument("--min-free-bytes", type=int, default=None, help="room kept for results")
+    parser.add_argument("--hold", action="store_true", help="start no task until told to go on")
+    parser.add_argument("--owner-fd", type=int, default=None, help="end of file here: stop, and delete the farm")
+    parser.add_argument("--ready-fd", type=int, default=None, help="one line of JSON here when listening")
+    parser.add_argument("--log", type=Path, default=None, help="the log file; default: stderr")
+    return parser
+
+
+def _set_up_logs(path: Path | None) -> None:
+    handler: logging.Handler
+    if path is None:
+        handler = logging.StreamHandler()
+    else:
+        runtime.private_folder(path.parent)
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8")
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    faulthandler.enable()
+
+
+def _run(options: argparse.Namespace, folder: Path) -> int:
+    lock = runtime.Lock(folder / "controller.lock", f"a controller of farm {options.farm!r}")
+    try:
+        record = _record(options, folder)
+        policy = load_policy(options.queue_policy, options.policy_path)
+        settings = Settings(
+            lease_s=options.lease,
+            failure_penalty_s=options.failure_penalty,
+            unmet_timeout_s=options.unmet_timeout,
+            max_engine_losses=options.max_engine_losses,
+            grace_s=options.grace,
+            policy=policy,
+        )
+        store = Store.open(record.store, farm_incarnation=record.incarnation)
+        try:
+            farm = restored_farm(options.farm, store.load(), settings, Now(time.monotonic(), time.time()))
+            farm.held = farm.held or options.hold
+            _serve(options, folder, record, store, farm)
+        finally:
+            store.close()
+    finally:
+        lock.release()
+    if options.owner_fd is not None:
+        _delete(options, folder)
+    return EXIT_STOPPED
+
+
+def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:
+    """What stays the same over restarts; made with the farm."""
+    record = runtime.read_farm_record(folder)
+    if record is not None:
+        return record
+    record = runtime.FarmRecord(
+        name=options.farm,
+        incarnation=uuid.uuid4().hex,
+        host=options.host,
+        port=0,
+        store=str(folder / "store.sqlite"),
+        node=socket.gethostname(),
+    )
+    runtime.write_farm_record(record, folder)
+    return record
+
+
+def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord, store: Store, farm: Farm) -> None:
+    keys = farm_keys(folder)
+    hub = Hub(options.host, options.port or record.port, keys, record.incarnation, options.farm, farm.epoch)
+    paths: list[Path] = []
+    try:
+        if (hub.port, options.host) != (record.port, record.host):
+            # A restart binds the same port: peers find it again without being told.
+            record = _moved(record, options.host, hub.port)
+            runtime.write_farm_record(record, folder)
+        found = _found(farm)
+        watch = _signals()
+        if options.owner_fd is not None:
+            watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
+        controller = Controller(
+            Scheduler(farm),
+            store,
+            hub,
+            folder,
+            found=found,
+            min_free_bytes=_min_free_bytes(options, Path(record.store)),
+            watch_fds=watch,
+        )
+        signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
+        paths = _write_connection_files(options, record, keys, hub.port)
+        log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
+        _say_ready(options.ready_fd, hub.port, found)
+        controller.run()
+        log.info("stopped")
+    finally:
+        for path in paths:
+            runtime.remove_connection_file(path, record.incarnation)
+        hub.close()
+
+
+def _moved(record: runtime.FarmRecord, host: str, port: int) -> runtime.FarmRecord:
+    return runtime.FarmRecord(
+        name=record.name,
+        incarnation=record.incarnation,
+        host=host,
+        port=port,
+        store=record.store,
+        node=record.node,
+    )
+
+
+def _found(farm: Farm) -> str:
+    """What was there before, for people."""
+    waiting = farm.counts[State.SCHEDULED] + farm.counts[State.PENDING]
+    kept = len(farm.finals)
+    return f"{waiting} waiting, {kept} results kept" if waiting or kept else ""
+
+
+def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
+    if options.min_free_bytes is not None:
+        return int(options.min_free_bytes)
+    found = os.statvfs(store.parent)
+    return max(MIN_FREE_BYTES, int(found.f_blocks * found.f_frsize * MIN_FREE_SHARE))
+
+
+def _write_connection_files(
+    options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, port: int
+) -> list[Path]:
+    paths = []
+    for role, pair in (("client", keys.client), ("agent", keys.agent)):
+        info = runtime.ConnectionInfo(
+            farm=options.farm,
+            incarnation=record.incarnation,
+            host=options.host,
+            port=port,
+            server_key=keys.server.public,
+            public_key=pair.public,
+            secret_key=pair.secret,
+            role=role,
+            controller_pid=os.getpid(),
+            controller_started=runtime.process_started() or 0.0,
+            version=__version__,
+            protocol=PROTOCOL,
+            node=socket.gethostname(),
+        )
+        path = runtime.connection_path(options.farm, role)
+        runtime.write_connection_file(info, path)
+        paths.append(path)
+    return paths
+
+
+def _say_ready(fd: int | None, port: int, found: str) -> None:
+    if fd is None:
+        return
+    line = json.dumps({"port": port, "pid": os.getpid(), "found": found}) + "\n"
+    try:
+        os.write(fd, line.encode())
+    except BrokenPipeError:
+        log.warning("whoever started this controller is gone already")
+    os.close(fd)
+
+
+def _signals() -> dict[int, Callable[[], Stop | None]]:
+    """SIGINT and SIGTERM stop the farm; a second one waits for nothing."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def told() -> Stop | None:
+        numbers = os.read(read, 4096)
+        stopping = any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
+        return Stop(drain_s=2.0) if stopping else None
+
+    return {read: told}
+
+
+def _owner_is_gone(fd: int, watch: dict[int, Callable[[], Stop | None]]) -> Stop | None:
+    """The owner never writes: readable means that it has closed its end, or died."""
+    if os.read(fd, 1):
+        return None
+    del watch[fd]
+    os.close(fd)
+    return Stop(drain_s=0.0)
+
+
+def _delete(options: argparse.Namespace, folder: Path) -> None:
+    """An owned farm leaves nothing behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if options.socket_folder is not None:
+        shutil.rmtree(options.socket_folder, ignore_errors=True)
+
+
+def _dump(controller: Controller, folder: Path) -> None:
+    """SIGUSR2: the last events, without payloads, for whoever looks into a riddle."""
+    path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]
+    runtime.write_private(path, "".join(lines).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

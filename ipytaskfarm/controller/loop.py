@@ -1,0 +1,211 @@
+"""The controller's loop: take what has arrived, decide, commit once, send.
+
+One thread, one turn at a time.  Nothing leaves before its commit: the sends of a turn, hand-outs and acknowledgements
+included, follow the commit of its saves, so what anybody was told is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from ..core.errors import StoreFull
+from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
+from ..core.farm import Decision, Now
+from ..core.messages import Answer, Ask, EngineLost, FarmState, Finals, Message, Stop
+from ..core.saves import SaveFinal
+from ..core.scheduler import Scheduler
+from ..core.states import Reason
+from ..doors.store import Store
+from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from . import replies
+from .evaluation import Evaluator
+from .payloads import Payloads
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""A turn is made at least so often, so that silence is noticed."""
+
+PUSH_BYTES = 16 * 2**20
+"""With more than this on its way to a client, results are announced without their bodies; the client fetches them."""
+
+ROOM_CHECK_S = 1.0
+FULL_RETRY_S = 1.0
+REMEMBERED_EVENTS = 10_000
+
+
+class Controller:
+    """Owns the doors and turns the loop until the farm has stopped."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        store: Store,
+        hub: Hub,
+        evaluator_folder: Path,
+        *,
+        found: str = "",
+        min_free_bytes: int = 0,
+        watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._store = store
+        self._hub = hub
+        self._payloads = Payloads(store)
+        self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
+        self._watch_fds = watch_fds or {}
+        self._found = found
+        self._started_s = time.time()
+        self._min_free_bytes = min_free_bytes
+        self._room_checked_s = 0.0
+        self._store_bytes = 0
+        self._next: list[tuple[str, Event]] = []
+        self.recent: deque[tuple[float, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
+        """(monotonic, session, what) of the last events, without payloads."""
+
+    def run(self) -> None:
+        """Turn until the farm has stopped.  StoreError: the store is broken; IllegalMove and the like: we are."""
+        try:
+            while not self.turn():
+                pass
+            self._hub.flush()
+        finally:
+            self._evaluator.close()
+
+    def turn(self) -> bool:
+        """One turn; True when the farm has stopped."""
+        ready = self._hub.poll(self._patience_s(), self._fds())
+        now = Now(time.monotonic(), time.time())
+        events = list(self._events(ready, now))
+        for session, event in events:
+            self.recent.append((now.mono_s, session, type(event).__name__))
+        out = self._scheduler.turn(events, now)
+        if out.saves:
+            self._commit(out)
+        self._perform(out)
+        self._hub.flush()
+        return out.finished
+
+    # -- what comes in
+
+    def _patience_s(self) -> float:
+        if self._next:
+            return 0.0
+        deadlines = [self._scheduler.next_deadline(), self._evaluator.next_deadline()]
+        soonest = min((d for d in deadlines if d is not None), default=None)
+        return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
+
+    def _fds(self) -> list[int]:
+        evaluator = self._evaluator.fd()
+        return [*self._watch_fds, evaluator] if evaluator is not None else list(self._watch_fds)
+
+    def _events(self, ready: set[int], now: Now) -> Iterator[tuple[str, Event]]:
+        later, self._next = self._next, []
+        yield from later
+        for fd in ready & self._watch_fds.keys():
+            stop = self._watch_fds[fd]()
+            if stop is not None:
+                yield "", Ask(0, stop)
+        for peer, heard in self._hub.receive():
+            event = _event_of(peer, heard)
+            if event is not None:
+                if type(event) is EngineLost:
+                    self._payloads.forget_engine(event.engine)
+                yield peer.session, event
+        for answer in self._evaluator.answers():
+            yield "", answer
+        if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
+            self._room_checked_s = now.mono_s
+            yield "", StoreRoom(self._lack_of_room())
+
+    def _lack_of_room(self) -> str | None:
+        free = self._store.free_bytes()
+        if free >= self._min_free_bytes:
+            return None
+        return (
+            f"the disk that holds the farm's store has {free / 2**20:,.0f} MiB left, less than the "
+            f"{self._min_free_bytes / 2**20:,.0f} MiB kept for results: make room, or clear results (`tc.clear()`)"
+        )
+
+    # -- the commit
+
+    def _commit(self, out: Decision) -> None:
+        """All of a turn's saves at once.  On a full disk nothing is lost and nothing goes on until there is room:
+        what was received is not acknowledged, and what was decided is not sent."""
+        told = False
+        while True:
+            try:
+                fenced = self._store.commit(out.saves)
+                break
+            except StoreFull as error:
+                # Submissions were refused long before (`StoreRoom`): these are mostly results, and agents keep them.
+                if not told:
+                    log.error("%s", error)
+                    told = True
+                time.sleep(FULL_RETRY_S)
+        if fenced:
+            log.error("the store refused stale rows of tasks %s", fenced[:20])
+        self._payloads.keep(out.saves)
+        self._payloads.forget(
+            save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason == Reason.ABORTED
+        )
+
+    # -- what goes out
+
+    def _perform(self, out: Decision) -> None:
+        for note in out.notes:
+            log.info("%s", note)
+        for session, message in out.sends:
+            if session:
+                self._hub.send(session, self._completed(session, message))
+        for assignment in out.assignments:
+            self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
+        for load in out.loads:
+            session, reply = replies.answer(self._store, load)
+            if isinstance(reply, Answer):
+                self._hub.send(session, reply)
+            else:
+                self._next.append((session, reply))
+        for question in out.evaluations:
+            self._evaluator.ask(question)
+        if out.evaluations:
+            self._next.extend(("", answer) for answer in self._evaluator.answers())
+
+    def _completed(self, session: str, message: Message) -> Message:
+        """Messages that hold something only the shell knows, or that are too much for their receiver now."""
+        if type(message) is Finals and self._hub.backlog_bytes(session) > PUSH_BYTES:
+            return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
+        if type(message) is Answer and type(message.reply) is FarmState:
+            state = msgspec.structs.replace(
+                message.reply,
+                pid=os.getpid(),
+                started_s=self._started_s,
+                store_bytes=self._store.size_bytes(),
+                found=self._found,
+            )
+            return Answer(message.n, state)
+        return message
+
+    def _code_of(self, digest: str) -> bytes | None:
+        functions = self._payloads.functions([digest])
+        return functions[0].code if functions else None
+
+
+def _event_of(peer: Peer, heard: object) -> Event | None:
+    """The hub's words for comings and goings in the scheduler's."""
+    if isinstance(heard, PeerNewEpoch):
+        return Joined(peer.role, peer.name)
+    if isinstance(heard, PeerUp):
+        return Back()
+    if isinstance(heard, PeerSilent):
+        return Silent()
+    if isinstance(heard, PeerGone):
+        return Gone()
+    return heard  # type: ignore[return-value]

@@ -1,0 +1,107 @@
+"""What tasks are made of, on its way from the store to the engines.
+
+The scheduler knows no payloads, and a million of them must not fill the controller's memory: what was just accepted is
+kept while there is room, because most tasks run soon; the rest is read from the store, a batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+
+from ..core.farm import Assignment
+from ..core.messages import Batch, Function, HandOut, Incarnation, Run
+from ..core.saves import Save, SaveFunction, SaveTask
+from ..doors.store import Store
+
+CACHE_BYTES = 64 * 2**20
+_ENTRY_BYTES = 120
+"""What an entry costs beside its payload."""
+
+SENT_FUNCTIONS = 4096
+"""How many functions an engine is trusted to remember.  Engines keep twice as many, used in the same order."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Payloads:
+    """Turns assignments into hand-outs."""
+
+    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
+        self._store = store
+        self._room = cache_bytes
+        self._waiting: dict[int, bytes] = {}
+        self._code: OrderedDict[str, bytes] = OrderedDict()
+        self._code_room = cache_bytes
+        self._sent: dict[Incarnation, OrderedDict[str, None]] = {}
+
+    def keep(self, saves: Iterable[Save]) -> None:
+        """Remember what was just committed, as far as there is room."""
+        for save in saves:
+            if type(save) is SaveTask:
+                size = len(save.payload) + _ENTRY_BYTES
+                if size <= self._room:
+                    self._room -= size
+                    self._waiting[save.id] = save.payload
+            elif type(save) is SaveFunction:
+                self._keep_code(save.digest, save.code)
+
+    def _keep_code(self, digest: str, code: bytes) -> None:
+        self._code[digest] = code
+        self._code_room -= len(code)
+        while self._code_room < 0 and len(self._code) > 1:
+            self._code_room += len(self._code.popitem(last=False)[1])
+
+    def forget(self, task_ids: Iterable[int]) -> None:
+        """These will not run: they were aborted."""
+        for task_id in task_ids:
+            self._take(task_id)
+
+    def forget_engine(self, engine: Incarnation) -> None:
+        """It is gone."""
+        self._sent.pop(engine, None)
+
+    def _take(self, task_id: int) -> bytes | None:
+        payload = self._waiting.pop(task_id, None)
+        if payload is not None:
+            self._room += len(payload) + _ENTRY_BYTES
+        return payload
+
+    def hand_out(self, assignment: Assignment) -> HandOut:
+        """The message for an assignment, with the functions that its engine has not been sent yet."""
+        payloads = {task[0]: self._take(task[0]) for task in assignment.tasks}
+        missing = [task_id for task_id, payload in payloads.items() if payload is None]
+        if missing:
+            payloads.update((task_id, payload) for task_id, payload, _ in self._store.work(missing))
+        runs = []
+        keys = []
+        for task_id, attempt, function, time_limit_s, version in assignment.tasks:
+            runs.append(Run(task_id, attempt, payloads[task_id] or b"", function, time_limit_s, version))
+            keys.append((task_id, attempt))
+        functions = self._functions_for(assignment)
+        return HandOut(assignment.engine, keys, msgspec.Raw(_encode(Batch(runs, functions))))
+
+    def _functions_for(self, assignment: Assignment) -> list[Function]:
+        needed = dict.fromkeys(task[2] for task in assignment.tasks if task[2] is not None)
+        if not needed:
+            return []
+        sent = self._sent.setdefault(assignment.engine, OrderedDict())
+        unsent = []
+        for digest in needed:
+            if digest in sent:
+                sent.move_to_end(digest)
+                continue
+            unsent.append(digest)
+            sent[digest] = None
+            if len(sent) > SENT_FUNCTIONS:
+                sent.popitem(last=False)
+        return self.functions(unsent)
+
+    def functions(self, digests: list[str]) -> list[Function]:
+        """Code by digest, from memory or the store."""
+        absent = [digest for digest in digests if digest not in self._code]
+        for function in self._store.functions(absent) if absent else ():
+            self._keep_code(function.digest, function.code)
+        return [Function(digest, self._code[digest]) for digest in digests if digest in self._code]

@@ -1,0 +1,50 @@
+"""Answers that need the store: results, tables of finished tasks, explanations, the originals of tasks to be retried."""
+
+from __future__ import annotations
+
+import time
+
+from ..core.events import Event, Originals
+from ..core.farm import Load, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ..core.messages import Answer, Fetched, Final, Refusal, Submission, TaskTable, Text
+from ..doors.store import Store
+
+
+def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
+    """What to send, or (for `LoadOriginals`) the event that the scheduler waits for."""
+    if isinstance(load, LoadFinals):
+        finals = [*store.finals(load.ids), *load.refusals]
+        return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
+    if isinstance(load, LoadTable):
+        rows = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
+        table = TaskTable(sorted([*load.rows, *rows], key=lambda row: row.id), load.unknown)
+        return load.session, Answer(load.n, table)
+    if isinstance(load, LoadOriginals):
+        tasks = [
+            Submission(task_id, payload, 0.0, function, rules)
+            for task_id, payload, function, rules in store.original(load.ids)
+        ]
+        return load.session, Originals(load.n, tasks, load.missing, load.not_failed)
+    return load.session, Answer(load.n, _explanation(store, load))
+
+
+def _explanation(store: Store, load: LoadExplanation) -> Text | Refusal:
+    finals = store.finals([load.id])
+    if not finals:
+        return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
+    return Text("\n".join(explain_final(finals[0])))
+
+
+def explain_final(final: Final) -> list[str]:
+    """Lines for people about a finished task."""
+    state = f"failed: {final.reason}" if final.reason else "succeeded"
+    when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
+    where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
+    lines = [f"task {final.id} {state}{where} at {when}, run time {final.run_s:.3f} s"]
+    for row in final.history:
+        what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
+        lines.append(f"attempt {row.number} on engine {row.engine_id} ({row.node}): {row.outcome}{what}")
+    if final.failure is not None:
+        place = f" ({final.failure.place})" if final.failure.place else ""
+        lines.append(f"{final.failure.etype}: {final.failure.value}{place}")
+    return lines
