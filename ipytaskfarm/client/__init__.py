@@ -1,0 +1,56 @@
+"""Runs in the user's process: what one types.
+
+This is the module of IPython 0.10's documentation: ``from ipytaskfarm import client`` in place of
+``from IPython.kernel import client``, and old scripts run.
+
+    taskclient, multiengine     what users call
+    tasks, results, commands    what goes in and what comes back
+    maps, tables, display       conveniences over these
+    sessions, io                one connection per process and farm, on one IO thread
+    outbox, arrivals            what that thread and its callers share
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core import errors
+from ..core.errors import CompositeError, TaskAborted, TaskFarmError, TaskRejectError, TaskTimeout
+from .commands import PendingResult, ResultList
+from .multiengine import MultiEngineClient
+from .results import NS, Failure, TaskResult
+from .taskclient import TaskClient
+from .tasks import CallTask, MapTask, StringTask, Task
+
+if TYPE_CHECKING:
+    default_task_address: tuple[str, int]
+    """Where the farm "default" listens; read on use."""
+
+__all__ = [
+    "NS",
+    "CallTask",
+    "CompositeError",
+    "Failure",
+    "MapTask",
+    "MultiEngineClient",
+    "PendingResult",
+    "ResultList",
+    "StringTask",
+    "Task",
+    "TaskAborted",
+    "TaskClient",
+    "TaskFarmError",
+    "TaskRejectError",
+    "TaskResult",
+    "TaskTimeout",
+    "default_task_address",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "default_task_address":
+        from .sessions import default_address
+
+        return default_address()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

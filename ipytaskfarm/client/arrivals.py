@@ -1,0 +1,134 @@
+"""What is known of tasks that ended, and who waits for them.
+
+No IO, no lock of its own: `session.Session` calls it under its lock, except for `finals`, which
+callers may read without it (one dict lookup).
+
+Everything here works on whole batches with set and dict operations, because it runs in the IO thread
+while the caller wants the interpreter: a waiter counts down, nobody looks through all ids at each wake-up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from ..core.messages import Final
+from ..core.states import Reason
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""Results are kept up to this much; older ones are fetched again when they are asked for."""
+
+_FINAL_BYTES = 400
+"""What a final state costs beside its body."""
+
+
+class Waiter:
+    """Somebody who waits for ids to end.
+
+    `remaining` shrinks as they do; `event` is set when it is empty, or at each change for an `eager` one
+    (which finds the ids that ended since in `ended`), or when the session failed.
+    """
+
+    __slots__ = ("remaining", "ended", "eager", "event")
+
+    def __init__(self, ids: set[int], eager: bool = False) -> None:
+        self.remaining = ids
+        self.ended: list[int] = []
+        self.eager = eager
+        self.event = threading.Event()
+        if not ids:
+            self.event.set()
+
+
+class Arrivals:
+    """Final states that arrived, ids that have not ended yet, and waiters."""
+
+    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
+        self.finals: dict[int, Final] = {}
+        self.handed_in: set[int] = set()
+        """Ids handed in by this session that have not ended: what a bare `barrier()` waits for."""
+        self.watched: set[int] = set()
+        """Ids of others that have not ended, whose end the controller will tell us."""
+        self.gone: set[int] = set()
+        """Ids that were waited for, of which the controller says that there are none such."""
+        self.refused: list[Final] = []
+        """Refusals that `flush` has not raised yet."""
+        self._waiters: list[Waiter] = []
+        self._cache_bytes_max = cache_bytes
+        self._cache_bytes = 0
+
+    def take(self, finals: list[Final]) -> None:
+        """Tasks ended (or their results were fetched)."""
+        batch = {final.id: final for final in finals}
+        for task_id in batch.keys() & self.finals.keys():
+            known = self.finals[task_id]
+            if known.body is not None and batch[task_id].body is None:
+                batch[task_id] = known  # told again in short: keep what we have
+            self._drop_cached((task_id,))
+        self.finals.update(batch)
+        self._cache_bytes += sum([len(f.body) + _FINAL_BYTES if f.body else _FINAL_BYTES for f in batch.values()])
+        self.refused += [f for f in finals if f.reason == Reason.REFUSED and f.id in self.handed_in]
+        self._end(batch)
+        if self._cache_bytes > self._cache_bytes_max:
+            self._evict()
+
+    def unknown(self, ids: Iterable[int]) -> None:
+        """The controller knows nothing of these: nobody should wait for them any longer."""
+        there = [i for i in ids if i not in self.finals]
+        self.gone.update(there)
+        self._end(dict.fromkeys(there))
+
+    def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
+        self.watched.difference_update(batch)
+        self.handed_in.difference_update(batch)
+        for waiter in self._waiters:
+            if waiter.eager:
+                ended = [i for i in batch if i in waiter.remaining]
+                if not ended:
+                    continue
+                waiter.ended += ended
+                waiter.event.set()
+            waiter.remaining.difference_update(batch)
+            if not waiter.remaining:
+                waiter.event.set()
+
+    def _evict(self) -> None:
+        """Make room, oldest first, down to nine tenths, so that it is not done for each batch."""
+        for task_id in list(self.finals):
+            if self._cache_bytes <= self._cache_bytes_max * 9 // 10 or len(self.finals) == 1:
+                return
+            self._drop_cached((task_id,))
+
+    def _drop_cached(self, ids: Iterable[int]) -> None:
+        for task_id in ids:
+            final = self.finals.pop(task_id)
+            self._cache_bytes -= _FINAL_BYTES + len(final.body or b"")
+
+    def forget(self, ids: Iterable[int] | None) -> None:
+        """These results were cleared (None: all that are known to have ended)."""
+        self._drop_cached(list(self.finals) if ids is None else [i for i in ids if i in self.finals])
+
+    def live(self, ids: set[int]) -> set[int]:
+        """Those that have not ended."""
+        return (ids & self.handed_in) | (ids & self.watched)
+
+    def is_live(self, task_id: int) -> bool:
+        """Whether its end is still to come."""
+        return task_id in self.handed_in or task_id in self.watched
+
+    def wait_for(self, ids: set[int], eager: bool = False) -> Waiter:
+        """A waiter for those of `ids` that are live; `end_wait` takes it out again."""
+        waiter = Waiter(self.live(ids), eager)
+        if waiter.remaining:
+            self._waiters.append(waiter)
+        return waiter
+
+    def end_wait(self, waiter: Waiter) -> None:
+        """Nobody waits there any longer."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def wake_all(self) -> None:
+        """Something happened that every waiter has to see."""
+        for waiter in self._waiters:
+            waiter.event.set()

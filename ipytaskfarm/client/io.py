@@ -1,0 +1,282 @@
+"""The IO thread of a session: it alone touches the socket (`doors.wire_link`).
+
+There is no asyncio in it, so it is at home beside Jupyter's running event loop, in a plain script and under
+several threads.  It competes with the caller for the interpreter, so it does little, and that in batches: what
+gathered in the outbox is one message, what ended arrives as one dict.  Handing in wakes it only if it is asleep
+for long; after sending it naps for a millisecond without being woken, so that a loop of `run` calls costs one
+message per millisecond and not one per call.
+
+`session.Session` is this with the callers' side.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..core import errors
+from ..core.messages import (
+    Accepted,
+    Answer,
+    Ask,
+    Command,
+    CommandAnswer,
+    Fetched,
+    Finals,
+    Full,
+    IdBlock,
+    NeedIds,
+    Reply,
+    Submit,
+    Watch,
+    Watched,
+)
+from ..doors.runtime import ConnectionInfo
+from ..doors.wire_link import Link, Lost, NewEpoch, Received, Refused, Resumed
+from .arrivals import Arrivals
+from .outbox import Outbox
+from .results import error_named
+
+NAP_S = 0.001
+"""How long what is handed in may gather, after a message was sent."""
+
+WINDOW_BYTES = 16 * 1024 * 1024
+"""No more is given to the wire while so much is unacknowledged there: it would be kept twice."""
+
+WATCH_IDS = 50_000
+"""Ids in one `Watch`."""
+
+
+class Asked:
+    """A question or a command under way, and its answer or answers."""
+
+    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done")
+
+    def __init__(self, message: Ask | Command, after: int, on_done: Callable[[], None] | None = None) -> None:
+        self.message = message
+        self.after = after
+        """The last chunk of tasks handed in before it: it must not overtake that one."""
+        self.event = threading.Event()
+        self.reply: Reply | None = None
+        self.expected: set[int] = set(message.engines or ()) if isinstance(message, Command) else set()
+        self.answers: dict[int, CommandAnswer] = {}
+        self.answered = False
+        self.on_done = on_done
+
+    def done(self) -> None:
+        """Wake who waits, because the answer is there or because none will come."""
+        self.event.set()
+        if self.on_done is not None:
+            self.on_done()
+
+
+class IoThread:
+    """The connection, and what its thread and the callers share.  All of it is guarded by `_lock`."""
+
+    def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
+        self._read_info = read_info
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """Ids came, something was accepted, the connection changed."""
+        self._outbox = Outbox()
+        self.arrivals = Arrivals()
+        self._questions: deque[Asked] = deque()
+        """To be sent."""
+        self._asked: dict[int, Asked] = {}
+        """Not answered yet."""
+        self._next_n = 1
+        self._idle = False
+        self._stopping = False
+        self._welcomed = False
+        self._down_since_s: float | None = time.monotonic()
+        self._gone_since_s: float | None = None
+        self._noticed = False
+        self.fatal: BaseException | None = None
+        """Why nothing works any more; raised by every call."""
+        self.info = read_info()
+        self.farm = self.info.farm
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        session_id = os.urandom(12).hex()
+        self._link = Link(self._read_again, "client", session_id, name, farm=self.info.incarnation)
+        self._thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
+
+    def _ring(self) -> None:
+        try:
+            os.eventfd_write(self._bell, 1)
+        except OSError:
+            pass  # closed: the session is ending
+
+    def _read_again(self) -> ConnectionInfo:
+        """What Link reads before each connection attempt."""
+        try:
+            info = self._read_info()
+        except (errors.FarmNotRunning, OSError):
+            if self._gone_since_s is None:
+                self._gone_since_s = time.monotonic()
+            raise
+        self._gone_since_s = None
+        return info
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._bell, select.POLLIN)
+        for fd in self._link.fds():
+            poller.register(fd, select.POLLIN)
+        try:
+            while not self._stopping and self.fatal is None:
+                now_s = time.monotonic()
+                with self._lock:
+                    messages, sent = self._gather(now_s)
+                for message in messages:
+                    self._link.send(message)
+                events = self._link.step(now_s)
+                if events:
+                    self._take(events)
+                self._sleep(poller, sent)
+        except Exception as error:  # the last resort: every caller must hear of it, or it would wait for ever
+            traceback.print_exc()
+            self._fail(errors.ConnectionError(f"the client's IO thread ended by a bug: {error!r}"))
+        finally:
+            self._link.close()
+            bell, self._bell = self._bell, -1
+            os.close(bell)
+
+    def _sleep(self, poller: select.poll, sent: bool) -> None:
+        now_s = time.monotonic()
+        deadline_s = self._link.next_deadline()
+        with self._lock:
+            again_s = self._outbox.next_deadline()
+            if again_s is not None and self._link.is_up:
+                deadline_s = min(deadline_s, again_s)
+            if sent:
+                deadline_s = min(deadline_s, now_s + NAP_S)
+            else:
+                if self._can_send():
+                    return
+                self._idle = True
+        # Rounded up: waking a little early would turn the last millisecond into a busy loop.
+        timeout_s = min(max(deadline_s - now_s, 0.0), 5.0)
+        if any(fd == self._bell for fd, _ in poller.poll(int(timeout_s * 1000) + 1 if timeout_s else 0)):
+            os.eventfd_read(self._bell)
+        self._idle = False
+
+    def _can_send(self) -> bool:
+        if not self._welcomed or not self._link.is_up:
+            return False
+        outbox = self._outbox
+        if self._may_ask() or (outbox.want_ids and not outbox.asked_ids):
+            return True
+        return outbox.can_send() and self._link.unacked_bytes < WINDOW_BYTES
+
+    def _may_ask(self) -> bool:
+        """Questions and commands keep their place among the tasks; but a full disk does not hold them up."""
+        outbox = self._outbox
+        return bool(self._questions) and (outbox.full_why is not None or self._questions[0].after <= outbox.sent_upto())
+
+    def _gather(self, now_s: float) -> tuple[list[Any], bool]:
+        """With the lock held: what to send now, and whether there are tasks in it (more may be on their way)."""
+        messages: list[Any] = []
+        if not self._welcomed or not self._link.is_up:
+            return messages, False
+        outbox = self._outbox
+        if outbox.want_ids and not outbox.asked_ids:
+            outbox.asked_ids = True
+            messages.append(NeedIds())
+        tasks = False
+        room = WINDOW_BYTES - self._link.unacked_bytes
+        while True:
+            while self._may_ask():
+                messages.append(self._questions.popleft().message)
+            chunk = outbox.next_to_send(now_s) if room > 0 else None
+            if chunk is None:
+                return messages, tasks
+            room -= chunk.size_bytes
+            messages.append(Submit(chunk.tasks, list(chunk.functions.values())))
+            tasks = True
+
+    def _take(self, events: list[Any]) -> None:
+        """What the link brought: all of it under one lock, then one wake-up."""
+        done: list[Asked] = []
+        with self._lock:
+            for event in events:
+                if isinstance(event, Received):
+                    self._receive(event.message, done)
+                elif isinstance(event, NewEpoch):
+                    self._new_epoch()
+                elif isinstance(event, Resumed):
+                    self._down_since_s = None
+                    self._noticed = False
+                elif isinstance(event, Lost):
+                    if self._down_since_s is None:
+                        self._down_since_s = time.monotonic()
+                elif isinstance(event, Refused) and not event.refuse.later:
+                    self.fatal = error_named(event.refuse.etype, event.refuse.text)
+            self._changed.notify_all()
+        for asked in done:
+            asked.done()
+        if self.fatal is not None:
+            self._fail(self.fatal)
+
+    def _receive(self, message: Any, done: list[Asked]) -> None:
+        if isinstance(message, Finals):
+            self.arrivals.take(message.finals)
+        elif isinstance(message, Accepted):
+            self._outbox.accepted(message.blocks)
+        elif isinstance(message, Answer):
+            asked = self._asked.pop(message.n, None)
+            if isinstance(message.reply, Fetched):
+                self.arrivals.take(message.reply.finals)
+            elif isinstance(message.reply, Watched):
+                self.arrivals.unknown(message.reply.unknown)
+            if asked is not None:
+                asked.reply = message.reply
+                asked.answered = True
+                done.append(asked)
+        elif isinstance(message, CommandAnswer):
+            asked = self._asked.get(message.n)
+            if asked is not None and self._answered(asked, message):
+                del self._asked[message.n]
+                asked.answered = True
+                done.append(asked)
+        elif isinstance(message, IdBlock):
+            self._outbox.block_came(message)
+        elif isinstance(message, Full):
+            self._outbox.full(message, time.monotonic())
+
+    @staticmethod
+    def _answered(asked: Asked, answer: CommandAnswer) -> bool:
+        """Note one engine's answer; True when it was the last.  One from an unknown engine is the only one."""
+        asked.answers[answer.engine_id] = answer
+        return asked.expected <= asked.answers.keys() or (not answer.ok and b"InvalidEngineID" in answer.body)
+
+    def _new_epoch(self) -> None:
+        """A controller process that knows nothing of this session but what is on disk: tell it the rest."""
+        self._welcomed = True
+        self._down_since_s = None
+        self._noticed = False
+        self._outbox.new_epoch()
+        self._questions = deque(self._asked.values())
+        known = (self.arrivals.handed_in | self.arrivals.watched) - self._outbox.unaccepted_ids()
+        ids = sorted(known)
+        for at in range(0, len(ids), WATCH_IDS):
+            watch = Ask(self._next_n, Watch(ids[at : at + WATCH_IDS]))
+            self._questions.appendleft(Asked(watch, after=0))
+            self._next_n += 1
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing works any more: tell all who wait."""
+        with self._lock:
+            if self.fatal is None:
+                self.fatal = error
+            waiting = list(self._asked.values())
+            self._asked.clear()
+            self.arrivals.wake_all()
+            self._changed.notify_all()
+        for asked in waiting:
+            asked.done()

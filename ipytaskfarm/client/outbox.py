@@ -1,0 +1,260 @@
+"""What was handed in and is not known to be on disk yet, and the ids it is handed in under.
+
+No IO, no lock, no clock of its own: `session.Session` owns one and calls it under its lock.
+
+Tasks gather in *chunks*.  A chunk is handed to the wire as one message and dropped whole once all of
+it is accepted; sending one twice is harmless, because the controller knows by its ids what it has.
+The order of hand-in is the order of sending, also after a refusal (`Full`) or a new controller:
+within a block of ids the controller takes a lower id that comes late for one it has seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..core.messages import Full, Function, IdBlock, Rules, Submission
+
+CHUNK_TASKS = 1_000
+CHUNK_BYTES = 192 * 1024
+"""A chunk is closed when it holds this much: less than a packet of the wire, so that few have to be cut."""
+
+LIMIT_BYTES = 256 * 1024 * 1024
+"""`run` waits when so much is not accepted."""
+
+FULL_RETRY_S = 1.0
+
+_TASK_BYTES = 150
+"""What a task costs beside its payload."""
+
+_SMALL_FUNCTION_BYTES = 16 * 1024
+
+
+class Chunk:
+    """Tasks of one block of ids, in order, and the functions they need."""
+
+    __slots__ = ("number", "block", "tasks", "functions", "size_bytes")
+
+    def __init__(self, number: int, block: int) -> None:
+        self.number = number
+        """1, 2, 3 … in the order of hand-in."""
+        self.block = block
+        """First id of the block."""
+        self.tasks: list[Submission] = []
+        self.functions: dict[str, Function] = {}
+        self.size_bytes = 0
+
+    @property
+    def first(self) -> int:
+        return self.tasks[0].id
+
+    @property
+    def last(self) -> int:
+        return self.tasks[-1].id
+
+
+class Outbox:
+    """Ids to draw from, chunks to be sent, chunks sent and not accepted."""
+
+    def __init__(self) -> None:
+        self.next_id = 0
+        self.last_id = -1
+        self._block = 0
+        self._ask_at = -1
+        self._waiting_blocks: deque[tuple[int, int]] = deque()
+        self._used_blocks: list[tuple[int, int]] = []
+        self.want_ids = False
+        """A block should be asked for."""
+        self.asked_ids = False
+        """A block was asked for and has not come."""
+        self._chunks = 0
+        """So many were begun."""
+        self._open: Chunk | None = None
+        self._unsent: deque[Chunk] = deque()
+        self._sent: deque[Chunk] = deque()
+        self._large_sent: set[str] = set()
+        self.size_bytes = 0
+        self.full_why: str | None = None
+        """The controller's disk is full, in its words."""
+        self._full_until_s = 0.0
+        self._probe: Chunk | None = None
+        """While the disk is full, the one chunk that is sent to ask whether it still is."""
+
+    # Ids
+
+    def has_id(self) -> bool:
+        """Whether an id can be drawn; if not, one block more is wanted."""
+        if self.next_id <= self.last_id:
+            return True
+        if not self._waiting_blocks:
+            self.want_ids = True
+            return False
+        if self.last_id >= 0:
+            self._used_blocks.append((self._block, self.last_id))
+        self._close()
+        first, last = self._waiting_blocks.popleft()
+        self._block = self.next_id = first
+        self.last_id = last
+        self._ask_at = first + (last - first + 1) // 2
+        return True
+
+    def block_came(self, block: IdBlock) -> None:
+        """The controller gave ids."""
+        self.asked_ids = False
+        self.want_ids = False
+        self._waiting_blocks.append((block.first, block.last))
+
+    def was_handed_in(self, task_id: int) -> bool:
+        """Whether this session gave out this id."""
+        if self._block <= task_id <= self.last_id:
+            return task_id < self.next_id
+        return any(first <= task_id <= last for first, last in self._used_blocks)
+
+    # Handing in
+
+    def add(
+        self,
+        payload: bytes,
+        submitted_s: float,
+        function: str | None,
+        rules: Rules | None,
+        functions: tuple[Function, ...] = (),
+    ) -> int:
+        """Take the next id (`has_id` was true) and queue the task; returns the id."""
+        task_id = self.next_id
+        # First, and alone: an interrupt after this line loses an id, before it nothing.
+        self.next_id = task_id + 1
+        if task_id == self._ask_at:
+            self.want_ids = True
+        chunk = self._open
+        size = len(payload) + _TASK_BYTES
+        if chunk is not None and size > CHUNK_BYTES:
+            self._close()  # a large task travels alone: no message may grow without bound
+            chunk = None
+        if chunk is None:
+            self._chunks += 1
+            chunk = self._open = Chunk(self._chunks, self._block)
+        for code in functions:
+            size += self._take_function(chunk, code)
+        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules))
+        chunk.size_bytes += size
+        self.size_bytes += size
+        if chunk.size_bytes >= CHUNK_BYTES or len(chunk.tasks) >= CHUNK_TASKS:
+            self._close()
+        return task_id
+
+    def _take_function(self, chunk: Chunk, code: Function) -> int:
+        # Small code goes with every chunk that uses it: the controller may have forgotten it, since
+        # clearing the last task of a function clears the function.
+        if code.digest in chunk.functions:
+            return 0
+        size = len(code.code)
+        if size > _SMALL_FUNCTION_BYTES:
+            if code.digest in self._large_sent:
+                return 0
+            self._large_sent.add(code.digest)
+        chunk.functions[code.digest] = code
+        return size
+
+    def forget_functions(self) -> None:
+        """Results were cleared, and perhaps functions with them: send the large ones again too."""
+        self._large_sent.clear()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._unsent.append(self._open)
+            self._open = None
+
+    # Sending
+
+    @property
+    def is_empty(self) -> bool:
+        """Everything handed in was accepted."""
+        return self._open is None and not self._unsent and not self._sent
+
+    def has_unsent(self) -> bool:
+        """There is something to send, were there room."""
+        return self._open is not None or bool(self._unsent)
+
+    def mark(self) -> int:
+        """The number of the last chunk until now; what is added later goes into another one."""
+        self._close()
+        return self._chunks
+
+    def sent_upto(self) -> int:
+        """The number of the last chunk that is sent, with all before it."""
+        first = self._unsent[0] if self._unsent else self._open
+        return self._chunks if first is None else first.number - 1
+
+    def can_send(self) -> bool:
+        """Something may be sent now (a probe of a full disk has a time of its own: `next_deadline`)."""
+        return self.full_why is None and self.has_unsent()
+
+    def oldest_id(self) -> int:
+        """The lowest id that is not known to be on disk; beyond all ids when everything is."""
+        for chunks in (self._sent, self._unsent):
+            if chunks:
+                return chunks[0].first
+        return self._open.first if self._open is not None else self.next_id
+
+    def next_to_send(self, now_s: float) -> Chunk | None:
+        """The next chunk, on its way from now on; None: nothing, or not now."""
+        if self.full_why is not None and (self._probe is not None or now_s < self._full_until_s):
+            return None
+        if not self._unsent:
+            self._close()
+            if not self._unsent:
+                return None
+        chunk = self._unsent.popleft()
+        self._sent.append(chunk)
+        if self.full_why is not None:
+            self._probe = chunk
+        return chunk
+
+    def next_deadline(self) -> float | None:
+        """When to send again although nothing happened."""
+        return self._full_until_s if self.full_why is not None and self._probe is None else None
+
+    def accepted(self, blocks: list[tuple[int, int]]) -> bool:
+        """Drop what is on disk; True if that was anything."""
+        upto = dict(blocks)
+        before = len(self._sent)
+        # Acceptance is in order, so the oldest chunk is always the next one to go.
+        while self._sent and upto.get(self._sent[0].block, -1) >= self._sent[0].last:
+            chunk = self._sent.popleft()
+            self.size_bytes -= chunk.size_bytes
+            if chunk is self._probe:
+                self._probe = None
+                self.full_why = None
+        return len(self._sent) < before
+
+    def full(self, refused: Full, now_s: float) -> None:
+        """Nothing from that id on was taken: that chunk and all behind it are to be sent again, later."""
+        back: list[Chunk] = []
+        found = False
+        for chunk in self._sent:
+            found = found or chunk.first <= refused.first_id <= chunk.last
+            if found:
+                back.append(chunk)
+        if not found:
+            return  # of a chunk that came back already, with the one before it
+        for _ in back:
+            self._sent.pop()
+        self._unsent.extendleft(reversed(back))
+        self._probe = None
+        self.full_why = refused.why
+        self._full_until_s = now_s + FULL_RETRY_S
+
+    def new_epoch(self) -> None:
+        """Another controller process: it has what was accepted, the rest is to be sent again."""
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self._probe = None
+        self.full_why = None
+        if self.asked_ids:
+            self.asked_ids = False
+            self.want_ids = True
+
+    def unaccepted_ids(self) -> set[int]:
+        """Ids of which the controller may know nothing."""
+        chunks = [*self._sent, *self._unsent, *([self._open] if self._open else [])]
+        return {task.id for chunk in chunks for task in chunk.tasks}

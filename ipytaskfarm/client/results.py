@@ -1,0 +1,342 @@
+"""What comes back: `TaskResult`, its namespace `NS`, and `Failure`.
+
+A result is unpacked when it is looked at, in the caller's thread: fetching twenty thousand of them
+must not cost twenty thousand unpicklings, and unpickling may run code of the user's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import html
+import time
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from ..core import errors
+from ..core.messages import Failure as WireFailure
+from ..core.messages import Final, ResultBody
+from ..core.states import Reason, State
+from ..doors.pack import unpack, unpack_error
+
+_decode_body = msgspec.msgpack.Decoder(ResultBody).decode
+
+_NOTHING = ResultBody()
+
+_BY_REASON: dict[str, type[Exception]] = {
+    Reason.ABORTED: errors.TaskAborted,
+    Reason.TIME_LIMIT: errors.TimeLimitExceeded,
+    Reason.ENGINE_LOST: errors.EngineLost,
+    Reason.MEMORY: errors.MemoryLimitExceeded,
+    Reason.QUARANTINED: errors.Quarantined,
+    Reason.REJECTED: errors.TaskRejectError,
+    Reason.UNMET: errors.TaskTimeout,
+    Reason.TOO_LARGE: errors.ResultTooLarge,
+}
+
+
+def decode_body(final: Final) -> ResultBody:
+    """The decoded body of a final result; an empty one where the task left none."""
+    return _decode_body(final.body) if final.body else _NOTHING
+
+
+def error_named(etype: str, text: str) -> Exception:
+    """An error by its name in `core.errors` or among the builtins; a RemoteError for any other name."""
+    found = getattr(errors, etype, None) or getattr(builtins, etype, None)
+    if isinstance(found, type) and issubclass(found, Exception) and found is not errors.CompositeError:
+        try:
+            return found(text)
+        except TypeError:
+            pass
+    return errors.RemoteError(etype, text)
+
+
+def error_of(final: Final, body: ResultBody) -> BaseException:
+    """The exception of a failed task: the task's own where there is one, else what its reason says."""
+    error: BaseException | None = None
+    if final.reason == Reason.ABORTED:
+        # What the task itself saw was TaskCancelled; that is not what happened to the caller.
+        text = final.failure.value if final.failure else ""
+        error = errors.TaskAborted(text or f"task {final.id} was aborted")
+    elif body.failure is not None:
+        error = unpack_error(body.failure, final.engine_id)
+    elif final.reason in _BY_REASON:
+        text = final.failure.value if final.failure else ""
+        error = _BY_REASON[final.reason](text or f"task {final.id} failed: {final.reason}")
+    elif final.failure is not None:
+        error = error_named(final.failure.etype, final.failure.value)
+    else:
+        error = errors.RemoteError("TaskError", f"task {final.id} failed: {final.reason}")
+    _sign(error, final.engine_id, body.failure.traceback if body.failure else "")
+    return error
+
+
+def _sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
+    """Say where it was raised: `engine_id` and `remote_traceback`, and both below the local traceback."""
+    for attribute, value in (("engine_id", engine_id), ("remote_traceback", traceback_text)):
+        if not hasattr(error, attribute):
+            try:
+                setattr(error, attribute, value)
+            except (AttributeError, TypeError):
+                pass  # an exception type with slots of its own
+    if traceback_text and not getattr(error, "__notes__", None):
+        error.add_note(f"raised on engine {engine_id}:\n{traceback_text.rstrip()}")
+
+
+class NS:
+    """The results as attributes: ``tr.ns.a``."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self.__dict__.update(names)
+
+    def __repr__(self) -> str:
+        return f"NS{self.__dict__!r}"
+
+
+class Failure:
+    """Why a task failed (the shape of Twisted's Failure, which IPython 0.10 gave out).
+
+    Attributes: `type` (the exception's class), `value` (the exception itself), `etype` (its name).
+    """
+
+    def __init__(self, value: BaseException, traceback_text: str = "", place: str = "") -> None:
+        self.value = value
+        self.type = type(value)
+        self.place = place
+        self._traceback_text = traceback_text
+
+    @property
+    def etype(self) -> str:
+        """The exception's type by name, as it was on the engine."""
+        return self.value.etype if isinstance(self.value, errors.RemoteError) else self.type.__name__
+
+    def getErrorMessage(self) -> str:  # noqa: N802 - Twisted's name
+        """What the exception says."""
+        return self.value.value if isinstance(self.value, errors.RemoteError) else str(self.value)
+
+    def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
+        """The remote traceback, user frames only, as text."""
+        return self._traceback_text or self.getBriefTraceback()
+
+    def getBriefTraceback(self) -> str:  # noqa: N802 - Twisted's name
+        """Type, message and the innermost place, in one line."""
+        at = f" ({self.place})" if self.place else ""
+        return f"{self.etype}: {self.getErrorMessage()}{at}"
+
+    def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
+        """Raise the task's exception here, of its own type where that can be had."""
+        # Raised as often as asked: without this each time would add its frames to the one before.
+        raise self.value.with_traceback(None)
+
+    def __repr__(self) -> str:
+        return f"<Failure {self.etype}: {self.getErrorMessage()}>"
+
+
+class Attempt(NamedTuple):
+    """One attempt of a task; times are aware datetimes."""
+
+    number: int
+    engine: int
+    node: str
+    started: datetime
+    ended: datetime
+    outcome: str
+
+
+def _when(at_s: float) -> datetime:
+    return datetime.fromtimestamp(at_s, UTC).astimezone()
+
+
+def _stamp(at_s: float) -> str:
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s))
+
+
+class TaskResult:
+    """The end of one task.  Unpacked when it is looked at.
+
+    Attributes: `taskid`, `engineid`, `results` (a dict, empty on failure), `keys`, `failure` (None or a
+    `Failure`), `ns`, `result`, `submitted`, `completed`, `duration`, and those documented below.
+    ``tr['a']`` is ``tr.results['a']``.  `ns`, ``tr['a']`` and `result` of a failed task raise its exception.
+    """
+
+    __slots__ = ("_final", "_body", "_value", "_failure")
+
+    def __init__(self, final: Final, body: ResultBody | None = None) -> None:
+        self._final = final
+        self._body = body
+        self._value: Any = _NOTHING
+        self._failure: Failure | None = None
+
+    # What it was
+
+    @property
+    def taskid(self) -> int:
+        """The task's id."""
+        return self._final.id
+
+    @property
+    def engineid(self) -> int:
+        """The id of the engine that ran the last attempt."""
+        return self._final.engine_id
+
+    @property
+    def status(self) -> str:
+        """``succeeded`` or ``failed``."""
+        return str(State.FAILED if self._final.reason else State.SUCCEEDED)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed: error, aborted, time limit, engine lost …; empty for one that succeeded."""
+        return self._final.reason
+
+    # What it left
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The pulled names and their values; {} for a failed task and for a function's result."""
+        value = self._unpacked()
+        return value if value.__class__ is dict and self._contents().kind == "names" else {}
+
+    @property
+    def result(self) -> Any:
+        """A function's return value; for a StringTask the dict of `results`.  Raises what a failed task raised."""
+        self.raise_exception()
+        return self._unpacked()
+
+    @property
+    def keys(self) -> list[str]:
+        """The names in `results`."""
+        return list(self.results)
+
+    @property
+    def ns(self) -> NS:
+        """The results as attributes."""
+        self.raise_exception()
+        return NS(self.results)
+
+    def __getitem__(self, name: str) -> Any:
+        self.raise_exception()
+        return self.results[name]
+
+    @property
+    def failure(self) -> Failure | None:
+        """None for a task that succeeded."""
+        if self._final.reason and self._failure is None:
+            body = self._contents()
+            place = self._final.failure.place if self._final.failure else ""
+            text = body.failure.traceback if body.failure else ""
+            self._failure = Failure(error_of(self._final, body), text, place)
+        return self._failure
+
+    def raise_exception(self) -> None:
+        """Raise what the task raised; nothing for one that succeeded."""
+        failure = self.failure
+        if failure is not None:
+            failure.raiseException()
+
+    raiseException = raise_exception  # noqa: N815 - IPython 0.10's name
+
+    # When
+
+    @property
+    def submitted(self) -> str:
+        """When it was handed in, local time, as in IPython 0.10."""
+        return _stamp(self._final.submitted_s)
+
+    @property
+    def completed(self) -> str:
+        """When it ended, local time, as in IPython 0.10."""
+        return _stamp(self._final.completed_s)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the last run alone, without waiting."""
+        return self._final.run_s
+
+    @property
+    def submitted_at(self) -> datetime:
+        """When it was handed in."""
+        return _when(self._final.submitted_s)
+
+    @property
+    def started_at(self) -> datetime:
+        """When its last run began."""
+        return _when(self._final.started_s)
+
+    @property
+    def completed_at(self) -> datetime:
+        """When it ended."""
+        return _when(self._final.completed_s)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Every attempt, the last one included."""
+        final = self._final
+        rows = [
+            Attempt(r.number, r.engine_id, r.node, _when(r.started_s), _when(r.ended_s), r.outcome)
+            for r in final.history
+        ]
+        if final.attempts > len(rows):
+            ended = final.started_s + final.run_s
+            outcome = final.reason
+            rows.append(
+                Attempt(final.attempts, final.engine_id, final.node, _when(final.started_s), _when(ended), outcome)
+            )
+        return rows
+
+    # What it printed
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+        return self._contents().stdout
+
+    @property
+    def stderr(self) -> str:
+        """What it printed to stderr."""
+        return self._contents().stderr
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """Rich displays: ``{"data": {mime type: …}, "metadata": {…}}``."""
+        return self._contents().outputs
+
+    def __repr__(self) -> str:
+        if self._final.reason:
+            shown: Any = self.failure
+        else:
+            shown = self._unpacked()
+        return f"TaskResult[ID:{self._final.id}]:{shown!r}"
+
+    def _repr_html_(self) -> str:
+        final = self._final
+        head = f"<b>task {final.id}</b> {html.escape(self.status)} on engine {final.engine_id} in {final.run_s:.3f} s"
+        if final.reason:
+            failure = self.failure
+            text = f"{final.reason}\n{failure.getTraceback() if failure else ''}"
+        else:
+            text = repr(self._unpacked())
+        return f"<div>{head}<pre>{html.escape(text)}</pre></div>"
+
+    # Unpacking
+
+    def _contents(self) -> ResultBody:
+        body = self._body
+        if body is None:
+            body = self._body = decode_body(self._final)
+        return body
+
+    def _unpacked(self) -> Any:
+        if self._value is _NOTHING:
+            body = self._contents()
+            if self._final.reason or body.value is None:
+                self._value = {} if body.kind == "names" else None
+            else:
+                self._value = unpack(body.value)
+        return self._value
+
+
+def failure_text(failure: WireFailure | None) -> str:
+    """One line for a table."""
+    return "" if failure is None else f"{failure.etype}: {failure.value}"

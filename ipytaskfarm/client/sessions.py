@@ -1,0 +1,120 @@
+"""The sessions of this process: one per farm, shared by all its clients, ended with the last of them.
+
+Also what has to happen to them when the process forks or ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import getpass
+import os
+import socket
+import sys
+import threading
+import time
+from os import PathLike
+
+from ..core import errors
+from ..doors import runtime
+from ..doors.runtime import Where
+from .session import Session
+
+CONNECT_TIMEOUT_S = 5.0
+EXIT_FLUSH_S = 10.0
+DEFAULT_ADDRESS = ("127.0.0.1", 10113)
+
+_sessions: dict[str, Session] = {}
+"""By the farm's incarnation."""
+_lock = threading.Lock()
+
+
+def connect(
+    where: Where = None, key_file: str | PathLike[str] | None = None, timeout_s: float | None = None
+) -> Session:
+    """The session of this process with that farm; made, and connected within timeout_s, if there is none.
+
+    Raises FarmNotRunning (with the command that starts one), SecurityError, VersionMismatch.  `release` it at the end.
+    """
+    deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
+    read = runtime.connection_reader(where, key_file)
+    info = read()
+    with _lock:
+        session = _sessions.get(info.incarnation)
+        if session is None or session.fatal is not None:
+            session = Session(read, _own_name())
+            session.start(max(0.5, deadline - time.monotonic()))
+            _sessions[info.incarnation] = session
+        session.users += 1
+        return session
+
+
+def default_address() -> tuple[str, int]:
+    """(host, port) of the farm "default"; where it would listen, if it does not run."""
+    try:
+        info = runtime.connection_reader()()
+    except errors.FarmNotRunning:
+        return DEFAULT_ADDRESS
+    return info.host, info.port
+
+
+def release(session: Session) -> None:
+    """One client less; the last one ends the session, once all that was handed in is accepted."""
+    with _lock:
+        session.users -= 1
+        last = session.users <= 0
+        if last:
+            _drop(session)
+    if last:
+        _say(session.close(EXIT_FLUSH_S))
+
+
+def end_farm(incarnation: str) -> None:
+    """The owner stopped this farm: end this process's session with it, whoever uses it, waiting for nothing."""
+    with _lock:
+        session = _sessions.pop(incarnation, None)
+    if session is not None:
+        session.close(0.0)
+
+
+def _drop(session: Session) -> None:
+    for key in [key for key, known in _sessions.items() if known is session]:
+        del _sessions[key]
+
+
+def _own_name() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())  # a container without a password file
+    return f"{user}@{socket.gethostname()} {os.getpid()}"
+
+
+def _say(lost: str) -> None:
+    if lost:
+        print(f"ipytaskfarm: {lost}", file=sys.stderr)
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_FLUSH_S
+    for session in list(_sessions.values()):
+        try:
+            _say(session.close(max(0.1, deadline - time.monotonic())))
+        except (errors.TaskFarmError, KeyboardInterrupt) as error:
+            print(f"ipytaskfarm: at exit: {error!r}", file=sys.stderr)
+    _sessions.clear()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for session in _sessions.values():
+        session.after_fork()
+    _forked.extend(_sessions.values())
+    _sessions.clear()
+
+
+_forked: list[Session] = []
+"""The parent's sessions, kept in a child so that nobody closes the parent's sockets by collecting them."""
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,109 @@
+"""What `tc.tasks`, `tc.status` and `tc.failures` give out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ..core.messages import TaskRow
+from .display import html_table, table
+from .results import failure_text
+
+_HEADINGS = ("id", "state", "reason", "name", "engine", "attempts", "submitted", "duration", "error")
+
+
+def _when(at_s: float | None) -> datetime | None:
+    return None if at_s is None else datetime.fromtimestamp(at_s, UTC).astimezone()
+
+
+class TaskStatus:
+    """Where one task is: `id, state, reason, name, engineid, attempts, error` and its times."""
+
+    def __init__(self, row: TaskRow) -> None:
+        self.id = row.id
+        self.state = row.state
+        self.reason = row.reason
+        self.name = row.name
+        self.engineid = row.engine_id
+        self.attempts = row.attempts
+        self.submitted_at = _when(row.submitted_s)
+        self.started_at = _when(row.started_s)
+        self.completed_at = _when(row.completed_s)
+        self.duration = row.run_s
+        """Seconds of the last run; None before its end."""
+        self.error = failure_text(row.failure)
+
+    def __repr__(self) -> str:
+        shown = "running" if self.state == "pending" else self.state
+        why = f" ({self.reason})" if self.reason else ""
+        where = "" if self.engineid is None else f", engine {self.engineid}"
+        error = f", {self.error}" if self.error else ""
+        return f"<task {self.id}: {shown}{why}{where}, attempts {self.attempts}{error}>"
+
+
+class TaskTable:
+    """A table of tasks, in order of their ids.  Iterates over the ids, so every call that takes ids takes it."""
+
+    def __init__(self, rows: list[TaskRow]) -> None:
+        self.rows = [TaskStatus(row) for row in rows]
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids alone."""
+        return [row.id for row in self.rows]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> TaskStatus:
+        return self.rows[position]
+
+    def _cells(self) -> Iterator[Sequence[object]]:
+        for r in self.rows:
+            shown = "running" if r.state == "pending" else r.state
+            submitted = time.strftime("%H:%M:%S", r.submitted_at.timetuple()) if r.submitted_at else ""
+            duration = "" if r.duration is None else f"{r.duration:.3f}"
+            yield r.id, shown, r.reason, r.name, r.engineid, r.attempts, submitted, duration, r.error
+
+    def __repr__(self) -> str:
+        return table(_HEADINGS, self._cells()) if self.rows else "no tasks"
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEADINGS, self._cells())
+
+    def to_dataframe(self) -> Any:
+        """The table as a pandas DataFrame, indexed by id."""
+        import pandas
+
+        return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
+
+
+class FailureGroup:
+    """Failed tasks of one error type at one place: `etype`, `place`, `ids`, and the `traceback` of the first."""
+
+    def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
+        self.etype = etype
+        self.place = place
+        self.ids = ids
+        self.message = message
+        self.traceback = traceback
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        some = ", ".join(map(str, self.ids[:8])) + (", …" if len(self.ids) > 8 else "")
+        at = f" at {self.place}" if self.place else ""
+        return f"{len(self.ids)} × {self.etype}{at}: tasks {some}\n{self.traceback.rstrip()}"
+
+
+class FailureGroups(list[FailureGroup]):
+    """Groups of failed tasks, the largest first."""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self)) if self else "no failed tasks"

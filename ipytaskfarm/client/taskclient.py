@@ -1,0 +1,397 @@
+"""`TaskClient`: hand in tasks, wait for them, fetch what they left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from operator import index
+from os import PathLike
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from ..core import messages
+from ..core.messages import Final
+from ..core.states import Reason
+from ..doors.runtime import Where
+from . import sessions
+from .display import Text
+from .maps import Mapper, ParallelFunction, map_tasks
+from .progress import Progress
+from .results import TaskResult, decode_body, error_of
+from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
+from .tasks import StringTask, Task, as_task, pack_task
+
+Ids: TypeAlias = int | Iterable[int]
+Timeout: TypeAlias = float | timedelta | None
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R")
+
+
+def seconds(timeout: Timeout) -> float | None:
+    """A public duration in seconds."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def task_id(value: object) -> int:
+    """An id as an int; TypeError for what is none (a numpy integer is one, True is not)."""
+    if isinstance(value, bool):
+        raise TypeError(f"an integer task id expected: {value!r}")
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"an integer task id expected: {value!r}") from None
+
+
+def id_list(ids: Ids) -> list[int]:
+    """One id or several, as a list."""
+    if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
+        return [i if i.__class__ is int else task_id(i) for i in ids]
+    return [task_id(ids)]
+
+
+class TaskClient:
+    """Your connection to a farm's tasks.  All clients of a process share one session per farm.
+
+    Args:
+        where: None for the farm "default", a farm's name, the path of a connection file (it has a
+            separator or ends in ``.json``), or ``(host, port)``, whose keys come from the connection
+            file with that address or from `key_file`.
+        key_file: a connection file with the keys for ``(host, port)``.
+        timeout: seconds to wait for the farm's answer (5).
+
+    Raises FarmNotRunning (it names the farm, and the command that starts one), SecurityError, VersionMismatch.
+    Use it as a context manager, or call `close`, or neither: what was handed in is flushed at exit.
+    """
+
+    def __init__(
+        self, where: Where = None, *, key_file: str | PathLike[str] | None = None, timeout: Timeout = None
+    ) -> None:
+        self._session = sessions.connect(where, key_file, seconds(timeout))
+        self._closed = False
+        self.farm = self._session.farm
+        """The farm's name."""
+
+    # ----------------------------------------------------------------------------------------------
+    # Life
+
+    def close(self) -> None:
+        """End this client; waits up to 10 s until all that was handed in is accepted.  Tasks run on."""
+        if not self._closed:
+            self._closed = True
+            sessions.release(self._session)
+
+    def __enter__(self) -> TaskClient:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        info = self._session.info
+        return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
+
+    def _ask(self, question: messages.Question, expected: type[_R]) -> _R:
+        reply = self._session.ask(question)
+        if not isinstance(reply, expected):
+            raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
+        return reply
+
+    # ----------------------------------------------------------------------------------------------
+    # Handing in
+
+    def run(self, task: Any, block: bool = False) -> Any:
+        """Hand in a task and return its id, at once; the farm gives out 0, 1, 2 … and never one twice.
+
+        Args:
+            task: a `Task` of any kind, a plain callable, or an object with ``execute()``.
+            block: wait for the end, and return what ``get_task_result`` does.
+
+        Returned is not yet accepted (on disk): see `flush`.  ``map(f, seq)`` runs a function over many
+        values.  Raises TypeError for what is no task, UnpickleableException for what cannot travel; no id is
+        used then.  From IPython 0.10's TaskClient.
+        """
+        if task.__class__ is not StringTask and not isinstance(task, Task):
+            task = as_task(task)
+        new_id = self._session.hand_in(pack_task(task))
+        return self.get_task_result(new_id, block=True) if block else new_id
+
+    def flush(self, timeout: Timeout = None) -> None:
+        """Wait until all that was handed in is accepted, which means on disk.
+
+        Raises what was refused, StoreFull while the farm's disk is full (what was handed in is kept and sent
+        again), TimeoutError when `timeout` seconds are over.
+        """
+        self._session.flush(seconds(timeout))
+
+    # ----------------------------------------------------------------------------------------------
+    # Fetching and waiting
+
+    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+        """The result of a task: a `TaskResult`; of a MapTask its bare return value.
+
+        Args:
+            taskid: an id, from this client or another one.
+            block: wait for the end; without it an unfinished task gives None.
+            timeout: seconds to wait at most, then TimeoutError.
+            raw: False gives a TaskResult in every case.
+
+        Raises IndexError for an id never issued or cleared, TaskAborted for an aborted task, what a failed MapTask
+        raised, and the refusal of a task that was refused.  From IPython 0.10's TaskClient.
+        """
+        final = self._session.arrivals.finals.get(taskid)
+        if final is None or final.body is None:
+            final = self._find(task_id(taskid), block, seconds(timeout))
+            if final is None:
+                return None
+        body = decode_body(final)
+        if raw:
+            if final.reason:
+                if final.reason in (Reason.ABORTED, Reason.REFUSED) or body.kind == "raw" or self._is_raw(final):
+                    raise error_of(final, body)
+            elif body.kind == "raw":
+                return TaskResult(final, body).result
+        return TaskResult(final, body)
+
+    def _is_raw(self, final: Final) -> bool:
+        return not final.body and final.id in self._session.raw_ids
+
+    def _find(self, wanted: int, block: bool, timeout_s: float | None) -> Final | None:
+        """The final state of a task that is not in the cache in full; None: not final, and not to be waited for."""
+        session = self._session
+        if session.arrivals.is_live(wanted):
+            if not block:
+                session.check()
+                return None
+        else:
+            final = session.fetch(wanted)
+            if final is not None or not block:
+                return final
+            session.watch([wanted])
+        if not session.wait({wanted}, timeout_s):
+            raise TimeoutError(f"task {wanted} has not ended within {timeout_s:g} s")
+        return session.fetch(wanted)
+
+    def barrier(self, ids: Ids | None = None, timeout: Timeout = None) -> None:
+        """Wait until tasks have ended, well or not; one that failed raises nothing here.
+
+        Args:
+            ids: an id, any sequence of ids, a table from `tasks`; None: all that this process handed in.
+            timeout: seconds, then TimeoutError.
+
+        A progress bar appears when it lasts longer than a second.  Ctrl-C ends the waiting, not the tasks.
+        Raises IndexError for an id never issued, StoreFull while these tasks cannot be accepted.
+        From IPython 0.10's TaskClient.
+        """
+        if ids is None:
+            wanted = self._session.unfinished()
+        else:
+            wanted = set(id_list(ids))
+            self._session.watch(wanted)
+        timeout_s = seconds(timeout)
+        with Progress(len(wanted)) as progress:
+            if not self._session.wait(wanted, timeout_s, progress.left):
+                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
+
+    def wait(
+        self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
+    ) -> tuple[list[int], list[int]]:
+        """Wait for tasks; returns (ended, not ended) as lists of ids, in the order given.
+
+        Args:
+            ids: an id, or any sequence of ids.
+            timeout: seconds; when they are over it returns what has ended until then.
+            return_when: "all", or "first": when any one has ended.
+        """
+        if return_when not in ("all", "first"):
+            raise ValueError(f"return_when must be 'all' or 'first', not {return_when!r}")
+        wanted = id_list(ids)
+        session = self._session
+        session.watch(wanted)
+        session.wait(set(wanted), seconds(timeout), first=return_when == "first")
+        done: list[int] = []
+        not_done: list[int] = []
+        for i in wanted:
+            (not_done if session.arrivals.is_live(i) else done).append(i)
+        return done, not_done
+
+    def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
+        """The ids, each as soon as its task has ended.  TimeoutError when `timeout` seconds are over."""
+        wanted = list(dict.fromkeys(id_list(ids)))
+        self._session.watch(wanted)
+        return self._session.as_completed(wanted, seconds(timeout))
+
+    # ----------------------------------------------------------------------------------------------
+    # Acting on tasks
+
+    def abort(self, taskid: Ids, interrupt: bool = True) -> None:
+        """Abort a task, or several.  Returns after the controller's answer; never waits for the task.
+
+        Args:
+            taskid: one id: IndexError if it was aborted or has ended already, or is unknown.  Several: all that
+                can be are aborted, ended ones passed over, and IndexError raised for unknown ones after the rest.
+            interrupt: whether `errors.TaskCancelled` is raised in a running one (and its engine killed if that
+                does not end it); False lets it run to its end, and its result is dropped.
+        """
+        single = not isinstance(taskid, Iterable)
+        ids = [task_id(taskid)] if single else id_list(taskid)
+        if not ids:
+            return
+        reply = self._ask(messages.Abort(ids, bool(interrupt)), messages.Aborted)
+        unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
+        if unknown:
+            raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
+        outcome = reply.outcomes[0][1]
+        if single and outcome != "aborted":
+            raise IndexError(f"Task {ids[0]} {outcome}")
+
+    def clear(self, ids: Ids | None = None) -> int:
+        """Forget final results (None: all); returns how many.  Ids go on counting.
+
+        Raises KeyError for an id that is not there, or has not ended, after clearing the rest.
+        """
+        wanted = None if ids is None else id_list(ids)
+        if wanted is not None and not wanted:
+            return 0
+        reply = self._ask(messages.Clear(wanted), messages.Cleared)
+        left = {*reply.missing, *reply.unfinished}
+        self._session.forget_results(None if wanted is None else [i for i in wanted if i not in left])
+        if reply.missing:
+            raise KeyError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
+        if wanted is not None and reply.unfinished:
+            raise KeyError(f"not ended yet, abort it first: task {', '.join(map(str, reply.unfinished))}")
+        return reply.count
+
+    def retry(self, ids: Ids) -> list[int]:
+        """Hand failed tasks in again with the same inputs, as new tasks linked to the old; returns the new ids.
+
+        Raises IndexError for ids that are not there and ValueError for tasks that did not fail, after the rest.
+        """
+        wanted = id_list(ids)
+        if not wanted:
+            return []
+        reply = self._ask(messages.Retry(wanted), messages.Retried)
+        new = [new_id for _, new_id in reply.ids]
+        self._session.adopt(new)
+        if reply.missing:
+            raise IndexError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
+        if reply.not_failed:
+            raise ValueError(f"only failed tasks are tried again: task {', '.join(map(str, reply.not_failed))} is not")
+        return new
+
+    def spin(self) -> bool:
+        """Drop cached answers of `depend` functions and look again; True if that started something."""
+        return self._ask(messages.Spin(), messages.Flag).value
+
+    # ----------------------------------------------------------------------------------------------
+    # Looking
+
+    def queue_status(self, verbose: bool = False) -> dict[str, Any]:
+        """``{'scheduled', 'pending', 'succeeded', 'failed'}``: numbers of tasks, or lists of their ids if verbose."""
+        reply = self._ask(messages.QueueStatus(bool(verbose)), messages.QueueStatusReply)
+        found: dict[str, Any] = dict(reply.counts) if not verbose or reply.ids is None else dict(reply.ids)
+        empty: Any = [] if verbose else 0
+        return {state: found.get(state, empty) for state in ("scheduled", "pending", "succeeded", "failed")}
+
+    def status(self, taskid: int) -> TaskStatus:
+        """State, reason, engine, attempts and times of one task.  IndexError if it is not there."""
+        wanted = task_id(taskid)
+        rows = self._ask(messages.Tasks([wanted]), messages.TaskTable).rows
+        if not rows:
+            raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
+        return TaskStatus(rows[0])
+
+    def tasks(self, name: str | None = None, state: str | None = None, ids: Ids | None = None) -> TaskTable:
+        """A table of tasks, in order of their ids; it iterates over the ids, so every other call takes it.
+
+        Args:
+            name: only tasks of that name.
+            state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
+            ids: only these.
+        """
+        wanted = None if ids is None else id_list(ids)
+        states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
+        if state is not None and state not in states:
+            raise ValueError(f"state must be one of {', '.join(states)}, not {state!r}")
+        asked = "pending" if state == "running" else state
+        return TaskTable(self._ask(messages.Tasks(wanted, name, asked), messages.TaskTable).rows)
+
+    def explain(self, taskid: int) -> Text:
+        """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""
+        return Text(self._ask(messages.Explain(task_id(taskid)), messages.Text).text)
+
+    def stack(self, taskid: int) -> Text:
+        """Where a running task is now: its Python stack."""
+        return Text(self._ask(messages.Stack(task_id(taskid)), messages.Text).text)
+
+    def failures(self, ids: Ids | None = None) -> FailureGroups:
+        """Failed tasks grouped by error type and place, the largest group first, with one traceback each."""
+        wanted = None if ids is None else id_list(ids)
+        rows = self._ask(messages.Tasks(wanted, None, "failed"), messages.TaskTable).rows
+        groups: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
+            groups.setdefault(key, []).append(row.id)
+        found = FailureGroups()
+        for (etype, place), members in groups.items():
+            try:
+                result = self.get_task_result(members[0], raw=False) if members else None
+            except Exception as error:  # an aborted or refused one: the error is all there is
+                text, message = f"{type(error).__name__}: {error}", str(error)
+            else:
+                failure = result.failure if result is not None else None
+                text, message = (failure.getTraceback(), failure.getErrorMessage()) if failure else ("", "")
+            found.append(FailureGroup(etype, place, members, message, text))
+        found.sort(key=lambda group: -len(group.ids))
+        return found
+
+    # ----------------------------------------------------------------------------------------------
+    # Maps
+
+    def map(
+        self, function: Callable[..., Any], *sequences: Iterable[Any], return_exceptions: bool = False
+    ) -> list[Any]:
+        """``[function(a, b) for a, b in zip(*sequences)]``, one task each; the list is in order.
+
+        Args:
+            sequences: any iterables of equal length.
+            return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
+
+        ``run(task)`` hands in one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
+        """
+        return map_tasks(self, function, sequences, {}, return_exceptions)
+
+    def mapper(
+        self,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        block: bool = True,
+    ) -> Mapper:
+        """An object whose ``.map`` gives its tasks these attributes; block=False: it returns ids."""
+        return Mapper(self, _attributes(clear_before, clear_after, retries, recovery_task, depend), block)
+
+    def parallel(
+        self,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        block: bool = True,
+    ) -> ParallelFunction:
+        """A decorator: the function then takes sequences and returns the list of its results; it keeps its name."""
+        return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
+
+
+def _attributes(
+    clear_before: bool, clear_after: bool, retries: int, recovery_task: Task | None, depend: Any
+) -> dict[str, Any]:
+    return {
+        "clear_before": clear_before,
+        "clear_after": clear_after,
+        "retries": retries,
+        "recovery_task": recovery_task,
+        "depend": depend,
+    }

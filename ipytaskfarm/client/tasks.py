@@ -1,0 +1,551 @@
+"""What a user hands in: `StringTask`, `CallTask`, `MapTask`, and `Task`, which makes the fitting one.
+
+A task object is a description.  Running it never changes it, and it may be run as often as one
+likes.  Its attributes are checked wherever they are set, in the constructor and later, by one table
+(`_CHECKS`), so that a mistake is found where it is made.
+
+`pack_task` turns a description into what travels.  It runs once per `run` call, so a plain
+StringTask takes a path of its own through it that builds one payload and nothing else.
+"""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from operator import index
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+
+from ..core.messages import CallWork, Function, Recovery, Rules, StringWork
+from ..doors.pack import pack, pack_function
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+# --------------------------------------------------------------------------------------------------
+# Checks: (class name, attribute, value) -> the value as it is kept
+
+
+def _wrong(attribute: str, expected: str, value: object) -> TypeError:
+    return TypeError(f"{attribute} must be {expected}, not {type(value).__name__}: {value!r:.80}")
+
+
+def _expression(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong("expression", "a str of code", value)
+    return value
+
+
+def _function(value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise _wrong("function", "a callable", value)
+    return value  # type: ignore[no-any-return]
+
+
+def _pull(value: Any) -> tuple[str, ...] | list[str]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise _wrong("pull", "a name, or a list or tuple of names", value)
+    for name in value:
+        if not isinstance(name, str):
+            raise _wrong("pull", "a name, or a list or tuple of names", name)
+    return value
+
+
+def _push(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return _names("push", value)
+
+
+def _kwargs(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return _names("kwargs", value)
+
+
+def _names(attribute: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(attribute, "a dict of names and values", value)
+    for name in value:
+        if not isinstance(name, str):
+            raise _wrong(attribute, "a dict whose keys are names", name)
+    return value if isinstance(value, dict) else dict(value)
+
+
+def _args(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise _wrong("args", "a list or tuple of arguments", value)
+    return tuple(value)
+
+
+def _flag(attribute: str, value: Any) -> bool:
+    # 0 and 1 were what scripts of the time wrote.
+    if value is not True and value is not False and value not in (0, 1):
+        raise _wrong(attribute, "True or False", value)
+    return bool(value)
+
+
+def _retries(value: Any) -> int:
+    number = _whole("retries", value)
+    if number < 0:
+        raise ValueError(f"retries must be 0 or more, not {number}")
+    return number
+
+
+def _whole(attribute: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise _wrong(attribute, "an int", value)
+    try:
+        return index(value)
+    except TypeError:
+        raise _wrong(attribute, "an int", value) from None
+
+
+def _recovery_task(value: Any) -> Task | None:
+    if value is not None and not isinstance(value, Task):
+        raise _wrong("recovery_task", "a Task or None", value)
+    return value
+
+
+def _depend(value: Any) -> Any:
+    # Not refused when it is not callable: such a task fits no engine (as in IPython 0.10), and `explain` says why.
+    return value
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise _wrong("name", "a str or None", value)
+    return value
+
+
+def _time_limit(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong("time_limit", "seconds, a timedelta or None", value)
+    if not value > 0:
+        raise ValueError(f"time_limit must be more than 0 seconds, not {value}")
+    return float(value)
+
+
+def _targets(value: Any) -> tuple[int, ...] | None:
+    if value is None or (isinstance(value, str) and value == "all"):
+        return None
+    if isinstance(value, (list, tuple, set, frozenset, range)):
+        ids = tuple(_whole("targets", i) for i in value)
+        if not ids:
+            raise ValueError("targets must name at least one engine id; None means any engine")
+        return ids
+    return (_whole("targets", value),)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "expression": _expression,
+    "pull": _pull,
+    "push": _push,
+    "function": _function,
+    "args": _args,
+    "kwargs": _kwargs,
+    "clear_before": partial(_flag, "clear_before"),
+    "clear_after": partial(_flag, "clear_after"),
+    "retries": _retries,
+    "recovery_task": _recovery_task,
+    "depend": _depend,
+    "name": _name,
+    "priority": partial(_whole, "priority"),
+    "time_limit": _time_limit,
+    "targets": _targets,
+}
+
+_RULES = frozenset({"retries", "recovery_task", "depend", "name", "priority", "time_limit", "targets"})
+
+
+# --------------------------------------------------------------------------------------------------
+# The classes
+
+
+class Task:
+    """One unit of work: ``Task("a = 1", pull="a")`` or ``Task(f, args=(1,), kwargs={})``.
+
+    A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.
+    Every argument is an attribute that can be assigned later, and is checked then too.
+
+    Arguments of every kind:
+        clear_before, clear_after: empty the engine's namespace before or after the run.
+        retries: how often it is run again after a failure.
+        recovery_task: the task that runs under the same id when the retries are used up.
+        depend: a function of an engine's properties (a dict); it runs only where that is true.
+        name: for people, and for ``tc.tasks(name=…)``.
+        priority: higher runs first.
+        time_limit: seconds (or a timedelta) that one run may take; waiting does not count.
+        targets: engine ids on which it may run (an int or several); None: any.
+
+    Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
+    `push` are those of IPython 0.10's task interface.
+    """
+
+    clear_before: bool = False
+    clear_after: bool = False
+    retries: int = 0
+    recovery_task: Task | None = None
+    depend: Any = None
+    name: str | None = None
+    priority: int = 0
+    time_limit: float | timedelta | None = None
+    targets: Any = None
+
+    _ruled: bool = False
+    """Some rule was set: only then is there anything to look at when it is packed."""
+    _attributes: ClassVar[frozenset[str]] = frozenset()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Task:
+        if cls is Task:
+            what = args[0] if args else kwargs.get("expression", kwargs.get("function"))
+            if isinstance(what, str) or "expression" in kwargs:
+                return object.__new__(StringTask)
+            if callable(what):
+                return object.__new__(CallTask)
+            raise _wrong("Task's first argument (expression)", "a str of code or a callable", what)
+        return object.__new__(cls)
+
+    def __init__(self, expression: Any, /, *args: Any, **kwargs: Any) -> None:
+        # Never run: __new__ makes one of the kinds below. It gives editors the right arity.
+        raise NotImplementedError
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        if attribute in self._attributes:
+            value = _CHECKS[attribute](value)
+            if attribute in _RULES:
+                self.__dict__["_ruled"] = True
+        elif type(self).__module__ == __name__:
+            # A class of the user's own may keep what it likes on its tasks; on ours it is a slip of the pen.
+            raise AttributeError(
+                f"a {type(self).__name__} has no attribute {attribute!r}; it has {', '.join(sorted(self._attributes))}"
+            )
+        self.__dict__[attribute] = value
+
+    def _set(self, **given: Any) -> None:
+        for attribute, value in given.items():
+            if value is not None and value is not False:
+                setattr(self, attribute, value)
+
+    def _first(self) -> str:
+        """The first argument, as text."""
+        return ""
+
+    def _short(self) -> str:
+        return f"{type(self).__name__}({self._first():.60})"
+
+    def __repr__(self) -> str:
+        rest = []
+        for name, value in self.__dict__.items():
+            if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
+                continue
+            # Short: chains of recovery tasks may be long, and may form a loop by mistake.
+            rest.append(f"{name}={value._short() if isinstance(value, Task) else repr(value):.60}")
+        return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
+
+    def run_local(self) -> Any:
+        """Run it here, in the caller's own kernel, to debug it: what it raises is raised with the code's own frames.
+
+        Returns what ``get_task_result(id)`` gives in `results` (StringTask) or the return value (the others).
+        Rules, `clear_before` and `clear_after` do not apply: your namespace is not emptied.
+        """
+        raise NotImplementedError
+
+
+class StringTask(Task):
+    """Code for an engine: push, execute, pull.  Its result is a `TaskResult` with the pulled names.
+
+    Arguments:
+        expression: a str of IPython code (magics, ``!cmd`` and top-level await work).
+        pull: a name, or a list or tuple of names, to be brought back as the results.
+        push: a dict of names and values put into the engine's namespace first.
+    The others: see `Task`.
+    """
+
+    expression: str
+    pull: tuple[str, ...] | list[str] | str | None
+    push: dict[str, Any] | None
+
+    _attributes = _RULES | {"expression", "pull", "push", "clear_before", "clear_after"}
+
+    def __init__(
+        self,
+        expression: str,
+        pull: str | list[str] | tuple[str, ...] | None = None,
+        push: dict[str, Any] | None = None,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        *,
+        name: str | None = None,
+        priority: int = 0,
+        time_limit: float | timedelta | None = None,
+        targets: Any = None,
+    ) -> None:
+        # Written out, not looped over: a thousand of these are made in a line, and most arguments are defaults.
+        d = self.__dict__
+        d["expression"] = expression if expression.__class__ is str else _expression(expression)
+        d["pull"] = (pull,) if pull.__class__ is str else _pull(pull)
+        d["push"] = {} if push is None else _push(push)
+        if clear_before is not False:
+            self.clear_before = clear_before
+        if clear_after is not False:
+            self.clear_after = clear_after
+        if retries != 0:
+            self.retries = retries
+        if recovery_task is not None:
+            self.recovery_task = recovery_task
+        if depend is not None:
+            self.depend = depend
+        if name is not None:
+            self.name = name
+        if priority != 0:
+            self.priority = priority
+        if time_limit is not None:
+            self.time_limit = time_limit
+        if targets is not None:
+            self.targets = targets
+
+    def _first(self) -> str:
+        return repr(self.expression)
+
+    def run_local(self) -> dict[str, Any]:
+        # Jupyter puts get_ipython among the builtins while it runs a cell; without it there is only __main__.
+        find_shell = getattr(builtins, "get_ipython", None)
+        shell = find_shell() if find_shell is not None else None
+        code = self.expression
+        if shell is not None:
+            namespace: dict[str, Any] = shell.user_ns
+            code = shell.transform_cell(code)
+        else:
+            import __main__
+
+            namespace = __main__.__dict__
+        namespace.update(_push(self.push))
+        filename = f"<task {self.name or id(self)}>"
+        linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+        exec(compile(code, filename, "exec"), namespace)
+        missing = [name for name in _pull(self.pull) if name not in namespace]
+        if missing:
+            raise NameError(f"name {missing[0]!r} is not defined")
+        return {name: namespace[name] for name in _pull(self.pull)}
+
+
+class CallTask(Task):
+    """A function call: what ``Task(f, args=(…), kwargs={…})`` makes.  Its `TaskResult` has the value in ``.result``.
+
+    Arguments:
+        function: any callable; it travels with its closure, defaults and the globals it uses.
+        args, kwargs: what it is called with.
+    The others: see `Task`.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] | list[Any] | None
+    kwargs: dict[str, Any] | None
+
+    _attributes = _RULES | {"function", "args", "kwargs", "clear_before", "clear_after"}
+    _raw: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        args: tuple[Any, ...] | list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        name: str | None = None,
+        priority: int = 0,
+        time_limit: float | timedelta | None = None,
+        targets: Any = None,
+    ) -> None:
+        d = self.__dict__
+        d["function"] = _function(function)
+        d["args"] = _args(args)
+        d["kwargs"] = _kwargs(kwargs)
+        if clear_before is not False:
+            self.clear_before = clear_before
+        if clear_after is not False:
+            self.clear_after = clear_after
+        if retries != 0:
+            self.retries = retries
+        if priority != 0:
+            self.priority = priority
+        self._set(recovery_task=recovery_task, depend=depend, name=name, time_limit=time_limit, targets=targets)
+
+    def _first(self) -> str:
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+    def run_local(self) -> Any:
+        return self.function(*_args(self.args), **_kwargs(self.kwargs))
+
+
+class MapTask(CallTask):
+    """A function call whose ``get_task_result`` gives the bare return value, and raises when it failed.
+
+    As in IPython 0.10.  New code uses ``tc.map``, or ``Task(f, args=…)`` and its `TaskResult`;
+    ``get_task_result(id, raw=False)`` gives a TaskResult of this one too.
+    """
+
+    _raw = True
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...] | list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        **ours: Any,
+    ) -> None:
+        super().__init__(
+            function,
+            args=args,
+            kwargs=kwargs,
+            clear_before=clear_before,
+            clear_after=clear_after,
+            retries=retries,
+            recovery_task=recovery_task,
+            depend=depend,
+            **ours,
+        )
+
+
+def execute_object(thing: Any) -> Any:
+    """What runs on the engine for an object with ``execute()``: the result is what that returns, or ``.result``."""
+    value = thing.execute()
+    return getattr(thing, "result", None) if value is None else value
+
+
+def as_task(thing: Any) -> Task:
+    """The task that `run` makes of what it is given: a Task, a callable, or an object with ``execute()``."""
+    if isinstance(thing, Task):
+        return thing
+    if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):
+        return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
+    if callable(thing):
+        return CallTask(thing)
+    hint = "; code goes into Task('…')" if isinstance(thing, str) else ""
+    raise TypeError(f"a Task, a callable or an object with execute() is needed, not {type(thing).__name__}{hint}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Packing
+
+
+class Packed(NamedTuple):
+    """A task ready to be handed in; the id comes later."""
+
+    payload: bytes
+    function: str | None = None
+    rules: Rules | None = None
+    functions: tuple[Function, ...] = ()
+    """The code of `function`, of the depend functions and of the recovery tasks."""
+    raw: bool = False
+
+
+def pack_task(task: Task) -> Packed:
+    """Pack a task and its chain of recovery tasks.  A loop: ValueError that shows it.
+
+    Raises UnpickleableException for what cannot travel.
+    """
+    if task.__class__ is StringTask and not task._ruled:
+        return Packed(_encode(_string_work(task)))  # type: ignore[arg-type]
+    chain = _chain(task)
+    functions: dict[str, Function] = {}
+    recovery: Recovery | None = None
+    for link in reversed(chain[1:]):
+        payload, function = _work(link, functions)
+        recovery = Recovery(payload, function, _rules(link, recovery, functions))
+    payload, function = _work(task, functions)
+    rules = _rules(task, recovery, functions)
+    return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask))
+
+
+def _chain(task: Task) -> list[Task]:
+    chain = [task]
+    seen = {id(task)}
+    link = task.recovery_task
+    while link is not None:
+        if id(link) in seen:
+            loop = " -> ".join(t._short() for t in [*chain, link])
+            raise ValueError(f"recovery tasks form a loop: {loop}")
+        seen.add(id(link))
+        chain.append(link)
+        link = link.recovery_task
+    return chain
+
+
+def _string_work(task: StringTask) -> StringWork:
+    push = task.push
+    return StringWork(
+        task.expression,
+        tuple(task.pull),  # type: ignore[arg-type]
+        pack(push) if push else None,
+        task.clear_before,
+        task.clear_after,
+    )
+
+
+def _work(task: Task, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+    if isinstance(task, StringTask):
+        return _encode(_string_work(task)), None
+    if not isinstance(task, CallTask):
+        raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
+    function = pack_function(task.function)
+    functions[function.digest] = function
+    arguments = pack((task.args, task.kwargs)) if task.args or task.kwargs else None
+    work = CallWork(arguments, task.clear_before, task.clear_after, task._raw)
+    return _encode(work), function.digest
+
+
+def _rules(task: Task, recovery: Recovery | None, functions: dict[str, Function]) -> Rules | None:
+    if not task._ruled:
+        return None
+    depend = None
+    if task.depend is not None:
+        condition = task.depend if callable(task.depend) else partial(not_callable, repr(task.depend))
+        code = pack_function(condition)
+        functions[code.digest] = code
+        depend = code.digest
+    rules = Rules(
+        name=task.name,
+        priority=task.priority,
+        retries=task.retries,
+        time_limit_s=task.time_limit,  # type: ignore[arg-type]
+        targets=task.targets,
+        depend=depend,
+        recovery=recovery,
+    )
+    return None if rules == _NO_RULES else rules
+
+
+_NO_RULES = Rules()
+
+
+def not_callable(what: str, properties: object) -> bool:
+    """Stands for a `depend` that is no function: never true, and `explain` shows this error."""
+    raise TypeError(f"depend is {what}, not a function of an engine's properties")
