@@ -1,0 +1,80 @@
+"""``python -m ipytaskfarm.agent --connection-file F --folder DIR --farm NAME``: one per machine, by a launcher."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+from pathlib import Path
+
+import setproctitle
+
+from ..core.errors import TaskFarmError
+from ..doors.runtime import Lock, private_folder
+from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
+    given = _parser().parse_args(argv)
+    os.umask(0o077)
+    setproctitle.setproctitle(f"ipytaskfarm agent --farm {given.farm}")
+    _log_to(given.log, given.verbose)
+    settings = Settings(
+        connection_file=given.connection_file.absolute(),
+        folder=given.folder.absolute(),
+        farm=given.farm,
+        node=given.node or socket.gethostname(),
+        startup_cwd=(given.startup_cwd or Path.cwd()).absolute(),
+        slots=given.slots,
+        lease_s=given.lease,
+        grace_s=given.grace,
+    )
+    try:
+        private_folder(settings.folder)
+        lock = Lock(settings.folder / LOCK, f"another agent of farm {settings.farm!r}")
+    except (TaskFarmError, OSError) as error:
+        logging.critical("%s", error)
+        return EXIT_REFUSED
+    os.chdir(settings.folder)
+    try:
+        return asyncio.run(_run(settings))
+    finally:
+        lock.release()
+
+
+async def _run(settings: Settings) -> int:
+    return await Agent(settings).run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("ipytaskfarm agent", description="Supervise the engines of this machine.")
+    parser.add_argument("--connection-file", type=Path, required=True, help="the agents' connection file of the farm")
+    parser.add_argument("--folder", type=Path, required=True, help="for sockets and flight recorders; on a local disk")
+    parser.add_argument("--farm", default="default", help="the farm's name")
+    parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
+    parser.add_argument("--slots", type=int, help="most engines that may run here")
+    parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
+    parser.add_argument(
+        "--lease", type=float, default=900.0, help="seconds without the controller after which engines end"
+    )
+    parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
+    parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser
+
+
+def _log_to(path: Path | None, verbose: bool) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if path is not None:
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 << 20, backupCount=3, delay=True)
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, handlers=[handler])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

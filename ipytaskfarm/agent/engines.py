@@ -1,0 +1,386 @@
+"""The table of engines, from the fork to the report of their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..core.messages import (
+    Crash,
+    EngineLost,
+    EngineNote,
+    EngineReport,
+    EngineUp,
+    Incarnation,
+    LaneExit,
+    LaneHello,
+    Properties,
+    RunKey,
+)
+from ..doors.recorder import Recorder
+from ..doors.wire_lane import Lane
+from .limits import Backoff, Ladder, StoppedWatch
+from .provisioner import ZygoteProvisioner
+from .reaping import COOKIE, Marks, reap
+from .relay import Account, Relay
+from .zygote import Child, Exit, StartError, Zygote, tail
+
+log = logging.getLogger(__name__)
+
+START_S = 30.0
+"""From the fork to the engine's hello."""
+CLOSE_S = 5.0
+"""How long the reaping of the last engines may take."""
+OUTPUT_BYTES_MAX = 10 << 20
+"""An engine's own output file (what is not captured for a task) is cut down to its tail beyond this."""
+
+
+class Phase(Enum):
+    """Where an engine is in its life."""
+
+    STARTING = "forked, or about to be"
+    UP = "can be given work"
+    STOPPING = "told to end"
+    GONE = "its process has ended; its results and its loss are being reported"
+
+
+class Files:
+    """An engine's files in the agent's folder."""
+
+    def __init__(self, folder: Path, counter: int) -> None:
+        self.folder = folder
+        self.counter = counter
+        self.recorder = folder / f"engine-{counter}.rec"
+        self.output = folder / f"engine-{counter}.out"
+        self.stack = folder / f"engine-{counter}.stack"
+        self.connection = folder / f"kernel-{counter}.json"
+
+    def remove(self) -> None:
+        """Delete them, the kernel's sockets and the recorder's spills included."""
+        Recorder.remove(self.recorder)
+        for pattern in (f"engine-{self.counter}.*", f"kernel-{self.counter}.*", f"kernel-{self.counter}-*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+class Engine:
+    """One engine.  The process is `child`, what it was handed is `account`."""
+
+    def __init__(self, engine_id: int, incarnation: Incarnation, files: Files, account: Account) -> None:
+        self.id = engine_id
+        self.incarnation = incarnation
+        self.files = files
+        self.account = account
+        self.phase = Phase.STARTING
+        self.child: Child | None = None
+        self.hello: asyncio.Future[LaneHello] = asyncio.get_running_loop().create_future()
+        self.exit = Exit(None)
+        self.started_s = time.time()
+        self.facts: dict[str, Any] = {}
+        self.properties: Properties | None = None
+        self.connection_file = ""
+        self.prepared = False
+        self.expected = False
+        """It was told to end."""
+        self.cause = ""
+        """Why we killed it, where it was not for one run's sake (that is the ladder's)."""
+        self.ladder: Ladder | None = None
+        self.interrupts: dict[RunKey, float] = {}
+        """Runs to be interrupted when they begin, if they ever do: grace in seconds."""
+        self.next_look_s = 0.0
+        self.stopped = StoppedWatch()
+        self.loss_told = False
+
+    @property
+    def pid(self) -> int:
+        """0: not forked yet."""
+        return self.child.pid if self.child is not None else 0
+
+    def send_signal(self, signum: int) -> bool:
+        """False: it is gone."""
+        return self.child is not None and self.child.send_signal(signum)
+
+    def kill(self, cause: str = "") -> None:
+        """SIGKILL.  The first cause given is the one that is reported."""
+        self.cause = self.cause or cause
+        self.send_signal(signal.SIGKILL)
+
+    def report(self) -> EngineReport:
+        """As the controller sees it."""
+        return EngineReport(
+            self.incarnation,
+            self.id,
+            self.pid,
+            self.phase is Phase.UP,
+            self.started_s,
+            self.facts,
+            self.account.unacknowledged(),
+            self.properties,
+            self.connection_file,
+            self.prepared,
+        )
+
+    def loss(self) -> EngineLost:
+        """How it ended.  To be called when its ring has been read to the end."""
+        running = self.account.running()
+        ladder = self.ladder
+        for_run = ladder is not None and ladder.terminated and ladder.run == running
+        crash = Crash(
+            signal=self.exit.signal,
+            exit_code=self.exit.exit_code,
+            cause=ladder.cause if for_run and ladder is not None else self.cause,
+            peak_bytes=self.exit.peak_bytes,
+            output=tail(self.files.output),
+            dump=tail(self.files.stack, 16384),
+        )
+        return EngineLost(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
+
+
+class EngineTable:
+    """All engines of this agent, the dead ones too until the controller knows of their end."""
+
+    def __init__(
+        self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
+        first_counter: int, changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """changed: called when something is to be told to the controller."""
+        self._session = session
+        self._farm = farm
+        self._folder = folder
+        self._node = node
+        self._startup_cwd = startup_cwd
+        self._lane = lane
+        self._relay = relay
+        self._counter = first_counter
+        self._changed = changed
+        self._backoff = Backoff()
+        self._zygote_backoff = Backoff()
+        self._chance = random.Random()
+        self._zygote: Zygote | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_incarnation: dict[Incarnation, Engine] = {}
+        self.by_counter: dict[int, Engine] = {}
+        self.ending = False
+        """No more engines are started."""
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(list(self._by_incarnation.values()))
+
+    def get(self, incarnation: Incarnation) -> Engine | None:
+        """The engine of that name, living or dead."""
+        return self._by_incarnation.get(incarnation)
+
+    @property
+    def any_left(self) -> bool:
+        """Whether there is an engine that lives, or whose loss the controller does not know of."""
+        return bool(self._by_incarnation)
+
+    @property
+    def living(self) -> list[Engine]:
+        """Those whose process is there, or about to be."""
+        return [engine for engine in self._by_incarnation.values() if engine.phase is not Phase.GONE]
+
+    # ----------------------------------------------------------------------------------------------
+    # a life
+
+    def start(self, engine_id: int) -> None:
+        """Start an engine; `EngineUp` or a failed-start `EngineNote` follows."""
+        if self.ending:
+            self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
+            return
+        self._counter += 1
+        files = Files(self._folder, self._counter)
+        incarnation = f"{self._session}.{self._counter}"
+        try:
+            recorder = Recorder.create(files.recorder, incarnation, engine_id)
+        except OSError as error:
+            self._backoff.failed()
+            self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
+            return
+        engine = Engine(engine_id, incarnation, files, Account(incarnation, recorder))
+        self._by_incarnation[incarnation] = self.by_counter[self._counter] = engine
+        self._run(self._life(engine))
+
+    async def _life(self, engine: Engine) -> None:
+        try:
+            await self._begin(engine)
+        except StartError as error:
+            log.warning("engine %d did not start: %s", engine.id, error)
+            self._backoff.failed()
+            await self._reap(engine)
+            self._remove(engine)
+            self._relay.say(EngineNote(engine.id, str(error), engine.incarnation, failed_start=True))
+            self._changed()
+            return
+        assert engine.child is not None
+        self._backoff.succeeded()
+        if engine.phase is Phase.STARTING:
+            engine.phase = Phase.UP
+        log.info("engine %d is up: pid %d, %s", engine.id, engine.pid, engine.incarnation)
+        self._relay.say(EngineUp(engine.report()))
+        self._changed()
+        engine.exit = await engine.child.exit
+        engine.phase = Phase.GONE
+        log.log(
+            logging.INFO if engine.expected else logging.WARNING,
+            "engine %d is gone: pid %d, status %s %s", engine.id, engine.pid, engine.exit.status, engine.cause,
+        )  # fmt: skip
+        self._changed()
+        await self._reap(engine)
+
+    async def _begin(self, engine: Engine) -> None:
+        await asyncio.sleep(self._backoff.delay_s(self._chance.random()))
+        provisioner = ZygoteProvisioner(kernel_id=engine.incarnation)
+        provisioner.zygote = self.zygote()
+        await provisioner.launch_kernel([], request=self._request(engine))
+        child = engine.child = provisioner.child
+        assert child is not None
+        if engine.expected:
+            engine.kill("stopped before it was ready")
+        waiting: set[asyncio.Future[Any]] = {engine.hello, child.exit}
+        await asyncio.wait(waiting, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if engine.hello.done():
+            hello = engine.hello.result()
+            engine.facts, engine.connection_file = hello.facts, hello.connection_file
+            return
+        if not child.exit.done():
+            engine.kill(f"it did not say hello within {START_S:g} s")
+        how = await child.exit
+        raise StartError(
+            f"engine {engine.id} (pid {child.pid}) ended before it was ready: "
+            f"{engine.cause or _how(how)}\n{tail(engine.files.output)}".rstrip()
+        )
+
+    def _request(self, engine: Engine) -> dict[str, Any]:
+        files = engine.files
+        return {
+            "engine": engine.incarnation,
+            "id": engine.id,
+            "folder": str(self._folder),
+            "connection_file": str(files.connection),
+            "recorder": str(files.recorder),
+            "output": str(files.output),
+            "stack": str(files.stack),
+            "env": {COOKIE: engine.incarnation},
+            "cwd": str(self._startup_cwd),
+            "node": self._node,
+            "farm": self._farm,
+        }
+
+    def stop(self, engine: Engine, grace_s: float) -> None:
+        """End an engine: by itself within grace_s, else killed."""
+        engine.expected = True
+        if engine.phase is Phase.UP and self._lane.send(engine.incarnation, LaneExit()):
+            engine.phase = Phase.STOPPING
+            asyncio.get_running_loop().call_later(grace_s, engine.kill)
+        elif engine.phase is not Phase.STOPPING:
+            engine.kill("stopped before it was ready")
+
+    def stop_all(self, grace_s: float) -> None:
+        """End all engines and start no more."""
+        self.ending = True
+        for engine in self.living:
+            self.stop(engine, grace_s)
+
+    def kill_all(self, cause: str) -> None:
+        """SIGKILL to all engines."""
+        for engine in self.living:
+            engine.kill(cause)
+
+    def adopt_dead(self, engine: Engine) -> None:
+        """Take over the report of an engine of an agent before us."""
+        engine.phase = Phase.GONE
+        self._by_incarnation[engine.incarnation] = engine
+
+    # ----------------------------------------------------------------------------------------------
+    # an end
+
+    def report_losses(self) -> None:
+        """Tell of dead engines, each after all that stands in its ring."""
+        for engine in self._by_incarnation.values():
+            if engine.phase is Phase.GONE and not engine.loss_told and self._relay.collect(engine.account):
+                engine.loss_told = True
+                self._relay.keep(engine.loss(), engine.account)
+
+    def restate(self) -> None:
+        """In a new epoch nothing was told yet."""
+        for engine in self._by_incarnation.values():
+            engine.loss_told = False
+
+    def forget_reported(self) -> None:
+        """Drop those whose loss the controller has on disk."""
+        while self._relay.lost_acked:
+            engine = self._by_incarnation.get(self._relay.lost_acked.pop())
+            if engine is not None:
+                self._remove(engine)
+
+    def drop_dead(self) -> None:
+        """Forget dead engines unreported: what they did means nothing to the farm that is there now."""
+        for engine in self:
+            if engine.phase is Phase.GONE:
+                self._remove(engine)
+
+    def _remove(self, engine: Engine) -> None:
+        self._by_incarnation.pop(engine.incarnation, None)
+        self.by_counter.pop(engine.files.counter, None)
+        engine.account.recorder.close()
+        engine.files.remove()
+
+    async def _reap(self, engine: Engine) -> None:
+        marks = Marks(engine.incarnation, engine.files.recorder, engine.pid or None)
+        left = await asyncio.to_thread(reap, marks)
+        if left:
+            log.info("engine %d left %d processes behind; they were killed", engine.id, left)
+
+    # ----------------------------------------------------------------------------------------------
+    # the zygote
+
+    def zygote(self) -> Zygote:
+        """The one that lives; started if there is none."""
+        if self._zygote is None or not self._zygote.alive:
+            self._zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died)
+        return self._zygote
+
+    def _zygote_died(self) -> None:
+        if self.ending:
+            return
+        log.error("the zygote died, and its engines with it; starting another: %s", tail(self._folder / "zygote.out"))
+        if self._zygote is not None and self._zygote.was_ready:
+            self._zygote_backoff.succeeded()
+        self._zygote_backoff.failed()
+        # Before the next engine asks for it, so that the replacements need not wait for its imports.
+        delay_s = self._zygote_backoff.delay_s(self._chance.random())
+        asyncio.get_running_loop().call_later(delay_s, lambda: None if self.ending else self.zygote())
+
+    async def close(self) -> None:
+        """End the zygote, and with it what is left of the engines; reap what they left."""
+        self.ending = True
+        if self._zygote is not None:
+            await self._zygote.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not left to the garbage collector: a life without an end would be an engine that nobody replaces.
+            context = {"message": "an engine's life", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _how(how: Exit) -> str:
+    if how.signal is not None:
+        return f"signal {how.signal} ({signal.Signals(how.signal).name})"
+    return "nobody knows how" if how.exit_code is None else f"exit code {how.exit_code}"

@@ -1,0 +1,117 @@
+"""When a run is to be interrupted, and by what: pure decisions, no signal is sent here.
+
+"Check what runs, then interrupt" from another process hits the wrong task: between the two the engine moves on.  So the
+agent writes *which run* it means into the flight recorder and sends a signal that means "look there"; only the
+engine's handler, in its main thread, can know whether that run is still the one, and it is sent again until it was
+delivered or the run has moved on.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..core.messages import RunKey
+
+RESEND_S = 0.02
+"""Between two signals, and between two looks at a run that is to be interrupted."""
+STOPPED_S = 30.0
+"""A process that was stopped (SIGSTOP, ^Z) this long is killed: its tasks would wait for ever."""
+
+
+class Step(Enum):
+    """What a `Ladder` asks for."""
+
+    WAIT = "nothing now"
+    SIGNAL = "write what is wanted, send the interrupt signal"
+    TERMINATE = "SIGTERM"
+    KILL = "SIGKILL"
+    OVER = "the run has ended; the engine lives"
+
+
+class Ladder:
+    """Interrupt; after `grace_s` terminate; after another half of it kill.  Times are monotonic seconds."""
+
+    def __init__(self, run: RunKey, cause: str, grace_s: float, now_s: float) -> None:
+        self.run = run
+        self.cause = cause
+        """Why: a `core.states.Reason` value."""
+        self.terminate_at_s = now_s + grace_s
+        self.kill_at_s = self.terminate_at_s + grace_s / 2
+        self.told = self.terminated = self.killed = False
+
+    def step(self, running: RunKey | None, delivered: bool, now_s: float) -> Step:
+        """running: what the engine is at; delivered: what was wanted last was raised there."""
+        if self.terminated:  # it was told to die, and a process that half died is no engine any more
+            if now_s < self.kill_at_s or self.killed:
+                return Step.WAIT
+            self.killed = True
+            return Step.KILL
+        if running != self.run:
+            return Step.OVER
+        if now_s >= self.terminate_at_s:
+            self.terminated = True
+            return Step.TERMINATE
+        if delivered and self.told:
+            return Step.WAIT
+        self.told = True
+        return Step.SIGNAL
+
+    def next_look_s(self, now_s: float) -> float:
+        """When to call `step` again."""
+        return min(now_s + RESEND_S, self.kill_at_s) if not self.killed else now_s + 1.0
+
+
+class StoppedWatch:
+    """How long one process has been in state T, as seen from looks that may come late.
+
+    Each gap counts for at most `gap_max_s`: after our own machine or loop was suspended, the time in which nobody could
+    look is not held against the process."""
+
+    def __init__(self, gap_max_s: float = 5.0) -> None:
+        self._gap_max_s = gap_max_s
+        self._stopped_s = 0.0
+        self._last_s: float | None = None
+
+    def too_long(self, stopped: bool, now_s: float) -> bool:
+        """Tell it what is seen now; True once the process has been stopped for `STOPPED_S`."""
+        if not stopped:
+            self._stopped_s, self._last_s = 0.0, None
+            return False
+        if self._last_s is not None:
+            self._stopped_s += min(now_s - self._last_s, self._gap_max_s)
+        self._last_s = now_s
+        return self._stopped_s >= STOPPED_S
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is in state T.  Not t: that is a debugger's, and somebody is looking at it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+class Backoff:
+    """Delays between starts that fail: 0.1 s doubling to 5 s, none after a success.
+
+    `jitter` is drawn by the caller (0 to 1): many agents of one cluster must not start engines in step."""
+
+    FIRST_S, LAST_S = 0.1, 5.0
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def failed(self) -> None:
+        """A start came to nothing."""
+        self.failures += 1
+
+    def succeeded(self) -> None:
+        """A start came through."""
+        self.failures = 0
+
+    def delay_s(self, jitter: float) -> float:
+        """How long to wait before the next start."""
+        if not self.failures:
+            return 0.0
+        return min(self.LAST_S, self.FIRST_S * 2.0 ** min(self.failures - 1, 10)) * (0.5 + jitter / 2)

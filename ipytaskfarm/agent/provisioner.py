@@ -1,0 +1,140 @@
+"""The zygote as Jupyter sees it: a kernel provisioner.
+
+The agent starts its engines through it.  It is also an entry point (``jupyter_client.kernel_provisioners``,
+``ipytaskfarm-zygote``), so a kernelspec may name it in its metadata, and any `KernelManager` then starts plain kernels
+in a tenth of a second::
+
+    "metadata": {"kernel_provisioner": {"provisioner_name": "ipytaskfarm-zygote"}}
+
+Such kernels come from a zygote of that process's own, made with the first of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+
+from ..doors.recorder import Recorder
+from .reaping import Marks, reap
+from .zygote import Child, Exit, Zygote
+
+
+class ZygoteProvisioner(KernelProvisionerBase):
+    """One kernel, forked by a zygote."""
+
+    zygote: Zygote | None = None
+    """Which one; None: this process's own."""
+    child: Child | None = None
+    _request: dict[str, Any] | None = None
+    _own_folder: Path | None = None
+    _own_zygote: ClassVar[tuple[asyncio.AbstractEventLoop, Zygote, Path] | None] = None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a kernel was launched and not yet waited for."""
+        return self.child is not None
+
+    async def poll(self) -> int | None:
+        """The exit code (negative: the signal), as `subprocess.Popen.poll`; None: it runs."""
+        if self.child is None:
+            return 0
+        return _returncode(self.child.exit.result()) if self.child.exit.done() else None
+
+    async def wait(self) -> int | None:
+        """Wait until it has ended; the exit code."""
+        if self.child is None:
+            return 0
+        # shield: Jupyter waits with time-outs, and the end is still to be noted after one.
+        code = _returncode(await asyncio.shield(self.child.exit))
+        self.child = None
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel's process."""
+        if self.child is not None:
+            self.child.send_signal(signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        """SIGKILL."""
+        await self.send_signal(signal.SIGKILL)
+
+    async def terminate(self, restart: bool = False) -> None:
+        """SIGTERM."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Write the connection file, if a kernel manager of Jupyter's asks."""
+        manager = self.parent
+        if manager is not None:
+            manager.write_connection_file()
+            self.connection_info = manager.get_connection_info()
+            kwargs.pop("extra_arguments", None)
+            kwargs["connection_file"] = manager.connection_file
+        return await super().pre_launch(cmd=["(forked by a zygote)"], **kwargs)
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Fork the kernel.  request=…: the zygote's own words, as the agent gives them; else a plain kernel is made of
+        Jupyter's arguments (connection_file, env, cwd).  `cmd` is not used: nothing is executed."""
+        request = kwargs.get("request") or self._plain_request(**kwargs)
+        zygote = self.zygote or await self._process_zygote()
+        self._request = request
+        self.child = await zygote.fork(request)
+        return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Remove what a plain kernel needed, and end what it left behind."""
+        if self._own_folder is not None and self._request is not None and not restart:
+            marks = Marks(self._request["engine"], Path(self._request["recorder"]))
+            await asyncio.to_thread(reap, marks)
+            shutil.rmtree(self._own_folder, ignore_errors=True)
+            self._own_folder = None
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """What is known of it; a zygote's child cannot be adopted by another process, so it is for people."""
+        info = await super().get_provisioner_info()
+        info["pid"] = self.child.pid if self.child is not None else None
+        return info
+
+    def _plain_request(
+        self, connection_file: str, env: dict[str, str] | None = None, cwd: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        if self._own_folder is None:
+            self._own_folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-kernel-"))
+        folder, engine = self._own_folder, f"kernel.{self.kernel_id}"
+        recorder = folder / "engine-0.rec"
+        recorder.unlink(missing_ok=True)
+        Recorder.create(recorder, engine, 0).close()
+        return {
+            "engine": engine,
+            "id": 0,
+            "folder": str(folder),
+            "connection_file": connection_file,
+            "recorder": str(recorder),
+            "output": str(folder / "engine-0.out"),
+            "stack": str(folder / "engine-0.stack"),
+            "env": env or {},
+            "cwd": cwd or os.getcwd(),
+        }
+
+    @classmethod
+    async def _process_zygote(cls) -> Zygote:
+        loop = asyncio.get_running_loop()
+        own = cls._own_zygote
+        if own is None or own[0] is not loop or not own[1].alive:
+            folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-zygote-"))
+            own = cls._own_zygote = (loop, Zygote("", folder / "zygote.out"), folder)
+        return own[1]
+
+
+def _returncode(how: Exit) -> int:
+    if how.status is None:
+        return -9
+    return os.waitstatus_to_exitcode(how.status)

@@ -1,0 +1,283 @@
+"""Hand-outs to the engines, results to the controller; nothing lost between, nothing out of order.
+
+What must arrive is kept here, or in the flight recorders, until the controller has acknowledged it, that is, has it on
+disk.  The wire repeats packets while the controller lives; when another controller answers (a new epoch) it forgets
+them, and `Relay.restate` says everything again from what is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from ..core.errors import ResultTooLarge
+from ..core.messages import (
+    AgentMessage,
+    AgentState,
+    CommandDone,
+    Ended,
+    EngineLost,
+    Failure,
+    HandOut,
+    Incarnation,
+    Results,
+    Returned,
+    RunKey,
+)
+from ..core.states import Reason
+from ..doors.recorder import Record, Recorder, RecorderDamaged
+
+if TYPE_CHECKING:
+    from ..doors.wire_link import Link
+
+log = logging.getLogger(__name__)
+
+READ_MAX = 1000
+"""Records taken from a ring at once."""
+MESSAGE_BYTES = 1 << 20
+"""Results are gathered into messages of about this size; a larger result goes alone."""
+UNACKED_BYTES_MAX = 16 << 20
+"""Beyond this the results stay in the recorders: a controller that is slow or away costs no memory here."""
+
+
+class Run(Enum):
+    """What became of a run that was handed to an engine.  Forgotten when the controller has acknowledged its answer."""
+
+    OPEN = "no answer yet"
+    ENDED = "its end was sent"
+    RETURNED = "given back unrun"
+    KNOWN = "the controller has its end (kept only where it is not known what was handed out)"
+
+
+class Account:
+    """What was handed to one engine, and what came back."""
+
+    def __init__(self, engine: Incarnation, recorder: Recorder, former: bool = False) -> None:
+        """former: the engine is a dead one of an agent before us, so it is not known what it was handed."""
+        self.engine = engine
+        self.recorder = recorder
+        self.former = former
+        self.open_runs = 0
+        self.doubles = 0
+        """Records dropped: a run ends once."""
+        self.damaged = False
+        """The recorder cannot be read: everything open may have run."""
+        self._runs: dict[RunKey, Run] = {}
+
+    def hand(self, runs: Iterable[RunKey]) -> None:
+        """These go to the engine."""
+        before = len(self._runs)
+        self._runs.update(dict.fromkeys(runs, Run.OPEN))
+        self.open_runs += len(self._runs) - before
+
+    def is_open(self, run: RunKey) -> bool:
+        """Handed to the engine, and not answered."""
+        return self._runs.get(run, Run.OPEN if self.former else None) is Run.OPEN
+
+    def read(self) -> list[tuple[list[msgspec.Raw], Receipt]]:
+        """The next ended runs of the ring, unopened, in the order of their ends; none: that was all."""
+        portions: list[tuple[list[msgspec.Raw], Receipt]] = []
+        while not portions and not self.damaged and self.recorder.unread:
+            try:
+                portions = self._portions(self.recorder.read(READ_MAX))
+            except RecorderDamaged as error:
+                log.error("engine %s: %s", self.engine, error)
+                self.damaged = True
+        return portions
+
+    def _portions(self, records: list[Record]) -> list[tuple[list[msgspec.Raw], Receipt]]:
+        portions: list[tuple[list[msgspec.Raw], Receipt]] = []
+        ended: list[msgspec.Raw] = []
+        runs: list[RunKey] = []
+        size, cursor = 0, 0
+        known, absent = self._runs, Run.OPEN if self.former else None
+        for record_end, task, attempt, record in records:
+            run = (task, attempt)
+            if known.get(run, absent) is not Run.OPEN:
+                self.doubles += 1
+                continue
+            known[run] = Run.ENDED
+            if ended and size + len(record) > MESSAGE_BYTES:
+                portions.append((ended, Receipt(self, cursor, runs)))
+                ended, runs, size = [], [], 0
+            ended.append(msgspec.Raw(record))
+            runs.append(run)
+            size += len(record)
+            cursor = record_end
+        if ended:
+            portions.append((ended, Receipt(self, records[-1][0], runs)))
+        if not self.former:
+            self.open_runs -= sum(len(portion) for portion, _ in portions)
+        return portions
+
+    def give_back(self, runs: Iterable[RunKey]) -> list[RunKey]:
+        """The engine will not run these; those among them that were open."""
+        was_open = [run for run in runs if self.is_open(run)]
+        for run in was_open:
+            self._runs[run] = Run.RETURNED
+        self.open_runs -= len(was_open)
+        return was_open
+
+    def forget(self, runs: Iterable[RunKey]) -> None:
+        """The controller has the answers to these on disk."""
+        for run in runs:
+            if self.former:
+                self._runs[run] = Run.KNOWN
+            else:
+                self._runs.pop(run, None)
+
+    def rewind(self) -> None:
+        """Read everything again that was not acknowledged."""
+        if self.damaged:
+            return
+        self.recorder.close()
+        try:
+            self.recorder = Recorder.open(self.recorder.path)
+        except (OSError, RecorderDamaged) as error:
+            log.error("engine %s: %s", self.engine, error)
+            self.damaged = True
+            return
+        for run, what in self._runs.items():
+            if what is Run.ENDED:
+                self._runs[run] = Run.OPEN
+                self.open_runs += not self.former
+
+    def unacknowledged(self) -> list[RunKey]:
+        """All whose answer the controller may not have yet, in the order in which they were handed out.
+
+        That includes answers under way: a controller that starts anew must not take a run for one that never arrived
+        here while its result is in the next message."""
+        return list(self._runs)
+
+    def running(self) -> RunKey | None:
+        """The task that a dead engine was at.  Only the truth once `read` has returned nothing."""
+        current = None if self.damaged else self.recorder.current()
+        return current.run if current is not None and self.is_open(current.run) else None
+
+
+class Receipt:
+    """Comes back from the wire when the controller has these on disk."""
+
+    __slots__ = ("account", "cursor", "runs")
+
+    def __init__(self, account: Account, cursor: int, runs: list[RunKey]) -> None:
+        self.account = account
+        self.cursor = cursor
+        self.runs = runs
+
+    def settle(self) -> None:
+        """Let the engine have the room in its ring again."""
+        self.account.recorder.release(self.cursor)
+        self.account.forget(self.runs)
+
+
+class Kept:
+    """A message that is said again in a new epoch, until it is acknowledged."""
+
+    __slots__ = ("account", "message", "number")
+
+    def __init__(self, number: int, message: Returned | CommandDone | EngineLost, account: Account) -> None:
+        self.number = number
+        self.message = message
+        self.account = account
+
+
+class Relay:
+    """Speaks with the controller, through the agent's one `Link`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._introduced = False
+        self._kept: dict[int, Kept] = {}
+        self._number = 0
+        self.lost_acked: list[Incarnation] = []
+        """Engines whose loss the controller has on disk; the reader empties it."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the controller is there and knows who we are."""
+        return self._introduced and self._link.is_up
+
+    @property
+    def delivered(self) -> bool:
+        """All that was kept has been acknowledged."""
+        return not self._kept
+
+    def say(self, message: AgentMessage) -> None:
+        """Send something that `AgentState` states anyway, or that may be lost with a controller."""
+        if self._introduced:
+            self._link.send(message)
+
+    def keep(self, message: Returned | CommandDone | EngineLost, account: Account) -> None:
+        """Send something that must arrive."""
+        self._number += 1
+        kept = self._kept[self._number] = Kept(self._number, message, account)
+        if self._introduced:
+            self._link.send(message, kept)
+
+    def collect(self, account: Account) -> bool:
+        """Send what stands in an engine's ring.  True: that was all of it."""
+        while self.is_up and self._link.unacked_bytes < UNACKED_BYTES_MAX:
+            portions = account.read()
+            if not portions:
+                return True
+            for ended, receipt in portions:
+                self._send_results(account, ended, receipt)
+        return False
+
+    def _send_results(self, account: Account, ended: list[msgspec.Raw], receipt: Receipt) -> None:
+        try:
+            # Raw records in the place of `Ended`: the encoder copies them as they are.
+            self._link.send(Results(account.engine, cast(list[Ended], ended)), receipt)
+        except ResultTooLarge as error:
+            # Only a single one can be: it goes alone.
+            self._link.send(Results(account.engine, [_too_large(ended[0], error)]), receipt)
+
+    def give_back(self, account: Account, message: Returned) -> None:
+        """An engine returned some of its runs."""
+        runs = account.give_back(message.runs)
+        if runs:
+            self.keep(Returned(account.engine, runs, message.why), account)
+
+    def hand_out(self, account: Account, message: HandOut) -> memoryview:
+        """Note a hand-out; the batch, to be forwarded unopened."""
+        account.hand(message.runs)
+        return memoryview(message.batch)
+
+    def acked(self, token: object) -> None:
+        """The controller has this on disk."""
+        if isinstance(token, Receipt):
+            token.settle()
+        elif isinstance(token, Kept):
+            del self._kept[token.number]
+            if isinstance(token.message, Returned):
+                token.account.forget(token.message.runs)
+            elif isinstance(token.message, EngineLost):
+                self.lost_acked.append(token.message.engine)
+
+    def restate(self, state: AgentState, accounts: Iterable[Account]) -> None:
+        """A new epoch: say what there is and all that is not acknowledged.
+
+        Losses are not repeated here: each has to follow the results of its engine, see `EngineTable.report_losses`."""
+        self._introduced = True
+        self._link.send(state)
+        for account in accounts:
+            account.rewind()
+            self.collect(account)
+        for number, kept in list(self._kept.items()):
+            if isinstance(kept.message, EngineLost):
+                del self._kept[number]
+            else:
+                self._link.send(kept.message, kept)
+
+
+def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
+    """The end of a run whose result is larger than a message may be."""
+    ended = msgspec.msgpack.decode(record, type=Ended)
+    return msgspec.structs.replace(
+        ended, outcome=Reason.TOO_LARGE.value, failure=Failure("ResultTooLarge", str(error)), body=b""
+    )

@@ -1,0 +1,351 @@
+"""The agent's loop.
+
+Whatever happens (a message, a bell, a process that ends, a timer) wakes one **turn**, which looks at everything in a
+fixed order: what the controller says, what the engines say, what stands in their rings, what is due; then it sends.
+So each thing has one place, and results of an engine always leave before the news of its death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import platform
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from ..core.messages import (
+    AgentState,
+    CommandDone,
+    EngineCommand,
+    EngineNote,
+    EnginePrepared,
+    FromEngine,
+    HandOut,
+    Interrupt,
+    LaneHello,
+    Properties,
+    Recall,
+    Returned,
+    Shutdown,
+    StackQuery,
+    StackText,
+    StartEngine,
+    StopEngine,
+)
+from ..doors.recorder import Bell
+from ..doors.runtime import read_connection_file
+from ..doors.wire_lane import Lane
+from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
+from .engines import Engine, EngineTable, Phase
+from .relay import Relay
+from .sweep import counters, remember_farm, sweep
+from .watch import Watch
+
+log = logging.getLogger(__name__)
+
+LOCK = "agent.lock"
+EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
+DELIVER_S = 10.0
+"""At the end: how long to wait for a controller that is not there to take the last results."""
+DELIVER_MAX_S = 120.0
+"""… and for one that is there."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent is told on its command line."""
+
+    connection_file: Path
+    folder: Path
+    farm: str
+    node: str
+    startup_cwd: Path
+    slots: int | None = None
+    lease_s: float = 900.0
+    grace_s: float = 1.0
+
+
+class Agent:
+    """One per machine.  `run` returns the process's exit code."""
+
+    def __init__(self, settings: Settings) -> None:
+        """To be made inside the running loop."""
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[int] = self._loop.create_future()
+        session = secrets.token_hex(8)
+        dead = sweep(settings.folder)
+        self._lane = Lane(settings.folder / "lane.sock")
+        self._bell = Bell.listen(settings.folder / "bell.sock")
+        self._link = Link(lambda: read_connection_file(settings.connection_file), "agent", session, settings.node)
+        self._relay = Relay(self._link)
+        first = max(counters(settings.folder), default=0)
+        self._engines = EngineTable(
+            session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
+            self._lane, self._relay, first, self._wake,
+        )  # fmt: skip
+        for engine in dead:
+            self._engines.adopt_dead(engine)
+        self._watch = Watch(settings.grace_s, self._lane)
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._link_fds: list[int] = []
+        self._heard_s = time.monotonic()
+        self._exit_code = EXIT_STOPPED
+        self._end_by_s = math.inf
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Until the farm, a signal or the end of the lease says otherwise."""
+        self._loop.set_exception_handler(self._broken)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(signum, self._on_sigterm)
+        # Ctrl-C in the terminal of a foreground farm reaches us too: its supervisor ends the farm in good order.
+        # Not SIG_IGN, which engines would inherit.
+        self._loop.add_signal_handler(signal.SIGINT, lambda: None)
+        self._loop.add_reader(self._lane.fileno(), self._wake)
+        self._loop.add_reader(self._bell.fileno(), self._wake)
+        self._engines.zygote()  # it imports for a second: meanwhile we dial
+        self._wake()
+        try:
+            return await self._finished
+        finally:
+            await self._close()
+
+    # ----------------------------------------------------------------------------------------------
+    # the turn
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._woken = False
+        now_s = time.monotonic()
+        self._hear_controller(now_s)
+        self._bell.take()
+        said = self._lane.receive()
+        # Rings are read after the lane and sent before what came by it: an engine writes results first.
+        for engine in self._engines:
+            self._relay.collect(engine.account)
+        for incarnation, message in said:
+            self._hear_engine(incarnation, message)
+        self._engines.report_losses()
+        look_s = self._watch.look(self._engines, now_s)
+        self._watch.check(self._engines, now_s)
+        self._hear_controller(now_s)  # and send what was said
+        self._engines.forget_reported()
+        self._judge_lease(now_s)
+        self._judge_end(now_s)
+        self._rearm(now_s, look_s)
+
+    def _rearm(self, now_s: float, look_s: float) -> None:
+        if self._finished.done():
+            return
+        if self._lane.pending():
+            self._wake()
+        fds = self._link.fds()
+        if fds != self._link_fds:
+            for fd in self._link_fds:
+                self._loop.remove_reader(fd)
+            for fd in fds:
+                self._loop.add_reader(fd, self._wake)
+            self._link_fds = list(fds)
+        if self._timer is not None:
+            self._timer.cancel()
+        due_s = min(self._link.next_deadline(), look_s, now_s + 5.0)
+        self._timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._wake)
+
+    # ----------------------------------------------------------------------------------------------
+    # the controller
+
+    def _hear_controller(self, now_s: float) -> None:
+        for event in self._link.step(now_s):
+            match event:
+                case Received():
+                    self._on_message(event.message)
+                case Acked():
+                    self._relay.acked(event.token)
+                case NewEpoch():
+                    self._on_new_epoch(event.welcome.farm)
+                case Resumed():
+                    log.info("the controller is back")
+                case Lost():
+                    log.warning("the controller is not there; engines go on, results are kept")
+                case Refused():
+                    self._on_refused(event.refuse.etype, event.refuse.text)
+        if self._link.is_up:
+            self._heard_s = now_s
+
+    def _on_new_epoch(self, farm: str) -> None:
+        if not remember_farm(self._settings.folder, farm):
+            log.warning("what stands in %s is another farm's: dropped", self._settings.folder)
+            self._engines.drop_dead()
+        log.info("the controller answered; %d engines", len(self._engines.living))
+        self._engines.restate()
+        self._relay.restate(self._state(), [engine.account for engine in self._engines])
+
+    def _state(self) -> AgentState:
+        return AgentState(
+            self._settings.node,
+            os.getpid(),
+            len(os.sched_getaffinity(0)),
+            psutil.virtual_memory().total,
+            platform.platform(),
+            platform.python_version(),
+            [engine.report() for engine in self._engines.living],
+            self._settings.slots,
+        )
+
+    def _on_message(self, message: Any) -> None:
+        match message:
+            case HandOut() | Recall() | Interrupt() | EngineCommand() | StopEngine() | EnginePrepared():
+                engine = self._engines.get(message.engine)
+                # A dead one's loss is on its way, and answers all that was sent meanwhile.
+                if engine is not None and engine.phase is not Phase.GONE:
+                    self._on_engine_message(engine, message)
+            case StartEngine():
+                self._engines.start(message.id)
+            case StackQuery():
+                self._spawn(self._answer_stack(message))
+            case Shutdown():
+                log.info("the farm stops")
+                self._end(EXIT_STOPPED, message.grace_s)
+
+    def _on_engine_message(
+        self, engine: Engine, message: HandOut | Recall | Interrupt | EngineCommand | StopEngine | EnginePrepared
+    ) -> None:
+        match message:
+            case HandOut():
+                connected = self._lane.forward(engine.incarnation, self._relay.hand_out(engine.account, message))
+            case Recall() | EngineCommand():
+                connected = self._lane.send(engine.incarnation, message)
+            case Interrupt():
+                self._watch.interrupt(engine, message)
+                return
+            case StopEngine():
+                self._engines.stop(engine, message.grace_s)
+                return
+            case EnginePrepared():
+                engine.prepared = True
+                return
+        if not connected and engine.phase is not Phase.STARTING:
+            # Unix sockets do not break by themselves: it is dying, or it is no engine any more.
+            log.error("engine %d has hung up", engine.id)
+            engine.kill("it closed its lane")
+
+    def _on_refused(self, etype: str, text: str) -> None:
+        log.error("the controller refuses this agent: %s: %s", etype, text)
+        self._engines.kill_all("the controller refuses this agent")
+        if etype == "FarmReplaced":
+            self._engines.drop_dead()
+        self._end(EXIT_REFUSED, 0.0)
+        self._end_by_s = 0.0
+
+    async def _answer_stack(self, query: StackQuery) -> None:
+        engine = self._engines.get(query.engine)
+        text = await self._watch.stack(engine) if engine is not None else "this engine is gone"
+        self._relay.say(StackText(query.n, text))
+        self._wake()
+
+    # ----------------------------------------------------------------------------------------------
+    # the engines
+
+    def _hear_engine(self, incarnation: str, message: FromEngine) -> None:
+        engine = self._engines.get(incarnation)
+        if engine is None or (engine.phase is Phase.GONE and not isinstance(message, Returned | CommandDone)):
+            return
+        match message:
+            case LaneHello():
+                if not engine.hello.done():
+                    engine.hello.set_result(message)
+            case Returned():
+                self._relay.give_back(engine.account, message)
+            case CommandDone():
+                self._relay.keep(message, engine.account)
+            case Properties():
+                engine.properties = message
+                self._relay.say(message)
+            case EngineNote():
+                self._relay.say(message)
+
+    # ----------------------------------------------------------------------------------------------
+    # the end
+
+    def _judge_lease(self, now_s: float) -> None:
+        if now_s - self._heard_s <= self._settings.lease_s or self._engines.ending:
+            return
+        log.error("no controller for %g s: the lease is over", self._settings.lease_s)
+        # The controller gives the engines' work to others from now on.
+        self._engines.kill_all("its lease was over")
+        self._end(EXIT_STOPPED, 0.0)
+
+    def _on_sigterm(self) -> None:
+        if self._engines.ending:
+            self._engines.kill_all("")
+            self._end_by_s = 0.0
+        else:
+            log.info("told to end by a signal")
+            self._end(EXIT_STOPPED, 2.0)
+        self._wake()
+
+    def _end(self, code: int, grace_s: float) -> None:
+        if not self._engines.ending:
+            self._exit_code = code
+            self._end_by_s = time.monotonic() + grace_s + DELIVER_S
+            self._engines.stop_all(grace_s)
+            self._loop.call_later(grace_s + DELIVER_S, self._wake)
+
+    def _judge_end(self, now_s: float) -> None:
+        if not self._engines.ending or self._engines.living or self._finished.done():
+            return
+        patience_s = DELIVER_MAX_S - DELIVER_S if self._link.is_up and self._end_by_s else 0.0
+        if self._all_delivered() or now_s > self._end_by_s + patience_s:
+            self._finished.set_result(self._exit_code)
+
+    def _all_delivered(self) -> bool:
+        return not self._engines.any_left and self._relay.delivered and not self._link.unacked_bytes
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # Nothing can be trusted after a bug of ours: end, engines with us, and let the next agent read the recorders.
+        error = context.get("exception")
+        log.critical("bug: %s", context.get("message"), exc_info=error)
+        if not self._finished.done():
+            self._finished.set_result(EXIT_BUG)
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
+            self._loop.remove_reader(fd)
+        await self._engines.close()
+        clean = self._all_delivered()
+        self._link.close()
+        self._lane.close()
+        self._bell.close()
+        if clean:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        # What the controller knows need not stay; what it does not know is the next agent's to report.
+        folder = self._settings.folder
+        try:
+            # The lock goes last: another agent that starts now finds it held, or a folder without anything of ours.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+        except OSError as error:
+            log.info("%s stays: %s", folder, error)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

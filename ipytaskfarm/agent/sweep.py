@@ -1,0 +1,67 @@
+"""What an agent before us left in the folder: it was killed, or could not hand over its results.
+
+Its engines died with it (and are made sure of here).  Their finished results stand in their flight recorders, together
+with what each was running: that is reported as if the engines were ours and had just died."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from ..doors.recorder import Recorder, RecorderDamaged
+from .engines import Engine, Files
+from .reaping import Marks, reap
+from .relay import Account
+
+log = logging.getLogger(__name__)
+
+_FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
+_FARM = "farm"
+
+
+def counters(folder: Path) -> list[int]:
+    """The numbers of all engines that files tell of."""
+    found = {int(match[1]) for path in folder.iterdir() if (match := _FILE.match(path.name))}
+    return sorted(found)
+
+
+def sweep(folder: Path) -> list[Engine]:
+    """The dead engines to be reported.  Files that tell nothing are removed.  Waits until their processes are gone."""
+    dead: list[Engine] = []
+    for counter in counters(folder):
+        files = Files(folder, counter)
+        engine = _dead_engine(files) if files.recorder.exists() else None
+        if engine is None:
+            files.remove()
+        else:
+            dead.append(engine)
+    if dead:
+        log.warning("an agent before this one left %d engines behind: reporting them", len(dead))
+    return dead
+
+
+def _dead_engine(files: Files) -> Engine | None:
+    try:
+        recorder = Recorder.open(files.recorder)
+    except (OSError, RecorderDamaged) as error:
+        log.error("flight recorder %s cannot be read, its engine's fate is not known: %s", files.recorder, error)
+        return None
+    # Before anything is read: what still runs may still write.
+    reap(Marks(recorder.engine, files.recorder))
+    engine = Engine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
+    engine.cause = "its agent ended"
+    return engine
+
+
+def remember_farm(folder: Path, incarnation: str) -> bool:
+    """Note which farm the files here belong to.  False: another one than before, so what stands here means nothing now:
+    its task ids are not that farm's."""
+    path = folder / _FARM
+    try:
+        before = path.read_text()
+    except OSError:
+        before = ""
+    if before != incarnation:
+        path.write_text(incarnation)
+    return before in ("", incarnation)

@@ -1,0 +1,158 @@
+"""Looks at what the engines are doing, and sends the signals that `limits` decides on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+from collections.abc import Iterable
+
+from ..core.messages import Interrupt, Recall, RunKey
+from ..core.states import Reason
+from ..doors.recorder import ABORT, TIME_LIMIT
+from ..doors.wire_lane import Lane
+from .engines import OUTPUT_BYTES_MAX, Engine, Phase
+from .limits import RESEND_S, Ladder, Step, is_stopped
+from .zygote import tail
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.05
+"""Between two looks at an engine that has something to run: how late a time limit may be noticed."""
+CHECK_S = 5.0
+"""Between two looks at the processes."""
+STACK_S = 2.0
+"""How long an engine has to write its stack: the kernel must run it once, no more."""
+SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
+SIGNAL_STACK = signal.SIGRTMIN + 6
+_CAUSES: dict[str, int] = {Reason.ABORTED: ABORT, Reason.TIME_LIMIT: TIME_LIMIT}
+
+
+class Watch:
+    """Time limits, interrupts, stopped processes, stacks."""
+
+    def __init__(self, grace_s: float, lane: Lane) -> None:
+        """grace_s: between a time limit's interrupt and SIGTERM."""
+        self._grace_s = grace_s
+        self._lane = lane
+        self._next_check_s = 0.0
+
+    def interrupt(self, engine: Engine, message: Interrupt) -> None:
+        """Stop a run that is open: now if it runs, when it begins if the engine gets there before our recall does."""
+        if not engine.account.is_open(message.run):
+            return
+        engine.interrupts[message.run] = message.grace_s
+        engine.next_look_s = 0.0
+        if _running(engine) != message.run:
+            self._lane.send(engine.incarnation, Recall(engine.incarnation, [message.run]))
+
+    def look(self, engines: Iterable[Engine], now_s: float) -> float:
+        """Look at those that are due; when to look again (monotonic)."""
+        next_s = math.inf
+        for engine in engines:
+            if engine.phase is Phase.GONE or engine.phase is Phase.STARTING:
+                continue
+            if not engine.account.open_runs and engine.ladder is None:
+                engine.next_look_s = 0.0
+                continue
+            if now_s >= engine.next_look_s:
+                engine.next_look_s = self._look(engine, now_s)
+            next_s = min(next_s, engine.next_look_s)
+        return next_s
+
+    def check(self, engines: Iterable[Engine], now_s: float) -> None:
+        """Look for stopped processes and overgrown output files; does nothing if it was done a moment ago."""
+        if now_s < self._next_check_s:
+            return
+        self._next_check_s = now_s + CHECK_S
+        for engine in engines:
+            if engine.phase is Phase.GONE or engine.child is None:
+                continue
+            if engine.stopped.too_long(is_stopped(engine.pid), now_s):
+                log.warning("engine %d has been stopped for too long: killing it", engine.id)
+                engine.kill("stopped")
+            _cut(engine)
+
+    async def stack(self, engine: Engine) -> str:
+        """Where the engine is now: its main thread's Python stack, also while C code holds the GIL."""
+        path = engine.files.stack
+        before = _size(path)
+        if engine.phase is Phase.GONE or not engine.send_signal(SIGNAL_STACK):
+            return f"engine {engine.id} is gone"
+        deadline_s = asyncio.get_running_loop().time() + STACK_S
+        seen = before
+        while asyncio.get_running_loop().time() < deadline_s:
+            await asyncio.sleep(0.01)
+            size = _size(path)
+            if size > before and size == seen:
+                return tail(path, size - before)
+            seen = size
+        why = (
+            "it is stopped (SIGSTOP)" if is_stopped(engine.pid) else "it may wait for a disk, or a network file system"
+        )
+        return f"engine {engine.id} (pid {engine.pid}) did not write its stack within {STACK_S:g} s: {why}"
+
+    def _look(self, engine: Engine, now_s: float) -> float:
+        current = engine.account.recorder.current()
+        running = current.run if current is not None else None
+        deadline_s = current.deadline_ns / 1e9 if current is not None and current.deadline_ns else math.inf
+        if engine.ladder is None:
+            engine.ladder = self._due(engine, running, deadline_s, now_s)
+        if engine.ladder is not None:
+            self._climb(engine, engine.ladder, running, now_s)
+        if engine.ladder is not None:
+            return engine.ladder.next_look_s(now_s)
+        return min(now_s + (RESEND_S if engine.interrupts else LOOK_S), max(deadline_s, now_s + 0.001))
+
+    def _due(self, engine: Engine, running: RunKey | None, deadline_s: float, now_s: float) -> Ladder | None:
+        for run in [run for run in engine.interrupts if not engine.account.is_open(run)]:
+            del engine.interrupts[run]
+        if running is None:
+            return None
+        if running in engine.interrupts:
+            return Ladder(running, Reason.ABORTED, engine.interrupts.pop(running), now_s)
+        if now_s >= deadline_s:
+            return Ladder(running, Reason.TIME_LIMIT, self._grace_s, now_s)
+        return None
+
+    def _climb(self, engine: Engine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:
+        recorder = engine.account.recorder
+        if not ladder.told:
+            recorder.want(ladder.run, _CAUSES[ladder.cause])
+        match ladder.step(running, recorder.was_delivered(), now_s):
+            case Step.SIGNAL:
+                engine.send_signal(SIGNAL_INTERRUPT)
+            case Step.TERMINATE:
+                log.warning("engine %d: %s of task %d ignored: SIGTERM", engine.id, ladder.cause, ladder.run[0])
+                engine.send_signal(signal.SIGTERM)
+            case Step.KILL:
+                log.warning("engine %d: SIGTERM ignored: SIGKILL", engine.id)
+                engine.send_signal(signal.SIGKILL)
+            case Step.OVER:
+                engine.ladder = None
+            case Step.WAIT:
+                pass
+
+
+def _running(engine: Engine) -> RunKey | None:
+    current = engine.account.recorder.current()
+    return current.run if current is not None else None
+
+
+def _size(path: os.PathLike[str]) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _cut(engine: Engine) -> None:
+    # What is written between the two calls is lost: this is the output that no task asked to be captured.
+    path = engine.files.output
+    if _size(path) > OUTPUT_BYTES_MAX:
+        kept = tail(path, 65536)
+        os.truncate(path, 0)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"[earlier output was dropped]\n{kept}\n")

@@ -1,0 +1,282 @@
+"""The agent's handle on its zygote, the process that forks engines and reaps them.
+
+The protocol stands in ``ipytaskfarm/engine/zygote.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
+
+READY_S = 60.0
+"""How long a zygote may take to import IPython: seconds from a warm disk, far more from a cold network one."""
+STATUS_WAIT_S = 1.0
+"""How long to wait for the zygote's word on a process that is gone."""
+QUIT_S = 2.0
+"""How long a zygote may take to end in good order."""
+_LENGTH = struct.Struct(">I")
+
+
+class Exit(NamedTuple):
+    """How a process ended."""
+
+    status: int | None
+    """The raw wait status; None: nobody could tell (its zygote died too)."""
+    peak_bytes: int = 0
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it."""
+        return os.WTERMSIG(self.status) if self.status is not None and os.WIFSIGNALED(self.status) else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it returned, if it ended by itself."""
+        return os.WEXITSTATUS(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
+
+
+class StartError(Exception):
+    """No process came of it; the text is for people."""
+
+
+class Child:
+    """A process that a zygote forked.  Signals go through its pidfd, so never to another process of the same number."""
+
+    def __init__(self, pid: int, zygote_pid: int) -> None:
+        self.pid = pid
+        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._pidfd: int | None = None
+        self._is_gone = self._is_orphan = False
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        if parent_of(pid) == zygote_pid:
+            self._pidfd = pidfd
+            asyncio.get_running_loop().add_reader(pidfd, self._gone)
+        else:
+            os.close(pidfd)
+
+    def send_signal(self, signum: int) -> bool:
+        """False: it is gone."""
+        if self._pidfd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, signum)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def ended(self, how: Exit) -> None:
+        """Note the end, once; closes the pidfd."""
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        if not self.exit.done():
+            self.exit.set_result(how)
+
+    def orphaned(self) -> None:
+        """Its zygote is gone: it got SIGKILL with it, and nobody will say how it ended."""
+        self._is_orphan = True
+        self.send_signal(signal.SIGKILL)
+        if self._is_gone or self._pidfd is None:
+            self.ended(Exit(None))
+
+    def _gone(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_gone = True
+        if self._pidfd is not None:
+            loop.remove_reader(self._pidfd)
+        if self._is_orphan:
+            self.ended(Exit(None))
+        else:  # the zygote knows how it ended, and says so at once unless it is stuck
+            loop.call_later(STATUS_WAIT_S, self.ended, Exit(None))
+
+
+class Zygote:
+    """One zygote process.  Start it from a thread that lives as long as we do (PR_SET_PDEATHSIG looks at threads)."""
+
+    def __init__(self, farm: str, output: Path, died: Callable[[], None] = lambda: None) -> None:
+        """output: what it prints goes there.  died: called once when its process is gone."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        self._control = ours
+        self._output = output
+        self._died = died
+        self._forking: dict[str, asyncio.Future[Child]] = {}
+        self._children: dict[str, Child] = {}
+        self._buffer = bytearray()
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.dropped: list[list[str]] = []
+        """Preloads it did not keep, and why."""
+        # -P: nothing is imported from the folder that we happen to stand in; engines add theirs themselves.
+        argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
+        with theirs, open(output, "ab", opener=_private) as out:
+            self._process = subprocess.Popen(
+                [*argv, "--farm", farm], stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()]
+            )
+        self._pidfd = os.pidfd_open(self._process.pid)
+        loop.add_reader(self._pidfd, self._on_death)
+        loop.add_reader(self._control.fileno(), self._on_readable)
+        self._late = loop.call_later(READY_S, self._not_ready)
+        self._gone: asyncio.Future[None] = loop.create_future()
+        self.alive = True
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it came so far as to fork engines."""
+        return self.ready.done() and self.ready.exception() is None
+
+    async def fork(self, request: dict[str, Any]) -> Child:
+        """Fork an engine; `request` holds the protocol's fields.  StartError: none came of it."""
+        engine: str = request["engine"]
+        await asyncio.shield(self.ready)
+        if not self.alive:
+            raise StartError("the zygote is gone")
+        answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._forking[engine] = answer
+        self._send({"op": "fork", **request})
+        return await answer
+
+    def kill(self) -> None:
+        """End it and with it all its engines, at once."""
+        if self.alive:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """End it: it kills the engines that are left and exits."""
+        if self.alive:
+            self._send({"op": "quit"})
+        await asyncio.wait({self._gone}, timeout=QUIT_S)
+        self.kill()
+        await self._gone
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps(message).encode()
+        # Requests are rare and small against the socket's buffer: a zygote that has let it fill up is stuck.
+        try:
+            sent = self._control.send(_LENGTH.pack(len(body)) + body)
+        except OSError as error:
+            log.error("zygote %d takes no requests (%s): ending it", self.pid, error)
+            self.kill()
+            return
+        if sent < len(body) + _LENGTH.size:
+            log.error("zygote %d reads no requests: ending it", self.pid)
+            self.kill()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._control.recv(1 << 16)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            return
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            message = json.loads(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            self._on_message(message)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "ready":
+                self._late.cancel()
+                self.dropped = message.get("dropped", [])
+                if not self.ready.done():
+                    self.ready.set_result(None)
+            case "forked":
+                # The child is made here and not by whoever waits: `exited` may stand in the same read.
+                child = self._children[message["engine"]] = Child(message["pid"], self.pid)
+                self._answer(message["engine"], child)
+            case "failed":
+                self._answer(message["engine"], StartError(message["error"]))
+            case "exited":
+                if message["engine"] in self._children:
+                    self._children.pop(message["engine"]).ended(Exit(message["status"], message["maxrss"]))
+            case unknown:
+                log.error("the zygote said %r, which is not in its protocol", unknown)
+
+    def _answer(self, engine: str, answer: Child | StartError) -> None:
+        waiting = self._forking.pop(engine, None)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, StartError):
+            waiting.set_exception(answer)
+        else:
+            waiting.set_result(answer)
+
+    def _not_ready(self) -> None:
+        log.error("zygote %d was not ready after %g s: ending it", self.pid, READY_S)
+        self.kill()
+
+    def _on_death(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        status = self._process.wait()
+        self._on_readable()  # exits that it still reported
+        self.alive = False
+        self._late.cancel()
+        if self._control.fileno() >= 0:
+            loop.remove_reader(self._control.fileno())
+            self._control.close()
+        why = StartError(f"the zygote ended with {status}: {tail(self._output) or 'it printed nothing'}")
+        for engine in list(self._forking):
+            self._answer(engine, why)
+        if not self.ready.done():
+            self.ready.set_exception(why)
+            self.ready.exception()  # nobody may be waiting, which is fine
+        for child in self._children.values():
+            child.orphaned()
+        self._gone.set_result(None)
+        self._died()
+
+
+def tail(path: Path, limit: int = 4096) -> str:
+    """The last part of a text file, from the start of a line; "" if there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            data = file.read(limit)
+    except OSError:
+        return ""
+    if size > limit:
+        data = data[data.find(b"\n") + 1 :]
+    return data.decode(errors="replace").strip()
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
