@@ -1,0 +1,65 @@
+"""The ``ipytaskfarm`` command: `main` finds the subcommand, a traitlets application does the rest.
+
+To add a command: write a subclass of `cli.application.Command` with a description and examples, name it in
+`COMMANDS`, and describe it in ``docs/commands.md`` (a test looks for both).
+
+Exit codes: 0 all is well, 1 it failed, 2 the command line is wrong, 3 the farm's store cannot be used,
+4 refused (no such farm, one of that name runs already, wrong keys, versions that do not fit).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "start": ("ipytaskfarm.cli.start.Start", "start a farm, or resume one"),
+    "stop": ("ipytaskfarm.cli.stop.Stop", "stop a farm; nothing that was accepted is lost"),
+    "list": ("ipytaskfarm.cli.farms.List", "the farms of this user"),
+    "status": ("ipytaskfarm.cli.look.Status", "one farm: its engines and tasks"),
+    "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
+    "tasks": ("ipytaskfarm.cli.look.Tasks", "a table of tasks"),
+    "explain": ("ipytaskfarm.cli.look.Explain", "why a task is where it is"),
+    "abort": ("ipytaskfarm.cli.act.Abort", "abort tasks"),
+    "retry": ("ipytaskfarm.cli.act.Retry", "hand failed tasks in again"),
+    "pause": ("ipytaskfarm.cli.act.Pause", "start no further tasks"),
+    "resume": ("ipytaskfarm.cli.act.Resume", "go on after a pause, or after start --hold"),
+    "logs": ("ipytaskfarm.cli.logs.Logs", "show or follow a log"),
+    "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),
+    "demo": ("ipytaskfarm.cli.demo.Demo", "see a temporary farm at work"),
+    "controller": ("ipytaskfarm.cli.parts.RunController", "run a controller alone (for supervisors)"),
+    "agent": ("ipytaskfarm.cli.parts.RunAgent", "run an agent alone (for supervisors)"),
+    "version": ("ipytaskfarm.cli.parts.Version", "the versions that matter"),
+}
+"""name -> (the application, one line of help), in the order in which ``--help`` shows them."""
+
+PARTS = {"controller": "ipytaskfarm.controller", "agent": "ipytaskfarm.agent"}
+"""These commands become another program, which reads its own flags."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.  Errors of the farm are printed, never raised."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in PARTS and not _asks_for_help(arguments[1:]):
+        _become(PARTS[arguments[0]], arguments[1:])
+    # `ipytaskfarm -n 4` is `ipytaskfarm start -n 4`.
+    if arguments and arguments[0].startswith("-") and not _asks_for_help(arguments):
+        arguments.insert(0, "start")
+    # traitlets costs 50 ms: not before it is needed.
+    from ipytaskfarm.cli.application import run
+
+    return run(arguments)
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return any(word in ("-h", "--help", "--help-all", "--version", "-V") for word in arguments)
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""What all subcommands share: flags, config files, help, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, ClassVar
+
+from traitlets import Bool, List, TraitError, Unicode
+from traitlets.config import Application
+from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
+
+from ipytaskfarm import __version__
+from ipytaskfarm.cli import COMMANDS
+from ipytaskfarm.core import errors
+from ipytaskfarm.home import Home
+
+OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
+INTERRUPTED = 130
+"""What shells make of a program that SIGINT ended."""
+
+
+class UsageError(Exception):
+    """The command line is wrong; the text says how."""
+
+
+class _Loader(KVArgParseConfigLoader):
+    """traitlets' own, but a mistyped flag is an error, and ids may stand before and after flags."""
+
+    def _add_arguments(self, aliases: Any, flags: Any, classes: Any) -> None:
+        super()._add_arguments(aliases, flags, classes)
+        # argparse fills a `*` positional once: `abort 1 --farm x 2` would lose the 2.
+        self.parser.parse_args = self.parser.parse_intermixed_args  # type: ignore[method-assign]
+
+    def _handle_unrecognized_alias(self, arg: str) -> None:
+        raise ArgumentError(f"there is no flag --{arg}")
+
+
+def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
+    """traitlets' aliases, from (names of the flag, ``Class.trait``); ``--farm`` and ``--config`` come by themselves."""
+    table: dict[Any, str] = {tuple(names.split()): trait for names, trait in pairs}
+    if farm:
+        table[("farm",)] = "Command.farm"
+    table[("config",)] = "Command.config_files"
+    return table
+
+
+def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
+    """traitlets' flags, from (names of the flag, ``Class.trait``, the value that it sets, help)."""
+    table = {}
+    for names, trait, value, text in entries:
+        owner, name = trait.split(".")
+        table[tuple(names.split())] = ({owner: {name: value}}, text)
+    return table
+
+
+class Command(Application):
+    """A subcommand: `read` its command line, then `carry_out`."""
+
+    version = __version__
+    description: Any = ""
+    examples: Any = ""
+    arguments: ClassVar[str] = ""
+    """The words that may follow the flags, for the usage line; "" allows none."""
+    raise_config_file_errors = True
+
+    farm = Unicode("default", help="the farm's name").tag(config=True, metavar="NAME")
+    config_files = List(Unicode(), help="a config file instead of Jupyter's ipytaskfarm_config.py").tag(
+        config=True, metavar="FILE"
+    )
+
+    aliases: Any = values()
+    flags: Any = switches()
+
+    def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> Any:
+        return _Loader(argv, aliases, flags, classes=classes, log=self.log, subcommands={})
+
+    def read(self, argv: list[str]) -> None:
+        """Command line over config files over defaults.  A wrong command line: `UsageError`."""
+        try:
+            # Without traitlets' wrapper, which logs the error and exits with 1.
+            Application.parse_command_line.__wrapped__(self, argv)  # type: ignore[attr-defined]
+            given = self.cli_config
+            self._read_config_files()
+            self.update_config(given)
+        except (TraitError, ArgumentError) as error:
+            raise UsageError(str(error)) from None
+        if self.extra_args and not self.arguments:
+            raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags")
+
+    def _read_config_files(self) -> None:
+        if self.config_files:
+            for file in self.config_files:
+                if not os.path.exists(file):
+                    raise UsageError(f"there is no config file {file}")
+                self._load(os.path.abspath(file), None)
+            return
+        from jupyter_core.paths import jupyter_config_path
+
+        self._load("ipytaskfarm_config", jupyter_config_path())
+
+    def _load(self, name: str, path: list[str] | None) -> None:
+        stem = name.removesuffix(".py").removesuffix(".json")
+        try:
+            Application.load_config_file.__wrapped__(self, stem, path)  # type: ignore[attr-defined]
+        except (TraitError, ArgumentError):
+            raise
+        except Exception as error:  # a config file is Python: anything may come out of it
+            raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
+
+    def carry_out(self) -> int:
+        """Do it, and return the exit code."""
+        raise NotImplementedError
+
+    def home(self) -> Home:
+        """The files of the farm that ``--farm`` names."""
+        try:
+            return Home.of(self.farm)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def number_arguments(self, what: str) -> list[int]:
+        """The words of the command line as task or engine ids; at least one."""
+        if not self.extra_args:
+            raise UsageError(f"which {what}? Give one or more ids")
+        try:
+            return [int(word) for word in self.extra_args]
+        except ValueError:
+            bad = next(word for word in self.extra_args if not word.isdigit())
+            raise UsageError(f"{bad!r} is no {what} id: those are whole numbers") from None
+
+    def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
+        """The command in one screen: usage, what it does, flags, examples."""
+        words = f" {self.arguments}" if self.arguments else ""
+        yield f"usage: ipytaskfarm {self.name}{words} [flags]"
+        yield ""
+        yield str(self.description).strip()
+        yield ""
+        yield "Flags"
+        yield from self._flag_lines()
+        if self.examples:
+            yield ""
+            yield "Examples"
+            yield from (f"    {line.strip()}" for line in str(self.examples).strip().splitlines())
+        yield ""
+        yield "Each flag that takes a value is also a setting of ipytaskfarm_config.py in Jupyter's config"
+        yield "folder (`jupyter --paths`); --help-all shows their names there."
+        if classes:
+            yield from self.emit_options_help()
+
+    def _flag_lines(self) -> Iterator[str]:
+        traits = {cls.__name__: cls.class_traits(config=True) for cls in self._classes_with_parents()}
+        for keys, target in self.aliases.items():
+            owner, name = target.split(".")
+            trait = traits[owner][name]
+            metavar = trait.metadata.get("metavar", name.upper())
+            yield from _flag_help(keys, f" {metavar}", trait.help)
+        for keys, (_, text) in self.flags.items():
+            yield from _flag_help(keys, "", text)
+        yield from _flag_help(("h", "help"), "", "show this text")
+
+    def _classes_with_parents(self) -> list[Any]:
+        return list(self._classes_inc_parents())
+
+
+class JsonCommand(Command):
+    """A command whose answer can be had for a program."""
+
+    json = Bool(False, help="print JSON, for programs").tag(config=True)
+    flags: Any = switches(("json", "JsonCommand.json", True, "print JSON, for programs"))
+
+
+def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
+    names = (keys,) if isinstance(keys, str) else keys
+    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(names, key=len)) + metavar
+    yield f"    {shown:<28} {text}" if len(shown) <= 28 else f"    {shown}\n{'':33}{text}"
+
+
+class TaskFarm(Application):
+    """What ``ipytaskfarm --help`` shows."""
+
+    name = "ipytaskfarm"
+    version = __version__
+    description: Any = "A durable task farm of IPython kernels."
+
+    def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
+        yield "A durable task farm of IPython kernels."
+        yield ""
+        yield "    ipytaskfarm -n 4             start a farm of four engines here; Ctrl-C stops it"
+        yield "    ipytaskfarm COMMAND --help   what a command does, and its flags"
+        yield ""
+        yield "Commands"
+        for name, (_, text) in COMMANDS.items():
+            yield f"    {name:<12} {text}"
+        yield ""
+        yield "Every command takes --farm NAME (default: the farm called default)."
+        yield "Exit codes: 0 fine, 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm."
+
+
+def run(arguments: list[str]) -> int:
+    """One command line, from its words to its exit code."""
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+        print("\n".join(TaskFarm().emit_help()))
+        return OK
+    if arguments[0] in ("-V", "--version"):
+        print(__version__)
+        return OK
+    name = arguments[0]
+    try:
+        command = _command(name)
+        command.read(arguments[1:])
+        return command.carry_out()
+    except UsageError as error:
+        _complain(name, f"{error}\nTry: ipytaskfarm {name if name in COMMANDS else ''} --help".replace("  ", " "))
+        return USAGE
+    except BrokenPipeError:
+        # `ipytaskfarm tasks | head`: nobody reads any more, and the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError) as error:
+        _complain(name, str(error) or type(error).__name__)
+        return exit_code(error)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error means."""
+    if isinstance(error, errors.StoreError):
+        return STORE
+    refusals = (errors.ConnectionError, errors.FarmExists, errors.SecurityError, errors.VersionMismatch)
+    return REFUSED if isinstance(error, refusals) else FAILED
+
+
+def _command(name: str) -> Command:
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=2)
+        advice = f": did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"there is no command {name!r}{advice}")
+    module, _, attribute = COMMANDS[name][0].rpartition(".")
+    command = getattr(import_module(module), attribute)()
+    assert isinstance(command, Command)
+    return command
+
+
+def _complain(name: str, text: str) -> None:
+    print(f"ipytaskfarm {name}: {text}", file=sys.stderr)
+
+
+def complete(words: Sequence[str]) -> str:
+    """Words as people list them: ``a, b and c``."""
+    *head, last = words
+    return f"{', '.join(head)} and {last}" if head else last

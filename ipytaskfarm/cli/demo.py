@@ -1,0 +1,132 @@
+"""``ipytaskfarm demo``: the QuickStart of the task interface, on real engines of a temporary farm."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from traitlets import Int
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, Command, values
+from ipytaskfarm.launchers.cores import usable_cores
+from ipytaskfarm.settings import check_engines
+
+QUICKSTART = 1000
+SHOWN = 73
+"""The task that the QuickStart looks at."""
+
+
+class Demo(Command):
+    """``ipytaskfarm demo``"""
+
+    name = "demo"
+    description = """
+Starts a temporary farm, runs the QuickStart of IPython's task interface on it, line by line, and shows how fast the
+tasks went through and which engines ran them. Nothing is left behind.
+"""
+    examples = "ipytaskfarm demo -n 4"
+
+    n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
+    tasks = Int(5000, help="how many tasks to time after the QuickStart").tag(config=True, metavar="N")
+    aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), farm=False)
+
+    def carry_out(self) -> int:
+        from ipytaskfarm.farm import Farm
+
+        engines = usable_cores() if self.n is None else check_engines(self.n)
+        print(f"A temporary farm with {show.number(engines, 'engine')}:", flush=True)
+        began = time.monotonic()
+        with Farm(n=max(1, engines)) as farm:
+            print(f"    ready after {time.monotonic() - began:.1f} s\n")
+            tc = farm.task_client()
+            _quickstart(tc)
+            _timing(tc, self.tasks)
+            tc.close()
+        print("\nThe farm is gone, and all that belonged to it.")
+        return OK
+
+
+class _Session:
+    """Prints what is typed and what comes of it, as IPython does."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def typed(self, *lines: str) -> None:
+        self._number += 1
+        first, *rest = lines
+        print(f"In [{self._number}]: {first}")
+        for line in rest:
+            print(f"   ...: {line}")
+
+    def out(self, value: object) -> None:
+        print(f"Out[{self._number}]: {value!r}\n")
+
+
+def _quickstart(tc: Any) -> None:
+    from ipytaskfarm import client
+
+    session = _Session()
+    session.typed("from ipytaskfarm import client")
+    session.typed("tc = client.TaskClient()")
+    session.typed("tasklist = []")
+    session.typed(f"for n in range({QUICKSTART}):", 'tasklist.append(client.Task("a = %i" % n, pull="a"))')
+    tasklist = [client.Task("a = %i" % n, pull="a") for n in range(QUICKSTART)]  # noqa: UP031 - as in the QuickStart
+    session.typed("taskids = [tc.run(t) for t in tasklist]")
+    taskids = [tc.run(task) for task in tasklist]
+    session.typed("taskids[:5], taskids[-1]")
+    session.out((taskids[:5], taskids[-1]))
+    session.typed("tc.barrier(taskids)")
+    tc.barrier(taskids)
+    session.typed("task_results = [tc.get_task_result(taskid) for taskid in taskids]")
+    task_results = [tc.get_task_result(taskid) for taskid in taskids]
+    session.typed(f"tr = task_results[{SHOWN}]")
+    tr = task_results[SHOWN]
+    session.typed("tr")
+    session.out(tr)
+    session.typed("tr.engineid")
+    session.out(tr.engineid)
+    session.typed("tr.submitted, tr.completed, tr.duration")
+    session.out((tr.submitted, tr.completed, tr.duration))
+    session.typed("tr.results['a']")
+    session.out(tr.results["a"])
+    session.typed("tr.ns.a")
+    session.out(tr.ns.a)
+    wrong = [n for n, result in enumerate(task_results) if result.results != {"a": n}]
+    if wrong:
+        raise RuntimeError(f"the results of {len(wrong)} tasks are wrong, the first is {wrong[0]}")
+
+
+def _timing(tc: Any, count: int) -> None:
+    """The same again, with a clock: a plain loop of `run`, a barrier, and fetching."""
+    from ipytaskfarm import client
+
+    if count < 1:
+        return
+    stages = []
+    began = time.perf_counter()
+    ids = [tc.run(client.Task(f"a = {n}", pull="a")) for n in range(count)]
+    stages.append(("handed in", time.perf_counter() - began))
+    tc.barrier(ids)
+    stages.append(("finished", time.perf_counter() - began))
+    results = [tc.get_task_result(task) for task in ids]
+    stages.append(("fetched", time.perf_counter() - began))
+    print(f"{count} more tasks, one `tc.run` each, then a barrier, then every result:")
+    sys.stdout.flush()
+    show.table(
+        ("", "after", "tasks/s"),
+        [(what, show.span(seconds), f"{count / seconds:,.0f}") for what, seconds in stages],
+        right=(1, 2),
+    )
+    by_engine: dict[int, list[float]] = {}
+    for result in results:
+        by_engine.setdefault(result.engineid, []).append(result.duration)
+    counts = Counter({engine: len(durations) for engine, durations in by_engine.items()})
+    show.table(
+        ("engine", "tasks", "share", "busy"),
+        [(e, n, f"{100 * n / count:.0f} %", show.span(sum(by_engine[e]))) for e, n in sorted(counts.items())],
+        right=(0, 1, 2, 3),
+    )

@@ -1,0 +1,68 @@
+"""``ipytaskfarm engines``: list, add, remove."""
+
+from __future__ import annotations
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
+from ipytaskfarm.cli.look import engine_table, print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.questions import connect
+
+
+class Engines(JsonCommand):
+    """``ipytaskfarm engines``"""
+
+    name = "engines"
+    arguments = "list | add [N] | remove ID…"
+    description = """
+Lists the engines of a farm, starts N more (default 1), or ends the named ones: those finish the task that they run
+first. What is asked for here holds over crashes and restarts of the controller.
+"""
+    examples = """
+        ipytaskfarm engines list
+        ipytaskfarm engines add 2
+        ipytaskfarm engines remove 3
+    """
+
+    def carry_out(self) -> int:
+        what, *words = self.extra_args or ["list"]
+        self.extra_args = words
+        if what == "list":
+            return self._list()
+        if what == "add":
+            return self._add()
+        if what == "remove":
+            return self._remove()
+        raise UsageError(f"{what!r} is none of list, add and remove")
+
+    def _list(self) -> int:
+        if self.extra_args:
+            raise UsageError("`engines list` takes nothing more")
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.Engines())
+        assert isinstance(reply, messages.EngineTable)
+        if self.json:
+            print_json(reply.rows)
+        elif reply.rows:
+            engine_table(reply.rows)
+        else:
+            print("no engines")
+        return OK
+
+    def _add(self) -> int:
+        counts = self.number_arguments("engine") if self.extra_args else [1]
+        if len(counts) != 1 or counts[0] < 1:
+            raise UsageError("how many? `engines add N`, with N at least 1")
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.SetWanted(more=counts[0]))
+        assert isinstance(reply, messages.Number)
+        print(f"{show.number(reply.value, 'engine')} wanted now; they come up within a second or two")
+        return OK
+
+    def _remove(self) -> int:
+        ids = self.number_arguments("engine")
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.RemoveEngines(ids))
+        assert isinstance(reply, messages.Number)
+        print(f"{show.number(reply.value, 'engine')} wanted now; a running task is finished first")
+        return OK

@@ -1,0 +1,145 @@
+"""Commands about farms as such, running or not: list, clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
+from ipytaskfarm.cli.look import farm_state, print_json
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import Clear, Cleared
+from ipytaskfarm.home import Home, remove_path
+from ipytaskfarm.questions import connect
+
+COLUMNS = ("name", "state", "engines", "waiting", "running", "finished", "address", "store")
+
+
+class List(JsonCommand):
+    """``ipytaskfarm list``"""
+
+    name = "list"
+    description = "Lists the farms of this user, running and stopped."
+    aliases: Any = values(farm=False)
+
+    def carry_out(self) -> int:
+        farms = [_describe(home) for home in Home.all()]
+        if self.json:
+            print_json(farms)
+        elif farms:
+            show.table(
+                ("farm", "", "engines", "waiting", "running", "finished", "address", "store"),
+                [
+                    (
+                        f["name"],
+                        f["state"],
+                        f["engines"],
+                        f["waiting"],
+                        f["running"],
+                        f["finished"],
+                        f["address"],
+                        f["store"],
+                    )
+                    for f in farms
+                ],
+                right=(2, 3, 4, 5),
+            )
+        else:
+            print("no farms: `ipytaskfarm start` makes one")
+        return OK
+
+
+def _describe(home: Home) -> dict[str, Any]:
+    farm: dict[str, Any] = dict.fromkeys(("engines", "waiting", "running", "finished", "address"), "")
+    farm |= {"name": home.name, "state": "stopped", "store": show.size(home.store_bytes())}
+    info = home.living_info()
+    if info is None:
+        return farm
+    farm["address"] = f"{info.host}:{info.port}"
+    try:
+        with connect(home.name) as questioner:
+            state = farm_state(questioner)
+    except errors.TaskFarmError as error:
+        return {**farm, "state": f"does not answer: {error}"}
+    counts = state.counts
+    return {
+        **farm,
+        "state": "stopping" if state.stopping else "paused" if state.held else "running",
+        "engines": len(state.engines),
+        "waiting": counts.get("scheduled", 0),
+        "running": counts.get("pending", 0),
+        "finished": counts.get("succeeded", 0) + counts.get("failed", 0),
+    }
+
+
+class Clean(Command):
+    """``ipytaskfarm clean``"""
+
+    name = "clean"
+    description = """
+Of a running farm: forgets the results of all finished tasks, and removes the stores that --fresh has set aside.
+Of a stopped farm: removes set-aside stores, old logs, and connection files and sockets that a crash left behind; with
+--all the whole farm, its store and its keys. Asks first.
+"""
+    examples = """
+        ipytaskfarm clean
+        ipytaskfarm clean --farm old --all --yes
+    """
+    yes = Bool(False, help="do not ask").tag(config=True)
+    everything = Bool(False, help="remove a stopped farm altogether").tag(config=True)
+    flags: Any = switches(
+        ("y yes", "Clean.yes", True, "do not ask"),
+        ("all", "Clean.everything", True, "remove a stopped farm altogether: waiting tasks, results, keys"),
+    )
+
+    def carry_out(self) -> int:
+        home = self.home()
+        if home.living_info() is not None:
+            if self.everything:
+                raise errors.FarmExists(f"farm {home.name!r} runs: stop it first (ipytaskfarm stop --farm {home.name})")
+            return self._clean_running(home)
+        if not home.folder.exists():
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+        # Whoever supervises is about to start what looks stopped now.
+        with home.lock():
+            return self._clean_stopped(home)
+
+    def _clean_running(self, home: Home) -> int:
+        with connect(home.name) as questioner:
+            counts = farm_state(questioner).counts
+            finished = counts.get("succeeded", 0) + counts.get("failed", 0)
+            if finished and show.confirm(
+                f"Forget {show.number(finished, 'result')} of farm {home.name!r}?", yes=self.yes
+            ):
+                reply = questioner.answer(Clear(None), timeout_s=120.0)
+                assert isinstance(reply, Cleared)
+                print(f"forgot {show.number(reply.count, 'result')}")
+            elif not finished:
+                print("no finished tasks")
+        return self._remove(home.set_aside(), "stores set aside")
+
+    def _clean_stopped(self, home: Home) -> int:
+        if self.everything:
+            question = f"Remove farm {home.name!r} altogether, with the tasks that wait, all results and its keys?"
+            if not show.confirm(question, yes=self.yes):
+                return FAILED
+            home.remove()
+            print(f"farm {home.name!r} is gone")
+            return OK
+        return self._remove([*home.set_aside(), *home.stale_files()], "files")
+
+    def _remove(self, paths: list[Path], what: str) -> int:
+        if not paths:
+            print(f"no old {what}")
+            return OK
+        for path in paths:
+            print(f"    {path}")
+        if not show.confirm(f"Remove these {len(paths)} {what}?", yes=self.yes):
+            return FAILED
+        for path in paths:
+            remove_path(path)
+        print(f"removed {len(paths)}")
+        return OK

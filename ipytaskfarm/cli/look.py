@@ -1,0 +1,157 @@
+"""Commands that look at a running farm: status, tasks, explain."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import msgspec
+from traitlets import Enum, Int, Unicode
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
+from ipytaskfarm.core import messages
+from ipytaskfarm.questions import Questioner, connect
+
+STATES = ("scheduled", "pending", "succeeded", "failed", "unfinished", "finished")
+
+
+def farm_state(questioner: Questioner) -> messages.FarmState:
+    """What the controller says of itself."""
+    state = questioner.answer(messages.FarmStatus())
+    assert isinstance(state, messages.FarmState)
+    return state
+
+
+def print_json(value: Any) -> None:
+    """For programs: one JSON document."""
+    print(json.dumps(msgspec.to_builtins(value), indent=2, default=repr))
+
+
+def engine_table(rows: list[messages.EngineRow]) -> None:
+    """The engines, one a line."""
+    shown = [
+        (
+            row.id,
+            row.state,
+            "" if row.task is None else row.task,
+            row.ahead or "",
+            row.node,
+            row.pid,
+            show.ago(row.started_s),
+            row.note,
+        )
+        for row in rows
+    ]
+    show.table(("engine", "state", "task", "sent ahead", "node", "pid", "up", ""), shown, right=(0, 2, 3, 5))
+
+
+class Status(JsonCommand):
+    """``ipytaskfarm status``"""
+
+    name = "status"
+    description = "Shows one farm: its controller, its tasks by state, and its engines."
+    examples = """
+        ipytaskfarm status
+        ipytaskfarm status --farm nightly --json
+    """
+
+    def carry_out(self) -> int:
+        with connect(self.farm) as questioner:
+            state = farm_state(questioner)
+        if self.json:
+            print_json(state)
+            return OK
+        words = ["stopping" if state.stopping else "held: no task is started" if state.held else "running"]
+        print(f"farm {state.name!r}: {words[0]}, up {show.ago(state.started_s)}, controller pid {state.pid}")
+        counts = state.counts
+        print(
+            f"tasks: {counts.get('scheduled', 0)} waiting, {counts.get('pending', 0)} running,"
+            f" {counts.get('succeeded', 0)} succeeded, {counts.get('failed', 0)} failed"
+        )
+        clients = show.number(state.clients, "client")
+        print(f"store: {show.size(state.store_bytes)}; {clients}; {show.number(state.wanted, 'engine')} wanted")
+        if state.engines:
+            engine_table(state.engines)
+        for line in state.losses[-5:]:
+            print(f"lost: {show.safe(line)}")
+        return OK
+
+
+class Tasks(JsonCommand):
+    """``ipytaskfarm tasks``"""
+
+    name = "tasks"
+    description = "Shows a table of tasks, in order of their ids: the last 100 unless asked for more."
+    arguments = "[ID…]"
+    examples = """
+        ipytaskfarm tasks --state failed
+        ipytaskfarm tasks 12 13 --json
+    """
+
+    state = Enum([None, *STATES], default_value=None, allow_none=True, help=f"one of {', '.join(STATES)}").tag(
+        config=True, metavar="STATE"
+    )
+    named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
+    last = Int(100, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
+
+    aliases: Any = values(("state", "Tasks.state"), ("name", "Tasks.named"), ("last", "Tasks.last"))
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task") if self.extra_args else None
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.Tasks(ids, self.named or None, self.state), timeout_s=60.0)
+        assert isinstance(reply, messages.TaskTable)
+        rows = reply.rows[-self.last :] if self.last > 0 else reply.rows
+        if self.json:
+            print(json.dumps([msgspec.structs.asdict(row) for row in rows], default=msgspec.to_builtins))
+        else:
+            _task_table(rows)
+            if len(rows) < len(reply.rows):
+                print(f"… and {len(reply.rows) - len(rows)} before these; --last 0 shows all")
+        if reply.unknown:
+            raise IndexError(f"there is no task {', '.join(map(str, reply.unknown))}")
+        return OK
+
+
+def _task_table(rows: list[messages.TaskRow]) -> None:
+    if not rows:
+        print("no tasks")
+        return
+    shown = [
+        (
+            row.id,
+            "running" if row.state == "pending" else row.state,
+            row.reason,
+            show.safe(row.name or "", 30),
+            "" if row.engine_id is None else row.engine_id,
+            row.attempts,
+            show.ago(row.submitted_s),
+            show.span(row.run_s),
+            "" if row.failure is None else show.safe(f"{row.failure.etype}: {row.failure.value}", 60),
+        )
+        for row in rows
+    ]
+    headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
+    show.table(headings, shown, right=(0, 4, 5, 7))
+
+
+class Explain(Command):
+    """``ipytaskfarm explain``"""
+
+    name = "explain"
+    description = "Says where a task is and why: its attempts, and for a waiting one what each engine lacks."
+    arguments = "ID"
+    examples = "ipytaskfarm explain 73"
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task")
+        if len(ids) != 1:
+            raise UsageError("one task at a time")
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.Explain(ids[0]))
+        assert isinstance(reply, messages.Text)
+        for line in reply.text.splitlines():
+            sys.stdout.write(show.safe(line) + "\n")
+        return OK

@@ -1,0 +1,55 @@
+"""The commands that become another program, and ``version``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from ipytaskfarm import __version__
+from ipytaskfarm.cli.application import OK, Command, UsageError
+from ipytaskfarm.core.messages import PROTOCOL
+
+
+class RunController(Command):
+    """``ipytaskfarm controller``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+
+    name = "controller"
+    arguments = "[flags of the controller]"
+    description = """
+Runs a controller by itself, as `python -m ipytaskfarm.controller` does: for supervisors other than ours, such as
+systemd. `ipytaskfarm start` is what people want. Its own flags: python -m ipytaskfarm.controller --help
+"""
+
+    def carry_out(self) -> int:
+        raise UsageError("its flags go directly after the word controller")
+
+
+class RunAgent(Command):
+    """``ipytaskfarm agent``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+
+    name = "agent"
+    arguments = "[flags of the agent]"
+    description = """
+Runs an agent by itself, as `python -m ipytaskfarm.agent` does: it connects to the farm whose agent connection file it
+is given, and runs engines on this machine. Its own flags: python -m ipytaskfarm.agent --help
+"""
+
+    def carry_out(self) -> int:
+        raise UsageError("its flags go directly after the word agent")
+
+
+class Version(Command):
+    """``ipytaskfarm version``"""
+
+    name = "version"
+    description = "Shows the versions that matter in a bug report."
+
+    def carry_out(self) -> int:
+        print(f"ipytaskfarm {__version__} (protocol {PROTOCOL})")
+        print(f"Python {platform.python_version()} on {platform.platform()}")
+        for package in ("ipython", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "dill", "traitlets"):
+            try:
+                print(f"{package} {version(package)}")
+            except PackageNotFoundError:
+                print(f"{package} is missing")
+        return OK

@@ -1,0 +1,299 @@
+"""``ipytaskfarm start``, which is also ``ipytaskfarm -n 4``: be the farm's supervisor, here or detached."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from setproctitle import setproctitle
+from traitlets import Bool, Float, Instance, Int, List, Unicode
+from traitlets.config import Configurable
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import FarmState
+from ipytaskfarm.home import SUPERVISOR, Home
+from ipytaskfarm.launchers.cores import usable_cores
+from ipytaskfarm.settings import (
+    DEFAULT_HOST,
+    FarmSettings,
+    check_engines,
+    check_seconds,
+    policy_name,
+    read_startup,
+)
+from ipytaskfarm.supervisor import Audience, Supervisor, ready_engines
+
+
+class Controller(Configurable):
+    """The settings of a farm's controller, as ``c.Controller`` in a config file."""
+
+    host = Unicode(DEFAULT_HOST, help="the address to listen on (this machine alone, unless you say otherwise)").tag(
+        config=True, metavar="ADDRESS"
+    )
+    port = Int(
+        None, allow_none=True, help="the port to listen on (default: the farm's own, else 10113 if free, else any)"
+    ).tag(config=True, metavar="PORT")
+    queue_policy = Unicode(None, allow_none=True, help="which task goes first: FIFO, LIFO, FairShare or your own").tag(
+        config=True, metavar="MODULE:CLASS"
+    )
+    policy_path = List(Unicode(), help="a folder to import your own queue policy from").tag(config=True, metavar="DIR")
+    store_dir = Unicode(None, allow_none=True, help="the folder for the store, on a local disk").tag(
+        config=True, metavar="DIR"
+    )
+    unmet_timeout = Float(
+        None, allow_none=True, help="end a task that no engine may run after this long (default: let it wait)"
+    ).tag(config=True, metavar="SECONDS")
+    failure_penalty = Float(None, allow_none=True, help="withhold an engine this long after a failed task").tag(
+        config=True, metavar="SECONDS"
+    )
+
+
+class Start(Command):
+    """``ipytaskfarm start``"""
+
+    name = "start"
+    description = """
+Starts a farm on this machine, or resumes the one of that name: waiting tasks go on, results are kept, ids continue.
+In the foreground it says what happens to engines, and Ctrl-C stops all; a second Ctrl-C does not wait for running
+tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` ends the farm.
+"""
+    examples = """
+        ipytaskfarm -n 4
+        ipytaskfarm start -n 4 --daemonize
+        ipytaskfarm start --farm nightly --startup imports.py --queue-policy FairShare
+        ipytaskfarm start --queue-policy mine:Policy --policy-path ~/policies
+    """
+    classes: Any = List([Controller])
+
+    n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
+    startup = Unicode(None, allow_none=True, help="code that every fresh engine runs first").tag(
+        config=True, metavar="FILE"
+    )
+    start_timeout = Float(60.0, help="how long engines may take to come up").tag(config=True, metavar="SECONDS")
+    drain = Float(10.0, help="how long running tasks may go on after Ctrl-C").tag(config=True, metavar="SECONDS")
+    daemonize = Bool(False, help="go on in the background").tag(config=True)
+    fresh = Bool(False, help="begin anew, and set the old store aside").tag(config=True)
+    hold = Bool(False, help="start no task until `ipytaskfarm resume`").tag(config=True)
+    take_over = Bool(False, help="begin anew on this host with a farm whose store is on another").tag(config=True)
+    progress_fd = Int(-1).tag(config=True)
+    controller = Instance(Controller)
+
+    aliases: Any = values(
+        ("n engines", "Start.n"),
+        ("startup", "Start.startup"),
+        ("queue-policy", "Controller.queue_policy"),
+        ("policy-path", "Controller.policy_path"),
+        ("unmet-timeout", "Controller.unmet_timeout"),
+        ("failure-penalty", "Controller.failure_penalty"),
+        ("store-dir", "Controller.store_dir"),
+        ("host", "Controller.host"),
+        ("port", "Controller.port"),
+        ("start-timeout", "Start.start_timeout"),
+        ("drain", "Start.drain"),
+    )
+    flags: Any = switches(
+        ("daemonize", "Start.daemonize", True, "return when the engines are ready; the farm goes on"),
+        ("fresh", "Start.fresh", True, "begin anew; the old store is set aside, with the date in its name"),
+        ("hold", "Start.hold", True, "start no task until `ipytaskfarm resume`"),
+        ("take-over", "Start.take_over", True, "begin anew here with a farm whose store is on another host"),
+    )
+
+    def carry_out(self) -> int:
+        self.controller = Controller(parent=self)
+        settings = self._settings()
+        home = Home.of(settings.name)
+        if self.daemonize:
+            return _detach(home, self.argv, settings)
+        return _supervise(settings, home, self._audience(settings))
+
+    def _audience(self, settings: FarmSettings) -> Audience:
+        if self.progress_fd >= 0:
+            return Reporter(os.fdopen(self.progress_fd, "w", buffering=1), settings.name)
+        return Terminal(settings.name)
+
+    def _settings(self) -> FarmSettings:
+        controller = self.controller
+        try:
+            code, code_name = read_startup(None if self.startup is None else Path(self.startup))
+            return FarmSettings(
+                name=self.home().name,
+                engines=usable_cores() if self.n is None else check_engines(self.n),
+                startup=code,
+                startup_name=code_name,
+                queue_policy=policy_name(controller.queue_policy),
+                policy_path=tuple(_folder("--policy-path", folder) for folder in controller.policy_path),
+                host=controller.host,
+                port=controller.port,
+                store_dir=None if controller.store_dir is None else Path(controller.store_dir).expanduser(),
+                unmet_timeout_s=check_seconds("--unmet-timeout", controller.unmet_timeout),
+                failure_penalty_s=check_seconds("--failure-penalty", controller.failure_penalty),
+                hold=self.hold,
+                fresh=self.fresh,
+                take_over=self.take_over,
+                start_timeout_s=self.start_timeout,
+                drain_s=self.drain,
+            )
+        except (ValueError, TypeError, SyntaxError, FileNotFoundError) as error:
+            raise UsageError(str(error)) from None
+
+
+def _folder(flag: str, text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise ValueError(f"{flag}: {path} is not a folder")
+    return path
+
+
+class Terminal:
+    """Tells a person: what is waited for on one line that is overwritten, what happened on lines that stay."""
+
+    def __init__(self, farm: str, *, stop_with: str = "Ctrl-C") -> None:
+        self._farm = farm
+        self._stop_with = stop_with
+        self._rewrites = sys.stderr.isatty()
+        self._shown = ""
+
+    def progress(self, text: str) -> None:
+        """On a terminal only the last one is seen; in a file, each that is new."""
+        if text == self._shown:
+            return
+        if self._rewrites:
+            sys.stderr.write(f"\r\033[K{text} …")
+        else:
+            sys.stderr.write(f"{text} …\n")
+        sys.stderr.flush()
+        self._shown = text
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._wipe()
+        print(show.safe(line), flush=True)
+
+    def ready(self, state: FarmState) -> None:
+        """The one line that says all one needs."""
+        self.say(ready_line(state, self._farm, self._stop_with))
+
+    def _wipe(self) -> None:
+        if self._shown and self._rewrites:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+        self._shown = ""
+
+
+class Reporter:
+    """Tells the command that detached us, until that one has seen the farm ready; from then on the log."""
+
+    def __init__(self, pipe: IO[str], farm: str) -> None:
+        self._pipe: IO[str] | None = pipe
+        self._farm = farm
+
+    def progress(self, text: str) -> None:
+        self._send("progress", text)
+
+    def say(self, line: str) -> None:
+        print(show.safe(line), flush=True)
+        self._send("say", line)
+
+    def ready(self, state: FarmState) -> None:
+        line = ready_line(state, self._farm, f"ipytaskfarm stop{farm_flag(self._farm)}")
+        print(line, flush=True)
+        self._send("ready", line)
+        self.close()
+
+    def failed(self, error: Exception) -> None:
+        """The start came to nothing."""
+        print(show.safe(error), flush=True)
+        self._send("failed", str(error), code=exit_code(error))
+        self.close()
+
+    def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _send(self, what: str, text: str, **more: object) -> None:
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.write(json.dumps({"what": what, "text": text, **more}) + "\n")
+        except BrokenPipeError:
+            self._pipe = None
+
+
+def farm_flag(name: str) -> str:
+    """What to add to a command so that it means this farm."""
+    return "" if name == "default" else f" --farm {name}"
+
+
+def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
+    """Name, engines, how to connect, how to stop."""
+    argument = "" if farm == "default" else repr(farm)
+    held = ", held: `ipytaskfarm resume` lets tasks start" if state.held else ""
+    return (
+        f"farm {farm!r} is ready: {show.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
+        f" Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
+    )
+
+
+def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
+    """Be the supervisor until the farm has ended."""
+    supervisor = Supervisor(settings, home, audience)
+    if isinstance(audience, Reporter):
+        setproctitle(f"ipytaskfarm supervisor --farm {settings.name}")
+
+    def on_signal(number: int, frame: object) -> None:
+        supervisor.request_stop()
+
+    # SIGHUP too: a foreground farm ends with its terminal.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        supervisor.start()
+        supervisor.run()
+    except (errors.TaskFarmError, OSError) as error:
+        if isinstance(audience, Reporter):
+            audience.failed(error)
+            return exit_code(error)
+        raise
+    audience.say(f"farm {settings.name!r} has stopped: no process is left; what waited goes on with the next start")
+    return OK
+
+
+def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
+    """Start this same command as a process of its own, and watch it until the farm is ready."""
+    from ipytaskfarm.launchers import Part
+    from ipytaskfarm.launchers.local import LocalLauncher
+
+    home.make_folders()
+    read_end, write_end = os.pipe()
+    words = [word for word in argv if word != "--daemonize"]
+    arguments = ("start", *words, f"--Start.progress_fd={write_end}")
+    part = Part("supervisor", "ipytaskfarm", arguments, home.output("supervisor"), Path.cwd(), fds=(write_end,))
+    process = LocalLauncher().start(part)
+    os.close(write_end)
+    terminal = Terminal(settings.name)
+    try:
+        with os.fdopen(read_end) as reports:
+            for line in reports:
+                report = json.loads(line)
+                if report["what"] == "progress":
+                    terminal.progress(report["text"])
+                elif report["what"] == "failed":
+                    terminal.say("")
+                    print(f"ipytaskfarm start: {report['text']}", file=sys.stderr)
+                    return int(report["code"])
+                else:
+                    terminal.say(report["text"])
+                    if report["what"] == "ready":
+                        return OK
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    said = process.said() or f"see {home.output(SUPERVISOR)}"
+    raise errors.ConnectionError(f"the supervisor ended before the farm was ready: {said}")

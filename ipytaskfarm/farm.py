@@ -1,0 +1,298 @@
+"""`Farm`: a farm from Python.  It starts, connects, stops."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import sys
+import threading
+import time
+import warnings
+import weakref
+from datetime import timedelta
+from pathlib import Path
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.doors.runtime import check_name
+from ipytaskfarm.home import Home
+from ipytaskfarm.launchers.cores import usable_cores
+from ipytaskfarm.settings import (
+    DEFAULT_HOST,
+    FarmSettings,
+    check_engines,
+    check_seconds,
+    policy_name,
+    read_startup,
+)
+from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import MultiEngineClient, TaskClient
+    from ipytaskfarm.core.messages import FarmState
+
+STABLE_S = 0.5
+"""Engines that come up together do so within this long of one another."""
+AT_EXIT_S = 30.0
+
+_living: weakref.WeakSet[Farm] = weakref.WeakSet()
+
+
+class Farm:
+    """A task farm on this machine: ``with Farm(n=4) as farm: tc = farm.task_client()``.
+
+    Without a name it is temporary: it lives in a folder of its own, and all of it, processes and files, goes when
+    `stop` is called, when the ``with`` block or the interpreter ends, or when the interpreter is killed.  With a name
+    it is the farm that ``ipytaskfarm start --farm NAME`` starts: tasks and results are kept for the next time.
+
+    Returns when the engines are ready.
+
+    n: how many engines; default: the usable cores.
+    name: the farm's name, or None.
+    startup: code that every fresh engine runs first, a str; or a file of such code, a `pathlib.Path`.
+    queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, or your own
+        `QueuePolicy`, as a class or as ``"module:Class"``.
+    policy_path: folders to import it from.
+    host, port: where the controller listens; default: this machine alone, the farm's own port.
+    store_dir: the folder for the store, on a local disk.
+    unmet_timeout: seconds (or a timedelta) after which a task that no engine may run fails; default: it waits.
+    failure_penalty: seconds for which an engine is withheld after a failed task; default: 0.
+    hold: start no task until ``ipytaskfarm resume``.
+    fresh: begin anew; the store of a farm of this name is set aside.
+    take_over: begin anew here with a farm whose store is on another host.
+    start_timeout: seconds that the engines may take to come up.
+    drain: seconds that running tasks may go on when the farm is stopped.
+
+    Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
+    and `NoEnginesRegistered` when no engine came up.
+    """
+
+    def __init__(
+        self,
+        n: int | None = None,
+        name: str | None = None,
+        startup: str | os.PathLike[str] | None = None,
+        queue_policy: str | type | object | None = None,
+        *,
+        policy_path: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] = (),
+        host: str = DEFAULT_HOST,
+        port: int | None = None,
+        store_dir: str | os.PathLike[str] | None = None,
+        unmet_timeout: float | timedelta | None = None,
+        failure_penalty: float | timedelta | None = None,
+        hold: bool = False,
+        fresh: bool = False,
+        take_over: bool = False,
+        start_timeout: float | timedelta = 60.0,
+        drain: float | timedelta | None = 10.0,
+    ) -> None:
+        code, code_name = read_startup(startup)
+        folders = policy_path if isinstance(policy_path, tuple) else (policy_path,)
+        self._settings = FarmSettings(
+            name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
+            engines=usable_cores() if n is None else check_engines(n),
+            owned=name is None,
+            startup=code,
+            startup_name=code_name,
+            queue_policy=policy_name(queue_policy),
+            policy_path=tuple(Path(folder).expanduser() for folder in folders),
+            host=host,
+            port=port,
+            store_dir=None if store_dir is None else Path(store_dir).expanduser(),
+            unmet_timeout_s=check_seconds("unmet_timeout", unmet_timeout),
+            failure_penalty_s=check_seconds("failure_penalty", failure_penalty),
+            hold=hold,
+            fresh=fresh,
+            take_over=take_over,
+            start_timeout_s=check_seconds("start_timeout", start_timeout) or 0.0,
+            drain_s=check_seconds("drain", drain),
+        )
+        self._home = Home.temporary(self._settings.name) if name is None else Home.of(self._settings.name)
+        self._ready = threading.Event()
+        self._ended = threading.Event()
+        self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
+        self._clients: list[Any] = []
+        self._start()
+
+    def _start(self) -> None:
+        # Not in the thread: what `start` finds wrong is raised here, with the user's own frames.
+        self._supervisor.start()
+        thread = threading.Thread(target=self._supervise, name=f"ipytaskfarm {self.name}", daemon=True)
+        thread.start()
+        _living.add(self)
+        try:
+            self._ready.wait()
+        except BaseException:
+            # Ctrl-C while the engines come up.
+            self.stop(drain=0)
+            raise
+        if self._supervisor.error is not None:
+            self._ended.wait(AT_EXIT_S)
+            raise self._supervisor.error
+        state = self._supervisor.state
+        missing = self._settings.engines - (ready_engines(state) if state is not None else 0)
+        if missing == self._settings.engines > 0:
+            log = self._home.log("agent-0")
+            text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            self.stop(drain=0)
+            raise errors.NoEnginesRegistered(
+                f"none of {missing} engines came up in {self._settings.start_timeout_s:g} s; the agent says:\n{text}"
+            )
+        if missing > 0:
+            warnings.warn(f"{missing} of {self._settings.engines} engines of {self!r} have not come up", stacklevel=3)
+
+    def _supervise(self) -> None:
+        try:
+            self._supervisor.run()
+        except Exception as error:  # raised again by _start, or told here: a thread has no one else to tell
+            if self._ready.is_set():
+                print(f"ipytaskfarm: farm {self.name!r} has ended: {error}", file=sys.stderr)
+        finally:
+            self._ended.set()
+            self._ready.set()
+
+    @property
+    def name(self) -> str:
+        """The farm's name; temporary ones have one too."""
+        return self._settings.name
+
+    @property
+    def connection_file(self) -> Path:
+        """What clients connect by: ``TaskClient(str(farm.connection_file))`` from any process of this user."""
+        return self._home.client_file
+
+    @property
+    def state(self) -> FarmState | None:
+        """What the controller last said of itself, a second old at most; None before and after."""
+        return self._supervisor.state if self._supervisor.phase is Phase.RUNNING else None
+
+    def task_client(self) -> TaskClient:
+        """A `TaskClient` of this farm.  All clients of one process share one session."""
+        from ipytaskfarm.client import TaskClient
+
+        self._must_run()
+        return TaskClient(str(self.connection_file))
+
+    def multiengine_client(self) -> MultiEngineClient:
+        """A `MultiEngineClient` of this farm."""
+        from ipytaskfarm.client import MultiEngineClient
+
+        self._must_run()
+        return MultiEngineClient(str(self.connection_file))
+
+    def _must_run(self) -> None:
+        if self._ended.is_set() or self._supervisor.phase > Phase.RUNNING:
+            raise errors.FarmNotRunning(f"{self!r}: make a new Farm")
+
+    def await_engines(
+        self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
+    ) -> list[int]:
+        """Wait until there are `count` engines, or until no more come; their ids (bndl's ``await_workers``).
+
+        connect_timeout: seconds until the first engine must be there, else `NoEnginesRegistered`.
+        stable_timeout: seconds after which whatever is there is enough.
+        """
+        began = time.monotonic()
+        first: float | None = None
+        ids: list[int] = []
+        changed = began
+        while True:
+            self._must_run()
+            state = self._supervisor.state
+            now = time.monotonic()
+            there = (
+                sorted(row.id for row in state.engines if row.state in ("idle", "busy")) if state is not None else []
+            )
+            if there != ids:
+                ids, changed = there, now
+            first = now if ids and first is None else first
+            if count is not None and len(ids) == count:
+                return ids
+            if first is None and now - began > connect_timeout:
+                raise errors.NoEnginesRegistered(f"no engine of {self!r} within {connect_timeout:g} s")
+            # The supervisor looks once a second: half of that cannot show that nothing changes.
+            settled = count is None and now - changed > STABLE_S + 1.0
+            if first is not None and (settled or now - first > stable_timeout):
+                return ids
+            time.sleep(0.05)
+
+    def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
+        """Stop the farm and wait until it is gone.  A second call does nothing.
+
+        drain: how many seconds running tasks may go on; None: until they end; default: as the farm was made.
+        """
+        if self._ended.is_set():
+            return
+        if drain is ...:
+            self._supervisor.request_stop()
+        else:
+            self._supervisor.request_stop(check_seconds("drain", drain), default=False)
+        try:
+            self._ended.wait()
+        except KeyboardInterrupt:
+            self._supervisor.request_stop(0.0, default=False)  # the second one: no waiting
+            self._ended.wait()
+            raise
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # After an error, nobody will look at what still runs.
+        if kind is None:
+            self.stop()
+        else:
+            self.stop(drain=0)
+
+    def __repr__(self) -> str:
+        phase, state = self._supervisor.phase, self._supervisor.state
+        what = "temporary farm" if self._settings.owned else "farm"
+        if phase >= Phase.STOPPING:
+            return f"<{what} {self.name!r}: {'stopped' if phase is Phase.ENDED else 'stopping'}>"
+        if phase < Phase.RUNNING or state is None:
+            return f"<{what} {self.name!r}: starting>"
+        counts = state.counts
+        tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
+        paused = ", paused" if state.held else ""
+        return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}>"
+
+
+class _Listener:
+    """The supervisor's audience of a `Farm`: it wants to know when, and nothing else."""
+
+    def __init__(self, is_ready: threading.Event) -> None:
+        self._is_ready = is_ready
+
+    def progress(self, text: str) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def ready(self, state: FarmState) -> None:
+        self._is_ready.set()
+
+
+def _stop_all() -> None:
+    """At the interpreter's end: farms that nobody stopped.  Clients were made later and have flushed by now."""
+    for farm in list(_living):
+        if not farm._ended.is_set():
+            farm._supervisor.request_stop(0.0, default=False)
+    for farm in list(_living):
+        farm._ended.wait(AT_EXIT_S)
+
+
+def _in_child_process() -> None:
+    # A forked child has no supervising thread and must neither stop the parent's farms nor keep them alive.
+    for farm in list(_living):
+        farm._supervisor.in_child_process()
+        farm._ended.set()
+    _living.clear()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_in_child_process)

@@ -1,0 +1,73 @@
+"""How the processes of a farm get onto machines.
+
+A launcher knows one way of starting controller and agents: here, by a batch system, by Dask, by ssh.  The supervisor
+(`ipytaskfarm.supervisor`) decides *what* runs and how often; a launcher only places it.  Script text, process control
+and configuration stay apart: a `Part` says what to run, a `Launcher` where, a `Placed` is what came of it.
+
+To add one: a module here with a class that satisfies `Launcher`, whose `Placed` may be a batch job as well as a
+process: nothing outside this folder assumes a pid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+EXIT_UNKNOWN = -1000
+"""It has ended and nobody can say how: it was not our child."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the farm, before it runs: ``python -m module *arguments``."""
+
+    kind: str
+    """``controller``, ``agent-0``, ``supervisor``: names it in logs and in the farm's list of processes."""
+    module: str
+    arguments: tuple[str, ...]
+    log: Path
+    """Where its stdout and stderr go, appended."""
+    folder: Path
+    """Its working folder."""
+    fds: tuple[int, ...] = ()
+    """Inherited under the same numbers."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables in addition to ours."""
+
+
+class Placed(Protocol):
+    """Something started, in the manner of `subprocess.Popen`."""
+
+    kind: str
+
+    def poll(self) -> int | None:
+        """None while it lives; else its exit code, minus the signal that ended it, or `EXIT_UNKNOWN`."""
+
+    def terminate(self) -> None:
+        """Ask it to end.  Nothing happens if it has ended."""
+
+    def kill(self) -> None:
+        """End it now.  Nothing happens if it has ended."""
+
+    def wait_fd(self) -> int | None:
+        """A file descriptor that becomes readable when it ends, where there is such a thing."""
+
+    def said(self, limit_bytes: int = 4000) -> str:
+        """The last of what it printed since it was started."""
+
+    def record(self) -> dict[str, Any]:
+        """What `Launcher.adopt` needs to find it again from another process, as JSON."""
+
+    def close(self) -> None:
+        """Forget it, living or not."""
+
+
+class Launcher(Protocol):
+    """One way of placing parts."""
+
+    def start(self, part: Part) -> Placed:
+        """Start it, detached from our terminal and signals: it outlives us."""
+
+    def adopt(self, record: dict[str, Any]) -> Placed | None:
+        """What an earlier process started, if it still lives."""

@@ -1,0 +1,175 @@
+"""Processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ipytaskfarm
+from ipytaskfarm.doors.runtime import process_started
+
+from . import EXIT_UNKNOWN, Part
+
+LOG_BYTES = 10 * 2**20
+LOG_FILES = 3
+
+
+class LocalProcess:
+    """A process here, our child or adopted."""
+
+    def __init__(self, kind: str, pid: int, log: Path, started: float, child: subprocess.Popen[bytes] | None) -> None:
+        self.kind = kind
+        self.pid = pid
+        self._log = log
+        self._log_start = 0
+        self._started = started
+        self._child = child
+        self._status: int | None = None
+        self._pidfd = _open_pidfd(pid)
+
+    def poll(self) -> int | None:
+        """None while it lives; else its exit code, or `EXIT_UNKNOWN` for one that is not our child."""
+        if self._status is None:
+            if self._child is not None:
+                self._status = self._child.poll()
+            elif process_started(self.pid) != self._started:
+                self._status = EXIT_UNKNOWN
+        return self._status
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        # poll() first: a pid is only ours to signal while the process is known to be the same.
+        if self.poll() is None:
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def wait_fd(self) -> int | None:
+        """Its pidfd, readable once it has ended."""
+        return self._pidfd
+
+    def said(self, limit_bytes: int = 4000) -> str:
+        """The end of its log, no further back than its own start."""
+        try:
+            with open(self._log, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = self._log_start if size >= self._log_start else 0
+                file.seek(max(start, size - limit_bytes))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def record(self) -> dict[str, Any]:
+        """Its pid and when it began: together they name a process for ever."""
+        return {"kind": self.kind, "pid": self.pid, "started": self._started, "log": str(self._log)}
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self._child is not None and self._child.returncode is None:
+            # It lives on, on purpose: no ResourceWarning about that.
+            self._child.returncode = 0
+
+
+class LocalLauncher:
+    """Starts processes on this machine, each in a session of its own."""
+
+    def start(self, part: Part) -> LocalProcess:
+        """Start it.  Its terminal is none, so that a Ctrl-C in ours reaches only us."""
+        rotate(part.log)
+        # Append mode: truncating a log that grew too long (`trim`) must not leave a hole.
+        output = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            log_start = os.fstat(output).st_size
+            # -P: neither the farm's folder nor the user's is where our own modules come from.
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", part.module, *part.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=part.folder,
+                env=child_environment(part.environment),
+                pass_fds=part.fds,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+        process = LocalProcess(part.kind, child.pid, part.log, process_started(child.pid) or 0.0, child)
+        process._log_start = log_start
+        return process
+
+    def adopt(self, record: dict[str, Any]) -> LocalProcess | None:
+        """The process of that record, if it still lives."""
+        pid, started = int(record["pid"]), float(record["started"])
+        if process_started(pid) != started:
+            return None
+        return LocalProcess(str(record["kind"]), pid, Path(record["log"]), started, None)
+
+
+def child_environment(extra: dict[str, str]) -> dict[str, str]:
+    """Our environment variables, and what a child needs to find this very package: a checkout need not be installed."""
+    environment = {**os.environ, **extra}
+    root = str(Path(ipytaskfarm.__file__).resolve().parent.parent)
+    if root not in [*site.getsitepackages(), site.getusersitepackages()]:
+        known = environment.get("PYTHONPATH", "").split(os.pathsep)
+        if root not in known:
+            environment["PYTHONPATH"] = os.pathsep.join([*filter(None, known), root])
+    return environment
+
+
+def rotate(log: Path, limit_bytes: int = LOG_BYTES) -> None:
+    """Before a start: a log that is too long becomes ``.1``, that one ``.2``, and the oldest goes."""
+    try:
+        if log.stat().st_size < limit_bytes:
+            return
+    except FileNotFoundError:
+        return
+    for number in range(LOG_FILES - 1, 0, -1):
+        older = log.with_name(f"{log.name}.{number}")
+        newer = log if number == 1 else log.with_name(f"{log.name}.{number - 1}")
+        if newer.exists():
+            os.replace(newer, older)
+
+
+def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
+    """While its process writes to it: copy a log that is too long to ``.1`` and empty it.
+
+    The file stays the same one, since the process holds it open; what is written between copy and truncation is lost.
+    """
+    import shutil
+
+    try:
+        if log.stat().st_size < limit_bytes:
+            return
+    except FileNotFoundError:
+        return
+    for number in range(LOG_FILES - 1, 1, -1):
+        newer = log.with_name(f"{log.name}.{number - 1}")
+        if newer.exists():
+            os.replace(newer, log.with_name(f"{log.name}.{number}"))
+    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    os.truncate(log, 0)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None

@@ -1,0 +1,574 @@
+"""The supervisor: one per farm.  It has controller and local agents running, and says how many engines are wanted.
+
+It is a loop around a handful of file descriptors, driven by `Supervisor.run` in whatever thread its owner likes: the
+foreground command's main thread, the detached process of ``--daemonize``, a background thread of `Farm`.  It decides
+nothing about tasks.  When it dies the rest lives on, and the next supervisor of the same name adopts what lives; the
+one exception are owned farms, whose controller watches a pipe from here and takes everything with it.
+
+Its phases, each entered once and in this order (a failure goes to STOPPING from anywhere):
+
+    STARTING   processes are started or adopted; the controller has not answered yet
+    FILLING    the controller knows how many engines are wanted; they come up
+    RUNNING    the owner has been told that the farm is ready; crashed processes are started again
+    STOPPING   the controller has been told to stop, and recalls, waits, interrupts, says good-bye
+    LEAVING    the controller has ended; the agents must follow
+    ENDED      no process is left; what was temporary is deleted
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Protocol
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import (
+    ExecuteBody,
+    FarmState,
+    FarmStatus,
+    Hold,
+    Question,
+    Refusal,
+    Reply,
+    SetSticky,
+    SetWanted,
+    Stop,
+)
+from ipytaskfarm.doors.runtime import process_started
+from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed
+from ipytaskfarm.launchers.local import LocalLauncher, trim
+from ipytaskfarm.questions import Questioner, refusal_error
+from ipytaskfarm.settings import FarmSettings
+
+RESTARTS = 3
+RESTART_WINDOW_S = 60.0
+EXIT_STORE, EXIT_REFUSED = 3, 4
+FILLING_POLL_S = 0.03
+RUNNING_POLL_S = 1.0
+TRIM_S = 30.0
+ANSWER_S = 15.0
+"""Beyond what it was told to wait for, a controller has this long to stop."""
+LEAVE_S = 6.0
+KILL_S = 3.0
+
+
+class Phase(IntEnum):
+    """How far the farm has come."""
+
+    STARTING = 1
+    FILLING = 2
+    RUNNING = 3
+    STOPPING = 4
+    LEAVING = 5
+    ENDED = 6
+
+
+class Audience(Protocol):
+    """Who is told what happens."""
+
+    def progress(self, text: str) -> None:
+        """What is being waited for; the next one replaces it."""
+
+    def say(self, line: str) -> None:
+        """Something that happened, worth a line."""
+
+    def ready(self, state: FarmState) -> None:
+        """The farm is up, with its engines."""
+
+
+class _Watched:
+    """A process that is to run: what it is, what runs, and how often it has been started again."""
+
+    def __init__(self, kind: str, make: Callable[[], Part]) -> None:
+        self.kind = kind
+        self.make = make
+        self.placed: Placed | None = None
+        self.restarts: deque[float] = deque(maxlen=RESTARTS)
+        self.restart_at: float | None = None
+
+    @property
+    def lives(self) -> bool:
+        return self.placed is not None
+
+    def may_restart(self, now: float) -> bool:
+        """Whether it has not crashed too often of late."""
+        return len(self.restarts) < RESTARTS or now - self.restarts[0] > RESTART_WINDOW_S
+
+
+class Supervisor:
+    """Runs one farm: `start` it, then `run` until it has ended.  `request_stop` from any thread or signal handler."""
+
+    def __init__(
+        self,
+        settings: FarmSettings,
+        home: Home,
+        audience: Audience,
+        launcher: Launcher | None = None,
+        *,
+        in_python: bool = False,
+    ) -> None:
+        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
+        self.settings = settings
+        self.home = home
+        self.phase = Phase.STARTING
+        self.state: FarmState | None = None
+        """What the controller last said of itself; at most `RUNNING_POLL_S` old while RUNNING."""
+        self.error: Exception | None = None
+        """Why the farm ended, if it was not asked to."""
+        self._audience = audience
+        self._launcher: Launcher = launcher or LocalLauncher()
+        self._controller = _Watched("controller", self._controller_part)
+        self._agents = [_Watched("agent-0", self._agent_part)]
+        self._questioner: Questioner | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._owner_pipe = os.pipe() if settings.owned else None
+        self._ready_read: int | None = None
+        self._ready_write = -1
+        self._stop_requests: deque[float | None] = deque()
+        self._stops = 0
+        self._kill_at: float | None = None
+        self._killed = 0
+        self._status_at = 0.0
+        self._status_asked = False
+        self._trim_at = 0.0
+        self._filling_since = 0.0
+        self._wanted: int | None = None
+        self._stopped_well = False
+        self._ours: set[str] = set()
+        self._own_record = {
+            "kind": OWNER if in_python else SUPERVISOR,
+            "pid": os.getpid(),
+            "started": process_started(),
+            "log": str(home.output(SUPERVISOR)),
+        }
+        self._lock: HomeLock | None = None
+
+    # ------------------------------------------------------------------ from outside
+
+    def start(self) -> None:
+        """Take the farm's lock, start or adopt its processes.  FarmExists when somebody else supervises it."""
+        try:
+            self._lock = self.home.lock()
+            living = self._adopt()
+            if self.settings.fresh and living:
+                raise errors.FarmExists(
+                    f"the controller of farm {self.home.name!r} still runs: `ipytaskfarm stop` it before a fresh start"
+                )
+            for remark in [] if living else self.home.prepare(self.settings):
+                self._audience.say(remark)
+            # Together: the agent's zygote imports IPython while the controller opens its store.
+            for watched in (self._controller, *self._agents):
+                if not watched.lives:
+                    self._place(watched)
+        except BaseException:
+            self._abandon()
+            raise
+        if self._ready_read is None:
+            self._connect()
+
+    def run(self) -> None:
+        """Look after the farm until it has ended.  Raises why, if nobody asked for that."""
+        while self.phase is not Phase.ENDED:
+            self.turn()
+        if self.error is not None:
+            raise self.error
+
+    def turn(self, limit_s: float = 5.0) -> None:
+        """One round: wait until something happens, at most `limit_s`, and deal with it."""
+        self._wait(limit_s)
+        now = time.monotonic()
+        self._take_stop_requests(now)
+        for watched in (self._controller, *self._agents):
+            self._look_after(watched, now)
+        if self._questioner is not None:
+            self._questioner.step()
+            if self._questioner.refused is not None and self.phase < Phase.STOPPING:
+                self._fail(self._questioner.refused)
+        self._advance(now)
+
+    def request_stop(self, drain_s: float | None = None, *, default: bool = True) -> None:
+        """Stop the farm; a second time: without waiting for anything; a third time: kill it."""
+        self._stop_requests.append(self.settings.drain_s if default else drain_s)
+        self._wake()
+
+    def in_child_process(self) -> None:
+        """After a fork: what the child holds must not keep an owned farm alive."""
+        if self._owner_pipe is not None:
+            os.close(self._owner_pipe[1])
+            self._owner_pipe = None
+
+    # ------------------------------------------------------------------ processes
+
+    def _adopt(self) -> bool:
+        """Find what an earlier supervisor left running.  True if the controller is among it."""
+        for record in self.home.read_processes():
+            for watched in (self._controller, *self._agents):
+                if record.get("kind") == watched.kind and not watched.lives:
+                    watched.placed = self._launcher.adopt(record)
+                    if watched.placed is not None:
+                        self._audience.say(f"adopted the {watched.kind} that was running (pid {record.get('pid')})")
+        return self._controller.lives
+
+    def _place(self, watched: _Watched) -> None:
+        watched.restart_at = None
+        watched.placed = self._launcher.start(watched.make())
+        self._ours.add(watched.kind)
+        if watched is self._controller:
+            os.close(self._ready_write)
+        self._record()
+
+    def _record(self) -> None:
+        placed = [watched.placed for watched in (self._controller, *self._agents)]
+        self.home.write_processes([self._own_record, *(process.record() for process in placed if process is not None)])
+
+    def _controller_part(self) -> Part:
+        settings, home = self.settings, self.home
+        if self._ready_read is not None:
+            os.close(self._ready_read)
+        self._ready_read, self._ready_write = os.pipe()
+        os.set_blocking(self._ready_read, False)
+        arguments = [
+            *("--farm", home.name, "--farm-folder", str(home.folder), "--socket-folder", str(home.sockets)),
+            *("--host", settings.host, "--port", str(home.port)),
+            *("--log", str(home.log("controller")), "--ready-fd", str(self._ready_write)),
+        ]
+        fds = [self._ready_write]
+        if settings.queue_policy is not None:
+            arguments += ["--queue-policy", settings.queue_policy]
+        for folder in settings.policy_path:
+            arguments += ["--policy-path", str(folder.resolve())]
+        for flag, value in (
+            ("--unmet-timeout", settings.unmet_timeout_s),
+            ("--failure-penalty", settings.failure_penalty_s),
+        ):
+            if value is not None:
+                arguments += [flag, str(value)]
+        # A controller that starts again after a crash has its own memory of being held.
+        if settings.hold and not self._controller.restarts:
+            arguments += ["--hold"]
+        if self._owner_pipe is not None:
+            arguments += ["--owner-fd", str(self._owner_pipe[0])]
+            fds.append(self._owner_pipe[0])
+        return Part(
+            "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
+        )
+
+    def _agent_part(self) -> Part:
+        home = self.home
+        folder = home.agent_folder(0)
+        arguments = (
+            *("--connection-file", str(home.agent_file), "--folder", str(folder)),
+            *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
+        )
+        return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
+
+    def _look_after(self, watched: _Watched, now: float) -> None:
+        if watched.restart_at is not None and now >= watched.restart_at and self.phase < Phase.STOPPING:
+            self._place(watched)
+        if watched.placed is None:
+            return
+        status = watched.placed.poll()
+        if status is None:
+            return
+        placed, watched.placed = watched.placed, None
+        said = placed.said()
+        placed.close()
+        if watched is self._controller:
+            self._stopped_well = self._was_told_to_stop(status)
+        if self.phase >= Phase.STOPPING:
+            return
+        if watched is self._controller and self._stopped_well:
+            self._audience.say("the farm was stopped")
+            self._leave(now)
+        elif watched is self._controller and status in (EXIT_STORE, EXIT_REFUSED):
+            self._fail(self._refusal(status, said))
+        else:
+            self._start_again(watched, status, said, now)
+
+    def _was_told_to_stop(self, status: int) -> bool:
+        # Nobody can say how an adopted one ended; only one that stopped in good order takes its connection file along.
+        return status == 0 or (status == EXIT_UNKNOWN and not self.home.client_file.exists())
+
+    def _refusal(self, status: int, said: str) -> Exception:
+        text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
+        return errors.StoreError(text) if status == EXIT_STORE else errors.FarmExists(text)
+
+    def _start_again(self, watched: _Watched, status: int, said: str, now: float) -> None:
+        how = describe_exit(status)
+        if watched.may_restart(now):
+            watched.restart_at = now + 0.5 * len([at for at in watched.restarts if now - at < RESTART_WINDOW_S])
+            watched.restarts.append(now)
+            self._audience.say(f"the {watched.kind} {how}: starting it again")
+            return
+        last = said.rpartition("\n")[2]
+        self._fail(
+            errors.ConnectionError(
+                f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s."
+                f" See {self.home.log(watched.kind)}" + (f"; it ended with: {last}" if last else "")
+            )
+        )
+
+    # ------------------------------------------------------------------ talking
+
+    def _connect(self) -> None:
+        if self._questioner is None:
+            self._questioner = Questioner(self.home.read_info)
+            self._ask(FarmStatus(), self._set_up)
+
+    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+        assert self._questioner is not None
+        self._questioner.ask(question, then)
+
+    def _set_up(self, reply: Reply) -> None:
+        """The controller's first words: tell it what is wanted."""
+        if not isinstance(reply, FarmState) or self.phase is not Phase.STARTING:
+            return
+        self.state = reply
+        settings = self.settings
+        if reply.found and not settings.owned:
+            self._audience.say(f"farm {reply.name!r} goes on: {reply.found}; --fresh begins anew")
+        if settings.hold:
+            self._ask(Hold(True), self._expect_no_refusal)
+        if settings.startup is not None:
+            body = self._encoded_startup(settings.startup)
+            self._ask(SetSticky("startup", "execute", body, settings.startup_name), self._expect_no_refusal)
+        self._ask(SetWanted(settings.engines), self._expect_no_refusal)
+        self._wanted = settings.engines
+        self.phase = Phase.FILLING
+        self._filling_since = time.monotonic()
+
+    def _encoded_startup(self, code: str) -> bytes:
+        import msgspec
+
+        return msgspec.msgpack.encode(ExecuteBody(code, sticky=True))
+
+    def _expect_no_refusal(self, reply: Reply) -> None:
+        if isinstance(reply, Refusal):
+            self._fail(refusal_error(reply))
+
+    def _take_status(self, reply: Reply) -> None:
+        self._status_asked = False
+        if not isinstance(reply, FarmState) or self.phase not in (Phase.FILLING, Phase.RUNNING):
+            return
+        before, self.state = self.state, reply
+        now = time.monotonic()
+        for line in changes(before, reply):
+            self._audience.say(line)
+        ready = ready_engines(reply)
+        if self.phase is Phase.FILLING:
+            wanted = self.settings.engines
+            if ready >= wanted or now - self._filling_since > self.settings.start_timeout_s:
+                if ready < wanted:
+                    self._audience.say(
+                        f"only {ready} of {wanted} engines came up within {self.settings.start_timeout_s:g} s;"
+                        f" see {self.home.log('agent-0')}"
+                    )
+                self.phase = Phase.RUNNING
+                self._audience.ready(reply)
+            else:
+                self._audience.progress(f"starting engines: {ready} of {wanted} ready")
+
+    # ------------------------------------------------------------------ phases
+
+    def _advance(self, now: float) -> None:
+        if self.phase is Phase.STARTING:
+            self._audience.progress("starting the controller")
+        elif self.phase in (Phase.FILLING, Phase.RUNNING):
+            if now >= self._status_at and not self._status_asked and self._controller.lives:
+                self._status_asked = True
+                self._status_at = now + (FILLING_POLL_S if self.phase is Phase.FILLING else RUNNING_POLL_S)
+                self._ask(FarmStatus(), self._take_status)
+            if now >= self._trim_at:
+                self._trim_at = now + TRIM_S
+                for kind in ("controller", "agent-0"):
+                    trim(self.home.output(kind))
+        elif self.phase is Phase.STOPPING and not self._controller.lives:
+            self._leave(now)
+        if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
+            self._end()
+        elif self._kill_at is not None and now >= self._kill_at:
+            self._kill(now)
+
+    def _take_stop_requests(self, now: float) -> None:
+        while self._stop_requests:
+            drain_s = self._stop_requests.popleft()
+            self._stops += 1
+            if self._stops == 1 and self.phase < Phase.STOPPING:
+                self._stop(drain_s, now)
+            elif self._stops == 2:
+                self._audience.say("not waiting any more")
+                self._stop(0.0, now)
+                self._kill_at = now + KILL_S
+            else:
+                self._killed = 1
+                self._kill(now)
+
+    def _stop(self, drain_s: float | None, now: float) -> None:
+        leaving = self.phase is Phase.LEAVING
+        answered = self.phase in (Phase.FILLING, Phase.RUNNING, Phase.STOPPING) and self._questioner is not None
+        self.phase = Phase.LEAVING if leaving else Phase.STOPPING
+        self._kill_at = None if drain_s is None else now + drain_s + ANSWER_S
+        if answered and self._controller.lives:
+            running = self.state.counts.get("pending", 0) if self.state is not None else 0
+            if running and drain_s != 0:
+                how_long = "until they end" if drain_s is None else f"at most {drain_s:g} s"
+                self._audience.progress(f"stopping: waiting for {running} running tasks, {how_long}")
+            else:
+                self._audience.progress("stopping")
+            self._ask(Stop(drain_s), lambda reply: None)
+            return
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None:
+                watched.placed.terminate()
+
+    def _fail(self, error: Exception) -> None:
+        """The farm cannot go on: stop what runs, and let `run` raise this."""
+        self.error = self.error or error
+        if self.phase < Phase.STOPPING:
+            self._stop(0.0, time.monotonic())
+
+    def _leave(self, now: float) -> None:
+        """The controller has ended: the agents were told, unless it crashed."""
+        self.phase = Phase.LEAVING
+        self._kill_at = now + LEAVE_S
+        for agent in self._agents:
+            if agent.placed is not None and not self._stopped_well:
+                agent.placed.terminate()
+
+    def _kill(self, now: float) -> None:
+        """Too slow.  First a request, then no mercy; the controller before the agents, which hold the results."""
+        self._kill_at = now + KILL_S
+        self._killed += 1
+        targets = [self._controller] if self._controller.lives else self._agents
+        for watched in targets:
+            if watched.placed is not None:
+                self._audience.say(f"the {watched.kind} does not end: {'killing' if self._killed > 1 else 'asking'} it")
+                if self._killed > 1:
+                    watched.placed.kill()
+                else:
+                    watched.placed.terminate()
+
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self._kill_at = None
+        self.home.tidy(temporary=self.settings.owned)
+        self._let_go()
+
+    def _abandon(self) -> None:
+        """Nothing came of the start: end what was started, leave what was adopted."""
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None and watched.kind in self._ours:
+                watched.placed.kill()
+        self.phase = Phase.ENDED
+        if self.settings.owned:
+            self.home.tidy(temporary=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._questioner is not None:
+            self._questioner.close()
+            self._questioner = None
+        for fd in (self._ready_read, *(self._owner_pipe or ())):
+            if fd is not None:
+                os.close(fd)
+        self._ready_read = self._owner_pipe = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # ------------------------------------------------------------------ waiting
+
+    def _wait(self, limit_s: float) -> None:
+        if self._stop_requests:
+            return
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if self._ready_read is not None and self._questioner is None:
+            poll.register(self._ready_read, select.POLLIN)
+        watched = (self._controller, *self._agents)
+        for fd in (process.placed.wait_fd() for process in watched if process.placed is not None):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        for fd in self._questioner.fds() if self._questioner is not None else ():
+            poll.register(fd, select.POLLIN)
+        wait_s = max(0.0, min(limit_s, self._next_deadline() - time.monotonic()))
+        for fd, _ in poll.poll(wait_s * 1000):
+            if fd == self._wake_read:
+                os.read(fd, 512)
+            elif fd == self._ready_read:
+                self._controller_is_ready()
+
+    def _next_deadline(self) -> float:
+        deadlines = [process.restart_at for process in (self._controller, *self._agents)]
+        deadlines.append(self._kill_at)
+        if self._questioner is not None:
+            deadlines.append(self._questioner.next_deadline())
+        if self.phase in (Phase.FILLING, Phase.RUNNING) and not self._status_asked:
+            deadlines.append(self._status_at)
+        return min(deadline for deadline in [*deadlines, float("inf")] if deadline is not None)
+
+    def _controller_is_ready(self) -> None:
+        """The controller listens, or has ended and closed its end of the pipe, which `_look_after` deals with."""
+        assert self._ready_read is not None
+        line = os.read(self._ready_read, 65536)
+        os.close(self._ready_read)
+        self._ready_read = None
+        if line:
+            self._connect()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b".")
+        except BlockingIOError:
+            pass  # it is full of reasons to wake already
+
+
+def ready_engines(state: FarmState) -> int:
+    """How many engines can be given work."""
+    return sum(row.state in ("idle", "busy") for row in state.engines)
+
+
+def changes(before: FarmState | None, after: FarmState) -> list[str]:
+    """One line for each engine that came, went or was lost in between."""
+    old = {row.engine: row for row in before.engines} if before is not None else {}
+    new = {row.engine: row for row in after.engines}
+    lines = [f"engine lost: {line}" for line in _appended(before.losses if before is not None else [], after.losses)]
+    lost = " ".join(lines)
+    for engine, row in old.items():
+        if engine not in new and not (lines and f"engine {row.id}" in lost):
+            lines.append(f"engine {row.id} ended (pid {row.pid})")
+    for engine, row in new.items():
+        was = old.get(engine)
+        if row.state in ("idle", "busy") and (was is None or was.state in ("starting", "preparing")):
+            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
+        if row.note and (was is None or was.note != row.note):
+            lines.append(f"engine {row.id}: {row.note}")
+    return lines
+
+
+def _appended(before: list[str], after: list[str]) -> list[str]:
+    """What is new in a list that grows at its end and forgets its beginning."""
+    for length in range(min(len(before), len(after)), 0, -1):
+        if before[-length:] == after[:length]:
+            return after[length:]
+    return after
+
+
+def describe_exit(status: int) -> str:
+    """An exit status as people say it."""
+    if status == EXIT_UNKNOWN:
+        return "is gone"
+    if status < 0:
+        import signal
+
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"
+    return f"ended with exit code {status}"
