@@ -123,7 +123,10 @@ def _functions(group: list[s.SaveFunction]) -> list[Statement]:
 
 
 def _handouts(group: list[s.SaveHandOut]) -> list[Statement]:
-    sql = "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?, ?, ?, ?, ?)"
+    sql = (
+        "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?1, ?2, ?3, ?4, ?5) "
+        "ON CONFLICT (number) DO UPDATE SET runs = ?4"
+    )
     return [Statement(sql, [(h.number, h.engine, h.engine_id, _encode(h.runs).decode(), h.at_s) for h in group])]
 
 
@@ -209,7 +212,7 @@ def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
 #
 # The CROSS JOINs fix the order of the loops (SQLite's extension): look each asked-for key up, scan nothing.
 
-BLOCKS = "SELECT first, last, accepted_upto, session FROM blocks WHERE accepted_upto < last ORDER BY first"
+BLOCKS = "SELECT first, last, accepted_upto, session FROM blocks ORDER BY first"
 FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"

@@ -146,7 +146,7 @@ class Store:
             return
         found = self._one("PRAGMA quick_check(1)")
         if found != "ok":
-            raise StoreError(f"the store {self.path} is damaged ({found}): {REMEDY}")
+            raise StoreError(f"the store {self.path} is damaged ({' '.join(found.split())}): {REMEDY}")
 
     def _set_pragmas(self) -> None:
         if self._one("PRAGMA journal_mode = WAL") != "wal":
@@ -196,10 +196,12 @@ class Store:
         self.farm, self.epoch = row[0], row[1] + 1
 
     def close(self) -> None:
-        """Move the log into the file and close it.  A second call does nothing.  Never raises for a broken store."""
+        """Move the log into the file and close it.  A second call does nothing.
+
+        Does not raise for a broken store, nor on a full disk: the next life finds the log and goes on from it."""
         try:
             if self._broken is None:
-                with self._reading():
+                with contextlib.suppress(StoreFull), self._reading():
                     if self._owns():
                         self._db.execute("UPDATE farm SET clean = 1")
                         self._checkpoint("TRUNCATE")
@@ -223,14 +225,23 @@ class Store:
         fenced: list[int] = []
         if not saves:
             return fenced
-        with self._transaction():
-            for kind, group in itertools.groupby(saves, type):
-                for statement in rows.statements(kind, list(group)):
-                    self._run(statement, fenced)
+        try:
+            self._commit(saves, fenced)
+        except StoreFull:
+            # The log cannot grow.  If it can be moved into the file, the next turn finds room in it.
+            self._log_bytes += 1
+            self.checkpoint()
+            raise
         self._log_bytes += 16_384 + 256 * len(saves)
         if self._log_bytes > CHECKPOINT_BYTES:
             self.checkpoint()
         return fenced
+
+    def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
+        with self._transaction():
+            for kind, group in itertools.groupby(saves, type):
+                for statement in rows.statements(kind, list(group)):
+                    self._run(statement, fenced)
 
     def _run(self, statement: rows.Statement, fenced: list[int]) -> None:
         sql, values, fences = statement

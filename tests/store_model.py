@@ -1,0 +1,208 @@
+"""What saves mean, without SQL; and saves for tests."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.messages import AttemptRow, Failure, Final, Recovery, Rules
+
+FAILURE = Failure("ValueError", "no\x00such 'thing'", "task.py:3 in f")
+
+
+def task(id: int, payload: bytes = b"work", rules: Rules | None = None, function: str | None = None) -> s.SaveTask:
+    return s.SaveTask(id, id, payload, 1_700_000_000.5 + id, function, rules, "session")
+
+
+def final(id: int, reason: str = "", attempts: int = 1, body: bytes | None = b"body") -> s.SaveFinal:
+    failure = FAILURE if reason else None
+    times = (1_700_000_000.5 + id, 1_700_000_001.0, 0.25, 1_700_000_001.25)
+    return s.SaveFinal(Final(id, reason, 2, "node", attempts, *times, failure, body))
+
+
+def attempt(number: int, outcome: str = "error") -> AttemptRow:
+    return AttemptRow(number, 1, "node", 10.0, 11.5, outcome, FAILURE if outcome else None)
+
+
+def sql(path: Path, text: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute(text).fetchall()
+        db.commit()
+    return found
+
+
+class Model:
+    """What the saves mean, without SQL."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, list[Any]] = {}
+        self.tasks: dict[int, s.SaveTask] = {}
+        self.progress: dict[int, s.SaveRequeue] = {}
+        self.history: dict[int, dict[int, AttemptRow]] = {}
+        self.finals: dict[int, Final] = {}
+        self.refusals: dict[int, s.SaveRefusal] = {}
+        self.handouts: dict[int, s.SaveHandOut] = {}
+        self.functions: dict[str, bytes] = {}
+        self.settings: dict[str, int | float | str | None] = {}
+        self.sticky: dict[str, s.SaveSticky] = {}
+
+    def apply(self, save: s.Save) -> int | None:
+        """The task's id when the save is fenced off."""
+        match save:
+            case s.SaveBlock(first, last, session):
+                self.blocks[first] = [first, last, first - 1, session]
+            case s.SaveAccepted(first, upto):
+                if first in self.blocks:
+                    self.blocks[first][2] = max(self.blocks[first][2], upto)
+            case s.SaveTask(id):
+                if id in self.tasks:
+                    return id
+                self.tasks[id] = save
+            case s.SaveFunction(digest, code):
+                self.functions.setdefault(digest, code)
+            case s.SaveHandOut(number):
+                known = self.handouts.get(number)
+                self.handouts[number] = save if known is None else msgspec.structs.replace(known, runs=save.runs)
+            case s.DropHandOut(number):
+                self.handouts.pop(number, None)
+            case s.SaveAttempt(id, row):
+                if id not in self.tasks or row.number in self.history.get(id, {}):
+                    return id
+                self.history.setdefault(id, {})[row.number] = row
+            case s.SaveRequeue():
+                return self.requeue(save)
+            case s.SaveFinal(end):
+                earlier = self.progress.get(end.id)
+                late = earlier is not None and earlier.attempt > end.attempts
+                if end.id not in self.tasks or end.id in self.finals or late:
+                    return end.id
+                self.finals[end.id] = end
+            case s.SaveRefusal(id):
+                if id in self.refusals:
+                    return id
+                self.refusals[id] = save
+            case _:
+                self.small(save)
+        return None
+
+    def requeue(self, save: s.SaveRequeue) -> int | None:
+        earlier = self.progress.get(save.task)
+        if save.task not in self.tasks or save.task in self.finals:
+            return save.task
+        if earlier is not None and earlier.attempt > save.attempt:
+            return save.task
+        if earlier is not None and save.payload is None and earlier.recovery == save.recovery:
+            save = msgspec.structs.replace(save, payload=earlier.payload, function=earlier.function)
+        self.progress[save.task] = save
+        return None
+
+    def small(self, save: s.Save) -> None:
+        match save:
+            case s.SaveClear(ids):
+                for id in ids:
+                    self.refusals.pop(id, None)
+                    if id in self.finals:
+                        for table in (self.tasks, self.finals, self.progress, self.history):
+                            table.pop(id, None)
+            case s.SaveSetting(key, value):
+                self.settings[key] = value
+            case s.SaveSticky(key):
+                self.sticky[key] = save
+            case s.DropSticky(keys):
+                for key in list(self.sticky) if keys is None else keys:
+                    self.sticky.pop(key, None)
+            case _:
+                raise AssertionError(save)
+
+    def rows(self, id: int) -> list[AttemptRow]:
+        return [row for _, row in sorted(self.history.get(id, {}).items())]
+
+    def record(self, id: int) -> s.TaskRecord:
+        t, p = self.tasks[id], self.progress.get(id)
+        numbers = (0, 0, 0, 0) if p is None else (p.attempt, p.errors, p.losses, p.recovery)
+        size = len(t.payload if p is None or p.payload is None else p.payload)
+        place = t.queue_seq if p is None else p.queue_seq
+        return s.TaskRecord(
+            id,
+            place,
+            t.function,
+            t.rules,
+            t.submitted_s,
+            t.session,
+            *numbers,
+            history=self.rows(id),
+            payload_bytes=size,
+        )
+
+    def snapshot(self, epoch: int, farm: str) -> s.Snapshot:
+        names = {id: t.rules.name if t.rules else None for id, t in self.tasks.items()}
+        seqs = [t.queue_seq for t in self.tasks.values()] + [p.queue_seq for p in self.progress.values()]
+        return s.Snapshot(
+            epoch=epoch,
+            farm=farm,
+            next_id=max((b[1] for b in self.blocks.values()), default=-1) + 1,
+            next_queue_seq=max(seqs, default=-1) + 1,
+            next_handout=max(self.handouts, default=0) + 1,
+            blocks=[tuple(b) for _, b in sorted(self.blocks.items())],
+            tasks=[self.record(id) for id in sorted(self.tasks) if id not in self.finals],
+            finals=[s.FinalRecord(id, end.reason, names[id]) for id, end in sorted(self.finals.items())],
+            refusals=[(id, r.etype, r.text) for id, r in sorted(self.refusals.items())],
+            handouts=[h for _, h in sorted(self.handouts.items())],
+            functions=sorted(self.functions),
+            settings=self.settings,
+            sticky=list(self.sticky.values()),
+        )
+
+    def end(self, id: int) -> Final:
+        return msgspec.structs.replace(self.finals[id], submitted_s=self.tasks[id].submitted_s, history=self.rows(id))
+
+    def work(self, id: int) -> tuple[int, bytes, str | None]:
+        t, p = self.tasks[id], self.progress.get(id)
+        return (id, t.payload, t.function) if p is None or p.payload is None else (id, p.payload, p.function)
+
+
+ids = st.integers(0, 4)
+small = st.integers(0, 3)
+seconds = st.floats(0, 2e9)
+texts = st.text(max_size=6)
+payloads = st.binary(max_size=8)
+keys = st.sampled_from(["a", "b", "c"])
+digests = st.none() | keys
+failures = st.none() | st.builds(Failure, texts, texts, texts)
+rules = st.none() | st.builds(
+    Rules,
+    name=st.none() | texts,
+    priority=st.integers(-5, 5),
+    retries=small,
+    time_limit_s=st.none() | st.floats(0, 9),
+    targets=st.none() | st.tuples(small, small),
+    recovery=st.none() | st.builds(Recovery, payloads, digests, st.none() | st.builds(Rules, name=st.none() | texts)),
+)
+attempt_rows = st.builds(AttemptRow, small, small, texts, seconds, seconds, texts, failures)
+ends = st.builds(
+    Final, ids, st.sampled_from(["", "error"]), small, texts, small, seconds, seconds, seconds, seconds, failures,
+    st.none() | payloads,
+)  # fmt: skip
+runs = st.lists(st.tuples(ids, small), max_size=3)
+some_saves = st.one_of(
+    st.builds(s.SaveAccepted, st.sampled_from([0, 100, 200]), st.integers(0, 250)),
+    st.builds(s.SaveTask, ids, small, payloads, seconds, digests, rules, texts),
+    st.builds(s.SaveFunction, keys, payloads),
+    st.builds(s.SaveHandOut, small, texts, small, runs, seconds),
+    st.builds(s.DropHandOut, small),
+    st.builds(s.SaveAttempt, ids, attempt_rows),
+    st.builds(s.SaveRequeue, ids, small, small, small, small, small, st.none() | payloads, digests),
+    st.builds(s.SaveFinal, ends),
+    st.builds(s.SaveClear, st.lists(ids)),
+    st.builds(s.SaveRefusal, ids, texts, texts),
+    st.builds(s.SaveSetting, keys, st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts),
+    st.builds(s.SaveSticky, keys, texts, payloads, texts),
+    st.builds(s.DropSticky, st.none() | st.lists(keys)),
+)
+all_turns = st.lists(st.lists(some_saves), max_size=8)

@@ -1,0 +1,218 @@
+"""The store: what is in it after any saves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.errors import StoreError
+from ipytaskfarm.core.messages import Final, Function, Rules
+from ipytaskfarm.doors.store import Store
+from tests.store_model import Model, all_turns, attempt, final, sql, task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    opened = Store.open(path)
+    yield opened
+    opened.close()
+
+
+@settings(max_examples=80)
+@given(all_turns)
+def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:
+    path = tmp_path_factory.mktemp("any") / "store.sqlite"
+    model = Model()
+    store = Store.open(path)
+    try:
+        for turn in [[s.SaveBlock(0, 99, "s"), s.SaveBlock(100, 199, "t"), s.SaveBlock(200, 200, "u")], *turns]:
+            assert store.commit(turn) == [id for id in map(model.apply, turn) if id is not None]
+        for n in (1, 2):
+            assert store.load() == model.snapshot(n, store.farm)
+            assert store.check() == []
+            everyone = list(range(9, -1, -1))
+            assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
+            assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
+            assert store.original(everyone) == [
+                (id, t.payload, t.function, t.rules) for id in everyone if (t := model.tasks.get(id))
+            ]
+            assert [row.id for row in store.task_rows(everyone)] == [id for id in everyone if id in model.finals]
+            assert store.functions(["c", "a"]) == [
+                Function(d, model.functions[d]) for d in "ca" if d in model.functions
+            ]
+            assert len(sql(path, "SELECT * FROM task_states")) == len(model.tasks)
+            store.close()
+            store = Store.open(path)
+    finally:
+        store.close()
+        shutil.rmtree(path.parent)
+
+
+def test_a_new_store_is_empty_and_private(path: Path) -> None:
+    os.umask(before := os.umask(0))
+    try:
+        os.umask(0)
+        with closing(Store.open(path, farm_incarnation="abc")) as store:
+            assert store.load() == Model().snapshot(1, "abc")
+            store.commit([task(1)])
+            modes = {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o600}, "the log too"
+    assert not path.with_name("store.sqlite-wal").exists(), "closing moves the log into the file"
+
+
+def test_every_life_has_a_higher_epoch_and_the_same_farm(path: Path) -> None:
+    farms = []
+    for epoch in (1, 2, 3):
+        with closing(Store.open(path)) as store:
+            assert store.epoch == store.load().epoch == epoch
+            farms.append(store.farm)
+    assert len(set(farms)) == 1
+
+
+def test_ids_are_never_given_twice(store: Store) -> None:
+    store.commit([s.SaveBlock(0, 1023, "s"), task(1023), final(1023)])
+    store.commit([s.SaveClear([1023])])
+    assert store.load().next_id == 1024
+
+
+def test_one_end_per_task(store: Store) -> None:
+    store.commit([task(1), task(2), task(3)])
+    assert store.commit([final(1), final(2), final(1, "error"), final(9)]) == [1, 9]
+    assert store.commit([final(2, "aborted")]) == [2]
+    assert [(f.id, f.reason) for f in store.finals([1, 2])] == [(1, ""), (2, "")]
+    store.commit([s.SaveClear([1])])
+    assert store.commit([final(1)]) == [1], "cleared"
+    assert store.commit([s.SaveRequeue(2, 5, 1, 1, 0)]) == [2], "ended"
+
+
+def test_an_end_by_an_attempt_that_is_not_current_is_fenced(store: Store) -> None:
+    store.commit([task(1), s.SaveRequeue(1, 2, attempt=2, errors=2, losses=0)])
+    assert store.commit([final(1, attempts=1)]) == [1]
+    assert store.commit([final(1, attempts=2)]) == []
+
+
+def test_clearing_forgets_only_what_has_ended(store: Store) -> None:
+    store.commit([task(n) for n in range(6)])
+    store.commit([final(n) for n in (0, 1, 4)])
+    store.commit([s.SaveAttempt(n, attempt(1)) for n in (0, 3)])
+    store.commit([s.SaveRefusal(70, "TypeError", "no")])
+    store.commit([s.SaveClear([4, 0, 1, 2, 3, 70, 1000])])
+    loaded = store.load()
+    assert [t.id for t in loaded.tasks] == [2, 3, 5]
+    assert [len(t.history) for t in loaded.tasks] == [0, 1, 0]
+    assert loaded.finals == []
+    assert loaded.refusals == []
+    assert store.check() == []
+
+
+def test_saves_of_one_turn_happen_in_their_order(store: Store) -> None:
+    store.commit([task(1), final(1), s.SaveClear([1]), task(1, b"again"), s.SaveSetting("n", 1), s.SaveSetting("n", 2)])
+    assert store.work([1]) == [(1, b"again", None)]
+    assert store.load().settings == {"n": 2}
+
+
+def test_a_recovery_task_runs_its_own_payload(store: Store) -> None:
+    store.commit([task(1, b"first", function="f")])
+    store.commit([s.SaveRequeue(1, 2, 1, 1, 0, recovery=1, payload=b"second", function=None)])
+    assert store.work([1]) == [(1, b"second", None)]
+    store.commit([s.SaveRequeue(1, 3, 2, 0, 0, recovery=1)])
+    assert store.work([1]) == [(1, b"second", None)], "its own retry"
+    assert store.original([1]) == [(1, b"first", "f", None)]
+
+
+def test_numbers_that_make_no_sense_do_not_stop_the_farm(store: Store) -> None:
+    nan = float("nan")
+    store.commit([s.SaveTask(1, 1, b"", nan, None, None, "s")])
+    store.commit([s.SaveFinal(Final(1, "", 0, "", 1, nan, nan, float("inf"), nan))])
+    (end,) = store.finals([1])
+    assert (end.submitted_s, end.started_s, end.run_s, end.completed_s) == (0.0, 0.0, float("inf"), 0.0)
+
+
+def test_reads_have_no_limit_on_ids(store: Store) -> None:
+    many = list(range(70_000))
+    store.commit([task(n) for n in many])
+    store.commit([final(n) for n in many])
+    assert [t[0] for t in store.work(many)] == many
+    assert [f.id for f in store.finals(many[::-1])] == many[::-1]
+    assert [f.id for f in store.finals([3, 3, 5])] == [3, 3, 5]
+
+
+def test_a_save_that_makes_no_sense_is_rolled_back_and_the_store_goes_on(store: Store) -> None:
+    with pytest.raises(OverflowError):
+        store.commit([task(1), s.SaveSetting("n", 1 << 70)])
+    assert store.load().tasks == []
+    assert store.commit([task(1)]) == []
+
+
+def test_only_the_thread_that_opened_it_may_use_it(store: Store) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(sqlite3.ProgrammingError):
+        pool.submit(store.load).result()
+    assert store.commit([task(1)]) == []
+
+
+def test_people_can_read_it(store: Store, path: Path) -> None:
+    store.commit([task(1, rules=Rules(name="sum", retries=2)), task(2), task(3), task(4), task(5)])
+    store.commit([s.SaveRequeue(2, 7, 1, 1, 0), s.SaveHandOut(1, "s.1", 4, [(3, 1)], 0.0)])
+    store.commit([final(1), final(4, "error")])
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        found = db.execute("SELECT id, state, reason, name, attempts, error FROM task_states ORDER BY id").fetchall()
+        (submitted,) = db.execute("SELECT submitted FROM task_states WHERE id = 1").fetchone()
+        (text,) = db.execute("SELECT rules FROM tasks WHERE id = 1").fetchone()
+    assert found == [
+        (1, "succeeded", "", "sum", 1, None),
+        (2, "scheduled", "waiting for attempt 2", None, 1, None),
+        (3, "scheduled", "handed to engine 4", None, 0, None),
+        (4, "failed", "error", None, 1, "ValueError: no\x00such 'thing'"),
+        (5, "scheduled", "queued", None, 0, None),
+    ]
+    assert submitted == time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_001))
+    assert text == '{"retries":2}'
+
+
+def test_backup_check_compact(store: Store, path: Path) -> None:
+    store.commit([task(n, os.urandom(3000)) for n in range(500)])
+    store.backup(path.with_name("copy"))
+    with pytest.raises(StoreError, match="choose another name"):
+        store.backup(path.with_name("copy"))
+    with pytest.raises(StoreError, match="could not be written"):
+        store.backup(path.parent / "no such folder" / "copy")
+    store.commit([final(n) for n in range(500)])
+    store.commit([s.SaveClear(list(range(500)))])
+    before = store.size_bytes()
+    store.compact()
+    assert store.size_bytes() < before / 5
+    assert store.check() == []
+    assert store.free_bytes() > 0
+    with closing(Store.open(path.with_name("copy"))) as copy:
+        assert len(copy.load().tasks) == 500
+        assert copy.farm == store.farm
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.commit([task(1)])
+    with pytest.raises(StoreError, match="is closed"):
+        store.load()
