@@ -1,3 +1,56 @@
-"""What runs inside an engine's process: an IPython kernel that also runs tasks."""
+"""What runs inside an engine's process: an IPython kernel that also runs tasks.
+
+`zygote` forks engines; `kernel` makes the process a Jupyter kernel; `lane` brings work from the agent; `runner` runs
+it; `commands` answers MultiEngine clients; `process` puts them together.
+
+Importing this package costs nothing: user code does it for `get_engine`.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import InvalidEngineID
+
+if TYPE_CHECKING:
+    from .properties import Properties
+
+__all__ = ["Engine", "get_engine"]
+
+
+class Engine:
+    """The engine this code runs on.  ``engine.properties['RAM'] = 2**33`` is seen by `depend` functions at once."""
+
+    def __init__(self, engine_id: int, properties: Properties, facts: dict[str, Any]) -> None:
+        self.id = engine_id
+        self._properties = properties
+        self._facts = facts
+
+    @property
+    def properties(self) -> Properties:
+        """The user's dictionary on this engine.  Values must be picklable; the facts' names are taken."""
+        return self._properties
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the farm knows of this engine: a copy."""
+        return dict(self._facts)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.id}: {dict(self._properties)!r}>"
+
+
+_here: Engine | None = None
+
+
+def get_engine(id: int) -> Engine:
+    """The engine of that id, in whose process this must be called (IPython 0.10's ``get_engine``).
+
+    Raises:
+        InvalidEngineID: this is another engine, or none at all.
+    """
+    if _here is None:
+        raise InvalidEngineID(f"get_engine({id}): this process is no engine; properties of all are set by mec.set_properties")
+    if id != _here.id:
+        raise InvalidEngineID(f"get_engine({id}): this is engine {_here.id}, which knows only itself")
+    return _here

@@ -49,3 +49,266 @@ Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM e
 """
 
 from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .process import Settings
+
+TRAINED = ()
+"""Modules that a kernel imports while it starts and runs its first tasks, beyond what `engine.process` does.
+`tests.test_engine_zygote` names those that are missing here."""
+
+_LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+
+
+class Engine:
+    """A child of the zygote."""
+
+    def __init__(self, name: str, engine_id: int, pid: int) -> None:
+        self.name = name
+        self.id = engine_id
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+
+class Zygote:
+    """The loop: requests from the agent, exits of engines."""
+
+    def __init__(self, control: socket.socket, farm: str) -> None:
+        self._control = control
+        self._farm = farm
+        self._engines: dict[int, Engine] = {}
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._buffer = bytearray()
+
+    def serve(self) -> None:
+        """Until told to quit, or the agent is gone."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._engines:
+                    self._reap(self._engines[fd])
+                elif not self._read():
+                    self._end()
+                    return
+
+    def tell(self, **message: Any) -> None:
+        """Send one frame; an agent that is gone does not hear it."""
+        body = json.dumps(message).encode()
+        try:
+            self._control.sendall(_LENGTH.pack(len(body)) + body)
+        except OSError:
+            pass  # the end of file is seen next
+
+    def _read(self) -> bool:
+        """Take what has arrived; False: it was the last."""
+        try:
+            data = self._control.recv(1 << 16)
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                break
+            request = json.loads(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            if request["op"] == "quit":
+                return False
+            self._fork(request)
+        return True
+
+    def _fork(self, request: dict[str, Any]) -> None:
+        import msgspec
+
+        from .process import Settings
+
+        name, engine_id = request["engine"], request["id"]
+        parent = os.getpid()
+        try:
+            settings = msgspec.convert(request, Settings)
+            pid = os.fork()
+        except (OSError, msgspec.ValidationError) as error:
+            self.tell(op="failed", engine=name, id=engine_id, error=f"{type(error).__name__}: {error}")
+            return
+        if pid == 0:
+            self._become(settings, parent)
+        engine = Engine(name, engine_id, pid)
+        self._engines[engine.pidfd] = engine
+        self._poll.register(engine.pidfd, select.POLLIN)
+        self.tell(op="forked", engine=name, id=engine_id, pid=pid)
+
+    def _become(self, settings: Settings, parent: int) -> NoReturn:
+        """In the child: be an engine."""
+        try:
+            die_with_parent(parent)
+            os.setsid()
+            for engine in self._engines.values():
+                os.close(engine.pidfd)
+            self._control.close()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            for name, value in settings.env.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            _new_chances()
+            name_process(f"ipytaskfarm engine {settings.id} --farm {settings.farm}")
+            gc.enable()
+            from .process import run_engine
+
+            run_engine(settings)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _reap(self, engine: Engine) -> None:
+        _, status, usage = os.wait4(engine.pid, 0)
+        self._poll.unregister(engine.pidfd)
+        del self._engines[engine.pidfd]
+        os.close(engine.pidfd)
+        maxrss = usage.ru_maxrss * 1024
+        self.tell(op="exited", engine=engine.name, id=engine.id, pid=engine.pid, status=status, maxrss=maxrss)
+
+    def _end(self) -> None:
+        for engine in list(self._engines.values()):
+            signal.pidfd_send_signal(engine.pidfd, signal.SIGKILL)
+        for engine in list(self._engines.values()):
+            self._reap(engine)
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL when the parent dies; and now, if it has died before we could ask for that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def name_process(title: str) -> None:
+    """What ``ps`` shows."""
+    import setproctitle
+
+    setproctitle.setproctitle(title)
+
+
+def _new_chances() -> None:
+    """Children of one parent must not draw the same numbers.  Python sees to ``random``; numpy's old generator is ours."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def warm_up() -> None:
+    """Import what engines need."""
+    # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it is there.
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("ipykernel.debugger")
+    finally:
+        del sys.modules["debugpy"]
+    importlib.import_module("ipytaskfarm.engine.process")
+    importlib.import_module("setproctitle")
+    for name in TRAINED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # another version of a dependency: the engine will import what it needs
+
+
+def preload(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Import the user's own choice, where it is safe; gives (name, why not) for the others.
+
+    What starts a thread cannot be forked safely afterwards, and cannot be undone: each is tried in a child first.
+    """
+    dropped = []
+    # Importing numpy starts the threads of its BLAS unless it is to have one; engines get the user's number back.
+    limits = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(dict.fromkeys(limits, "1"))
+    try:
+        for name in names:
+            why = _try_in_child(name)
+            if why:
+                dropped.append((name, why))
+            else:
+                importlib.import_module(name)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return dropped
+
+
+def _try_in_child(name: str) -> str:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            importlib.import_module(name)
+            threads = len(os.listdir("/proc/self/task"))
+            why = f"importing it starts {threads - 1} threads, so engines could not be forked safely" if threads > 1 else ""
+        except BaseException as error:
+            why = f"{type(error).__name__}: {error}"
+        os.write(writing, why.encode()[:4000])
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as answer:
+        why = answer.read()
+    _, status = os.waitpid(pid, 0)
+    return why if status == 0 else f"importing it ended the process ({os.waitstatus_to_exitcode(status)})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process that the agent starts."""
+    parser = argparse.ArgumentParser(prog="python -m ipytaskfarm.engine.zygote", description=__doc__.splitlines()[0])
+    parser.add_argument("--control-fd", type=int, required=True, help="our end of the agent's socketpair")
+    parser.add_argument("--farm", default="default", help="the farm's name, for ps")
+    parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
+    options = parser.parse_args(argv)
+    parent = os.getppid()
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the agent's terminal is the agent's to handle
+    control = socket.socket(fileno=options.control_fd)
+    control.set_inheritable(False)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder we stand in, by "-m"; engines put their own there
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT"):
+        os.environ.pop(name, None)  # of the notebook that the farm was started from
+    gc.disable()
+    warm_up()
+    dropped = preload(options.preload)
+    gc.collect()
+    gc.freeze()
+    name_process("ipytaskfarm zygote")
+    zygote = Zygote(control, options.farm)
+    zygote.tell(op="ready", pid=os.getpid(), dropped=dropped)
+    zygote.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

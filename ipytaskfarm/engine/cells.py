@@ -1,0 +1,91 @@
+"""What only IPython understands: magics, ``!cmd``, ``name?``, top-level await, and showing values and figures."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from .kernel import EngineShell
+from .plain import is_quiet
+
+
+class Plan(NamedTuple):
+    """A cell as IPython will run it."""
+
+    code: str
+    transformed: str
+    complaint: tuple[Any, Any, Any] | None
+    """What a transformation of the user's raised."""
+    is_async: bool
+    """It has a top-level await, and must be awaited in the kernel's loop."""
+
+
+class Cells:
+    """Runs code through the shell, as a notebook's cell, and raises what it raised."""
+
+    def __init__(self, shell: EngineShell) -> None:
+        self._shell = shell
+
+    def plan(self, code: str) -> Plan:
+        """Look at the code, run nothing."""
+        complaint = None
+        transformed = code
+        try:
+            transformed = self._shell.transform_cell(code)
+        except Exception:  # IPython reports it as the cell's own error
+            complaint = sys.exc_info()
+        is_async = self._shell.should_run_async(
+            code, transformed_cell=transformed, preprocessing_exc_tuple=complaint
+        )
+        return Plan(code, transformed, complaint, bool(is_async))
+
+    def run(self, plan: Plan, store_history: bool = False) -> Any:
+        """Run a cell that awaits nothing; gives IPython's ExecutionResult."""
+        self._set_quiet(plan)
+        try:
+            result = self._shell.run_cell(plan.code, store_history=store_history)
+        finally:
+            self._forget(store_history)
+        return _checked(result)
+
+    async def run_in_loop(self, plan: Plan, store_history: bool = False) -> Any:
+        """Run a cell that may await.  The caller holds the kernel's lock."""
+        shell = self._shell
+        self._set_quiet(plan)
+        result = None
+        try:
+            result = await shell.run_cell_async(
+                plan.code,
+                store_history=store_history,
+                transformed_cell=plan.transformed,
+                preprocessing_exc_tuple=plan.complaint,
+            )
+        finally:
+            shell.events.trigger("post_execute")
+            shell.events.trigger("post_run_cell", result)
+            self._forget(store_history)
+        return _checked(result)
+
+    def show(self, value: object) -> None:
+        """Show a last expression's value."""
+        self._shell.displayhook.show_in(value)
+
+    def flush_figures(self) -> None:
+        """Draw the figures that are open, and close them, as after a cell."""
+        self._shell.events.trigger("post_execute")
+
+    def _set_quiet(self, plan: Plan) -> None:
+        self._shell.displayhook.quiet_task = ";" in plan.code and plan.complaint is None and is_quiet(plan.transformed)
+
+    def _forget(self, store_history: bool) -> None:
+        """IPython keeps the last result, and by its error the frames and the values in them."""
+        if not store_history:
+            self._shell.last_execution_result = None
+        self._shell.payload_manager.clear_payload()
+
+
+def _checked(result: Any) -> Any:
+    error = result.error_before_exec or result.error_in_exec
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,272 @@
+"""MultiEngine commands: between tasks, in order, each once.
+
+(session, n) names a command.  One that comes again (its answer was lost on the way) is answered and not run
+again.  When one fails, those of the same session waiting behind it fail with QueueCleared; the farm's own
+session "" (start-up code and sticky state) is exempt, as its entries do not build on one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..core.errors import KernelError, QueueCleared
+from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, FromEngine, PropertiesBody, PushBody
+from ..doors.pack import pack, unpack
+from ..doors.recorder import Recorder
+from .baseline import Baseline
+from .capture import SINK, Capture, Sink
+from .cells import Cells, Plan
+from .failures import describe
+from .lane import Step
+from .namespace import Namespace, pack_values
+from .properties import Properties
+
+ANSWERS_KEPT = 512
+ANSWERS_BYTES_MAX = 16 * 1024 * 1024
+NAMES_KEPT = 8192
+"""So many commands are known as done, with or without their answer."""
+REPLIES_KEPT = 1000
+"""For `get_result`."""
+OWN_SESSION = ""
+
+Finish: TypeAlias = Callable[[Sink], bytes]
+"""Makes the answer once the output is all there."""
+
+
+class Commands:
+    """Answers the verbs of `core.messages.VERBS`, in the main thread."""
+
+    def __init__(
+        self,
+        engine: str,
+        engine_id: int,
+        recorder: Recorder,
+        namespace: Namespace,
+        properties: Properties,
+        facts: dict[str, Any],
+        cells: Cells,
+        capture: Capture,
+        baseline: Baseline,
+        send: Callable[[FromEngine], None],
+        take_waiting: Callable[[str], list[EngineCommand]],
+    ) -> None:
+        """send: to the agent.  take_waiting: all commands of a session that are queued, out of the queue."""
+        self._engine = engine
+        self._engine_id = engine_id
+        self._recorder = recorder
+        self._namespace = namespace
+        self._properties = properties
+        self._facts = facts
+        self._cells = cells
+        self._capture = capture
+        self._baseline = baseline
+        self._send = send
+        self._take_waiting = take_waiting
+        self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
+        self._answers_bytes = 0
+        self._answers_whole = 0
+        self._replies: OrderedDict[int, bytes] = OrderedDict()
+        self._verbs: dict[str, Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]] = {
+            "execute": self._execute,
+            "push": self._push,
+            "pull": self._pull,
+            "keys": self._keys,
+            "get_result": self._get_result,
+            "reset": self._reset,
+            "properties": self._property,
+        }
+
+    def run(self, command: EngineCommand) -> Step:
+        """Run a command to its end, or to its first await."""
+        name = (command.session, command.n)
+        if name in self._answers:
+            self._answer_again(command)
+            return None
+        self._recorder.begin_command()
+        sink = Sink(keeps_history=True)
+        token = SINK.set(sink)
+        try:
+            verb = self._verbs.get(command.verb)
+            if verb is None:
+                raise KernelError(f"an engine has no command {command.verb!r}: client and engine differ in version")
+            finish = verb(command)
+            if isinstance(finish, Coroutine):
+                task = asyncio.get_running_loop().create_task(_caught(finish))
+                return self._run_in_loop(command, sink, task)
+            self._end(command, sink, finish, None)
+        except BaseException as error:  # SystemExit too: the engine is not the user's to end
+            self._end(command, sink, None, error)
+        finally:
+            SINK.reset(token)
+        return None
+
+    async def _run_in_loop(self, command: EngineCommand, sink: Sink, task: asyncio.Task[Any]) -> None:
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        if task.cancelled():
+            self._end(command, sink, None, asyncio.CancelledError("the command was cancelled"))
+        else:
+            finish, error = task.result()
+            self._end(command, sink, finish, error)
+
+    def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
+        self._capture.end(sink)
+        self._baseline.renew()
+        self._recorder.end_command()
+        body = b""
+        if error is None and finish is not None:
+            try:
+                body = finish(sink)
+            except Exception as failure:  # a value that cannot be pickled, or whose pickling raises
+                error = failure
+        if error is None:
+            self._answer(command, True, body)
+            return
+        self._answer(command, False, _encode_failure(error))
+        if command.session != OWN_SESSION:
+            text = f"an earlier command failed: {type(error).__name__}: {error}"[:500]
+            for waiting in self._take_waiting(command.session):
+                self._answer(waiting, False, _encode_failure(QueueCleared(text)))
+
+    def _answer(self, command: EngineCommand, ok: bool, body: bytes) -> None:
+        answer = CommandDone(self._engine, command.session, command.n, ok, body)
+        answers = self._answers
+        answers[command.session, command.n] = answer
+        self._answers_bytes += len(body)
+        self._answers_whole += 1
+        for name, kept in answers.items():
+            if self._answers_whole <= ANSWERS_KEPT and self._answers_bytes <= ANSWERS_BYTES_MAX:
+                break
+            if kept is not None:
+                answers[name] = None
+                self._answers_bytes -= len(kept.body)
+                self._answers_whole -= 1
+        if len(answers) > NAMES_KEPT:
+            answers.popitem(last=False)
+        self._send(answer)
+
+    def _answer_again(self, command: EngineCommand) -> None:
+        answer = self._answers[command.session, command.n]
+        if answer is None:
+            lost = KernelError(f"the command ({command.verb}) was run; its answer is not kept any more")
+            answer = CommandDone(self._engine, command.session, command.n, False, _encode_failure(lost))
+        self._send(answer)
+
+    # -- the verbs
+
+    def _execute(self, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
+        body = msgspec.msgpack.decode(command.body, type=ExecuteBody)
+        sticky = body.sticky or command.session == OWN_SESSION
+        before = self._namespace.snapshot() if sticky else None
+        number = self._namespace.execution_count
+        plan = self._cells.plan(body.lines)
+        if plan.is_async:
+            return self._execute_in_loop(plan, number, before)
+        self._cells.run(plan, store_history=True)
+        return self._executed(plan, number, before)
+
+    async def _execute_in_loop(self, plan: Plan, number: int, before: dict[str, Any] | None) -> Finish:
+        await self._cells.run_in_loop(plan, store_history=True)
+        return self._executed(plan, number, before)
+
+    def _executed(self, plan: Plan, number: int, before: dict[str, Any] | None) -> Finish:
+        if before is not None:
+            self._namespace.keep_since(before)
+
+        def finish(sink: Sink) -> bytes:
+            reply = msgspec.msgpack.encode(
+                ExecuteReply(
+                    self._engine_id,
+                    number,
+                    plan.code,
+                    plan.transformed,
+                    sink.stdout.text() if sink.stdout is not None else "",
+                    sink.stderr.text() if sink.stderr is not None else "",
+                    sink.outputs or [],
+                )
+            )
+            self._replies[number] = reply
+            self._replies.move_to_end(number)
+            if len(self._replies) > REPLIES_KEPT:
+                self._replies.popitem(last=False)
+            return reply
+
+        return finish
+
+    def _push(self, command: EngineCommand) -> Finish:
+        body = msgspec.msgpack.decode(command.body, type=PushBody)
+        values = unpack(body.packed)
+        self._namespace.names.update(values)
+        if body.sticky or command.session == OWN_SESSION:
+            self._namespace.keep(values)
+        return _nothing
+
+    def _pull(self, command: EngineCommand) -> Finish:
+        names = msgspec.msgpack.decode(command.body, type=list[str])
+        values = {name: self._namespace.pull(name) for name in names}
+        packed = pack_values(values, list(values[name] for name in names))
+        return lambda sink: packed
+
+    def _keys(self, command: EngineCommand) -> Finish:
+        keys = msgspec.msgpack.encode(self._namespace.user_keys())
+        return lambda sink: keys
+
+    def _get_result(self, command: EngineCommand) -> Finish:
+        number = msgspec.msgpack.decode(command.body, type=int | None)
+        if number is None and self._replies:
+            number = next(reversed(self._replies))
+        if number is None or number not in self._replies:
+            what = "no command" if number is None else f"no command {number}"
+            raise IndexError(f"{what} was executed on engine {self._engine_id}")
+        reply = self._replies[number]
+        return lambda sink: reply
+
+    def _reset(self, command: EngineCommand) -> Finish:
+        self._namespace.clear()
+        return _nothing
+
+    def _property(self, command: EngineCommand) -> Finish:
+        body = msgspec.msgpack.decode(command.body, type=PropertiesBody)
+        mine = self._properties
+        known = {**self._facts, **mine} if body.facts else mine
+        value: Any = None
+        if body.op == "set":
+            mine.update(unpack(body.packed) if body.packed is not None else {})
+        elif body.op == "get":
+            value = dict(known) if body.keys is None else {key: known[key] for key in body.keys}
+        elif body.op == "has":
+            value = [key in known for key in body.keys or ()]
+        elif body.op == "del":
+            mine.remove(body.keys or ())
+        elif body.op == "clear":
+            mine.clear()
+        else:
+            raise KernelError(f"properties have no operation {body.op!r}")
+        packed = pack(value)
+        return lambda sink: packed
+
+
+def _nothing(sink: Sink) -> bytes:
+    return b""
+
+
+async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None, BaseException | None]:
+    """A KeyboardInterrupt or SystemExit that leaves a task of the loop would end the loop."""
+    try:
+        return await coroutine, None
+    except BaseException as error:
+        return None, error
+
+
+def _encode_failure(error: BaseException) -> bytes:
+    body = describe(error)[1]
+    error.__traceback__ = None
+    return msgspec.msgpack.encode(body)

@@ -1,0 +1,65 @@
+"""Why a run failed, in the two forms in which it travels: short for the controller, whole for the client."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sysconfig
+import traceback
+from types import TracebackType
+
+import msgspec
+
+from ..core.messages import Failure, FailureBody
+from ..doors.pack import pack_error
+
+VALUE_CHARS_MAX = 2000
+TRACEBACK_CHARS_MAX = 64 * 1024
+
+_MACHINERY = re.compile(r"(ipytaskfarm\.(engine|doors)|IPython|ipykernel|asyncio)(\.|$)")
+_LIBRARY = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_HASH = re.compile(r"<task [0-9a-f]{4}>")
+
+
+def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[Failure, FailureBody]:
+    """The two forms of an error.
+
+    Args:
+        error: what the run ended with; its traceback is cut to the user's frames.
+        filename: what the run's own code is called there.
+        code: the run's own code, for the lines.
+    """
+    error.__traceback__ = user_frames(error.__traceback__)
+    place = _place(error)
+    lines = {filename: (len(code), None, code.splitlines(keepends=True), filename)} if filename else {}
+    linecache.cache.update(lines)
+    try:
+        body = pack_error(error)
+    finally:
+        for name in lines:
+            linecache.cache.pop(name, None)
+    text = _HASH.sub("<task>", body.traceback)
+    if len(text) > TRACEBACK_CHARS_MAX:
+        half = TRACEBACK_CHARS_MAX // 2
+        text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+    body = msgspec.structs.replace(body, traceback=text)
+    return Failure(body.etype, body.value[:VALUE_CHARS_MAX], place), body
+
+
+def user_frames(tb: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of the engine and of IPython above the user's."""
+    while tb is not None and _MACHINERY.match(tb.tb_frame.f_globals.get("__name__") or ""):
+        tb = tb.tb_next
+    return tb
+
+
+def _place(error: BaseException) -> str:
+    """The innermost frame of the user's own code, or else the innermost one."""
+    if isinstance(error, SyntaxError) and error.__traceback__ is None:
+        return f"<task>:{error.lineno}"
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if not found or not code.co_filename.startswith((*_LIBRARY, "<frozen ")):
+            found = f"{code.co_filename}:{line} in {code.co_name}"
+    return _HASH.sub("<task>", found)

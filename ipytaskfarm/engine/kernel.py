@@ -1,0 +1,273 @@
+"""The engine as a Jupyter kernel: ``jupyter console --existing`` works on it.
+
+An `IPKernelApp` without what an engine does not need: no command line or configuration files are parsed, no
+history database, no debugger, no TCP port (ipc sockets in the agent's 0700 folder; ipykernel's own pipe for forked
+children would listen on loopback), no subshells (their cells run in other threads and take no lock that the
+runner could respect).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from ipykernel.compiler import XCachingCompiler
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.iostream import IOPubThread
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from IPython.core.profiledir import ProfileDir
+from tornado import ioloop
+from traitlets import Type
+from traitlets.config import Config
+
+from .capture import SINK, TaskStream
+from .lane import publisher
+
+CELLS_REMEMBERED = 1000
+"""Sources of cells kept for tracebacks.  IPython keeps all of them for ever: 85 MiB per 200,000 tasks."""
+
+
+class BoundedCompiler(XCachingCompiler):  # type: ignore[misc]
+    """IPython's compiler with a bounded memory, and without ipykernel's hash in pure Python (2 ms for 10 kB)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._names: deque[str] = deque()
+
+    def get_code_name(self, raw_code: str, code: str, number: int) -> str:
+        return f"<cell {number}-{hash(code) & 0xFFFFFFFF:08x}>"
+
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        import linecache
+
+        name: str = super().cache(transformed_code, number, raw_code)
+        self._names.append(name)
+        if len(self._names) > CELLS_REMEMBERED:
+            oldest = self._names.popleft()
+            if oldest not in self._names:
+                linecache.cache.pop(oldest, None)
+                self._filename_map.pop(oldest, None)
+        return name
+
+
+class TaskDisplay(ZMQDisplayPublisher):  # type: ignore[misc]
+    """Displays of a task go to its sink, those of a console's cell to the console."""
+
+    def publish(  # type: ignore[override]
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        sink = SINK.get()
+        if sink is None:
+            super().publish(data, metadata, transient=transient, update=update, **kwargs)
+            return
+        from ipykernel.jsonutil import encode_images, json_clean
+
+        content = {"data": json_clean(encode_images(data)), "metadata": metadata, "transient": transient}
+        sink.display(content, update)
+
+    def clear_output(self, wait: bool = False) -> None:
+        sink = SINK.get()
+        if sink is None:
+            super().clear_output(wait)
+        else:
+            sink.clear(wait)
+
+
+class TaskDisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+    """The value of a task's last expression goes to its sink.
+
+    It is not kept in ``Out`` and ``_``, as MultiEngine commands and cells are: a million tasks would leave a million values.
+    """
+
+    def __call__(self, result: object = None) -> None:
+        sink = SINK.get()
+        if sink is None or sink.keeps_history:
+            super().__call__(result)
+        elif result is not None and not self.quiet_task:
+            self.show_in(result)
+            self.fill_exec_result(result)
+
+    quiet_task = False
+    """The task's code ends in a semicolon."""
+
+    def show_in(self, value: object) -> None:
+        """Show a value in the current sink."""
+        sink = SINK.get()
+        assert sink is not None
+        data, metadata = self.shell.display_formatter.format(value)
+        if data:
+            sink.display({"data": _clean(data), "metadata": metadata})
+
+    def start_displayhook(self) -> None:
+        if SINK.get() is None:
+            super().start_displayhook()
+        else:
+            self.msg = {"content": {"data": {}, "metadata": {}}}
+
+    def finish_displayhook(self) -> None:
+        sink = SINK.get()
+        if sink is None:
+            super().finish_displayhook()
+        elif self.msg is not None:
+            content, self.msg = self.msg["content"], None
+            if content["data"]:
+                sink.display(content)
+
+
+def _clean(data: dict[str, Any]) -> dict[str, Any]:
+    from ipykernel.jsonutil import encode_images, json_clean
+
+    return cast("dict[str, Any]", json_clean(encode_images(data)))
+
+
+class EngineShell(ZMQInteractiveShell):  # type: ignore[misc]
+    """IPython's shell where tasks, which nobody watches, run beside cells."""
+
+    displayhook_class = Type(TaskDisplayHook)
+    display_pub_class = Type(TaskDisplay)
+
+    def ask_exit(self) -> None:
+        """``exit`` ends a task, never the engine, which belongs to the farm."""
+        if SINK.get() is not None:
+            raise SystemExit
+        self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": True})
+
+    def showtraceback(self, *args: Any, running_compiled_code: bool = False, **kwargs: Any) -> None:
+        if SINK.get() is None:
+            super().showtraceback(*args, running_compiled_code=running_compiled_code, **kwargs)
+        elif not running_compiled_code and not kwargs.get("exception_only"):
+            # Not the run's own error, which its result tells: a callback's, a figure that cannot be drawn.
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+
+    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
+        if SINK.get() is None:
+            super().showsyntaxerror(filename, running_compiled_code)
+
+
+class _NoSubshells:
+    """Stands where ipykernel expects its shell channel thread: a top-level await reads `parent_thread` of it."""
+
+    def __init__(self) -> None:
+        self.parent_thread = threading.current_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class EngineKernel(IPythonKernel):  # type: ignore[misc]
+    """The kernel; a console's cells run between tasks and under the same lock."""
+
+    shell_class = Type(EngineShell)
+    compiler_class = Type(BoundedCompiler)
+
+    after_cell: Callable[[], None] = staticmethod(lambda: None)
+    """Called when a console's cell has ended."""
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return bool(self.shell_channel_thread)
+
+    async def do_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return cast("dict[str, Any]", await super().do_execute(*args, **kwargs))
+        finally:
+            self.after_cell()
+
+    async def poll_stopped_queue(self) -> None:
+        """Nothing to poll: there is no debugger."""
+
+
+class EngineApp(IPKernelApp):  # type: ignore[misc]
+    """Builds kernel, sockets and streams."""
+
+    kernel_class = Type(EngineKernel, klass="ipykernel.kernelbase.Kernel")
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """As `IPKernelApp.initialize`, without what the module's docstring leaves out."""
+        self.init_crash_handler()
+        self.init_pdb()
+        self.init_connection_file()
+        self.init_sockets()
+        self.init_heartbeat()
+        self.write_connection_file()
+        self._ports = {name: getattr(self, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
+        self.init_io()
+        self.init_signal()
+        self.init_kernel()
+        self.init_shell()
+        self.init_gui_pylab()
+        self.init_extensions()
+
+    def init_iopub(self, context: Any) -> None:
+        self.iopub_socket = publisher(context)
+        self.iopub_port = self._bind_socket(self.iopub_socket, self.iopub_port)
+        self.configure_tornado_logger()
+        self.iopub_thread = IOPubThread(self.iopub_socket, pipe=False, session=self.session)
+        # Looks for dead threads' pipes; every 10 s would be an idle engine's only wake-up.
+        self.iopub_thread._event_pipe_gc_seconds = 300.0
+        self.iopub_thread.start()
+        self.iopub_socket = self.iopub_thread.background_socket
+
+    def init_control(self, context: Any) -> None:
+        super().init_control(context)
+        self.shell_channel_thread.io_loop.close(all_fds=True)
+        self.shell_channel_thread = _NoSubshells()
+
+    def init_signal(self) -> None:
+        # Not SIG_IGN, which children would inherit.
+        signal.signal(signal.SIGINT, _ignore)
+
+    def start(self) -> None:
+        """Run until the loop is stopped."""
+        self.kernel.start()
+        self.io_loop = ioloop.IOLoop.current()
+        self.io_loop.start()
+
+
+def _ignore(signum: int, frame: object) -> None:
+    """An idle SIGINT does nothing; ipykernel puts the usual handler in its place while a cell runs."""
+
+
+def make_app(connection_file: str, folder: str) -> EngineApp:
+    """A kernel application, initialised and not started, in an event loop of its own.
+
+    Args:
+        connection_file: to be written; the ipc sockets lie beside it.
+        folder: for IPython's profile, which all engines of an agent share.
+    """
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    app = cast(
+        EngineApp,
+        EngineApp.instance(
+            connection_file=connection_file,
+            transport="ipc",
+            ip=str(Path(connection_file).with_suffix("")),
+            outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
+            profile_dir=_profile(Path(folder) / "profile"),
+            config=Config(HistoryManager={"enabled": False}),
+            log_level=40,
+        ),
+    )
+    app.initialize()
+    return app
+
+
+def _profile(location: Path) -> ProfileDir:
+    """IPython's profile folder.  The user's own is not used: its start-up files are for people at a prompt."""
+    return ProfileDir(location=str(location))

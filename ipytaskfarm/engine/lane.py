@@ -1,0 +1,306 @@
+"""The lane: work from the agent into the kernel's main thread, and back.
+
+One thread owns the socket.  It sorts what arrives into queues, and wakes the kernel's event loop, whose callback takes
+a *slice* of work: 1.5 ms, commands before tasks, then the loop's other events, then the next slice.  A slice
+holds the kernel's own lock for shell messages, so cells and tasks exclude each other, top-level awaits included.
+
+Recalls are answered by the lane's thread even while a task runs: whoever takes a run out of `_held` owns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+import zmq
+
+from ..core.messages import (
+    Batch,
+    EngineCommand,
+    FromEngine,
+    LaneExit,
+    Recall,
+    Returned,
+    Run,
+    RunKey,
+    ToEngine,
+)
+
+SLICE_S = 0.0015
+FUNCTIONS_KEPT = 8192
+"""Functions whose code an engine remembers.  The controller counts on the same number and order."""
+WATCH_MS = 50
+"""While work is there, the lane's thread looks at the descriptors' files this often."""
+
+Step: TypeAlias = Coroutine[Any, Any, None] | None
+"""What running something gives: None when it has ended, else what is to be awaited in the loop for that."""
+
+
+class Job(NamedTuple):
+    """A run, and the code of its function."""
+
+    run: Run
+    code: bytes | None
+
+
+class Works(Protocol):
+    """Who does the work, in the main thread."""
+
+    def run(self, job: Job) -> Step: ...
+    def command(self, command: EngineCommand) -> Step: ...
+    def begin_slice(self) -> None: ...
+    def end_slice(self) -> None: ...
+    def watch(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Lane:
+    """The engine's end of the lane.
+
+    Args:
+        address: the agent's ipc socket.
+        engine: our incarnation, which is also the socket's identity.
+        loop: the kernel's, in the main thread.
+        lock: the kernel's, held during each of its shell messages.
+        works: who does the work.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        engine: str,
+        loop: asyncio.AbstractEventLoop,
+        lock: asyncio.Lock,
+        works: Works,
+    ) -> None:
+        self._context = context
+        self._address = address
+        self._engine = engine
+        self._lock = lock
+        self._works = works
+        self._loop = loop
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._outbox: deque[FromEngine] = deque()
+        self._commands: deque[EngineCommand] = deque()
+        self._order: deque[RunKey] = deque()
+        self._held: dict[RunKey, Job] = {}
+        self._functions: OrderedDict[str, bytes] = OrderedDict()
+        self._scheduled = threading.Event()
+        self._working = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="Lane", daemon=True)
+
+    def start(self) -> None:
+        """Connect and begin to serve."""
+        self._thread.start()
+
+    def send(self, message: FromEngine) -> None:
+        """Queue a message to the agent; from any thread."""
+        self._outbox.append(message)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def take_commands(self, session: str) -> list[EngineCommand]:
+        """Take all waiting commands of a session out of the queue; in the main thread."""
+        commands = list(self._commands)
+        taken = [command for command in commands if command.session == session]
+        for command in taken:
+            self._commands.remove(command)
+        return taken
+
+    def finish(self, timeout_s: float = 1.0) -> None:
+        """Send what is queued and close; in the main thread, at the end of the process."""
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join(timeout_s)
+
+    # -- the lane's thread
+
+    def _serve(self) -> None:
+        try:
+            self._serve_socket()
+        except BaseException:
+            # A closed descriptor or memory used up: without its lane an engine is of no use, and must not seem alive.
+            import traceback
+
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(70)
+
+    def _serve_socket(self) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, self._engine.encode())
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.LINGER, 1000)
+        socket.connect(self._address)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        decoder = msgspec.msgpack.Decoder(ToEngine)
+        encoder = msgspec.msgpack.Encoder()
+        while True:
+            ready = dict(poller.poll(WATCH_MS if self._working else None))
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            while self._outbox:
+                socket.send(encoder.encode(self._outbox.popleft()))
+            if self._stopping:
+                socket.close()
+                return
+            if socket in ready:
+                self._receive(socket, decoder)
+            elif self._working and not ready:
+                self._works.watch()
+
+    def _receive(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any]) -> None:
+        """Take all that has arrived, then wake the loop once."""
+        while True:
+            try:
+                frame = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._sort(decoder.decode(frame))
+        if self._commands or self._order:
+            self._working = True
+            self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        if self._scheduled.is_set():
+            return
+        self._scheduled.set()
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _sort(self, message: ToEngine) -> None:
+        if isinstance(message, Batch):
+            self._take_batch(message)
+        elif isinstance(message, EngineCommand):
+            self._commands.append(message)
+        elif isinstance(message, Recall):
+            self._give_back(message.runs, "recalled")
+        elif isinstance(message, LaneExit):
+            self._give_back(list(self._held), "stopping")
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _take_batch(self, batch: Batch) -> None:
+        functions = self._functions
+        for function in batch.functions:
+            functions[function.digest] = function.code
+            functions.move_to_end(function.digest)
+        unknown: list[RunKey] = []
+        for run in batch.runs:
+            key = (run.task, run.attempt)
+            code = None
+            if run.function is not None:
+                # Looked up now, not when it runs: by then others may have pushed it out.
+                code = functions.get(run.function)
+                if code is None:
+                    unknown.append(key)
+                    continue
+                functions.move_to_end(run.function)
+            self._held[key] = Job(run, code)
+            self._order.append(key)
+        while len(functions) > FUNCTIONS_KEPT:
+            functions.popitem(last=False)
+        if unknown:
+            self._outbox.append(Returned(self._engine, unknown, "unknown function"))
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _give_back(self, keys: list[RunKey], why: str) -> None:
+        back = [key for key in keys if self._held.pop(key, None) is not None]
+        if back:
+            self.send(Returned(self._engine, back, why))
+
+    # -- the main thread
+
+    def _drain(self) -> None:
+        """The loop's callback: one slice, if no cell runs; else when it has ended."""
+        self._scheduled.clear()
+        if self._lock.locked():
+            self._scheduled.set()
+            self._loop.create_task(self._drain_later())
+            return
+        # An uncontended acquire does not suspend; a task for each slice would cost more than its smallest work.
+        acquire = self._lock.acquire()
+        try:
+            acquire.send(None)
+        except StopIteration:
+            pass
+        self._slice_locked()
+
+    async def _drain_later(self) -> None:
+        await self._lock.acquire()
+        self._scheduled.clear()
+        self._slice_locked()
+
+    def _slice_locked(self) -> None:
+        """One slice; the lock is ours and is released at its end, or at the end of the coroutine it came upon."""
+        if not self._working:
+            self._working = True
+            os.eventfd_write(self._wake_fd, 1)  # the thread may wait without a timeout: it has to watch
+        self._works.begin_slice()
+        step: Step = None
+        try:
+            step = self._slice()
+        finally:
+            if step is None:
+                self._end_slice()
+        if step is not None:
+            self._loop.create_task(self._await_step(step))
+
+    async def _await_step(self, step: Coroutine[Any, Any, None]) -> None:
+        try:
+            await step
+        finally:
+            self._end_slice()
+
+    def _end_slice(self) -> None:
+        self._works.end_slice()
+        self._lock.release()
+        if self._commands or self._order:
+            if not self._scheduled.is_set():
+                self._scheduled.set()
+                self._loop.call_soon(self._drain)
+        else:
+            self._working = False
+
+    def _slice(self) -> Step:
+        until = time.perf_counter() + SLICE_S
+        works, commands, order, held = self._works, self._commands, self._order, self._held
+        while True:
+            if commands:
+                step = works.command(commands.popleft())
+            elif order:
+                job = held.pop(order.popleft(), None)
+                if job is None:  # recalled
+                    continue
+                step = works.run(job)
+            else:
+                return None
+            if step is not None:
+                return step
+            if time.perf_counter() >= until:
+                return None
+
+    def _stop(self) -> None:
+        if self._lock.locked():
+            self._loop.create_task(self._stop_later())
+        else:
+            self._works.stop()
+
+    async def _stop_later(self) -> None:
+        async with self._lock:
+            self._works.stop()
+
+
+def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    """The socket of a kernel's IOPub channel.  Here because ZeroMQ is touched in no other file of the engine."""
+    socket = context.socket(zmq.XPUB)
+    socket.linger = 1000
+    return socket

@@ -1,0 +1,122 @@
+"""The engine's user namespace: what belongs to it, what is emptied, what comes back."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from typing import Any
+
+from ..core.errors import UnpickleableException
+from ..doors.pack import pack
+
+_MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
+
+
+class EngineId(int):
+    """``id`` on an engine: its number, and, called, what the builtin does."""
+
+    def __call__(self, obj: object, /) -> int:
+        return builtins.id(obj)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+    __hash__ = int.__hash__
+
+
+class Namespace:
+    """The shell's ``user_ns`` with the rules of ``clear_before``, ``clear_after`` and ``reset``.
+
+    They empty it, In, Out and ``_*``, and numbering restarts; ``id``, IPython's own names and what sticky
+    commands bound are there afterwards.  ``sys.modules`` and the properties stay.
+    """
+
+    def __init__(self, shell: Any, engine_id: int) -> None:
+        self._shell = shell
+        self.names: dict[str, Any] = shell.user_ns
+        self.names["id"] = EngineId(engine_id)
+        shell.user_ns_hidden["id"] = self.names["id"]
+        self._own = dict(self.names)
+        self._hidden = dict(shell.user_ns_hidden)
+        self.sticky: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        """Empty it.  Errors in what dies of it (``__del__``) are Python's to report."""
+        shell = self._shell
+        history = shell.history_manager
+        # IPython's own reset takes milliseconds, half of them a garbage collection; a task may ask for two.
+        history.input_hist_parsed[:] = [""]
+        history.input_hist_raw[:] = [""]
+        history.output_hist.clear()
+        history.output_hist_reprs.clear()
+        history.outputs.clear()
+        history.exceptions.clear()
+        history._i00 = history._i = history._ii = history._iii = ""
+        shell.execution_count = 1
+        shell.last_execution_result = None
+        hook = shell.displayhook
+        hook._, hook.__, hook.___ = "", "", ""
+        names = self.names
+        kept = {name: names[name] for name in _MODULE_NAMES if name in names}
+        names.clear()
+        names.update(self._own)
+        names.update(kept)
+        names.update(self.sticky)
+        shell.user_ns_hidden.clear()
+        shell.user_ns_hidden.update(self._hidden)
+
+    def snapshot(self) -> dict[str, Any]:
+        """For `keep_since`."""
+        return dict(self.names)
+
+    def keep_since(self, before: dict[str, Any]) -> None:
+        """What was bound since the snapshot is sticky from now on, but for IPython's bookkeeping."""
+        for name, value in self.names.items():
+            if (name not in before or before[name] is not value) and not _is_bookkeeping(name):
+                self.sticky[name] = value
+
+    def keep(self, names: Iterable[str]) -> None:
+        """These are sticky from now on."""
+        for name in names:
+            self.sticky[name] = self.names[name]
+
+    def user_keys(self) -> list[str]:
+        """What the user put there, in order."""
+        hidden = self._hidden
+        return [name for name in self.names if name not in hidden and not _is_bookkeeping(name) and name not in _MODULE_NAMES]
+
+    @property
+    def execution_count(self) -> int:
+        """The number that the next command gets."""
+        count: int = self._shell.execution_count
+        return count
+
+    def pull(self, name: str) -> Any:
+        """A value; NameError if there is none of that name."""
+        try:
+            return self.names[name]
+        except KeyError:
+            raise NameError(f"name {name!r} is not defined", name=name) from None
+
+
+def pack_values(values: dict[str, Any], to_send: Any = None) -> bytes:
+    """Pack named values, or `to_send`, which is made of them; an error says which of them it was."""
+    try:
+        return pack(values if to_send is None else to_send)
+    except UnpickleableException:
+        pass
+    for name, value in values.items():
+        try:
+            pack(value)
+        except UnpickleableException as error:
+            kind = type(value).__name__
+            raise UnpickleableException(f"{name!r} holds a {kind}, which cannot be sent: {error}") from None
+    raise UnpickleableException(f"{', '.join(values)} cannot be sent together")
+
+
+def _is_bookkeeping(name: str) -> bool:
+    """``_``, ``__``, ``_i``, ``_7``, ``_i7``, ``_ih`` …: IPython's own."""
+    if not name.startswith("_"):
+        return False
+    rest = name.lstrip("_").removeprefix("i")
+    return rest in {"", "i", "ii", "h", "oh", "dh", "exit_code"} or rest.isdigit()

@@ -1,0 +1,267 @@
+"""An engine's process, from the fork to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import builtins
+import faulthandler
+import functools
+import getpass
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from .. import engine as package
+from ..core.messages import EngineCommand, LaneHello, Properties as PropertiesMessage
+from ..doors.recorder import Bell, Recorder
+from .baseline import Baseline
+from .capture import SINK, Capture, catch_descriptors, follow_threads, forget_parent
+from .cells import Cells
+from .commands import Commands
+from .interrupt import Interrupts
+from .kernel import EngineApp, make_app
+from .lane import Job, Lane, Step
+from .namespace import Namespace
+from .plain import PlainTest
+from .properties import Properties
+from .runner import Runner
+
+STACK_SIGNAL = signal.SIGRTMIN + 6
+RING_EVERY_S = 0.0001
+"""The bell is not rung more often than this within a slice."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the zygote's "fork" request says of an engine; see there."""
+
+    engine: str
+    id: int
+    folder: str
+    connection_file: str
+    recorder: str
+    output: str
+    stack: str
+    cwd: str
+    env: dict[str, str | None] = {}
+    node: str = ""
+    farm: str = "default"
+
+
+def run_engine(settings: Settings) -> NoReturn:
+    """Be an engine; called in the forked child, never returns.  An error while starting: exit status 1, text in the output."""
+    try:
+        catch_descriptors(settings.output)
+        forget_parent()
+        stack = _watch_for_faults(settings.stack)
+        process = EngineProcess(settings)
+        process.serve()
+        del stack
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+        status = 1
+    finally:
+        _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End without Python's own shutdown, which would wait for threads, ours and the user's."""
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
+
+
+def _watch_for_faults(stack_file: str) -> Any:
+    """Fatal errors into the output, the main thread's stack into its file when asked for."""
+    faulthandler.enable(sys.__stderr__, all_threads=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = open(os.open(stack_file, flags, 0o600), "w")
+    faulthandler.register(STACK_SIGNAL, file=file, all_threads=False, chain=False)
+    return file
+
+
+class EngineProcess:
+    """Kernel, lane, runner and commands of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        os.chdir(settings.cwd)
+        sys.path.insert(0, settings.cwd)
+        self._app = make_app(settings.connection_file, settings.folder)
+        shell, kernel = self._app.shell, self._app.kernel
+        recorder = Recorder.open(settings.recorder)
+        self._recorder = recorder
+        self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
+        self._bell_rang = 0.0
+        self._unrung = False
+        self._counter = int(settings.engine.rpartition(".")[2])
+        self._capture = Capture()
+        follow_threads()
+        facts = gather_facts(settings)
+        self._facts = facts
+        namespace = Namespace(shell, settings.id)
+        properties = Properties(facts, self._tell_properties)
+        self._interrupts = Interrupts(recorder)
+        cells = Cells(shell)
+        _no_keyboard()
+        self._baseline = Baseline()
+        kernel.after_cell = self._after_cell
+        self._loop = asyncio.get_event_loop_policy().get_event_loop()
+        self._lane = Lane(
+            self._app.context,
+            f"ipc://{settings.folder}/lane.sock",
+            settings.engine,
+            self._loop,
+            kernel._main_asyncio_lock,
+            self,
+        )
+        self._runner = Runner(
+            settings.engine,
+            recorder,
+            namespace,
+            properties,
+            self._interrupts,
+            cells,
+            self._capture,
+            self._baseline,
+            PlainTest(shell),
+            self._lane.send,
+            self._finished,
+        )
+        self._commands = Commands(
+            settings.engine,
+            settings.id,
+            recorder,
+            namespace,
+            properties,
+            facts,
+            cells,
+            self._capture,
+            self._baseline,
+            self._lane.send,
+            self._lane.take_commands,
+        )
+        package._here = package.Engine(settings.id, properties, facts)
+
+    def serve(self) -> None:
+        """Say hello and work until told to stop."""
+        self._interrupts.install()
+        self._baseline.renew()
+        self._loop.call_soon(self._say_hello)
+        self._app.start()
+        self._lane.finish()
+        _remove_files(self._app)
+
+    def _say_hello(self) -> None:
+        settings = self._settings
+        self._lane.start()
+        self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
+
+    # -- what the lane asks for
+
+    def run(self, job: Job) -> Step:
+        return self._runner.run(job)
+
+    def command(self, command: EngineCommand) -> Step:
+        return self._commands.run(command)
+
+    def begin_slice(self) -> None:
+        """Leave the console's world."""
+        self._capture.settle(to_console=False)
+        self._baseline.refresh()
+
+    def end_slice(self) -> None:
+        if self._unrung:
+            self._ring()
+
+    def watch(self) -> None:
+        """In the lane's thread, 20 times a second while there is work."""
+        self._capture.shrink()
+        if self._unrung:
+            self._ring()
+
+    def stop(self) -> None:
+        """End the loop, and with it the process."""
+        self._app.io_loop.stop()
+
+    # -- what happens
+
+    def _finished(self) -> None:
+        """A result stands in the recorder.  A task that follows may be long: the agent must hear of it now."""
+        self._unrung = True
+        if time.perf_counter() - self._bell_rang > RING_EVERY_S:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._unrung = False
+        self._bell_rang = time.perf_counter()
+        self._bell.ring(self._counter)
+
+    def _tell_properties(self, version: int, packed: bytes) -> None:
+        self._lane.send(PropertiesMessage(self._settings.engine, version, packed))
+
+    def _after_cell(self) -> None:
+        self._capture.settle(to_console=True)
+        self._baseline.invalidate()
+
+
+def gather_facts(settings: Settings) -> dict[str, Any]:
+    """What is known of this engine, under the names that `depend` functions use."""
+    return {
+        "id": settings.id,
+        "hostname": socket.gethostname(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": sys.platform,
+        "python": platform.python_version(),
+        "node": settings.node or socket.gethostname(),
+        "started": time.time(),
+    }
+
+
+def _no_keyboard() -> None:
+    """Nobody sits at a task: asking is an error, not a hang.  Consoles' cells have ipykernel's own ways."""
+    builtins.input = _refuse("input()", "push the value, or hand it in as an argument")
+    getpass.getpass = _refuse("getpass()", "push the value, or hand it in as an argument")
+    usual = sys.breakpointhook
+    refuse = _refuse("breakpoint()", "run the task in your own kernel with task.run_local()")
+
+    @functools.wraps(usual)
+    def hook(*args: Any, **kwargs: Any) -> Any:
+        return usual(*args, **kwargs) if SINK.get() is None else refuse()
+
+    sys.breakpointhook = hook
+
+
+def _refuse(name: str, advice: str) -> Callable[..., Any]:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError(f"{name} was called on an engine, where nobody can answer: {advice}")
+
+    return refuse
+
+
+def _remove_files(app: EngineApp) -> None:
+    """The connection file and the sockets; the rest of the kernel goes with the process."""
+    atexit.unregister(app.close)
+    atexit.unregister(app.iopub_thread.stop)
+    app.cleanup_connection_file()
+    app.cleanup_ipc_files()

@@ -1,0 +1,96 @@
+"""The user's properties of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Any, TypeAlias
+
+from ..core.errors import InvalidProperty, UnpickleableException
+from ..doors.pack import pack
+
+Changed: TypeAlias = Callable[[int, bytes], None]
+
+
+class Properties(dict[str, Any]):
+    """A dict that tells the farm of each change, whole.
+
+    A value changed in place (``properties['l'].append(1)``) is not noticed: assign it again.
+    """
+
+    def __init__(self, reserved: Iterable[str], changed: Changed) -> None:
+        super().__init__()
+        self._reserved = frozenset(reserved)
+        self._changed = changed
+        self._lock = Lock()
+        self.version = 0
+        """Counts changes: what a depend function has judged is named by it.  0: empty, and never reported."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._replace({**self, key: value})
+
+    def __delitem__(self, key: str) -> None:
+        left = dict(self)
+        del left[key]
+        self._replace(left)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As of a dict; one change, or none if one of the values cannot be a property."""
+        self._replace({**self, **dict(*args, **kwargs)})
+
+    def __ior__(self, other: Any) -> Properties:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def clear(self) -> None:
+        """As of a dict."""
+        self._replace({})
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete several as one change.  A missing one: KeyError, and nothing is deleted."""
+        left = dict(self)
+        for key in keys:
+            if key not in left:
+                raise KeyError(key)
+            del left[key]
+        self._replace(left)
+
+    def pop(self, key: str, *default: Any) -> Any:  # type: ignore[override]
+        """As of a dict."""
+        value = super().get(key, *default) if default else self[key]
+        if key in self:
+            del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """As of a dict."""
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """As of a dict."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def _replace(self, new: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._check(new)
+            try:
+                packed = pack(dict(new))
+            except UnpickleableException as error:
+                raise InvalidProperty(f"a property must be picklable: {error}") from None
+            super().clear()
+            super().update(new)
+            self.version += 1
+            self._changed(self.version, packed)
+
+    def _check(self, new: Mapping[str, Any]) -> None:
+        for key in new:
+            if not isinstance(key, str):
+                raise InvalidProperty(f"a property's name is a str, not {type(key).__name__}: {key!r}")
+            if key in self._reserved:
+                raise InvalidProperty(f"{key!r} is a fact about the engine, which cannot be set: choose another name")

@@ -1,0 +1,326 @@
+"""Runs tasks in the kernel's main thread.
+
+The order of one run: [clear] push, execute, pull [clear].  Its result stands in the flight recorder before anything
+is noted of the next one.
+
+What may be interrupted is exactly what `_guarded` and `_guarded_await` call: their own frames never are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from functools import partial
+from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..core.errors import TaskRejectError
+from ..core.messages import CallWork, Ended, Failure, ResultBody, Returned, Run, RunKey, StringWork, Work
+from ..core.states import Reason
+from ..doors.pack import pack, unpack, unpack_function
+from ..doors.recorder import Recorder
+from .baseline import Baseline
+from .capture import SINK, Capture, Sink
+from .cells import Cells
+from .failures import describe
+from .interrupt import Interrupts
+from .lane import Job, Step
+from .namespace import Namespace, pack_values
+from .plain import Plain, PlainTest, filename_of
+from .properties import Properties
+
+CALLABLES_KEPT = 512
+_UNCHANGING = (int, float, complex, str, bytes, bool, type(None), range, type, ModuleType, BuiltinFunctionType)
+
+Call: TypeAlias = Callable[[], Any]
+"""What is run guarded: gives the packed value, or a coroutine that does."""
+
+
+class Attempt:
+    """One run while it goes on."""
+
+    __slots__ = ("run", "work", "sink", "started_s", "begun")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.work: StringWork | CallWork | None = None
+        self.sink = Sink()
+        self.started_s = time.time()
+        self.begun = 0.0
+
+
+class Runner:
+    """Runs one attempt at a time."""
+
+    def __init__(
+        self,
+        engine: str,
+        recorder: Recorder,
+        namespace: Namespace,
+        properties: Properties,
+        interrupts: Interrupts,
+        cells: Cells,
+        capture: Capture,
+        baseline: Baseline,
+        plain: PlainTest,
+        send: Callable[[Returned], None],
+        finished: Callable[[], None],
+    ) -> None:
+        """send: to the agent.  finished: called when a result stands in the recorder."""
+        self._engine = engine
+        self._recorder = recorder
+        self._namespace = namespace
+        self._properties = properties
+        self._interrupts = interrupts
+        self._cells = cells
+        self._capture = capture
+        self._baseline = baseline
+        self._plain = plain
+        self._send = send
+        self._finished = finished
+        self._pid = os.getpid()
+        self._callables: OrderedDict[str, Callable[..., Any]] = OrderedDict()
+        self._decoder = msgspec.msgpack.Decoder(Work)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._nothing = pack({})
+        interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
+
+    def run(self, job: Job) -> Step:
+        """Run an attempt to its end, or to the first await of one that needs the loop."""
+        run = job.run
+        if run.properties_version is not None and run.properties_version != self._properties.version:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
+            return None
+        limit = run.time_limit_s
+        deadline_ns = time.monotonic_ns() + int(limit * 1e9) if limit else 0
+        attempt = Attempt(run)
+        self._recorder.begin(run.task, run.attempt, deadline_ns)
+        self._interrupts.raised = None
+        self._interrupts.time_limit_s = limit
+        token = SINK.set(attempt.sink)
+        try:
+            attempt.begun = time.perf_counter()
+            try:
+                call = self._prepare(attempt, job)
+            except Exception as error:
+                self._end(attempt, None, error)
+                return None
+            attempt.begun = time.perf_counter()
+            value, error = self._guarded((run.task, run.attempt), call)
+            if error is None and type(value) is CoroutineType:
+                # Its task copies the present context, and with it the sink.
+                return self._run_in_loop(attempt, self._start_in_loop(attempt, value))
+            self._end(attempt, value, error)
+        finally:
+            SINK.reset(token)
+        return None
+
+    def _guarded(self, key: RunKey, call: Call) -> tuple[Any, BaseException | None]:
+        try:
+            self._interrupts.current = key
+            value = call()
+            self._interrupts.current = None
+            return value, None
+        except BaseException as error:
+            self._interrupts.current = None
+            return None, error
+
+    async def _guarded_await(self, key: RunKey, coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+        try:
+            self._interrupts.current = key
+            value = await coroutine
+            self._interrupts.current = None
+            return value, None
+        except BaseException as error:
+            self._interrupts.current = None
+            return None, error
+
+    def _start_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        run = attempt.run
+        task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
+        self._interrupts.awaiting = task
+        return task
+
+    async def _run_in_loop(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
+        # Users do cancel all tasks of the loop; the runner's own must outlive that.
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        self._interrupts.awaiting = None
+        self._interrupts.current = None
+        error: BaseException | None
+        if task.cancelled():
+            value, error = None, asyncio.CancelledError("the task was cancelled before it began")
+        else:
+            value, error = task.result()
+        if isinstance(error, asyncio.CancelledError) and self._interrupts.raised is not None:
+            error = self._interrupts.raised
+        self._end(attempt, value, error)
+
+    # -- what is run
+
+    def _prepare(self, attempt: Attempt, job: Job) -> Call:
+        """All that can be done before the user's code begins: decode, clear, compile."""
+        work = attempt.work = self._decoder.decode(job.run.payload)
+        if work.clear_before:
+            self._namespace.clear()
+        if isinstance(work, CallWork):
+            return partial(self._call, job, work)
+        plain = self._plain.compile(work.code)
+        if plain is not None:
+            return partial(self._string, plain, work)
+        plan = self._cells.plan(work.code)
+        return partial(self._cell_in_loop if plan.is_async else self._cell, plan, work)
+
+    def _string(self, plain: Plain, work: StringWork) -> bytes:
+        names = self._namespace.names
+        if work.push is not None:
+            names.update(unpack(work.push))
+        try:
+            if plain.body is not None:
+                exec(plain.body, names)
+            if plain.last is not None:
+                value = eval(plain.last, names)
+                if value is not None:
+                    self._cells.show(value)
+        finally:
+            helpers = sys.modules.get("matplotlib._pylab_helpers")
+            if helpers is not None and helpers.Gcf.figs:
+                self._cells.flush_figures()
+        return self._pull(work.pull)
+
+    def _cell(self, plan: Any, work: StringWork) -> bytes:
+        if work.push is not None:
+            self._namespace.names.update(unpack(work.push))
+        self._cells.run(plan)
+        if self._interrupts.raised is not None:
+            raise self._interrupts.raised  # IPython swallows a KeyboardInterrupt while a ``!command`` runs
+        return self._pull(work.pull)
+
+    async def _cell_in_loop(self, plan: Any, work: StringWork) -> bytes:
+        if work.push is not None:
+            self._namespace.names.update(unpack(work.push))
+        await self._cells.run_in_loop(plan)
+        return self._pull(work.pull)
+
+    def _call(self, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
+        function = self._function(job)
+        args, kwargs = unpack(work.arguments) if work.arguments is not None else ((), {})
+        try:
+            value = function(*args, **kwargs)
+        finally:
+            helpers = sys.modules.get("matplotlib._pylab_helpers")
+            if helpers is not None and helpers.Gcf.figs:
+                self._cells.flush_figures()
+        if type(value) is CoroutineType:
+            return self._call_in_loop(value)
+        return pack(value)
+
+    async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
+        return pack(await coroutine)
+
+    def _function(self, job: Job) -> Callable[..., Any]:
+        digest = job.run.function
+        if digest is None or job.code is None:
+            raise ValueError("this task is a call, and no function came with it")
+        found = self._callables.get(digest)
+        if found is not None:
+            self._callables.move_to_end(digest)
+            return found
+        found = unpack_function(job.code, self._namespace.names)
+        if _keeps_nothing(found):
+            self._callables[digest] = found
+            if len(self._callables) > CALLABLES_KEPT:
+                self._callables.popitem(last=False)
+        return found
+
+    def _pull(self, names: tuple[str, ...]) -> bytes:
+        if not names:
+            return self._nothing
+        return pack_values({name: self._namespace.pull(name) for name in names})
+
+    # -- the end of a run
+
+    def _end(self, attempt: Attempt, value: bytes | None, error: BaseException | None) -> None:
+        run_s = time.perf_counter() - attempt.begun
+        if os.getpid() != self._pid:
+            _leave_fork(error)
+        run, work, sink = attempt.run, attempt.work, attempt.sink
+        self._capture.end(sink)
+        record = self._record(attempt, run_s, value, error)
+        if work is not None and work.clear_after:
+            error = None  # its traceback holds the frames, and they the values
+            self._namespace.clear()
+        self._recorder.end_with(record, run.task, run.attempt)
+        self._baseline.restore()
+        self._finished()
+
+    def _record(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
+        run, sink = attempt.run, attempt.sink
+        failure: Failure | None = None
+        body_failure = None
+        outcome = ""
+        if error is not None:
+            outcome = Reason.REJECTED if isinstance(error, TaskRejectError) else self._interrupts.outcome()
+            code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
+            failure, body_failure = describe(error, filename_of(code) if code else "", code)
+            error.__traceback__ = None
+        body = ResultBody(
+            value,
+            body_failure,
+            sink.stdout.text() if sink.stdout is not None else "",
+            sink.stderr.text() if sink.stderr is not None else "",
+            sink.outputs if sink.outputs is not None else [],
+        )
+        encode = self._encoder.encode
+        try:
+            return encode(
+                Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body))
+            )
+        except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
+            size = len(value) if value is not None else 0
+            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")
+            return encode(Ended(run.task, run.attempt, Reason.TOO_LARGE, attempt.started_s, run_s, failure, b""))
+
+
+def _keeps_nothing(function: Callable[..., Any]) -> bool:
+    """Whether calls of it cannot see one another through values that it carries: then one copy serves them all."""
+    inner = getattr(function, "__wrapped__", function)
+    if not isinstance(inner, FunctionType):
+        return isinstance(inner, BuiltinFunctionType | type)
+    carried = [*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values()]
+    try:
+        carried += [cell.cell_contents for cell in inner.__closure__ or ()]
+    except ValueError:  # an empty cell
+        return False
+    carried += [value for name, value in inner.__globals__.items() if name != "__builtins__"]
+    return all(isinstance(value, _UNCHANGING) or _is_function(value, inner) for value in carried)
+
+
+def _is_function(value: object, user: FunctionType) -> bool:
+    """A function of a module, or one that travelled with `user` and carries nothing of its own."""
+    if not isinstance(value, FunctionType):
+        return False
+    if value is user or value.__globals__ is not user.__globals__:
+        return True
+    return not (value.__defaults__ or value.__kwdefaults__ or value.__closure__)
+
+
+def _leave_fork(error: BaseException | None) -> None:
+    """A task forked, and this is the child, come back where only the engine may be."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    os._exit(0 if error is None else 1)
