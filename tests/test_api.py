@@ -132,8 +132,9 @@ def test_the_tree_at_the_top_of_the_errors_shows_all_of_them() -> None:
     [
         ("ipytaskfarm", "msgspec zmq IPython ipykernel traitlets tornado dill asyncio"),
         ("ipytaskfarm.core.messages", "zmq IPython ipykernel traitlets tornado dill asyncio jupyter_client"),
-        ("ipytaskfarm.controller", "IPython ipykernel dill tornado tqdm rich jupyter_client"),
-        ("ipytaskfarm.agent", "IPython ipykernel dill tornado tqdm rich"),
+        ("ipytaskfarm.controller.__main__", "IPython ipykernel dill tornado tqdm rich traitlets jupyter_client"),
+        ("ipytaskfarm.agent.__main__", "IPython ipykernel dill tqdm rich"),
+        ("ipytaskfarm.cli", "msgspec zmq IPython ipykernel traitlets tornado dill asyncio"),
         ("ipytaskfarm.client", "IPython ipykernel tornado"),
     ],
 )
@@ -166,7 +167,7 @@ INSTANCE_ONLY = {("mec", "targets"), ("mec", "block")}
 
 def named(text: str) -> set[tuple[str, str]]:
     """The ``tc.run``s and ``errors.EngineLost``s in lines that do not say "not yet"."""
-    pattern = re.compile(rf"(?<![\w./])({'|'.join(OBJECTS)})\.([A-Za-z_]\w*)")
+    pattern = re.compile(rf"(?<![\w./-])({'|'.join(OBJECTS)})\.([A-Za-z_]\w*)")
     lines = (line for line in text.splitlines() if "not yet" not in line and "import" not in line)
     return {(match[1], match[2]) for line in lines for match in pattern.finditer(line)}
 
