@@ -15,6 +15,7 @@ import jedi
 import pytest
 
 import ipytaskfarm
+from ipytaskfarm import cli
 from ipytaskfarm.core import errors
 
 PUBLIC = {
@@ -187,6 +188,25 @@ def test_the_code_on_a_page_is_python(page: str) -> None:
     assert blocks
     for block in blocks:
         compile(block, page, "exec")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_the_commands_on_a_page_exist(page: str) -> None:
+    text = (FRONT_DOOR.parents[1] / page).read_text()
+    commands = set(re.findall(r"^ipytaskfarm ([a-z]+)|`ipytaskfarm ([a-z]+)", text, re.MULTILINE))
+    assert {first or second for first, second in commands} <= cli.COMMANDS.keys()
+
+
+def test_what_is_called_missing_is_missing() -> None:
+    """In docs/migrating.md: whoever builds one of these tells of it there."""
+    text = (FRONT_DOOR.parents[1] / "docs/migrating.md").read_text()
+    told_too_late = []
+    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        cls = getattr(ipytaskfarm, re.split(r"\W", section)[0], None)
+        for names in re.findall(r"not yet: ([^|]*)", section):
+            missing = re.findall(r"`([a-z_]+)`", names)
+            told_too_late += [f"{cls}.{name}" for name in missing if cls is not None and hasattr(cls, name)]
+    assert not told_too_late
 
 
 def test_missing_names_on_a_page_would_be_found() -> None:
