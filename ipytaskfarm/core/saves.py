@@ -47,7 +47,7 @@ class SaveFunction(msgspec.Struct, frozen=True):
 
 
 class SaveHandOut(msgspec.Struct, frozen=True):
-    """A batch was handed to an engine.  One row per batch."""
+    """A batch was handed to an engine; under a number that is known: what is left of it.  One row per batch."""
 
     number: int
     engine: Incarnation
@@ -174,7 +174,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     next_queue_seq: int
     next_handout: int
     blocks: list[tuple[int, int, int, str]]
-    """(first, last, accepted up to (first - 1: none), session) of blocks that are not fully accepted."""
+    """(first, last, accepted up to (first - 1: none), session) of all blocks: a late resend must be recognised."""
     tasks: list[TaskRecord]
     finals: list[FinalRecord]
     refusals: list[tuple[int, str, str]]

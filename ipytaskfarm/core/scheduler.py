@@ -78,7 +78,7 @@ def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> N
     agent.reachable = True
     agent.deadline_s = None
     for engine in agent.engines.values():
-        if engine.state == EngineState.AWAY:
+        if engine.state in (EngineState.AWAY, EngineState.UP):
             engine.state = EngineState.UP
             wake(farm, engine)
     refresh_classes(farm)
@@ -225,7 +225,11 @@ def _check_engines(farm: Farm) -> None:
         assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"
         for run, handing in engine.handed.items():
             assert run in handing.batch.runs, f"run {run} is not in its batch"
-        if engine.state == EngineState.UP and not engine.handed and engine not in farm.waiting:
+        done = engine.retiring and not engine.handed and engine.state == EngineState.UP
+        assert not done, f"engine {engine.id} was to end and was forgotten"
+        agent = farm.agents.get(engine.agent)
+        able = engine.state == EngineState.UP and agent is not None and agent.here and agent.reachable
+        if able and not engine.handed and engine not in farm.waiting:
             assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )

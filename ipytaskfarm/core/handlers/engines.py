@@ -25,6 +25,8 @@ def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None
     ask_about(farm, engine, out)
     wake(farm, engine)
     begin_oldest(farm, engine, now)
+    if engine.retiring and not engine.handed:
+        end_engine(farm, engine, out)
     retire_surplus(farm, out)
 
 

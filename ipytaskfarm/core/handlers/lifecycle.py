@@ -133,7 +133,8 @@ def look_for_the_end(farm: Farm, now: Now, out: Decision) -> None:
     if not farm.shut:
         if not any(engine.handed for engine in farm.engines.values() if engine.state != EngineState.AWAY):
             _shut(farm, now, out)
-        return
+        else:
+            return
     over = farm.shut_by_s is not None and now.mono_s >= farm.shut_by_s
     if over or not any(agent.here for agent in farm.agents.values()):
         out.finished = True

@@ -1,0 +1,413 @@
+"""A farm on paper: the real scheduler between a store, agents and engines that are lists and dicts.
+
+Messages between controller and agents wait in queues and are delivered one by one, so a test decides what is late, what
+is lost with a crash, and what comes twice.  `SimStore` applies saves as the real store does and remembers enough to start
+a new controller from; it also checks what no SQL could: that nothing is handed out or told before it was saved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.events import Event, Gone, Joined, Originals, Tick
+from ipytaskfarm.core.farm import Assignment, Decision, LoadFinals, LoadOriginals, Now, Settings
+from ipytaskfarm.core.restore import restored_farm
+from ipytaskfarm.core.scheduler import Scheduler
+
+RunKey = m.RunKey
+
+
+@dataclass
+class SimStore:
+    """What the disk holds."""
+
+    tasks: dict[int, s.SaveTask] = field(default_factory=dict)
+    progress: dict[int, s.SaveRequeue] = field(default_factory=dict)
+    history: dict[int, list[m.AttemptRow]] = field(default_factory=dict)
+    finals: dict[int, m.Final] = field(default_factory=dict)
+    handouts: dict[int, s.SaveHandOut] = field(default_factory=dict)
+    blocks: dict[int, list[int | str]] = field(default_factory=dict)
+    settings: dict[str, int | float | str | None] = field(default_factory=dict)
+    sticky: dict[str, s.SaveSticky] = field(default_factory=dict)
+    refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
+    cleared: set[int] = field(default_factory=set)
+    epoch: int = 0
+
+    def commit(self, saves: list[s.Save]) -> None:
+        for save in saves:
+            getattr(self, "_" + type(save).__name__)(save)
+
+    def _SaveBlock(self, save: s.SaveBlock) -> None:
+        self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
+
+    def _SaveAccepted(self, save: s.SaveAccepted) -> None:
+        self.blocks[save.block_first][2] = save.upto
+
+    def _SaveTask(self, save: s.SaveTask) -> None:
+        assert save.id not in self.tasks, f"task {save.id} was accepted twice"
+        assert save.id not in self.cleared, f"task {save.id} came back after it was cleared"
+        self.tasks[save.id] = save
+
+    def _SaveFunction(self, save: s.SaveFunction) -> None:
+        self.functions.add(save.digest)
+
+    def _SaveHandOut(self, save: s.SaveHandOut) -> None:
+        self.handouts[save.number] = save
+
+    def _DropHandOut(self, save: s.DropHandOut) -> None:
+        self.handouts.pop(save.number, None)
+
+    def _SaveAttempt(self, save: s.SaveAttempt) -> None:
+        assert save.task not in self.finals, f"task {save.task} went on after its end"
+        self.history.setdefault(save.task, []).append(save.row)
+
+    def _SaveRequeue(self, save: s.SaveRequeue) -> None:
+        assert save.task in self.tasks
+        assert save.task not in self.finals, f"task {save.task} was queued after its end"
+        self.progress[save.task] = save
+
+    def _SaveFinal(self, save: s.SaveFinal) -> None:
+        assert save.final.id in self.tasks
+        assert save.final.id not in self.finals, f"task {save.final.id} ended twice"
+        self.finals[save.final.id] = save.final
+
+    def _SaveClear(self, save: s.SaveClear) -> None:
+        for task_id in save.ids:
+            assert task_id in self.finals or task_id in self.refusals
+            self.cleared.add(task_id)
+            for table in (self.tasks, self.finals, self.progress, self.history, self.refusals):
+                table.pop(task_id, None)  # type: ignore[attr-defined]
+
+    def _SaveRefusal(self, save: s.SaveRefusal) -> None:
+        self.refusals[save.task] = (save.etype, save.text)
+
+    def _SaveSetting(self, save: s.SaveSetting) -> None:
+        self.settings[save.key] = save.value
+
+    def _SaveSticky(self, save: s.SaveSticky) -> None:
+        self.sticky[save.key] = save
+
+    def _DropSticky(self, save: s.DropSticky) -> None:
+        for key in list(self.sticky) if save.keys is None else save.keys:
+            self.sticky.pop(key, None)
+
+    def load(self) -> s.Snapshot:
+        self.epoch += 1
+        return s.Snapshot(
+            epoch=self.epoch,
+            farm="farm",
+            next_id=max((int(b[1]) for b in self.blocks.values()), default=-1) + 1,
+            next_queue_seq=1
+            + max([t.queue_seq for t in self.tasks.values()] + [p.queue_seq for p in self.progress.values()] + [-1]),
+            next_handout=max(self.handouts, default=0) + 1,
+            blocks=[(int(b[0]), int(b[1]), int(b[2]), str(b[3])) for _, b in sorted(self.blocks.items())],
+            tasks=[self._record(t) for i, t in sorted(self.tasks.items()) if i not in self.finals],
+            finals=[s.FinalRecord(f.id, f.reason, None) for _, f in sorted(self.finals.items())],
+            refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
+            handouts=[h for _, h in sorted(self.handouts.items())],
+            functions=sorted(self.functions),
+            settings=dict(self.settings),
+            sticky=list(self.sticky.values()),
+        )
+
+    def _record(self, task: s.SaveTask) -> s.TaskRecord:
+        p = self.progress.get(task.id)
+        return s.TaskRecord(
+            task.id,
+            p.queue_seq if p else task.queue_seq,
+            p.function if p and p.recovery else task.function,
+            task.rules,
+            task.submitted_s,
+            task.session,
+            p.attempt if p else 0,
+            p.errors if p else 0,
+            p.losses if p else 0,
+            p.recovery if p else 0,
+            list(self.history.get(task.id, [])),
+        )
+
+
+@dataclass
+class SimEngine:
+    """An engine: what it was given, what it runs, what it has finished and nobody acknowledged."""
+
+    name: str
+    id: int
+    queue: deque[RunKey] = field(default_factory=deque)
+    running: RunKey | None = None
+    done: dict[RunKey, m.Ended] = field(default_factory=dict)
+    prepared: bool = False
+
+    def held(self) -> list[RunKey]:
+        return [*self.done, *([self.running] if self.running else []), *self.queue]
+
+
+@dataclass
+class SimAgent:
+    """An agent: engines, and what is on its way in both directions."""
+
+    session: str
+    engines: dict[str, SimEngine] = field(default_factory=dict)
+    lost: dict[str, m.EngineLost] = field(default_factory=dict)
+    """Losses that the controller has not processed."""
+    inbox: deque[m.Message | Assignment] = field(default_factory=deque)
+    outbox: deque[m.Message] = field(default_factory=deque)
+    started: int = 0
+    shut: bool = False
+
+
+class SimFarm:
+    """Controller, store, agents, one clock."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.now = Now(1000.0, 1_700_000_000.0)
+        self.store = SimStore()
+        self.agents: dict[str, SimAgent] = {}
+        self.told: dict[str, list[m.Message]] = {}
+        """What each client was told since the controller's start."""
+        self.begun: dict[int, list[RunKey]] = {}
+        """Task -> the runs of it that an engine really began, over all lives of the controller."""
+        self.verdict: bool | None = True
+        """What depend functions say; None: they raise."""
+        self.finished = False
+        self.start()
+
+    # -- the controller
+
+    def start(self) -> None:
+        """A controller begins (again) from the store."""
+        self.scheduler = Scheduler(restored_farm("sim", self.store.load(), self.settings, self.now))
+        self.scheduler.check()
+        self.told = {}
+
+    def crash(self) -> None:
+        """The controller dies: what was on its way is lost, agents state anew what they hold."""
+        self.start()
+        for agent in self.agents.values():
+            agent.inbox.clear()
+            agent.outbox.clear()
+            self.restate(agent)
+
+    def handle(self, event: Event, session: str = "") -> Decision:
+        """One turn, with everything that the shell does with its decision."""
+        out = self.scheduler.handle(event, self.now, session)
+        self.scheduler.check()
+        self.store.commit(out.saves)
+        for assignment in out.assignments:
+            for task_id, attempt, *_ in assignment.tasks:
+                recorded = [h for h in self.store.handouts.values() if (task_id, attempt) in h.runs]
+                assert recorded, f"run {(task_id, attempt)} was handed out unrecorded"
+        for receiver, message in out.sends:
+            self._send(receiver, message)
+        for assignment in out.assignments:
+            if assignment.agent in self.agents:
+                self.agents[assignment.agent].inbox.append(assignment)
+        self.finished = self.finished or out.finished
+        for load in out.loads:
+            if isinstance(load, LoadFinals):
+                finals = [self.store.finals[i] for i in load.ids] + load.refusals
+                reply = m.Fetched(finals, load.unfinished, load.unknown)
+                self.told.setdefault(load.session, []).append(m.Answer(load.n, reply))
+            elif isinstance(load, LoadOriginals):
+                tasks = [self._original(i) for i in load.ids]
+                self.handle(Originals(load.n, tasks, load.missing, load.not_failed), load.session)
+        for question in out.evaluations:
+            verdicts = [
+                m.Verdict(x.engine, x.version, bool(self.verdict), "" if self.verdict is not None else "raised")
+                for x in question.subjects
+            ]
+            self.handle(m.Evaluated(question.n, question.depend, verdicts))
+        return out
+
+    def _original(self, task_id: int) -> m.Submission:
+        task = self.store.tasks[task_id]
+        return m.Submission(task.id, task.payload, 0.0, task.function, task.rules)
+
+    def _send(self, receiver: str, message: m.Message) -> None:
+        if receiver in self.agents:
+            self.agents[receiver].inbox.append(message)
+            return
+        if isinstance(message, m.Finals):
+            for final in message.finals:
+                known = final.id in self.store.finals or final.id in self.store.refusals
+                assert known or final.reason == "refused", f"the end of {final.id} was told unsaved"
+        self.told.setdefault(receiver, []).append(message)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes; timers run when they are due."""
+        end = self.now.mono_s + seconds
+        while (deadline := self.scheduler.next_deadline()) is not None and deadline <= end:
+            at = max(deadline, self.now.mono_s)
+            self.now = Now(at, self.now.wall_s + at - self.now.mono_s)
+            self.handle(Tick())
+        self.now = Now(end, self.now.wall_s + end - self.now.mono_s)
+        self.handle(Tick())
+
+    # -- a client
+
+    def join_client(self, session: str = "client") -> None:
+        self.handle(Joined("client", session), session)
+
+    def ids(self, session: str = "client") -> m.IdBlock:
+        self.handle(m.NeedIds(), session)
+        return next(x for x in reversed(self.told[session]) if isinstance(x, m.IdBlock))
+
+    def submit(self, task_id: int, rules: m.Rules | None = None, session: str = "client") -> None:
+        functions = [m.Function(rules.depend, b"code")] if rules and rules.depend else []
+        submission = m.Submission(task_id, b"work", self.now.wall_s, None, rules)
+        self.handle(m.Submit([submission], functions), session)
+
+    def ask(self, question: m.Question, session: str = "client") -> m.Reply:
+        self.handle(m.Ask(7, question), session)
+        return next(x.reply for x in reversed(self.told[session]) if isinstance(x, m.Answer))
+
+    # -- agents and engines
+
+    def join_agent(self, session: str) -> SimAgent:
+        agent = self.agents[session] = SimAgent(session)
+        self.restate(agent)
+        return agent
+
+    def restate(self, agent: SimAgent) -> None:
+        """The first words of an agent in an epoch, then its unacknowledged results and unreported losses."""
+        self.handle(Joined("agent", agent.session), agent.session)
+        reports = [
+            m.EngineReport(e.name, e.id, 1, True, self.now.wall_s, {}, e.held(), prepared=e.prepared)
+            for e in agent.engines.values()
+        ]
+        agent.outbox.append(m.AgentState("node", 1, 2, 2**30, "linux", "3.11", reports))
+        for engine in agent.engines.values():
+            if engine.done:
+                agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
+        agent.outbox.extend(agent.lost.values())
+
+    def process(self, agent: SimAgent) -> None:
+        """The controller takes the agent's oldest message; what it took is acknowledged."""
+        if not agent.outbox:
+            return
+        message = agent.outbox.popleft()
+        self.handle(message, agent.session)  # type: ignore[arg-type]
+        if isinstance(message, m.Results) and message.engine in agent.engines:
+            for ended in message.ended:
+                agent.engines[message.engine].done.pop((ended.task, ended.attempt), None)
+        elif isinstance(message, m.EngineLost):
+            agent.lost.pop(message.engine, None)
+
+    def deliver(self, agent: SimAgent) -> None:
+        """The agent takes the controller's oldest message."""
+        if not agent.inbox:
+            return
+        message = agent.inbox.popleft()
+        if isinstance(message, m.StartEngine):
+            self._start_engine(agent, message.id)
+        elif isinstance(message, m.Shutdown):
+            agent.shut = True
+            for engine in list(agent.engines.values()):
+                self.kill(agent, engine, expected=True)
+        else:
+            engine_name = message.engine if not isinstance(message, m.StackText) else ""  # type: ignore[union-attr]
+            engine_found = agent.engines.get(engine_name)
+            if engine_found is not None:
+                self._to_engine(agent, engine_found, message)
+
+    def _to_engine(self, agent: SimAgent, engine: SimEngine, message: m.Message | Assignment) -> None:
+        if isinstance(message, Assignment):
+            engine.queue.extend((task_id, attempt) for task_id, attempt, *_ in message.tasks)
+        elif isinstance(message, m.Recall):
+            back = [run for run in message.runs if run in engine.queue]
+            for run in back:
+                engine.queue.remove(run)
+            if back:
+                agent.outbox.append(m.Returned(engine.name, back))
+        elif isinstance(message, m.Interrupt):
+            if engine.running == message.run:
+                self.end(agent, engine, "aborted")
+            elif message.run in engine.queue:
+                engine.queue.remove(message.run)
+                agent.outbox.append(m.Returned(engine.name, [message.run]))
+        elif isinstance(message, m.EngineCommand):
+            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, True))
+        elif isinstance(message, m.EnginePrepared):
+            engine.prepared = True
+        elif isinstance(message, m.StopEngine):
+            self.kill(agent, engine, expected=True)
+
+    def _start_engine(self, agent: SimAgent, engine_id: int) -> None:
+        agent.started += 1
+        engine = SimEngine(f"{agent.session}.{agent.started}", engine_id)
+        agent.engines[engine.name] = engine
+        agent.outbox.append(m.EngineUp(m.EngineReport(engine.name, engine_id, 1, True, self.now.wall_s)))
+
+    def begin(self, engine: SimEngine) -> bool:
+        """The engine begins its next run, if it can."""
+        if engine.running is None and engine.queue:
+            engine.running = engine.queue.popleft()
+            self.begun.setdefault(engine.running[0], []).append(engine.running)
+            return True
+        return False
+
+    def end(self, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001) -> m.Results | None:
+        """The engine's run ends."""
+        if engine.running is None:
+            return None
+        run, engine.running = engine.running, None
+        failure = m.Failure("ValueError", "planted") if outcome else None
+        ended = m.Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body")
+        engine.done[run] = ended
+        results = m.Results(engine.name, [ended])
+        agent.outbox.append(results)
+        return results
+
+    def kill(self, agent: SimAgent, engine: SimEngine, known: bool = True, expected: bool = False) -> None:
+        """The engine's process ends.  Without its recorder everything it held counts as begun."""
+        del agent.engines[engine.name]
+        if not known:
+            engine.done.clear()
+        elif engine.done:
+            agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
+        lost = m.EngineLost(engine.name, engine.id, engine.running if known else None, known, m.Crash(9), expected)
+        agent.lost[engine.name] = lost
+        agent.outbox.append(lost)
+
+    # -- until nothing moves
+
+    def settle(self, rounds: int = 400) -> None:
+        """Everything is delivered, engines run what they hold, time goes on: whatever can end, ends."""
+        for _ in range(rounds):
+            for agent in self.agents.values():
+                while agent.inbox or agent.outbox:
+                    self.deliver(agent)
+                    self.process(agent)
+                for engine in list(agent.engines.values()):
+                    while self.begin(engine):
+                        self.end(agent, engine)
+            if not self.busy():
+                self.advance(0.5)
+                if not self.busy():
+                    return
+            self.advance(0.05)
+        raise AssertionError("the farm does not come to rest")
+
+    def busy(self) -> bool:
+        """Whether something is on its way or running."""
+        return any(
+            a.inbox or a.outbox or any(e.running or e.queue for e in a.engines.values()) for a in self.agents.values()
+        )
+
+    def leave_client(self, session: str = "client") -> None:
+        self.handle(Gone(), session)
+
+
+def farm_with_engines(count: int, settings: Settings | None = None) -> SimFarm:
+    """A settled farm with a client and so many engines of one agent."""
+    sim = SimFarm(settings)
+    sim.join_client()
+    sim.join_agent("agent")
+    sim.ask(m.SetWanted(count))
+    sim.settle()
+    return sim
