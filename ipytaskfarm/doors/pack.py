@@ -1,0 +1,183 @@
+"""The door to pickle: values, functions and errors as bytes.
+
+    pack, unpack                     values; names what cannot be pickled by its path inside the object
+    pack_names                       the dict of pulled names
+    pack_function, unpack_function   functions, named by a digest of what they do
+    pack_error, unpack_error         exceptions with the user's part of their traceback
+    add_dependency                   makes more modules travel by value
+
+Nothing here is used by controller and agents: to them all of it is bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from ..core.errors import UnpickleableException, VersionMismatch
+from ..core.messages import Function
+from .pack_build import bind, loading
+from .pack_cache import WITH_BUFFERS, dumps, packed_function, unframe
+from .pack_errors import brief_error, pack_error, unpack_error
+from .pack_modules import add_dependency
+from .pack_path import explain, find_culprit, type_name
+
+__all__ = [
+    "add_dependency",
+    "brief_error",
+    "pack",
+    "pack_error",
+    "pack_function",
+    "pack_names",
+    "unpack",
+    "unpack_error",
+    "unpack_function",
+]
+
+
+def pack(obj: Any, names: str | tuple[str, ...] = "value") -> bytes:
+    """Pickle (protocol 5) that takes what cannot be imported on the other side by value.
+
+    Args:
+        obj: the value.
+        names: what an error message calls it; a tuple gives the name of each item of a tuple, such as
+            ``("args", "kwargs")``.
+
+    Raises:
+        UnpickleableException: a part cannot travel; the message says where it is, and what to do.
+    """
+    try:
+        return dumps(obj)
+    except Exception as error:
+        raise _refusal(obj, names, error) from error
+
+
+def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
+    if isinstance(error, VersionMismatch | MemoryError):
+        return error
+    path, culprit = find_culprit(obj, names, _fails)
+    if isinstance(error, RecursionError) and culprit is obj:
+        return UnpickleableException(f"{path or names}: nested too deeply to be pickled")
+    return UnpickleableException(explain(path or str(names), culprit, error))
+
+
+def _fails(obj: Any) -> bool:
+    try:
+        dumps(obj)
+    except Exception:
+        return True
+    return False
+
+
+def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None = None) -> Any:
+    """The value again.  Arrays can be written to.
+
+    Args:
+        data: what `pack` gave.  If it is writable memory (a private map), large arrays stand on it uncopied.
+        namespace: where functions in it look names up that they did not bring: the engine's user namespace.
+            None in a client: its ``__main__``, and its own modules are taken as they are.
+
+    Raises:
+        VersionMismatch: a function in it was made by another minor version of Python.
+        Exception: anything that a class's own code raises when it is rebuilt.
+    """
+    if namespace is None:
+        if data[0] != WITH_BUFFERS:
+            return pickle.loads(data)
+        return _loads(data)
+    outer = loading.namespace, loading.names, loading.before
+    names: list[Any] = []
+    loading.namespace, loading.names, loading.before = namespace, names, None
+    try:
+        value = _loads(data)
+    finally:
+        loading.namespace, loading.names, loading.before = outer
+    for each in names:
+        each.settle()
+    return value
+
+
+def _loads(data: bytes | memoryview) -> Any:
+    if data[0] != WITH_BUFFERS:
+        return pickle.loads(data)
+    body, buffers = unframe(memoryview(data))
+    return pickle.loads(body, buffers=buffers)
+
+
+def pack_names(values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None) -> bytes:
+    """Pack a dict of pulled names; errors name the variable.
+
+    Args:
+        values: name -> value.
+        namespace: where they were pulled from, to refuse ``a = globals()`` readably.
+    """
+    values = dict(values)
+    for name, value in values.items():
+        if isinstance(value, types.ModuleType):
+            raise UnpickleableException(f"{name!r} holds a module ({value.__name__}): pull names instead")
+        if isinstance(value, dict):
+            if value is namespace:
+                raise UnpickleableException(f"{name!r} holds the engine's whole namespace: pull names instead")
+            module = next((each for each in value.values() if isinstance(each, types.ModuleType)), None)
+            if module is not None:
+                text = f"{name!r} holds a dict with a module ({module.__name__}) in it: pull names instead"
+                raise UnpickleableException(text)
+    try:
+        return dumps(values)
+    except Exception as error:
+        raise _pull_refusal(values, error) from error
+
+
+def _pull_refusal(values: dict[str, Any], error: Exception) -> Exception:
+    name = next((name for name, value in values.items() if _fails(value)), None)
+    if name is None:
+        return _refusal(values, "pull", error)
+    refusal = _refusal(values[name], name, error)
+    if not isinstance(refusal, UnpickleableException):
+        return refusal
+    return UnpickleableException(f"{name!r} holds a {type_name(values[name])} that cannot be sent: {refusal}")
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def pack_function(function: Callable[..., Any]) -> Function:
+    """A callable as code, named by a digest of what it does.
+
+    Importable ones travel as their name; the notebook's own, and those of modules that travel by value, with their
+    closures, defaults and the globals that they use.  The pack is used again while all of these are the identical
+    objects; a callable that stands on something that can change unseen is looked through each time.
+
+    Raises:
+        UnpickleableException: something it stands on cannot travel.
+    """
+    try:
+        return packed_function(function)
+    except Exception as error:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise _refusal(function, name, error) from error
+
+
+def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:
+    """The callable again; make it once and call it often.
+
+    Each call starts from the globals that were packed: what an earlier call assigned to them is gone (what it put
+    *into* one of them stays, as it does for the defaults of any function).  A name that was not packed is looked up
+    in `namespace` as it is at the call, then among the builtins.
+
+    Args:
+        code: `Function.code`.
+        namespace: as for `unpack`.
+    """
+    outer = loading.namespace, loading.names, loading.before
+    names: list[Any] = []
+    before: list[Callable[[], Any]] = []
+    loading.namespace, loading.names, loading.before = namespace, names, before
+    try:
+        function = _loads(code)
+    finally:
+        loading.namespace, loading.names, loading.before = outer
+    bound: Callable[..., Any] = bind(function, names, before)
+    return bound

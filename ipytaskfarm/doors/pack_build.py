@@ -1,0 +1,410 @@
+"""What a pickle of ours calls to build functions, classes and modules again.
+
+The names and signatures here are part of what is stored and sent: pickles name them.  Add new ones, never change
+or remove one while pickles of an older version may be in a store.
+
+Globals.  A function that travels by value is built over a dict of its own, shared by all functions of one pickle
+that shared their globals where they came from.  It holds the globals that could be found there; every other name is
+looked up in the engine's user namespace at the moment it is used, builtins last.  CPython asks a ``__builtins__``
+that is a dict *subclass* by ordinary item access, so `Names.__missing__` can answer for the namespace.  That is ten
+times slower than a plain lookup (0.4 us), so names known beforehand are copied in: see `Names.settle` and `bind`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import marshal
+import pickle
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from ..core.errors import VersionMismatch
+
+_BUILTINS = builtins.__dict__
+_CLASSES_KEPT = 256
+_SOURCES_KEPT = 256
+
+
+class Loading(threading.local):
+    """What the unpickling of this thread is for."""
+
+    namespace: MutableMapping[str, Any] | None = None
+    """The engine's user namespace; None: a client, whose own modules are taken as they are."""
+    names: list[Names] | None = None
+    """Collects the globals made, for `bind`."""
+    before: list[Callable[[], Any]] | None = None
+    """Collects what must be done before each call: the right versions of by-value modules put in place."""
+
+
+loading = Loading()
+
+
+class Names(dict[str, Any]):
+    """Globals of by-value functions, and the ``__builtins__`` that goes with them (this dict itself)."""
+
+    __slots__ = ("globals", "namespace", "packed", "wanted")
+
+    def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
+        # IMPORT_NAME and LOAD_BUILD_CLASS of some Python versions look here without asking __missing__.
+        super().__init__(__import__=_BUILTINS["__import__"], __build_class__=_BUILTINS["__build_class__"])
+        self.namespace = namespace
+        self.packed: dict[str, Any] = {"__name__": module_name, "__builtins__": self}
+        self.globals = dict(self.packed)
+        self.wanted: set[str] = set()
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return self.namespace[name]
+        except KeyError:
+            return _BUILTINS[name]
+
+    def add(self, used: dict[str, Any], wanted: tuple[str, ...]) -> None:
+        """Globals that a function brings, and those it will look for."""
+        self.packed.update(used)
+        self.globals.update(used)
+        self.wanted.update(wanted)
+
+    def settle(self) -> None:
+        """Copy in the builtins that the namespace does not hide now, so that they are found at full speed."""
+        for name in self.wanted:
+            if name not in self.globals and name not in self.namespace and name in _BUILTINS:
+                self.globals[name] = _BUILTINS[name]
+
+    def reset(self) -> None:
+        """Undo what the last call assigned, and look the wanted names up afresh (`bind` made them disjoint).
+
+        The dict stays the same and so do its keys as a rule: the interpreter's inline caches stay valid.
+        """
+        here = self.globals
+        here.update(self.packed)
+        namespace = self.namespace
+        found = len(self.packed)
+        for name in self.wanted:
+            if name in namespace:
+                here[name] = namespace[name]
+                found += 1
+            elif name in _BUILTINS:
+                here[name] = _BUILTINS[name]
+                found += 1
+            else:
+                here.pop(name, None)
+        if len(here) != found:
+            for name in here.keys() - self.packed.keys() - self.wanted:
+                del here[name]
+
+
+def bind(
+    function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
+) -> Callable[..., Any]:
+    """A callable whose every call starts from the packed globals, with the right versions of modules in place."""
+    if not names and not before:
+        return function
+    for each in names:
+        each.wanted -= each.packed.keys()
+    steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *(before or ()))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for step in steps:
+            step()
+        return function(*args, **kwargs)
+
+    functools.update_wrapper(call, function)
+    return call
+
+
+_CALL_CODE = next(
+    each for each in bind.__code__.co_consts if isinstance(each, types.CodeType) and each.co_name == "call"
+)
+
+
+def is_call(code: types.CodeType) -> bool:
+    """Whether this is the code of what `bind` makes: the frame before the user's first."""
+    return code is _CALL_CODE
+
+
+# --------------------------------------------------------------------------------------------------
+# Functions
+
+
+def load_code(version: str, data: bytes) -> types.CodeType:
+    """Bytecode runs on the Python minor version that made it alone."""
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if version != here:
+        raise VersionMismatch(
+            f"this function was made by Python {version} and cannot run here on Python {here}: "
+            f"use one minor version on both sides, or put the function in an installed module"
+        )
+    code: types.CodeType = marshal.loads(data)
+    return code
+
+
+def new_names(module_name: str) -> Names:
+    """Fresh globals for the by-value functions of one pickle."""
+    namespace = loading.namespace
+    if namespace is None:
+        namespace = sys.modules["__main__"].__dict__
+    names = Names(module_name, namespace)
+    if loading.names is not None:
+        loading.names.append(names)
+    return names
+
+
+def new_function(
+    code: types.CodeType, home: Names | types.ModuleType, closure: tuple[types.CellType, ...] | None
+) -> types.FunctionType:
+    """A function without its state: that follows by `fill_function`, so that it may refer to itself."""
+    return types.FunctionType(code, home.globals if isinstance(home, Names) else home.__dict__, None, None, closure)
+
+
+def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    """Everything but code, globals and cells."""
+    function.__name__ = state["name"]
+    function.__qualname__ = state["qualname"]
+    function.__module__ = state["module"]
+    function.__defaults__ = state.get("defaults")
+    function.__kwdefaults__ = state.get("kwdefaults")
+    if "doc" in state:
+        function.__doc__ = state["doc"]
+    if "annotations" in state:
+        function.__annotations__ = state["annotations"]
+    if "dict" in state:
+        function.__dict__.update(state["dict"])
+    if "type_params" in state:
+        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
+    names = function.__globals__.get("__builtins__")
+    if isinstance(names, Names):
+        names.add(state.get("used", {}), state.get("wanted", ()))
+    if "source" in state:
+        remember_source(function.__code__.co_filename, *state["source"])
+
+
+def new_cell() -> types.CellType:
+    """An empty cell: its content may refer to the function that holds it."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, content: tuple[Any, ...]) -> None:
+    """() leaves it empty."""
+    if content:
+        cell.cell_contents = content[0]
+
+
+def load_member(module: types.ModuleType, qualname: str) -> Any:
+    """A function or class of a module that travelled by value."""
+    found: Any = module
+    for part in qualname.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AttributeError(
+                f"{qualname!r} is not in {module.__name__!r} as it stands in {getattr(module, '__file__', '?')}: "
+                f"was it renamed after it was imported? Reload the module"
+            ) from None
+    return found
+
+
+def load_reference(name: str) -> types.ModuleType:
+    """A module that can be imported on both sides."""
+    return importlib.import_module(name)
+
+
+def load_builtin_type(name: str) -> Any:
+    """A type that has no name in ``builtins``: it stands in ``types``."""
+    return getattr(types, name)
+
+
+# --------------------------------------------------------------------------------------------------
+# Source lines of functions whose file is not here, for tracebacks
+
+_sources: OrderedDict[str, dict[int, str]] = OrderedDict()
+
+
+def remember_source(filename: str, first: int, text: str) -> None:
+    """Keep the lines of a function; `source_lines` gives them back."""
+    lines = _sources.setdefault(filename, {})
+    _sources.move_to_end(filename)
+    for number, line in enumerate(text.splitlines(keepends=True), first):
+        lines[number] = line
+    while len(_sources) > _SOURCES_KEPT:
+        _sources.popitem(last=False)
+
+
+def source_lines(filename: str) -> list[str] | None:
+    """The lines known of that file, blank where unknown; None when nothing is."""
+    known = _sources.get(filename)
+    if not known:
+        return None
+    return [known.get(number, "\n") for number in range(1, max(known) + 1)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Classes
+#
+# A class has a *digest* of its definition.  Where it was defined, it is registered under it, so that its instances
+# come back as instances of that very class.  Where it was built from a pickle, it is built once per digest; if its
+# attributes change afterwards it is still known by the digest that it was born with.
+
+originals: dict[str, weakref.ref[type]] = {}
+"""Digest -> a class defined in this process; the newest one, if the same cell ran twice."""
+_built: OrderedDict[str, type] = OrderedDict()
+_born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
+
+
+def born_digest(cls: type) -> str | None:
+    """The digest by which the class came into this process; None for one defined here."""
+    return _born.get(cls)
+
+
+def known_class(born: str, digest: str) -> type | None:
+    """The class that these digests stand for, if this process has it."""
+    reference = originals.get(born)
+    original = reference() if reference is not None else None
+    if original is not None:
+        return original
+    built = _built.get(digest)
+    if built is not None:
+        _built.move_to_end(digest)
+    return built
+
+
+def load_class(born: str, digest: str, packed: bytes) -> Any:
+    """A class inside data: its definition is a pickle of its own, opened only when the class is not known here."""
+    known = known_class(born, digest)
+    if known is not None:
+        return known
+    return pickle.loads(packed)
+
+
+def new_class(
+    born: str, digest: str, metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
+) -> type:
+    """A class without its attributes: those follow by `fill_class`, as methods may refer to their class."""
+    known = known_class(born, digest)
+    if known is not None:
+        return known
+    cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+    _unfilled[cls] = (born, digest)
+    return cls
+
+
+def new_enum(
+    born: str,
+    digest: str,
+    metaclass: Any,
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+    members: dict[str, Any],
+    boundary: Any,
+) -> type:
+    """An enumeration with its members; what they hold beside their values follows by `fill_class`."""
+    known = known_class(born, digest)
+    if known is not None:
+        return known
+    body = metaclass.__prepare__(name, bases)
+    for key, value in {**namespace, **members}.items():
+        body[key] = value
+    kwargs = {} if boundary is None else {"boundary": boundary}
+    cls: type = metaclass.__new__(metaclass, name, bases, body, **kwargs)
+    _unfilled[cls] = (born, digest)
+    return cls
+
+
+def fill_class(cls: type, state: dict[str, Any]) -> None:
+    """Attributes of a class; nothing happens to one that was known already."""
+    digests = _unfilled.pop(cls, None)
+    if digests is None:
+        return
+    for name, value in state["attributes"].items():
+        type.__setattr__(cls, name, value)
+    for name, extra in state.get("members", {}).items():
+        cls[name].__dict__.update(extra)  # type: ignore[index]
+    for subclass in state.get("registered", ()):
+        cls.register(subclass)  # type: ignore[attr-defined]
+    born, digest = digests
+    _born[cls] = born
+    _built[digest] = cls
+    while len(_built) > _CLASSES_KEPT:
+        _built.popitem(last=False)
+
+
+# --------------------------------------------------------------------------------------------------
+# Odds and ends
+
+
+def new_property(fget: Any, fset: Any, fdel: Any, doc: str | None) -> property:
+    """`property` cannot be pickled by itself."""
+    return property(fget, fset, fdel, doc)
+
+
+def new_cached_property(function: Any, name: str | None) -> Any:
+    """`functools.cached_property` holds a lock on Python 3.11."""
+    found = functools.cached_property(function)
+    found.attrname = name
+    return found
+
+
+def new_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
+    """The cache itself does not travel."""
+    return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
+
+
+def new_mapping_proxy(content: dict[Any, Any]) -> types.MappingProxyType[Any, Any]:
+    """A read-only view of a copy."""
+    return types.MappingProxyType(content)
+
+
+def new_dict_view(kind: str, content: list[Any]) -> Any:
+    """Keys, values or items of a dict, without the rest of the dict."""
+    if kind == "items":
+        return dict(content).items()
+    if kind == "keys":
+        return dict.fromkeys(content).keys()
+    return dict(enumerate(content)).values()
+
+
+def new_type_variable(name: str, bound: Any, constraints: tuple[Any, ...], covariant: bool, contravariant: bool) -> Any:
+    """A TypeVar of the notebook."""
+    return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
+
+
+def new_new_type(name: str, module: str, supertype: Any) -> Any:
+    """A NewType of the notebook."""
+    found = typing.NewType(name, supertype)  # type: ignore[misc]
+    found.__module__ = module
+    return found
+
+
+def new_bound(function: Any, owner: Any) -> types.MethodType:
+    """A bound method whose function cannot be reached from its owner by name."""
+    return types.MethodType(function, owner)
+
+
+def load_sentinel(module: str, name: str) -> Any:
+    """An object that is compared by identity, such as ``dataclasses.MISSING``."""
+    return getattr(importlib.import_module(module), name)
+
+
+def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
+    """An exception whose own ``__init__`` wants other arguments than ``args``: it is not called.
+
+    The first ``__init__`` in C is: builtin exceptions take their fields from args there.
+    """
+    error = cls.__new__(cls, *args)
+    for base in cls.__mro__:
+        init = base.__dict__.get("__init__")
+        if init is not None and not isinstance(init, types.FunctionType):
+            init(error, *args)
+            break
+    if state:
+        error.__dict__.update(state)
+    return error

@@ -1,0 +1,227 @@
+"""What is packed once and used again: the picklers themselves, functions, and definitions of classes."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ..core.messages import Function
+from . import pack_build as build
+from .pack_code import Digester, Guard
+from .pack_reduce import Pickler
+
+_POOLED_MAX = 8
+_ENTRIES_MAX = 1024
+_OUT_OF_BAND_BYTES = 16 * 1024
+_ALIGNMENT = 64
+WITH_BUFFERS = 1
+"""First byte of a pack with buffers beside its pickle; a plain pickle begins with 0x80."""
+_READ_ONLY = 1 << 63
+
+
+class _Sink:
+    """A pickler with its output and the large buffers it met."""
+
+    __slots__ = ("buffers", "file", "pickler")
+
+    def __init__(self) -> None:
+        self.file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the buffer is to stay in the pickle."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True  # not contiguous
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        self.buffers.append(raw)
+        return False
+
+    def dump(self, obj: Any) -> bytes:
+        """One pack.  After an exception the sink is not to be used again."""
+        self.pickler.dump(obj)
+        data = self.file.getvalue()
+        if self.buffers:
+            data = _frame(data, self.buffers)
+            self.buffers = []
+        self.file.seek(0)
+        self.file.truncate()
+        self.pickler.forget()
+        return data
+
+
+_pool: list[_Sink] = []
+
+
+def dumps(obj: Any) -> bytes:
+    """Pickle with buffers of 16 KiB and more beside the pickle: they are copied once, and may be mapped later."""
+    try:
+        sink = _pool.pop()
+    except IndexError:
+        sink = _Sink()
+    data = sink.dump(obj)
+    if len(_pool) < _POOLED_MAX:
+        _pool.append(sink)
+    return data
+
+
+def _dumps_inline(obj: Any) -> bytes:
+    """With the definitions of classes taken apart in the same pickle."""
+    file = io.BytesIO()
+    pickler = Pickler(file, 5)
+    pickler.inline = True
+    pickler.dump(obj)
+    return file.getvalue()
+
+
+def _frame(data: bytes, buffers: list[memoryview]) -> bytes:
+    """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
+    sizes = [buffer.nbytes | (_READ_ONLY if buffer.readonly else 0) for buffer in buffers]
+    head = struct.pack(f"<BxxxI{len(sizes) + 1}Q", WITH_BUFFERS, len(sizes), len(data), *sizes)
+    parts: list[bytes | memoryview] = [head, data]
+    position = len(head) + len(data)
+    for buffer in buffers:
+        gap = -position % _ALIGNMENT
+        parts += [b"\0" * gap, buffer]
+        position += gap + buffer.nbytes
+    return b"".join(parts)
+
+
+def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
+    """The pickle and its buffers.  Those of read-only memory are copied where the object wants to write into them."""
+    count, length = struct.unpack_from("<4xIQ", view)
+    sizes = struct.unpack_from(f"<{count}Q", view, 16)
+    position = 16 + 8 * count
+    data = view[position : position + length]
+    position += length
+    buffers: list[memoryview | bytearray] = []
+    for size in sizes:
+        nbytes = size & ~_READ_ONLY
+        position += -position % _ALIGNMENT
+        part = view[position : position + nbytes]
+        buffers.append(part if size & _READ_ONLY or not view.readonly else bytearray(part))
+        position += nbytes
+    return data, buffers
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class _Entry:
+    __slots__ = ("guards", "owner", "value")
+
+    def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
+        self.owner = owner
+        self.guards = guards
+        """None: something in it can change unseen."""
+        self.value = value
+
+
+class _Kept:
+    """Values kept by the identity of what they were made from, as long as that lives."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+
+    def get(self, owner: Any) -> _Entry | None:
+        entry = self._entries.get(id(owner))
+        return entry if entry is not None and entry.owner() is owner else None
+
+    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> None:
+        key = id(owner)
+        entries = self._entries
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            entry = entries.get(key)
+            if entry is not None and entry.owner is reference:
+                del entries[key]
+
+        try:
+            reference = weakref.ref(owner, forget)
+        except TypeError:
+            return
+        entries[key] = _Entry(reference, guards, value)
+        while len(entries) > _ENTRIES_MAX:
+            entries.popitem(last=False)
+
+
+def _hold(guards: list[Guard]) -> bool:
+    for guard in guards:  # noqa: SIM110 - a generator costs more than the guards
+        if not guard.holds():
+            return False
+    return True
+
+
+_functions = _Kept()
+_classes = _Kept()
+
+
+def packed_function(function: Callable[..., Any]) -> Function:
+    """As packed before if nothing of it changed, or nothing of it that its digest tells."""
+    entry = _functions.get(function)
+    if entry is not None and entry.guards is not None and _hold(entry.guards):
+        known: Function = entry.value
+        return known
+    # Packed first: it is the pickler whose errors say where something cannot travel.
+    code = _dumps_inline(function) if entry is None else b""
+    digester = Digester()
+    digest = digester.digest(function)
+    if entry is not None and entry.value.digest == digest:
+        made: Function = entry.value
+    else:
+        made = Function(digest=digest, code=code or _dumps_inline(function))
+    _functions.put(function, digester.guards if digester.sure else None, made)
+    return made
+
+
+class _Definition:
+    __slots__ = ("born", "digest", "packed")
+
+    def __init__(self, born: str, digest: str) -> None:
+        self.born = born
+        self.digest = digest
+        self.packed: bytes | None = None
+
+
+def _definition(cls: type) -> _Definition:
+    entry = _classes.get(cls)
+    if entry is not None and entry.guards is not None and _hold(entry.guards):
+        known: _Definition = entry.value
+        return known
+    digester = Digester()
+    digest = digester.digest(cls)
+    if entry is not None and entry.value.digest == digest:
+        made: _Definition = entry.value
+    else:
+        born = build.born_digest(cls)
+        made = _Definition(born or digest, digest)
+        if born is None:
+            build.originals[digest] = weakref.ref(cls)
+    _classes.put(cls, digester.guards if digester.sure else None, made)
+    return made
+
+
+def class_digests(cls: type) -> tuple[str, str]:
+    """(the digest it was born with, the one of what it is now)."""
+    definition = _definition(cls)
+    return definition.born, definition.digest
+
+
+def packed_class(cls: type) -> tuple[str, str, bytes]:
+    """Its digests, and its definition as a pickle of its own."""
+    definition = _definition(cls)
+    if definition.packed is None:
+        definition.packed = _dumps_inline(cls)
+    return definition.born, definition.digest, definition.packed
+
+
+Pickler.class_digests = staticmethod(class_digests)
+Pickler.packed_class = staticmethod(packed_class)

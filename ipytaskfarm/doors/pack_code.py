@@ -1,0 +1,457 @@
+"""Digests of functions and classes, and the guards that tell when one has to be made again.
+
+A digest names what a function *does*: its bytecode without file, lines and position, its constants, defaults, cells
+and used globals, and the same of every function and class among them.  Equal source run in another cell, another
+kernel or under another hash seed has an equal digest: names are sorted, sets are sorted, identity plays no part.
+
+While it walks, `Digester` writes down *guards*: what was seen where, by identity.  As long as all of them hold the
+digest is still right, since everything they stand on cannot change without becoming another object.  Something that
+can change unseen (an array, an instance) leaves no guard but the mark `sure` = False.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import hashlib
+import operator
+import pathlib
+import pickle
+import re
+import struct
+import sys
+import types
+import typing
+import uuid
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .pack_modules import Bundle, Travel, bundle_of, travel
+from .pack_reduce import (
+    REDUCERS,
+    SENTINEL_TYPES,
+    class_attributes,
+    enum_extras,
+    find_named,
+    home_module,
+    reduce_exception,
+    reduced_by_pickle,
+    used_globals,
+)
+
+_ITEMS_GUARDED_MAX = 64
+_ABSENT = object()
+
+
+def _expect(value: Any) -> Any:
+    """What to compare with later: no strong reference to functions and classes, which would keep old ones alive."""
+    return weakref.ref(value) if isinstance(value, types.FunctionType | type) else value
+
+
+def _met(expected: Any, value: Any) -> bool:
+    return value is expected or (type(expected) is weakref.ref and expected() is value)
+
+
+def _all_met(expected: Iterable[Any], values: Iterable[Any]) -> bool:
+    return all(map(_met, expected, values))
+
+
+class FunctionGuard:
+    """A function whose code, defaults, cells, attributes and used globals are the ones that were seen."""
+
+    __slots__ = ("annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "names")
+
+    def __init__(self, function: types.FunctionType, names: Iterable[str]) -> None:
+        here = function.__globals__
+        self.function = weakref.ref(function)
+        self.code = function.__code__
+        self.defaults = function.__defaults__
+        self.keywords = _snapshot(function.__kwdefaults__)
+        self.attributes = _snapshot(function.__dict__)
+        self.annotations = _snapshot(function.__annotations__)
+        self.cells = tuple(_expect(_content(cell)) for cell in function.__closure__ or ())
+        self.names = tuple(names)
+        self.globals = tuple(_expect(here.get(name, _ABSENT)) for name in self.names)
+
+    def holds(self) -> bool:
+        """Cheap enough for every hand-in: about 0.1 us and 60 ns for each name."""
+        function = self.function()
+        if function is None or function.__code__ is not self.code or function.__defaults__ is not self.defaults:
+            return False
+        here = function.__globals__
+        for name, expected in zip(self.names, self.globals, strict=True):
+            value = here.get(name, _ABSENT)
+            if value is not expected and not (type(expected) is weakref.ref and expected() is value):
+                return False
+        if self.cells and not _all_met(self.cells, map(_content, function.__closure__ or ())):
+            return False
+        return (
+            _same_items(self.keywords, function.__kwdefaults__)
+            and _same_items(self.attributes, function.__dict__)
+            and _same_items(self.annotations, function.__annotations__)
+        )
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
+
+
+def _snapshot(mapping: Any) -> tuple[tuple[Any, Any], ...]:
+    return tuple((key, _expect(value)) for key, value in mapping.items()) if mapping else ()
+
+
+def _same_items(expected: tuple[tuple[Any, Any], ...], mapping: Any) -> bool:
+    if not expected:
+        return not mapping
+    if mapping is None or len(mapping) != len(expected):
+        return False
+    return all(_met(value, mapping.get(key, _ABSENT)) for key, value in expected)
+
+
+class ClassGuard:
+    """A class whose attributes and bases are the ones that were seen."""
+
+    __slots__ = ("attributes", "bases", "cls", "count")
+
+    def __init__(self, cls: type) -> None:
+        self.cls = weakref.ref(cls)
+        self.bases = cls.__bases__
+        self.count = len(cls.__dict__)
+        # Descriptors made in C are left out: they cannot change, and they refer to the class.
+        self.attributes = tuple(
+            (name, _expect(value))
+            for name, value in cls.__dict__.items()
+            if not isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
+        )
+
+    def holds(self) -> bool:
+        """One look at each attribute."""
+        cls = self.cls()
+        if cls is None or cls.__bases__ != self.bases or len(cls.__dict__) != self.count:
+            return False
+        here = cls.__dict__
+        return all(_met(value, here.get(name, _ABSENT)) for name, value in self.attributes)
+
+
+class ItemsGuard:
+    """A small list or dict that still holds the very objects it held."""
+
+    __slots__ = ("container", "items")
+
+    def __init__(self, container: list[Any] | dict[Any, Any]) -> None:
+        self.container = container
+        self.items = tuple(map(_expect, _flat(container)))
+
+    def holds(self) -> bool:
+        """One look at each item."""
+        return len(self.items) == len(_flat(self.container)) and _all_met(self.items, _flat(self.container))
+
+
+def _flat(container: list[Any] | dict[Any, Any]) -> list[Any]:
+    return container if isinstance(container, list) else [*container.keys(), *container.values()]
+
+
+class BundleGuard:
+    """The files of a by-value module, unchanged."""
+
+    __slots__ = ("bundle",)
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def holds(self) -> bool:
+        """One stat for each file."""
+        return bundle_of(self.bundle.name) is self.bundle
+
+
+class NameGuard:
+    """A function or class that is still what its module has under its name."""
+
+    __slots__ = ("found", "home", "name")
+
+    def __init__(self, found: Any) -> None:
+        self.found = weakref.ref(found)
+        self.name = found.__qualname__
+        self.home = sys.modules[found.__module__]
+
+    def holds(self) -> bool:
+        """By its first name only: what stands inside a class is guarded no further, being installed code."""
+        found = self.found()
+        first, _, rest = self.name.partition(".")
+        return found is not None and (bool(rest) or self.home.__dict__.get(first) is found)
+
+
+Guard = FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | NameGuard
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def _tagged(tag: bytes, data: bytes) -> bytes:
+    return tag + struct.pack("<Q", len(data)) + data
+
+
+_ATOMS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"N",
+    type(...): lambda _: b"E",
+    type(NotImplemented): lambda _: b"I",
+    bool: lambda value: b"1" if value else b"0",
+    int: lambda value: _tagged(b"i", b"%d" % value if -(2**63) < value < 2**63 else hex(value).encode()),
+    float: lambda value: b"f" + struct.pack("<d", value),
+    complex: lambda value: b"c" + struct.pack("<dd", value.real, value.imag),
+    str: lambda value: _tagged(b"s", value.encode("utf-8", "surrogatepass")),
+    bytes: lambda value: _tagged(b"b", value),
+}
+_CANNOT_CHANGE: tuple[Any, ...] = (
+    datetime.date, datetime.time, datetime.timedelta, datetime.timezone, decimal.Decimal, fractions.Fraction,
+    pathlib.PurePath, re.Pattern, uuid.UUID, range, slice, enum.Enum,
+    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+    types.GenericAlias, types.UnionType, vars(typing)["_GenericAlias"], type(typing.Any),
+    typing.TypeVar, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
+    operator.itemgetter, operator.attrgetter, dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
+    type(vars(collections.namedtuple("_", "field"))["field"]),
+)  # fmt: skip
+"""Or do not change in a way that matters."""
+_NO_PICKLER: Any = None
+"""The reducers of odds and ends, those that `Digester._other` meets, do not use it."""
+_LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
+"""Their closures hold sets and locks that do not matter to what a function does."""
+
+
+class Digester:
+    """One walk over an object.  `digest` may be called once."""
+
+    def __init__(self) -> None:
+        self.guards: list[Guard] = []
+        self.sure = True
+        """Whether the guards tell of every change."""
+        self._open: dict[int, int] = {}
+        self._done: dict[int, bytes] = {}
+        self._alive: list[Any] = []
+
+    def digest(self, obj: Any) -> str:
+        """Hex digits that name what `obj` is, whatever its memory addresses are."""
+        return hashlib.blake2b(self.encode(obj), digest_size=20).hexdigest()
+
+    def encode(self, obj: Any) -> bytes:
+        """Bytes that are equal for equal things."""
+        atom = _ATOMS.get(type(obj))
+        if atom is not None:
+            return atom(obj)
+        key = id(obj)
+        done = self._done.get(key)
+        if done is not None:
+            return done
+        if key in self._open:
+            return b"^%d" % self._open[key]
+        self._open[key] = len(self._open)
+        self._alive.append(obj)
+        try:
+            body = self._compound(obj)
+        finally:
+            del self._open[key]
+        result = self._done[key] = b"#" + hashlib.blake2b(body, digest_size=20).digest()
+        return result
+
+    def _parts(self, tag: str, *parts: Any) -> bytes:
+        return b"".join([b"(%d" % len(parts), tag.encode(), *map(self.encode, parts)])
+
+    def _compound(self, obj: Any) -> bytes:
+        kind = type(obj)
+        known = _COMPOUNDS.get(kind)
+        if known is not None:
+            return known(self, obj)
+        if issubclass(kind, type):
+            return self._class(obj)
+        return self._other(obj)
+
+    def _sequence(self, obj: tuple[Any, ...] | list[Any]) -> bytes:
+        if isinstance(obj, list):
+            self._guard_items(obj)
+        return self._parts(type(obj).__name__, *obj)
+
+    def _guard_items(self, obj: list[Any] | dict[Any, Any]) -> None:
+        if len(obj) <= _ITEMS_GUARDED_MAX:
+            self.guards.append(ItemsGuard(obj))
+        else:
+            self.sure = False
+
+    def _dict(self, obj: dict[Any, Any]) -> bytes:
+        self._guard_items(obj)
+        return self._parts("dict", *(part for item in obj.items() for part in item))
+
+    def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
+        return self._parts(tag, *(part for item in sorted(named.items()) for part in item))
+
+    def _set(self, obj: set[Any] | frozenset[Any]) -> bytes:
+        if isinstance(obj, set):
+            self.sure = False
+        return type(obj).__name__.encode() + b"".join(sorted(map(self.encode, obj)))
+
+    def _buffer(self, obj: bytearray | pickle.PickleBuffer) -> bytes:
+        self.sure = False
+        return b"buffer" + hashlib.blake2b(obj, digest_size=20).digest()
+
+    def _code(self, code: types.CodeType) -> bytes:
+        # Not: file name, first line, line table.  The exception table is about bytecode.
+        return self._parts(
+            "code",
+            code.co_code,
+            code.co_consts,
+            code.co_names,
+            code.co_varnames,
+            code.co_freevars,
+            code.co_cellvars,
+            code.co_argcount,
+            code.co_posonlyargcount,
+            code.co_kwonlyargcount,
+            code.co_flags,
+            code.co_qualname,
+            code.co_exceptiontable,
+            sys.version_info[:2],
+        )
+
+    def _named(self, obj: Any) -> bytes | None:
+        """By-reference things by their names, members of by-value modules by the module's digest too."""
+        named = find_named(obj)
+        if named is None:
+            return None
+        kind, module_name, qualname = named
+        if kind is Travel.REFERENCE:
+            self.guards.append(NameGuard(obj))
+            return self._parts("name", module_name, qualname)
+        bundle = bundle_of(module_name)
+        self.guards += [BundleGuard(bundle), NameGuard(obj)]
+        return self._parts("member", module_name, bundle.digest, qualname)
+
+    def _function(self, function: types.FunctionType) -> bytes:
+        named = self._named(function)
+        if named is not None:
+            return named
+        home = home_module(function.__globals__)
+        used: dict[str, Any] = {}
+        wanted: tuple[str, ...] = ()
+        if home is None:
+            used, wanted = used_globals(function)
+        self.guards.append(FunctionGuard(function, [*used, *wanted]))
+        sure = self.sure
+        cells = [_content(cell) for cell in function.__closure__ or ()]
+        parts = self._parts("cells", *(() if cell is _ABSENT else (cell,) for cell in cells))
+        if home is not None and home.__name__ in _LIBRARY_STATE:
+            self.sure = sure
+        return self._parts(
+            "function",
+            function.__code__,
+            function.__name__,
+            function.__module__,
+            function.__defaults__,
+            parts,
+            home,
+            wanted,
+            function.__doc__,
+            self._sorted("globals", used),
+            self._sorted("keywords", function.__kwdefaults__ or {}),
+            self._sorted("attributes", function.__dict__),
+            self._sorted("annotations", function.__annotations__),
+        )
+
+    def _class(self, cls: type) -> bytes:
+        named = self._named(cls)
+        if named is not None:
+            return named
+        if cls.__module__ == "builtins":
+            return self._parts("type", cls.__qualname__)
+        self.guards.append(ClassGuard(cls))
+        members: dict[str, Any] = {}
+        extras: dict[str, Any] = {}
+        if isinstance(cls, enum.EnumMeta):
+            members = {name: member._value_ for name, member in cls.__members__.items()}  # type: ignore[var-annotated]
+            extras = enum_extras(cls)
+        return self._parts(
+            "class",
+            cls.__qualname__,
+            cls.__module__,
+            type(cls),
+            cls.__bases__,
+            tuple(members.items()),
+            tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
+            self._sorted("attributes", class_attributes(cls)),
+        )
+
+    def _module(self, module: types.ModuleType) -> bytes:
+        if travel(module.__name__) is not Travel.SOURCE:
+            return self._parts("module", module.__name__)
+        bundle = bundle_of(module.__name__)
+        self.guards.append(BundleGuard(bundle))
+        return self._parts("module", module.__name__, bundle.digest)
+
+    def _cell(self, cell: types.CellType) -> bytes:
+        self.sure = False  # only cells reached otherwise than through their function
+        content = _content(cell)
+        return self._parts("cell", *(() if content is _ABSENT else (content,)))
+
+    def _partial(self, obj: functools.partial[Any]) -> bytes:
+        if obj.__dict__:
+            self.sure = False
+        return self._parts("partial", obj.func, obj.args, obj.keywords)
+
+    def _wrapped(self, obj: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> bytes:
+        return self._parts(type(obj).__name__, obj.__func__)
+
+    def _property(self, obj: property) -> bytes:
+        return self._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__)
+
+    def _method(self, obj: types.MethodType) -> bytes:
+        return self._parts("method", obj.__func__, obj.__self__)
+
+    def _other(self, obj: Any) -> bytes:
+        """What pickle would be told about it."""
+        if not isinstance(obj, _CANNOT_CHANGE):
+            self.sure = False
+        reduced: Any = NotImplemented
+        reducer = REDUCERS.get(type(obj))
+        if reducer is not None:
+            reduced = reducer(_NO_PICKLER, obj)
+        elif isinstance(obj, BaseException):
+            reduced = reduce_exception(obj)
+        if reduced is NotImplemented:
+            reduced = reduced_by_pickle(obj)
+        sure = self.sure
+        if isinstance(reduced, str):
+            return self._parts("global", type(obj), reduced)
+        reduced = (*reduced, None, None, None)
+        parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
+        result = self._parts("reduced", *parts)
+        # What was reduced was made for this walk: the parts that can change are the copies.
+        self.sure = sure if isinstance(obj, _CANNOT_CHANGE) else False
+        return result
+
+
+_COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
+    tuple: Digester._sequence,
+    list: Digester._sequence,
+    dict: Digester._dict,
+    set: Digester._set,
+    frozenset: Digester._set,
+    bytearray: Digester._buffer,
+    pickle.PickleBuffer: Digester._buffer,
+    types.CodeType: Digester._code,
+    types.FunctionType: Digester._function,
+    types.ModuleType: Digester._module,
+    types.CellType: Digester._cell,
+    types.MethodType: Digester._method,
+    functools.partial: Digester._partial,
+    staticmethod: Digester._wrapped,
+    classmethod: Digester._wrapped,
+    property: Digester._property,
+    type: Digester._class,
+}

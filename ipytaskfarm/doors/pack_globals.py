@@ -1,0 +1,81 @@
+"""Which global names a function's bytecode mentions."""
+
+from __future__ import annotations
+
+import dis
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_EXTENDED = dis.EXTENDED_ARG
+_LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
+# Class bodies look names up in their own namespace first, then among the globals.
+_BY_NAME = frozenset(
+    dis.opmap[name]
+    for name in ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+    if name in dis.opmap
+)
+
+
+def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code itself, and those of the functions, classes and comprehensions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from nested_codes(constant)
+
+
+def global_names(code: types.CodeType) -> list[str]:
+    """Every name that the code, or one nested in it, looks for among the globals; sorted."""
+    names: set[str] = set()
+    for each in nested_codes(code):
+        instructions = each.co_code
+        extended = 0
+        for opcode, argument in zip(instructions[::2], instructions[1::2], strict=True):
+            if opcode == _LOAD_GLOBAL:
+                names.add(each.co_names[(extended | argument) >> 1])  # the lowest bit says: push NULL too
+            elif opcode in _BY_NAME:
+                names.add(each.co_names[extended | argument])
+            extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
+    return sorted(names)
+
+
+def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:
+    """Submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
+    found: list[types.ModuleType] = []
+    mentioned: set[str] | None = None
+    waiting = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
+    while waiting:
+        module = waiting.pop()
+        if mentioned is None:
+            mentioned = {name for each in nested_codes(code) for name in each.co_names}
+        for name in sorted(mentioned):
+            submodule = sys.modules.get(f"{module.__name__}.{name}")
+            if submodule is not None and submodule not in found:
+                found.append(submodule)
+                waiting.append(submodule)
+    return found
+
+
+def last_line(code: types.CodeType) -> int:
+    """The last source line of the code."""
+    lines = (line for each in nested_codes(code) for _, _, line in each.co_lines() if line is not None)
+    return max(lines, default=code.co_firstlineno)
+
+
+_SHELL_HISTORY = {"In": "_ih", "Out": "_oh", "_ih": "_ih", "_oh": "_oh", "_dh": "_dh"}
+_SHELL_CALLS = frozenset({"get_ipython", "exit", "quit", "display"})
+
+
+def engine_owns(name: str, here: Mapping[str, Any]) -> bool:
+    """Names that IPython puts into every namespace: the function shall find the engine's, not the notebook's."""
+    if name == "__builtins__":
+        return True
+    if name in _SHELL_HISTORY:
+        return here[name] is here.get(_SHELL_HISTORY[name]) and "_dh" in here
+    if name not in _SHELL_CALLS:
+        return False
+    owner = getattr(here[name], "__self__", here[name])
+    place = getattr(owner, "__module__", None) or type(owner).__module__
+    return isinstance(place, str) and place.startswith(("IPython", "ipykernel"))

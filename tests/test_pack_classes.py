@@ -1,0 +1,107 @@
+"""Classes of the notebook, there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .pack_peer import CLASSES, Notebook, Peer
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    found = Peer(tmp_path_factory.mktemp("engine"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+def test_classes_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(CLASSES)
+    notebook.run("""
+        def check(c, p):
+            assert isinstance(c, Child) and isinstance(c, Base) and isinstance(p, Point)
+            assert c.double() == 11 and c.twice == 11 and Child.make(2).x == 2 and Child.plus(1, 2) == 3
+            assert c.kept == 105 and c.kept == 105 and c.other()[1] is Child
+            assert p == Point(1) and [f.name for f in dataclasses.fields(p)] == ["x", "y", "tags"]
+            assert dataclasses.replace(p, x=5).x == 5 and repr(p).startswith("Point(x=1")
+            assert Point(1).tags is not Point(1).tags and sorted([Frozen(2), Frozen(1)])[0] == Frozen(1)
+            assert Colour.RED.shout() == "RED!" and Colour["CRIMSON"] is Colour(1) and Colour.BLUE.value == (2, 3)
+            assert Planet.EARTH == 3 and Perm.R | Perm.W == Perm(3) and Mass.A.ratio == 0.5 and Mass((1, 2)) is Mass.A
+            assert Pair(1, 2).b == 2 and Pair(1, 2)._replace(a=5) == (5, 2) and Typed(1).both() == "1x"
+            assert Square().area() == 4 and WithMeta.extra() == "meta" and Stack().items == []
+            s = Slots(1)
+            assert not hasattr(s, "__dict__")
+            try: Shape()
+            except TypeError: pass
+            else: raise AssertionError("abstract")
+            return [c, p, Colour.RED, Planet.EARTH, Perm.R | Perm.W, Pair(1, 2), Typed(3), s, Frozen(1), Mass.A,
+                    Square(), Stack(), Child, Error(5, "bad")]
+    """)
+    n = notebook.names
+    sent = n["Child"](5), n["Point"](1)
+    for _ in range(2):
+        back = peer.call(n["check"], *sent)
+    kinds = [
+        "Child",
+        "Point",
+        "Colour",
+        "Planet",
+        "Perm",
+        "Pair",
+        "Typed",
+        "Slots",
+        "Frozen",
+        "Mass",
+        "Square",
+        "Stack",
+    ]
+    assert [type(each) for each in back[:12]] == [n[kind] for kind in kinds]
+    assert back[0] == sent[0]
+    assert back[1] == sent[1]
+    assert back[2] is n["Colour"].RED
+    assert back[9] is n["Mass"].A
+    assert back[12] is n["Child"]
+    assert type(back[13]) is n["Error"]
+    assert (back[13].code, str(back[13])) == (5, "bad (5)")
+
+
+def test_instances_keep_their_class_on_the_engine(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("class C:\n    pass\ndef same(c): return type(c) is C\ndef keep(c): return [type(c)]")
+    c = notebook["C"]()
+    assert peer.call(notebook["same"], c)
+    assert peer.call(notebook["same"], c)
+    assert peer.call(notebook["keep"], c)[0] is notebook["C"]
+
+
+def test_a_redefined_or_changed_class_is_the_new_one(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("def ask(c): return c.get(), C().get()")
+    for value in range(3):
+        notebook.run(f"class C:\n    def get(self): return {value}")
+        assert peer.call(notebook["ask"], notebook["C"]()) == (value, value)
+    notebook.run("C.get = lambda self: 'patched'")
+    assert peer.call(notebook["ask"], notebook["C"]()) == ("patched", "patched")
+    notebook.run("K = 1\nclass C:\n    def get(self): return K")
+    assert peer.call(notebook["ask"], notebook["C"]()) == (1, 1)
+    notebook.run("K = 2")
+    assert peer.call(notebook["ask"], notebook["C"]()) == (2, 2)
+
+
+def test_results_of_the_same_cell_run_again_are_of_the_new_class(peer: Peer, notebook: Notebook) -> None:
+    cell = "class C:\n    pass\ndef make(): return C()"
+    notebook.run(cell)
+    peer.call(notebook["make"])
+    notebook.run(cell)
+    assert type(peer.call(notebook["make"])) is notebook["C"]
+
+
+def test_a_class_changed_on_the_engine_comes_back_as_ours(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("class C:\n    n = 0\ndef f(c):\n    C.n += 1\n    return c, C()")
+    first, second = peer.call(notebook["f"], notebook["C"]())
+    assert type(first) is type(second) is notebook["C"]
+    assert notebook["C"].n == 0

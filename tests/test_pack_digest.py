@@ -1,0 +1,242 @@
+"""Digests: equal for equal source, different for anything that makes a difference; and when a pack is made again."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipytaskfarm
+from ipytaskfarm.doors import pack_cache
+from ipytaskfarm.doors.pack import pack, pack_function, unpack, unpack_function
+from ipytaskfarm.doors.pack_code import Digester
+
+SOURCE = """
+import dataclasses, enum, math, functools, collections, re
+import numpy as np
+K = 3
+NAMES = {"alpha", "beta", "gamma", "delta"}
+FROZEN = frozenset({("a", 1), ("b", 2)})
+TABLE = {"x": [1, 2.5, None], "y": NAMES}
+ARRAY = np.arange(5)
+PATTERN = re.compile("a+")
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 2
+    def far(self): return other(self.x)
+def other(x): return f(x - 1) if x > 0 else Point(x).y
+def deco(g):
+    @functools.wraps(g)
+    def wrapper(*a): return g(*a)
+    return wrapper
+@deco
+def f(x, y={"a", "b", "c"}, *, z=frozenset("abc")):
+    '''What it does.'''
+    if x in {"one", "two", "three"}:
+        return [Point(i).far() for i in range(3)], Colour.RED
+    return other(x), NAMES, FROZEN, TABLE, ARRAY.sum(), PATTERN, K, math.pi, missing, (lambda: x), z
+"""
+
+SHOW = """
+import sys, linecache
+from ipytaskfarm.doors.pack import pack_function
+source, name, lines = sys.argv[1:]
+names = {"__name__": "__main__"}
+exec(compile("\\n" * int(lines) + source, name, "exec"), names)
+print(pack_function(names["f"]).digest, pack_function(names["Point"]).digest)
+"""
+
+
+def digest_elsewhere(folder: Path, seed: int, name: str, lines: int) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(Path(ipytaskfarm.__file__).parents[1]), "PYTHONHASHSEED": str(seed)}
+    command = [sys.executable, "-W", "error", "-c", SHOW, SOURCE, name, str(lines)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment).stdout
+
+
+def test_the_same_cell_has_the_same_digest_in_another_kernel(tmp_path: Path) -> None:
+    found = {digest_elsewhere(tmp_path, seed, f"<cell {seed}>", seed * 3) for seed in (1, 2, 3)}
+    here = cell(SOURCE)
+    found.add(f"{pack_function(here['f']).digest} {pack_function(here['Point']).digest}\n")
+    assert len(found) == 1
+
+
+def cell(source: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    names = {"__name__": "__main__"} if names is None else names
+    exec(compile(textwrap.dedent(source), f"<cell {len(source)}>", "exec", dont_inherit=True), names)
+    return names
+
+
+def digest(source: str) -> str:
+    return pack_function(cell(source)["f"]).digest
+
+
+BASE = "K = 1\ndef g(x): return x\ndef f(x, y=2): return g(x) + K"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "\n\n\n" + BASE,
+        "# a comment\n" + BASE,
+        BASE.replace("return g(x) + K", "\n    # why\n    return g(x) + K"),
+        "unused = 5\n" + BASE,
+        BASE.replace("K = 1\n", "").replace("def f", "K = 1\ndef f"),
+    ],
+)
+def test_what_makes_no_difference(source: str) -> None:
+    assert digest(source) == digest(BASE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        BASE.replace("K = 1", "K = 1.0"),
+        BASE.replace("K = 1", "K = True"),
+        BASE.replace("K = 1", "K = '1'"),
+        BASE.replace("K = 1", "K = [1]"),
+        BASE.replace("K = 1\n", ""),
+        BASE.replace("y=2", "y=3"),
+        BASE.replace("def g(x): return x", "def g(x): return -x"),
+        BASE.replace("def g(x): return x", "def g(x, y=1): return x"),
+        BASE.replace("def g(x): return x", "g = abs"),
+        BASE.replace("def g(x): return x", "g = lambda x: x"),
+        BASE.replace("+ K", "- K"),
+        BASE.replace("y=2", "*, y=2"),
+        BASE + "\nf.mark = 1",
+        BASE + "\nf.__doc__ = 'other'",
+    ],
+)
+def test_what_makes_a_difference(source: str) -> None:
+    assert digest(source) != digest(BASE)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("class C:\n    def m(self): return 1", "class C:\n    def m(self): return 2"),
+        ("class C:\n    n = 1", "class C:\n    n = 2"),
+        ("class C: pass", "class C(int): pass"),
+        ("class C:\n    __slots__ = ()", "class C: pass"),
+        ("import enum\nclass C(enum.Enum):\n    A = 1", "import enum\nclass C(enum.Enum):\n    A = 2"),
+        ("import enum\nclass C(enum.Enum):\n    A = 1", "import enum\nclass C(enum.Enum):\n    B = 1"),
+        ("import math as C", "import cmath as C"),
+        ("C = 0.0", "C = -0.0"),
+        ("C = (1, (2, 3))", "C = ((1, 2), 3)"),
+        ("C = ['ab', 'c']", "C = ['a', 'bc']"),
+        ("import numpy\nC = numpy.zeros(2)", "import numpy\nC = numpy.zeros(2, dtype=int)"),
+    ],
+)
+def test_used_globals_make_a_difference(one: str, two: str) -> None:
+    use = "\ndef f(): return C"
+    assert digest(one + use) != digest(two + use)
+    assert digest(one + use) == digest(one + use)
+
+
+def test_equal_and_identical_parts_have_the_same_digest() -> None:
+    shared = [1, 2]
+    assert Digester().digest([shared, shared]) == Digester().digest([[1, 2], [1, 2]])
+    loop: list[Any] = []
+    loop.append(loop)
+    assert Digester().digest(loop) == Digester().digest(loop)
+
+
+# --------------------------------------------------------------------------------------------------
+# When a pack is used again
+
+
+def test_a_pack_is_used_again_while_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sets and arrays can change unseen, so what stands on them is looked through each time.
+    names = cell(SOURCE.replace("NAMES, FROZEN, TABLE, ARRAY.sum()", "FROZEN").replace('{"a", "b", "c"}', '("a", "b")'))
+    made = pack_function(names["f"])
+    monkeypatch.setattr(pack_cache, "Digester", None)  # whoever looks through it again, fails
+    for _ in range(3):
+        assert pack_function(names["f"]) is made
+
+
+CHANGES = [
+    ("K = 1\ndef f(): return K", "K = 2"),
+    ("K = [1]\ndef f(): return K", "K.append(2)"),
+    ("K = {'a': [1]}\ndef f(): return K", "K['a'][0] = 2"),
+    ("K = list(range(1000))\ndef f(): return K", "K[500] = -1"),
+    ("K = {1}\ndef f(): return K", "K.add(2)"),
+    ("import numpy\nK = numpy.zeros(3)\ndef f(): return K.tolist()", "K[1] = 1"),
+    ("def g(): return 1\ndef f(): return g()", "def g(): return 2"),
+    ("def h(): return 1\ndef g(): return h()\ndef f(): return g()", "def h(): return 2"),
+    ("def g(): return 1\ndef f(): return g()", "g.__code__ = (lambda: 2).__code__"),
+    ("def f(x=1): return x", "f.__defaults__ = (2,)"),
+    ("def f(*, x=1): return x", "f.__kwdefaults__['x'] = 2"),
+    ("def f(x=[1]): return x", "f()[0] = 2"),
+    ("def f(): return f.mark\nf.mark = 1", "f.mark = 2"),
+    (
+        "def o():\n n = 1\n def s():\n  nonlocal n\n  n += 1\n def f(): return n\n return f, s\nf, s = o()",
+        "s()",
+    ),
+    ("class C:\n    n = 1\ndef f(): return C.n", "C.n = 2"),
+    ("class C:\n    def m(self): return 1\ndef f(): return C().m()", "C.m = lambda self: 2"),
+    ("class B:\n    n = 1\nclass C(B): pass\ndef f(): return C.n", "B.n = 2"),
+    ("class C:\n    n = [1]\ndef f(): return C.n", "C.n.append(2)"),
+    ("class C: pass\nc = C()\nc.n = 1\ndef f(): return c.n", "c.n = 2"),
+    ("K = 1\nclass C:\n    @property\n    def n(self): return K\ndef f(): return C().n", "K = 2"),
+    ("def f(): return sorted('ab')", "sorted = lambda x: 2"),
+    ("import functools\ndef g(x): return x\nf = functools.partial(g, [1])", "f.args[0].append(2)"),
+    ("import functools\nK = 1\ndef g(): return K\nf = functools.partial(g)", "K = 2"),
+    ("import functools\nK = 1\n@functools.lru_cache\ndef f(): return K", "K = 2; f.cache_clear()"),
+    ("class C:\n    n = 1\n    def m(self): return self.n\nc = C()\nf = c.m", "c.n = 2"),
+    ("class C:\n    n = 1\n    def __call__(self): return self.n\nf = C()", "f.n = 2"),
+    (
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n    n: int = 1\ndef f(): return C()",
+        "C.__init__.__defaults__ = (2,)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "change"), CHANGES)
+def test_a_change_is_never_missed(source: str, change: str) -> None:
+    names = cell(source)
+    before = [pack_function(names["f"]) for _ in range(3)]
+    assert len({each.digest for each in before}) == 1
+    old = repr(unpack_function(before[0].code, {})())
+    cell(change, names)
+    after = pack_function(names["f"])
+    assert after.digest != before[0].digest
+    assert repr(unpack_function(after.code, {})()) == repr(names["f"]())
+    assert repr(unpack_function(after.code, {})()) != old
+
+
+def test_data_holds_the_class_as_it_is_now() -> None:
+    names = cell("class C:\n    n = 1\nc = C()")
+    first = pack(names["c"])
+    assert pack(names["c"]) == first
+    cell("C.n = 2", names)
+    assert pack(names["c"]) != first
+    assert type(unpack(first)) is names["C"]
+
+
+def test_old_functions_and_classes_are_let_go() -> None:
+    names = cell("class C:\n    def m(self): return f\nTABLE = {}\ndef f(x):\n    return f, C, TABLE\n")
+    pack_function(names["f"])
+    pack(names["C"]())
+    gone = [weakref.ref(names["f"]), weakref.ref(names["C"])]
+    names.clear()
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+def test_bound_methods_are_looked_through_each_time() -> None:
+    names = cell("class C:\n    def m(self): return self.n\nc = C()")
+    found = set()
+    for value in range(3):
+        names["c"].n = value
+        found.add(pack_function(names["c"].m).digest)
+    assert len(found) == 3
