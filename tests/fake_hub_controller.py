@@ -19,6 +19,7 @@ from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.keys import make_farm_keys
+from ipytaskfarm.doors.pack import pack
 from ipytaskfarm.doors.wire_hub import Hub, PeerNewEpoch
 
 encode = msgspec.msgpack.encode
@@ -36,6 +37,26 @@ def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: A
         "completed_s": 1001.25,
     }
     return m.Final(task_id, reason, **(values | changes), body=body)
+
+
+def names(**values: Any) -> bytes:
+    """The result body of a StringTask that pulled these."""
+    return encode(m.ResultBody(value=pack(values)))
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Run it beside the test; the list gets what it returns or raises."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, found
 
 
 class FakeController:
@@ -58,6 +79,8 @@ class FakeController:
             m.Fetch: self._fetch,
             m.QueueStatus: lambda q: m.QueueStatusReply({"succeeded": len(self.finals)}, {"succeeded": [*self.finals]}),
         }
+        self.engines: list[int] = []
+        """Whom a command to all goes to."""
         self.full: str | None = None
         self.mute = False
         """Take everything in and answer nothing."""
@@ -74,7 +97,7 @@ class FakeController:
         self._blocks: dict[int, tuple[int, int]] = {}
         self._epoch = 0
         self._stop_bell = -1
-        self._calls: list[Callable[[Hub], None]] = []
+        self._said: list[Any] = []
         self._sessions: set[str] = set()
         self._refusing_from: int | None = None
         self.port = 0
@@ -133,7 +156,7 @@ class FakeController:
 
     def say(self, message: Any) -> None:
         """Send a message to every client."""
-        self._calls.append(lambda hub: [hub.send(s, message) for s in self._sessions] and None)
+        self._said.append(message)
         os.eventfd_write(self._stop_bell, 1)
 
     def count(self, kind: type) -> int:
@@ -153,8 +176,10 @@ class FakeController:
                 self.heard.append(message)
                 if not self.mute:
                     self._on_message(peer.session, message)
-            while self._calls:
-                self._calls.pop(0)(hub)
+            while self._said:
+                message = self._said.pop(0)
+                for session in self._sessions:
+                    hub.send(session, message)
             hub.flush(time.monotonic())
         hub.close()
 
@@ -172,8 +197,19 @@ class FakeController:
                 known = [self.finals[i] for i in message.question.ids if i in self.finals]
                 hub.send(session, m.Finals(known))
         elif isinstance(message, m.Command):
-            for engine_id in message.engines or []:
-                hub.send(session, self.command(message, engine_id))
+            self._command(session, message)
+
+    def _command(self, session: str, message: m.Command) -> None:
+        engines = message.engines
+        if engines is None:
+            engines = self.engines
+            if not engines:
+                body = encode(m.FailureBody("NoEnginesRegistered", "the farm has no engines now"))
+                self._hub.send(session, m.CommandAnswer(message.n, -1, False, body))
+                return
+            self._hub.send(session, m.CommandAnswer(message.n, -1, True, encode(engines)))
+        for engine_id in engines:
+            self._hub.send(session, self.command(message, engine_id))
 
     def _submit(self, session: str, message: m.Submit) -> None:
         first = message.tasks[0].id

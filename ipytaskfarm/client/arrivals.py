@@ -49,8 +49,6 @@ class Arrivals:
         """Ids handed in by this session that have not ended: what a bare `barrier()` waits for."""
         self.watched: set[int] = set()
         """Ids of others that have not ended, whose end the controller will tell us."""
-        self.gone: set[int] = set()
-        """Ids that were waited for, of which the controller says that there are none such."""
         self.refused: list[Final] = []
         """Refusals that `flush` has not raised yet."""
         self._waiters: list[Waiter] = []
@@ -74,9 +72,7 @@ class Arrivals:
 
     def unknown(self, ids: Iterable[int]) -> None:
         """The controller knows nothing of these: nobody should wait for them any longer."""
-        there = [i for i in ids if i not in self.finals]
-        self.gone.update(there)
-        self._end(dict.fromkeys(there))
+        self._end(dict.fromkeys(i for i in ids if i not in self.finals))
 
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
         self.watched.difference_update(batch)

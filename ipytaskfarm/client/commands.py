@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 from ..core import errors
 from ..core.messages import CommandAnswer, ExecuteReply, FailureBody
 from ..doors.pack import unpack, unpack_error
-from .io import Asked
+from .io import Asked, refused_by_controller
 from .session import Session
 
 _decode_failure = msgspec.msgpack.Decoder(FailureBody).decode
@@ -85,17 +86,23 @@ class PendingResult:
     """
 
     def __init__(
-        self, session: Session, engines: list[int], verb: str, body: bytes, read: Callable[[bytes], Any]
+        self, session: Session, engines: list[int] | None, verb: str, body: bytes, read: Callable[[bytes], Any]
     ) -> None:
         self._session = session
         self._engines = engines
         self._verb = verb
         self._read = read
+        self._lock = threading.Lock()
         self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._invalid = False
         self._asked: Asked = session.command(engines, verb, body, self._on_done)
+
+    @property
+    def engines(self) -> list[int]:
+        """The ids of the engines that were asked; of a command to all: [] until the farm has said who they are."""
+        return sorted(self._asked.expected or ()) if self._engines is None else self._engines
 
     def done(self) -> bool:
         """Whether every engine has answered."""
@@ -109,7 +116,8 @@ class PendingResult:
             return default
         if not self._session.wait_for_answer(self._asked, timeout):
             raise TimeoutError(f"{self._verb} has not been answered by all engines within {timeout:g} s")
-        found, error = self._settle()
+        with self._lock:
+            found, error = self._settle()
         if error is not None:
             raise error.with_traceback(None)
         return found
@@ -120,14 +128,15 @@ class PendingResult:
         return self.get_result()
 
     def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Call ``f(result, *args, **kwargs)`` when it is there; the result is then what `f` returns."""
+        """When the result is asked for, it is ``f(result, *args, **kwargs)``; several are applied in order."""
         if not callable(f):
             raise TypeError(f"a callback must be callable, not {type(f).__name__}")
         self._callbacks.append((f, args, kwargs))
 
     def add_done_callback(self, f: Callable[[PendingResult], Any]) -> None:
-        """Call ``f(self)`` once it is done, in the thread that finds out; at once if it is done already."""
-        self._done_callbacks.append(f)
+        """Call ``f(self)`` once it is done, in a thread of its own; at once if it is done already."""
+        with self._lock:
+            self._done_callbacks.append(f)
         if self.done():
             self._on_done()
 
@@ -137,8 +146,14 @@ class PendingResult:
         self._session.forget(self._asked)
 
     def _on_done(self) -> None:
-        while self._done_callbacks:
-            callback = self._done_callbacks.pop(0)
+        with self._lock:
+            callbacks, self._done_callbacks = self._done_callbacks, []
+        if callbacks:
+            # Not in the IO thread, which calls this: a callback may wait for what only that thread can bring.
+            threading.Thread(target=self._call, args=(callbacks,), name="ipytaskfarm callbacks", daemon=True).start()
+
+    def _call(self, callbacks: list[Callable[[PendingResult], Any]]) -> None:
+        for callback in callbacks:
             try:
                 callback(self)
             except Exception:
@@ -157,16 +172,16 @@ class PendingResult:
 
     def _collect(self) -> ResultList:
         answers = self._asked.answers
-        failed = [(a.engine_id, error_of_answer(a)) for a in answers.values() if not a.ok]
-        for _, error in failed:
-            # Answered alone, before anything was run: the mistake is the caller's, not an engine's.
-            if isinstance(error, errors.InvalidEngineID) and len(answers) == 1:
-                raise error
+        failed = sorted((a for a in answers.values() if not a.ok), key=lambda answer: answer.engine_id)
+        for answer in failed:
+            refusal = refused_by_controller(answer)
+            if refusal is not None:
+                raise refusal
         if failed:
-            elist = [(engine_id, self._verb, error) for engine_id, error in sorted(failed, key=lambda f: f[0])]
+            elist = [(answer.engine_id, self._verb, error_of_answer(answer)) for answer in failed]
             raise errors.CompositeError(f"one or more exceptions from call to method: {self._verb}", elist)
-        return ResultList([self._read(answers[engine_id].body) for engine_id in self._engines])
+        return ResultList([self._read(answers[engine_id].body) for engine_id in self.engines])
 
     def __repr__(self) -> str:
-        state = "done" if self.done() else "not done"
-        return f"<PendingResult of {self._verb} on engines {self._engines}: {state}>"
+        on = f"engines {self.engines}" if self._engines is not None else "all engines"
+        return f"<PendingResult of {self._verb} on {on}: {'done' if self.done() else 'not done'}>"

@@ -17,8 +17,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.messages import (
@@ -27,6 +29,7 @@ from ..core.messages import (
     Ask,
     Command,
     CommandAnswer,
+    FailureBody,
     Fetched,
     Finals,
     Full,
@@ -49,6 +52,9 @@ NAP_S = 0.001
 WINDOW_BYTES = 16 * 1024 * 1024
 """No more is given to the wire while so much is unacknowledged there: it would be kept twice."""
 
+NOBODY = -1
+"""The engine id of an answer to a command that is about no engine in particular."""
+
 WATCH_IDS = 50_000
 """Ids in one `Watch`."""
 
@@ -64,7 +70,9 @@ class Asked:
         """The last chunk of tasks handed in before it: it must not overtake that one."""
         self.event = threading.Event()
         self.reply: Reply | None = None
-        self.expected: set[int] = set(message.engines or ()) if isinstance(message, Command) else set()
+        engines = message.engines if isinstance(message, Command) else None
+        self.expected: set[int] | None = None if engines is None else set(engines)
+        """Who will answer a command; None: not known yet."""
         self.answers: dict[int, CommandAnswer] = {}
         self.answered = False
         self.on_done = on_done
@@ -74,6 +82,15 @@ class Asked:
         self.event.set()
         if self.on_done is not None:
             self.on_done()
+
+
+def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
+    """The error of an answer that is not an engine's: nothing was run anywhere."""
+    failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
+    if answer.engine_id != NOBODY and (failure.etype != "InvalidEngineID" or failure.pickled or failure.traceback):
+        return None
+    error = error_named(failure.etype, failure.value)
+    return error if isinstance(error, errors.TaskFarmError) else errors.KernelError(failure.value)
 
 
 class IoThread:
@@ -102,15 +119,16 @@ class IoThread:
         self.info = read_info()
         self.farm = self.info.farm
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
         session_id = os.urandom(12).hex()
         self._link = Link(self._read_again, "client", session_id, name, farm=self.info.incarnation)
         self._thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
 
     def _ring(self) -> None:
-        try:
-            os.eventfd_write(self._bell, 1)
-        except OSError:
-            pass  # closed: the session is ending
+        # Locked: a descriptor that is closed meanwhile may be another file's by the time it is written to.
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     def _read_again(self) -> ConnectionInfo:
         """What Link reads before each connection attempt."""
@@ -144,8 +162,9 @@ class IoThread:
             self._fail(errors.ConnectionError(f"the client's IO thread ended by a bug: {error!r}"))
         finally:
             self._link.close()
-            bell, self._bell = self._bell, -1
-            os.close(bell)
+            with self._bell_lock:
+                os.close(self._bell)
+                self._bell = -1
 
     def _sleep(self, poller: select.poll, sent: bool) -> None:
         now_s = time.monotonic()
@@ -233,7 +252,8 @@ class IoThread:
             if isinstance(message.reply, Fetched):
                 self.arrivals.take(message.reply.finals)
             elif isinstance(message.reply, Watched):
-                self.arrivals.unknown(message.reply.unknown)
+                # What is still in the outbox is not lost, the controller has just not got it yet.
+                self.arrivals.unknown(set(message.reply.unknown) - self._outbox.unaccepted_ids())
             if asked is not None:
                 asked.reply = message.reply
                 asked.answered = True
@@ -251,9 +271,15 @@ class IoThread:
 
     @staticmethod
     def _answered(asked: Asked, answer: CommandAnswer) -> bool:
-        """Note one engine's answer; True when it was the last.  One from an unknown engine is the only one."""
-        asked.answers[answer.engine_id] = answer
-        return asked.expected <= asked.answers.keys() or (not answer.ok and b"InvalidEngineID" in answer.body)
+        """Note one answer to a command; True when it was the last."""
+        if answer.engine_id == NOBODY and answer.ok:
+            # A command to all engines is first answered with who they are.
+            asked.expected = set(msgspec.msgpack.decode(answer.body, type=list[int]))
+        else:
+            asked.answers[answer.engine_id] = answer
+        if not answer.ok and refused_by_controller(answer) is not None:
+            return True
+        return asked.expected is not None and asked.expected <= asked.answers.keys()
 
     def _new_epoch(self) -> None:
         """A controller process that knows nothing of this session but what is on disk: tell it the rest."""
@@ -262,11 +288,18 @@ class IoThread:
         self._noticed = False
         self._outbox.new_epoch()
         self._questions = deque(self._asked.values())
-        known = (self.arrivals.handed_in | self.arrivals.watched) - self._outbox.unaccepted_ids()
-        ids = sorted(known)
+        # It may have accepted, and even finished, what we think it has not: so all of them, but those it may not have
+        # yet only behind the tasks themselves.
+        live = self.arrivals.handed_in | self.arrivals.watched
+        unaccepted = self._outbox.unaccepted_ids() & live
+        for asked in self._watches(live - unaccepted, after=0):
+            self._questions.appendleft(asked)
+        self._questions.extend(self._watches(unaccepted, after=self._outbox.mark()))
+
+    def _watches(self, wanted: set[int], after: int) -> Iterator[Asked]:
+        ids = sorted(wanted)
         for at in range(0, len(ids), WATCH_IDS):
-            watch = Ask(self._next_n, Watch(ids[at : at + WATCH_IDS]))
-            self._questions.appendleft(Asked(watch, after=0))
+            yield Asked(Ask(self._next_n, Watch(ids[at : at + WATCH_IDS])), after)
             self._next_n += 1
 
     def _fail(self, error: BaseException) -> None:

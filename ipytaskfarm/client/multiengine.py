@@ -77,7 +77,7 @@ class MultiEngineClient:
 
     def get_ids(self) -> list[int]:
         """The ids of the engines that take commands now."""
-        return [row.id for row in self.engines() if row.state not in ("starting", "stopping")]
+        return [row.id for row in self.engines() if row.state in ("idle", "busy")]
 
     def __len__(self) -> int:
         return len(self.get_ids())
@@ -85,30 +85,21 @@ class MultiEngineClient:
     def __bool__(self) -> bool:
         return True  # a client is there, also when no engine is
 
-    def _chosen(self, targets: Targets) -> list[int]:
+    def _chosen(self, targets: Targets) -> list[int] | None:
+        """Engine ids; None: all, whoever they are when the command arrives."""
         targets = self.targets if targets is None else targets
-        if isinstance(targets, str):
-            if targets != "all":
-                raise ValueError(f"targets must be an int, a list or tuple of ints, or 'all', not {targets!r}")
-            ids = self.get_ids()
-            if not ids:
-                raise errors.NoEnginesRegistered(f"farm {self.farm!r} has no engines now: ipytaskfarm engines add")
-            return ids
-        if isinstance(targets, (list, tuple, range)):
-            return [_engine_id(i) for i in targets]
-        return [_engine_id(targets)]
-
-    def _send(self, verb: str, body: bytes, targets: Targets, block: bool | None, read: Callable[[bytes], Any]) -> Any:
-        # What was handed in before must be there before: `tc.run` then `mec.pull` keep their order on the wire.
-        pending = PendingResult(self._session, self._checked(self._chosen(targets)), verb, body, read)
-        return pending.get_result() if (self.block if block is None else block) else pending
-
-    def _checked(self, ids: list[int]) -> list[int]:
+        if isinstance(targets, str) and targets == "all":
+            return None
+        ids = [_engine_id(i) for i in targets] if isinstance(targets, (list, tuple, range)) else [_engine_id(targets)]
         if not ids:
             raise ValueError("targets is empty: name at least one engine id, or 'all'")
         if len(set(ids)) < len(ids):
             raise ValueError(f"targets names an engine twice: {ids}")
         return ids
+
+    def _send(self, verb: str, body: bytes, targets: Targets, block: bool | None, read: Callable[[bytes], Any]) -> Any:
+        pending = PendingResult(self._session, self._chosen(targets), verb, body, read)
+        return pending.get_result() if (self.block if block is None else block) else pending
 
     # ----------------------------------------------------------------------------------------------
     # Commands
@@ -255,12 +246,15 @@ class MultiEngineClient:
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
             self._session.ask(messages.SetSticky(key, verb, entry, text))
+        pending = PendingResult(self._session, None, verb, body, read)
+        if not (self.block if block is None else block):
+            return pending
         try:
-            return self._send(verb, body, "all", block, read)
+            return pending.get_result()
         except errors.NoEnginesRegistered:
             return ResultList()
         except errors.CompositeError as error:
-            if len({engine_id for engine_id, _, _ in error.elist}) >= len(self.get_ids()):
+            if len({engine_id for engine_id, _, _ in error.elist}) == len(pending.engines):
                 # It fails everywhere: kept, it would spoil every engine to come.
                 self._session.ask(messages.ClearSticky([key for key, _, _ in entries]))
             raise

@@ -120,12 +120,12 @@ class Outbox:
         functions: tuple[Function, ...] = (),
     ) -> int:
         """Take the next id (`has_id` was true) and queue the task; returns the id."""
+        chunk = self._open
+        if chunk is not None and chunk.tasks and chunk.tasks[-1].id >= self.next_id:
+            self.next_id = chunk.tasks[-1].id + 1  # an earlier call was interrupted half-way, see below
         task_id = self.next_id
-        # First, and alone: an interrupt after this line loses an id, before it nothing.
-        self.next_id = task_id + 1
         if task_id == self._ask_at:
             self.want_ids = True
-        chunk = self._open
         size = len(payload) + _TASK_BYTES
         if chunk is not None and size > CHUNK_BYTES:
             self._close()  # a large task travels alone: no message may grow without bound
@@ -135,7 +135,10 @@ class Outbox:
             chunk = self._open = Chunk(self._chunks, self._block)
         for code in functions:
             size += self._take_function(chunk, code)
+        # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
+        # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
         chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules))
+        self.next_id = task_id + 1
         chunk.size_bytes += size
         self.size_bytes += size
         if chunk.size_bytes >= CHUNK_BYTES or len(chunk.tasks) >= CHUNK_TASKS:
@@ -160,8 +163,10 @@ class Outbox:
         self._large_sent.clear()
 
     def _close(self) -> None:
-        if self._open is not None:
-            self._unsent.append(self._open)
+        chunk = self._open
+        if chunk is not None and chunk.tasks:
+            self.next_id = max(self.next_id, chunk.last + 1)
+            self._unsent.append(chunk)
             self._open = None
 
     # Sending
@@ -169,21 +174,22 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Everything handed in was accepted."""
-        return self._open is None and not self._unsent and not self._sent
+        return not self._sent and not self.has_unsent()
 
     def has_unsent(self) -> bool:
         """There is something to send, were there room."""
-        return self._open is not None or bool(self._unsent)
+        return bool(self._unsent) or (self._open is not None and bool(self._open.tasks))
 
     def mark(self) -> int:
         """The number of the last chunk until now; what is added later goes into another one."""
         self._close()
-        return self._chunks
+        return self._chunks if self._open is None else self._open.number - 1
 
     def sent_upto(self) -> int:
         """The number of the last chunk that is sent, with all before it."""
-        first = self._unsent[0] if self._unsent else self._open
-        return self._chunks if first is None else first.number - 1
+        if self._unsent:
+            return self._unsent[0].number - 1
+        return self._chunks if self._open is None else self._open.number - 1
 
     def can_send(self) -> bool:
         """Something may be sent now (a probe of a full disk has a time of its own: `next_deadline`)."""
@@ -194,7 +200,7 @@ class Outbox:
         for chunks in (self._sent, self._unsent):
             if chunks:
                 return chunks[0].first
-        return self._open.first if self._open is not None else self.next_id
+        return self._open.first if self._open is not None and self._open.tasks else self.next_id
 
     def next_to_send(self, now_s: float) -> Chunk | None:
         """The next chunk, on its way from now on; None: nothing, or not now."""

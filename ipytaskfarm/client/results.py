@@ -10,7 +10,7 @@ import builtins
 import html
 import time
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -89,6 +89,10 @@ class NS:
 
     def __init__(self, names: dict[str, Any]) -> None:
         self.__dict__.update(names)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __repr__(self) -> str:
         return f"NS{self.__dict__!r}"

@@ -62,6 +62,7 @@ class Session(IoThread):
         """MapTasks handed in here: one that leaves no result body (its engine was lost) does not say so itself."""
         self._fetched_last = -2
         self._fetch_ahead = 1
+        self._forked = False
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -78,7 +79,7 @@ class Session(IoThread):
             return
         self.close(0.0)
         if fatal is not None:
-            raise fatal
+            raise fatal.with_traceback(None)
         raise errors.FarmNotRunning(
             f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {timeout_s:g} s "
             f"({self._link.problem}); start it: ipytaskfarm start --farm {self.farm}"
@@ -86,6 +87,8 @@ class Session(IoThread):
 
     def close(self, flush_s: float = 10.0) -> str:
         """End the session; wait up to flush_s for what is not accepted.  Returns what was lost, in words, or ""."""
+        if self._forked:
+            return ""  # all of it is the parent's
         lost = ""
         if flush_s and self.fatal is None:
             try:
@@ -96,10 +99,9 @@ class Session(IoThread):
             ids = sorted(self._outbox.unaccepted_ids())
             self._stopping = True
             if ids:
-                lost = (
-                    f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were handed in but not accepted by farm "
-                    f"{self.farm!r} and are lost{': ' + self._outbox.full_why if self._outbox.full_why else ''}"
-                )
+                which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
+                why = f": {self._outbox.full_why}" if self._outbox.full_why else ""
+                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{why}"
         self._ring()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(3.0)
@@ -108,7 +110,9 @@ class Session(IoThread):
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this works here, and no lock of the parent's may be touched."""
+        self._forked = True
         self._lock = threading.Lock()
+        self._bell_lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self.fatal = errors.ConnectionError(
             f"this client of farm {self.farm!r} belongs to the process that this one was forked from: "
@@ -150,7 +154,7 @@ class Session(IoThread):
             full_why = self._outbox.full_why
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
-                raise errors.StoreFull(full_why)
+                raise _refusal(full_why)
             if self._outbox.has_id() and not too_much:
                 return
             self._ring()
@@ -165,7 +169,7 @@ class Session(IoThread):
             while self._outbox.oldest_id() <= last:
                 self.check()
                 if self._outbox.full_why is not None:
-                    raise errors.StoreFull(self._outbox.full_why)
+                    raise _refusal(self._outbox.full_why)
                 self._wait_changed(deadline, "tasks were not accepted in time")
             refused, self.arrivals.refused = self.arrivals.refused, []
         for final in refused:
@@ -205,7 +209,6 @@ class Session(IoThread):
             # Ours that are not live have ended, and were dropped from the cache or cleared.
             strange = {i for i in strange if not self._outbox.was_handed_in(i)}
             arrivals.watched |= strange
-            arrivals.gone -= strange
         if not strange:
             return
         reply = self.ask(Watch(sorted(strange)))
@@ -286,12 +289,13 @@ class Session(IoThread):
     def _check_full(self, waiter: Waiter | None) -> None:
         why = self._outbox.full_why
         if why is not None and waiter is not None and waiter.remaining & self._outbox.unaccepted_ids():
-            raise errors.StoreFull(why)
+            raise _refusal(why)
 
     def check(self) -> None:
         """Raise if nothing will come any more; say so, once, if nothing has come for a while."""
         if self.fatal is not None:
-            raise self.fatal
+            # Raised by many, again and again: without this it would gather all their frames.
+            raise self.fatal.with_traceback(None)
         if self._down_since_s is None:
             return
         now_s = time.monotonic()
@@ -322,7 +326,9 @@ class Session(IoThread):
             raise error_named(asked.reply.etype, asked.reply.text)
         return asked.reply
 
-    def command(self, engines: list[int], verb: str, body: bytes, on_done: Callable[[], None] | None = None) -> Asked:
+    def command(
+        self, engines: list[int] | None, verb: str, body: bytes, on_done: Callable[[], None] | None = None
+    ) -> Asked:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`."""
         if len(body) > PAYLOAD_BYTES_MAX:
             raise errors.ResultTooLarge(
@@ -383,3 +389,10 @@ class Session(IoThread):
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
+
+
+def _refusal(why: str) -> errors.TaskFarmError:
+    """Why nothing is accepted now, as an error."""
+    if "stopping" in why:
+        return errors.FarmNotRunning(why)
+    return errors.StoreFull(f"{why}; what was handed in is kept here and sent again")

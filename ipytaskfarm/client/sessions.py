@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from os import PathLike
 
 from ..core import errors
 from ..doors import runtime
-from ..doors.runtime import Where
+from ..doors.runtime import ConnectionInfo, Where
 from .session import Session
 
 CONNECT_TIMEOUT_S = 5.0
@@ -37,7 +38,7 @@ def connect(
     """
     deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
     read = runtime.connection_reader(where, key_file)
-    info = read()
+    info = _await_file(read, where, deadline)
     with _lock:
         session = _sessions.get(info.incarnation)
         if session is None or session.fatal is not None:
@@ -46,6 +47,28 @@ def connect(
             _sessions[info.incarnation] = session
         session.users += 1
         return session
+
+
+def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: float) -> ConnectionInfo:
+    """Read the connection file; if it is not there but the farm is starting, wait for it."""
+    while True:
+        try:
+            return read()
+        except errors.FarmNotRunning:
+            if time.monotonic() >= deadline or not _is_starting(where):
+                raise
+        time.sleep(0.05)
+
+
+def _is_starting(where: Where) -> bool:
+    """Whether a controller of that name lives: it writes the connection file once it can be reached."""
+    if where is not None and not isinstance(where, str):
+        return False
+    try:
+        folder = runtime.farm_folder(where or "default")
+        return runtime.process_started(int((folder / "controller.lock").read_text())) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def default_address() -> tuple[str, int]:

@@ -220,7 +220,7 @@ class Task:
             raise _wrong("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
-    def __init__(self, expression: Any, /, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
         # Never run: __new__ makes one of the kinds below. It gives editors the right arity.
         raise NotImplementedError
 
@@ -473,7 +473,7 @@ def pack_task(task: Task) -> Packed:
     Raises UnpickleableException for what cannot travel.
     """
     if task.__class__ is StringTask and not task._ruled:
-        return Packed(_encode(_string_work(task)))  # type: ignore[arg-type]
+        return Packed(_encode(_string_work(task)))
     chain = _chain(task)
     functions: dict[str, Function] = {}
     recovery: Recovery | None = None
@@ -504,7 +504,7 @@ def _string_work(task: StringTask) -> StringWork:
     return StringWork(
         task.expression,
         tuple(task.pull),  # type: ignore[arg-type]
-        pack(push) if push else None,
+        pack(push, "push") if push else None,
         task.clear_before,
         task.clear_after,
     )
@@ -517,7 +517,7 @@ def _work(task: Task, functions: dict[str, Function]) -> tuple[bytes, str | None
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
     function = pack_function(task.function)
     functions[function.digest] = function
-    arguments = pack((task.args, task.kwargs)) if task.args or task.kwargs else None
+    arguments = pack((task.args, task.kwargs), ("args", "kwargs")) if task.args or task.kwargs else None
     work = CallWork(arguments, task.clear_before, task.clear_after, task._raw)
     return _encode(work), function.digest
 
