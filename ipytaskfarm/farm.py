@@ -225,6 +225,7 @@ class Farm:
         """
         if self._ended.is_set():
             return
+        self._end_session()
         if drain is ...:
             self._supervisor.request_stop()
         else:
@@ -235,6 +236,12 @@ class Farm:
             self._supervisor.request_stop(0.0, default=False)  # the second one: no waiting
             self._ended.wait()
             raise
+
+    def _end_session(self) -> None:
+        """A temporary farm's tasks go with it: this process's session must not wait for them, nor for its return."""
+        sessions = sys.modules.get("ipytaskfarm.client.sessions")
+        if self._settings.owned and sessions is not None and self._supervisor.state is not None:
+            sessions.end_farm(self._supervisor.state.incarnation)
 
     def __enter__(self) -> Farm:
         return self
@@ -278,11 +285,18 @@ class _Listener:
 
 
 def _stop_all() -> None:
-    """At the interpreter's end: farms that nobody stopped.  Clients were made later and have flushed by now."""
-    for farm in list(_living):
-        if not farm._ended.is_set():
-            farm._supervisor.request_stop(0.0, default=False)
-    for farm in list(_living):
+    """At the interpreter's end: farms that nobody stopped."""
+    living = [farm for farm in _living if not farm._ended.is_set()]
+    for farm in living:
+        farm._end_session()
+    sessions = sys.modules.get("ipytaskfarm.client.sessions")
+    if living and sessions is not None:
+        # What was handed in to a named farm is to be accepted before the farm ends; whether the client's own turn at
+        # exit comes before or after ours depends on which was imported first.
+        sessions._at_exit()
+    for farm in living:
+        farm._supervisor.request_stop(0.0, default=False)
+    for farm in living:
         farm._ended.wait(AT_EXIT_S)
 
 

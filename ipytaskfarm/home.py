@@ -125,6 +125,10 @@ class Home:
         """Whether somebody looks after the farm, and starts again what crashes."""
         return any(record["kind"] in (SUPERVISOR, OWNER) and _is_alive(record) for record in self.read_processes())
 
+    def owner_pid(self) -> int | None:
+        """The Python process of the `Farm` that looks after this farm, if it is one."""
+        return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and _is_alive(r)), None)
+
     def read_info(self) -> ConnectionInfo:
         """The clients' connection file."""
         return runtime.read_connection_file(self.client_file)

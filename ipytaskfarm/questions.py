@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Answer, Ask, Question, Refusal, Reply
 from ipytaskfarm.doors.runtime import ConnectionInfo, connection_reader, is_stale
-from ipytaskfarm.doors.wire_link import Link, NewEpoch, Received, Refused
+from ipytaskfarm.doors.wire_link import Link, LinkEvent, NewEpoch, Received, Refused
 from ipytaskfarm.home import Home
 
 
@@ -56,18 +56,27 @@ class Questioner:
 
     def step(self) -> None:
         """Send what waits, take what came, call back."""
-        for event in self._link.step(time.monotonic()):
+        while self._take(self._link.step(time.monotonic())):
+            pass
+
+    def _take(self, events: list[LinkEvent]) -> bool:
+        """Deal with these.  True: there is something to be sent at once."""
+        to_send = False
+        for event in events:
             if isinstance(event, Received) and isinstance(event.message, Answer):
                 asked = self._asked.pop(event.message.n, None)
                 if asked is not None:
+                    before = self._last
                     asked.then(event.message.reply)
+                    to_send = to_send or self._last > before
             elif isinstance(event, NewEpoch):
                 # What had not been acknowledged went with the old epoch; the rest may have been lost unanswered.
                 for n, asked in self._asked.items():
                     self._link.send(Ask(n, asked.question))
-                self._link.step(time.monotonic())
+                    to_send = True
             elif isinstance(event, Refused):
                 self.refused = refusal_error(Refusal(event.refuse.etype, event.refuse.text))
+        return to_send
 
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
         """The reply; its error if it is one.  FarmNotRunning when nobody answers in time."""

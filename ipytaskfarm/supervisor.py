@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -125,8 +126,9 @@ class Supervisor:
         self._controller = _Watched("controller", self._controller_part)
         self._agents = [_Watched("agent-0", self._agent_part)]
         self._questioner: Questioner | None = None
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        # Sockets, not a pipe: `_wake` may come after the end, when a number would mean another file.
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
         self._owner_pipe = os.pipe() if settings.owned else None
         self._ready_read: int | None = None
         self._ready_write = -1
@@ -160,6 +162,8 @@ class Supervisor:
                 raise errors.FarmExists(
                     f"the controller of farm {self.home.name!r} still runs: `ipytaskfarm stop` it before a fresh start"
                 )
+            if living:
+                self._audience.say("it keeps the settings that it was started with")
             for remark in [] if living else self.home.prepare(self.settings):
                 self._audience.say(remark)
             # Together: the agent's zygote imports IPython while the controller opens its store.
@@ -288,6 +292,9 @@ class Supervisor:
             self._leave(now)
         elif watched is self._controller and status in (EXIT_STORE, EXIT_REFUSED):
             self._fail(self._refusal(status, said))
+        elif watched is not self._controller and status == 0:
+            # It was told to end: with the farm, whose controller follows, or by somebody who meant it alone.
+            watched.restart_at = now + LEAVE_S
         else:
             self._start_again(watched, status, said, now)
 
@@ -310,7 +317,7 @@ class Supervisor:
         self._fail(
             errors.ConnectionError(
                 f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s."
-                f" See {self.home.log(watched.kind)}" + (f"; it ended with: {last}" if last else "")
+                f" See {self.home.output(watched.kind)}" + (f"; it ended with: {last}" if last else "")
             )
         )
 
@@ -354,7 +361,13 @@ class Supervisor:
 
     def _take_status(self, reply: Reply) -> None:
         self._status_asked = False
-        if not isinstance(reply, FarmState) or self.phase not in (Phase.FILLING, Phase.RUNNING):
+        if not isinstance(reply, FarmState):
+            return
+        if self.phase is Phase.STOPPING and self._stops < 2:
+            running = reply.counts.get("pending", 0)
+            tasks = "1 running task" if running == 1 else f"{running} running tasks"
+            self._audience.progress(f"stopping: waiting for {tasks}" if running else "stopping")
+        if self.phase not in (Phase.FILLING, Phase.RUNNING):
             return
         before, self.state = self.state, reply
         now = time.monotonic()
@@ -379,21 +392,24 @@ class Supervisor:
     def _advance(self, now: float) -> None:
         if self.phase is Phase.STARTING:
             self._audience.progress("starting the controller")
-        elif self.phase in (Phase.FILLING, Phase.RUNNING):
-            if now >= self._status_at and not self._status_asked and self._controller.lives:
-                self._status_asked = True
-                self._status_at = now + (FILLING_POLL_S if self.phase is Phase.FILLING else RUNNING_POLL_S)
-                self._ask(FarmStatus(), self._take_status)
-            if now >= self._trim_at:
-                self._trim_at = now + TRIM_S
-                for kind in ("controller", "agent-0"):
-                    trim(self.home.output(kind))
         elif self.phase is Phase.STOPPING and not self._controller.lives:
             self._leave(now)
+        elif self._questioner is not None and now >= self._status_at and self._controller.lives:
+            self._ask_status(now)
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_S
+            for kind in ("controller", "agent-0"):
+                trim(self.home.output(kind))
         if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
             self._end()
         elif self._kill_at is not None and now >= self._kill_at:
             self._kill(now)
+
+    def _ask_status(self, now: float) -> None:
+        if not self._status_asked:
+            self._status_asked = True
+            self._status_at = now + (FILLING_POLL_S if self.phase is Phase.FILLING else RUNNING_POLL_S)
+            self._ask(FarmStatus(), self._take_status)
 
     def _take_stop_requests(self, now: float) -> None:
         while self._stop_requests:
@@ -415,12 +431,7 @@ class Supervisor:
         self.phase = Phase.LEAVING if leaving else Phase.STOPPING
         self._kill_at = None if drain_s is None else now + drain_s + ANSWER_S
         if answered and self._controller.lives:
-            running = self.state.counts.get("pending", 0) if self.state is not None else 0
-            if running and drain_s != 0:
-                how_long = "until they end" if drain_s is None else f"at most {drain_s:g} s"
-                self._audience.progress(f"stopping: waiting for {running} running tasks, {how_long}")
-            else:
-                self._audience.progress("stopping")
+            self._audience.progress("stopping")
             self._ask(Stop(drain_s), lambda reply: None)
             return
         for watched in (self._controller, *self._agents):
@@ -465,6 +476,9 @@ class Supervisor:
         for watched in (self._controller, *self._agents):
             if watched.placed is not None and watched.kind in self._ours:
                 watched.placed.kill()
+                deadline = time.monotonic() + KILL_S
+                while watched.placed.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.005)
         self.phase = Phase.ENDED
         if self.settings.owned:
             self.home.tidy(temporary=True)
@@ -478,9 +492,15 @@ class Supervisor:
             if fd is not None:
                 os.close(fd)
         self._ready_read = self._owner_pipe = None
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None:
+                watched.placed.close()
+                watched.placed = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        self._wake_read.close()
+        self._wake_write.close()
 
     # ------------------------------------------------------------------ waiting
 
@@ -488,7 +508,7 @@ class Supervisor:
         if self._stop_requests:
             return
         poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._wake_read.fileno(), select.POLLIN)
         if self._ready_read is not None and self._questioner is None:
             poll.register(self._ready_read, select.POLLIN)
         watched = (self._controller, *self._agents)
@@ -499,8 +519,8 @@ class Supervisor:
             poll.register(fd, select.POLLIN)
         wait_s = max(0.0, min(limit_s, self._next_deadline() - time.monotonic()))
         for fd, _ in poll.poll(wait_s * 1000):
-            if fd == self._wake_read:
-                os.read(fd, 512)
+            if fd == self._wake_read.fileno():
+                self._wake_read.recv(512)
             elif fd == self._ready_read:
                 self._controller_is_ready()
 
@@ -509,7 +529,7 @@ class Supervisor:
         deadlines.append(self._kill_at)
         if self._questioner is not None:
             deadlines.append(self._questioner.next_deadline())
-        if self.phase in (Phase.FILLING, Phase.RUNNING) and not self._status_asked:
+        if Phase.FILLING <= self.phase <= Phase.STOPPING and not self._status_asked:
             deadlines.append(self._status_at)
         return min(deadline for deadline in [*deadlines, float("inf")] if deadline is not None)
 
@@ -524,9 +544,9 @@ class Supervisor:
 
     def _wake(self) -> None:
         try:
-            os.write(self._wake_write, b".")
-        except BlockingIOError:
-            pass  # it is full of reasons to wake already
+            self._wake_write.send(b".")
+        except OSError:
+            pass  # it is full of reasons to wake already, or all is over
 
 
 def ready_engines(state: FarmState) -> int:

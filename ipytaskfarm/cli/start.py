@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from setproctitle import setproctitle
-from traitlets import Bool, Float, Instance, Int, List, Unicode
+from traitlets import Bool, Float, Int, List, Unicode
 from traitlets.config import Configurable
 
 from ipytaskfarm.cli import show
@@ -82,7 +82,6 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
     hold = Bool(False, help="start no task until `ipytaskfarm resume`").tag(config=True)
     take_over = Bool(False, help="begin anew on this host with a farm whose store is on another").tag(config=True)
     progress_fd = Int(-1).tag(config=True)
-    controller = Instance(Controller)
 
     aliases: Any = values(
         ("n engines", "Start.n"),
@@ -105,8 +104,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
     )
 
     def carry_out(self) -> int:
-        self.controller = Controller(parent=self)
-        settings = self._settings()
+        settings = self.settings()
         home = Home.of(settings.name)
         if self.daemonize:
             return _detach(home, self.argv, settings)
@@ -117,8 +115,9 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
             return Reporter(os.fdopen(self.progress_fd, "w", buffering=1), settings.name)
         return Terminal(settings.name)
 
-    def _settings(self) -> FarmSettings:
-        controller = self.controller
+    def settings(self) -> FarmSettings:
+        """What the command line and the config files ask for, checked."""
+        controller = Controller(parent=self)
         try:
             code, code_name = read_startup(None if self.startup is None else Path(self.startup))
             return FarmSettings(
