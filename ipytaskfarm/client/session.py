@@ -90,11 +90,10 @@ class Session(IoThread):
         if self._forked:
             return ""  # all of it is the parent's
         lost = ""
-        if flush_s and self.fatal is None:
-            try:
-                self.flush(flush_s)
-            except (errors.TaskFarmError, TimeoutError):
-                pass
+        try:
+            self._drain(time.monotonic() + flush_s)
+        except KeyboardInterrupt:
+            pass  # whoever presses it again does not want to wait; what is lost is said all the same
         with self._lock:
             ids = sorted(self._outbox.unaccepted_ids())
             self._stopping = True
@@ -107,6 +106,16 @@ class Session(IoThread):
             self._thread.join(3.0)
         self._fail(errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         return lost
+
+    def _drain(self, deadline: float) -> None:
+        """As `flush`, but going on while the disk is full, and without complaint."""
+        self._ring()
+        with self._lock:
+            while not self._outbox.is_empty and self.fatal is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(min(left, TICK_S))
 
     def after_fork(self) -> None:
         """In a forked child: nothing of this works here, and no lock of the parent's may be touched."""
