@@ -341,6 +341,11 @@ def fill_class(cls: type, state: dict[str, Any]) -> None:
 # Odds and ends
 
 
+def same(value: Any) -> Any:
+    """For what travels as something else."""
+    return value
+
+
 def new_property(fget: Any, fset: Any, fdel: Any, doc: str | None) -> property:
     """`property` cannot be pickled by itself."""
     return property(fget, fset, fdel, doc)

@@ -13,25 +13,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
-import decimal
 import enum
-import fractions
 import functools
 import hashlib
 import operator
-import pathlib
 import pickle
 import re
 import struct
 import sys
 import types
 import typing
-import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .pack_build import is_call
 from .pack_modules import Bundle, Travel, bundle_of, travel
 from .pack_reduce import (
     REDUCERS,
@@ -212,15 +208,32 @@ _ATOMS: dict[type, Callable[[Any], bytes]] = {
     bytes: lambda value: _tagged(b"b", value),
 }
 _CANNOT_CHANGE: tuple[Any, ...] = (
-    datetime.date, datetime.time, datetime.timedelta, datetime.timezone, decimal.Decimal, fractions.Fraction,
-    pathlib.PurePath, re.Pattern, uuid.UUID, range, slice, enum.Enum,
+    re.Pattern, range, slice, enum.Enum,
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
     types.GenericAlias, types.UnionType, vars(typing)["_GenericAlias"], type(typing.Any),
     typing.TypeVar, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
-    operator.itemgetter, operator.attrgetter, dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
+    operator.itemgetter, operator.attrgetter,
+    dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
     type(vars(collections.namedtuple("_", "field"))["field"]),
 )  # fmt: skip
 """Or do not change in a way that matters."""
+_CANNOT_CHANGE_BY_NAME = {
+    "datetime": {"date", "time", "datetime", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "numpy": {"bool", "int64", "int32", "float64", "float32", "complex128"},
+    "pathlib": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
+    "pathlib._local": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
+    "uuid": {"UUID"},
+}
+"""More of them, not imported for this: module -> exact types."""
+
+
+def _cannot_change(obj: Any) -> bool:
+    kind = type(obj)
+    return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
+
+
 _NO_PICKLER: Any = None
 """The reducers of odds and ends, those that `Digester._other` meets, do not use it."""
 _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
@@ -334,6 +347,8 @@ class Digester:
         return self._parts("member", module_name, bundle.digest, qualname)
 
     def _function(self, function: types.FunctionType) -> bytes:
+        if is_call(function.__code__):
+            return self.encode(vars(function)["__wrapped__"])
         named = self._named(function)
         if named is not None:
             return named
@@ -415,8 +430,7 @@ class Digester:
 
     def _other(self, obj: Any) -> bytes:
         """What pickle would be told about it."""
-        if not isinstance(obj, _CANNOT_CHANGE):
-            self.sure = False
+        known = _cannot_change(obj)
         reduced: Any = NotImplemented
         reducer = REDUCERS.get(type(obj))
         if reducer is not None:
@@ -425,14 +439,14 @@ class Digester:
             reduced = reduce_exception(obj)
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
-        sure = self.sure
+        sure = self.sure and known
         if isinstance(reduced, str):
+            self.sure = sure
             return self._parts("global", type(obj), reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
         result = self._parts("reduced", *parts)
-        # What was reduced was made for this walk: the parts that can change are the copies.
-        self.sure = sure if isinstance(obj, _CANNOT_CHANGE) else False
+        self.sure = sure  # what it was taken apart into can change, but was made for this walk
         return result
 
 

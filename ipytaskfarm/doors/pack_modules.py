@@ -15,7 +15,6 @@ import ast
 import functools
 import hashlib
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
@@ -29,7 +28,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -322,11 +321,14 @@ _offered: dict[str, ModuleSource] = {}
 _opened: OrderedDict[tuple[str, str], list[ModuleSource]] = OrderedDict()
 
 
-class ShippedLoader(importlib.abc.InspectLoader):
+class ShippedLoader:
     """Runs a module's source that came with a function."""
 
     def __init__(self, module: ModuleSource) -> None:
         self.module = module
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return None
 
     def is_package(self, fullname: str) -> bool:
         return self.module.is_package
@@ -340,7 +342,7 @@ class ShippedLoader(importlib.abc.InspectLoader):
         _note_version(self.module, module)
 
 
-class ShippedFinder(importlib.abc.MetaPathFinder):
+class ShippedFinder:
     """Answers for the modules that came with functions, before the folders of ``sys.path`` are asked."""
 
     def find_spec(
@@ -350,7 +352,7 @@ class ShippedFinder(importlib.abc.MetaPathFinder):
         if offered is None:
             return None
         spec = importlib.machinery.ModuleSpec(
-            fullname, ShippedLoader(offered), origin=offered.file or None, is_package=offered.is_package
+            fullname, cast(Any, ShippedLoader(offered)), origin=offered.file or None, is_package=offered.is_package
         )
         spec.has_location = bool(offered.file)
         if spec.submodule_search_locations is not None:

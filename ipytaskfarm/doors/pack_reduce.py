@@ -113,6 +113,8 @@ def find_named(obj: Any) -> tuple[Travel, str, str] | None:
 
 def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     """By name if it has one, else code, cells and state."""
+    if build.is_call(function.__code__):
+        return build.same, (vars(function)["__wrapped__"],)
     named = find_named(function)
     if named is not None:
         kind, module_name, qualname = named
