@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core.errors import KernelError, QueueCleared
+from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, FromEngine, PropertiesBody, PushBody
-from ..doors.pack import pack, unpack
+from ..doors.pack import pack, pack_names, unpack
 from ..doors.recorder import Recorder
 from .baseline import Baseline
 from .capture import SINK, Capture, Sink
 from .cells import Cells, Plan
 from .failures import describe
 from .lane import Step
-from .namespace import Namespace, pack_values
+from .namespace import Namespace
 from .properties import Properties
 
 ANSWERS_KEPT = 512
@@ -97,7 +98,8 @@ class Commands:
             finish = verb(command)
             if isinstance(finish, Coroutine):
                 task = asyncio.get_running_loop().create_task(_caught(finish))
-                return self._run_in_loop(command, sink, task)
+                task.add_done_callback(partial(self._ended_in_loop, command, sink))
+                return task
             self._end(command, sink, finish, None)
         except BaseException as error:  # SystemExit too: the engine is not the user's to end
             self._end(command, sink, None, error)
@@ -105,17 +107,11 @@ class Commands:
             SINK.reset(token)
         return None
 
-    async def _run_in_loop(self, command: EngineCommand, sink: Sink, task: asyncio.Task[Any]) -> None:
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
+    def _ended_in_loop(self, command: EngineCommand, sink: Sink, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             self._end(command, sink, None, asyncio.CancelledError("the command was cancelled"))
         else:
-            finish, error = task.result()
-            self._end(command, sink, finish, error)
+            self._end(command, sink, *task.result())
 
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
         self._capture.end(sink)
@@ -203,16 +199,19 @@ class Commands:
 
     def _push(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PushBody)
-        values = unpack(body.packed)
-        self._namespace.names.update(values)
+        names = self._namespace.push(body.packed)
         if body.sticky or command.session == OWN_SESSION:
-            self._namespace.keep(values)
+            self._namespace.keep(names)
         return _nothing
 
     def _pull(self, command: EngineCommand) -> Finish:
         names = msgspec.msgpack.decode(command.body, type=list[str])
         values = {name: self._namespace.pull(name) for name in names}
-        packed = pack_values(values, list(values[name] for name in names))
+        try:
+            packed = pack([values[name] for name in names])
+        except UnpickleableException:
+            pack_names(values, self._namespace.names)  # raises what names the variable
+            raise
         return lambda sink: packed
 
     def _keys(self, command: EngineCommand) -> Finish:

@@ -18,7 +18,7 @@ TRACEBACK_CHARS_MAX = 64 * 1024
 
 _MACHINERY = re.compile(r"(ipytaskfarm\.(engine|doors)|IPython|ipykernel|asyncio)(\.|$)")
 _LIBRARY = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
-_HASH = re.compile(r"<task [0-9a-f]{4}>")
+_HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
 def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[Failure, FailureBody]:
@@ -47,10 +47,21 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of the engine and of IPython above the user's."""
-    while tb is not None and _MACHINERY.match(tb.tb_frame.f_globals.get("__name__") or ""):
+    """The traceback without the frames of the engine and of IPython, whose magics stand between the user's too."""
+    kept = []
+    hidden = False
+    while tb is not None:
+        if _MACHINERY.match(tb.tb_frame.f_globals.get("__name__") or ""):
+            hidden = True
+        else:
+            kept.append(tb)
         tb = tb.tb_next
-    return tb
+    if not hidden or not kept:
+        return kept[0] if kept else None
+    chain: TracebackType | None = None
+    for each in reversed(kept):
+        chain = TracebackType(chain, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return chain
 
 
 def _place(error: BaseException) -> str:

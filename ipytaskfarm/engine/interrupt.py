@@ -12,7 +12,10 @@ handler around each message.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
+import threading
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -38,10 +41,23 @@ class Interrupts:
         """The current run, if it is a coroutine in the kernel's loop."""
         self.raised: BaseException | None = None
         """What was raised in the current run; None: nothing."""
+        self._forking = False
+        self._lost: tuple[RunKey, int] | None = None
+        self._cause = 0
 
     def install(self) -> None:
         """Install the handler; in the main thread, once."""
         signal.signal(SIGNAL, self._handle)
+        # The hooks that Python calls around a fork swallow exceptions, and stop half-way with their locks held. These
+        # are registered last, so they are called first before a fork and last after it.
+        os.register_at_fork(before=self._pause, after_in_parent=self._resume, after_in_child=self._leave)
+        self._usual_hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+
+    def begin(self, time_limit_s: float | None) -> None:
+        """Another run is about to begin."""
+        self.raised = self._lost = None
+        self.time_limit_s = time_limit_s
 
     def outcome(self) -> Reason:
         """How a run that failed is to be called."""
@@ -49,26 +65,59 @@ class Interrupts:
             return Reason.TIME_LIMIT
         return Reason.ABORTED if self.raised is not None else Reason.ERROR
 
+    def again(self) -> None:
+        """Send the signal once more if what it raised was swallowed; from the lane's thread."""
+        if self._lost is not None:
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.current is None or self.raised is not None:
+        if self.current is None or self.raised is not None or self._forking:
             return
-        want = self._recorder.wanted()
-        if want is None or (want.task, want.attempt) != self.current:
+        cause = self._wanted()
+        if not cause:
             return
         task = self.awaiting
-        if task is None or asyncio.current_task(task.get_loop()) is task:
-            if frame is not None and frame.f_code in self.protected:
-                return  # the agent sends it again
-            self._recorder.mark_delivered()
-            self.raised = self._error(want.cause)
+        in_task = task is None or asyncio.current_task(task.get_loop()) is task
+        if in_task and frame is not None and frame.f_code in self.protected:
+            return  # the agent sends it again
+        self._recorder.mark_delivered()
+        self._lost = None
+        self._cause = cause
+        self.raised = self._error(cause)
+        if in_task:
             raise self.raised
         # The loop itself was interrupted, or a callback of somebody else: the coroutine is cancelled instead.
-        self._recorder.mark_delivered()
-        self.raised = self._error(want.cause)
+        assert task is not None
         task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def _wanted(self) -> int:
+        """The cause for which the current run is to be interrupted; 0: it is not."""
+        if self._lost is not None and self._lost[0] == self.current:
+            return self._lost[1]
+        want = self._recorder.wanted()
+        return want.cause if want is not None and (want.task, want.attempt) == self.current else 0
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """Python's word on an exception in a ``__del__`` or a callback, where it goes no further."""
+        if self.raised is not None and unraisable.exc_value is self.raised and self.current is not None:
+            self.raised = None
+            self._lost = (self.current, self._cause)
+        else:
+            self._usual_hook(unraisable)
 
     def _error(self, cause: int) -> BaseException:
         if cause == TIME_LIMIT:
             limit = self.time_limit_s
             return TimeLimitExceeded(f"the task ran longer than its time_limit of {limit} s" if limit else "time limit")
         return TaskCancelled("the task was aborted")
+
+    def _pause(self) -> None:
+        self._forking = True
+
+    def _resume(self) -> None:
+        self._forking = False
+
+    def _leave(self) -> None:
+        """In a forked child, which is nobody's to interrupt by this signal."""
+        self.current = None
+        self._forking = False

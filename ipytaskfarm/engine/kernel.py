@@ -146,6 +146,14 @@ class EngineShell(ZMQInteractiveShell):  # type: ignore[misc]
             raise SystemExit
         self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": True})
 
+    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:
+        """``int?`` opens a pager in a console; in a task it is a display."""
+        sink = SINK.get()
+        if sink is None:
+            super().payloadpage_page(strg, start, screen_lines, pager_cmd)
+        else:
+            sink.display({"data": _clean(strg if isinstance(strg, dict) else {"text/plain": strg})})
+
     def showtraceback(self, *args: Any, running_compiled_code: bool = False, **kwargs: Any) -> None:
         if SINK.get() is None:
             super().showtraceback(*args, running_compiled_code=running_compiled_code, **kwargs)

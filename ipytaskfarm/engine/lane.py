@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -39,8 +39,8 @@ FUNCTIONS_KEPT = 8192
 WATCH_MS = 50
 """While work is there, the lane's thread looks at the descriptors' files this often."""
 
-Step: TypeAlias = Coroutine[Any, Any, None] | None
-"""What running something gives: None when it has ended, else what is to be awaited in the loop for that."""
+Step: TypeAlias = asyncio.Task[Any] | None
+"""What running something gives: None when it has ended, else a task of the loop that goes on with it."""
 
 
 class Job(NamedTuple):
@@ -219,46 +219,44 @@ class Lane:
 
     # -- the main thread
 
+    # Nothing here is a coroutine of its own: user code may cancel every task of the loop, even one that has not begun
+    # and so cannot defend itself. Callbacks cannot be cancelled.
+
     def _drain(self) -> None:
         """The loop's callback: one slice, if no cell runs; else when it has ended."""
-        self._scheduled.clear()
-        if self._lock.locked():
-            self._scheduled.set()
-            self._loop.create_task(self._drain_later())
-            return
-        # An uncontended acquire does not suspend; a task for each slice would cost more than its smallest work.
+        self._when_free(self._slice_locked)
+
+    def _when_free(self, then: Callable[[], None]) -> None:
+        """Call `then` with the lock held."""
+        # An acquire that need not wait does not suspend; a task for each slice would cost more than its smallest work.
         acquire = self._lock.acquire()
+        at_once = False
         try:
             acquire.send(None)
         except StopIteration:
-            pass
-        self._slice_locked()
-
-    async def _drain_later(self) -> None:
-        await self._lock.acquire()
-        self._scheduled.clear()
-        self._slice_locked()
+            at_once = True
+        if at_once:  # not in the except clause: the StopIteration would be the context of all that users raise
+            then()
+            return
+        acquire.close()
+        task = self._loop.create_task(self._lock.acquire())
+        task.add_done_callback(lambda done: self._when_free(then) if done.cancelled() else then())
 
     def _slice_locked(self) -> None:
-        """One slice; the lock is ours and is released at its end, or at the end of the coroutine it came upon."""
+        """One slice; the lock is released at its end, or at the end of the task of the loop that it came upon."""
+        self._scheduled.clear()
         if not self._working:
             self._working = True
             os.eventfd_write(self._wake_fd, 1)  # the thread may wait without a timeout: it has to watch
-        self._works.begin_slice()
         step: Step = None
         try:
+            self._works.begin_slice()
             step = self._slice()
         finally:
             if step is None:
                 self._end_slice()
         if step is not None:
-            self._loop.create_task(self._await_step(step))
-
-    async def _await_step(self, step: Coroutine[Any, Any, None]) -> None:
-        try:
-            await step
-        finally:
-            self._end_slice()
+            step.add_done_callback(lambda done: self._end_slice())
 
     def _end_slice(self) -> None:
         self._works.end_slice()
@@ -289,14 +287,7 @@ class Lane:
                 return None
 
     def _stop(self) -> None:
-        if self._lock.locked():
-            self._loop.create_task(self._stop_later())
-        else:
-            self._works.stop()
-
-    async def _stop_later(self) -> None:
-        async with self._lock:
-            self._works.stop()
+        self._when_free(self._works.stop)
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

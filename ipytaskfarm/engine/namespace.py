@@ -6,8 +6,7 @@ import builtins
 from collections.abc import Iterable
 from typing import Any
 
-from ..core.errors import UnpickleableException
-from ..doors.pack import pack
+from ..doors.pack import unpack
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
 
@@ -65,6 +64,12 @@ class Namespace:
         shell.user_ns_hidden.clear()
         shell.user_ns_hidden.update(self._hidden)
 
+    def push(self, packed: bytes) -> list[str]:
+        """Bind what a packed dict holds; gives the names."""
+        values = unpack(packed, self.names)
+        self.names.update(values)
+        return list(values)
+
     def snapshot(self) -> dict[str, Any]:
         """For `keep_since`."""
         return dict(self.names)
@@ -97,21 +102,6 @@ class Namespace:
             return self.names[name]
         except KeyError:
             raise NameError(f"name {name!r} is not defined", name=name) from None
-
-
-def pack_values(values: dict[str, Any], to_send: Any = None) -> bytes:
-    """Pack named values, or `to_send`, which is made of them; an error says which of them it was."""
-    try:
-        return pack(values if to_send is None else to_send)
-    except UnpickleableException:
-        pass
-    for name, value in values.items():
-        try:
-            pack(value)
-        except UnpickleableException as error:
-            kind = type(value).__name__
-            raise UnpickleableException(f"{name!r} holds a {kind}, which cannot be sent: {error}") from None
-    raise UnpickleableException(f"{', '.join(values)} cannot be sent together")
 
 
 def _is_bookkeeping(name: str) -> bool:

@@ -196,6 +196,7 @@ class EngineProcess:
     def watch(self) -> None:
         """In the lane's thread, 20 times a second while there is work."""
         self._capture.shrink()
+        self._interrupts.again()
         if self._unrung:
             self._ring()
 

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
-from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
+from types import CoroutineType
 from typing import Any, TypeAlias
 
 import msgspec
@@ -23,7 +23,7 @@ import msgspec
 from ..core.errors import TaskRejectError
 from ..core.messages import CallWork, Ended, Failure, ResultBody, Returned, Run, RunKey, StringWork, Work
 from ..core.states import Reason
-from ..doors.pack import pack, unpack, unpack_function
+from ..doors.pack import pack, pack_names, unpack, unpack_function
 from ..doors.recorder import Recorder
 from .baseline import Baseline
 from .capture import SINK, Capture, Sink
@@ -31,12 +31,12 @@ from .cells import Cells
 from .failures import describe
 from .interrupt import Interrupts
 from .lane import Job, Step
-from .namespace import Namespace, pack_values
+from .namespace import Namespace
 from .plain import Plain, PlainTest, filename_of
 from .properties import Properties
 
 CALLABLES_KEPT = 512
-_UNCHANGING = (int, float, complex, str, bytes, bool, type(None), range, type, ModuleType, BuiltinFunctionType)
+CALLABLES_BYTES_MAX = 256 * 1024 * 1024
 
 Call: TypeAlias = Callable[[], Any]
 """What is run guarded: gives the packed value, or a coroutine that does."""
@@ -53,6 +53,31 @@ class Attempt:
         self.sink = Sink()
         self.started_s = time.time()
         self.begun = 0.0
+
+
+class Callables:
+    """Functions that were unpacked once, by digest; the least recently used ones go."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Callable[..., Any], int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: str) -> Callable[..., Any] | None:
+        """The function, if it is kept."""
+        found = self._kept.get(digest)
+        if found is None:
+            return None
+        self._kept.move_to_end(digest)
+        return found[0]
+
+    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Callable[..., Any]:
+        """Keep it; gives it back.  size_bytes: of its code, which holds what it carries."""
+        self._kept[digest] = function, size_bytes
+        self._bytes += size_bytes
+        while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
+            _, (_, gone) = self._kept.popitem(last=False)
+            self._bytes -= gone
+        return function
 
 
 class Runner:
@@ -85,7 +110,7 @@ class Runner:
         self._send = send
         self._finished = finished
         self._pid = os.getpid()
-        self._callables: OrderedDict[str, Callable[..., Any]] = OrderedDict()
+        self._callables = Callables()
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._encoder = msgspec.msgpack.Encoder()
         self._nothing = pack({})
@@ -101,8 +126,7 @@ class Runner:
         deadline_ns = time.monotonic_ns() + int(limit * 1e9) if limit else 0
         attempt = Attempt(run)
         self._recorder.begin(run.task, run.attempt, deadline_ns)
-        self._interrupts.raised = None
-        self._interrupts.time_limit_s = limit
+        self._interrupts.begin(limit)
         token = SINK.set(attempt.sink)
         try:
             attempt.begun = time.perf_counter()
@@ -114,8 +138,7 @@ class Runner:
             attempt.begun = time.perf_counter()
             value, error = self._guarded((run.task, run.attempt), call)
             if error is None and type(value) is CoroutineType:
-                # Its task copies the present context, and with it the sink.
-                return self._run_in_loop(attempt, self._start_in_loop(attempt, value))
+                return self._run_in_loop(attempt, value)
             self._end(attempt, value, error)
         finally:
             SINK.reset(token)
@@ -141,26 +164,18 @@ class Runner:
             self._interrupts.current = None
             return None, error
 
-    def _start_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _run_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         run = attempt.run
+        # The task copies the present context, and with it the sink.
         task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
         self._interrupts.awaiting = task
+        task.add_done_callback(partial(self._ended_in_loop, attempt))
         return task
 
-    async def _run_in_loop(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
-        # Users do cancel all tasks of the loop; the runner's own must outlive that.
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
+    def _ended_in_loop(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
         self._interrupts.awaiting = None
         self._interrupts.current = None
-        error: BaseException | None
-        if task.cancelled():
-            value, error = None, asyncio.CancelledError("the task was cancelled before it began")
-        else:
-            value, error = task.result()
+        value, error = (None, _cancelled()) if task.cancelled() else task.result()
         if isinstance(error, asyncio.CancelledError) and self._interrupts.raised is not None:
             error = self._interrupts.raised
         self._end(attempt, value, error)
@@ -183,7 +198,7 @@ class Runner:
     def _string(self, plain: Plain, work: StringWork) -> bytes:
         names = self._namespace.names
         if work.push is not None:
-            names.update(unpack(work.push))
+            self._namespace.push(work.push)
         try:
             if plain.body is not None:
                 exec(plain.body, names)
@@ -199,7 +214,7 @@ class Runner:
 
     def _cell(self, plan: Any, work: StringWork) -> bytes:
         if work.push is not None:
-            self._namespace.names.update(unpack(work.push))
+            self._namespace.push(work.push)
         self._cells.run(plan)
         if self._interrupts.raised is not None:
             raise self._interrupts.raised  # IPython swallows a KeyboardInterrupt while a ``!command`` runs
@@ -207,13 +222,13 @@ class Runner:
 
     async def _cell_in_loop(self, plan: Any, work: StringWork) -> bytes:
         if work.push is not None:
-            self._namespace.names.update(unpack(work.push))
+            self._namespace.push(work.push)
         await self._cells.run_in_loop(plan)
         return self._pull(work.pull)
 
     def _call(self, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
         function = self._function(job)
-        args, kwargs = unpack(work.arguments) if work.arguments is not None else ((), {})
+        args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         try:
             value = function(*args, **kwargs)
         finally:
@@ -233,19 +248,13 @@ class Runner:
             raise ValueError("this task is a call, and no function came with it")
         found = self._callables.get(digest)
         if found is not None:
-            self._callables.move_to_end(digest)
             return found
-        found = unpack_function(job.code, self._namespace.names)
-        if _keeps_nothing(found):
-            self._callables[digest] = found
-            if len(self._callables) > CALLABLES_KEPT:
-                self._callables.popitem(last=False)
-        return found
+        return self._callables.add(digest, unpack_function(job.code, self._namespace.names), len(job.code))
 
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
             return self._nothing
-        return pack_values({name: self._namespace.pull(name) for name in names})
+        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names)
 
     # -- the end of a run
 
@@ -279,6 +288,7 @@ class Runner:
             sink.stdout.text() if sink.stdout is not None else "",
             sink.stderr.text() if sink.stderr is not None else "",
             sink.outputs if sink.outputs is not None else [],
+            "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         encode = self._encoder.encode
         try:
@@ -291,27 +301,8 @@ class Runner:
             return encode(Ended(run.task, run.attempt, Reason.TOO_LARGE, attempt.started_s, run_s, failure, b""))
 
 
-def _keeps_nothing(function: Callable[..., Any]) -> bool:
-    """Whether calls of it cannot see one another through values that it carries: then one copy serves them all."""
-    inner = getattr(function, "__wrapped__", function)
-    if not isinstance(inner, FunctionType):
-        return isinstance(inner, BuiltinFunctionType | type)
-    carried = [*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values()]
-    try:
-        carried += [cell.cell_contents for cell in inner.__closure__ or ()]
-    except ValueError:  # an empty cell
-        return False
-    carried += [value for name, value in inner.__globals__.items() if name != "__builtins__"]
-    return all(isinstance(value, _UNCHANGING) or _is_function(value, inner) for value in carried)
-
-
-def _is_function(value: object, user: FunctionType) -> bool:
-    """A function of a module, or one that travelled with `user` and carries nothing of its own."""
-    if not isinstance(value, FunctionType):
-        return False
-    if value is user or value.__globals__ is not user.__globals__:
-        return True
-    return not (value.__defaults__ or value.__kwdefaults__ or value.__closure__)
+def _cancelled() -> asyncio.CancelledError:
+    return asyncio.CancelledError("the task was cancelled before it began")
 
 
 def _leave_fork(error: BaseException | None) -> None:
