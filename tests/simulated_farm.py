@@ -1,12 +1,13 @@
 """A farm on paper: the real scheduler between a store, agents and engines that are lists and dicts.
 
 Messages between controller and agents wait in queues and are delivered one by one, so a test decides what is late, what
-is lost with a crash, and what comes twice.  `SimStore` applies saves as the real store does and remembers enough to start
-a new controller from; it also checks what no SQL could: that nothing is handed out or told before it was saved.
+is lost with a crash, and what comes twice.  `SimStore` applies saves as the real store does and remembers enough to
+start a new controller from; it also checks what no SQL could: that nothing is handed out or told before it was saved.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -39,59 +40,59 @@ class SimStore:
 
     def commit(self, saves: list[s.Save]) -> None:
         for save in saves:
-            getattr(self, "_" + type(save).__name__)(save)
+            getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", type(save).__name__).lower())(save)
 
-    def _SaveBlock(self, save: s.SaveBlock) -> None:
+    def _save_block(self, save: s.SaveBlock) -> None:
         self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
 
-    def _SaveAccepted(self, save: s.SaveAccepted) -> None:
+    def _save_accepted(self, save: s.SaveAccepted) -> None:
         self.blocks[save.block_first][2] = save.upto
 
-    def _SaveTask(self, save: s.SaveTask) -> None:
+    def _save_task(self, save: s.SaveTask) -> None:
         assert save.id not in self.tasks, f"task {save.id} was accepted twice"
         assert save.id not in self.cleared, f"task {save.id} came back after it was cleared"
         self.tasks[save.id] = save
 
-    def _SaveFunction(self, save: s.SaveFunction) -> None:
+    def _save_function(self, save: s.SaveFunction) -> None:
         self.functions.add(save.digest)
 
-    def _SaveHandOut(self, save: s.SaveHandOut) -> None:
+    def _save_hand_out(self, save: s.SaveHandOut) -> None:
         self.handouts[save.number] = save
 
-    def _DropHandOut(self, save: s.DropHandOut) -> None:
+    def _drop_hand_out(self, save: s.DropHandOut) -> None:
         self.handouts.pop(save.number, None)
 
-    def _SaveAttempt(self, save: s.SaveAttempt) -> None:
+    def _save_attempt(self, save: s.SaveAttempt) -> None:
         assert save.task not in self.finals, f"task {save.task} went on after its end"
         self.history.setdefault(save.task, []).append(save.row)
 
-    def _SaveRequeue(self, save: s.SaveRequeue) -> None:
+    def _save_requeue(self, save: s.SaveRequeue) -> None:
         assert save.task in self.tasks
         assert save.task not in self.finals, f"task {save.task} was queued after its end"
         self.progress[save.task] = save
 
-    def _SaveFinal(self, save: s.SaveFinal) -> None:
+    def _save_final(self, save: s.SaveFinal) -> None:
         assert save.final.id in self.tasks
         assert save.final.id not in self.finals, f"task {save.final.id} ended twice"
         self.finals[save.final.id] = save.final
 
-    def _SaveClear(self, save: s.SaveClear) -> None:
+    def _save_clear(self, save: s.SaveClear) -> None:
         for task_id in save.ids:
             assert task_id in self.finals or task_id in self.refusals
             self.cleared.add(task_id)
             for table in (self.tasks, self.finals, self.progress, self.history, self.refusals):
-                table.pop(task_id, None)  # type: ignore[attr-defined]
+                table.pop(task_id, None)
 
-    def _SaveRefusal(self, save: s.SaveRefusal) -> None:
+    def _save_refusal(self, save: s.SaveRefusal) -> None:
         self.refusals[save.task] = (save.etype, save.text)
 
-    def _SaveSetting(self, save: s.SaveSetting) -> None:
+    def _save_setting(self, save: s.SaveSetting) -> None:
         self.settings[save.key] = save.value
 
-    def _SaveSticky(self, save: s.SaveSticky) -> None:
+    def _save_sticky(self, save: s.SaveSticky) -> None:
         self.sticky[save.key] = save
 
-    def _DropSticky(self, save: s.DropSticky) -> None:
+    def _drop_sticky(self, save: s.DropSticky) -> None:
         for key in list(self.sticky) if save.keys is None else save.keys:
             self.sticky.pop(key, None)
 
@@ -310,8 +311,7 @@ class SimFarm:
             for engine in list(agent.engines.values()):
                 self.kill(agent, engine, expected=True)
         else:
-            engine_name = message.engine if not isinstance(message, m.StackText) else ""  # type: ignore[union-attr]
-            engine_found = agent.engines.get(engine_name)
+            engine_found = agent.engines.get(getattr(message, "engine", ""))
             if engine_found is not None:
                 self._to_engine(agent, engine_found, message)
 
@@ -384,7 +384,7 @@ class SimFarm:
                     self.deliver(agent)
                     self.process(agent)
                 for engine in list(agent.engines.values()):
-                    while self.begin(engine):
+                    while engine.running or self.begin(engine):
                         self.end(agent, engine)
             if not self.busy():
                 self.advance(0.5)
@@ -392,6 +392,17 @@ class SimFarm:
                     return
             self.advance(0.05)
         raise AssertionError("the farm does not come to rest")
+
+    def settle_start(self, agent: SimAgent) -> None:
+        """Engines that are wanted come up; nothing runs."""
+        for _ in range(100):
+            while agent.inbox or agent.outbox:
+                self.deliver(agent)
+                self.process(agent)
+            if len(self.scheduler.farm.engines) >= self.scheduler.farm.wanted:
+                return
+            self.advance(0.1)
+        raise AssertionError("the engines do not come up")
 
     def busy(self) -> bool:
         """Whether something is on its way or running."""

@@ -42,7 +42,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.next_id = 0
         self.agent_count = 0
         self.old: list[tuple[str, m.Results]] = []
-        self.rules: dict[int, m.Rules | None] = {}
+        self.handed_in: dict[int, m.Rules | None] = {}
         self.vague: set[int] = set()
         """Tasks of which a hand-out's fate was unknown to the controller: those may have run twice only with budget."""
 
@@ -74,15 +74,15 @@ class FarmMachine(RuleBasedStateMachine):
             if self.next_id > self.block.last:
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
-            self.rules[self.next_id] = rules
+            self.handed_in[self.next_id] = rules
             self.sim.submit(self.next_id, rules)
             self.next_id += 1
 
-    @precondition(lambda self: self.rules)
+    @precondition(lambda self: self.handed_in)
     @rule(data=st.data())
     def resend(self, data: st.DataObject) -> None:
-        task_id = data.draw(st.sampled_from(sorted(self.rules)))
-        self.sim.submit(task_id, self.rules[task_id])
+        task_id = data.draw(st.sampled_from(sorted(self.handed_in)))
+        self.sim.submit(task_id, self.handed_in[task_id])
 
     @rule(data=st.data(), interrupt=st.booleans())
     def abort(self, data: st.DataObject, interrupt: bool) -> None:
@@ -97,7 +97,7 @@ class FarmMachine(RuleBasedStateMachine):
         reply = self.sim.ask(m.Retry([self.some_id(data)]))
         if isinstance(reply, m.Retried):
             for old, new in reply.ids:
-                self.rules[new] = self.sim.store.tasks[new].rules
+                self.handed_in[new] = self.sim.store.tasks[new].rules
                 assert self.sim.store.tasks[new].rules.retry_of == old  # type: ignore[union-attr]
 
     @rule(data=st.data())
@@ -217,14 +217,17 @@ class FarmMachine(RuleBasedStateMachine):
         """A task without budget for losses began at most once per answer that allowed another run."""
         for task_id, runs in self.sim.begun.items():
             assert len(set(runs)) == len(runs), f"run {runs} began twice"
-            rules = self.rules.get(task_id)
+            rules = self.handed_in.get(task_id)
             if rules is None and task_id not in self.vague:
                 rejected = len({r for r in runs if self._was(task_id, r, "rejected")})
                 assert len(runs) <= 1 + rejected, f"task {task_id} without retries began {len(runs)} times"
 
     def _was(self, task_id: int, run: m.RunKey, outcome: str) -> bool:
         return any(
-            e.outcome == outcome for _, r in self.old for e in r.ended if (e.task, e.attempt) == run and e.task == task_id
+            e.outcome == outcome
+            for _, r in self.old
+            for e in r.ended
+            if (e.task, e.attempt) == run and e.task == task_id
         )
 
     def teardown(self) -> None:

@@ -24,6 +24,9 @@ def class_for(farm: Farm, key: ClassKey) -> TaskClass:
             for engine in farm.engines.values():
                 if engine.state == EngineState.UP and may_serve(farm, engine, key):
                     task_class.eligible[engine] = None
+    elif key.own is not None:
+        # The task comes back with one more rejection.
+        task_class.eligible = {e: None for e in task_class.eligible if may_serve(farm, e, key)}
     return task_class
 
 
@@ -86,19 +89,20 @@ def announce(farm: Farm, task_class: TaskClass) -> None:
         return
     for engine in task_class.eligible:
         engine.heads.push(task_class)
-        if engine in farm.waiting:
-            del farm.waiting[engine]
-            farm.hungry[engine] = None
+        if engine in farm.waiting or engine in farm.roomy:
+            wake(farm, engine)
 
 
 def wake(farm: Farm, engine: Engine) -> None:
     """Look at this engine in this turn."""
     farm.waiting.pop(engine, None)
+    farm.roomy.pop(engine, None)
     farm.hungry[engine] = None
 
 
 def asleep(farm: Farm, engine: Engine) -> None:
     """Nothing more for this engine."""
     farm.waiting.pop(engine, None)
+    farm.roomy.pop(engine, None)
     farm.hungry.pop(engine, None)
     farm.laden.pop(engine, None)

@@ -165,6 +165,11 @@ class Engine:
     note: str = ""
     handed: dict[RunKey, Handing] = field(default_factory=dict)
     ahead_s: float = 0.0
+    current: RunKey | None = None
+    """The oldest run it holds, as of the last look, and since when (monotonic)."""
+    since_s: float = 0.0
+    last_key: Any = None
+    """Policy key of what it was handed last."""
     closed: int = 0
     """How many of `handed` are not quick: while any is, nothing is sent behind it."""
     heads: Heads = field(default_factory=Heads)
@@ -287,6 +292,8 @@ class Farm:
     """Engines with room that have not been looked at since something changed."""
     waiting: dict[Engine, None] = field(default_factory=dict)
     """Engines with room for which nothing was found, longest waiting first."""
+    roomy: dict[Engine, None] = field(default_factory=dict)
+    """Busy engines that could be sent more ahead, for which nothing was found."""
     laden: dict[Engine, None] = field(default_factory=dict)
     """Engines that hold more than what they run."""
     watchers: dict[int, list[str]] = field(default_factory=dict)

@@ -28,6 +28,8 @@ def _has_room(farm: Farm, engine: Engine, now: Now) -> bool:
         return False
     if not engine.handed:
         return True
+    if now.mono_s - engine.since_s > farm.settings.recall_after_s:
+        return False  # what it runs lasts longer than was expected: nothing more behind it
     return engine.closed == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
 
 
@@ -49,9 +51,8 @@ def dispatch(farm: Farm, now: Now, out: Decision) -> None:
     """Give work to every engine that has room for it."""
     if farm.held or farm.stopping:
         return
-    spare = farm.open_size
-    for engine in list(farm.waiting)[:spare] if spare and farm.waiting else ():
-        wake(farm, engine)
+    if farm.open_size:
+        _wake_some(farm)
     while farm.hungry:
         share = max(1, farm.queued // len(farm.hungry))
         engine = next(iter(farm.hungry))
@@ -60,7 +61,20 @@ def dispatch(farm: Farm, now: Now, out: Decision) -> None:
             _fill(farm, engine, share, now, out)
             if not engine.handed:
                 farm.waiting[engine] = None
+            elif _has_room(farm, engine, now):
+                farm.roomy[engine] = None
     _arm_recall(farm, now)
+
+
+def _wake_some(farm: Farm) -> None:
+    """As many engines as there are open tasks: the idle first, longest idle before others."""
+    spare = farm.open_size
+    idle = list(farm.waiting)[:spare] if farm.waiting else ()
+    busy = list(farm.roomy)[: spare - len(idle)] if farm.roomy and spare > len(idle) else ()
+    for engine in idle:
+        wake(farm, engine)
+    for engine in busy:
+        wake(farm, engine)
 
 
 def _fill(farm: Farm, engine: Engine, share: int, now: Now, out: Decision) -> None:
@@ -72,7 +86,7 @@ def _fill(farm: Farm, engine: Engine, share: int, now: Now, out: Decision) -> No
         if found is None:
             break
         task_class, limit = found
-        if engine.handed and not (task_class.quick and engine.closed == 0):
+        if engine.handed and not _may_follow(engine, task_class):
             break
         room = _room_for(farm, engine, task_class)
         if room <= 0:
@@ -86,8 +100,21 @@ def _fill(farm: Farm, engine: Engine, share: int, now: Now, out: Decision) -> No
     farm.next_handout += 1
     out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), now.wall_s))
     out.assignments.append(Assignment(engine.agent, engine.name, tasks))
+    if len(engine.handed) == len(tasks):
+        engine.current, engine.since_s = engine.oldest(), now.mono_s
     if len(engine.handed) > 1:
         farm.laden[engine] = None
+
+
+def _may_follow(engine: Engine, task_class: TaskClass) -> bool:
+    """Whether this class's head may be sent behind what the engine holds.
+
+    A more urgent one may not: it would wait for all of that, where from its queue it is the first as soon as the
+    engine is empty or what it holds is recalled.
+    """
+    head = task_class.head()
+    urgent = head is not None and head[0] < engine.last_key
+    return task_class.quick and engine.closed == 0 and not urgent
 
 
 def _room_for(farm: Farm, engine: Engine, task_class: TaskClass) -> int:
@@ -120,6 +147,7 @@ def _take(
         engine.handed[run] = Handing(batch, cost, quick, task_class)
         batch.runs[run] = None
         engine.ahead_s += cost
+        engine.last_key = task.key
         engine.closed += not quick
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
@@ -149,6 +177,8 @@ def release(farm: Farm, engine: Engine, run: RunKey, out: Decision) -> Handing |
 def begin_oldest(farm: Farm, engine: Engine, now: Now) -> None:
     """The oldest run that an engine holds is the one it runs."""
     run = engine.oldest()
+    if run != engine.current:
+        engine.current, engine.since_s = run, now.mono_s
     if run is not None:
         task = farm.tasks.get(run[0])
         if task is not None and task.is_current(engine.name, run):
