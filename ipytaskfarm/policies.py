@@ -1,9 +1,9 @@
 """In what order tasks are handed out: the queue policies that come with the farm, and how to write one.
 
-A policy turns a task into a sort key; smaller keys go first, equal ones in order of acceptance.  `QueuePolicy.key` is called
-when a task is accepted and each time it goes back to its queue.  It runs in the controller: keep it quick, and keep its
-memory to itself (an instance lives as long as the controller).  If it raises when the farm starts, the farm does not
-start; if it raises later, that task counts as `FIFO` would count it and the log says so.
+A policy turns a task into a sort key; smaller keys go first, equal ones in order of acceptance.  `QueuePolicy.key` is
+called when a task is accepted and each time it goes back to its queue.  It runs in the controller: keep it quick, and
+keep its memory to itself (an instance lives as long as the controller).  If it raises when the farm starts, the farm
+does not start; if it raises later, that task counts as `FIFO` would count it and the log says so.
 
     # mine.py
     from ipytaskfarm.policies import QueuePolicy
@@ -36,7 +36,9 @@ class QueuePolicy:
 class FIFO(QueuePolicy):
     """Higher priority first, then order of acceptance (the default)."""
 
-    key = staticmethod(fifo_key)
+    def key(self, task: TaskInfo) -> int:
+        """Minus the priority."""
+        return fifo_key(task)
 
 
 class LIFO(QueuePolicy):

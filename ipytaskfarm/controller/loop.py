@@ -75,7 +75,7 @@ class Controller:
         try:
             while not self.turn():
                 pass
-            self._hub.flush()
+            self._hub.flush(time.monotonic())
         finally:
             self._evaluator.close()
 
@@ -90,7 +90,7 @@ class Controller:
         if out.saves:
             self._commit(out)
         self._perform(out)
-        self._hub.flush()
+        self._hub.flush(now.mono_s)
         return out.finished
 
     # -- what comes in

@@ -1,4 +1,4 @@
-"""Answers that need the store: results, tables of finished tasks, explanations, the originals of tasks to be retried."""
+"""Answers that need the store: results, tables of finished tasks, explanations, tasks to be retried."""
 
 from __future__ import annotations
 
