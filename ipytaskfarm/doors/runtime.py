@@ -264,8 +264,7 @@ class Lock:
 
     def __init__(self, path: Path, what: str = "another process") -> None:
         self._path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file: int | None = os.open(path, flags, 0o600)
+        self._file: int | None = self._open()
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -277,6 +276,17 @@ class Lock:
             raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            file = os.open(self._path, flags, 0o600)
+            os.fchmod(file, 0o600)
+        except OSError as error:
+            raise errors.SecurityError(
+                f"{self._path} cannot be locked ({error.strerror}; a link is not followed): look at it, then remove it"
+            ) from None
+        return file
 
     def release(self) -> None:
         """Give it up."""
