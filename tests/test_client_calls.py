@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, sessions
+from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
 from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.doors.pack import pack, pack_error
-from tests.fake_hub_controller import FakeController, encode, final
+from tests.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.polling import eventually
 
 
@@ -278,6 +278,31 @@ def test_pull_all_and_errors(fake: FakeController, mec: MultiEngineClient) -> No
     for _ in range(2):
         with pytest.raises(errors.CompositeError):
             _ = pending.r
+
+
+def test_a_long_wait_names_the_task_it_waits_for(
+    fake: FakeController, mec: MultiEngineClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "TELL_AFTER_S", 0.05)
+    rows = [m.EngineRow(i, f"x.{i}", "here", 1, "busy", 17 if i else None, 0, 0.0, {}) for i in (0, 1)]
+    fake.answers[m.Engines] = lambda q: m.EngineTable(rows)
+    held: list[m.CommandAnswer] = []
+
+    def hold(command: m.Command, engine_id: int) -> m.CommandAnswer:
+        held.append(m.CommandAnswer(command.n, engine_id, True, encode([])))
+        return m.CommandAnswer(0, engine_id, True)
+
+    fake.command = hold
+    _, found = in_thread(lambda: mec.keys(targets=[0, 1]))
+    eventually(lambda: "task 17 on engine 1" in capsys.readouterr().err)
+    for answer in held:
+        fake.say(answer)
+    eventually(lambda: found == [[[], []]])
+    assert mec.get_ids() == [0, 1]
+    assert len(mec) == 2
+    assert mec
+    with pytest.raises(TimeoutError):
+        mec.keys(targets=[0], block=False).get_result(timeout=0.01)
 
 
 def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngineClient) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, ExecuteReply, FailureBody
+from ..core.messages import CommandAnswer, Engines, EngineTable, ExecuteReply, FailureBody
 from ..doors.pack import unpack, unpack_error
 from .io import Asked, refused_by_controller
 from .session import Session
+
+TELL_AFTER_S = 1.0
 
 _decode_failure = msgspec.msgpack.Decoder(FailureBody).decode
 _decode_execute = msgspec.msgpack.Decoder(ExecuteReply).decode
@@ -114,13 +116,30 @@ class PendingResult:
             raise errors.InvalidDeferredID("this pending result was flushed")
         if not block and not self.done():
             return default
-        if not self._session.wait_for_answer(self._asked, timeout):
-            raise TimeoutError(f"{self._verb} has not been answered by all engines within {timeout:g} s")
+        self._wait(timeout)
         with self._lock:
             found, error = self._settle()
         if error is not None:
             raise error.with_traceback(None)
         return found
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for all answers; after a second say which tasks the command waits for."""
+        if timeout is None or timeout > TELL_AFTER_S:
+            if self._session.wait_for_answer(self._asked, TELL_AFTER_S):
+                return
+            self._tell_what_it_waits_for()
+            timeout = None if timeout is None else timeout - TELL_AFTER_S
+        if not self._session.wait_for_answer(self._asked, timeout):
+            raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
+
+    def _tell_what_it_waits_for(self) -> None:
+        reply = self._session.ask(Engines())
+        rows = reply.rows if isinstance(reply, EngineTable) else []
+        waiting = set(self.engines) - self._asked.answers.keys()
+        busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
+        if busy and not self.done():
+            print(f"ipytaskfarm: {self._verb} waits for {', '.join(busy)} to end", file=sys.stderr)
 
     @property
     def r(self) -> Any:

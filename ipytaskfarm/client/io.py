@@ -251,7 +251,7 @@ class IoThread:
             asked = self._asked.pop(message.n, None)
             if isinstance(message.reply, Fetched):
                 self.arrivals.take(message.reply.finals)
-            elif isinstance(message.reply, Watched):
+            elif isinstance(message.reply, Watched) and message.reply.unknown:
                 # What is still in the outbox is not lost, the controller has just not got it yet.
                 self.arrivals.unknown(set(message.reply.unknown) - self._outbox.unaccepted_ids())
             if asked is not None:

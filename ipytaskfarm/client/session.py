@@ -297,7 +297,11 @@ class Session(IoThread):
 
     def _check_full(self, waiter: Waiter | None) -> None:
         why = self._outbox.full_why
-        if why is not None and waiter is not None and waiter.remaining & self._outbox.unaccepted_ids():
+        if why is None or waiter is None:
+            return
+        # What was handed in at or after the oldest that is not accepted is not accepted either.
+        last = max(waiter.remaining & self.arrivals.handed_in, default=-1)
+        if last >= self._outbox.oldest_id():
             raise _refusal(why)
 
     def check(self) -> None:
