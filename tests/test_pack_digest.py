@@ -186,6 +186,7 @@ CHANGES = [
     ("class C:\n    def m(self): return 1\ndef f(): return C().m()", "C.m = lambda self: 2"),
     ("class B:\n    n = 1\nclass C(B): pass\ndef f(): return C.n", "B.n = 2"),
     ("class C:\n    n = [1]\ndef f(): return C.n", "C.n.append(2)"),
+    ("class C:\n    a = 1\ndef f(): return sorted(vars(C))[-1]", "C.b = C.a; del C.a"),
     ("class C: pass\nc = C()\nc.n = 1\ndef f(): return c.n", "c.n = 2"),
     ("K = 1\nclass C:\n    @property\n    def n(self): return K\ndef f(): return C().n", "K = 2"),
     ("def f(): return sorted('ab')", "sorted = lambda x: 2"),

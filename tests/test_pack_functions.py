@@ -6,6 +6,7 @@ import functools
 import math
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
 from ipytaskfarm.doors.pack import (
+    pack,
     pack_function,
     unpack_function,
 )
@@ -216,3 +218,31 @@ def test_names_of_the_shell_are_the_engines(notebook: Notebook) -> None:
         def f(): return get_ipython, Out
     """)
     assert unpack_function(pack_function(notebook["f"]).code, {"get_ipython": 1, "Out": 2})() == (1, 2)
+
+
+def test_what_was_unpacked_can_be_packed_again(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("K = 2\ndef g(x): return x * K\ndef f(x): return g(x) + there")
+    made = pack_function(notebook["f"])
+    again = pack_function(unpack_function(made.code, {"there": 1}))
+    peer.run("there = 5")
+    assert peer.ask("call", again.digest, again.code, pack(((1,), {}))) == 7
+    assert again.digest == made.digest
+
+
+def test_threads_may_pack_at_the_same_time(notebook: Notebook) -> None:
+    notebook.run("class C:\n    pass\ndef f(x): return C, x")
+    value = [notebook["C"](), {"a": 5}, notebook["f"]]
+    wanted = len(pack(value))
+    found: set[int] = set()
+
+    def work() -> None:
+        for _ in range(200):
+            found.add(len(pack(value)))
+            pack_function(notebook["f"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {wanted}

@@ -71,6 +71,8 @@ class Names(dict[str, Any]):
         self.packed.update(used)
         self.globals.update(used)
         self.wanted.update(wanted)
+        if loading.names is None:  # nobody will do it afterwards
+            self.settle()
 
     def settle(self) -> None:
         """Copy in the builtins that the namespace does not hide now, so that they are found at full speed."""
