@@ -427,6 +427,16 @@ def test_a_function_that_never_arrived_is_a_refusal() -> None:
     assert fetched.finals[0].reason == "refused"
 
 
+def test_a_client_that_was_forgotten_goes_on_with_its_ids() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0)
+    sim.leave_client()
+    sim.join_client()
+    sim.submit(1)
+    sim.settle()
+    assert final_of(sim, 1).reason == ""
+
+
 # -- restart
 
 

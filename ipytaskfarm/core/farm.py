@@ -344,6 +344,8 @@ class Farm:
         client = self.clients.get(session)
         if client is None:
             client = self.clients[session] = Client(session)
+            # It may have been here before, and have ids that it has not used yet.
+            client.blocks = [block for block in self.blocks if block.session == session]
         return client
 
     def engine_by_id(self, engine_id: int) -> Engine | None:
