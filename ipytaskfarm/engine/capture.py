@@ -254,18 +254,15 @@ class DescriptorTap:
         self.fd = os.dup(fd)
         self.keep_bytes = keep_bytes
         self.mark = os.lseek(self.fd, 0, os.SEEK_END)
-        self._partial: BoundedText | None = None
+        self.partial: BoundedText | None = None
+        """What `shrink` has taken out of the file already."""
         self._lock = threading.Lock()
-
-    def moved(self) -> bool:
-        """Whether there is something to take."""
-        return os.lseek(self.fd, 0, os.SEEK_END) != self.mark or self._partial is not None
 
     def take(self) -> str:
         """What was written since the last call, its middle left out if it was long."""
         with self._lock:
-            text = self._partial or BoundedText()
-            self._partial = None
+            text = self.partial or BoundedText()
+            self.partial = None
             self._read_into(text)
             if self.mark > self.keep_bytes:
                 os.ftruncate(self.fd, 0)
@@ -281,18 +278,18 @@ class DescriptorTap:
             return
         with self._lock:
             begin = self.mark
-            if self._partial is None:
-                self._partial = BoundedText()
-            self._read_into(self._partial)
+            if self.partial is None:
+                self.partial = BoundedText()
+            self._read_into(self.partial)
             os.ftruncate(self.fd, begin)
             self.mark = begin
 
     def append(self, text: str) -> None:
         """Write to the file what is nobody's output."""
         with self._lock:
-            if self.moved():
-                self._partial = self._partial or BoundedText()
-                self._read_into(self._partial)
+            if os.lseek(self.fd, 0, os.SEEK_END) != self.mark:
+                self.partial = self.partial or BoundedText()
+                self._read_into(self.partial)
             try:
                 os.write(self.fd, text.encode("utf-8", "replace"))
             except OSError:
@@ -319,10 +316,7 @@ class Capture:
     def __init__(self) -> None:
         self.stdout_tap = DescriptorTap(STDOUT_FD, 0)
         self.stderr_tap = DescriptorTap(STDERR_FD, LOG_BYTES_MAX)
-        libc = ctypes.PyDLL(None)
-        self._fflush = libc.fflush
-        # Only C's stdout: fflush(NULL) takes the lock of every FILE, and waits for a thread that blocks in one.
-        self._c_stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+        self._out_fd, self._err_fd = self.stdout_tap.fd, self.stderr_tap.fd
         global _capture
         _capture = self
 
@@ -356,8 +350,13 @@ class Capture:
         sink.close()
 
     def _moved(self) -> bool:
-        self._fflush(self._c_stdout)
-        return self.stdout_tap.moved() or self.stderr_tap.moved()
+        out, err = self.stdout_tap, self.stderr_tap
+        return (
+            os.lseek(self._out_fd, 0, os.SEEK_END) != out.mark
+            or os.lseek(self._err_fd, 0, os.SEEK_END) != err.mark
+            or out.partial is not None
+            or err.partial is not None
+        )
 
     def shrink(self) -> None:
         """Called by the lane's thread while something runs."""
@@ -379,6 +378,9 @@ def catch_descriptors(output: str) -> None:
     os.dup2(appending, STDOUT_FD)
     for fd in (log, memory, appending):
         os.close(fd)
+    # C's stdout would keep what a task printed until a later one fills its buffer, or be flushed after each at 0.5 us.
+    libc = ctypes.PyDLL(None)
+    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 2, 0)  # 2: _IONBF
     sys.__stdout__ = open(STDOUT_FD, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
     sys.__stderr__ = open(STDERR_FD, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__

@@ -54,15 +54,18 @@ class PlainTest:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._compiler = shell.compile
-        self._manager = shell.input_transformer_manager
-        self._callbacks = shell.events.callbacks
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str, Plain] = {}
-        self._usual = self._transformations()
+        self._watch_lists()
+        # The lists themselves are replaced on assignment, and reading a trait costs as much as all the rest of the test.
+        shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
+        self._usual_traits = self._traits()
+        shell.observe(lambda change: self._look_at_traits(), ["ast_node_interactivity", "autocall"])
+        self._traits_changed = False
 
     def compile(self, code: str) -> Plain | None:
         """The compiled code; None: run it through IPython."""
-        if self._transformations() != self._usual:
+        if self._traits_changed or self._shell.custom_exceptions or self._lengths() != self._usual_lengths:
             return None
         plain = self._cache.get(code)
         if plain is None:
@@ -77,22 +80,31 @@ class PlainTest:
             return None
         return plain
 
-    def _transformations(self) -> tuple[Any, ...]:
-        """Everything by which a user can change what code means.  Compared with how it was at the start."""
-        shell, manager, callbacks = self._shell, self._manager, self._callbacks
-        return (
-            len(shell.ast_transformers),
-            len(shell.input_transformers_post),
-            shell.custom_exceptions,
-            shell.autocall,
-            shell.ast_node_interactivity,
-            len(manager.cleanup_transforms),
-            len(manager.line_transforms),
-            len(manager.token_transformers),
-            len(callbacks["pre_execute"]),
-            len(callbacks["pre_run_cell"]),
-            len(callbacks["post_run_cell"]),
+    def _watch_lists(self) -> None:
+        """Note the lists by which a user can change what code means."""
+        shell = self._shell
+        manager, callbacks = shell.input_transformer_manager, shell.events.callbacks
+        self._lists = (
+            shell.ast_transformers,
+            shell.input_transformers_post,
+            manager.cleanup_transforms,
+            manager.line_transforms,
+            manager.token_transformers,
+            callbacks["pre_execute"],
+            callbacks["pre_run_cell"],
+            callbacks["post_run_cell"],
         )
+        if not hasattr(self, "_usual_lengths"):
+            self._usual_lengths = self._lengths()
+
+    def _lengths(self) -> list[int]:
+        return [*map(len, self._lists)]
+
+    def _traits(self) -> tuple[Any, ...]:
+        return self._shell.ast_node_interactivity, self._shell.autocall
+
+    def _look_at_traits(self) -> None:
+        self._traits_changed = self._traits() != self._usual_traits
 
     def _means_something(self, name: str) -> bool:
         value = self._shell.user_ns.get(name)
@@ -105,7 +117,8 @@ class PlainTest:
             return None
         if "__future__" in code:
             return None  # IPython's compiler remembers it for what follows
-        single = len(code.splitlines()) == 1
+        stripped = code.strip()
+        single = "\n" not in stripped and "\r" not in stripped
         first = _FIRST_NAME.match(code) if single else None
         name = first.group(1) if first else ""
         try:

@@ -36,8 +36,9 @@ from .properties import Properties
 from .runner import Runner
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
-RING_EVERY_S = 0.0001
-"""The bell is not rung more often than this within a slice."""
+RING_EVERY_S = 0.0005
+"""The bell is not rung more often than this within a slice.  A result that a long task follows within that time is
+noticed by `watch`."""
 
 
 class Settings(msgspec.Struct, frozen=True):
