@@ -28,7 +28,7 @@ from ipytaskfarm.core.messages import (
     Text,
 )
 from ipytaskfarm.core.session import Kind, Session
-from ipytaskfarm.doors import wire, wire_hub
+from ipytaskfarm.doors import wire, wire_hub, wire_link
 from ipytaskfarm.doors.runtime import ConnectionInfo
 from ipytaskfarm.doors.wire_hub import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.doors.wire_link import Acked, Link, Lost, NewEpoch, Resumed
@@ -137,6 +137,21 @@ def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: 
     w.events[slow] = events
     w.until(lambda: len(w.told(slow)) == 40)
     assert answers(w.told(slow)) == list(range(40))
+
+
+def test_an_acknowledgement_that_opens_the_window_is_used_at_once(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_link, "Session", functools.partial(Session, window_packets=1))
+    link = w.up()
+    del w.events[link]
+    for number in range(5):
+        link.send(submit(number, 200_000))
+    link.step(w.now())
+    for heard in range(1, 5):
+        w.until(lambda heard=heard: len(w.said()) == heard)  # type: ignore[misc]
+        w.until(lambda: readable(link))
+        link.step(w.now())
+    w.until(lambda: numbers(w.said()) == list(range(5)))
+    w.events[link] = []
 
 
 def test_closing_waits_for_acknowledgements_and_says_good_bye(w: World) -> None:

@@ -77,7 +77,7 @@ def test_an_unknown_key_gets_no_handshake(w: World) -> None:
     link = w.link(read=lambda: w.info(pair=make_keypair()))
     w.until(lambda: w.of(link, Refused), pace_s=0.125)
     assert refusal(w, link).etype == "SecurityError"
-    assert w.hub.rejected["unknown key"] == 3
+    assert w.hub.rejected["unknown key"] >= 3
     assert not w.heard
 
 

@@ -167,6 +167,11 @@ class Session:
         """As much is on its way as the other side can be asked to take."""
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
 
+    @property
+    def can_speak(self) -> bool:
+        """Whether `next_frame` has one."""
+        return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)
+
     def next_frame(self) -> bytes | None:
         """The frame to put onto the connection now. None: there is none, or the window is shut."""
         if self._on_connection < len(self._flight):

@@ -308,11 +308,12 @@ class Link:
         the socket must have been read until it is empty, or the next message would wake nobody."""
         budget = FRAMES_PER_STEP
         while True:
-            spoke = self._speak()
+            self._speak()
             budget, empty = self._listen(budget, events)
             if self._socket is None:
                 return
-            if not empty or not spoke:
+            # What was heard may have been an acknowledgement, which opens the window.
+            if not empty or not self._up or self._congested or not self._session.can_speak:
                 break
         self._more = not empty
         if not self._watch(events):
@@ -322,24 +323,21 @@ class Link:
         if self._awake_s - self._heard_awake_s > wire.SILENCE_S:
             self._drop(f"it was silent for {wire.SILENCE_S:g} s", events)
 
-    def _speak(self) -> bool:
-        """Returns whether anything was sent."""
+    def _speak(self) -> None:
+        """Put all onto the connection that can be."""
         if not self._up:
-            return False
-        spoke = False
+            return
         while (frame := self._session.next_frame()) is not None:
             if not self._put(frame):
                 break
             self._session.was_sent()
-            spoke = True
         beats = self._now_s >= self._beat_at_s
         if beats or (self._session.owes_ack and self._now_s >= self._ack_at_s):
-            spoke = self._put(self._session.beat()) or spoke
+            self._put(self._session.beat())
         if beats:
             self._beat_at_s = self._now_s + self._beat_s
         if not self._session.owes_ack:
             self._ack_at_s = math.inf
-        return spoke
 
     def _put(self, frame: bytes) -> bool:
         assert self._socket is not None
