@@ -105,3 +105,57 @@ def test_a_class_changed_on_the_engine_comes_back_as_ours(peer: Peer, notebook: 
     first, second = peer.call(notebook["f"], notebook["C"]())
     assert type(first) is type(second) is notebook["C"]
     assert notebook["C"].n == 0
+
+
+def test_classes_that_are_made_in_their_own_ways(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import dataclasses, enum, functools, typing
+        T = typing.TypeVar("T")
+        class Row(typing.TypedDict):
+            x: int
+        class Runs(typing.Protocol):
+            def run(self) -> int: ...
+        @dataclasses.dataclass(slots=True)
+        class Slotted(typing.Generic[T]):
+            x: T
+            def again(self): return Slotted(self.x)
+        class Tagged:
+            seen = []
+            def __init_subclass__(cls, *, tag, **more):
+                super().__init_subclass__(**more)
+                cls.tag = tag
+                cls.seen.append(cls.__name__)
+        class Five(Tagged, tag=5): pass
+        class Byte(bytes, enum.Enum):
+            def __new__(cls, value, label):
+                made = bytes.__new__(cls, [value])
+                made._value_ = value
+                made.label = label
+                return made
+            ONE = (1, "one")
+        class Text(str, enum.Enum):
+            P = "p"
+        @functools.singledispatch
+        def kind(x): return "other"
+        @kind.register
+        def _(x: list): return [kind(each) for each in x]
+        class A:
+            def b(self): return B()
+        class B:
+            def a(self): return A()
+        def check():
+            assert Row(x=1) == {"x": 1} and Slotted(1).again().x == 1 and Slotted[int] is not None
+            assert Five.tag == 5 and Tagged.seen == ["Five"]
+            class Six(Tagged, tag=6): pass
+            assert Six.tag == 6
+            assert Byte.ONE.label == "one" and Byte(1) is Byte.ONE and bytes(Byte.ONE) == b"\\x01"
+            assert Text.P == "p" and Text("p") is Text.P
+            assert kind([1, [2]]) == ["other", ["other"]] and kind.registry[object] is not None
+            assert type(A().b().a()) is A and Runs is not None
+            return Five(), Byte.ONE, A()
+    """)
+    five, one, a = peer.call(notebook["check"])
+    assert type(five) is notebook["Five"]
+    assert one is notebook["Byte"].ONE
+    assert type(a) is notebook["A"]
+    assert notebook["Tagged"].seen == ["Five"]

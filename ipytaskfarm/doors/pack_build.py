@@ -13,6 +13,7 @@ times slower than a plain lookup (0.4 us), so names known beforehand are copied 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib
 import marshal
@@ -23,7 +24,7 @@ import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
@@ -188,6 +189,18 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
         remember_source(function.__code__.co_filename, *state["source"])
 
 
+def new_single_dispatch() -> Any:
+    """A `functools.singledispatch` function, empty: what it dispatches to may refer to it."""
+    return functools.singledispatch(same)
+
+
+def fill_single_dispatch(function: Any, state: dict[str, Any]) -> None:
+    """Its implementations, the one for ``object`` among them."""
+    for cls, implementation in state["registry"].items():
+        function.register(cls, implementation)
+    functools.update_wrapper(function, state["registry"][object])
+
+
 def new_cell() -> types.CellType:
     """An empty cell: its content may refer to the function that holds it."""
     return types.CellType()
@@ -293,9 +306,43 @@ def new_class(
     known = known_class(born, digest)
     if known is not None:
         return known
-    cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+    if metaclass is _TYPED_DICT:
+        cls: type = type.__new__(metaclass, name, bases, namespace)  # its own __new__ wants TypedDicts for bases
+    else:
+        with _quiet(bases):
+            cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
     _unfilled[cls] = (born, digest)
     return cls
+
+
+_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
+_quieting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
+    """Without ``__init_subclass__`` of bases that travelled: what it left travels too, and its arguments are gone."""
+    travelled = [base for each in bases for base in each.__mro__ if base in _born or base in _unfilled]
+    loud = [base for base in travelled if "__init_subclass__" in base.__dict__]
+    if not loud:
+        yield
+        return
+    with _quieting:
+        kept = [(base, base.__dict__["__init_subclass__"]) for base in dict.fromkeys(loud)]
+        for base, _ in kept:
+            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **kwargs: None))
+        try:
+            yield
+        finally:
+            for base, method in kept:
+                type.__setattr__(base, "__init_subclass__", method)
+
+
+def new_exact_member(cls: Any, raw: Any, value: Any) -> Any:
+    """Stands in for the ``__new__`` of an enumeration with one of its own, while its members are made again."""
+    member = cls._member_type_.__new__(cls, raw)
+    member._value_ = value
+    return member
 
 
 def new_enum(

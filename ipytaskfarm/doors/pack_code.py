@@ -34,7 +34,9 @@ from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
     class_attributes,
+    dispatched,
     enum_extras,
+    enum_members,
     find_named,
     home_module,
     reduce_exception,
@@ -347,6 +349,11 @@ class Digester:
         named = self._named(function)
         if named is not None:
             return named
+        registry = dispatched(function)
+        if registry is not None:
+            self.sure = False
+            items = sorted(self.encode(cls) + self.encode(value) for cls, value in registry.items())
+            return b"dispatch" + b"".join(items)
         home = home_module(function.__globals__)
         used: dict[str, Any] = {}
         wanted: tuple[str, ...] = ()
@@ -384,7 +391,7 @@ class Digester:
         members: dict[str, Any] = {}
         extras: dict[str, Any] = {}
         if isinstance(cls, enum.EnumMeta):
-            members = {name: member._value_ for name, member in cls.__members__.items()}  # type: ignore[var-annotated]
+            members = enum_members(cls)
             extras = enum_extras(cls)
         return self._parts(
             "class",

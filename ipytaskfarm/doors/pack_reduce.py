@@ -119,10 +119,20 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     if named is not None:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    registry = dispatched(function)
+    if registry is not None:
+        return build.new_single_dispatch, (), {"registry": registry}, None, None, build.fill_single_dispatch
     home = home_module(function.__globals__)
     state = function_state(function, home is None)
     start = (function.__code__, pickler.home(function.__globals__) if home is None else home, function.__closure__)
     return build.new_function, start, state, None, None, build.fill_function
+
+
+def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
+    """What a `functools.singledispatch` function dispatches to; its own cache cannot travel."""
+    if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
+        return None
+    return dict(function.__dict__["registry"])
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:
@@ -277,7 +287,11 @@ def take_apart(cls: type, born: str, digest: str) -> Reduced:
     if registered:
         state["registered"] = registered
     if isinstance(cls, enum.EnumMeta):
-        members: dict[str, Any] = {name: member._value_ for name, member in cls.__members__.items()}  # type: ignore[var-annotated]
+        members = enum_members(cls)
+        exact = _EXACT.get(vars(cls)["_member_type_"])
+        if exact is not None and isinstance(cls.__dict__.get("__new_member__"), types.FunctionType):
+            members = {name: (exact(cls[name]), value) for name, value in members.items()}
+            namespace["__new__"] = build.new_exact_member
         state["members"] = enum_extras(cls)
         boundary = cls.__dict__.get("_boundary_")
         start: tuple[Any, ...] = (born, digest, type(cls), cls.__name__, cls.__bases__, namespace, members, boundary)
@@ -299,6 +313,21 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         found[name] = value
     return found
+
+
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    bytes: bytes,
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    tuple: tuple,
+}
+"""What a member of such an enumeration is, without its being a member."""
+
+
+def enum_members(cls: Any) -> dict[str, Any]:
+    """Name -> value, other names of a member included."""
+    return {name: member._value_ for name, member in cls.__members__.items()}
 
 
 def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
