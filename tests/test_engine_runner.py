@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +13,8 @@ from ipytaskfarm.core.messages import CallWork, Returned, StringWork
 from ipytaskfarm.doors.pack import pack, pack_function, unpack_error
 from ipytaskfarm.doors.recorder import ABORT, TIME_LIMIT
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
+
+CANCEL_ALL = "import asyncio\nfor t in asyncio.all_tasks(): t.cancel()\nawait asyncio.sleep(5)"
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,8 @@ def test_clearing_happens_after_a_failure_too(engine: FakeEngine) -> None:
 
 
 def test_id_is_the_engines_and_still_the_builtin(engine: FakeEngine) -> None:
-    outcome = engine.run("o = object(); a = str(id); same = id(o) == __builtins__['id'](o) if isinstance(__builtins__, dict) else "
-                         "id(o) == __builtins__.id(o)", "a", "id", "same")  # fmt: skip
+    code = "import builtins; o = object(); a = str(id); same = id(o) == builtins.id(o)"
+    outcome = engine.run(code, "a", "id", "same")
     assert outcome.value == {"a": "3", "id": 3, "same": True}
     assert type(outcome.value["id"]) is int
 
@@ -156,7 +159,8 @@ def test_the_last_expressions_value_is_shown(engine: FakeEngine) -> None:
 
 
 def test_displays_and_their_updates(engine: FakeEngine) -> None:
-    code = "from IPython.display import HTML\ndisplay(HTML('<b>x</b>'))\nh = display('one', display_id=True)\nh.update('two')"
+    code = "from IPython.display import HTML\ndisplay(HTML('<b>x</b>'))\n"
+    code += "h = display('one', display_id=True)\nh.update('two')"
     outputs = engine.run(code).body.outputs
     assert [output["data"].get("text/html") for output in outputs] == ["<b>x</b>", None]
     assert outputs[1]["data"]["text/plain"] == "'two'"
@@ -286,7 +290,7 @@ def test_a_traceback_shows_the_users_frames_alone(engine: FakeEngine) -> None:
         ("class E(Exception):\n    def __reduce__(self): raise ValueError('never')\nraise E('mine')", "E"),
         ("class E(Exception):\n    def __str__(self): raise ValueError('never')\nraise E('mine')", "E"),
         ("await asyncio_does_not_exist", "NameError"),
-        ("import asyncio\nfor t in asyncio.all_tasks(): t.cancel()\nawait asyncio.sleep(5)", "asyncio.exceptions.CancelledError"),
+        (CANCEL_ALL, "asyncio.exceptions.CancelledError"),
     ],
 )  # fmt: skip
 def test_failures_leave_a_living_engine(engine: FakeEngine, code: str, etype: str) -> None:
@@ -312,8 +316,8 @@ def test_the_runs_time_is_its_own(engine: FakeEngine) -> None:
 def test_surroundings_are_restored(engine: FakeEngine) -> None:
     look = """
 import os, sys, signal
-seen = (os.getcwd(), os.environ.get("MINE"), os.environ.get("HOME"), sys.path[0], signal.getsignal(signal.SIGUSR1) is None
-        or signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL, type(sys.stdout).__name__)
+seen = (os.getcwd(), os.environ.get("MINE"), os.environ.get("HOME"), sys.path[0],
+        signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL, type(sys.stdout).__name__)
 """
     before = engine.run(look, "seen").value
     change = """
@@ -327,7 +331,7 @@ signal.signal(signal.SIGUSR1, lambda *a: None); sys.stdout = open(os.devnull, "w
 
 
 def test_children_can_be_interrupted(engine: FakeEngine) -> None:
-    code = "import subprocess, signal\np = subprocess.Popen(['sleep', '60']); p.send_signal(signal.SIGINT); r = p.wait(5)"
+    code = "import subprocess\np = subprocess.Popen(['sleep', '60']); p.send_signal(2); r = p.wait(5)"
     assert engine.run(code, "r").value == {"r": -2}
 
 
@@ -370,7 +374,7 @@ def test_a_late_interrupt_hits_nobody(engine: FakeEngine) -> None:
     keys = engine.hand(*works)
     for key in keys[::3]:
         engine.recorder.want(key, ABORT)
-        os.kill(engine.pid, 39 if os.uname().sysname != "Linux" else __import__("signal").SIGRTMIN + 5)
+        os.kill(engine.pid, signal.SIGRTMIN + 5)
     outcomes = {key: engine.ended(key) for key in keys}
     for number, key in enumerate(keys):
         outcome = outcomes[key].outcome

@@ -50,7 +50,7 @@ def get_engine(id: int) -> Engine:
         InvalidEngineID: this is another engine, or none at all.
     """
     if _here is None:
-        raise InvalidEngineID(f"get_engine({id}): this process is no engine; properties of all are set by mec.set_properties")
+        raise InvalidEngineID(f"get_engine({id}): this process is no engine; a client has mec.set_properties")
     if id != _here.id:
         raise InvalidEngineID(f"get_engine({id}): this is engine {_here.id}, which knows only itself")
     return _here

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import deque
 from contextvars import ContextVar
+from io import FileIO, TextIOWrapper
 from typing import Any
 
 from ipykernel.iostream import OutStream
@@ -108,24 +109,24 @@ class BoundedText:
 class Sink:
     """The output of one run: made before it, read after it.  `write` may come from any of the run's threads."""
 
-    __slots__ = ("stdout", "stderr", "outputs", "outputs_bytes", "outputs_dropped", "ended", "keeps_history", "clear_next")
+    __slots__ = ("stdout", "stderr", "outputs", "_bytes", "_dropped", "ended", "keeps_history", "_clear_next")
 
     def __init__(self, keeps_history: bool = False) -> None:
         self.stdout: BoundedText | None = None
         self.stderr: BoundedText | None = None
         self.outputs: list[dict[str, Any]] | None = None
-        self.outputs_bytes = 0
-        self.outputs_dropped = 0
+        self._bytes = 0
+        self._dropped = 0
         self.ended = False
         self.keeps_history = keeps_history
         """A MultiEngine command: it counts in In and Out, a task does not."""
-        self.clear_next = False
+        self._clear_next = False
 
     def write(self, name: str, text: str) -> None:
         if self.ended:
             _late(text)
             return
-        if self.clear_next:
+        if self._clear_next:
             self.clear()
         stream = self.stdout if name == "stdout" else self.stderr
         if stream is None:
@@ -140,7 +141,7 @@ class Sink:
         """Keep ``{"data", "metadata"}``; with a display_id of an earlier one in "transient": in its place."""
         if self.ended:
             return
-        if self.clear_next:
+        if self._clear_next:
             self.clear()
         output = {"data": content["data"], "metadata": content.get("metadata") or {}}
         display_id = (content.get("transient") or {}).get("display_id")
@@ -155,24 +156,24 @@ class Sink:
                     outputs[place] = output
             return
         size = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
-        if len(outputs) >= DISPLAYS_MAX or self.outputs_bytes + size > DISPLAYS_BYTES_MAX:
-            self.outputs_dropped += 1
+        if len(outputs) >= DISPLAYS_MAX or self._bytes + size > DISPLAYS_BYTES_MAX:
+            self._dropped += 1
             return
-        self.outputs_bytes += size
+        self._bytes += size
         outputs.append(output)
 
     def clear(self, wait: bool = False) -> None:
         """What ``clear_output`` asks for: forget all so far, now or when something new comes."""
-        self.clear_next = wait
+        self._clear_next = wait
         if not wait:
             self.stdout = self.stderr = self.outputs = None
-            self.outputs_bytes = self.outputs_dropped = 0
+            self._bytes = self._dropped = 0
 
     def close(self) -> None:
         """The run is over: what its threads print from now on goes to the engine's log."""
         self.ended = True
-        if self.outputs_dropped:
-            note = f"\n[{self.outputs_dropped} displays left out: too many or too large]\n"
+        if self._dropped:
+            note = f"\n[{self._dropped} displays left out: too many or too large]\n"
             self.stderr = self.stderr or BoundedText()
             self.stderr.write(note)
 
@@ -194,14 +195,15 @@ class TaskStream(OutStream):
         super().__init__(session, pub_thread, name, **kwargs)
         self._fd = STDOUT_FD if name == "stdout" else STDERR_FD
 
-    def write(self, string: str) -> int | None:
+    def write(self, string: str) -> int:
         if _forked:
             # ipykernel would use the parent's sockets, or an open TCP port; the descriptor is caught anyway.
             os.write(self._fd, string.encode("utf-8", "replace"))
             return len(string)
         sink = SINK.get()
         if sink is None:
-            return super().write(string)
+            super().write(string)
+            return len(string)
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         sink.write(self.name, string)
@@ -381,7 +383,11 @@ def catch_descriptors(output: str) -> None:
     # C's stdout would keep what a task printed until a later one fills its buffer, or be flushed after each at 0.5 us.
     libc = ctypes.PyDLL(None)
     libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 2, 0)  # 2: _IONBF
-    sys.__stdout__ = open(STDOUT_FD, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
-    sys.__stderr__ = open(STDERR_FD, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    sys.stdin = open(0, closefd=False)
+    sys.stdout = sys.__stdout__ = _text(STDOUT_FD)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text(STDERR_FD)  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = TextIOWrapper(FileIO(0, closefd=False))  # type: ignore[misc]
+
+
+def _text(fd: int) -> TextIOWrapper:
+    """A stream on a descriptor, which it leaves open."""
+    return TextIOWrapper(FileIO(fd, "w", closefd=False), errors="backslashreplace", write_through=True)

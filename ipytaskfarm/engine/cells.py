@@ -24,7 +24,7 @@ class Cells:
     """Runs code through the shell, as a notebook's cell, and raises what it raised."""
 
     def __init__(self, shell: EngineShell) -> None:
-        self._shell = shell
+        self._shell: Any = shell
 
     def plan(self, code: str) -> Plan:
         """Look at the code, run nothing."""
@@ -34,9 +34,7 @@ class Cells:
             transformed = self._shell.transform_cell(code)
         except Exception:  # IPython reports it as the cell's own error
             complaint = sys.exc_info()
-        is_async = self._shell.should_run_async(
-            code, transformed_cell=transformed, preprocessing_exc_tuple=complaint
-        )
+        is_async = self._shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=complaint)
         return Plan(code, transformed, complaint, bool(is_async))
 
     def run(self, plan: Plan, store_history: bool = False) -> Any:

@@ -16,16 +16,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, FromEngine, PropertiesBody, PushBody
+from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, PropertiesBody, PushBody
 from ..doors.pack import pack, pack_names, unpack
-from ..doors.recorder import Recorder
-from .baseline import Baseline
-from .capture import SINK, Capture, Sink
-from .cells import Cells, Plan
+from .capture import SINK, Sink
+from .cells import Plan
 from .failures import describe
 from .lane import Step
-from .namespace import Namespace
-from .properties import Properties
+from .parts import Parts
 
 ANSWERS_KEPT = 512
 ANSWERS_BYTES_MAX = 16 * 1024 * 1024
@@ -42,31 +39,18 @@ Finish: TypeAlias = Callable[[Sink], bytes]
 class Commands:
     """Answers the verbs of `core.messages.VERBS`, in the main thread."""
 
-    def __init__(
-        self,
-        engine: str,
-        engine_id: int,
-        recorder: Recorder,
-        namespace: Namespace,
-        properties: Properties,
-        facts: dict[str, Any],
-        cells: Cells,
-        capture: Capture,
-        baseline: Baseline,
-        send: Callable[[FromEngine], None],
-        take_waiting: Callable[[str], list[EngineCommand]],
-    ) -> None:
-        """send: to the agent.  take_waiting: all commands of a session that are queued, out of the queue."""
-        self._engine = engine
-        self._engine_id = engine_id
-        self._recorder = recorder
-        self._namespace = namespace
-        self._properties = properties
-        self._facts = facts
-        self._cells = cells
-        self._capture = capture
-        self._baseline = baseline
-        self._send = send
+    def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
+        """take_waiting: all commands of a session that are queued, out of the queue."""
+        self._engine = parts.engine
+        self._engine_id = parts.engine_id
+        self._recorder = parts.recorder
+        self._namespace = parts.namespace
+        self._properties = parts.properties
+        self._facts = parts.facts
+        self._cells = parts.cells
+        self._capture = parts.capture
+        self._baseline = parts.baseline
+        self._send = parts.send
         self._take_waiting = take_waiting
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
@@ -126,11 +110,12 @@ class Commands:
         if error is None:
             self._answer(command, True, body)
             return
+        # Taken before the answer goes out: what the client sends when it has seen it is not "behind".
+        waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
         self._answer(command, False, _encode_failure(error))
-        if command.session != OWN_SESSION:
-            text = f"an earlier command failed: {type(error).__name__}: {error}"[:500]
-            for waiting in self._take_waiting(command.session):
-                self._answer(waiting, False, _encode_failure(QueueCleared(text)))
+        text = f"an earlier command failed: {type(error).__name__}: {error}"[:500] if waiting else ""
+        for dropped in waiting:
+            self._answer(dropped, False, _encode_failure(QueueCleared(text)))
 
     def _answer(self, command: EngineCommand, ok: bool, body: bytes) -> None:
         answer = CommandDone(self._engine, command.session, command.n, ok, body)

@@ -35,7 +35,7 @@ CELLS_REMEMBERED = 1000
 """Sources of cells kept for tracebacks.  IPython keeps all of them for ever: 85 MiB per 200,000 tasks."""
 
 
-class BoundedCompiler(XCachingCompiler):  # type: ignore[misc]
+class BoundedCompiler(XCachingCompiler):
     """IPython's compiler with a bounded memory, and without ipykernel's hash in pure Python (2 ms for 10 kB)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ class BoundedCompiler(XCachingCompiler):  # type: ignore[misc]
         return name
 
 
-class TaskDisplay(ZMQDisplayPublisher):  # type: ignore[misc]
+class TaskDisplay(ZMQDisplayPublisher):
     """Displays of a task go to its sink, those of a console's cell to the console."""
 
     def publish(  # type: ignore[override]
@@ -87,10 +87,11 @@ class TaskDisplay(ZMQDisplayPublisher):  # type: ignore[misc]
             sink.clear(wait)
 
 
-class TaskDisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+class TaskDisplayHook(ZMQShellDisplayHook):
     """The value of a task's last expression goes to its sink.
 
-    It is not kept in ``Out`` and ``_``, as MultiEngine commands and cells are: a million tasks would leave a million values.
+    It is not kept in ``Out`` and ``_``, as those of MultiEngine commands and cells are: a million tasks would leave
+    a million values.
     """
 
     def __call__(self, result: object = None) -> None:
@@ -108,7 +109,8 @@ class TaskDisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
         """Show a value in the current sink."""
         sink = SINK.get()
         assert sink is not None
-        data, metadata = self.shell.display_formatter.format(value)
+        shell: Any = self.shell
+        data, metadata = shell.display_formatter.format(value)
         if data:
             sink.display({"data": _clean(data), "metadata": metadata})
 
@@ -134,7 +136,7 @@ def _clean(data: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", json_clean(encode_images(data)))
 
 
-class EngineShell(ZMQInteractiveShell):  # type: ignore[misc]
+class EngineShell(ZMQInteractiveShell):
     """IPython's shell where tasks, which nobody watches, run beside cells."""
 
     displayhook_class = Type(TaskDisplayHook)
@@ -144,7 +146,8 @@ class EngineShell(ZMQInteractiveShell):  # type: ignore[misc]
         """``exit`` ends a task, never the engine, which belongs to the farm."""
         if SINK.get() is not None:
             raise SystemExit
-        self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": True})
+        payloads: Any = self.payload_manager
+        payloads.write_payload({"source": "ask_exit", "keepkernel": True})
 
     def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:
         """``int?`` opens a pager in a console; in a task it is a display."""
@@ -154,10 +157,17 @@ class EngineShell(ZMQInteractiveShell):  # type: ignore[misc]
         else:
             sink.display({"data": _clean(strg if isinstance(strg, dict) else {"text/plain": strg})})
 
-    def showtraceback(self, *args: Any, running_compiled_code: bool = False, **kwargs: Any) -> None:
+    def showtraceback(
+        self,
+        exc_tuple: Any = None,
+        filename: str | None = None,
+        tb_offset: int | None = None,
+        exception_only: bool = False,
+        running_compiled_code: bool = False,
+    ) -> None:
         if SINK.get() is None:
-            super().showtraceback(*args, running_compiled_code=running_compiled_code, **kwargs)
-        elif not running_compiled_code and not kwargs.get("exception_only"):
+            super().showtraceback(exc_tuple, filename, tb_offset, exception_only, running_compiled_code)
+        elif not running_compiled_code and not exception_only:
             # Not the run's own error, which its result tells: a callback's, a figure that cannot be drawn.
             import traceback
 
@@ -178,7 +188,7 @@ class _NoSubshells:
         return False
 
 
-class EngineKernel(IPythonKernel):  # type: ignore[misc]
+class EngineKernel(IPythonKernel):
     """The kernel; a console's cells run between tasks and under the same lock."""
 
     shell_class = Type(EngineShell)
@@ -201,10 +211,10 @@ class EngineKernel(IPythonKernel):  # type: ignore[misc]
         """Nothing to poll: there is no debugger."""
 
 
-class EngineApp(IPKernelApp):  # type: ignore[misc]
+class EngineApp(IPKernelApp):
     """Builds kernel, sockets and streams."""
 
-    kernel_class = Type(EngineKernel, klass="ipykernel.kernelbase.Kernel")
+    kernel_class = Type(EngineKernel, klass="ipykernel.kernelbase.Kernel")  # type: ignore[assignment]
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """As `IPKernelApp.initialize`, without what the module's docstring leaves out."""
@@ -260,17 +270,14 @@ def make_app(connection_file: str, folder: str) -> EngineApp:
         folder: for IPython's profile, which all engines of an agent share.
     """
     asyncio.set_event_loop(asyncio.new_event_loop())
-    app = cast(
-        EngineApp,
-        EngineApp.instance(
-            connection_file=connection_file,
-            transport="ipc",
-            ip=str(Path(connection_file).with_suffix("")),
-            outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
-            profile_dir=_profile(Path(folder) / "profile"),
-            config=Config(HistoryManager={"enabled": False}),
-            log_level=40,
-        ),
+    app = EngineApp.instance(
+        connection_file=connection_file,
+        transport="ipc",
+        ip=str(Path(connection_file).with_suffix("")),
+        outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
+        profile_dir=_profile(Path(folder) / "profile"),
+        config=Config(HistoryManager={"enabled": False}),
+        log_level=40,
     )
     app.initialize()
     return app

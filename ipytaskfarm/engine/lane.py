@@ -292,6 +292,6 @@ class Lane:
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """The socket of a kernel's IOPub channel.  Here because ZeroMQ is touched in no other file of the engine."""
-    socket = context.socket(zmq.XPUB)
+    socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
     socket.linger = 1000
     return socket

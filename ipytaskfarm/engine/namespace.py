@@ -87,8 +87,8 @@ class Namespace:
 
     def user_keys(self) -> list[str]:
         """What the user put there, in order."""
-        hidden = self._hidden
-        return [name for name in self.names if name not in hidden and not _is_bookkeeping(name) and name not in _MODULE_NAMES]
+        hidden = {*self._hidden, *_MODULE_NAMES}
+        return [name for name in self.names if name not in hidden and not _is_bookkeeping(name)]
 
     @property
     def execution_count(self) -> int:

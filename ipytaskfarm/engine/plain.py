@@ -34,8 +34,8 @@ def filename_of(code: str) -> str:
 CACHE_ENTRIES = 256
 CACHE_CODE_CHARS = 64 * 1024
 
-_FIRST_NAME = re.compile(r"\s*([^\W\d]\w*)")
-_ASSIGNMENT = re.compile(r"[^\W\d]\w*[ \t]*=[^=]")
+_BEGINNING = re.compile(r"\s*([^\W\d]\w*)([ \t]*=(?!=))?")
+"""The first name, and whether it is assigned to."""
 _PROMPT = re.compile(r"^\s*(?:In *\[|\.\.\.)", re.MULTILINE)
 
 
@@ -57,7 +57,7 @@ class PlainTest:
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str, Plain] = {}
         self._watch_lists()
-        # The lists themselves are replaced on assignment, and reading a trait costs as much as all the rest of the test.
+        # The lists themselves are replaced on assignment, and reading a trait costs as much as the rest of the test.
         shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
         self._usual_traits = self._traits()
         shell.observe(lambda change: self._look_at_traits(), ["ast_node_interactivity", "autocall"])
@@ -117,22 +117,26 @@ class PlainTest:
             return None
         if "__future__" in code:
             return None  # IPython's compiler remembers it for what follows
-        stripped = code.strip()
-        single = "\n" not in stripped and "\r" not in stripped
-        first = _FIRST_NAME.match(code) if single else None
-        name = first.group(1) if first else ""
+        single = True
+        if "\n" in code or "\r" in code:
+            stripped = code.strip()
+            single = "\n" not in stripped and "\r" not in stripped
+        name, assigns = "", False
+        if single and (beginning := _BEGINNING.match(code)):
+            name, assigns = beginning[1], beginning[2] is not None and ";" not in code
+        flags = self._compiler.flags
         try:
-            body, last = _parts(code, single, self._compiler.flags)
+            if assigns:
+                # The commonest task, with no value to show: the detour over the tree is spared.
+                return Plain(compile(code, filename_of(code), "exec", flags, True), None, name)
+            body, last = _parts(code, flags)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
             return None  # IPython's to run, or to explain
         return Plain(body, last, name)
 
 
-def _parts(code: str, single: bool, flags: int) -> tuple[CodeType | None, CodeType | None]:
+def _parts(code: str, flags: int) -> tuple[CodeType | None, CodeType | None]:
     name = filename_of(code)
-    if single and ";" not in code and _ASSIGNMENT.match(code):
-        # One assignment, the commonest task: has no value to show, so the detour over the tree is spared.
-        return compile(code, name, "exec", flags, True), None
     tree = compile(code, name, "exec", flags | ast.PyCF_ONLY_AST, True)
     assert isinstance(tree, ast.Module)
     statements = tree.body

@@ -21,16 +21,18 @@ from typing import Any, NoReturn
 import msgspec
 
 from .. import engine as package
-from ..core.messages import EngineCommand, LaneHello, Properties as PropertiesMessage
+from ..core.messages import EngineCommand, LaneHello
+from ..core.messages import Properties as PropertiesMessage
 from ..doors.recorder import Bell, Recorder
 from .baseline import Baseline
-from .capture import SINK, Capture, catch_descriptors, follow_threads, forget_parent
+from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
 from .cells import Cells
 from .commands import Commands
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
 from .namespace import Namespace
+from .parts import Parts
 from .plain import PlainTest
 from .properties import Properties
 from .runner import Runner
@@ -58,14 +60,15 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def run_engine(settings: Settings) -> NoReturn:
-    """Be an engine; called in the forked child, never returns.  An error while starting: exit status 1, text in the output."""
+    """Be an engine; called in the forked child, never returns.
+
+    An error while starting ends in exit status 1, with its text in the output.
+    """
     try:
         catch_descriptors(settings.output)
         forget_parent()
-        stack = _watch_for_faults(settings.stack)
-        process = EngineProcess(settings)
-        process.serve()
-        del stack
+        _watch_for_faults(settings.stack)
+        EngineProcess(settings).serve()
         status = 0
     except BaseException:
         import traceback
@@ -91,13 +94,12 @@ def _leave(status: int) -> NoReturn:
         os._exit(status)
 
 
-def _watch_for_faults(stack_file: str) -> Any:
+def _watch_for_faults(stack_file: str) -> None:
     """Fatal errors into the output, the main thread's stack into its file when asked for."""
-    faulthandler.enable(sys.__stderr__, all_threads=True)
+    faulthandler.enable(STDERR_FD, all_threads=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = open(os.open(stack_file, flags, 0o600), "w")
-    faulthandler.register(STACK_SIGNAL, file=file, all_threads=False, chain=False)
-    return file
+    stack_fd = os.open(stack_file, flags, 0o600)  # open as long as the process
+    faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
 
 class EngineProcess:
@@ -108,7 +110,9 @@ class EngineProcess:
         os.chdir(settings.cwd)
         sys.path.insert(0, settings.cwd)
         self._app = make_app(settings.connection_file, settings.folder)
-        shell, kernel = self._app.shell, self._app.kernel
+        shell: Any = self._app.shell
+        kernel: Any = self._app.kernel
+        context: Any = self._app.context
         recorder = Recorder.open(settings.recorder)
         self._recorder = recorder
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
@@ -117,51 +121,30 @@ class EngineProcess:
         self._counter = int(settings.engine.rpartition(".")[2])
         self._capture = Capture()
         follow_threads()
-        facts = gather_facts(settings)
-        self._facts = facts
-        namespace = Namespace(shell, settings.id)
-        properties = Properties(facts, self._tell_properties)
-        self._interrupts = Interrupts(recorder)
-        cells = Cells(shell)
         _no_keyboard()
+        self._facts = gather_facts(settings)
+        properties = Properties(self._facts, self._tell_properties)
+        package._here = package.Engine(settings.id, properties, self._facts)
+        self._interrupts = Interrupts(recorder)
         self._baseline = Baseline()
         kernel.after_cell = self._after_cell
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
-        self._lane = Lane(
-            self._app.context,
-            f"ipc://{settings.folder}/lane.sock",
-            settings.engine,
-            self._loop,
-            kernel._main_asyncio_lock,
-            self,
-        )
-        self._runner = Runner(
-            settings.engine,
-            recorder,
-            namespace,
-            properties,
-            self._interrupts,
-            cells,
-            self._capture,
-            self._baseline,
-            PlainTest(shell),
-            self._lane.send,
-            self._finished,
-        )
-        self._commands = Commands(
+        address = f"ipc://{settings.folder}/lane.sock"
+        self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
+        parts = Parts(
             settings.engine,
             settings.id,
             recorder,
-            namespace,
+            Namespace(shell, settings.id),
             properties,
-            facts,
-            cells,
+            self._facts,
+            Cells(shell),
             self._capture,
             self._baseline,
             self._lane.send,
-            self._lane.take_commands,
         )
-        package._here = package.Engine(settings.id, properties, facts)
+        self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
+        self._commands = Commands(parts, self._lane.take_commands)
 
     def serve(self) -> None:
         """Say hello and work until told to stop."""

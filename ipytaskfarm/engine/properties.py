@@ -34,7 +34,7 @@ class Properties(dict[str, Any]):
         del left[key]
         self._replace(left)
 
-    def update(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def update(self, *args: Any, **kwargs: Any) -> None:
         """As of a dict; one change, or none if one of the values cannot be a property."""
         self._replace({**self, **dict(*args, **kwargs)})
 
@@ -55,7 +55,7 @@ class Properties(dict[str, Any]):
             del left[key]
         self._replace(left)
 
-    def pop(self, key: str, *default: Any) -> Any:  # type: ignore[override]
+    def pop(self, key: str, *default: Any) -> Any:
         """As of a dict."""
         value = super().get(key, *default) if default else self[key]
         if key in self:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import CoroutineType
 from typing import Any, TypeAlias
@@ -24,16 +24,12 @@ from ..core.errors import TaskRejectError
 from ..core.messages import CallWork, Ended, Failure, ResultBody, Returned, Run, RunKey, StringWork, Work
 from ..core.states import Reason
 from ..doors.pack import pack, pack_names, unpack, unpack_function
-from ..doors.recorder import Recorder
-from .baseline import Baseline
-from .capture import SINK, Capture, Sink
-from .cells import Cells
+from .capture import SINK, Sink
 from .failures import describe
 from .interrupt import Interrupts
 from .lane import Job, Step
-from .namespace import Namespace
+from .parts import Parts
 from .plain import Plain, PlainTest, filename_of
-from .properties import Properties
 
 CALLABLES_KEPT = 512
 CALLABLES_BYTES_MAX = 256 * 1024 * 1024
@@ -83,31 +79,18 @@ class Callables:
 class Runner:
     """Runs one attempt at a time."""
 
-    def __init__(
-        self,
-        engine: str,
-        recorder: Recorder,
-        namespace: Namespace,
-        properties: Properties,
-        interrupts: Interrupts,
-        cells: Cells,
-        capture: Capture,
-        baseline: Baseline,
-        plain: PlainTest,
-        send: Callable[[Returned], None],
-        finished: Callable[[], None],
-    ) -> None:
-        """send: to the agent.  finished: called when a result stands in the recorder."""
-        self._engine = engine
-        self._recorder = recorder
-        self._namespace = namespace
-        self._properties = properties
+    def __init__(self, parts: Parts, interrupts: Interrupts, plain: PlainTest, finished: Callable[[], None]) -> None:
+        """finished: called when a result stands in the recorder."""
+        self._engine = parts.engine
+        self._recorder = parts.recorder
+        self._namespace = parts.namespace
+        self._properties = parts.properties
+        self._cells = parts.cells
+        self._capture = parts.capture
+        self._baseline = parts.baseline
+        self._send = parts.send
         self._interrupts = interrupts
-        self._cells = cells
-        self._capture = capture
-        self._baseline = baseline
         self._plain = plain
-        self._send = send
         self._finished = finished
         self._pid = os.getpid()
         self._callables = Callables()
@@ -132,8 +115,8 @@ class Runner:
             attempt.begun = time.perf_counter()
             try:
                 call = self._prepare(attempt, job)
-            except Exception as error:
-                self._end(attempt, None, error)
+            except Exception as unready:
+                self._end(attempt, None, unready)
                 return None
             attempt.begun = time.perf_counter()
             value, error = self._guarded((run.task, run.attempt), call)
@@ -154,7 +137,7 @@ class Runner:
             self._interrupts.current = None
             return None, error
 
-    async def _guarded_await(self, key: RunKey, coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    async def _guarded_await(self, key: RunKey, coroutine: Awaitable[Any]) -> tuple[Any, BaseException | None]:
         try:
             self._interrupts.current = key
             value = await coroutine
@@ -292,9 +275,7 @@ class Runner:
         )
         encode = self._encoder.encode
         try:
-            return encode(
-                Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body))
-            )
+            return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body)))
         except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
             size = len(value) if value is not None else 0
             failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")

@@ -33,15 +33,15 @@ zygote -> agent::
     {"op": "exited", "engine": "...", "id": 3, "pid": 4712, "status": 9, "maxrss": 41943040}
 
 ``status`` is the raw wait status (``os.waitstatus_to_exitcode``), ``maxrss`` the peak of the process in bytes.
-``exited`` comes after ``forked``, exactly once for each, and is sent when the child has been reaped.  An agent that opens
-a pidfd on ``forked`` knows it for the right one if the process's parent is the zygote once the pidfd is open.
+``exited`` comes after ``forked``, exactly once for each, and is sent when the child has been reaped.  An agent that
+opens a pidfd on ``forked`` knows it for the right one if the process's parent is the zygote once the pidfd is open.
 
 An engine that is ready says so on the lane (`LaneHello`), not here; one that cannot start exits with status 1 << 8 and
-the reason as text in its ``output`` file.  Each engine is the leader of its own session and process group (pgid == pid), so a
-``killpg`` reaches the children that it did not detach.
+the reason as text in its ``output`` file.  Each engine is the leader of its own session and process group
+(pgid == pid), so a ``killpg`` reaches the children that it did not detach.
 
-Deaths go down the chain: the zygote asks the kernel for SIGKILL when the agent dies (PR_SET_PDEATHSIG, then rechecks its
-parent, as the agent may be dead already), each engine for SIGKILL when the zygote does.  PDEATHSIG looks at the
+Deaths go down the chain: the zygote asks the kernel for SIGKILL when the agent dies (PR_SET_PDEATHSIG, then rechecks
+its parent, as the agent may be dead already), each engine for SIGKILL when the zygote does.  PDEATHSIG looks at the
 parent *thread*: the agent must start the zygote from a thread that lives as long as itself, its main thread.
 
 Signals to an engine: SIGRTMIN+5 is "look at `want` in the recorder", SIGRTMIN+6 writes the main thread's
@@ -67,7 +67,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from .process import Settings
 
-TRAINED = ()
+TRAINED = (
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.logger",
+    "IPython.core.magics.ast_mod",
+    "IPython.core.magics.execution",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "IPython.utils.module_paths",
+    "IPython.utils.timing",
+    "pexpect",
+    "runpy",
+    "tornado.platform.asyncio",
+    "unicodedata",
+)
 """Modules that a kernel imports while it starts and runs its first tasks, beyond what `engine.process` does.
 `tests.test_engine_zygote` names those that are missing here."""
 
@@ -214,7 +228,7 @@ def name_process(title: str) -> None:
 
 
 def _new_chances() -> None:
-    """Children of one parent must not draw the same numbers.  Python sees to ``random``; numpy's old generator is ours."""
+    """Children of one parent must not draw the same numbers: Python sees to ``random``, numpy does not to its own."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
@@ -222,7 +236,7 @@ def _new_chances() -> None:
 
 def warm_up() -> None:
     """Import what engines need."""
-    # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it is there.
+    # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it exists.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("ipykernel.debugger")
@@ -270,7 +284,9 @@ def _try_in_child(name: str) -> str:
         try:
             importlib.import_module(name)
             threads = len(os.listdir("/proc/self/task"))
-            why = f"importing it starts {threads - 1} threads, so engines could not be forked safely" if threads > 1 else ""
+            why = (
+                f"importing it starts {threads - 1} threads: engines could not be forked safely" if threads > 1 else ""
+            )
         except BaseException as error:
             why = f"{type(error).__name__}: {error}"
         os.write(writing, why.encode()[:4000])

@@ -1,0 +1,33 @@
+"""What tasks and commands both work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.messages import FromEngine
+from ..doors.recorder import Recorder
+from .baseline import Baseline
+from .capture import Capture
+from .cells import Cells
+from .namespace import Namespace
+from .properties import Properties
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one engine."""
+
+    engine: str
+    """Our incarnation."""
+    engine_id: int
+    recorder: Recorder
+    namespace: Namespace
+    properties: Properties
+    facts: dict[str, Any]
+    cells: Cells
+    capture: Capture
+    baseline: Baseline
+    send: Callable[[FromEngine], None]
+    """To the agent, from any thread."""
