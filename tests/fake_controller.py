@@ -26,7 +26,8 @@ from ipytaskfarm.core.messages import (
 )
 from ipytaskfarm.doors.keys import make_farm_keys
 from ipytaskfarm.doors.runtime import ConnectionInfo, process_started, write_connection_file
-from ipytaskfarm.doors.wire_hub import Hub
+from ipytaskfarm.doors.wire_hub import Hub, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from tests.polling import eventually
 
 M = TypeVar("M")
 
@@ -99,15 +100,25 @@ class FakeController:
         self.hub.poll(timeout_s)
         for peer, message in self.hub.receive():
             self.session = peer.session
-            self.heard.append(message)
+            if not isinstance(message, PeerUp | PeerNewEpoch | PeerSilent | PeerGone):
+                self.heard.append(message)
         if self.acknowledging:
-            self.hub.flush()
+            self.hub.flush(time.monotonic())
 
     def say(self, *messages: ToAgent) -> None:
         """To the agent that was heard last."""
         for message in messages:
             assert self.hub.send(self.session, message)
-        self.hub.flush()
+        self.hub.flush(time.monotonic())
+
+    def pump_until(self, fits: Callable[[], object], what: str) -> None:
+        """Pump until something else has come about."""
+
+        def look() -> bool:
+            self.pump(0.01)
+            return bool(fits())
+
+        eventually(look, DEADLINE_S, what=what)
 
     def wait(
         self, kind: type[M], fits: Callable[[M], object] = lambda _: True, timeout_s: float = DEADLINE_S, after: int = 0

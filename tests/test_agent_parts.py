@@ -345,7 +345,7 @@ def test_a_process_that_maps_the_recorder_is_reaped(marks: Marks) -> None:
 
 
 def test_a_session_is_reaped_by_its_leader_s_number(tmp_path: Path) -> None:
-    code = "import subprocess; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True)"
+    code = "import subprocess; p = subprocess.Popen(['sleep', '600'], process_group=0); print(p.pid, flush=True)"
     leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     with leader:
         assert leader.stdout is not None
@@ -353,6 +353,18 @@ def test_a_session_is_reaped_by_its_leader_s_number(tmp_path: Path) -> None:
         leader.wait(10)
         assert reap(Marks("x.1", tmp_path / "none.rec", leader.pid)) == 1
     eventually(lambda: not os.path.exists(f"/proc/{left}"), what="the orphan is gone")
+
+
+def test_what_forks_faster_than_it_can_be_looked_at_does_not_escape(tmp_path: Path) -> None:
+    # A comet: each process lives only until it has forked the next. This one burns out by itself after 20,000.
+    code = "import os\nprint(flush=True)\nfor _ in range(20_000):\n    if os.fork(): os._exit(0)\nprint('burnt out')"
+    comet = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    with comet:
+        assert comet.stdout is not None
+        comet.stdout.readline()
+        comet.wait(10)
+        reap(Marks("x.1", tmp_path / "none.rec", comet.pid))
+        assert comet.stdout.read() == b"", "the pipe is closed by the last of them, killed before its end"
 
 
 def test_a_farm_s_files_mean_nothing_to_another_farm(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,13 @@ START_S = 30.0
 """From the fork to the engine's hello."""
 CLOSE_S = 5.0
 """How long the reaping of the last engines may take."""
+LOADED_RUNS = 16
 OUTPUT_BYTES_MAX = 10 << 20
 """An engine's own output file (what is not captured for a task) is cut down to its tail beyond this."""
+
+OUTPUT_TAIL, DUMP_MAX = 4096, 16384
+"""Characters of a dead engine's output and of faulthandler's text that are reported."""
+FATAL = "Fatal Python error: "
 
 
 class Phase(Enum):
@@ -132,13 +137,14 @@ class Engine:
         running = self.account.running()
         ladder = self.ladder
         for_run = ladder is not None and ladder.terminated and ladder.run == running
+        output, dump = last_words(self.files.output)
         crash = Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
             cause=ladder.cause if for_run and ladder is not None else self.cause,
             peak_bytes=self.exit.peak_bytes,
-            output=tail(self.files.output),
-            dump=tail(self.files.stack, 16384),
+            output=output,
+            dump=dump,
         )
         return EngineLost(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
 
@@ -148,9 +154,10 @@ class EngineTable:
 
     def __init__(
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
-        first_counter: int, changed: Callable[[], None],
+        first_counter: int, preload: Sequence[str], changed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """changed: called when something is to be told to the controller."""
+        """preload: modules that the zygote imports.  changed: called when the controller is to be told of it."""
+        self._preload = preload
         self._session = session
         self._farm = farm
         self._folder = folder
@@ -163,7 +170,7 @@ class EngineTable:
         self._backoff = Backoff()
         self._zygote_backoff = Backoff()
         self._chance = random.Random()
-        self._zygote: Zygote | None = None
+        self._zygotes: list[Zygote] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_incarnation: dict[Incarnation, Engine] = {}
         self.by_counter: dict[int, Engine] = {}
@@ -186,6 +193,14 @@ class EngineTable:
     def living(self) -> list[Engine]:
         """Those whose process is there, or about to be."""
         return [engine for engine in self._by_incarnation.values() if engine.phase is not Phase.GONE]
+
+    def are_loaded(self) -> bool:
+        """Whether an engine has much to do before somebody waits for it."""
+        return any(engine.account.open_runs >= LOADED_RUNS for engine in self._by_incarnation.values())
+
+    def have_results(self) -> bool:
+        """Whether something stands in a ring that was not read."""
+        return any(engine.account.recorder.unread for engine in self._by_incarnation.values())
 
     # ----------------------------------------------------------------------------------------------
     # a life
@@ -305,7 +320,7 @@ class EngineTable:
     def report_losses(self) -> None:
         """Tell of dead engines, each after all that stands in its ring."""
         for engine in self._by_incarnation.values():
-            if engine.phase is Phase.GONE and not engine.loss_told and self._relay.collect(engine.account):
+            if engine.phase is Phase.GONE and not engine.loss_told and self._relay.collect(engine.account, True):
                 engine.loss_told = True
                 self._relay.keep(engine.loss(), engine.account)
 
@@ -343,17 +358,21 @@ class EngineTable:
     # the zygote
 
     def zygote(self) -> Zygote:
-        """The one that lives; started if there is none."""
-        if self._zygote is None or not self._zygote.alive:
-            self._zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died)
-        return self._zygote
+        """One that forks; started if there is none.  A stuck one is left alone: its engines live as long as it does."""
+        for zygote in self._zygotes:
+            if not zygote.stuck:
+                return zygote
+        zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died, self._preload)
+        self._zygotes.append(zygote)
+        return zygote
 
     def _zygote_died(self) -> None:
         if self.ending:
             return
         log.error("the zygote died, and its engines with it; starting another: %s", tail(self._folder / "zygote.out"))
-        if self._zygote is not None and self._zygote.was_ready:
+        if any(zygote.was_ready for zygote in self._zygotes if not zygote.alive):
             self._zygote_backoff.succeeded()
+        self._zygotes = [zygote for zygote in self._zygotes if zygote.alive]
         self._zygote_backoff.failed()
         # Before the next engine asks for it, so that the replacements need not wait for its imports.
         delay_s = self._zygote_backoff.delay_s(self._chance.random())
@@ -362,8 +381,7 @@ class EngineTable:
     async def close(self) -> None:
         """End the zygote, and with it what is left of the engines; reap what they left."""
         self.ending = True
-        if self._zygote is not None:
-            await self._zygote.close()
+        await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
 
@@ -384,3 +402,14 @@ def _how(how: Exit) -> str:
     if how.signal is not None:
         return f"signal {how.signal} ({signal.Signals(how.signal).name})"
     return "nobody knows how" if how.exit_code is None else f"exit code {how.exit_code}"
+
+
+def last_words(path: Path) -> tuple[str, str]:
+    """What an engine printed last, and what faulthandler wrote as it died: the error and the thread that had it."""
+    before, fatal, after = tail(path, 65536).rpartition(FATAL)
+    if not fatal:
+        return after[-OUTPUT_TAIL:], ""
+    error, _, threads = after.partition("\n")
+    _, current, stack = threads.partition("Current thread ")
+    dump = f"{FATAL}{error}\n\n{current}" + stack.partition("\n\n")[0]
+    return before.rstrip()[-OUTPUT_TAIL:], dump[:DUMP_MAX].rstrip()

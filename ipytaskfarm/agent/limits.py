@@ -34,7 +34,7 @@ class Ladder:
     def __init__(self, run: RunKey, cause: str, grace_s: float, now_s: float) -> None:
         self.run = run
         self.cause = cause
-        """Why: a `core.states.Reason` value."""
+        """Why, as in `Crash.cause`."""
         self.terminate_at_s = now_s + grace_s
         self.kill_at_s = self.terminate_at_s + grace_s / 2
         self.told = self.terminated = self.killed = False

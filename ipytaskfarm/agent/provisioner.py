@@ -108,7 +108,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
     ) -> dict[str, Any]:
         if self._own_folder is None:
             self._own_folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-kernel-"))
-        folder, engine = self._own_folder, f"kernel.{self.kernel_id}"
+        folder, engine = self._own_folder, f"{self.kernel_id}.0"
         recorder = folder / "engine-0.rec"
         recorder.unlink(missing_ok=True)
         Recorder.create(recorder, engine, 0).close()
@@ -132,6 +132,15 @@ class ZygoteProvisioner(KernelProvisionerBase):
             folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-zygote-"))
             own = cls._own_zygote = (loop, Zygote("", folder / "zygote.out"), folder)
         return own[1]
+
+    @classmethod
+    async def close_process_zygote(cls) -> None:
+        """End this process's own zygote, if there is one, and its kernels with it.  It also ends with the process."""
+        own, cls._own_zygote = cls._own_zygote, None
+        if own is not None:
+            if own[0] is asyncio.get_running_loop():
+                await own[1].close()
+            shutil.rmtree(own[2], ignore_errors=True)
 
 
 def _returncode(how: Exit) -> int:

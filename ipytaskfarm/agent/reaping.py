@@ -40,6 +40,7 @@ class Marks(NamedTuple):
 
 def reap(marks: Marks) -> int:
     """Kill all that bear these marks, the engine included, until none is left; how many there were.  For a thread."""
+    _kill_group(marks)
     killed: set[int] = set()
     for round_number in range(ROUNDS_MAX):
         found = [pid for pid in _own_processes() if _kill_if_marked(pid, marks)]
@@ -50,6 +51,17 @@ def reap(marks: Marks) -> int:
             time.sleep(0.01)  # killed processes take a moment to go; a bomb's survivors are caught in the next round
     log.warning("engine %s: what it left behind is still there after %d rounds of killing", marks.engine, ROUNDS_MAX)
     return len(killed)
+
+
+def _kill_group(marks: Marks) -> None:
+    # One signal to a group is atomic: what forks and exits faster than it can be looked at does not escape it.  The
+    # group of that number is the engine's, unless the number is another process's by now.
+    if marks.pid is None or (os.path.exists(f"/proc/{marks.pid}") and not is_marked(marks.pid, marks)):
+        return
+    try:
+        os.killpg(marks.pid, signal.SIGKILL)
+    except OSError:
+        pass  # there is no such group: it left nothing in it
 
 
 def _own_processes() -> list[int]:

@@ -64,6 +64,8 @@ class Account:
         self.open_runs = 0
         self.doubles = 0
         """Records dropped: a run ends once."""
+        self.has_more = False
+        """The last `read` took as much as it may; else there was no more at that moment."""
         self.damaged = False
         """The recorder cannot be read: everything open may have run."""
         self._runs: dict[RunKey, Run] = {}
@@ -83,7 +85,9 @@ class Account:
         portions: list[tuple[list[msgspec.Raw], Receipt]] = []
         while not portions and not self.damaged and self.recorder.unread:
             try:
-                portions = self._portions(self.recorder.read(READ_MAX))
+                records = self.recorder.read(READ_MAX, MESSAGE_BYTES)
+                self.has_more = len(records) == READ_MAX or sum(len(r.data) for r in records) >= MESSAGE_BYTES
+                portions = self._portions(records)
             except RecorderDamaged as error:
                 log.error("engine %s: %s", self.engine, error)
                 self.damaged = True
@@ -219,14 +223,19 @@ class Relay:
         if self._introduced:
             self._link.send(message, kept)
 
-    def collect(self, account: Account) -> bool:
-        """Send what stands in an engine's ring.  True: that was all of it."""
+    def collect(self, account: Account, is_dead: bool = False) -> bool:
+        """Send what stands in an engine's ring.  True: that was all of it.
+
+        is_dead: nothing comes any more, so look until nothing is there; a living engine could keep us for ever, with
+        a message for every few results."""
         while self.is_up and self._link.unacked_bytes < UNACKED_BYTES_MAX:
             portions = account.read()
             if not portions:
                 return True
             for ended, receipt in portions:
                 self._send_results(account, ended, receipt)
+            if not is_dead and not account.has_more:
+                return True
         return False
 
     def _send_results(self, account: Account, ended: list[msgspec.Raw], receipt: Receipt) -> None:

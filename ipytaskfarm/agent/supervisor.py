@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -47,10 +48,12 @@ from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Re
 from .engines import Engine, EngineTable, Phase
 from .relay import Relay
 from .sweep import counters, remember_farm, sweep
-from .watch import Watch
+from .watch import CHECK_S, Watch
 
 log = logging.getLogger(__name__)
 
+STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
+"""After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 DELIVER_S = 10.0
@@ -70,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     lease_s: float = 900.0
     grace_s: float = 1.0
+    preload: tuple[str, ...] = ()
 
 
 class Agent:
@@ -89,12 +93,17 @@ class Agent:
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, self._wake,
+            self._lane, self._relay, first, settings.preload, self._wake,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
         self._watch = Watch(settings.grace_s, self._lane)
         self._woken = False
+        self._rung = False
+        self._held_up = False
+        self._bell_s = 0.0
+        self._streak = 0
+        self._turn_by_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
@@ -110,8 +119,8 @@ class Agent:
         # Ctrl-C in the terminal of a foreground farm reaches us too: its supervisor ends the farm in good order.
         # Not SIG_IGN, which engines would inherit.
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)
-        self._loop.add_reader(self._lane.fileno(), self._wake)
-        self._loop.add_reader(self._bell.fileno(), self._wake)
+        self._loop.add_reader(self._lane.fileno(), self._on_lane)
+        self._hear_bell()
         self._engines.zygote()  # it imports for a second: meanwhile we dial
         self._wake()
         try:
@@ -127,25 +136,57 @@ class Agent:
             self._woken = True
             self._loop.call_soon(self._turn)
 
+    def _on_bell(self) -> None:
+        self._bell.take()
+        self._rung = True
+        now_s = time.monotonic()
+        self._streak = self._streak + 1 if now_s - self._bell_s < STREAK_S else 0
+        self._bell_s = now_s
+        self._wake()
+
+    def _muffle_bell(self) -> None:
+        # Engines in full flow ring every 0.1 ms. A turn costs as much as relaying fifty results: let them gather.
+        self._loop.remove_reader(self._bell.fileno())
+        self._loop.call_later(PACE_S, self._hear_bell)
+
+    def _hear_bell(self) -> None:
+        if not self._finished.done():
+            self._loop.add_reader(self._bell.fileno(), self._on_bell)
+
+    def _on_lane(self) -> None:
+        self._rung = True
+        self._wake()
+
     def _turn(self) -> None:
         self._woken = False
         now_s = time.monotonic()
         self._hear_controller(now_s)
-        self._bell.take()
         said = self._lane.receive()
         # Rings are read after the lane and sent before what came by it: an engine writes results first.
-        for engine in self._engines:
-            self._relay.collect(engine.account)
+        if self._rung or said or self._held_up:
+            self._read_rings()
         for incarnation, message in said:
             self._hear_engine(incarnation, message)
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        self._hear_controller(now_s)  # and send what was said
+        if self._hear_controller(now_s):  # and send what was said
+            self._wake()
         self._engines.forget_reported()
         self._judge_lease(now_s)
         self._judge_end(now_s)
         self._rearm(now_s, look_s)
+
+    def _read_rings(self) -> None:
+        # Not in every turn: each acknowledgement makes one, and results sent as soon as the last ones are acknowledged
+        # would be a message each.
+        self._held_up = False
+        for engine in self._engines:
+            if not self._relay.collect(engine.account):
+                self._held_up = True  # the controller is slow or away: as soon as it takes more
+        if self._rung and self._streak >= STREAK and self._engines.are_loaded():
+            self._muffle_bell()
+        self._rung = False
 
     def _rearm(self, now_s: float, look_s: float) -> None:
         if self._finished.done():
@@ -159,16 +200,33 @@ class Agent:
             for fd in fds:
                 self._loop.add_reader(fd, self._wake)
             self._link_fds = list(fds)
+        self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
+        self._arm(look_s)
+
+    def _arm(self, look_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        due_s = min(self._link.next_deadline(), look_s, now_s + 5.0)
-        self._timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._wake)
+        delay_s = max(0.0, min(self._turn_by_s, look_s) - time.monotonic())
+        self._timer = self._loop.call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._turn_by_s:
+            # Twenty times a second while anything runs: a look, and no turn unless it finds something.
+            look_s = self._watch.look(self._engines, now_s)
+            if not (self._relay.is_up and self._engines.have_results()):
+                self._arm(look_s)
+                return
+            self._rung = True
+        self._wake()
 
     # ----------------------------------------------------------------------------------------------
     # the controller
 
-    def _hear_controller(self, now_s: float) -> None:
-        for event in self._link.step(now_s):
+    def _hear_controller(self, now_s: float) -> bool:
+        """Send, and take what has come.  Whether anything came that a look at the engines should follow."""
+        events = self._link.step(now_s)
+        for event in events:
             match event:
                 case Received():
                     self._on_message(event.message)
@@ -184,6 +242,7 @@ class Agent:
                     self._on_refused(event.refuse.etype, event.refuse.text)
         if self._link.is_up:
             self._heard_s = now_s
+        return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
         if not remember_farm(self._settings.folder, farm):
@@ -287,6 +346,7 @@ class Agent:
         # The controller gives the engines' work to others from now on.
         self._engines.kill_all("its lease was over")
         self._end(EXIT_STOPPED, 0.0)
+        self._end_by_s = 0.0
 
     def _on_sigterm(self) -> None:
         if self._engines.ending:
@@ -339,8 +399,12 @@ class Agent:
         folder = self._settings.folder
         try:
             # The lock goes last: another agent that starts now finds it held, or a folder without anything of ours.
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
-                path.unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink(missing_ok=True)
+            (folder / LOCK).unlink()
             folder.rmdir()
         except OSError as error:
             log.info("%s stays: %s", folder, error)

@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterable
 
 from ..core.messages import Interrupt, Recall, RunKey
-from ..core.states import Reason
 from ..doors.recorder import ABORT, TIME_LIMIT
 from ..doors.wire_lane import Lane
 from .engines import OUTPUT_BYTES_MAX, Engine, Phase
@@ -27,7 +26,8 @@ STACK_S = 2.0
 """How long an engine has to write its stack: the kernel must run it once, no more."""
 SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
-_CAUSES: dict[str, int] = {Reason.ABORTED: ABORT, Reason.TIME_LIMIT: TIME_LIMIT}
+_CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
+"""As in `Crash.cause` -> as in the recorder."""
 
 
 class Watch:
@@ -112,9 +112,9 @@ class Watch:
         if running is None:
             return None
         if running in engine.interrupts:
-            return Ladder(running, Reason.ABORTED, engine.interrupts.pop(running), now_s)
+            return Ladder(running, "abort", engine.interrupts.pop(running), now_s)
         if now_s >= deadline_s:
-            return Ladder(running, Reason.TIME_LIMIT, self._grace_s, now_s)
+            return Ladder(running, "time limit", self._grace_s, now_s)
         return None
 
     def _climb(self, engine: Engine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:

@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ READY_S = 60.0
 """How long a zygote may take to import IPython: seconds from a warm disk, far more from a cold network one."""
 STATUS_WAIT_S = 1.0
 """How long to wait for the zygote's word on a process that is gone."""
+FORK_S = 5.0
+"""A fork takes milliseconds; a zygote that does not answer is stopped, or stuck on a disk."""
 QUIT_S = 2.0
 """How long a zygote may take to end in good order."""
 _LENGTH = struct.Struct(">I")
@@ -109,8 +111,11 @@ class Child:
 class Zygote:
     """One zygote process.  Start it from a thread that lives as long as we do (PR_SET_PDEATHSIG looks at threads)."""
 
-    def __init__(self, farm: str, output: Path, died: Callable[[], None] = lambda: None) -> None:
-        """output: what it prints goes there.  died: called once when its process is gone."""
+    def __init__(
+        self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = ()
+    ) -> None:
+        """output: what it prints goes there.  died: called once when its process is gone.  preload: modules to import
+        once for all engines."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         self._control = ours
@@ -121,13 +126,14 @@ class Zygote:
         self._buffer = bytearray()
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
-        self.dropped: list[list[str]] = []
-        """Preloads it did not keep, and why."""
+        self.stuck = False
+        """It did not answer: its engines are well, but it cannot be asked for more."""
         # -P: nothing is imported from the folder that we happen to stand in; engines add theirs themselves.
         argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
+        argv += ["--farm", farm, *(word for name in preload for word in ("--preload", name))]
         with theirs, open(output, "ab", opener=_private) as out:
             self._process = subprocess.Popen(
-                [*argv, "--farm", farm], stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()]
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()]
             )
         self._pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(self._pidfd, self._on_death)
@@ -147,7 +153,7 @@ class Zygote:
         return self.ready.done() and self.ready.exception() is None
 
     async def fork(self, request: dict[str, Any]) -> Child:
-        """Fork an engine; `request` holds the protocol's fields.  StartError: none came of it."""
+        """Fork an engine; `request` holds the protocol's fields.  StartError: none came of it (and none will)."""
         engine: str = request["engine"]
         await asyncio.shield(self.ready)
         if not self.alive:
@@ -155,7 +161,13 @@ class Zygote:
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._forking[engine] = answer
         self._send({"op": "fork", **request})
-        return await answer
+        try:
+            return await asyncio.wait_for(answer, FORK_S)
+        except TimeoutError:
+            self.stuck = True
+            raise StartError(f"the zygote (pid {self.pid}) did not answer within {FORK_S:g} s") from None
+        finally:
+            self._forking.pop(engine, None)
 
     def kill(self) -> None:
         """End it and with it all its engines, at once."""
@@ -204,12 +216,15 @@ class Zygote:
         match message["op"]:
             case "ready":
                 self._late.cancel()
-                self.dropped = message.get("dropped", [])
+                for name, why in message.get("dropped", []):
+                    log.warning("%s is not preloaded: %s", name, why)
                 if not self.ready.done():
                     self.ready.set_result(None)
             case "forked":
                 # The child is made here and not by whoever waits: `exited` may stand in the same read.
                 child = self._children[message["engine"]] = Child(message["pid"], self.pid)
+                if message["engine"] not in self._forking:
+                    child.send_signal(signal.SIGKILL)  # nobody waits for it any more
                 self._answer(message["engine"], child)
             case "failed":
                 self._answer(message["engine"], StartError(message["error"]))
