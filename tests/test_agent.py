@@ -380,6 +380,27 @@ def test_a_time_limit_is_kept_while_c_code_holds_the_gil(desk: Desk) -> None:
     assert (lost.running, lost.crash.cause) == ((1, 1), "time limit")
 
 
+def test_finished_results_flow_while_c_code_holds_the_gil(desk: Desk) -> None:
+    desk.start_agent("--grace", "0.1")
+    report = desk.controller.start_engine()
+    runs = [code_run(task, "x = 1") for task in range(1, 50)]
+    desk.controller.hand(report.engine, *runs, code_run(50, HOLD_GIL))
+    desk.controller.wait_ended(*((run.task, 1) for run in runs), timeout_s=2)
+    desk.controller.say(StopEngine(report.engine, 0.1))
+    assert desk.controller.wait(EngineLost, timeout_s=5).running == (50, 1)
+
+
+@pytest.mark.slow
+def test_a_stopped_engine_is_killed(desk: Desk) -> None:
+    desk.start_agent()
+    report = desk.controller.start_engine()
+    desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
+    wait_begun(desk)
+    os.kill(report.pid, signal.SIGSTOP)
+    lost = desk.controller.wait(EngineLost, timeout_s=60)
+    assert (lost.running, lost.crash.signal, lost.crash.cause) == ((1, 1), 9, "stopped")
+
+
 # ------------------------------------------------------------------------------------------------------------
 # the controller goes, the agent goes
 
