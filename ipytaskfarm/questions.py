@@ -1,7 +1,7 @@
 """Questions to a farm, without the weight of the client.
 
 The supervisor and most commands want answers and no results.  They use one `Questioner`, which needs neither a thread
-nor `doors.pack` (importing dill alone would double the time of ``ipytaskfarm status``).
+nor `doors.pack` (which would double the time of ``ipytaskfarm status``).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Version(Command):
     def carry_out(self) -> int:
         print(f"ipytaskfarm {__version__} (protocol {PROTOCOL})")
         print(f"Python {platform.python_version()} on {platform.platform()}")
-        for package in ("ipython", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "dill", "traitlets"):
+        for package in ("ipython", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "traitlets"):
             try:
                 print(f"{package} {version(package)}")
             except PackageNotFoundError:

@@ -6,7 +6,7 @@
 ``wire``        TCP between controller and peers: ``wire_link`` (peer), ``wire_hub`` (controller)
 ``wire_lane``   unix sockets between an agent and its engines
 ``store``       the SQLite database, with ``schema.sql``
-``pack``        pickle and dill
+``pack``        pickle: how values and code travel
 ``recorder``    the mmapped flight recorder between an engine and its agent
 ==============  ==============================================================================
 
