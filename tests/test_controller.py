@@ -1,4 +1,4 @@
-"""The controller's own parts: the evaluator's clock, payloads on their way, queue policies by name, answers from the store."""
+"""The controller's own parts: the evaluator's clock, payloads, queue policies by name, answers from the store."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def test_answers_from_the_store(store: Store) -> None:
     )
     store.commit([SaveBlock(0, 9, "s"), _task(0), SaveFinal(final)])
     session, fetched = answer(store, LoadFinals("c", 5, [0], [1], [2], []))
-    assert (session, fetched.n) == ("c", 5)
     assert isinstance(fetched, Answer)
+    assert (session, fetched.n) == ("c", 5)
     assert isinstance(fetched.reply, Fetched)
     assert fetched.reply.finals[0].body == b"body"
     assert (fetched.reply.unfinished, fetched.reply.unknown) == ([1], [2])
