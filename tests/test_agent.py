@@ -463,6 +463,7 @@ open({str(child)!r}, "w").write(str(p.pid))
 
     state = desk.start_agent()
     assert state.engines == []
+    assert state.former == [reports[0].engine.partition(".")[0]]
     lost = desk.controller.wait_all(EngineLost, 2)
     assert {(m.engine, m.running, m.known) for m in lost} == {
         (reports[0].engine, (2, 1), True),

@@ -16,7 +16,7 @@ from ipytaskfarm.agent import relay as relay_module
 from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWatch
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
-from ipytaskfarm.agent.sweep import counters, remember_farm
+from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
@@ -372,6 +372,12 @@ def test_a_farm_s_files_mean_nothing_to_another_farm(tmp_path: Path) -> None:
     assert remember_farm(tmp_path, "one")
     assert not remember_farm(tmp_path, "two")
     assert remember_farm(tmp_path, "two")
+
+
+def test_an_agent_knows_who_had_its_folder_before(tmp_path: Path) -> None:
+    assert succeed(tmp_path, "a") == []
+    assert succeed(tmp_path, "b") == ["a"]
+    assert succeed(tmp_path, "c") == ["a", "b"]
 
 
 def test_counters_go_on_after_those_that_were_used(tmp_path: Path) -> None:

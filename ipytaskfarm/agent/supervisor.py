@@ -47,7 +47,7 @@ from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
 from .relay import Relay
-from .sweep import counters, remember_farm, sweep
+from .sweep import counters, remember_farm, succeed, sweep
 from .watch import CHECK_S, Watch
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
         session = secrets.token_hex(8)
+        self._former = succeed(settings.folder, session)
         dead = sweep(settings.folder)
         self._lane = Lane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
@@ -262,6 +263,7 @@ class Agent:
             platform.python_version(),
             [engine.report() for engine in self._engines.living],
             self._settings.slots,
+            self._former,
         )
 
     def _on_message(self, message: Any) -> None:

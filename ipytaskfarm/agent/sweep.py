@@ -17,7 +17,9 @@ from .relay import Account
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
-_FARM = "farm"
+_FARM, _SESSIONS = "farm", "sessions"
+_SESSIONS_KEPT = 8
+"""Agents that ended one after the other without the controller hearing of the one before."""
 
 
 def counters(folder: Path) -> list[int]:
@@ -52,6 +54,17 @@ def _dead_engine(files: Files) -> Engine | None:
     engine = Engine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
     engine.cause = "its agent ended"
     return engine
+
+
+def succeed(folder: Path, session: str) -> list[str]:
+    """Note who has the folder now; the sessions of those who had it before, and are dead since the lock is ours."""
+    path = folder / _SESSIONS
+    try:
+        former = path.read_text().split()[-_SESSIONS_KEPT:]
+    except OSError:
+        former = []
+    path.write_text("\n".join([*former, session]))
+    return former
 
 
 def remember_farm(folder: Path, incarnation: str) -> bool:

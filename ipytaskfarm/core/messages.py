@@ -592,6 +592,8 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     engines: list[EngineReport]
     slots: int | None = None
     """Most engines it may have; None: no limit of its own."""
+    former: list[str] = []
+    """Sessions of agents that had this one's folder before it: they are dead, and what their engines left follows."""
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag=True):
