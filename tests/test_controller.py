@@ -31,7 +31,7 @@ from ipytaskfarm.core.messages import (
     TaskTable,
     Text,
 )
-from ipytaskfarm.core.saves import SaveBlock, SaveFinal, SaveFunction, SaveTask
+from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.doors.pack import pack_function
 from ipytaskfarm.doors.store import Store
@@ -127,7 +127,7 @@ def _batch(payloads: Payloads, *task_ids: int, function: str | None = None, engi
 
 
 def test_payloads_come_from_memory_or_from_the_store(store: Store) -> None:
-    saves = [SaveBlock(0, 9, "s"), *(_task(i, b"%d" % i * 100) for i in range(10))]
+    saves: list[Save] = [SaveBlock(0, 9, "s"), *(_task(i, b"%d" % i * 100) for i in range(10))]
     store.commit(saves)
     payloads = Payloads(store, cache_bytes=700)  # room for three
     payloads.keep(saves)
@@ -137,7 +137,7 @@ def test_payloads_come_from_memory_or_from_the_store(store: Store) -> None:
 
 
 def test_an_engine_is_sent_a_function_once(store: Store) -> None:
-    saves = [SaveBlock(0, 9, "s"), SaveFunction("d", b"code"), *(_task(i, function="d") for i in range(3))]
+    saves: list[Save] = [SaveBlock(0, 9, "s"), SaveFunction("d", b"code"), *(_task(i, function="d") for i in range(3))]
     store.commit(saves)
     payloads = Payloads(store)
     assert [f.code for f in _batch(payloads, 0, function="d").functions] == [b"code"]
