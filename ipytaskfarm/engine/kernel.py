@@ -23,11 +23,13 @@ from ipykernel.iostream import IOPubThread
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
+from IPython.core.events import EventManager
 from IPython.core.profiledir import ProfileDir
 from tornado import ioloop
 from traitlets import Type
 from traitlets.config import Config
 
+from ..core.errors import TaskCancelled, TimeLimitExceeded
 from .capture import SINK, TaskStream
 from .lane import publisher
 
@@ -136,11 +138,31 @@ def _clean(data: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", json_clean(encode_images(data)))
 
 
+class EngineEvents(EventManager):
+    """IPython's callbacks around a cell, whose errors it prints and passes over; an abort must get through."""
+
+    def trigger(self, event: str, *args: Any, **kwargs: Any) -> None:
+        for function in self.callbacks[event][:]:
+            try:
+                function(*args, **kwargs)
+            except (TaskCancelled, TimeLimitExceeded):
+                raise
+            except (Exception, KeyboardInterrupt):
+                print(f"Error in callback {function} (for {event}):")
+                self.shell.showtraceback()
+
+
 class EngineShell(ZMQInteractiveShell):
     """IPython's shell where tasks, which nobody watches, run beside cells."""
 
     displayhook_class = Type(TaskDisplayHook)
     display_pub_class = Type(TaskDisplay)
+
+    def init_events(self) -> None:
+        super().init_events()
+        usual = self.events.callbacks
+        self.events = EngineEvents(self, usual)
+        self.events.callbacks = usual
 
     def ask_exit(self) -> None:
         """``exit`` ends a task, never the engine, which belongs to the farm."""

@@ -9,6 +9,7 @@ What may be interrupted is exactly what `_guarded` and `_guarded_await` call: th
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -159,8 +160,6 @@ class Runner:
         self._interrupts.awaiting = None
         self._interrupts.current = None
         value, error = (None, _cancelled()) if task.cancelled() else task.result()
-        if isinstance(error, asyncio.CancelledError) and self._interrupts.raised is not None:
-            error = self._interrupts.raised
         self._end(attempt, value, error)
 
     # -- what is run
@@ -254,12 +253,19 @@ class Runner:
         self._recorder.end_with(record, run.task, run.attempt)
         self._baseline.restore()
         self._finished()
+        if self._interrupts.raised is not None:
+            # What the interrupt tore apart is to die now: a __del__ with a bare except would swallow the next one's.
+            del error
+            self._interrupts.raised = None
+            gc.collect()
 
     def _record(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
         run, sink = attempt.run, attempt.sink
         failure: Failure | None = None
         body_failure = None
         outcome = ""
+        if error is not None and self._interrupts.raised is not None:
+            error = self._interrupts.raised  # whatever came of it on its way: a CancelledError, a broken clean-up
         if error is not None:
             outcome = Reason.REJECTED if isinstance(error, TaskRejectError) else self._interrupts.outcome()
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
