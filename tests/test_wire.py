@@ -298,16 +298,16 @@ def test_a_suspended_machine_expires_nobody(w: World) -> None:
 
 def test_a_packet_that_is_lost_within_a_connection_is_sent_again(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     link = w.up()
-    put = Link._put
+    put = link._put
     lost: list[bytes] = []
 
-    def lossy(self: Link, frame: bytes) -> bool:
+    def lossy(frame: bytes) -> bool:
         if frame[0] == Kind.DATA and not lost:
             lost.append(frame)
             return True
-        return put(self, frame)
+        return put(frame)
 
-    monkeypatch.setattr(Link, "_put", lossy)
+    monkeypatch.setattr(link, "_put", lossy)
     link.send(submit(1))
     w.turn()
     link.send(submit(2))

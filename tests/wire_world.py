@@ -61,6 +61,7 @@ class Proxy:
         self.accepted += 1
         for sock, other, up in ((inner, outer, True), (outer, inner, False)):
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs[sock] = (other, up)
             self._waiting[sock] = bytearray()
             self._selector.register(sock, selectors.EVENT_READ)
@@ -109,6 +110,7 @@ class World:
     def __init__(self) -> None:
         self.keys: FarmKeys = make_farm_keys()
         self._offset_s = 0.0
+        self._on_the_way = 0
         self.epoch = 0
         self.committing = True
         self.heard: list[tuple[Peer, Incoming]] = []
@@ -127,6 +129,8 @@ class World:
         self.epoch += 1
         port = self.hub.port if port is None else port
         self.hub = Hub("127.0.0.1", port, self.keys, self.incarnation, "default", self.epoch, clock=self.now)
+        self._count(self.hub, "_put", 1)
+        self._count(self.hub, "_receive_one", -1)
         return self.hub
 
     def info(self, role: str = "client", *, direct: bool = False, pair: KeyPair | None = None) -> ConnectionInfo:
@@ -148,16 +152,30 @@ class World:
         farm: str | None = None,
     ) -> Link:
         link = Link(read or (lambda: self.info(key or role)), role, session, "tester", farm=farm)
+        self._count(link, "_put", 1)
+        self._count(link, "_on_frame", -1)
         self.events[link] = []
         return link
 
     def up(self, session: str = "s1", role: str = "client", *, key: str | None = None) -> Link:
         """A link that is connected, with the events so far forgotten."""
         link = self.link(session, role, key=key)
-        self.until(lambda: link.is_up)
+        # The hub must have heard of it since, or a cut now would begin it anew.
+        self.until(lambda: link.is_up and self.hub._states[session].session._proven)
         self.events[link].clear()
         self.heard.clear()
         return link
+
+    def _count(self, who: Link | Hub, method: str, by: int) -> None:
+        """Know how many frames are on the way: how long they take is the machine's affair, not the clock's."""
+        call = getattr(who, method)
+
+        def counted(*arguments: object) -> object:
+            result = call(*arguments)
+            self._on_the_way += by if result is not False else 0
+            return result
+
+        setattr(who, method, counted)
 
     def turn(self) -> None:
         for link, events in self.events.items():
@@ -170,10 +188,16 @@ class World:
             self.hub.flush(self.now())
 
     def until(self, predicate: Callable[[], T], timeout_s: float = 10.0, *, pace_s: float = 0.0) -> T:
-        """Turn until it is true. pace_s: how much time goes by in each turn, on top of the real one."""
+        """Turn until it is true. pace_s: how much time goes by in each turn besides, when nobody dials."""
+        patient_until = 0.0
 
         def turned() -> T:
-            self._offset_s += pace_s
+            nonlocal patient_until
+            if not any(link._socket is not None and not link.is_up for link in self.events):
+                patient_until = time.monotonic() + 0.5
+                self._offset_s += pace_s
+            elif time.monotonic() > patient_until:
+                self._offset_s += pace_s
             self.turn()
             return predicate()
 
@@ -184,8 +208,16 @@ class World:
         while seconds > 0:
             self._offset_s += min(step_s, seconds)
             seconds -= step_s
-            for _ in range(4):
-                self.turn()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Turn until what is on the way has arrived, or is lost."""
+        deadline = time.monotonic() + 0.1
+        for _ in range(4):
+            self.turn()
+        while self._on_the_way and time.monotonic() < deadline:
+            self.turn()
+        self._on_the_way = 0
 
     def stall(self, seconds: float) -> None:
         """Time goes by and nobody looks: a suspended machine."""

@@ -147,6 +147,7 @@ class Session:
         self._last_in = 0
         self._confirmed = 0
         self._ack_told = 0
+        self._proven = False  # something was heard of the other side since this began
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
 
@@ -271,6 +272,7 @@ class Session:
         _, number, ack = HEADER.unpack_from(frame)
         if not self._acknowledge(ack):
             return Heard.NONSENSE, None
+        self._proven = True
         if kind is Kind.BEAT:
             return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
         if number != self._last_in + 1:
@@ -315,8 +317,12 @@ class Session:
         return self.epoch, self._confirmed
 
     def meet_hello(self, epoch: int, last_in: int, own_epoch: int) -> Greeting:
-        """The controller's side of a handshake, never NONSENSE: who is lost begins anew."""
-        goes_on = 0 < epoch == own_epoch == self.epoch and self._resend_after(last_in)
+        """The controller's side of a handshake, never NONSENSE: who is lost begins anew.
+
+        So does one of whom nothing was heard since the last beginning: its `Welcome` may have been lost, and then the
+        epoch that it names is the one before we forgot it, though the number is the same.
+        """
+        goes_on = 0 < epoch == own_epoch == self.epoch and self._proven and self._resend_after(last_in)
         if not goes_on:
             self.begin(own_epoch)
         return Greeting.RESUMED if goes_on else Greeting.ANEW

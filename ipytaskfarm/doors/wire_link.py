@@ -52,7 +52,8 @@ class Acked(msgspec.Struct, frozen=True):
 
 
 class NewEpoch(msgspec.Struct, frozen=True):
-    """First contact, or the controller was restarted, or it had forgotten us: state what you hold."""
+    """First contact, or the controller was restarted, or it had forgotten us: state what you hold. May come again
+    within one epoch: a controller that heard nothing of us since its Welcome cannot know that we got it."""
 
     welcome: Welcome
 
@@ -417,7 +418,7 @@ class Link:
         self._up = True
         self._tries = self._denials = 0
         self.problem = ""
-        self._beat_at_s = self._now_s + self._beat_s
+        self._beat_at_s = self._now_s  # at once: until the controller hears something, it takes its Welcome for lost
         self._hand_back(events)
         events.append(NewEpoch(welcome) if greeting is Greeting.ANEW else Resumed())
 
