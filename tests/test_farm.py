@@ -238,6 +238,7 @@ def test_tasks_from_the_command_line(farm_dirs: Dirs) -> None:
             assert tc.queue_status()["succeeded"] == 0
         assert "listening" in command("logs").stdout
         assert "agent" in command("logs", "agent").stdout
+        assert command("logs", "engine", "9").returncode == 1
 
 
 def test_fresh_begins_anew_and_sets_the_old_store_aside(farm_dirs: Dirs) -> None:
@@ -300,6 +301,14 @@ def test_a_killed_controller_is_back_by_itself(farm_dirs: Dirs) -> None:
         record = runtime.read_farm_record(home.folder)
         assert record is not None
         assert runtime.read_connection_file(home.client_file).port == record.port
+
+
+def test_a_killed_agent_is_replaced_with_its_engines(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1") as home:
+        (before,) = ready_engines()
+        os.kill(pid_of(home, "agent-0"), signal.SIGKILL)
+        eventually(lambda: ready_engines() not in ([], [before]), 15.0)
+        assert runtime.process_started(before) is None
 
 
 def test_a_controller_that_keeps_crashing_is_given_up(farm_dirs: Dirs) -> None:
@@ -374,7 +383,7 @@ def test_ctrl_c_stops_all(farm_dirs: Dirs) -> None:
         child.expect("farm 'default' is ready: 1 engine,")
         child.expect(r"Stop: Ctrl-C")
         os.kill(ready_engines()[0], signal.SIGKILL)
-        child.expect("lost")
+        child.expect("engine 0 .*SIGKILL")
         child.expect("engine 0 is ready")
         child.sendintr()
         child.expect("no process is left")

@@ -893,7 +893,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go on.  Another epoch than the peer's: counters start anew on both sides."""
+    """The controller's answer: go on.  Another epoch than the peer's, or `last_in` -1: counters start anew on both sides."""
 
     farm: str
     name: str

@@ -18,7 +18,7 @@ from ..task import RETURNED
 from ..transition import give_back
 from .depends import ask_about, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
-from .losses import back_off
+from .losses import agent_silent, back_off
 from .results import save_batches
 
 
@@ -34,12 +34,27 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.here = agent.reachable = True
     agent.deadline_s = None
     agent.starting.clear()
+    for former in event.former:
+        _is_dead(farm, former, now)
     for report in event.engines:
         if report.ready:
             _adopt(farm, agent, report, now, out)
         else:
             agent.starting[report.id] = now.mono_s
     farm.set_timer(now.mono_s, "balance")
+
+
+def _is_dead(farm: Farm, session: str, now: Now) -> None:
+    """Another agent has this one's folder: it is dead, and what its engines left is about to be told."""
+    agent = farm.agents.get(session)
+    if agent is None:
+        return
+    agent.here = False
+    agent.starting.clear()
+    if agent.engines:
+        agent_silent(farm, agent, now)
+    else:
+        del farm.agents[session]
 
 
 def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decision) -> None:
