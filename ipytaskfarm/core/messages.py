@@ -783,7 +783,7 @@ ToEngine: TypeAlias = Batch | Recall | EngineCommand | LaneExit
 
 VERBS = {
     "execute": "ExecuteBody -> ExecuteReply",
-    "push": "packed dict -> b''",
+    "push": "PushBody -> b''",
     "pull": "encoded list[str] -> packed list of values",
     "keys": "b'' -> encoded list[str]",
     "get_result": "encoded int | None -> ExecuteReply",
@@ -893,7 +893,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go on.  Another epoch than the peer's, or `last_in` -1: counters start anew on both sides."""
+    """The controller's answer: go on.  Another epoch than the peer's, or `last_in` -1: both sides count anew."""
 
     farm: str
     name: str
