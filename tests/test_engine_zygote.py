@@ -109,6 +109,19 @@ def test_exits_are_reported_with_status_and_peak(agent: FakeAgent) -> None:
     assert os.waitstatus_to_exitcode(agent.exited(terminated)["status"]) == -signal.SIGTERM
 
 
+def test_a_task_that_closes_the_engines_sockets_ends_it(agent: FakeAgent, engine: FakeEngine) -> None:
+    (key,) = engine.hand(StringWork("import os; os.closerange(3, 256)"))
+    assert agent.exited(engine)["status"] != 0
+    assert key not in engine.results
+
+
+def test_descriptors_used_up_fail_the_task_alone(engine: FakeEngine) -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)); files = []\n"
+    outcome = engine.run(code + "while True: files.append(open('/dev/null'))")
+    assert outcome.failure.etype == "OSError"
+    assert engine.run("a = 1", "a").value == {"a": 1}
+
+
 def test_an_engine_that_cannot_start_says_why(agent: FakeAgent) -> None:
     engine = FakeEngine(agent, "feed.99", 99, 1)
     agent.engines[engine.name] = engine
