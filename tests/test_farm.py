@@ -394,6 +394,14 @@ def test_ctrl_c_stops_all(farm_dirs: Dirs) -> None:
     assert not list(farm_dirs.runtime.iterdir())
 
 
+def test_a_closed_terminal_stops_all(farm_dirs: Dirs) -> None:
+    with terminal("-n", "1") as child:
+        child.expect(r"Stop: Ctrl-C")
+        child.close(force=False)
+        eventually(lambda: not processes_of(farm_dirs.root), 20.0)
+    assert not list(farm_dirs.runtime.iterdir())
+
+
 def test_a_second_ctrl_c_does_not_wait(farm_dirs: Dirs) -> None:
     from ipytaskfarm import TaskClient
 

@@ -162,17 +162,13 @@ class Terminal:
         """On a terminal only the last one is seen; in a file, each that is new."""
         if text == self._shown:
             return
-        if self._rewrites:
-            sys.stderr.write(f"\r\033[K{text} …")
-        else:
-            sys.stderr.write(f"{text} …\n")
-        sys.stderr.flush()
+        _write(sys.stderr, f"\r\033[K{text} …" if self._rewrites else f"{text} …\n")
         self._shown = text
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self._wipe()
-        print(show.safe(line), flush=True)
+        _write(sys.stdout, show.safe(line) + "\n")
 
     def ready(self, state: FarmState) -> None:
         """The one line that says all one needs."""
@@ -180,9 +176,17 @@ class Terminal:
 
     def _wipe(self) -> None:
         if self._shown and self._rewrites:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+            _write(sys.stderr, "\r\033[K")
         self._shown = ""
+
+
+def _write(stream: IO[str], text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # The terminal was closed: nobody reads on, and the farm must still be stopped in order.
+        pass
 
 
 class Reporter:

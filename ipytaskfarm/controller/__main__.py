@@ -125,6 +125,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             policy=policy,
         )
         store = Store.open(record.store, farm_incarnation=record.incarnation)
+        for note in store.notes:
+            log.warning("%s", note)
         try:
             farm = restored_farm(options.farm, store.load(), settings, Now(time.monotonic(), time.time()))
             farm.held = farm.held or options.hold
