@@ -41,7 +41,7 @@ from ipytaskfarm.core.messages import (
 )
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
-from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed, describe_exit
 from ipytaskfarm.launchers.local import LocalLauncher, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings
@@ -51,6 +51,10 @@ RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
+OWNED_LEASE_S = 60.0
+"""An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
+UP = ("idle", "busy")
+"""The states of an engine that can be given work."""
 TRIM_S = 30.0
 ANSWER_S = 15.0
 """Beyond what it was told to wait for, a controller has this long to stop."""
@@ -220,7 +224,6 @@ class Supervisor:
         return self._controller.lives
 
     def _place(self, watched: _Watched) -> None:
-        watched.restart_at = None
         watched.placed = self._launcher.start(watched.make())
         self._ours.add(watched.kind)
         if watched is self._controller:
@@ -257,7 +260,7 @@ class Supervisor:
         if settings.hold and not self._controller.restarts:
             arguments += ["--hold"]
         if self._owner_pipe is not None:
-            arguments += ["--owner-fd", str(self._owner_pipe[0])]
+            arguments += ["--owner-fd", str(self._owner_pipe[0]), "--lease", str(OWNED_LEASE_S)]
             fds.append(self._owner_pipe[0])
         return Part(
             "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
@@ -269,12 +272,15 @@ class Supervisor:
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
+            *(("--lease", str(OWNED_LEASE_S)) if self.settings.owned else ()),
         )
         return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
 
     def _look_after(self, watched: _Watched, now: float) -> None:
-        if watched.restart_at is not None and now >= watched.restart_at and self.phase < Phase.STOPPING:
-            self._place(watched)
+        if watched.restart_at is not None and now >= watched.restart_at:
+            watched.restart_at = None
+            if self.phase < Phase.STOPPING and (watched is self._controller or not self._is_stopping()):
+                self._place(watched)
         if watched.placed is None:
             return
         status = watched.placed.poll()
@@ -297,6 +303,10 @@ class Supervisor:
             watched.restart_at = now + LEAVE_S
         else:
             self._start_again(watched, status, said, now)
+
+    def _is_stopping(self) -> bool:
+        """Whether somebody else has told the controller to stop."""
+        return self.state is not None and self.state.stopping
 
     def _was_told_to_stop(self, status: int) -> bool:
         # Nobody can say how an adopted one ended; only one that stopped in good order takes its connection file along.
@@ -551,21 +561,21 @@ class Supervisor:
 
 def ready_engines(state: FarmState) -> int:
     """How many engines can be given work."""
-    return sum(row.state in ("idle", "busy") for row in state.engines)
+    return sum(row.state in UP for row in state.engines)
 
 
 def changes(before: FarmState | None, after: FarmState) -> list[str]:
     """One line for each engine that came, went or was lost in between."""
     old = {row.engine: row for row in before.engines} if before is not None else {}
     new = {row.engine: row for row in after.engines}
-    lines = [f"engine lost: {line}" for line in _appended(before.losses if before is not None else [], after.losses)]
+    lines = _appended(before.losses if before is not None else [], after.losses)
     lost = " ".join(lines)
     for engine, row in old.items():
-        if engine not in new and not (lines and f"engine {row.id}" in lost):
+        if engine not in new and f"engine {row.id} " not in lost:
             lines.append(f"engine {row.id} ended (pid {row.pid})")
     for engine, row in new.items():
         was = old.get(engine)
-        if row.state in ("idle", "busy") and (was is None or was.state in ("starting", "preparing")):
+        if row.state in UP and (was is None or was.state not in UP):
             lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
         if row.note and (was is None or was.note != row.note):
             lines.append(f"engine {row.id}: {row.note}")
@@ -577,18 +587,4 @@ def _appended(before: list[str], after: list[str]) -> list[str]:
     for length in range(min(len(before), len(after)), 0, -1):
         if before[-length:] == after[:length]:
             return after[length:]
-    return after
-
-
-def describe_exit(status: int) -> str:
-    """An exit status as people say it."""
-    if status == EXIT_UNKNOWN:
-        return "is gone"
-    if status < 0:
-        import signal
-
-        try:
-            return f"was killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was killed by signal {-status}"
-    return f"ended with exit code {status}"
+    return list(after)

@@ -61,12 +61,18 @@ class Dirs:
         return self.root / "run"
 
     @property
+    def temporary(self) -> Path:
+        """TMPDIR: farms without a name live here."""
+        return self.root / "tmp"
+
+    @property
     def work(self) -> Path:
         """An empty folder to start commands in."""
         return self.root / "work"
 
     def make(self) -> None:
-        for folder in (self.home, self.data, self.runtime, self.config, self.sockets, self.work, self.root / "ipython"):
+        own = (self.home, self.data, self.runtime, self.config, self.sockets, self.temporary, self.work)
+        for folder in (*own, self.root / "ipython"):
             folder.mkdir(mode=0o700)
 
     def environment(self) -> dict[str, str]:
@@ -78,6 +84,7 @@ class Dirs:
             "JUPYTER_CONFIG_DIR": str(self.config),
             "IPYTHONDIR": str(self.root / "ipython"),
             "XDG_RUNTIME_DIR": str(self.sockets),
+            "TMPDIR": str(self.temporary),
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "XDG_DATA_HOME": str(self.home / ".local/share"),
@@ -93,6 +100,8 @@ def isolated(prefix: str) -> Iterator[Dirs]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in dirs.environment().items():
             patch.setenv(name, value)
+        # Python has looked at TMPDIR long ago, and remembers.
+        patch.setattr(tempfile, "tempdir", str(dirs.temporary))
         try:
             yield dirs
         finally:
@@ -156,7 +165,7 @@ def _describe(processes: Iterable[psutil.Process]) -> str:
 
 
 def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
-    """No process and no socket folder of this world is left, or will be gone within `timeout_s`.
+    """No process, socket folder or temporary farm of this world is left, or will be gone within `timeout_s`.
 
     Processes that stay are ended before the complaint, by pid: they must not spoil the tests that follow.
     """
@@ -165,6 +174,8 @@ def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
         left = processes_of(dirs.root)
         assert not left, f"processes left behind:\n{_describe(left)}"
         assert not socket_folders(dirs), f"socket folders left behind: {socket_folders(dirs)}"
+        temporary = sorted(dirs.temporary.glob("ipytaskfarm*"))
+        assert not temporary, f"temporary farms left behind: {temporary}"
         return True
 
     try:
@@ -175,8 +186,9 @@ def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def session_dirs(pytestconfig: pytest.Config) -> Iterator[Dirs]:
+def session_dirs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dirs]:
     """The session's own world; at its end nothing may be left in it."""
+    tmp_path_factory.getbasetemp()  # where pytest keeps it, to be looked at afterwards: not in this world
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLBACKEND", "agg")
         # The only thing kept from session to session: building matplotlib's font cache takes seconds.

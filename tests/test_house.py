@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,13 @@ def test_a_process_left_behind_is_found_and_ended(farm_dirs: Dirs) -> None:
 )
 def test_farm_processes_are_told_from_others(command: str, farm: bool) -> None:
     assert _is_farm(command.split()) is farm
+
+
+def test_a_temporary_farm_left_behind_is_found(farm_dirs: Dirs) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-temporary-"))
+    with pytest.raises(AssertionError, match="temporary farms left behind"):
+        assert_nothing_left(farm_dirs, 0.0)
+    folder.rmdir()
 
 
 def test_a_socket_folder_left_behind_is_found(farm_dirs: Dirs) -> None:

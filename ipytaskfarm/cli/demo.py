@@ -71,9 +71,9 @@ def _quickstart(tc: Any) -> None:
 
     session = _Session()
     session.typed("from ipytaskfarm import client")
-    session.typed("tc = client.TaskClient()")
+    session.typed("tc = client.TaskClient()  # of the temporary farm")
     session.typed("tasklist = []")
-    session.typed(f"for n in range({QUICKSTART}):", 'tasklist.append(client.Task("a = %i" % n, pull="a"))')
+    session.typed(f"for n in range({QUICKSTART}):", '    tasklist.append(client.Task("a = %i" % n, pull="a"))')
     tasklist = [client.Task("a = %i" % n, pull="a") for n in range(QUICKSTART)]  # noqa: UP031 - as in the QuickStart
     session.typed("taskids = [tc.run(t) for t in tasklist]")
     taskids = [tc.run(task) for task in tasklist]

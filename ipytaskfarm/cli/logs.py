@@ -11,7 +11,10 @@ from typing import Any
 from traitlets import Bool, Int
 
 from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
+from ipytaskfarm.core.messages import Engines as EngineTableQuestion
+from ipytaskfarm.core.messages import EngineTable
 from ipytaskfarm.home import Home
+from ipytaskfarm.questions import connect
 
 FOLLOW_S = 0.2
 
@@ -48,12 +51,25 @@ class Logs(Command):
     def _candidates(self, home: Home) -> list[Path]:
         what, *rest = self.extra_args or ["controller"]
         if what == "engine" and len(rest) == 1 and rest[0].isdigit():
-            return [home.log(f"engine-{rest[0]}")]
+            return [self._engine_output(home, int(rest[0]))]
         if rest or what not in ("controller", "agent", "supervisor"):
             raise UsageError("which log? One of controller, agent, supervisor, or engine and its id")
         kind = "agent-0" if what == "agent" else what
         # What a process prints beside its log: the traceback of a crash, most of all.
         return [home.output(kind), home.log(kind)]
+
+    def _engine_output(self, home: Home, engine: int) -> Path:
+        """What an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last lines."""
+        with connect(self.farm) as questioner:
+            table = questioner.answer(EngineTableQuestion())
+        assert isinstance(table, EngineTable)
+        row = next((row for row in table.rows if row.id == engine), None)
+        if row is None:
+            raise IndexError(
+                f"farm {home.name!r} has no engine {engine} now; `ipytaskfarm logs agent` tells of lost ones"
+            )
+        counter = row.engine.rpartition(".")[2]
+        return home.agent_folder(0) / f"engine-{counter}.out"
 
 
 def _tail(path: Path, lines: int) -> int:

@@ -53,8 +53,8 @@ result, stays on disk for the next start. Returns when no process is left.
             _wait(processes, deadline)
         elif OWNER in processes:
             raise errors.ConnectionError(
-                f"the controller of farm {home.name!r} does not answer; the Python process {home.owner_pid()} looks after"
-                " the farm: end that one"
+                f"the controller of farm {home.name!r} does not answer; process {home.owner_pid()}, a Python, looks"
+                " after the farm: end that one"
             )
         else:
             terminal.say("the controller does not answer: ending its processes")

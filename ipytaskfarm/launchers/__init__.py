@@ -10,6 +10,7 @@ process: nothing outside this folder assumes a pid.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,3 +72,15 @@ class Launcher(Protocol):
 
     def adopt(self, record: dict[str, Any]) -> Placed | None:
         """What an earlier process started, if it still lives."""
+
+
+def describe_exit(status: int) -> str:
+    """An exit status as people say it."""
+    if status == EXIT_UNKNOWN:
+        return "is gone"
+    if status < 0:
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"
+    return f"ended with exit code {status}"
