@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
@@ -76,7 +77,7 @@ class Farm:
         startup: str | os.PathLike[str] | None = None,
         queue_policy: str | type | object | None = None,
         *,
-        policy_path: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] = (),
+        policy_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         host: str = DEFAULT_HOST,
         port: int | None = None,
         store_dir: str | os.PathLike[str] | None = None,
@@ -89,7 +90,7 @@ class Farm:
         drain: float | timedelta | None = 10.0,
     ) -> None:
         code, code_name = read_startup(startup)
-        folders = policy_path if isinstance(policy_path, tuple) else (policy_path,)
+        folders = (policy_path,) if isinstance(policy_path, str | os.PathLike) else policy_path
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
             engines=usable_cores() if n is None else check_engines(n),

@@ -163,6 +163,10 @@ class Home:
                 f"the store of farm {self.name!r} is {record.store}: move it to {settings.store_dir} and correct"
                 f" {self.folder / runtime.FARM_FILE}, or begin anew with --fresh"
             )
+        if settings.port == 0 and record.port:
+            # To the controller 0 means the farm's last port: forget that one.
+            record = msgspec.structs.replace(record, port=0)
+            runtime.write_farm_record(record, self.folder)
         self.port = record.port if settings.port is None else settings.port
         return remarks
 

@@ -167,14 +167,15 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._wipe()
+        self.wipe()
         _write(sys.stdout, show.safe(line) + "\n")
 
     def ready(self, state: FarmState) -> None:
         """The one line that says all one needs."""
         self.say(ready_line(state, self._farm, self._stop_with))
 
-    def _wipe(self) -> None:
+    def wipe(self) -> None:
+        """Take the line away that says what is waited for."""
         if self._shown and self._rewrites:
             _write(sys.stderr, "\r\033[K")
         self._shown = ""
@@ -288,7 +289,7 @@ def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
                 if report["what"] == "progress":
                     terminal.progress(report["text"])
                 elif report["what"] == "failed":
-                    terminal.say("")
+                    terminal.wipe()
                     print(f"ipytaskfarm start: {report['text']}", file=sys.stderr)
                     return int(report["code"])
                 else:
