@@ -478,6 +478,16 @@ def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
     assert 1 in sim.scheduler.farm.tasks
 
 
+def test_start_up_code_comes_first_whenever_it_was_set() -> None:
+    sim, _, _ = one_engine()
+    sim.ask(m.SetSticky("x", "push", b"x"))
+    sim.ask(m.SetSticky("startup", "execute", b"first"))
+    assert [row[0] for row in sim.ask(m.ListSticky()).rows] == ["startup", "x"]  # type: ignore[union-attr]
+    sim.crash()
+    sim.join_client()
+    assert [row[0] for row in sim.ask(m.ListSticky()).rows] == ["startup", "x"]  # type: ignore[union-attr]
+
+
 # -- the end
 
 

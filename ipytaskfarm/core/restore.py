@@ -8,6 +8,7 @@ not run a second time.
 from __future__ import annotations
 
 from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Now, Settings
+from .handlers.commands import STARTUP
 from .messages import Incarnation, RunKey
 from .saves import SaveHandOut, Snapshot, TaskRecord
 from .states import State
@@ -22,7 +23,8 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     farm.next_queue_seq = snapshot.next_queue_seq
     farm.next_handout = snapshot.next_handout
     farm.functions.update(snapshot.functions)
-    farm.sticky = {entry.key: entry for entry in snapshot.sticky}
+    startup_first = sorted(snapshot.sticky, key=lambda entry: entry.key != STARTUP)
+    farm.sticky = {entry.key: entry for entry in startup_first}
     farm.wanted = int(snapshot.settings.get("wanted") or 0)
     farm.held = bool(snapshot.settings.get("held"))
     for first, last, accepted, session in snapshot.blocks:

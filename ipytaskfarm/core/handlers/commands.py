@@ -32,6 +32,9 @@ from .engines import engine_is_ready, prepare
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
+STARTUP = "startup"
+"""The key of the farm's start-up code among the sticky entries."""
+
 
 def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision) -> None:
     """Send a command to each of its engines, or answer at once why that cannot be."""
@@ -104,6 +107,9 @@ def on_set_sticky(farm: Farm, session: str, n: int, question: SetSticky, now: No
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
     unchanged = farm.sticky.get(question.key) == entry
     farm.sticky[question.key] = entry
+    if question.key == STARTUP:
+        # First, whenever it came: what was made sticky may rest on it.
+        farm.sticky = {STARTUP: entry, **farm.sticky}
     out.saves.append(entry)
     if not unchanged:
         for engine in farm.engines.values():
