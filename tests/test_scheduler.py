@@ -482,10 +482,11 @@ def test_start_up_code_comes_first_whenever_it_was_set() -> None:
     sim, _, _ = one_engine()
     sim.ask(m.SetSticky("x", "push", b"x"))
     sim.ask(m.SetSticky("startup", "execute", b"first"))
-    assert [row[0] for row in sim.ask(m.ListSticky()).rows] == ["startup", "x"]  # type: ignore[union-attr]
+    expected = m.StickyTable([("startup", "execute", ""), ("x", "push", "")])
+    assert sim.ask(m.ListSticky()) == expected
     sim.crash()
     sim.join_client()
-    assert [row[0] for row in sim.ask(m.ListSticky()).rows] == ["startup", "x"]  # type: ignore[union-attr]
+    assert sim.ask(m.ListSticky()) == expected
 
 
 # -- the end
