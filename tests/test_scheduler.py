@@ -146,6 +146,21 @@ def test_a_more_urgent_task_does_not_wait_behind_what_was_sent_ahead_of_a_long_o
     assert run_next(sim, agent, engine) == 11
 
 
+def test_an_urgent_task_for_one_engine_is_recalled_for_too() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 6):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.submit(6, m.Rules(priority=5, targets=(0,)))
+    sim.advance(0.1)
+    move(sim, agent)
+    run_next(sim, agent, engine)
+    assert run_next(sim, agent, engine) == 6
+
+
 # -- what ends an attempt
 
 

@@ -191,7 +191,7 @@ def begin_oldest(farm: Farm, engine: Engine, now: Now) -> None:
 
 
 def _arm_recall(farm: Farm, now: Now) -> None:
-    if farm.laden and farm.recall_check_s is None and (farm.waiting or farm.open_heads.first() is not None):
+    if farm.laden and farm.recall_check_s is None and (farm.waiting or farm.queued):
         farm.recall_check_s = now.mono_s + farm.settings.recall_after_s
         farm.set_timer(farm.recall_check_s, "recall")
 
@@ -199,7 +199,6 @@ def _arm_recall(farm: Farm, now: Now) -> None:
 def recall_for_others(farm: Farm, now: Now, out: Decision) -> None:
     """Call back what stands behind a task that lasts, if another engine waits or something more urgent does."""
     farm.recall_check_s = None
-    urgent = farm.open_heads.first()
     for engine in list(farm.laden):
         oldest = engine.oldest()
         task = farm.tasks.get(oldest[0]) if oldest else None
@@ -213,10 +212,10 @@ def recall_for_others(farm: Farm, now: Now, out: Decision) -> None:
             for run, handing in engine.handed.items()
             if run != oldest and handing.recalled_s is None and _wanted_elsewhere(farm, handing.task_class)
         ]
-        if not farm.waiting and urgent is not None:
-            behind = [run for run in behind if _less_urgent(farm, run, urgent[0])]
-        elif not farm.waiting:
-            behind = []
+        if not farm.waiting:
+            found = best_class(farm, engine)
+            head = found[0].head() if found else None
+            behind = [run for run in behind if head is not None and _less_urgent(farm, run, head[0])]
         if behind:
             recall(farm, engine, behind, now, out)
     _arm_recall(farm, now)
