@@ -285,6 +285,10 @@ def _delete(options: argparse.Namespace, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if options.socket_folder is not None:
         shutil.rmtree(options.socket_folder, ignore_errors=True)
+        try:
+            options.socket_folder.parent.rmdir()  # the folder of all farms' sockets, when this was the last one
+        except OSError:
+            pass
 
 
 def _dump(controller: Controller, folder: Path) -> None:

@@ -135,7 +135,12 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
             path = base / leaf
             if len(os.fsencode(path)) + IPC_ROOM <= IPC_PATH_MAX:
                 private_folder(base)
-                private_folder(path)
+                try:
+                    private_folder(path)
+                except FileNotFoundError:
+                    # The last other farm has just ended and taken the empty base with it.
+                    private_folder(base)
+                    private_folder(path)
                 return path
     raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
 
