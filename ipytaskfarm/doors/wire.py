@@ -102,7 +102,7 @@ def decode_handshake(frame: bytes | memoryview) -> Handshake:
         pass
     else:
         if hello.protocol != PROTOCOL:
-            return version_refusal(hello.protocol, hello.version[:40])
+            return version_refusal(own_version(), version_text(hello.protocol, hello.version))
     try:
         return _handshake.decode(body)
     except READABLE as error:
@@ -111,15 +111,20 @@ def decode_handshake(frame: bytes | memoryview) -> Handshake:
 
 def own_version() -> str:
     """For people."""
-    return f"ipytaskfarm {__version__} (protocol {PROTOCOL})"
+    return version_text(PROTOCOL, __version__)
 
 
-def version_refusal(protocol: int, version: str) -> Refuse:
-    """Says which version is where, and what to do."""
+def version_text(protocol: int, version: str) -> str:
+    """For people."""
+    return f"ipytaskfarm {version[:40]} (protocol {protocol})"
+
+
+def version_refusal(controller: str, peer: str) -> Refuse:
+    """Says which version is where (`version_text`), and what to do."""
     return Refuse(
         "VersionMismatch",
-        f"the controller is {own_version()}, its peer is ipytaskfarm {version} (protocol {protocol}): install the same "
-        "version on both sides, or restart the farm with the newer one",
+        f"the controller is {controller}, its peer is {peer}: install the same version on both sides, or restart the "
+        "farm with the newer one",
     )
 
 

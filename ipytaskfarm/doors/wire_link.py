@@ -226,7 +226,8 @@ class Link:
         except (errors.ConnectionError, OSError) as error:
             return self._retry(str(error))
         if info.protocol != PROTOCOL:
-            return self._end(wire.version_refusal(info.protocol, info.version), events)
+            controller = wire.version_text(info.protocol, info.version)
+            return self._end(wire.version_refusal(controller, wire.own_version()), events)
         if self.farm is not None and info.incarnation != self.farm:
             return self._end(_replaced(info.farm), events)
         self._address = f"{info.host}:{info.port}"
