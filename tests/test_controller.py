@@ -12,29 +12,46 @@ import pytest
 
 from ipytaskfarm.controller import evaluation
 from ipytaskfarm.controller.evaluation import Evaluator
+from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
 from ipytaskfarm.core.events import Originals
-from ipytaskfarm.core.farm import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ipytaskfarm.core.farm import (
+    Assignment,
+    LoadExplanation,
+    LoadFinals,
+    LoadOriginals,
+    LoadTable,
+    Now,
+    Settings,
+)
 from ipytaskfarm.core.messages import (
+    AgentState,
     Answer,
     AttemptRow,
     Batch,
+    EngineReport,
     Evaluate,
     Evaluated,
     Failure,
     Fetched,
     Final,
+    NeedIds,
     Rules,
     Subject,
+    Submission,
+    Submit,
     TaskTable,
     Text,
 )
+from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
+from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.doors.pack import pack_function
 from ipytaskfarm.doors.store import Store
+from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch
 
 # -- the evaluator
 
@@ -184,6 +201,66 @@ from ipytaskfarm.policies import QueuePolicy  # noqa: E402 - it belongs to the t
 
 class Unfinished(QueuePolicy):
     """Without `key`; its module differs from the farm's own policies."""
+
+
+# -- the loop: nothing leaves before its commit
+
+
+class Diary:
+    """A store and a hub that write down in which order they are used."""
+
+    def __init__(self, store: Store, heard: list[tuple[Peer, object]]) -> None:
+        self.lines: list[str] = []
+        self._store = store
+        self._heard = heard
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def commit(self, saves: list[Save]) -> list[int]:
+        self.lines.append("commit " + " ".join(type(save).__name__ for save in saves))
+        return self._store.commit(saves)
+
+    def poll(self, timeout_s: float, fds: object) -> set[int]:
+        return set()
+
+    def receive(self, limit: int = 256) -> list[tuple[Peer, object]]:
+        heard, self._heard = self._heard, []
+        return heard
+
+    def send(self, session: str, message: object) -> bool:
+        self.lines.append(f"send {session} {type(message).__name__}")
+        return True
+
+    def backlog_bytes(self, session: str) -> int:
+        return 0
+
+    def flush(self, now_s: float) -> None:
+        self.lines.append("flush")
+
+
+def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: Store, tmp_path: Path) -> None:
+    client, agent = Peer("c", "client", "c"), Peer("a", "agent", "a")
+    report = EngineReport("a.1", 0, 1, True, 1.0, prepared=True)
+    heard: list[tuple[Peer, object]] = [
+        (client, PeerNewEpoch(None)),  # type: ignore[arg-type]
+        (agent, PeerNewEpoch(None)),  # type: ignore[arg-type]
+        (agent, AgentState("n", 1, 1, 1, "linux", "3.11", [report])),
+        (client, NeedIds()),
+        (client, Submit([Submission(0, b"work", 1.0)])),
+    ]
+    diary = Diary(store, heard)
+    farm = restored_farm("f", store.load(), Settings(), Now(1.0, 1.0))
+    farm.wanted = 1
+    loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
+    loop.turn()
+    commit, *rest = diary.lines
+    assert commit.startswith("commit ")
+    for saved in ("SaveBlock", "SaveTask", "SaveAccepted", "SaveHandOut"):
+        assert saved in commit
+    assert {"send c IdBlock", "send c Accepted", "send a HandOut"} <= set(rest[:-1])
+    assert rest[-1] == "flush"
+    assert diary.lines.count("flush") == 1
 
 
 # -- answers from the store
