@@ -422,3 +422,33 @@ def farm_with_engines(count: int, settings: Settings | None = None) -> SimFarm:
     sim.ask(m.SetWanted(count))
     sim.settle()
     return sim
+
+
+def one_engine(settings: Settings | None = None) -> tuple[SimFarm, SimAgent, SimEngine]:
+    """A settled farm with one engine and a client that has ids."""
+    sim = farm_with_engines(1, settings)
+    agent = sim.agents["agent"]
+    sim.ids()
+    return sim, agent, next(iter(agent.engines.values()))
+
+
+def move(sim: SimFarm, agent: SimAgent) -> None:
+    """Everything that is on its way arrives; engines stand still."""
+    while agent.inbox or agent.outbox:
+        sim.deliver(agent)
+        sim.process(agent)
+
+
+def run_next(sim: SimFarm, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001) -> int:
+    """The engine runs one task; its id."""
+    assert engine.running or sim.begin(engine), "the engine has nothing to run"
+    assert engine.running is not None
+    task_id = engine.running[0]
+    sim.end(agent, engine, outcome, run_s)
+    move(sim, agent)
+    return task_id
+
+
+def final_of(sim: SimFarm, task_id: int) -> m.Final:
+    """How a task ended, as the store has it."""
+    return sim.store.finals[task_id]

@@ -7,41 +7,12 @@ import itertools
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.events import Silent, StoreRoom, Tick
+from ipytaskfarm.core.events import StoreRoom, Tick
 from ipytaskfarm.core.farm import Assignment, Settings
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare
 
-from .simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines
-
-
-def one_engine(settings: Settings | None = None) -> tuple[SimFarm, SimAgent, SimEngine]:
-    sim = farm_with_engines(1, settings)
-    agent = sim.agents["agent"]
-    sim.ids()
-    return sim, agent, next(iter(agent.engines.values()))
-
-
-def move(sim: SimFarm, agent: SimAgent) -> None:
-    """Everything that is on its way arrives; engines stand still."""
-    while agent.inbox or agent.outbox:
-        sim.deliver(agent)
-        sim.process(agent)
-
-
-def run_next(sim: SimFarm, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001) -> int:
-    """The engine runs one task; its id."""
-    assert engine.running or sim.begin(engine), "the engine has nothing to run"
-    assert engine.running is not None
-    task_id = engine.running[0]
-    sim.end(agent, engine, outcome, run_s)
-    move(sim, agent)
-    return task_id
-
-
-def final_of(sim: SimFarm, task_id: int) -> m.Final:
-    return sim.store.finals[task_id]
-
+from .simulated_farm import farm_with_engines, final_of, move, one_engine, run_next
 
 # -- prefetch
 
@@ -470,129 +441,6 @@ def test_a_client_that_was_forgotten_goes_on_with_its_ids() -> None:
     sim.submit(1)
     sim.settle()
     assert final_of(sim, 1).reason == ""
-
-
-# -- restart
-
-
-def test_what_runs_while_the_controller_is_away_is_adopted() -> None:
-    sim, agent, engine = one_engine()
-    sim.submit(0)
-    move(sim, agent)
-    sim.begin(engine)
-    sim.crash()
-    sim.join_client()
-    move(sim, agent)
-    sim.end(agent, engine)
-    move(sim, agent)
-    assert final_of(sim, 0).reason == ""
-    assert sim.begun == {0: [(0, 1)]}
-
-
-def test_a_hand_out_that_never_arrived_goes_back_uncharged() -> None:
-    sim, _agent, _ = one_engine()
-    sim.submit(0)
-    sim.crash()  # the hand-out is saved and was never delivered
-    sim.join_client()
-    sim.settle()
-    assert final_of(sim, 0).reason == ""
-    assert sim.begun == {0: [(0, 1)]}
-
-
-def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None:
-    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
-    sim.submit(0)
-    sim.settle()
-    sim.submit(1)
-    sim.submit(2)
-    move(sim, agent)
-    sim.begin(engine)
-    sim.ask(m.Hold(True))
-    agent.outbox.append(m.Returned(engine.name, [(2, 1)]))
-    engine.queue.clear()
-    move(sim, agent)
-    sim.crash()
-    sim.join_client()
-    sim.agents.clear()  # the node is lost with all that it knew
-    sim.advance(12.0)
-    assert final_of(sim, 1).reason == "engine lost"
-    assert 2 in sim.scheduler.farm.tasks
-    assert 2 not in sim.store.finals
-
-
-def test_after_a_restart_nothing_waits_for_an_engine_that_was_lost_before() -> None:
-    sim, agent, engine = one_engine()
-    sim.submit(0)
-    sim.settle()
-    for task_id in range(1, 5):
-        sim.submit(task_id)
-    move(sim, agent)
-    sim.begin(engine)
-    sim.ask(m.Hold(True))
-    sim.kill(agent, engine)
-    move(sim, agent)
-    sim.crash()
-    sim.join_client()
-    assert not [e for e in sim.scheduler.farm.engines.values() if e.handed]
-    sim.ask(m.Hold(False))
-    sim.settle()
-    assert all(final_of(sim, i).reason == "" for i in range(2, 5))
-
-
-def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
-    sim, agent, engine = one_engine()
-    sim.submit(0)
-    sim.settle()
-    sim.handle(m.Submit([m.Submission(i, b"", 1.0, None, m.Rules(retries=1)) for i in (1, 2)]), "client")
-    move(sim, agent)
-    sim.ask(m.Hold(True))
-    sim.begin(engine)
-    sim.end(agent, engine, "error")
-    move(sim, agent)  # 2 is still out, in the same batch
-    sim.crash()
-    sim.join_client()
-    assert sim.scheduler.farm.tasks[1].attempt == 1
-    sim.ask(m.Hold(False))
-    sim.settle()
-    assert sim.begun[1] == [(1, 1), (1, 2)]
-    assert final_of(sim, 1).attempts == 2
-
-
-def test_a_lost_engine_spends_a_retry() -> None:
-    sim, agent, _ = one_engine()
-    sim.submit(0, m.Rules(retries=1))
-    for _ in range(2):
-        sim.settle_start(agent)
-        engine = next(e for e in agent.engines.values() if e.queue)
-        sim.begin(engine)
-        sim.kill(agent, engine)
-        move(sim, agent)
-    assert final_of(sim, 0).reason == "engine lost"
-
-
-def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
-    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
-    sim.submit(0)
-    sim.submit(1, m.Rules(retries=1))
-    move(sim, agent)
-    sim.begin(engine)
-    sim.handle(Silent(), "agent")
-    sim.advance(10.5)
-    assert 0 in sim.scheduler.farm.tasks
-    sim.advance(1.0)
-    assert final_of(sim, 0).reason == "engine lost"
-    assert 1 in sim.scheduler.farm.tasks
-
-
-def test_start_up_code_comes_first_whenever_it_was_set() -> None:
-    sim, _, _ = one_engine()
-    sim.ask(m.SetSticky("x", "push", b"x"))
-    sim.ask(m.SetSticky("startup", "execute", b"first"))
-    expected = m.StickyTable([("startup", "execute", ""), ("x", "push", "")])
-    assert sim.ask(m.ListSticky()) == expected
-    sim.crash()
-    sim.join_client()
-    assert sim.ask(m.ListSticky()) == expected
 
 
 # -- the end
