@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +51,7 @@ from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.doors.pack import pack_function
 from ipytaskfarm.doors.store import Store
 from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch
+from tests.polling import eventually
 
 # -- the evaluator
 
@@ -68,13 +68,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., Evaluated]]:
         codes[packed.digest] = packed.code
         number = next(numbers)
         evaluator.ask(Evaluate(number, packed.digest, [Subject("e.1", 3, facts)]))
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            for found in evaluator.answers():
-                if found.n == number:
-                    return found
-            time.sleep(0.002)  # the poll of a poll loop
-        raise AssertionError("no answer")
+        return eventually(lambda: [a for a in evaluator.answers() if a.n == number], 30.0)[0]
 
     yield ask_it
     evaluator.close()
