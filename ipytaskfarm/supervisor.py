@@ -243,6 +243,7 @@ class Supervisor:
         arguments = [
             *("--farm", home.name, "--farm-folder", str(home.folder), "--socket-folder", str(home.sockets)),
             *("--host", settings.host, "--port", str(home.port)),
+            *(("--any-port",) if settings.port is None else ()),
             *("--log", str(home.log("controller")), "--ready-fd", str(self._ready_write)),
         ]
         fds = [self._ready_write]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -301,6 +302,20 @@ def test_a_killed_controller_is_back_by_itself(farm_dirs: Dirs) -> None:
         record = runtime.read_farm_record(home.folder)
         assert record is not None
         assert runtime.read_connection_file(home.client_file).port == record.port
+
+
+def test_a_farm_whose_port_was_taken_meanwhile_takes_another(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1"):
+        port = client_port()
+        command("stop", "--wait", "0")
+        with socket.create_server(("127.0.0.1", port)):
+            started = command("start", "--daemonize", "-n", "1")
+            assert started.returncode == 0, started.stderr
+            assert client_port() != port
+
+
+def client_port() -> int:
+    return runtime.read_connection_file(runtime.connection_path("default")).port
 
 
 def test_a_killed_agent_is_replaced_with_its_engines(farm_dirs: Dirs) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from .. import __version__
-from ..core.errors import FarmExists, SecurityError, StoreError, TaskFarmError
+from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
 from ..core.farm import Farm, Now, Settings
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0: the farm's last one, or any that is free")
+    parser.add_argument("--any-port", action="store_true", help="nobody asked for that port: taken, another will do")
     parser.add_argument("--queue-policy", default="ipytaskfarm.policies:FIFO", metavar="MODULE:CLASS")
     parser.add_argument("--policy-path", action="append", default=[], metavar="DIR")
     parser.add_argument("--unmet-timeout", type=float, default=None, metavar="S")
@@ -159,7 +160,7 @@ def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:
 
 def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord, store: Store, farm: Farm) -> None:
     keys = farm_keys(folder)
-    hub = Hub(options.host, options.port or record.port, keys, record.incarnation, options.farm, farm.epoch)
+    hub = _listen(options, record, keys, farm.epoch)
     paths: list[Path] = []
     try:
         if (hub.port, options.host) != (record.port, record.host):
@@ -189,6 +190,18 @@ def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord
         for path in paths:
             runtime.remove_connection_file(path, record.incarnation)
         hub.close()
+
+
+def _listen(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
+    """On the port that was asked for, or the farm's last one; peers look a new one up in the connection file."""
+    port = options.port or record.port
+    try:
+        return Hub(options.host, port, keys, record.incarnation, options.farm, epoch)
+    except ConnectionError as error:
+        if not options.any_port or not port:
+            raise
+        log.warning("%s: taking another port", error)
+        return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch)
 
 
 def _moved(record: runtime.FarmRecord, host: str, port: int) -> runtime.FarmRecord:
