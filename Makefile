@@ -5,8 +5,8 @@ VENV ?= .venv
 # What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py"
 PYTEST_ARGS ?=
 
-# Debian packages that the tests need beyond python3 and its venv. None so far; add names here.
-APT_PACKAGES :=
+# Debian packages that the tests need beyond python3 and its venv.
+APT_PACKAGES := chromium
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
