@@ -21,6 +21,7 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors.blobs import blobs_folder
 from ipytaskfarm.doors.disk import network_file_system
 from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
 from ipytaskfarm.settings import DEFAULT_PORT, FarmSettings
@@ -205,6 +206,8 @@ class Home:
                 old = store.with_name(store.name + suffix)
                 if old.exists():
                     os.replace(old, aside.with_name(aside.name + suffix))
+            if blobs_folder(store).exists():
+                os.replace(blobs_folder(store), blobs_folder(aside))
             if aside.exists():
                 remarks.append(f"the old store is set aside: {aside}")
         for name in (runtime.FARM_FILE, "keys.json"):
@@ -282,8 +285,8 @@ class Home:
             pass
         if record is not None and Path(record.store).parent != self.folder:
             store = Path(record.store)
-            for suffix in ("-wal", "-shm", ""):
-                store.with_name(store.name + suffix).unlink(missing_ok=True)
+            for path in (blobs_folder(store), *(store.with_name(store.name + end) for end in ("-wal", "-shm", ""))):
+                remove_path(path)
         for path in (self.sockets, self.folder, self.client_file, self.agent_file):
             remove_path(path)
 

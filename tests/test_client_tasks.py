@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipytaskfarm.client.tasks import CallTask, MapTask, StringTask, Task, as_task, pack_task
+from ipytaskfarm.client.tasks import CallTask, MapTask, Packed, StringTask, Task, as_task, pack_task
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import CallWork, StringWork, Work
 from ipytaskfarm.doors.pack import unpack, unpack_function
@@ -161,7 +161,7 @@ def test_repr_shows_what_was_given() -> None:
 def test_a_plain_string_task_is_one_payload() -> None:
     packed = pack_task(Task("a = 1", pull="a"))
     assert work_of(packed.payload) == StringWork("a = 1", ("a",))
-    assert packed[1:] == (None, None, (), False)
+    assert packed == Packed(packed.payload)
 
 
 def test_push_and_clear_travel() -> None:

@@ -12,13 +12,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
-from ipytaskfarm.core.messages import Final, Function, Rules
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.core.messages import Final, Function, Rules, Submission
+from ipytaskfarm.doors.store import Store, needed_blobs
 from tests.store_model import Model, all_turns, attempt, final, sql, task
 
 
@@ -50,7 +51,7 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
             assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
             assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
             assert store.original(everyone) == [
-                (id, t.payload, t.function, t.rules) for id in everyone if (t := model.tasks.get(id))
+                Submission(id, t.payload, 0.0, t.function, t.rules) for id in everyone if (t := model.tasks.get(id))
             ]
             assert [row.id for row in store.task_rows(everyone)] == [id for id in everyone if id in model.finals]
             assert store.functions(["c", "a"]) == [
@@ -135,7 +136,19 @@ def test_a_recovery_task_runs_its_own_payload(store: Store) -> None:
     assert store.work([1]) == [(1, b"second", None)]
     store.commit([s.SaveRequeue(1, 3, 2, 0, 0, recovery=1)])
     assert store.work([1]) == [(1, b"second", None)], "its own retry"
-    assert store.original([1]) == [(1, b"first", "f", None)]
+    assert store.original([1]) == [Submission(1, b"first", 0.0, "f")]
+
+
+def test_blobs_are_needed_as_long_as_the_task_is_there(store: Store) -> None:
+    needy = msgspec.structs.replace(task(1), blobs=("a", "b"))
+    ended = final(1)
+    ended = s.SaveFinal(msgspec.structs.replace(ended.final, blobs=("b", "c")))
+    store.commit([needy, task(2), ended])
+    assert needed_blobs(store.path, ["a", "b", "c", "d"]) == {"a", "b", "c"}
+    assert store.original([1])[0].blobs == ("a", "b")
+    store.commit([s.SaveClear([1])])
+    assert needed_blobs(store.path, ["a", "b", "c", "d"]) == set()
+    assert store.check() == []
 
 
 def test_numbers_that_make_no_sense_do_not_stop_the_farm(store: Store) -> None:

@@ -311,31 +311,44 @@ def shape(path: Path) -> list[tuple[Any, ...]]:
 def test_an_older_store_is_brought_to_the_schema_of_a_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Store.open(path)) as store:
         store.commit([task(1)])
+    now = module.SCHEMA
     steps = [
-        (2, "ALTER TABLE tasks ADD COLUMN color TEXT;"),
-        (3, "CREATE TABLE colors (name TEXT); INSERT INTO colors VALUES ('red');"),
+        (now + 1, "ALTER TABLE tasks ADD COLUMN color TEXT;"),
+        (now + 2, "CREATE TABLE colors (name TEXT); INSERT INTO colors VALUES ('red');"),
     ]
     monkeypatch.setattr(disk, "migrations", lambda: steps)
-    monkeypatch.setattr(module, "SCHEMA", 3)
+    monkeypatch.setattr(module, "SCHEMA", now + 2)
     with closing(Store.open(path)) as store:
         assert [t.id for t in store.load().tasks] == [1]
-    assert sql(path, "PRAGMA user_version") == [(3,)]
+    assert sql(path, "PRAGMA user_version") == [(now + 2,)]
     assert sql(path, "SELECT t.color, c.name FROM tasks AS t, colors AS c") == [(None, "red")]
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store.open(path).close()
     before = shape(path)
+    now = module.SCHEMA
     monkeypatch.setattr(
-        disk, "migrations", lambda: [(2, "CREATE TABLE colors (name); INSERT INTO nowhere VALUES (1);")]
+        disk, "migrations", lambda: [(now + 1, "CREATE TABLE colors (name); INSERT INTO nowhere VALUES (1);")]
     )
-    monkeypatch.setattr(module, "SCHEMA", 2)
+    monkeypatch.setattr(module, "SCHEMA", now + 1)
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):
         Store.open(path)
     assert shape(path) == before
-    assert sql(path, "PRAGMA user_version") == [(1,)]
+    assert sql(path, "PRAGMA user_version") == [(now,)]
     monkeypatch.setattr(disk, "migrations", list)
-    refused(path, "nothing leads from it to 2")
+    refused(path, f"nothing leads from it to {now + 1}")
+
+
+def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> None:
+    Store.open(path).close()
+    new = shape(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE blob_uses; PRAGMA user_version = 1;")
+    assert shape(path) != new
+    with closing(Store.open(path)) as store:
+        store.commit([task(1)])
+    assert shape(path) == new
 
 
 def test_migrations_lead_to_the_schema() -> None:

@@ -154,9 +154,10 @@ class EngineTable:
 
     def __init__(
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
-        first_counter: int, preload: Sequence[str], changed: Callable[[], None],
+        first_counter: int, preload: Sequence[str], changed: Callable[[], None], blobs_folder: Callable[[], str],
     ) -> None:  # fmt: skip
-        """preload: modules that the zygote imports.  changed: called when the controller is to be told of it."""
+        """preload: modules that the zygote imports.  changed: called when the controller is to be told of it.
+        blobs_folder: where engines put large values, "" for nowhere."""
         self._preload = preload
         self._session = session
         self._farm = farm
@@ -167,6 +168,7 @@ class EngineTable:
         self._relay = relay
         self._counter = first_counter
         self._changed = changed
+        self._blobs_folder = blobs_folder
         self._backoff = Backoff()
         self._zygote_backoff = Backoff()
         self._chance = random.Random()
@@ -287,6 +289,7 @@ class EngineTable:
             "cwd": str(self._startup_cwd),
             "node": self._node,
             "farm": self._farm,
+            "blobs": self._blobs_folder(),
         }
 
     def stop(self, engine: Engine, grace_s: float) -> None:

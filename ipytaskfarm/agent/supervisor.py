@@ -41,8 +41,9 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
+from ..doors.blobs import Blobs
 from ..doors.recorder import Bell
-from ..doors.runtime import read_connection_file
+from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
@@ -89,12 +90,13 @@ class Agent:
         dead = sweep(settings.folder)
         self._lane = Lane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
-        self._link = Link(lambda: read_connection_file(settings.connection_file), "agent", session, settings.node)
+        self._info: ConnectionInfo | None = None
+        self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake,
+            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folder,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -128,6 +130,17 @@ class Agent:
             return await self._finished
         finally:
             await self._close()
+
+    def _read_info(self) -> ConnectionInfo:
+        self._info = read_connection_file(self._settings.connection_file)
+        return self._info
+
+    def _blobs_folder(self) -> str:
+        """The farm's blobs, if this machine sees them; "": engines keep large values inside."""
+        if self._info is None:
+            return ""
+        found = Blobs.find(self._info.blobs, self._info.incarnation)
+        return str(found.folder) if found is not None else ""
 
     # ----------------------------------------------------------------------------------------------
     # the turn

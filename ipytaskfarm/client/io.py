@@ -40,6 +40,7 @@ from ..core.messages import (
     Watch,
     Watched,
 )
+from ..doors.blobs import TOUCH_S, Blobs, use
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire_link import Link, Lost, NewEpoch, Received, Refused, Resumed
 from .arrivals import Arrivals
@@ -118,6 +119,11 @@ class IoThread:
         """Why nothing works any more; raised by every call."""
         self.info = read_info()
         self.farm = self.info.farm
+        self.blobs = Blobs.find(self.info.blobs, self.info.incarnation)
+        """Where large values go; None: the farm's folder is not to be seen from here, and they travel inside."""
+        if self.blobs is not None:
+            use(self.blobs)
+        self._touched_s = time.monotonic()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         session_id = os.urandom(12).hex()
@@ -156,6 +162,9 @@ class IoThread:
                 events = self._link.step(now_s)
                 if events:
                     self._take(events)
+                if now_s - self._touched_s > TOUCH_S:
+                    self._touched_s = now_s
+                    self._touch_blobs()
                 self._sleep(poller, sent)
         except Exception as error:  # the last resort: every caller must hear of it, or it would wait for ever
             traceback.print_exc()
@@ -165,6 +174,13 @@ class IoThread:
             with self._bell_lock:
                 os.close(self._bell)
                 self._bell = -1
+
+    def _touch_blobs(self) -> None:
+        """What is not accepted yet is needed all the same."""
+        with self._lock:
+            digests = self._outbox.unaccepted_blobs()
+        if self.blobs is not None and digests:
+            self.blobs.touch(map(bytes.fromhex, digests))
 
     def _sleep(self, poller: select.poll, sent: bool) -> None:
         now_s = time.monotonic()

@@ -118,6 +118,7 @@ class Outbox:
         function: str | None,
         rules: Rules | None,
         functions: tuple[Function, ...] = (),
+        blobs: tuple[str, ...] = (),
     ) -> int:
         """Take the next id (`has_id` was true) and queue the task; returns the id."""
         chunk = self._open
@@ -137,7 +138,7 @@ class Outbox:
             size += self._take_function(chunk, code)
         # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
         # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
-        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules))
+        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs))
         self.next_id = task_id + 1
         chunk.size_bytes += size
         self.size_bytes += size
@@ -259,6 +260,11 @@ class Outbox:
         if self.asked_ids:
             self.asked_ids = False
             self.want_ids = True
+
+    def unaccepted_blobs(self) -> set[str]:
+        """Digests that only this outbox knows to be needed."""
+        chunks = [*self._sent, *self._unsent, *([self._open] if self._open else [])]
+        return {digest for chunk in chunks for task in chunk.tasks if task.blobs for digest in task.blobs}
 
     def unaccepted_ids(self) -> set[int]:
         """Ids of which the controller may know nothing."""

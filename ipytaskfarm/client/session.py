@@ -133,7 +133,7 @@ class Session(IoThread):
 
     def hand_in(self, packed: Packed) -> int:
         """Queue a task and return its id.  Waits for ids the first time, and when the outbox is full."""
-        payload, function, rules, functions, raw = packed
+        payload, function, rules, functions, raw, blobs = packed
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
         if size > PAYLOAD_BYTES_MAX:
             raise errors.ResultTooLarge(
@@ -147,7 +147,7 @@ class Session(IoThread):
                 outbox.next_id > outbox.last_id and not outbox.has_id()
             ) or outbox.size_bytes > LIMIT_BYTES or self.fatal is not None:  # fmt: skip
                 self._wait_for_room()
-            task_id = outbox.add(payload, now_s, function, rules, functions)
+            task_id = outbox.add(payload, now_s, function, rules, functions, blobs)
             self.arrivals.handed_in.add(task_id)
             if raw:
                 self.raw_ids.add(task_id)

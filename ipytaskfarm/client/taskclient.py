@@ -112,7 +112,7 @@ class TaskClient:
         """
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.hand_in(pack_task(task))
+        new_id = self._session.hand_in(pack_task(task, self._session.blobs))
         return self.get_task_result(new_id, block=True) if block else new_id
 
     def flush(self, timeout: Timeout = None) -> None:

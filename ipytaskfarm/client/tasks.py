@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from ..core.messages import CallWork, Function, Recovery, Rules, StringWork
+from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -465,24 +466,29 @@ class Packed(NamedTuple):
     functions: tuple[Function, ...] = ()
     """The code of `function`, of the depend functions and of the recovery tasks."""
     raw: bool = False
+    blobs: tuple[str, ...] = ()
+    """Digests of the large values that were written beside it."""
 
 
-def pack_task(task: Task) -> Packed:
+def pack_task(task: Task, blobs: Blobs | None = None) -> Packed:
     """Pack a task and its chain of recovery tasks.  A loop: ValueError that shows it.
 
-    Raises UnpickleableException for what cannot travel.
+    Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
     """
+    keeper = None if blobs is None else Keeper(blobs)
     if task.__class__ is StringTask and not task._ruled:
-        return Packed(_encode(_string_work(task)))
+        payload = _encode(_string_work(task, keeper))
+        return Packed(payload) if keeper is None else Packed(payload, blobs=keeper.taken())
     chain = _chain(task)
     functions: dict[str, Function] = {}
     recovery: Recovery | None = None
     for link in reversed(chain[1:]):
-        payload, function = _work(link, functions)
+        payload, function = _work(link, functions, keeper)
         recovery = Recovery(payload, function, _rules(link, recovery, functions))
-    payload, function = _work(task, functions)
+    payload, function = _work(task, functions, keeper)
     rules = _rules(task, recovery, functions)
-    return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask))
+    taken = keeper.taken() if keeper is not None else ()
+    return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask), taken)
 
 
 def _chain(task: Task) -> list[Task]:
@@ -499,25 +505,27 @@ def _chain(task: Task) -> list[Task]:
     return chain
 
 
-def _string_work(task: StringTask) -> StringWork:
+def _string_work(task: StringTask, keeper: Keeper | None) -> StringWork:
     push = task.push
     return StringWork(
         task.expression,
         tuple(task.pull),  # type: ignore[arg-type]
-        pack(push, "push") if push else None,
+        pack(push, "push", keeper) if push else None,
         task.clear_before,
         task.clear_after,
     )
 
 
-def _work(task: Task, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> tuple[bytes, str | None]:
     if isinstance(task, StringTask):
-        return _encode(_string_work(task)), None
+        return _encode(_string_work(task, keeper)), None
     if not isinstance(task, CallTask):
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
     function = pack_function(task.function)
     functions[function.digest] = function
-    arguments = pack((task.args, task.kwargs), ("args", "kwargs")) if task.args or task.kwargs else None
+    arguments = None
+    if task.args or task.kwargs:
+        arguments = pack((task.args, task.kwargs), ("args", "kwargs"), keeper)
     work = CallWork(arguments, task.clear_before, task.clear_after, task._raw)
     return _encode(work), function.digest
 

@@ -31,11 +31,13 @@ from ..core.restore import restored_farm
 from ..core.scheduler import Scheduler
 from ..core.states import State
 from ..doors import runtime
+from ..doors.blobs import Blobs, blobs_folder
 from ..doors.keys import FarmKeys, farm_keys
 from ..doors.store import Store
 from ..doors.wire_hub import Hub
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .upkeep import Upkeep
 
 log = logging.getLogger("ipytaskfarm.controller")
 
@@ -178,6 +180,7 @@ def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
+            upkeep=Upkeep(Blobs.create(blobs_folder(Path(record.store)), record.incarnation), Path(record.store)),
             watch_fds=watch,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
@@ -248,6 +251,7 @@ def _write_connection_files(
             version=__version__,
             protocol=PROTOCOL,
             node=socket.gethostname(),
+            blobs=str(blobs_folder(Path(record.store))),
         )
         path = runtime.connection_path(options.farm, role)
         runtime.write_connection_file(info, path)

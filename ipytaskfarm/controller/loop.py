@@ -27,6 +27,7 @@ from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, Peer
 from . import replies
 from .evaluation import Evaluator
 from .payloads import Payloads
+from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Controller:
         *,
         found: str = "",
         min_free_bytes: int = 0,
+        upkeep: Upkeep | None = None,
         watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -61,6 +63,7 @@ class Controller:
         self._payloads = Payloads(store)
         self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
+        self._upkeep = upkeep
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -124,6 +127,8 @@ class Controller:
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
             self._room_checked_s = now.mono_s
             yield "", StoreRoom(self._lack_of_room())
+            if self._upkeep is not None:
+                self._upkeep.turn(now.mono_s)
 
     def _lack_of_room(self) -> str | None:
         free = self._store.free_bytes()

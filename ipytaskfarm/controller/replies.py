@@ -6,7 +6,7 @@ import time
 
 from ..core.events import Event, Originals
 from ..core.farm import Load, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
-from ..core.messages import Answer, Fetched, Final, Refusal, Submission, TaskTable, Text
+from ..core.messages import Answer, Fetched, Final, Refusal, TaskTable, Text
 from ..doors.store import Store
 
 
@@ -20,11 +20,7 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         table = TaskTable(sorted([*load.rows, *rows], key=lambda row: row.id), load.unknown)
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
-        tasks = [
-            Submission(task_id, payload, 0.0, function, rules)
-            for task_id, payload, function, rules in store.original(load.ids)
-        ]
-        return load.session, Originals(load.n, tasks, load.missing, load.not_failed)
+        return load.session, Originals(load.n, store.original(load.ids), load.missing, load.not_failed)
     return load.session, Answer(load.n, _explanation(store, load))
 
 

@@ -168,6 +168,10 @@ class MemoryLimitExceeded(TaskError, MemoryError):
     """The engine used more memory than it was allowed, and was ended."""
 
 
+class BlobMissing(TaskError, LookupError):
+    """The data of a value is gone, because its task was cleared, or lies on another machine."""
+
+
 class ResultTooLarge(TaskError, ValueError):
     """A result, or a task handed in, is larger than the farm's limit."""
 

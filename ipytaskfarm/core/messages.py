@@ -106,6 +106,8 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     submitted_s: float
     function: str | None = None
     rules: Rules | None = None
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that its payload and its recovery tasks' need, see `doors.blobs`."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -129,6 +131,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     failure: Failure | None = None
     body: bytes = b""
     """An encoded `ResultBody`; opaque to agent and controller."""
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that the body needs."""
 
 
 class FailureBody(msgspec.Struct, frozen=True):
@@ -185,6 +189,8 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes | None = None
     history: list[AttemptRow] = []
     """The attempts before the last one."""
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that the body needs: for the store alone, it does not give them back."""
 
 
 # --------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class SaveTask(msgspec.Struct, frozen=True, gc=False):
     function: str | None
     rules: Rules | None
     session: str
+    blobs: tuple[str, ...] = ()
 
 
 class SaveFunction(msgspec.Struct, frozen=True):

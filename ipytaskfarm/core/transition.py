@@ -80,7 +80,9 @@ def accept(farm: Farm, submission: Submission, session: str, out: Decision) -> T
     _policy_key(farm, task)
     farm.tasks[task.id] = task
     farm.counts[State.SCHEDULED] += 1
-    out.saves.append(SaveTask(task.id, seq, submission.payload, task.submitted_s, task.function, rules, session))
+    out.saves.append(
+        SaveTask(task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs)
+    )
     _join_queue(farm, task)
     return task
 
@@ -216,6 +218,7 @@ def final_of_answer(task: Task, engine: Engine, ended: Ended, now: Now) -> Final
         ended.failure,
         ended.body,
         task.history or [],
+        ended.blobs,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.errors import UnpickleableException, VersionMismatch
 from ..core.messages import Function
+from .blobs import Keeper
 from .pack_build import bind, loading
 from .pack_cache import WITH_BUFFERS, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
@@ -37,19 +38,20 @@ __all__ = [
 ]
 
 
-def pack(obj: Any, names: str | tuple[str, ...] = "value") -> bytes:
+def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: Keeper | None = None) -> bytes:
     """Pickle (protocol 5) that takes what cannot be imported on the other side by value.
 
     Args:
         obj: the value.
         names: what an error message calls it; a tuple gives the name of each item of a tuple, such as
             ``("args", "kwargs")``.
+        keeper: takes what is large, so that only its digest travels; None: everything stays in the pack.
 
     Raises:
         UnpickleableException: a part cannot travel; the message says where it is, and what to do.
     """
     try:
-        return dumps(obj)
+        return dumps(obj, keeper)
     except Exception as error:
         raise _refusal(obj, names, error) from error
 
@@ -81,6 +83,7 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
 
     Raises:
         VersionMismatch: a function in it was made by another minor version of Python.
+        BlobMissing: it lies in a blob that is not to be had here.
         Exception: anything that a class's own code raises when it is rebuilt.
     """
     if namespace is None:
@@ -106,12 +109,15 @@ def _loads(data: bytes | memoryview) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
-def pack_names(values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None) -> bytes:
+def pack_names(
+    values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: Keeper | None = None
+) -> bytes:
     """Pack a dict of pulled names; errors name the variable.
 
     Args:
         values: name -> value.
         namespace: where they were pulled from, to refuse ``a = globals()`` readably.
+        keeper: as for `pack`.
     """
     values = dict(values)
     for name, value in values.items():
@@ -125,7 +131,7 @@ def pack_names(values: Mapping[str, Any], namespace: Mapping[str, Any] | None = 
                 text = f"{name!r} holds a dict with a module ({module.__name__}) in it: pull names instead"
                 raise UnpickleableException(text)
     try:
-        return dumps(values)
+        return dumps(values, keeper)
     except Exception as error:
         raise _pull_refusal(values, error) from error
 

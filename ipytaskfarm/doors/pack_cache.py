@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.messages import Function
 from . import pack_build as build
+from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
 from .pack_reduce import Pickler
 
@@ -22,6 +23,9 @@ _ALIGNMENT = 64
 WITH_BUFFERS = 1
 """First byte of a pack with buffers beside its pickle; a plain pickle begins with 0x80."""
 _READ_ONLY = 1 << 63
+_IN_BLOB = 1 << 62
+"""Beside a length: not so many bytes stand there, but the digest of the blob that holds them."""
+_DIGEST_BYTES = 32
 
 
 class _Sink:
@@ -45,12 +49,12 @@ class _Sink:
         self.buffers.append(raw)
         return False
 
-    def dump(self, obj: Any) -> bytes:
+    def dump(self, obj: Any, keeper: Keeper | None) -> bytes:
         """One pack.  After an exception the sink is not to be used again."""
         self.pickler.dump(obj)
         data = self.file.getvalue()
-        if self.buffers:
-            data = _frame(data, self.buffers)
+        if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
+            data = _frame(data, self.buffers, keeper)
             self.buffers = []
         self.file.seek(0)
         self.file.truncate()
@@ -61,13 +65,13 @@ class _Sink:
 _pool: list[_Sink] = []
 
 
-def dumps(obj: Any) -> bytes:
-    """Pickle with buffers of 16 KiB and more beside the pickle: they are copied once, and may be mapped later."""
+def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
+    """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
     try:
         sink = _pool.pop()
     except IndexError:
         sink = _Sink()
-    data = sink.dump(obj)
+    data = sink.dump(obj, keeper)
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
@@ -82,34 +86,50 @@ def _dumps_inline(obj: Any) -> bytes:
     return file.getvalue()
 
 
-def _frame(data: bytes, buffers: list[memoryview]) -> bytes:
+def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> bytes:
     """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
-    sizes = [buffer.nbytes | (_READ_ONLY if buffer.readonly else 0) for buffer in buffers]
-    head = struct.pack(f"<BxxxI{len(sizes) + 1}Q", WITH_BUFFERS, len(sizes), len(data), *sizes)
-    parts: list[bytes | memoryview] = [head, data]
-    position = len(head) + len(data)
-    for buffer in buffers:
+    sizes: list[int] = []
+    places: list[bytes | memoryview] = []
+    for part in (memoryview(data), *buffers):
+        digest = keeper.keep(part) if keeper is not None and part.nbytes >= BLOB_BYTES else None
+        flags = (_READ_ONLY if part.readonly else 0) | (_IN_BLOB if digest is not None else 0)
+        sizes.append(part.nbytes | flags)
+        places.append(part if digest is None else digest)
+    sizes[0] &= ~_READ_ONLY
+    head = struct.pack(f"<BxxxI{len(sizes)}Q", WITH_BUFFERS, len(buffers), *sizes)
+    parts: list[bytes | memoryview] = [head, places[0]]
+    position = len(head) + len(places[0])
+    for place in places[1:]:
         gap = -position % _ALIGNMENT
-        parts += [b"\0" * gap, buffer]
-        position += gap + buffer.nbytes
+        parts += [b"\0" * gap, place]
+        position += gap + len(place)
     return b"".join(parts)
 
 
 def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
-    """The pickle and its buffers.  Those of read-only memory are copied where the object wants to write into them."""
+    """The pickle and its buffers.  Blobs are mapped; other buffers of read-only memory are copied where the object
+    wants to write into them."""
     count, length = struct.unpack_from("<4xIQ", view)
     sizes = struct.unpack_from(f"<{count}Q", view, 16)
     position = 16 + 8 * count
-    data = view[position : position + length]
-    position += length
+    data, position = _part(view, position, length)
     buffers: list[memoryview | bytearray] = []
     for size in sizes:
-        nbytes = size & ~_READ_ONLY
-        position += -position % _ALIGNMENT
-        part = view[position : position + nbytes]
-        buffers.append(part if size & _READ_ONLY or not view.readonly else bytearray(part))
-        position += nbytes
+        part, position = _part(view, position + -position % _ALIGNMENT, size)
+        if size & _READ_ONLY:
+            buffers.append(part.toreadonly())
+        else:
+            buffers.append(bytearray(part) if part.readonly else part)
     return data, buffers
+
+
+def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
+    """What stands there, and where it ends."""
+    if size & _IN_BLOB:
+        end = position + _DIGEST_BYTES
+        return mapped(bytes(view[position:end])), end
+    end = position + (size & ~_READ_ONLY)
+    return view[position:end], end
 
 
 # --------------------------------------------------------------------------------------------------

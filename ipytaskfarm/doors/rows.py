@@ -29,6 +29,7 @@ class Statement(NamedTuple):
 _encode = msgspec.json.Encoder().encode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
+decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def asked(keys: Iterable[int] | Iterable[str]) -> str:
@@ -57,7 +58,16 @@ def _tasks(group: list[s.SaveTask]) -> list[Statement]:
         "INSERT INTO tasks (id, queue_seq, name, rules, function, session, submitted_s, payload) "
         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING"
     )
-    return [Statement(sql, [_task(t) for t in group], fences=True)]
+    return [Statement(sql, [_task(t) for t in group], fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
+
+
+def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
+    """Which blobs tasks need; nothing at all where none does, as it is with most."""
+    rows: list[Row] = [(task, part, digest) for task, digests in needing if digests for digest in digests]
+    if not rows:
+        return []
+    sql = f"INSERT INTO blob_uses (task, part, digest) SELECT ?1, ?2, ?3 WHERE {_THERE} ON CONFLICT DO NOTHING"
+    return [Statement(sql, rows)]
 
 
 def _failure_row(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
@@ -77,7 +87,8 @@ def _finals(group: list[s.SaveFinal]) -> list[Statement]:
         f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 WHERE {_THERE} "
         "AND NOT EXISTS (SELECT 1 FROM progress WHERE task = ?1 AND attempt > ?5) ON CONFLICT (task) DO NOTHING"
     )
-    return [Statement(sql, [_final(save.final) for save in group], fences=True)]
+    uses = _uses("result", ((save.final.id, save.final.blobs) for save in group))
+    return [Statement(sql, [_final(save.final) for save in group], fences=True), *uses]
 
 
 def _attempt(task: int, r: AttemptRow) -> Row:
@@ -138,7 +149,7 @@ def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     spans: list[Row] = list(_spans(id for save in group for id in save.ids))
     ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = tasks.id)"
     statements = [Statement(f"DELETE FROM tasks WHERE id BETWEEN ? AND ? AND {ended}", spans)]
-    for table in ("finals", "attempts", "progress"):
+    for table in ("finals", "attempts", "progress", "blob_uses"):
         gone = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
         statements.append(Statement(f"DELETE FROM {table} WHERE task BETWEEN ? AND ? AND {gone}", spans))
     statements.append(Statement("DELETE FROM refusals WHERE task BETWEEN ? AND ?", spans))
@@ -233,8 +244,14 @@ WORK = (
     "LEFT JOIN progress AS p ON p.task = t.id"
 )
 ORIGINALS = (
-    "SELECT t.id, t.payload, t.function, t.name, t.rules "
+    "SELECT t.id, t.payload, t.function, t.name, t.rules, "
+    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work') "
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
+)
+
+NEEDED_BLOBS = (
+    "SELECT asked.value FROM json_each(?) AS asked "
+    "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value)"
 )
 
 _HISTORY = (

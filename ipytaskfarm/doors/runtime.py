@@ -62,6 +62,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int
     node: str = ""
     """The host on which that pid means something; "": it means nothing."""
+    blobs: str = ""
+    """The folder of large values, for who sees the same file system (`doors.blobs`)."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"

@@ -103,6 +103,15 @@ CREATE TABLE functions (
     code         BLOB NOT NULL
 );
 
+-- What keeps large values alive, which lie in the blob folder under these names (SHA-256): the tasks that need them.
+CREATE TABLE blob_uses (
+    task         INTEGER NOT NULL,
+    part         TEXT NOT NULL,         -- 'work': what was handed in needs it; 'result': what came out
+    digest       TEXT NOT NULL,
+    PRIMARY KEY (task, part, digest)
+) WITHOUT ROWID;
+CREATE INDEX blob_uses_by_digest ON blob_uses (digest);
+
 -- Farm-wide values that outlive the controller.
 CREATE TABLE settings (
     key          TEXT PRIMARY KEY,

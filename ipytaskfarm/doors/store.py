@@ -31,10 +31,10 @@ from typing import Any, NoReturn
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import Final, Function, Rules, TaskRow
+from ..core.messages import Final, Function, Submission, TaskRow
 from . import disk, rows
 
-SCHEMA = 1
+SCHEMA = 2
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -386,11 +386,14 @@ class Store:
         its turn.  Ids that are not there are left out, here and below."""
         return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
 
-    def original(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None, Rules | None]]:
-        """(id, payload, function's digest, rules) as handed in, of ended tasks too, in the order asked for."""
+    def original(self, ids: Sequence[int]) -> list[Submission]:
+        """These as they were handed in, of ended tasks too, in the order asked for; when, is not told."""
         read_rules = rows.RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
-        return [(id, payload, function, read_rules(text, name)) for id, payload, function, name, text in found]
+        return [
+            Submission(id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs))
+            for id, payload, function, name, text, blobs in found
+        ]
 
     def functions(self, digests: Sequence[str]) -> list[Function]:
         """The code of these, in the order asked for."""
@@ -447,7 +450,7 @@ class Store:
         self._usable()
         with self._reading():
             found = [row[0] for row in self._db.execute("PRAGMA integrity_check(20)")]
-            for table in ("finals", "attempts", "progress"):
+            for table in ("finals", "attempts", "progress", "blob_uses"):
                 orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
                 lost = self._one(f"SELECT count(*) FROM {table} WHERE {orphan}")
                 if lost:
@@ -460,6 +463,12 @@ class Store:
         with self._reading():
             self._db.execute("VACUUM")
             self._checkpoint("TRUNCATE")
+
+
+def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
+    """Those of these that a task or its result needs; read beside the controller, from any thread."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.messages import FromEngine
+from ..doors.blobs import Blobs
 from ..doors.recorder import Recorder
 from .baseline import Baseline
 from .capture import Capture
@@ -29,5 +30,7 @@ class Parts:
     cells: Cells
     capture: Capture
     baseline: Baseline
+    blobs: Blobs | None
+    """Where large values go; None: they travel inside."""
     send: Callable[[FromEngine], None]
     """To the agent, from any thread."""

@@ -23,6 +23,7 @@ import msgspec
 from .. import engine as package
 from ..core.messages import EngineCommand, LaneHello
 from ..core.messages import Properties as PropertiesMessage
+from ..doors.blobs import Blobs, use
 from ..doors.recorder import Bell, Recorder
 from .baseline import Baseline
 from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
@@ -57,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     env: dict[str, str | None] = {}
     node: str = ""
     farm: str = "default"
+    blobs: str = ""
 
 
 def run_engine(settings: Settings) -> NoReturn:
@@ -102,6 +104,14 @@ def _watch_for_faults(stack_file: str) -> None:
     faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
 
+def _blobs(folder: str) -> Blobs | None:
+    if not folder:
+        return None
+    blobs = Blobs(folder)
+    use(blobs)
+    return blobs
+
+
 class EngineProcess:
     """Kernel, lane, runner and commands of this process."""
 
@@ -141,6 +151,7 @@ class EngineProcess:
             Cells(shell),
             self._capture,
             self._baseline,
+            _blobs(settings.blobs),
             self._lane.send,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)

@@ -24,6 +24,7 @@ import msgspec
 from ..core.errors import TaskRejectError
 from ..core.messages import CallWork, Ended, Failure, ResultBody, Returned, Run, RunKey, StringWork, Work
 from ..core.states import Reason
+from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
 from .failures import describe
@@ -94,6 +95,7 @@ class Runner:
         self._plain = plain
         self._finished = finished
         self._pid = os.getpid()
+        self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._encoder = msgspec.msgpack.Encoder()
@@ -219,10 +221,10 @@ class Runner:
                 self._cells.flush_figures()
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
-        return pack(value)
+        return pack(value, "value", self._keeper)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
-        return pack(await coroutine)
+        return pack(await coroutine, "value", self._keeper)
 
     def _function(self, job: Job) -> Callable[..., Any]:
         digest = job.run.function
@@ -236,7 +238,7 @@ class Runner:
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
             return self._nothing
-        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names)
+        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names, self._keeper)
 
     # -- the end of a run
 
@@ -280,8 +282,9 @@ class Runner:
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         encode = self._encoder.encode
+        blobs = self._keeper.taken() if self._keeper is not None else ()
         try:
-            return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body)))
+            return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs))
         except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
             size = len(value) if value is not None else 0
             failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")

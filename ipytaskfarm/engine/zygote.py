@@ -21,7 +21,8 @@ agent -> zygote::
      "stack": "<folder>/engine-<counter>.stack",         # faulthandler writes here on SIGRTMIN+6
      "env": {"NAME": "value"},                           # added to the zygote's own environment; null removes one
      "cwd": "<the farm's start folder>",                 # put on the engine's sys.path, first
-     "node": "<the agent's node name>", "farm": "default"}   # both optional: for facts and ps
+     "node": "<the agent's node name>", "farm": "default",   # both optional: for facts and ps
+     "blobs": "<folder>"}                                # optional: where large values go, see doors/blobs.py
     {"op": "quit"}                                       # kill the engines that are left, then exit 0
     end of file                                          # the same
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..eligibility import wake
 from ..events import Gone, Joined, Originals
 from ..farm import Decision, Farm, LoadFinals, LoadOriginals, Now
@@ -21,7 +23,6 @@ from ..messages import (
     Retry,
     Rules,
     RunKey,
-    Submission,
     Watch,
     Watched,
 )
@@ -193,7 +194,7 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
-        again = Submission(block.next, original.payload, now.wall_s, original.function, linked)
+        again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked)
         block.next += 1
         accept(farm, again, session, out)
         pairs.append((original.id, again.id))

@@ -1,0 +1,229 @@
+"""The door to blobs: large values as files that are named by what is in them.
+
+A value of 64 KiB and more does not travel through the controller.  Whoever packs it writes it into the farm's blob
+folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
+machine share its pages; the map is private: writing into an array changes nobody else's.
+
+A blob is on disk before its name is given to anyone.  Which blobs a task or a result needs stands in the store, in
+the same transaction; a file that nothing needs goes after `KEPT_S` (see `sweep`).  Its time of modification says when
+somebody last had it in hand, so whoever holds a digest that is not in the store yet touches the file now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..core.errors import BlobMissing
+from .runtime import private_folder
+
+BLOB_BYTES = 64 * 1024
+"""Values of this size and more are blobs."""
+
+KEPT_S = 600.0
+"""How long a blob that nothing needs is kept after it was last in somebody's hand."""
+
+TOUCH_S = 120.0
+"""How often a holder of a digest touches the file."""
+
+_MARK = "farm"
+_LOCK = "lock"
+_WRITE_BYTES = 8 * 2**20
+
+
+def blobs_folder(store: Path) -> Path:
+    """Where the blobs of a store lie: beside it."""
+    return store.with_name(f"{store.name}.blobs")
+
+
+class Blobs:
+    """One farm's blobs on this machine."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], farm: str) -> Blobs:
+        """Make the folder (0700) if need be, and mark it as this farm's (its incarnation)."""
+        made = cls(folder)
+        private_folder(made.folder)
+        (made.folder / _MARK).write_text(farm)
+        (made.folder / _LOCK).touch(0o600)
+        return made
+
+    @classmethod
+    def find(cls, folder: str, farm: str) -> Blobs | None:
+        """The farm's blobs, if this process sees the very folder; None on another machine."""
+        if not folder:
+            return None
+        found = cls(folder)
+        try:
+            same = (found.folder / _MARK).read_text() == farm
+        except OSError:
+            return None
+        return found if same and os.access(found.folder, os.W_OK) else None
+
+    def path(self, digest: bytes) -> Path:
+        """Where the blob of this digest (32 bytes) lies."""
+        name = digest.hex()
+        return self.folder / name[:2] / name
+
+    def put(self, data: memoryview) -> bytes:
+        """Write these bytes, once; their digest (32 bytes).  On disk when it returns.  OSError: the disk's trouble."""
+        digest = hashlib.sha256(data).digest()
+        path = self.path(digest)
+        with self._in_hand():
+            if _touch(path, data.nbytes):
+                return digest
+        part = self.folder / f"{uuid.uuid4().hex}.part"
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                for start in range(0, data.nbytes, _WRITE_BYTES):
+                    _write(fd, data[start : start + _WRITE_BYTES])
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            os.rename(part, path)
+            _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+        return digest
+
+    def map(self, digest: bytes) -> memoryview | None:
+        """The blob, mapped: pages are shared until they are written to, and writing stays private.  None: not here."""
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
+        finally:
+            os.close(fd)
+
+    def touch(self, digests: Iterable[bytes]) -> None:
+        """These are in hand: not to be swept for `KEPT_S`."""
+        with self._in_hand():
+            for digest in digests:
+                _touch(self.path(digest), None)
+
+    def sweep(self, needed: Callable[[Sequence[str]], set[str]], older_than_s: float = KEPT_S) -> int:
+        """Remove blobs last in hand longer ago than that, and not among `needed(their digests, as hex)`.
+        Returns how many."""
+        removed = 0
+        for names in self._old(older_than_s):
+            keep = needed(list(names))
+            for name in names - keep:
+                removed += self._remove(self.folder / name[:2] / name, older_than_s)
+        return removed
+
+    def _old(self, older_than_s: float) -> Iterator[set[str]]:
+        """Names of files last in hand long ago, a folder's at a time."""
+        for folder in [self.folder, *sorted(self.folder.glob("??"))]:
+            names = set()
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_file(follow_symlinks=False) or entry.name in (_MARK, _LOCK):
+                        continue
+                    if time.time() - entry.stat().st_mtime <= older_than_s:
+                        continue
+                    if entry.name.endswith(".part"):  # whoever wrote it died
+                        os.unlink(entry.path)
+                    else:
+                        names.add(entry.name)
+            if names:
+                yield names
+
+    def _remove(self, path: Path, older_than_s: float) -> int:
+        """Nobody can take it in hand while the lock is held; who did before has touched it."""
+        with open(self.folder / _LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if time.time() - path.stat().st_mtime <= older_than_s:
+                    return 0
+                path.unlink()
+            except FileNotFoundError:
+                return 0
+        return 1
+
+    @contextlib.contextmanager
+    def _in_hand(self) -> Iterator[None]:
+        with open(self.folder / _LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+
+
+class Keeper:
+    """Takes large buffers while something is packed, and remembers their digests."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self.digests: dict[bytes, None] = {}
+
+    def keep(self, data: memoryview) -> bytes | None:
+        """The digest under which it is kept; None: it must travel as it is (the disk has no room for it)."""
+        try:
+            digest = self._blobs.put(data)
+        except OSError:
+            return None
+        self.digests[digest] = None
+        return digest
+
+    def taken(self) -> tuple[str, ...]:
+        """What was kept since the last call, as hex."""
+        if not self.digests:
+            return ()
+        digests, self.digests = self.digests, {}
+        return tuple(digest.hex() for digest in digests)
+
+
+_known: dict[Path, Blobs] = {}
+
+
+def use(blobs: Blobs) -> None:
+    """This process unpacks values whose blobs lie there."""
+    _known[blobs.folder] = blobs
+
+
+def mapped(digest: bytes) -> memoryview:
+    """The blob of this digest, wherever this process knows it.  BlobMissing: nowhere."""
+    for blobs in list(_known.values()):
+        found = blobs.map(digest)
+        if found is not None:
+            return found
+    raise BlobMissing(
+        f"the data of this value (blob {digest.hex()[:12]}…) is not here: its task was cleared, or it lies on a "
+        "machine that this process does not see"
+    )
+
+
+def _touch(path: Path, size: int | None) -> bool:
+    """Whether it is there, and of that size; it counts as in hand now."""
+    try:
+        if size is not None and path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,163 @@
+"""Large values as files named by their content: written once, mapped, kept while somebody needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ipytaskfarm.core.errors import BlobMissing
+from ipytaskfarm.doors import blobs as door
+from ipytaskfarm.doors.blobs import BLOB_BYTES, KEPT_S, Blobs, Keeper
+from ipytaskfarm.doors.pack import pack, pack_names, unpack
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    monkeypatch.setattr(door, "_known", {})
+    made = Blobs.create(tmp_path / "blobs", "farm-1")
+    door.use(made)
+    return made
+
+
+def files(blobs: Blobs) -> list[Path]:
+    return sorted(path for path in blobs.folder.glob("??/*"))
+
+
+def age(blobs: Blobs, seconds: float) -> None:
+    for path in [*files(blobs), *blobs.folder.glob("*.part")]:
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_blob_is_named_by_its_content_and_written_once(blobs: Blobs) -> None:
+    data = memoryview(os.urandom(100_000))
+    digest = blobs.put(data)
+    assert digest == hashlib.sha256(data).digest()
+    (path,) = files(blobs)
+    before = path.stat()
+    assert blobs.put(data) == digest
+    assert files(blobs) == [path]
+    assert path.stat().st_ino == before.st_ino
+    assert before.st_mode & 0o777 == 0o600
+    found = blobs.map(digest)
+    assert found is not None
+    assert found == data
+
+
+def test_a_torn_file_under_the_right_name_is_written_again(blobs: Blobs) -> None:
+    data = memoryview(os.urandom(100_000))
+    digest = blobs.put(data)
+    blobs.path(digest).write_bytes(b"short")
+    blobs.put(data)
+    assert blobs.path(digest).read_bytes() == data
+
+
+def test_writing_into_a_mapped_array_changes_nobody_elses(blobs: Blobs) -> None:
+    keeper = Keeper(blobs)
+    packed = pack(np.zeros(BLOB_BYTES), keeper=keeper)
+    first, second = unpack(packed), unpack(packed)
+    first[0] = 1.0
+    assert second[0] == 0.0
+    assert unpack(packed)[0] == 0.0
+
+
+def test_a_read_only_array_stays_read_only(blobs: Blobs) -> None:
+    array = np.arange(BLOB_BYTES)
+    array.setflags(write=False)
+    again = unpack(pack(array, keeper=Keeper(blobs)))
+    assert not again.flags.writeable
+    assert (again == array).all()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "é" * BLOB_BYTES,
+        b"x" * BLOB_BYTES,
+        list(range(BLOB_BYTES)),
+        {"a": np.arange(BLOB_BYTES), "b": np.arange(3), "c": "x" * (2 * BLOB_BYTES)},
+        (np.arange(BLOB_BYTES), np.arange(BLOB_BYTES)),
+    ],
+    ids=["str", "bytes", "list", "mixed", "the same twice"],
+)
+def test_large_values_leave_only_digests_behind(blobs: Blobs, value: object) -> None:
+    keeper = Keeper(blobs)
+    packed = pack(value, keeper=keeper)
+    assert len(packed) < 2_000
+    assert repr(unpack(packed)) == repr(value)
+    assert sorted(keeper.taken()) == [path.name for path in files(blobs)]
+    assert keeper.taken() == ()
+
+
+def test_small_values_stay_where_they_are(blobs: Blobs) -> None:
+    keeper = Keeper(blobs)
+    value = {"a": np.arange(1_000), "b": "x" * 40_000}
+    assert pack_names(value, keeper=keeper) == pack_names(value)
+    assert keeper.taken() == ()
+    assert files(blobs) == []
+
+
+def test_without_room_the_value_travels_as_it_is(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    keeper = Keeper(blobs)
+    array = np.arange(BLOB_BYTES)
+    assert (unpack(pack(array, keeper=keeper)) == array).all()
+    assert keeper.taken() == ()
+    assert list(blobs.folder.glob("**/*.part")) == []
+
+
+def test_a_missing_blob_says_why(blobs: Blobs) -> None:
+    packed = pack(np.arange(BLOB_BYTES), keeper=Keeper(blobs))
+    files(blobs)[0].unlink()
+    with pytest.raises(BlobMissing, match="task was cleared"):
+        unpack(packed)
+
+
+def test_sweeping_leaves_what_is_needed_and_what_is_in_hand(blobs: Blobs) -> None:
+    needed, unneeded, touched = (blobs.put(memoryview(os.urandom(BLOB_BYTES))) for _ in range(3))
+    age(blobs, KEPT_S + 1)
+    blobs.touch([touched])
+    fresh = blobs.put(memoryview(os.urandom(BLOB_BYTES)))
+    (blobs.folder / "0123.part").write_bytes(b"")
+    age_part = blobs.folder / "0123.part"
+    os.utime(age_part, (0, 0))
+    asked: list[str] = []
+
+    def still_needed(names: object) -> set[str]:
+        assert isinstance(names, list)
+        asked.extend(names)
+        return {needed.hex()}
+
+    assert blobs.sweep(still_needed) == 1
+    assert blobs.map(unneeded) is None
+    assert all(blobs.map(digest) is not None for digest in (needed, touched, fresh))
+    assert not age_part.exists()
+    assert sorted(asked) == sorted([needed.hex(), unneeded.hex()])
+
+
+def test_taken_in_hand_while_the_sweep_looks(blobs: Blobs) -> None:
+    """Between the sweep's look and its removal somebody packs the same value again: it stays."""
+    data = memoryview(os.urandom(BLOB_BYTES))
+    digest = blobs.put(data)
+    age(blobs, KEPT_S + 1)
+
+    def meanwhile(_: object) -> set[str]:
+        blobs.put(data)
+        return set()
+
+    assert blobs.sweep(meanwhile) == 0
+    assert blobs.map(digest) == data
+
+
+def test_only_the_farms_own_folder_is_found(blobs: Blobs, tmp_path: Path) -> None:
+    assert Blobs.find(str(blobs.folder), "farm-1") is not None
+    assert Blobs.find(str(blobs.folder), "farm-2") is None
+    assert Blobs.find(str(tmp_path / "elsewhere"), "farm-1") is None
+    assert Blobs.find("", "farm-1") is None
