@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean apt
+.PHONY: help demo test lint bench docs notebooks clean apt
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make lint    ruff check, ruff format --check, mypy --strict"
 	@echo "make bench   throughput beside multiprocessing.Pool in the same run"
 	@echo "make docs    the documentation, into docs/_build/html"
+	@echo "make notebooks  run them again, and save what they say now"
 	@echo "make clean   remove all that the others have made, $(VENV) too"
 
 demo: $(VENV)/stamp-run
@@ -41,6 +42,11 @@ bench: $(VENV)/stamp-run
 docs: $(VENV)/stamp-docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# Without times: what has not changed is to look unchanged.
+notebooks: $(VENV)/stamp-test
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
+	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) .venv build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

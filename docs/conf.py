@@ -18,11 +18,11 @@ release = version = next(
 )
 
 extensions = ["myst_nb"]
-source_suffix = {".md": "myst-nb"}
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-# Pages show code that needs a farm; it is tested in tests/, not run here.
+# Pages show code that needs a farm; it is tested in tests/, not run here. The notebooks are shown as they were saved.
 nb_execution_mode = "off"
 
 html_theme = "pydata_sphinx_theme"
