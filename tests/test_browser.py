@@ -1,0 +1,116 @@
+"""What a person sees in JupyterLab: results, figures, errors, bars; and what the stop button does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ipytaskfarm import Farm, TaskClient
+from tests.browser import Lab, Notebook, jupyterlab
+from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.farms import DEADLINE_S
+from tests.polling import eventually
+
+pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
+
+CONNECT = "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')"
+SLEEPS = "import time; time.sleep(60)"
+
+
+def running(tc: TaskClient) -> int:
+    """Wait until one task is on an engine; its id."""
+    return next(iter(eventually(lambda: tc.tasks(state="pending"), DEADLINE_S, what="a task runs")))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Dirs]:
+    """A world whose kernels draw as in anybody's Jupyter: into the notebook."""
+    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)
+        yield dirs
+        assert_nothing_left(dirs)
+
+
+@pytest.fixture(scope="module")
+def farm(world: Dirs) -> Iterator[Farm]:
+    with Farm(n=2, name="lab", drain=0) as farm:
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
+    with jupyterlab(world) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab) -> Notebook:
+    notebook = lab.open("shared")
+    notebook.run(CONNECT)
+    return notebook
+
+
+@pytest.fixture
+def notebook(page: Notebook) -> Notebook:
+    """An empty notebook whose kernel is connected to the farm."""
+    page.clear()
+    return page
+
+
+def test_a_result_shows_itself(notebook: Notebook) -> None:
+    cell = notebook.run("tc.run(Task('a = 6 * 7', pull='a'), block=True)")
+    cell.shows("{'a': 42}")
+
+
+HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked = 1</script>"
+
+
+def test_a_script_in_the_text_of_a_task_runs_nowhere(notebook: Notebook) -> None:
+    notebook.run("from IPython.display import HTML, display\ndisplay(HTML('<script>window.control = 1</script>'))")
+    # JupyterLab does run the scripts of html: without escaping, those below would run too.
+    eventually(lambda: notebook.page.evaluate("window.control") == 1, what="the script of a display")
+    made = notebook.run(
+        f'hostile = """{HOSTILE}"""\n'
+        "ids = [tc.run(Task('print(text); raise ValueError(text)', push={'text': hostile}, name=hostile)),\n"
+        "       tc.run(Task('print(text)', push={'text': hostile}, pull='text', name=hostile))]\n"
+        "tc.barrier(ids)\n"
+        "for i in ids: display(tc.get_task_result(i), tc.status(i), tc.explain(i))\n"
+        "display(tc.tasks(ids=ids), tc.failures(), tc)"
+    )
+    made.shows("onerror=")
+    eventually(lambda: made.html.count() >= 3, DEADLINE_S, what="three tables and more")
+    assert made.locator.locator("img, script").count() == 0
+    assert notebook.page.evaluate("window.hacked") is None
+
+
+def test_the_stop_button_ends_a_wait_and_no_task(notebook: Notebook, tc: TaskClient) -> None:
+    cell = notebook.start(f"print('waits'); ids = [tc.run(Task({SLEEPS!r}))]; print(*ids); tc.barrier(ids)")
+    cell.shows("waits")
+    task_id = running(tc)
+    began = time.monotonic()
+    notebook.interrupt()
+    cell.done(5.0)
+    assert time.monotonic() - began < 3.0
+    cell.shows("KeyboardInterrupt")
+    assert tc.status(task_id).state == "pending"
+    tc.abort(task_id)
+
+
+def test_a_new_kernel_finds_the_tasks_of_the_old_one(notebook: Notebook) -> None:
+    notebook.run(
+        "ids = [tc.run(Task(f'a = {n}', pull='a', name='before')) for n in range(3)]\n"
+        "ids.append(tc.run(Task('import time; time.sleep(1); a = 3', pull='a', name='before'))); tc.flush(); print(ids)"
+    )
+    notebook.restart()
+    notebook.clear()
+    gone = notebook.run("tc")
+    gone.shows("NameError")
+    notebook.run(CONNECT)
+    found = notebook.run(
+        "tc.barrier(tc.tasks(state='unfinished'))\n"
+        "ids = list(tc.tasks('before')); print(ids)\n"
+        "print([tc.get_task_result(i).ns.a for i in ids])"
+    )
+    found.shows("[0, 1, 2, 3]")
