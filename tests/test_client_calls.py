@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
 from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.states import Reason
-from ipytaskfarm.doors.pack import pack, pack_error
+from ipytaskfarm.doors.pack import pack, pack_error, unpack
 from tests.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.polling import eventually
 
@@ -87,44 +88,66 @@ def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) ->
 # Maps
 
 
-def double(x: float) -> float:
-    return 2 * x
+def run_chunk(task: m.Submission) -> m.Final:
+    """What an engine makes of a chunk of `half`: odd items fail."""
+    work = msgspec.msgpack.decode(task.payload, type=m.Work)
+    assert isinstance(work, m.CallWork)
+    assert work.each
+    assert work.arguments is not None
+    (items, star), _ = unpack(work.arguments)
+    assert not star
+    errors = [(i, False, pack_error(KeyError(item))) for i, item in enumerate(items) if item % 2]
+    if errors and len(items) == 1:
+        return final(task.id, Reason.ERROR, encode(m.ResultBody(failure=errors[0][2], kind="raw")))
+    values = [None if item % 2 else item // 2 for item in items]
+    ended = final(task.id, body=encode(m.ResultBody(value=pack((values, errors)), kind="raw")))
+    return msgspec.structs.replace(ended, run_s=1e-4)
 
 
-def test_map(fake: FakeController, tc: TaskClient) -> None:
-    fake.respond = lambda task: final(task.id, body=encode(m.ResultBody(value=pack(task.id), kind="raw")))
-    assert tc.map(double, range(5)) == [0, 1, 2, 3, 4]
-    assert tc.map(double, []) == []
+@pytest.fixture
+def chunks(fake: FakeController) -> FakeController:
+    fake.answers[m.Engines] = lambda q: m.EngineTable([])
+    fake.answers[m.Clear] = lambda q: m.Cleared(len(q.ids))
+    fake.respond = run_chunk
+    return fake
+
+
+def half(x: int) -> int:
+    if x % 2:
+        raise KeyError(x)
+    return x // 2
+
+
+def test_map(chunks: FakeController, tc: TaskClient) -> None:
+    assert tc.map(half, range(0, 200, 2)) == list(range(100))
+    assert 0 < len(chunks.submitted) < 100
+    assert tc.map(half, []) == []
     with pytest.raises(ValueError, match="equal"):
-        tc.map(double, [1], [1, 2])
+        tc.map(half, [1], [1, 2])
     with pytest.raises(ValueError, match="at least one"):
-        tc.map(double)
+        tc.map(half)
     with pytest.raises(TypeError, match="function"):
         tc.map(5, [1])  # type: ignore[arg-type]
-    assert len(fake.submitted) == 5
-    ids = tc.mapper(retries=2, block=False).map(double, [1, 2])
-    assert ids == [5, 6]
+
+
+def test_map_raises_the_lowest_failure(chunks: FakeController, tc: TaskClient) -> None:
+    with pytest.raises(KeyError, match="1"):
+        tc.map(half, range(40))
+    found = tc.map(half, range(40), return_exceptions=True)
+    assert found[::2] == list(range(20))
+    assert [error.args for error in found[1::2]] == [(n,) for n in range(1, 40, 2)]
+
+
+def test_a_map_with_attributes_is_a_task_for_each_item(fake: FakeController, tc: TaskClient) -> None:
+    fake.respond = lambda task: final(task.id, body=encode(m.ResultBody(value=pack(task.id), kind="raw")))
+    ids = tc.mapper(retries=2, block=False).map(half, [1, 2])
+    assert ids == [0, 1]
     tc.flush()
     assert [fake.submitted[i].rules.retries for i in ids] == [2, 2]  # type: ignore[union-attr]
-    decorate = tc.parallel()
-    assert decorate(double).__name__ == "double"
-    assert decorate(double)([1, 2, 3]) == [7, 8, 9]
-    assert decorate(abs)([1]) == [10]
-
-
-def test_map_raises_the_lowest_failure(fake: FakeController, tc: TaskClient) -> None:
-    def respond(task: m.Submission) -> m.Final:
-        if task.id % 4 in (1, 3):
-            body = m.ResultBody(failure=pack_error(KeyError(task.id)), kind="raw")
-            return final(task.id, Reason.ERROR, encode(body))
-        return final(task.id, body=encode(m.ResultBody(value=pack(task.id), kind="raw")))
-
-    fake.respond = respond
-    with pytest.raises(KeyError, match="1"):
-        tc.map(double, range(4))
-    found = tc.map(double, range(4), return_exceptions=True)
-    assert (found[0], found[2]) == (4, 6)
-    assert [type(found[i]) for i in (1, 3)] == [KeyError, KeyError]
+    decorate = tc.parallel(clear_after=True)
+    assert decorate(half).__name__ == "half"
+    assert decorate(half)([1, 2, 3]) == [2, 3, 4]
+    assert decorate(abs)([1]) == [5]
 
 
 # Questions

@@ -68,11 +68,11 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
         error = error_named(final.failure.etype, final.failure.value)
     else:
         error = errors.RemoteError("TaskError", f"task {final.id} failed: {final.reason}")
-    _sign(error, final.engine_id, body.failure.traceback if body.failure else "")
+    sign(error, final.engine_id, body.failure.traceback if body.failure else "")
     return error
 
 
-def _sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
+def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
     """Say where it was raised: `engine_id` and `remote_traceback`, and both below the local traceback."""
     for attribute, value in (("engine_id", engine_id), ("remote_traceback", traceback_text)):
         if not hasattr(error, attribute):
@@ -324,6 +324,11 @@ class TaskResult:
         return f"<div>{head}<pre>{html.escape(text)}</pre></div>"
 
     # Unpacking
+
+    @property
+    def _is_large(self) -> bool:
+        """Some of it lay in blobs; known only of results that came by themselves."""
+        return bool(self._final.blobs)
 
     def _contents(self) -> ResultBody:
         body = self._body

@@ -14,7 +14,7 @@ from ..core.states import Reason
 from ..doors.runtime import Where
 from . import sessions
 from .display import Text
-from .maps import Mapper, ParallelFunction, map_tasks
+from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
 from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
@@ -350,15 +350,28 @@ class TaskClient:
     def map(
         self, function: Callable[..., Any], *sequences: Iterable[Any], return_exceptions: bool = False
     ) -> list[Any]:
-        """``[function(a, b) for a, b in zip(*sequences)]``, one task each; the list is in order.
+        """``[function(a, b) for a, b in zip(*sequences)]``; the list is in order.
 
         Args:
             sequences: any iterables of equal length.
             return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
 
+        Quick calls share tasks: each task calls the function with as many items as take some milliseconds.  An error
+        is its item's own; an engine that is lost fails every item of the task it had (`mapper` has retries).
+
         ``run(task)`` hands in one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
         """
         return map_tasks(self, function, sequences, {}, return_exceptions)
+
+    def imap(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+        """As `map`, but a generator: values come in order as soon as they are there, iterables are read only a little
+        ahead (they may be endless), and an error is raised when its turn comes; what runs then goes on.
+        """
+        return imap(self, function, iterables, ordered=True)
+
+    def imap_unordered(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+        """As `imap`, in the order in which they are done."""
+        return imap(self, function, iterables, ordered=False)
 
     def mapper(
         self,

@@ -363,6 +363,7 @@ class CallTask(Task):
 
     _attributes = _RULES | {"function", "args", "kwargs", "clear_before", "clear_after"}
     _raw: ClassVar[bool] = False
+    _each: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -433,6 +434,12 @@ class MapTask(CallTask):
             depend=depend,
             **ours,
         )
+
+
+class EachTask(MapTask):
+    """A chunk of a map: ``args=(items, star)``, see `core.messages.CallWork.each`.  Made by `maps` alone."""
+
+    _each = True
 
 
 def execute_object(thing: Any) -> Any:
@@ -526,7 +533,7 @@ def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> 
     arguments = None
     if task.args or task.kwargs:
         arguments = pack((task.args, task.kwargs), ("args", "kwargs"), keeper)
-    work = CallWork(arguments, task.clear_before, task.clear_after, task._raw)
+    work = CallWork(arguments, task.clear_before, task.clear_after, task._raw, task._each)
     return _encode(work), function.digest
 
 

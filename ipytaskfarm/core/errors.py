@@ -20,6 +20,7 @@
     │   ├── InputsLost                  raised by a task: these results are gone, make them again
     │   ├── DependencyFailed            a task it waits for failed
     │   ├── MemoryLimitExceeded         (MemoryError)
+    │   ├── BlobMissing                 (LookupError) the data of a value is gone, or on another machine
     │   ├── ResultTooLarge              (ValueError)
     │   └── RemoteError                 a task's exception that could not be rebuilt here
     ├── UnpickleableException           (TypeError) a value cannot travel

@@ -60,6 +60,10 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     clear_after: bool = False
     raw: bool = False
     """A MapTask: the runner writes it into `ResultBody.kind`, so that any client gives out the bare return value."""
+    each: bool = False
+    """A chunk of a map.  The arguments are ``(items, star)``: the function is called with each item (star: with each
+    item's items).  The value is ``(values, errors)``: None stands among the values where an error is, and each error
+    is ``(index, whether it rejected the engine, FailureBody)``."""
 
 
 Work: TypeAlias = StringWork | CallWork

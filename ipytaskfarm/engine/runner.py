@@ -27,6 +27,7 @@ from ..core.states import Reason
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
+from .each import call_each, pack_each
 from .failures import describe
 from .interrupt import Interrupts
 from .lane import Job, Step
@@ -214,13 +215,15 @@ class Runner:
         function = self._function(job)
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         try:
-            value = function(*args, **kwargs)
+            value = call_each(function, *args) if work.each else function(*args, **kwargs)
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
                 self._cells.flush_figures()
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
+        if work.each:
+            return pack_each(value, self._keeper)
         return pack(value, "value", self._keeper)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:

@@ -1,0 +1,51 @@
+"""How many items of a map go into one task: few enough to spread and to repeat, enough to be worth a task."""
+
+from __future__ import annotations
+
+CHUNK_S = 0.015
+"""What a chunk should take.  Below the 20 ms up to which engines are sent work ahead, far above what a task costs."""
+
+GROWTH = 32
+"""At most so many times what the last ones held: the first items may have been the quick ones."""
+
+CHUNKS_PER_ENGINE = 4
+"""So many at a time: one runs, the others are ahead of it or on their way."""
+
+ITEMS_MAX = 20_000
+
+
+class Pace:
+    """Measures chunks, and says how large the next one is to be."""
+
+    def __init__(self, engines: int) -> None:
+        self._engines = max(1, engines)
+        self._largest = 0
+        self._item_s: float | None = None
+        self._items_max = ITEMS_MAX
+
+    @property
+    def window(self) -> int:
+        """How many chunks to have under way at once."""
+        return self._engines * CHUNKS_PER_ENGINE
+
+    def size(self, left: int | None) -> int:
+        """Items for the next chunk; left: how many there are, None if nobody knows."""
+        if self._item_s is None:
+            return 1
+        size = min(int(CHUNK_S / self._item_s), self._largest * GROWTH, self._items_max)
+        if left is not None:
+            # Towards the end the chunks shrink, so that all engines end at about the same time.
+            size = min(size, -(-left // (2 * self._engines)))
+        return max(1, size)
+
+    def ended(self, items: int, run_s: float, large: bool) -> None:
+        """A chunk took so long; large: its values were too many bytes for a message."""
+        if items < self._largest // 2:
+            return  # one of the first, which say less
+        self._largest = max(self._largest, items)
+        measured = max(run_s / items, 1e-8)
+        # A slow item counts at once: a chunk that takes too long is worse than one too small.
+        known = self._item_s
+        self._item_s = measured if known is None or measured > known else (known + measured) / 2
+        if large and items > 1:
+            self._items_max = max(1, items // 2)

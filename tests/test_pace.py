@@ -1,0 +1,60 @@
+"""How large the chunks of a map are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipytaskfarm.core.pace import CHUNK_S, GROWTH, ITEMS_MAX, Pace
+
+
+def test_the_first_ones_hold_one_item() -> None:
+    assert [Pace(2).size(left) for left in (1, 5, 10**6, None)] == [1, 1, 1, 1]
+
+
+def test_it_grows_with_what_was_measured() -> None:
+    pace = Pace(2)
+    sizes = []
+    for _ in range(6):
+        size = pace.size(None)
+        sizes.append(size)
+        pace.ended(size, size * 1e-6, False)
+    assert sizes[:3] == [1, GROWTH, GROWTH * GROWTH]
+    assert sizes[-1] == int(CHUNK_S / 1e-6)
+
+
+def test_slow_items_are_alone() -> None:
+    pace = Pace(2)
+    pace.ended(1, 0.1, False)
+    assert pace.size(100) == 1
+
+
+def test_a_slow_chunk_counts_at_once_and_a_quick_one_by_and_by() -> None:
+    pace = Pace(1)
+    pace.ended(1000, 0.001, False)
+    before = pace.size(None)
+    pace.ended(1000, 1.0, False)
+    assert pace.size(None) == 15
+    pace.ended(1000, 0.001, False)
+    assert 15 < pace.size(None) < before
+
+
+def test_large_values_make_small_chunks() -> None:
+    pace = Pace(1)
+    pace.ended(1000, 0.001, True)
+    assert pace.size(None) == 500
+
+
+@given(
+    st.integers(1, 64),
+    st.lists(st.tuples(st.integers(1, ITEMS_MAX), st.floats(0, 100), st.booleans())),
+    st.none() | st.integers(1, 10**7),
+)
+def test_there_is_always_a_next_chunk_within_bounds(
+    engines: int, ended: list[tuple[int, float, bool]], left: int | None
+) -> None:
+    pace = Pace(engines)
+    for each in ended:
+        pace.ended(*each)
+    assert 1 <= pace.size(left) <= max(1, min(ITEMS_MAX, left if left is not None else ITEMS_MAX))
+    assert pace.window >= 4
