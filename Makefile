@@ -49,7 +49,7 @@ notebooks: $(VENV)/stamp-test
 	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) .venv build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv build dist docs/_build docs/notebooks *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which extras of which pyproject.toml are installed; a newer pyproject.toml renews it.

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from pathlib import Path
 
-_front_door = Path(__file__).parents[1] / "ipytaskfarm" / "__init__.py"
+_root = Path(__file__).parents[1]
+_front_door = _root / "ipytaskfarm" / "__init__.py"
+# Sphinx takes no page from outside its own folder, and does not find its way back from a symbolic link.
+shutil.rmtree(_root / "docs" / "notebooks", ignore_errors=True)
+shutil.copytree(_root / "notebooks", _root / "docs" / "notebooks", ignore=shutil.ignore_patterns(".*"))
 
 project = "ipytaskfarm"
 author = "The ipytaskfarm developers"
