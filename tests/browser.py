@@ -242,6 +242,8 @@ def _server(dirs: Dirs) -> Iterator[tuple[str, str]]:
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={dirs.work}", "--ServerApp.terminals_enabled=False",
+        # Neither looks for language servers nor asks what could be installed.
+        "--ServerApp.jpserver_extensions={'jupyter_lsp': False}", "--LabApp.extension_manager=readonly",
     ]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # A token on the command line could be read by anybody on the machine.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from ipytaskfarm import Farm, TaskClient
-from tests.browser import Lab, Notebook, jupyterlab
+from tests.browser import Lab, Notebook, assert_no_inhabitants, inhabitants, jupyterlab
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.farms import DEADLINE_S
 from tests.polling import eventually
@@ -17,6 +21,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
 CONNECT = "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')"
 SLEEPS = "import time; time.sleep(60)"
+FIGURE = "import matplotlib.pyplot as plt; figure, axes = plt.subplots(); axes.plot([1, 4, 9]); plt.show()"
+FRAME = "import pandas as pd; display(pd.DataFrame({'n': [1, 2], 'text': ['b1', 'b2']}))"
 
 
 def running(tc: TaskClient) -> int:
@@ -62,6 +68,16 @@ def notebook(page: Notebook) -> Notebook:
 def test_a_result_shows_itself(notebook: Notebook) -> None:
     cell = notebook.run("tc.run(Task('a = 6 * 7', pull='a'), block=True)")
     cell.shows("{'a': 42}")
+
+
+def test_a_figure_and_a_table_made_on_an_engine_are_seen(notebook: Notebook) -> None:
+    notebook.run(f"figure, frame = [tc.run(Task(code), block=True) for code in ({FIGURE!r}, {FRAME!r})]")
+    cell = notebook.run(
+        "for result in (figure, frame):\n"
+        "    for output in result.outputs: display(output['data'], metadata=output['metadata'], raw=True)"
+    )
+    assert cell.image_width() > 100
+    expect(cell.html.locator("table.dataframe td").last).to_have_text("b2")
 
 
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked = 1</script>"
@@ -114,3 +130,11 @@ def test_a_new_kernel_finds_the_tasks_of_the_old_one(notebook: Notebook) -> None
         "print([tc.get_task_result(i).ns.a for i in ids])"
     )
     found.shows("[0, 1, 2, 3]")
+
+
+def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=tmp_path) as planted:
+        eventually(lambda: [process.pid for process in inhabitants(tmp_path)] == [planted.pid])
+        with pytest.raises(AssertionError, match=f"pid={planted.pid}"):
+            assert_no_inhabitants(tmp_path, 0.0)
+        assert planted.wait(10) == -9
