@@ -13,17 +13,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs notebooks clean apt
+.PHONY: help demo test lint bench docs screenshot notebooks clean apt
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    start a small farm, run the quick start on it, stop it again"
-	@echo "make test    lint, then all tests: the pure ones first, then those on real farms"
-	@echo "make lint    ruff check, ruff format --check, mypy --strict"
-	@echo "make bench   throughput beside multiprocessing.Pool in the same run"
-	@echo "make docs    the documentation, into docs/_build/html"
-	@echo "make notebooks  run them again, and save what they say now"
-	@echo "make clean   remove all that the others have made, $(VENV) too"
+	@echo "make demo        start a small farm, run the quick start on it, stop it again"
+	@echo "make test        lint, then all tests: the pure ones first, then those on real farms"
+	@echo "make lint        ruff check, ruff format --check, mypy --strict"
+	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
+	@echo "make docs        the documentation, into docs/_build/html"
+	@echo "make notebooks   run them again, and save what they say now"
+	@echo "make screenshot  take the README's picture of a notebook anew"
+	@echo "make clean       remove all that the others have made, $(VENV) too"
 
 demo: $(VENV)/stamp-run
 	@$(BIN)/ipytaskfarm demo
@@ -48,6 +49,9 @@ notebooks: $(VENV)/stamp-test
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
 	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
+screenshot: $(VENV)/stamp-test apt
+	@$(BIN)/python -m docs.screenshot
+
 clean:
 	rm -rf $(VENV) .venv build dist docs/_build docs/notebooks *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -69,12 +73,16 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv"; exit 1; }
 
-# Installs only what is missing; without root it asks sudo, without sudo it says what to do.
+# Installs only what is missing; without root it asks sudo, without sudo or apt-get it says what to do.
 apt:
 	@missing=""; for p in $(APT_PACKAGES); do \
 	    dpkg-query --show --showformat='$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; \
 	done; \
 	test -z "$$missing" && exit 0; \
-	if test "$$(id -u)" = 0; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo -n"; \
-	else echo "the tests need these Debian packages:$$missing"; exit 1; fi; \
-	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing
+	if test "$$(id -u)" = 0; then sudo=""; else sudo="sudo -n"; fi; \
+	if ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; then \
+	    echo "the tests need these Debian packages:$$missing; install them, then try again"; exit 1; \
+	fi; \
+	echo "installing$$missing"; \
+	apt="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq"; \
+	$$apt update </dev/null && $$apt install -y --no-install-recommends $$missing </dev/null >/dev/null
