@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +18,7 @@ from ..core import errors
 from ..core.messages import CommandAnswer, Engines, EngineTable, ExecuteReply, FailureBody
 from ..doors.pack import unpack, unpack_error
 from .io import Asked, refused_by_controller
+from .results import error_named
 from .session import Session
 
 TELL_AFTER_S = 1.0
@@ -76,9 +81,23 @@ def _shown(entry: dict[str, Any]) -> list[str]:
 def error_of_answer(answer: CommandAnswer) -> BaseException:
     """The exception in a failed answer."""
     try:
-        return unpack_error(_decode_failure(answer.body), answer.engine_id)
+        failure = _decode_failure(answer.body)
     except msgspec.DecodeError:
         return errors.KernelError(f"engine {answer.engine_id} answered with something that cannot be read")
+    if failure.pickled is None and not failure.traceback:  # the controller's words
+        error = error_named(failure.etype, failure.value)
+        error.engine_id = answer.engine_id  # type: ignore[attr-defined]
+        return error
+    return unpack_error(failure, answer.engine_id)
+
+
+class Part(NamedTuple):
+    """What one or several engines are sent."""
+
+    engines: list[int] | None
+    """None: all, whoever they are when it arrives."""
+    body: bytes
+    blobs: tuple[str, ...] = ()
 
 
 class PendingResult:
@@ -88,27 +107,39 @@ class PendingResult:
     """
 
     def __init__(
-        self, session: Session, engines: list[int] | None, verb: str, body: bytes, read: Callable[[bytes], Any]
+        self, session: Session, verb: str, parts: Sequence[Part], read: Callable[[bytes], Any], text: str = ""
     ) -> None:
+        """parts: what is sent to whom.  read: makes an engine's entry of its answer."""
         self._session = session
-        self._engines = engines
         self._verb = verb
+        self._text = text or verb
         self._read = read
         self._lock = threading.Lock()
         self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._invalid = False
-        self._asked: Asked = session.command(engines, verb, body, self._on_done)
+        self._parts: list[tuple[list[int] | None, Asked]] = []
+        # Its end may be told before all of it is sent: nobody is called until then.
+        self._sent = False
+        self._parts += [
+            (part.engines, session.command(part.engines, verb, part.body, self._on_done, self._text, part.blobs))
+            for part in parts
+        ]
+        self._sent = True
+        self._on_done()
 
     @property
     def engines(self) -> list[int]:
         """The ids of the engines that were asked; of a command to all: [] until the farm has said who they are."""
-        return sorted(self._asked.expected or ()) if self._engines is None else self._engines
+        found: list[int] = []
+        for engines, asked in self._parts:
+            found += sorted(asked.expected or ()) if engines is None else engines
+        return found
 
     def done(self) -> bool:
         """Whether every engine has answered."""
-        return self._asked.event.is_set()
+        return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
     def get_result(self, default: Any = None, block: bool = True, timeout: float | None = None) -> Any:
         """The list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
@@ -125,18 +156,23 @@ class PendingResult:
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for all answers; after a second say which tasks the command waits for."""
-        if timeout is None or timeout > TELL_AFTER_S:
-            if self._session.wait_for_answer(self._asked, TELL_AFTER_S):
-                return
-            self._tell_what_it_waits_for()
-            timeout = None if timeout is None else timeout - TELL_AFTER_S
-        if not self._session.wait_for_answer(self._asked, timeout):
-            raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        tell_s = time.monotonic() + TELL_AFTER_S
+        for _, asked in self._parts:
+            told = min(tell_s, deadline) if deadline is not None else tell_s
+            if self._session.wait_for_answer(asked, max(0.0, told - time.monotonic())):
+                continue
+            if time.monotonic() >= tell_s < math.inf:
+                tell_s = math.inf
+                self._tell_what_it_waits_for()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._session.wait_for_answer(asked, left):
+                raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
 
     def _tell_what_it_waits_for(self) -> None:
         reply = self._session.ask(Engines())
         rows = reply.rows if isinstance(reply, EngineTable) else []
-        waiting = set(self.engines) - self._asked.answers.keys()
+        waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
         if busy and not self.done():
             print(f"ipytaskfarm: {self._verb} waits for {', '.join(busy)} to end", file=sys.stderr)
@@ -162,9 +198,28 @@ class PendingResult:
     def invalidate(self) -> None:
         """``mec.flush()``: the result is not wanted any more."""
         self._invalid = True
-        self._session.forget(self._asked)
+        for _, asked in self._parts:
+            self._session.forget(asked)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await pending`` gives what `get_result` does, in any asyncio loop."""
+        yield from self._ended().__await__()
+        return self.get_result()
+
+    async def _ended(self) -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def tell(_: PendingResult) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        self.add_done_callback(tell)
+        await ended.wait()
 
     def _on_done(self) -> None:
+        if not self.done():
+            return
         with self._lock:
             callbacks, self._done_callbacks = self._done_callbacks, []
         if callbacks:
@@ -190,7 +245,7 @@ class PendingResult:
         return self._outcome
 
     def _collect(self) -> ResultList:
-        answers = self._asked.answers
+        answers = {engine_id: answer for _, asked in self._parts for engine_id, answer in asked.answers.items()}
         failed = sorted((a for a in answers.values() if not a.ok), key=lambda answer: answer.engine_id)
         for answer in failed:
             refusal = refused_by_controller(answer)
@@ -202,5 +257,6 @@ class PendingResult:
         return ResultList([self._read(answers[engine_id].body) for engine_id in self.engines])
 
     def __repr__(self) -> str:
-        on = f"engines {self.engines}" if self._engines is not None else "all engines"
+        everyone = any(engines is None for engines, _ in self._parts)
+        on = "all engines" if everyone else f"engines {self.engines}"
         return f"<PendingResult of {self._verb} on {on}: {'done' if self.done() else 'not done'}>"

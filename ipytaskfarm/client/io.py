@@ -63,7 +63,7 @@ WATCH_IDS = 50_000
 class Asked:
     """A question or a command under way, and its answer or answers."""
 
-    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done")
+    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs")
 
     def __init__(self, message: Ask | Command, after: int, on_done: Callable[[], None] | None = None) -> None:
         self.message = message
@@ -77,6 +77,8 @@ class Asked:
         self.answers: dict[int, CommandAnswer] = {}
         self.answered = False
         self.on_done = on_done
+        self.blobs: tuple[str, ...] = ()
+        """Digests that a command needs."""
 
     def done(self) -> None:
         """Wake who waits, because the answer is there or because none will come."""
@@ -176,9 +178,10 @@ class IoThread:
                 self._bell = -1
 
     def _touch_blobs(self) -> None:
-        """What is not accepted yet is needed all the same."""
+        """What is not accepted yet, or not answered, is needed all the same."""
         with self._lock:
             digests = self._outbox.unaccepted_blobs()
+            digests.update(digest for asked in self._asked.values() for digest in asked.blobs)
         if self.blobs is not None and digests:
             self.blobs.touch(map(bytes.fromhex, digests))
 

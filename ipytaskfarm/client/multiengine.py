@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import tokenize
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from os import PathLike
 from typing import Any, TypeAlias
@@ -12,16 +16,24 @@ import msgspec
 
 from ..core import errors, messages
 from ..core.messages import ExecuteBody, PropertiesBody, PushBody
+from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack
 from ..doors.runtime import Where
-from . import commands, sessions
-from .commands import PendingResult, ResultList
+from . import commands, scatter, sessions
+from .commands import Part, PendingResult, ResultList
 from .display import table
+from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
+from .imports import collected
+from .session import Session
 from .tasks import _push
 
 Targets: TypeAlias = int | Sequence[int] | str | None
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+GONE_S = 15.0
+"""How long `kill` waits for the farm's processes."""
 
 
 class StickyEntries(list[tuple[str, str, str]]):
@@ -47,6 +59,7 @@ class MultiEngineClient:
     ) -> None:
         self._session = sessions.connect(where, key_file, timeout)
         self._closed = False
+        self._pending: weakref.WeakSet[PendingResult] = weakref.WeakSet()
         self.farm = self._session.farm
         self.targets: Targets = "all"
         self.block = True
@@ -97,8 +110,46 @@ class MultiEngineClient:
             raise ValueError(f"targets names an engine twice: {ids}")
         return ids
 
-    def _send(self, verb: str, body: bytes, targets: Targets, block: bool | None, read: Callable[[bytes], Any]) -> Any:
-        pending = PendingResult(self._session, self._chosen(targets), verb, body, read)
+    def ids_of(self, targets: Targets) -> list[int]:
+        """The engine ids that these targets mean now.  NoEnginesRegistered: all, and there is none."""
+        chosen = self._chosen(targets)
+        if chosen is not None:
+            return chosen
+        ids = self.get_ids()
+        if not ids:
+            raise errors.NoEnginesRegistered(f"farm {self.farm!r} has no engines now")
+        return ids
+
+    @property
+    def session(self) -> Session:
+        """The connection, shared by all clients of this process."""
+        return self._session
+
+    @property
+    def blobs(self) -> Blobs | None:
+        """Where large values go; None: they travel inside."""
+        return self._session.blobs
+
+    def send(self, pending: PendingResult) -> PendingResult:
+        """Note a command that is on its way, for `flush`."""
+        self._pending.add(pending)
+        return pending
+
+    def _send(
+        self,
+        verb: str,
+        body: bytes,
+        targets: Targets,
+        block: bool | None,
+        read: Callable[[bytes], Any],
+        what: str = "",
+        blobs: tuple[str, ...] = (),
+    ) -> Any:
+        part = Part(self._chosen(targets), body, blobs)
+        text = f"{verb}({what:.60})"
+        return self._finish(self.send(PendingResult(self._session, verb, [part], read, text)), block)
+
+    def _finish(self, pending: PendingResult, block: bool | None) -> Any:
         return pending.get_result() if (self.block if block is None else block) else pending
 
     # ----------------------------------------------------------------------------------------------
@@ -116,7 +167,29 @@ class MultiEngineClient:
         if sticky:
             key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
             return self._send_sticky([(key, body, lines)], "execute", body, targets, block, commands.executed)
-        return self._send("execute", body, targets, block, commands.executed)
+        return self._send("execute", body, targets, block, commands.executed, lines)
+
+    def run(self, filename: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
+        """Execute a file of yours on engines.  It is read and compiled here: OSError and SyntaxError are local."""
+        with tokenize.open(filename) as file:
+            source = file.read()
+        compile(source, str(filename), "exec")
+        body = _encode(ExecuteBody(source))
+        return self._send("execute", body, targets, block, commands.executed, str(filename))
+
+    @contextlib.contextmanager
+    def sync_imports(self, targets: Targets = None) -> Iterator[None]:
+        """``with mec.sync_imports(): import numpy as np``: imports in the block happen here, and then on the engines.
+
+        Those that stand in the block itself; the ones that modules do in turn are theirs.
+        """
+        frame = sys._getframe(2)  # behind this generator and contextlib
+
+        def use(statements: list[str]) -> None:
+            self.execute("\n".join(statements), targets, block=True)
+
+        with collected(frame, use):
+            yield
 
     def push(
         self, namespace: dict[str, Any], targets: Targets = None, block: bool | None = None, *, sticky: bool = False
@@ -125,14 +198,17 @@ class MultiEngineClient:
         if not isinstance(namespace, dict):
             raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
         checked = _push(namespace)
-        body = _encode(PushBody(pack(checked), bool(sticky)))
         if sticky:
+            body = _encode(PushBody(pack(checked), True))
             entries = [
                 (f"push:{name}", _encode(PushBody(pack({name: value}), True)), f"{name} = {value!r:.80}")
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
-        return self._send("push", body, targets, block, commands.nothing)
+        keeper = Keeper(self.blobs) if self.blobs is not None else None
+        body = _encode(PushBody(pack(checked, "value", keeper)))
+        blobs = keeper.taken() if keeper is not None else ()
+        return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs)
 
     push_function = push
 
@@ -140,7 +216,7 @@ class MultiEngineClient:
         """The values of a name, ``[v …]``, or of several, ``[[v1 … vk] …]``.  Missing: CompositeError(NameError)."""
         wanted = _keys(keys)
         read = _first if isinstance(keys, str) else commands.value
-        return self._send("pull", _encode(wanted), targets, block, read)
+        return self._send("pull", _encode(wanted), targets, block, read, ", ".join(wanted))
 
     pull_function = pull
 
@@ -163,6 +239,129 @@ class MultiEngineClient:
     def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the engines' namespaces; `id`, sticky names and properties stay."""
         return self._send("reset", b"", targets, block, commands.nothing)
+
+    # ----------------------------------------------------------------------------------------------
+    # Sequences
+
+    def scatter(
+        self,
+        key: str,
+        seq: Any,
+        dist: str = "b",
+        flatten: bool = False,
+        targets: Targets = None,
+        block: bool | None = None,
+    ) -> Any:
+        """Give each engine its part of a sequence, under the name `key`.
+
+        Args:
+            seq: a list, an array (parts are arrays), or any other iterable.
+            dist: 'b' for blocks, the first ``len % n`` of them one longer; 'r' for round robin.
+            flatten: a part of length 1 becomes its only item.
+        """
+        if not isinstance(key, str):
+            raise TypeError(f"key must be a name, not {type(key).__name__}")
+        engines = self.ids_of(targets)
+        sent = []
+        for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
+            keeper = Keeper(self.blobs) if self.blobs is not None else None
+            value = scatter.flat(part) if flatten else part
+            body = _encode(PushBody(pack({key: value}, "value", keeper)))
+            sent.append(Part([engine_id], body, keeper.taken() if keeper is not None else ()))
+        pending = PendingResult(self._session, "push", sent, commands.nothing, f"scatter({key})")
+        return self._finish(self.send(pending), block)
+
+    def gather(self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None) -> Any:
+        """The inverse of `scatter`: lists joined, arrays concatenated; other values as a list of parts."""
+        scatter.check_dist(dist)
+        pending: PendingResult = self._send("pull", _encode(_keys(key)), targets, False, _first, key)
+        pending.add_callback(scatter.joined, dist)
+        return self._finish(pending, block)
+
+    def map(self, func: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
+        """``[func(a, b) for a, b in zip(*sequences)]``, a part of it on each engine; the list is in order.
+
+        func: a function, or the name of one on the engines.  An error on an engine is a CompositeError.  Not
+        balanced and not recorded: ``TaskClient.map`` is both.
+        """
+        return self.raw_map(func, sequences)
+
+    def raw_map(
+        self,
+        func: Callable[..., Any] | str,
+        sequences: Sequence[Iterable[Any]],
+        dist: str = "b",
+        targets: Targets = None,
+        block: bool | None = None,
+    ) -> Any:
+        """`map` with all its settings; the sequences as one list.  dist: how items are spread, see `scatter`."""
+        return map_on_engines(self, func, sequences, dist, targets, self.block if block is None else block)
+
+    def mapper(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineMapper:
+        """An object whose ``.map`` has these settings."""
+        return EngineMapper(self, dist, targets, block)
+
+    def parallel(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineParallelFunction:
+        """A decorator: the function then takes sequences, and runs over them on the engines."""
+        return EngineParallelFunction(self.mapper(dist, targets, block))
+
+    # ----------------------------------------------------------------------------------------------
+    # Queues and ends
+
+    def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, Any]]]:
+        """``[(id, {'queue': [...], 'pending': ...})]``: what runs on each engine (None, a task or a command), and the
+        commands waiting behind it, all as text."""
+        reply = self._session.ask(messages.CommandQueues())
+        assert isinstance(reply, messages.CommandQueueTable)
+        rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
+        found = []
+        for engine_id in self.ids_of(targets) if rows else ():
+            if engine_id not in rows:
+                raise errors.InvalidEngineID(f"there is no engine {engine_id}: the farm has {sorted(rows)}")
+            task, texts = rows[engine_id]
+            running = texts[:1] if task is None else [f"task {task}"]
+            queue = texts[1:] if task is None else texts
+            found.append((engine_id, {"queue": list(queue), "pending": running[0] if running else None}))
+        return found
+
+    def clear_queue(self, targets: Targets = None, block: bool | None = None) -> Any:
+        """Drop your commands that wait on engines (QueueCleared for who waits for them).  What runs goes on; tasks
+        are not touched, nor other clients' commands."""
+        return self._send("clear_queue", b"", targets, block, commands.nothing)
+
+    def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
+        """Wait for pending results; errors are kept for whoever asks for them."""
+        wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
+        for pending in wanted:
+            if not isinstance(pending, PendingResult):
+                raise errors.NotAPendingResult(f"barrier takes pending results, not {type(pending).__name__}")
+        for pending in wanted:
+            try:
+                pending.get_result()
+            except Exception:
+                continue  # it stays in the pending result
+
+    def flush(self) -> None:
+        """Forget all pending results of this client: asking one for its result raises InvalidDeferredID."""
+        for pending in list(self._pending):
+            pending.invalidate()
+        self._pending.clear()
+
+    def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
+        """End engines, at once, and want that many fewer (``ipytaskfarm start -n N`` brings them back).
+
+        controller=True ends the whole farm, whatever runs, and returns when its processes are gone; its store stays.
+        block is taken for the sake of old scripts: this always waits.
+        """
+        if controller:
+            self._session.ask(messages.Stop(drain_s=0.0))
+            self._session.wait_gone(GONE_S)
+            return
+        try:
+            ids = self.ids_of(targets)
+        except errors.NoEnginesRegistered:
+            return
+        self._session.ask(messages.RemoveEngines(ids, drain=False))
 
     def __getitem__(self, key: str) -> Any:
         if not isinstance(key, str):
@@ -246,7 +445,7 @@ class MultiEngineClient:
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
             self._session.ask(messages.SetSticky(key, verb, entry, text))
-        pending = PendingResult(self._session, None, verb, body, read)
+        pending = self.send(PendingResult(self._session, verb, [Part(None, body)], read))
         if not (self.block if block is None else block):
             return pending
         try:

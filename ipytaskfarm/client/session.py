@@ -340,14 +340,24 @@ class Session(IoThread):
         return asked.reply
 
     def command(
-        self, engines: list[int] | None, verb: str, body: bytes, on_done: Callable[[], None] | None = None
+        self,
+        engines: list[int] | None,
+        verb: str,
+        body: bytes,
+        on_done: Callable[[], None] | None = None,
+        text: str = "",
+        blobs: tuple[str, ...] = (),
     ) -> Asked:
-        """Send a MultiEngine command; the caller waits for its event and then calls `forget`."""
+        """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
+
+        text: what `queue_status` shows of it.  blobs: those that the body needs until it was answered."""
         if len(body) > PAYLOAD_BYTES_MAX:
             raise errors.ResultTooLarge(
                 f"{verb} of {len(body):,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}"
             )
-        return self._begin(lambda n: Command(n, engines, verb, body), on_done)
+        asked = self._begin(lambda n: Command(n, engines, verb, body, text), on_done)
+        asked.blobs = blobs
+        return asked
 
     def _begin(self, make: Callable[[int], Ask | Command], on_done: Callable[[], None] | None = None) -> Asked:
         with self._lock:
@@ -364,6 +374,18 @@ class Session(IoThread):
         """Wait until a command was answered by all engines; False when timeout_s is over."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return asked.answered or self.wait_event(asked.event, deadline)
+
+    def wait_gone(self, timeout_s: float) -> None:
+        """Wait until the farm has said that it is gone, by its connection file; TimeoutError when it has not."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._read_info()
+            except (errors.FarmNotRunning, OSError):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"farm {self.farm!r} has not ended within {timeout_s:g} s")
+            time.sleep(0.02)
 
     def forget(self, asked: Asked) -> None:
         """Nobody wants that answer any longer."""

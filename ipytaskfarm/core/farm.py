@@ -259,6 +259,7 @@ class PendingCommand:
     n: int
     engine: Incarnation
     verb: str
+    text: str = ""
 
 
 @dataclass

@@ -278,6 +278,10 @@ class Engines(msgspec.Struct, frozen=True, tag=True):
     """Question.  Answer: `EngineTable`."""
 
 
+class CommandQueues(msgspec.Struct, frozen=True, tag=True):
+    """Question: which commands wait on which engines.  Answer: `CommandQueueTable`."""
+
+
 class FarmStatus(msgspec.Struct, frozen=True, tag=True):
     """Question.  Answer: `FarmState`."""
 
@@ -290,9 +294,11 @@ class SetWanted(msgspec.Struct, frozen=True, tag=True):
 
 
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
-    """Question: drain and end these engines, and want that many fewer.  Answer: `Number`."""
+    """Question: end these engines, and want that many fewer.  Answer: `Number`.
+    drain: what runs there comes to its end first; else it is lost with its engine."""
 
     ids: list[int]
+    drain: bool = True
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
@@ -330,8 +336,8 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stack | Spin | Engines | FarmStatus
-    | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stack | Spin | Engines | CommandQueues
+    | FarmStatus | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
 )  # fmt: skip
 
 
@@ -353,6 +359,8 @@ class Command(msgspec.Struct, frozen=True, tag=True):
     engines: list[int] | None
     verb: str
     body: bytes = b""
+    text: str = ""
+    """For people: what `mec.queue_status()` shows."""
 
 
 ClientMessage: TypeAlias = Submit | NeedIds | Ask | Command
@@ -499,6 +507,12 @@ class EngineTable(msgspec.Struct, frozen=True, tag=True):
     rows: list[EngineRow]
 
 
+class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
+    """(engine id, task that runs there or None, texts of the commands there in their order), by id."""
+
+    rows: list[tuple[int, int | None, list[str]]]
+
+
 class FarmState(msgspec.Struct, frozen=True, tag=True):
     """What `ipytaskfarm status` shows."""
 
@@ -529,7 +543,7 @@ class StickyTable(msgspec.Struct, frozen=True, tag=True):
 
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | QueueStatusReply | TaskTable | Text | Flag | Number
-    | EngineTable | FarmState | StickyTable
+    | EngineTable | CommandQueueTable | FarmState | StickyTable
 )  # fmt: skip
 
 
@@ -798,6 +812,8 @@ VERBS = {
     "keys": "b'' -> encoded list[str]",
     "get_result": "encoded int | None -> ExecuteReply",
     "reset": "b'' -> b''",
+    "map": "MapBody -> packed list of values",
+    "clear_queue": "b'' -> b'', answered at once, not in its turn",
     "properties": "PropertiesBody -> packed value",
 }
 """What a MultiEngine command's body and answer hold.  "Packed" is `doors.pack`, "encoded" is msgpack."""
@@ -815,6 +831,15 @@ class PushBody(msgspec.Struct, frozen=True):
 
     packed: bytes
     sticky: bool = False
+
+
+class MapBody(msgspec.Struct, frozen=True):
+    """Call a function, or what has that name on the engine, with each of these items."""
+
+    packed: bytes
+    """The packed list of items, each a tuple of arguments."""
+    function: Function | None = None
+    name: str | None = None
 
 
 class ExecuteReply(msgspec.Struct, frozen=True):

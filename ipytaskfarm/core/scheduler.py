@@ -41,6 +41,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,
+    m.CommandQueues: commands.on_command_queues,
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,

@@ -8,16 +8,19 @@ session "" (start-up code and sticky state) is exempt, as its entries do not bui
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from functools import partial
+from itertools import starmap
 from typing import Any, TypeAlias
 
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, PropertiesBody, PushBody
-from ..doors.pack import pack, pack_names, unpack
+from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, MapBody, PropertiesBody, PushBody
+from ..doors.blobs import Keeper
+from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
 from .cells import Plan
 from .failures import describe
@@ -55,6 +58,9 @@ class Commands:
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
         self._answers_whole = 0
+        self._lock = threading.Lock()
+        """Guards the answers: the lane's thread clears queues."""
+        self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]] = {
             "execute": self._execute,
@@ -63,6 +69,7 @@ class Commands:
             "keys": self._keys,
             "get_result": self._get_result,
             "reset": self._reset,
+            "map": self._map,
             "properties": self._property,
         }
 
@@ -90,6 +97,12 @@ class Commands:
         finally:
             SINK.reset(token)
         return None
+
+    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
+        """These will not run; called by the lane's thread, which has taken them."""
+        for dropped in waiting:
+            self._answer(dropped, False, _encode_failure(QueueCleared("the queue was cleared")))
+        self._answer(command, True, b"")
 
     def _ended_in_loop(self, command: EngineCommand, sink: Sink, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
@@ -119,8 +132,13 @@ class Commands:
 
     def _answer(self, command: EngineCommand, ok: bool, body: bytes) -> None:
         answer = CommandDone(self._engine, command.session, command.n, ok, body)
-        answers = self._answers
-        answers[command.session, command.n] = answer
+        with self._lock:
+            self._keep(answer)
+        self._send(answer)
+
+    def _keep(self, answer: CommandDone) -> None:
+        answers, body = self._answers, answer.body
+        answers[answer.session, answer.n] = answer
         self._answers_bytes += len(body)
         self._answers_whole += 1
         for name, kept in answers.items():
@@ -132,7 +150,6 @@ class Commands:
                 self._answers_whole -= 1
         if len(answers) > NAMES_KEPT:
             answers.popitem(last=False)
-        self._send(answer)
 
     def _answer_again(self, command: EngineCommand) -> None:
         answer = self._answers[command.session, command.n]
@@ -193,7 +210,7 @@ class Commands:
         names = msgspec.msgpack.decode(command.body, type=list[str])
         values = {name: self._namespace.pull(name) for name in names}
         try:
-            packed = pack([values[name] for name in names])
+            packed = self._packed([values[name] for name in names])
         except UnpickleableException:
             pack_names(values, self._namespace.names)  # raises what names the variable
             raise
@@ -216,6 +233,24 @@ class Commands:
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
         return _nothing
+
+    def _map(self, command: EngineCommand) -> Finish:
+        body = msgspec.msgpack.decode(command.body, type=MapBody)
+        names = self._namespace.names
+        if body.function is not None:
+            function = unpack_function(body.function.code, names)
+        else:
+            function = eval(body.name or "", names)
+        packed = self._packed(list(starmap(function, unpack(body.packed, names))))
+        return lambda sink: packed
+
+    def _packed(self, value: Any) -> bytes:
+        """Large parts of it stay a while for whoever asked, see `doors.blobs`."""
+        try:
+            return pack(value, "value", self._keeper)
+        finally:
+            if self._keeper is not None:
+                self._keeper.taken()
 
     def _property(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PropertiesBody)

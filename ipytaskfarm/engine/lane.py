@@ -39,6 +39,9 @@ FUNCTIONS_KEPT = 8192
 WATCH_MS = 50
 """While work is there, the lane's thread looks at the descriptors' files this often."""
 
+CLEAR_QUEUE = "clear_queue"
+"""The one verb that is answered by the lane's thread, at once."""
+
 Step: TypeAlias = asyncio.Task[Any] | None
 """What running something gives: None when it has ended, else a task of the loop that goes on with it."""
 
@@ -55,6 +58,7 @@ class Works(Protocol):
 
     def run(self, job: Job) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
+    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -108,11 +112,15 @@ class Lane:
         os.eventfd_write(self._wake_fd, 1)
 
     def take_commands(self, session: str) -> list[EngineCommand]:
-        """Take all waiting commands of a session out of the queue; in the main thread."""
-        commands = list(self._commands)
-        taken = [command for command in commands if command.session == session]
-        for command in taken:
-            self._commands.remove(command)
+        """Take all waiting commands of a session out of the queue; from any thread.  Who takes one owns it."""
+        taken = []
+        for command in list(self._commands):
+            if command.session == session:
+                try:
+                    self._commands.remove(command)
+                except ValueError:  # the other thread was quicker
+                    continue
+                taken.append(command)
         return taken
 
     def finish(self, timeout_s: float = 1.0) -> None:
@@ -181,7 +189,10 @@ class Lane:
         if isinstance(message, Batch):
             self._take_batch(message)
         elif isinstance(message, EngineCommand):
-            self._commands.append(message)
+            if message.verb == CLEAR_QUEUE:
+                self._works.clear_queue(message, self.take_commands(message.session))
+            else:
+                self._commands.append(message)
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):
@@ -270,10 +281,11 @@ class Lane:
 
     def _slice(self) -> Step:
         until = time.perf_counter() + SLICE_S
-        works, commands, order, held = self._works, self._commands, self._order, self._held
+        works, order, held = self._works, self._order, self._held
         while True:
-            if commands:
-                step = works.command(commands.popleft())
+            command = self._next_command()
+            if command is not None:
+                step = works.command(command)
             elif order:
                 job = held.pop(order.popleft(), None)
                 if job is None:  # recalled
@@ -285,6 +297,12 @@ class Lane:
                 return step
             if time.perf_counter() >= until:
                 return None
+
+    def _next_command(self) -> EngineCommand | None:
+        try:
+            return self._commands.popleft()
+        except IndexError:
+            return None
 
     def _stop(self) -> None:
         self._when_free(self._works.stop)

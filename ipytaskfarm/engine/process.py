@@ -179,6 +179,9 @@ class EngineProcess:
     def command(self, command: EngineCommand) -> Step:
         return self._commands.run(command)
 
+    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
+        self._commands.clear_queue(command, waiting)
+
     def begin_slice(self) -> None:
         """Leave the console's world."""
         self._capture.settle(to_console=False)

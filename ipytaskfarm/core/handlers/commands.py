@@ -11,6 +11,8 @@ from ..messages import (
     Command,
     CommandAnswer,
     CommandDone,
+    CommandQueues,
+    CommandQueueTable,
     EngineCommand,
     FailureBody,
     Flag,
@@ -53,7 +55,7 @@ def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision
         engines = [by_id[i] for i in event.engines]
     for engine in engines:
         key = (session, event.n, engine.name)
-        farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb)
+        farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
         # Who will answer, so that the client knows how many answers "all" means.
@@ -97,6 +99,18 @@ def fail_commands_of(farm: Farm, engine: Engine, how: str, out: Decision) -> Non
         pending = farm.commands.pop(key)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
+
+
+def on_command_queues(farm: Farm, session: str, n: int, question: CommandQueues, now: Now, out: Decision) -> None:
+    """What each engine has been told and has not answered."""
+    texts: dict[str, list[str]] = {}
+    for pending in farm.commands.values():
+        texts.setdefault(pending.engine, []).append(pending.text or pending.verb)
+    rows = []
+    for engine in farm.visible_engines():
+        oldest = engine.oldest()
+        rows.append((engine.id, oldest[0] if oldest else None, texts.get(engine.name, [])))
+    out.sends.append((session, Answer(n, CommandQueueTable(rows))))
 
 
 # -- sticky state

@@ -45,11 +45,11 @@ def retire(farm: Farm, engine: Engine, out: Decision) -> None:
         end_engine(farm, engine, out)
 
 
-def end_engine(farm: Farm, engine: Engine, out: Decision) -> None:
-    """Tell its agent to end it."""
+def end_engine(farm: Farm, engine: Engine, out: Decision, grace_s: float = 2.0) -> None:
+    """Tell its agent to end it: by itself within grace_s, else killed."""
     if engine.state == EngineState.STOPPING:
         return
     engine.state = EngineState.STOPPING
     asleep(farm, engine)
     refresh_classes(farm)
-    out.sends.append((engine.agent, StopEngine(engine.name)))
+    out.sends.append((engine.agent, StopEngine(engine.name, grace_s)))

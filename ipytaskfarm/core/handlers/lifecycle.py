@@ -25,7 +25,7 @@ from ..task import RETURNED, Handed, Task
 from ..transition import final_without_answer, finish, requeue
 from .agents import balance
 from .depends import drop_all_verdicts
-from .engines import retire
+from .engines import end_engine, retire
 
 SHUT_WITHIN_S = 15.0
 """After this the controller ends whether or not its agents have."""
@@ -41,7 +41,7 @@ def on_set_wanted(farm: Farm, session: str, n: int, question: SetWanted, now: No
 
 
 def on_remove_engines(farm: Farm, session: str, n: int, question: RemoveEngines, now: Now, out: Decision) -> None:
-    """Drain and end these, and want that many fewer."""
+    """End these, and want that many fewer."""
     by_id = {engine.id: engine for engine in farm.engines.values()}
     unknown = [i for i in question.ids if i not in by_id]
     if unknown:
@@ -53,6 +53,8 @@ def on_remove_engines(farm: Farm, session: str, n: int, question: RemoveEngines,
     out.saves.append(SaveSetting("wanted", farm.wanted))
     for engine_id in leaving:
         retire(farm, by_id[engine_id], out)
+        if not question.drain:
+            end_engine(farm, by_id[engine_id], out, grace_s=0.0)
     out.sends.append((session, Answer(n, Number(farm.wanted))))
 
 
