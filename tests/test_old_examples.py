@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,29 @@ def test_a_sweep_prices_options(tc: TaskClient, mec: MultiEngineClient) -> None:
         assert 0.0 <= ns.ac < ns.vc
         assert ns.ap >= 0.0
     assert len({result.engineid for result in results}) > 1
+
+
+# ---------------------------------------------------------------------------------------- word count
+
+
+def word_frequencies(text: str) -> dict[str, int]:
+    """How often each word is in a text."""
+    frequencies: dict[str, int] = {}
+    for word in text.split():
+        frequencies[word] = frequencies.get(word, 0) + 1
+    return frequencies
+
+
+def test_words_are_counted_in_parallel(mec: MultiEngineClient) -> None:
+    words = [f"w{(7 * n * n + n) % 61}" for n in range(10_001)]
+    mec.push_function({"word_frequencies": word_frequencies})
+    mec.scatter("words", words)
+    mec.execute("frequencies = word_frequencies(' '.join(words))")
+    merged: Counter[str] = Counter()
+    for part in mec.pull("frequencies"):
+        assert 0 < sum(part.values()) < len(words)
+        merged.update(part)
+    assert merged == Counter(words) == word_frequencies(" ".join(words))
 
 
 # ---------------------------------------------------------------------------------------- reject
