@@ -15,6 +15,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``questions``   asking a farm without the weight of the client
 ``supervisor``  one per farm: has controller and agents running
 ``farm``        `Farm`: starts, connects, stops
+``detached``    farms that go on by themselves: started and stopped from outside
 ``jupyter``     magics and displays
 ``cli``         the ``ipytaskfarm`` command
 

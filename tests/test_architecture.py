@@ -34,8 +34,9 @@ LAYERS: dict[str, str] = {
     "questions": "core doors settings home",
     "supervisor": "core doors launchers settings home questions",
     "farm": "core doors client launchers settings home questions supervisor",
-    "jupyter": "core doors client settings questions farm",
-    "cli": "core policies doors agent controller client launchers settings home questions supervisor farm",
+    "detached": "core doors launchers settings home questions",
+    "jupyter": "core doors client settings home questions farm detached",
+    "cli": "core policies doors agent controller client launchers settings home questions supervisor farm detached",
     "testing": "core policies doors client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""

@@ -17,7 +17,8 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmState
-from ipytaskfarm.home import SUPERVISOR, Home
+from ipytaskfarm.detached import start_detached
+from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
@@ -271,33 +272,11 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
 
 def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
     """Start this same command as a process of its own, and watch it until the farm is ready."""
-    from ipytaskfarm.launchers import Part
-    from ipytaskfarm.launchers.local import LocalLauncher
-
-    home.make_folders()
-    read_end, write_end = os.pipe()
-    words = [word for word in argv if word != "--daemonize"]
-    arguments = ("start", *words, f"--Start.progress_fd={write_end}")
-    part = Part("supervisor", "ipytaskfarm", arguments, home.output("supervisor"), Path.cwd(), fds=(write_end,))
-    process = LocalLauncher().start(part)
-    os.close(write_end)
     terminal = Terminal(settings.name)
-    try:
-        with os.fdopen(read_end) as reports:
-            for line in reports:
-                report = json.loads(line)
-                if report["what"] == "progress":
-                    terminal.progress(report["text"])
-                elif report["what"] == "failed":
-                    terminal.wipe()
-                    print(f"ipytaskfarm start: {report['text']}", file=sys.stderr)
-                    return int(report["code"])
-                else:
-                    terminal.say(report["text"])
-                    if report["what"] == "ready":
-                        return OK
-    except KeyboardInterrupt:
-        process.terminate()
-        raise
-    said = process.said() or f"see {home.output(SUPERVISOR)}"
-    raise errors.ConnectionError(f"the supervisor ended before the farm was ready: {said}")
+    started = start_detached(home, [word for word in argv if word != "--daemonize"], terminal)
+    terminal.wipe()
+    if started.code:
+        print(f"ipytaskfarm start: {started.text}", file=sys.stderr)
+    else:
+        terminal.say(started.text)
+    return started.code
