@@ -82,3 +82,17 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(shell: object) -> None:
+    """``%load_ext ipytaskfarm``: the magics, see docs/magics.md."""
+    from .jupyter import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: object) -> None:
+    """``%unload_ext ipytaskfarm``: without the magics again; farms and tasks go on."""
+    from .jupyter import unload
+
+    unload(shell)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from ipytaskfarm.core.messages import FarmState, FarmStatus
 from ipytaskfarm.core.messages import Stop as StopFarm
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.launchers import Part, Placed
-from ipytaskfarm.launchers.local import LocalLauncher
+from ipytaskfarm.launchers.local import LocalLauncher, LocalProcess
 from ipytaskfarm.questions import connect
 
 ANSWER_S = 15.0
@@ -52,6 +54,7 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
     part = Part(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), Path.cwd(), fds=(write_end,))
     process = LocalLauncher().start(part)
     os.close(write_end)
+    threading.Thread(target=_reap, args=(process,), name="supervisor's end", daemon=True).start()
     try:
         with os.fdopen(read_end) as reports:
             for line in reports:
@@ -66,6 +69,15 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
         raise
     said = process.said() or f"see {home.output(SUPERVISOR)}"
     raise errors.ConnectionError(f"the supervisor ended before the farm was ready: {said}")
+
+
+def _reap(process: LocalProcess) -> None:
+    """It is our child, and would stay a zombie as long as we live."""
+    fd = process.wait_fd()
+    if fd is not None:
+        select.select([fd], [], [])
+        process.poll()
+    process.close()
 
 
 def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:

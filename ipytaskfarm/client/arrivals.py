@@ -10,7 +10,7 @@ while the caller wants the interpreter: a waiter counts down, nobody looks throu
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..core.messages import Final
 from ..core.states import Reason
@@ -29,15 +29,23 @@ class Waiter:
     (which finds the ids that ended since in `ended`), or when the session failed.
     """
 
-    __slots__ = ("remaining", "ended", "eager", "event")
+    __slots__ = ("remaining", "ended", "eager", "event", "on_wake")
 
-    def __init__(self, ids: set[int], eager: bool = False) -> None:
+    def __init__(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> None:
         self.remaining = ids
         self.ended: list[int] = []
         self.eager = eager
         self.event = threading.Event()
+        self.on_wake = on_wake
+        """Called in the IO thread, with the lock held, whenever `event` is set."""
         if not ids:
-            self.event.set()
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        self.event.set()
+        if self.on_wake is not None:
+            self.on_wake()
 
 
 class Arrivals:
@@ -83,10 +91,10 @@ class Arrivals:
                 if not ended:
                     continue
                 waiter.ended += ended
-                waiter.event.set()
+                waiter.wake()
             waiter.remaining.difference_update(batch)
             if not waiter.remaining:
-                waiter.event.set()
+                waiter.wake()
 
     def _evict(self) -> None:
         """Make room, oldest first, down to nine tenths, so that it is not done for each batch."""
@@ -112,9 +120,9 @@ class Arrivals:
         """Whether its end is still to come."""
         return task_id in self.handed_in or task_id in self.watched
 
-    def wait_for(self, ids: set[int], eager: bool = False) -> Waiter:
+    def wait_for(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> Waiter:
         """A waiter for those of `ids` that are live; `end_wait` takes it out again."""
-        waiter = Waiter(self.live(ids), eager)
+        waiter = Waiter(self.live(ids), eager, on_wake)
         if waiter.remaining:
             self._waiters.append(waiter)
         return waiter
@@ -127,4 +135,4 @@ class Arrivals:
     def wake_all(self) -> None:
         """Something happened that every waiter has to see."""
         for waiter in self._waiters:
-            waiter.event.set()
+            waiter.wake()

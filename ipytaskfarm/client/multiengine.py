@@ -19,7 +19,7 @@ from ..core.messages import ExecuteBody, PropertiesBody, PushBody
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack
 from ..doors.runtime import Where
-from . import commands, scatter, sessions
+from . import activation, commands, scatter, sessions
 from .commands import Part, PendingResult, ResultList
 from .display import table
 from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
@@ -346,6 +346,14 @@ class MultiEngineClient:
         for pending in list(self._pending):
             pending.invalidate()
         self._pending.clear()
+
+    def activate(self, suffix: str = "", force: bool = False) -> None:
+        """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%result`` for this client, in IPython or Jupyter.
+
+        suffix: added to each name.  RuntimeError where another package has these names: a suffix helps, or
+        force=True takes them over.
+        """
+        activation.activate(self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
         """End engines, at once, and want that many fewer (``ipytaskfarm start -n N`` brings them back).

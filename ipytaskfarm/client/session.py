@@ -6,6 +6,8 @@ be called from any thread.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -269,6 +271,29 @@ class Session(IoThread):
                 with self._lock:
                     ended, waiter.ended = waiter.ended, []
                     waiter.event.clear()
+        finally:
+            with self._lock:
+                self.arrivals.end_wait(waiter)
+
+    async def ended(self, task_id: int) -> None:
+        """Wait in an asyncio loop until this task, watched already, has ended."""
+        loop = asyncio.get_running_loop()
+        bell = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(bell.set)
+
+        with self._lock:
+            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
+        try:
+            while waiter.remaining:
+                with self._lock:
+                    self.check()
+                    self._check_full(waiter)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(bell.wait(), TICK_S)
+                bell.clear()
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)

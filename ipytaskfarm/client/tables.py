@@ -63,6 +63,12 @@ class TaskTable:
     def __getitem__(self, position: int) -> TaskStatus:
         return self.rows[position]
 
+    def last(self, count: int) -> TaskTable:
+        """The same of the last so many tasks."""
+        found = TaskTable([])
+        found.rows = self.rows[-count:]
+        return found
+
     def _cells(self) -> Iterator[Sequence[object]]:
         for r in self.rows:
             shown = "running" if r.state == "pending" else r.state

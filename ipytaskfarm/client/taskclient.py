@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from operator import index
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -170,6 +172,20 @@ class TaskClient:
         if not session.wait({wanted}, timeout_s):
             raise TimeoutError(f"task {wanted} has not ended within {timeout_s:g} s")
         return session.fetch(wanted)
+
+    async def result(self, taskid: int, raw: bool = True) -> Any:
+        """``await tc.result(id)``: what ``get_task_result(id, block=True)`` gives, in any asyncio loop.
+
+        Cancelling the waiting leaves the task alone.
+        """
+        wanted = task_id(taskid)
+        session = self._session
+        loop = asyncio.get_running_loop()
+        if not session.arrivals.is_live(wanted):
+            await loop.run_in_executor(None, session.watch, [wanted])
+        await session.ended(wanted)
+        # Another thread, because it may have to be fetched.
+        return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None) -> None:
         """Wait until tasks have ended, well or not; one that failed raises nothing here.

@@ -1,0 +1,35 @@
+"""What a person types and sees in IPython and Jupyter: the magics, their errors, their completion.
+
+``%load_ext ipytaskfarm`` calls `load`.  It registers ``%taskfarm``, ``%%task``, ``%task``, ``%tasks`` and
+``%%taskmap``; the ``%px`` family belongs to ipyparallel's users too, and comes only with ``mec.activate()``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAGICS = {"line": ("taskfarm", "task", "tasks"), "cell": ("task", "taskmap")}
+
+
+def load(shell: Any) -> None:
+    """Register the magics with an IPython shell."""
+    from .completion import register_completion
+    from .farm_magics import FarmMagics
+    from .px_magics import offer_activation
+    from .task_magics import TaskMagics
+
+    shell.register_magics(FarmMagics, TaskMagics)
+    register_completion(shell)
+    offer_activation()
+
+
+def unload(shell: Any) -> None:
+    """Take them away again."""
+    from .completion import remove_completion
+    from .connection import disconnect
+
+    for kind, names in MAGICS.items():
+        for name in names:
+            shell.magics_manager.magics[kind].pop(name, None)
+    remove_completion(shell)
+    disconnect(shell)

@@ -1,0 +1,196 @@
+"""``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%pxconfig`` and ``%result``, by ``mec.activate()`` alone.
+
+The names are ipyparallel's too, and so are the options.  Where another package's magics stand, ours are refused, with
+advice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from IPython import get_ipython
+from IPython.core.error import UsageError
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+
+from ..client import MultiEngineClient
+from ..client.activation import offer
+from ..client.commands import PendingResult, ResultList
+from .tracebacks import short_errors
+
+LINE = ("px", "autopx", "pxresult", "pxconfig", "result")
+CELL = ("px",)
+
+
+def offer_activation() -> None:
+    """Tell the client how ``mec.activate`` is done."""
+    offer(activate)
+
+
+def activate(client: MultiEngineClient, suffix: str, force: bool) -> None:
+    """Register the magics for this client.  RuntimeError: others have these names."""
+    shell: Any = get_ipython()
+    if shell is None:
+        raise RuntimeError("activate() registers magics, and this is plain Python: use it in IPython or Jupyter")
+    magics = shell.magics_manager.magics
+    taken = [f"%{name}{suffix}" for name in LINE if _is_others(magics["line"].get(name + suffix))]
+    taken += [f"%%{name}{suffix}" for name in CELL if _is_others(magics["cell"].get(name + suffix))]
+    if taken and not force:
+        raise RuntimeError(
+            f"{', '.join(taken)} belong to another package (ipyparallel?) here: "
+            "mec.activate(suffix='_farm') gives ours other names, mec.activate(force=True) takes these over"
+        )
+    px = Px(shell, client, suffix)
+    lines: dict[str, Callable[[str], Any]] = {
+        "px": px.line,
+        "autopx": px.autopx,
+        "pxresult": px.result,
+        "pxconfig": px.config,
+        "result": px.result,
+    }
+    for name, magic in lines.items():
+        shell.register_magic_function(magic, "line", name + suffix)
+    shell.register_magic_function(px.cell, "cell", "px" + suffix)
+    print(f"%px{suffix}, %%px{suffix}, %autopx{suffix}, %pxresult{suffix}: engines of farm {client.farm!r}")
+
+
+def _is_others(magic: Any) -> bool:
+    if magic is None:
+        return False
+    module = getattr(magic, "__module__", "") or type(getattr(magic, "__self__", None)).__module__
+    return not module.startswith(f"{__name__.partition('.')[0]}.")
+
+
+def px_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
+    """Where, and whether to wait."""
+    for decorate in reversed(
+        (
+            argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all"),
+            argument("-b", "--block", dest="block", action="store_const", const=True, help="wait"),
+            argument("-a", "--noblock", dest="block", action="store_const", const=False, help="do not wait"),
+        )
+    ):
+        magic = decorate(magic)
+    return magic
+
+
+class Px:
+    """The magics of one client."""
+
+    def __init__(self, shell: Any, client: MultiEngineClient, suffix: str) -> None:
+        self._shell = shell
+        self._client = client
+        self._suffix = suffix
+        self._last: PendingResult | None = None
+
+    def line(self, line: str) -> Any:
+        """``%px code``: run the line on the engines."""
+        with short_errors():
+            return self._run(line, None, None)
+
+    @magic_arguments()
+    @px_arguments
+    @argument("--local", action="store_true", help="run the cell here too, once it was sent")
+    @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
+    def cell(self, line: str, cell: str) -> Any:
+        """``%%px``: run the cell on the engines."""
+        given = parse_argstring(self.cell, line)
+        with short_errors():
+            if not given.local:
+                return self._run(cell, given.targets, given.block, given.out)
+            pending = self._send(cell, given.targets)
+            self._shell.run_cell(cell)
+            return self._show(pending, self._blocks(given.block), given.out)
+
+    def autopx(self, line: str) -> None:
+        """``%autopx``: send each cell from now on to the engines, until it is said again."""
+        transforms = self._shell.input_transformers_cleanup
+        if self._to_engines in transforms:
+            transforms.remove(self._to_engines)
+            print(f"%autopx{self._suffix} disabled: cells run here")
+        else:
+            transforms.append(self._to_engines)
+            print(f"%autopx{self._suffix} enabled: cells run on the engines; %autopx{self._suffix} again ends that")
+
+    @magic_arguments()
+    @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
+    @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
+    def result(self, line: str) -> Any:
+        """``%pxresult``: show the result of the last command, waiting for it."""
+        given = parse_argstring(self.result, line)
+        with short_errors():
+            if self._last is not None and given.targets is None:
+                return self._show(self._last, True, given.out)
+            found = self._client.get_result(targets=_targets(given.targets), block=True)
+            if given.out:
+                self._shell.user_ns[given.out] = found
+            self._display(found)
+            return None
+
+    @magic_arguments()
+    @px_arguments
+    def config(self, line: str) -> None:
+        """``%pxconfig``: set the client's targets and whether it waits."""
+        given = parse_argstring(self.config, line)
+        if given.targets is not None:
+            self._client.targets = _targets(given.targets)
+        if given.block is not None:
+            self._client.block = given.block
+
+    # --
+
+    def _to_engines(self, lines: list[str]) -> list[str]:
+        first = lines[0].lstrip() if lines else ""
+        if not first or first.startswith(("%%", *(f"%{name}{self._suffix}" for name in LINE))):
+            return lines
+        return [f"%%px{self._suffix}\n", *lines]
+
+    def _blocks(self, block: bool | None) -> bool:
+        return self._client.block if block is None else block
+
+    def _send(self, code: str, targets: str | None) -> PendingResult:
+        pending: PendingResult = self._client.execute(code, _targets(targets), block=False)
+        self._last = pending
+        return pending
+
+    def _run(self, code: str, targets: str | None, block: bool | None, out: str | None = None) -> Any:
+        return self._show(self._send(code, targets), self._blocks(block), out)
+
+    def _show(self, pending: PendingResult, block: bool, out: str | None) -> Any:
+        if out:
+            self._shell.user_ns[out] = pending
+        if not block:
+            return None if out else pending
+        self._display(pending.get_result())
+        return None
+
+    def _display(self, found: ResultList) -> None:
+        """What each engine shows, under its number."""
+        for entry in found:
+            engine = entry["id"]
+            for stream, text in ((sys.stdout, entry["stdout"]), (sys.stderr, entry["stderr"])):
+                if text:
+                    lines = text.removesuffix("\n").split("\n")
+                    stream.write("".join(f"[{engine}] {line}\n" for line in lines))
+            for output in entry["display"]:
+                self._display_one(engine, output)
+
+    def _display_one(self, engine: int, output: dict[str, Any]) -> None:
+        data = output["data"]
+        if data.keys() <= {"text/plain"}:
+            print(f"[{engine}] {data.get('text/plain', '')}")
+            return
+        print(f"[{engine}]")
+        self._shell.display_pub.publish(data, output.get("metadata") or {})
+
+
+def _targets(text: str | None) -> Any:
+    """``0``, ``0,2``, ``all``, or None for the client's own."""
+    if text is None or text == "all":
+        return text
+    try:
+        ids = [int(part) for part in text.strip("[]()").split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"--targets {text}: engine ids, like 0 or 0,2, or all") from None
+    return ids

@@ -1,0 +1,281 @@
+"""``%%task``, ``%%taskmap``, ``%task`` and ``%tasks``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from ..client import StringTask, TaskClient, TaskResult
+from ..client.tables import FailureGroups, TaskTable
+from . import connection
+from .handles import TaskHandle, follow
+from .tracebacks import short_errors
+
+ACTIONS = ("status", "result", "barrier", "abort", "explain", "retry", "failures", "stack")
+
+
+def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that ``%%task`` and ``%%taskmap`` share."""
+    for decorate in reversed(
+        (
+            argument("--pull", default="", metavar="A,B", help="names to bring back"),
+            argument("--push", default="", metavar="X,Y", help="names of this notebook to send along"),
+            argument("--retries", type=int, default=0, metavar="N", help="run it again, so often, when it fails"),
+            argument("--depend", metavar="F", help="a function of an engine's properties: run only where it is true"),
+            argument("--time-limit", type=float, metavar="S", help="seconds that one run may take"),
+            argument("--clear-before", action="store_true", help="empty the engine's namespace first"),
+            argument("--clear-after", action="store_true", help="and afterwards"),
+            argument("--name", help="a name for tables"),
+            argument("--priority", type=int, default=0, help="higher goes first"),
+            argument("-t", "--targets", metavar="IDS", help="engines it may run on: 0,2"),
+            argument(
+                "-o", "--out", metavar="VAR", help="bind the handle (%%taskmap: the list of results) to this name"
+            ),
+        )
+    ):
+        magic = decorate(magic)
+    return magic
+
+
+def called(name: str) -> Callable[[Any], Any]:
+    """How a magic is called in its own help: with a percent sign before this."""
+
+    def decorate(magic: Any) -> Any:
+        magic.argcmd_name = name
+        return magic
+
+    return decorate
+
+
+@magics_class
+class TaskMagics(Magics):
+    """The magics about tasks."""
+
+    shell: Any
+
+    @magic_arguments()
+    @called("%task")
+    @task_arguments
+    @argument("-b", "--block", action="store_true", help="wait, show what it shows, and bind the pulled names here")
+    @cell_magic("task")  # type: ignore[arg-type]
+    def task_cell(self, line: str, cell: str) -> None:
+        """Hand the cell in as a task.
+
+        Without -b a handle is shown at once, and the result in its place when it is there; -o h binds the handle:
+        h.ns.a, h.result(), await h.  With -b the pulled names are bound here when it has succeeded.
+        """
+        given = parse_argstring(self.task_cell, line)
+        with short_errors():
+            client = connection.task_client(self.shell)
+            task = StringTask(cell, _names(given.pull), self._pushed(given.push), **self._rules(given))
+            task_id = client.run(task)
+            handle = TaskHandle(client, task_id)
+            if given.out:
+                self.shell.user_ns[given.out] = handle
+            if given.block:
+                self.shell.user_ns.update(self._shown(client, task_id).results)
+            else:
+                self._show_live(handle)
+
+    @magic_arguments()
+    @called("%taskmap")
+    @task_arguments
+    @cell_magic
+    def taskmap(self, line: str, cell: str) -> None:
+        """``%%taskmap n in range(100) --pull y -o ys``: the cell as a task for each item, and wait for them.
+
+        -o binds the list of results: the values of the pulled name, tuples when several are pulled, TaskResults when
+        none is.  When tasks fail, their exceptions stand in the list, and the first is raised.
+        """
+        targets, expression, options = split_map(line, self.taskmap.parser)
+        given = parse_argstring(self.taskmap, options)
+        with short_errors():
+            items = self.shell.ev(expression)
+            client = connection.task_client(self.shell)
+            pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
+            ids = [client.run(StringTask(cell, pull, push | _bound(targets, item), **rules)) for item in items]
+            client.barrier(ids)
+            values, first = _collected(client, ids, pull)
+            if given.out:
+                self.shell.user_ns[given.out] = values
+            if first is not None:
+                groups = client.failures(ids)
+                print(f"{sum(map(len, groups))} of {len(ids)} tasks failed:\n{_brief(groups)}", file=sys.stderr)
+                raise first
+
+    @magic_arguments()
+    @called("task")
+    @argument("action", choices=ACTIONS, help="what to do")
+    @argument("ids", nargs="*", help="task ids (5 7-9), or names of ids, of handles or of lists of them")
+    @line_magic("task")  # type: ignore[arg-type]
+    def task_line(self, line: str) -> Any:
+        """About tasks that were handed in: ``%task result 5``.
+
+        status: where they are.  result: their results.  barrier: wait for them (all of this session, if none is named).
+        abort: stop them.  explain: what happened, and why they wait.  retry: failed ones again, as new tasks.
+        failures: failed ones, grouped.  stack: where they are in their code now.
+        """
+        given = parse_argstring(self.task_line, line)
+        with short_errors():
+            client = connection.task_client(self.shell)
+            ids = [i for word in given.ids for i in self._ids(word)]
+            if not ids and given.action not in ("barrier", "failures"):
+                raise UsageError(f"%task {given.action}: of which task?  %tasks shows them")
+            return _ACTIONS[given.action](client, ids)
+
+    @magic_arguments()
+    @argument("--state", choices=["scheduled", "running", "succeeded", "failed", "unfinished", "finished"])
+    @argument("--name", help="only tasks of that name")
+    @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
+    @line_magic
+    def tasks(self, line: str) -> TaskTable:
+        """A table of tasks and where they are."""
+        given = parse_argstring(self.tasks, line)
+        with short_errors():
+            found = connection.task_client(self.shell).tasks(given.name, given.state)
+            return found.last(given.last) if given.last else found
+
+    # -- what they have in common
+
+    def _pushed(self, text: str) -> dict[str, Any]:
+        namespace = self.shell.user_ns
+        pushed = {}
+        for name in _names(text):
+            if name not in namespace:
+                raise UsageError(f"--push {name}: there is no such name here")
+            pushed[name] = namespace[name]
+        return pushed
+
+    def _rules(self, given: Any) -> dict[str, Any]:
+        return {
+            "retries": given.retries,
+            "depend": None if given.depend is None else self.shell.ev(given.depend),
+            "time_limit": given.time_limit,
+            "clear_before": given.clear_before,
+            "clear_after": given.clear_after,
+            "name": given.name,
+            "priority": given.priority,
+            "targets": None if given.targets in (None, "all") else [int(i) for i in _names(given.targets)],
+        }
+
+    def _ids(self, word: str) -> list[int]:
+        if match := re.fullmatch(r"(\d+)-(\d+)", word):
+            return list(range(int(match[1]), int(match[2]) + 1))
+        if word.isdigit():
+            return [int(word)]
+        value = self.shell.ev(word)
+        return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
+
+    def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
+        """Wait for a task and show what it printed and displayed; raises what it raised."""
+        result: TaskResult = client.get_task_result(task_id, block=True, raw=False)
+        sys.stdout.write(result.stdout)
+        sys.stderr.write(result.stderr)
+        for output in result.outputs:
+            self.shell.display_pub.publish(output["data"], output.get("metadata") or {})
+        result.raise_exception()
+        return result
+
+    def _show_live(self, handle: TaskHandle) -> None:
+        if getattr(self.shell, "kernel", None) is None:  # a terminal cannot take back what it has shown
+            print(f"task {handle.id}: handed in.  %task result {handle.id} shows what comes of it")
+            return
+        shown = display(handle, display_id=True)
+        assert shown is not None
+        follow(handle, shown.update)
+
+
+_ACTIONS: dict[str, Callable[[TaskClient, list[int]], Any]] = {
+    "status": lambda client, ids: client.status(ids[0]) if len(ids) == 1 else client.tasks(ids=ids),
+    "result": lambda client, ids: _one([client.get_task_result(i, raw=False) or client.status(i) for i in ids]),
+    "barrier": lambda client, ids: client.barrier(ids or None),
+    "abort": lambda client, ids: client.abort(ids[0] if len(ids) == 1 else ids),
+    "explain": lambda client, ids: _one([client.explain(i) for i in ids]),
+    "retry": lambda client, ids: client.retry(ids),
+    "failures": lambda client, ids: client.failures(ids or None),
+    "stack": lambda client, ids: _one([client.stack(i) for i in ids]),
+}
+
+
+def _one(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else found
+
+
+def _names(text: str) -> list[str]:
+    """``a,b c`` -> [a, b, c]"""
+    return [name for name in re.split(r"[,\s]+", text) if name]
+
+
+def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
+    """``n in range(10 - 1) --pull y`` -> the names, the expression, the options.
+
+    The expression ends before the first ``-x`` behind which the rest are options; parentheses around it help where
+    that is not meant.
+    """
+    match = re.match(r"\s*([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)\s+in\s+(.+)", line, re.DOTALL)
+    if match is None:
+        raise UsageError("%%taskmap NAME in ITERABLE [options], for example: %%taskmap n in range(100) --pull y -o ys")
+    names, rest = _names(match[1]), match[2]
+    ends = [found.start() for found in re.finditer(r"\s--?[A-Za-z]", rest)]
+    for end in [*ends, len(rest)]:
+        expression, options = rest[:end].strip(), rest[end:].strip()
+        if _is_expression(expression) and _are_options(options, parser):
+            return names, expression, options
+    if any(_is_expression(rest[:end].strip()) for end in ends):
+        end = next(end for end in ends if _is_expression(rest[:end].strip()))
+        return names, rest[:end].strip(), rest[end:].strip()  # the parser says what is wrong with the options
+    raise UsageError(f"%%taskmap: {rest.strip()!r} is no expression")
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        compile(text, "<taskmap>", "eval")
+    except SyntaxError:
+        return False
+    return True
+
+
+def _are_options(text: str, parser: Any) -> bool:
+    try:
+        parser.parse_argstring(text)
+    except UsageError:
+        return False
+    return True
+
+
+def _bound(names: list[str], item: Any) -> dict[str, Any]:
+    if len(names) == 1:
+        return {names[0]: item}
+    return dict(zip(names, item, strict=True))
+
+
+def _collected(client: TaskClient, ids: list[int], pull: list[str]) -> tuple[list[Any], Exception | None]:
+    """The results in order, exceptions among them; and the first exception."""
+    values: list[Any] = []
+    first: Exception | None = None
+    for task_id in ids:
+        try:
+            result = client.get_task_result(task_id, raw=False)
+            result.raise_exception()
+        except Exception as error:
+            values.append(error)
+            first = first or error
+            continue
+        pulled = [result[name] for name in pull]
+        values.append(result if not pull else pulled[0] if len(pull) == 1 else tuple(pulled))
+    return values, first
+
+
+def _brief(groups: FailureGroups) -> str:
+    lines = []
+    for group in groups[:5]:
+        some = ", ".join(map(str, group.ids[:5])) + (", …" if len(group.ids) > 5 else "")
+        lines.append(f"  {len(group.ids)} × {group.etype}: {group.message:.100}  (tasks {some})")
+    return "\n".join(lines)
