@@ -29,7 +29,7 @@ import numpy as np
 x, y = np.random.default_rng(seed).random((2, 250_000))
 inside = int(np.sum(x * x + y * y < 1))""",
     """%%task -b --push points --name curve
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt, numpy as np
 pi = 4 * np.cumsum(points) / (250_000 * np.arange(1, len(points) + 1))
 plt.figure(figsize=(7, 2.2))
 plt.plot(pi, label="drawn on an engine")

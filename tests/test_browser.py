@@ -14,12 +14,14 @@ from playwright.sync_api import expect
 from ipytaskfarm import Farm, TaskClient
 from tests.browser import Lab, Notebook, assert_no_inhabitants, inhabitants, jupyterlab
 from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.farms import DEADLINE_S
+from tests.farms import DEADLINE_S, Gate
 from tests.polling import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
-CONNECT = "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')"
+CONNECT = (
+    "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')\n%load_ext ipytaskfarm\n%taskfarm connect lab"
+)
 SLEEPS = "import time; time.sleep(60)"
 FIGURE = "import matplotlib.pyplot as plt; figure, axes = plt.subplots(); axes.plot([1, 4, 9]); plt.show()"
 FRAME = "import pandas as pd; display(pd.DataFrame({'n': [1, 2], 'text': ['b1', 'b2']}))"
@@ -65,19 +67,86 @@ def notebook(page: Notebook) -> Notebook:
     return page
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "open")
+
+
 def test_a_result_shows_itself(notebook: Notebook) -> None:
     cell = notebook.run("tc.run(Task('a = 6 * 7', pull='a'), block=True)")
     cell.shows("{'a': 42}")
 
 
-def test_a_figure_and_a_table_made_on_an_engine_are_seen(notebook: Notebook) -> None:
-    notebook.run(f"figure, frame = [tc.run(Task(code), block=True) for code in ({FIGURE!r}, {FRAME!r})]")
-    cell = notebook.run(
-        "for result in (figure, frame):\n"
-        "    for output in result.outputs: display(output['data'], metadata=output['metadata'], raw=True)"
+def test_a_farm_that_runs_is_connected_to(notebook: Notebook) -> None:
+    cell = notebook.run("%taskfarm connect lab\n%taskfarm status")
+    cell.shows("connected to farm 'lab'")
+    expect(cell.html.locator("td").filter(has_text="idle")).to_have_count(2)
+
+
+def test_a_handle_is_shown_at_once_and_becomes_the_result(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
+    cell = notebook.run(f"%%task -o h --pull a\n{gate.code}\na = 6 * 7")
+    task_id = running(tc)
+    cell.shows(f"task {task_id}")
+    assert "42" not in cell.text
+    gate.open()
+    cell.shows("42")
+    notebook.run("a").shows("NameError")
+    notebook.run("h.ns.a + 1").shows("43")
+    notebook.run("tr = await h\nprint(tr.engineid in (0, 1))").shows("True")
+
+
+def test_a_cell_that_waits_assigns_what_it_pulls(notebook: Notebook) -> None:
+    notebook.run("x = [1, 2, 3]")
+    notebook.run("%%task -b --push x --pull total,length\ntotal = sum(x)\nlength = len(x); print('from afar')").shows(
+        "from afar"
     )
+    notebook.run("print(total, length)").shows("6 3")
+
+
+def test_a_figure_and_a_table_made_on_an_engine_are_seen(notebook: Notebook) -> None:
+    cell = notebook.run(f"%%task -b\n{FIGURE}\n{FRAME}")
     assert cell.image_width() > 100
     expect(cell.html.locator("table.dataframe td").last).to_have_text("b2")
+
+
+def test_a_map_shows_a_bar_and_gives_a_list(notebook: Notebook) -> None:
+    cell = notebook.start("%%taskmap n in range(12) --pull y -o squares\nimport time; time.sleep(0.4); y = n * n")
+    cell.shows("/12 ")
+    cell.done()
+    notebook.run("squares").shows("[0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121]")
+
+
+def test_an_error_is_as_short_as_a_local_one(notebook: Notebook) -> None:
+    cell = notebook.run("%%task -b\ndef divide(n):\n    return 1 / n\ndivide(0)")
+    cell.shows("ZeroDivisionError")
+    assert "divide(0)" in cell.text
+    assert "ipytaskfarm/" not in cell.text
+    assert len(cell.text.splitlines()) < 20
+
+
+def test_an_aborted_task_says_so(notebook: Notebook, tc: TaskClient) -> None:
+    cell = notebook.run(f"%%task -o h\n{SLEEPS}")
+    task_id = running(tc)
+    notebook.run(f"%task abort {task_id}")
+    notebook.run(f"%task status {task_id}").shows("aborted")
+    cell.shows("aborted")
+    eventually(lambda: not len(tc.tasks(state="unfinished")), what="the engine is free")
+
+
+def test_the_loop_of_the_notebook_waits_for_a_result(notebook: Notebook) -> None:
+    cell = notebook.run(
+        "import asyncio\n"
+        "ticks = 0\n"
+        "async def tick():\n"
+        "    global ticks\n"
+        "    while True:\n"
+        "        ticks += 1; await asyncio.sleep(0.01)\n"
+        "ticking = asyncio.create_task(tick())\n"
+        "tr = await tc.result(tc.run(Task('import time; time.sleep(0.5); a = 5', pull='a')))\n"
+        "ticking.cancel()\n"
+        "print(tr.ns.a, 'and the loop went on:', ticks > 5)"
+    )
+    cell.shows("5 and the loop went on: True")
 
 
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked = 1</script>"
