@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import html
 import os
 import secrets
 import sys
@@ -32,11 +33,14 @@ from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
+    from ipytaskfarm.client.progress import Progress
     from ipytaskfarm.core.messages import FarmState
 
 STABLE_S = 0.5
 """Engines that come up together do so within this long of one another."""
 AT_EXIT_S = 30.0
+SHOW_AFTER_S = 1.0
+"""A start that takes longer shows how many engines are there."""
 
 _living: weakref.WeakSet[Farm] = weakref.WeakSet()
 
@@ -124,7 +128,7 @@ class Farm:
         thread.start()
         _living.add(self)
         try:
-            self._ready.wait()
+            self._await_ready()
         except BaseException:
             # Ctrl-C while the engines come up.
             self.stop(drain=0)
@@ -143,6 +147,17 @@ class Farm:
             )
         if missing > 0:
             warnings.warn(f"{missing} of {self._settings.engines} engines of {self!r} have not come up", stacklevel=3)
+
+    def _await_ready(self) -> None:
+        if self._ready.wait(SHOW_AFTER_S):
+            return
+        from ipytaskfarm.client.progress import Progress
+
+        wanted = self._settings.engines
+        with Progress(wanted, "engine") as progress:
+            while not self._ready.wait(0.25):
+                state = self._supervisor.state
+                progress.left(wanted - (ready_engines(state) if state is not None else 0))
 
     def _supervise(self) -> None:
         try:
@@ -195,6 +210,14 @@ class Farm:
         connect_timeout: seconds until the first engine must be there, else `NoEnginesRegistered`.
         stable_timeout: seconds after which whatever is there is enough.
         """
+        from ipytaskfarm.client.progress import Progress
+
+        with Progress(count or 0, "engine") as progress:
+            return self._await_engines(count, connect_timeout, stable_timeout, progress)
+
+    def _await_engines(
+        self, count: int | None, connect_timeout: float, stable_timeout: float, progress: Progress
+    ) -> list[int]:
         began = time.monotonic()
         first: float | None = None
         ids: list[int] = []
@@ -209,8 +232,10 @@ class Farm:
             if there != ids:
                 ids, changed = there, now
             first = now if ids and first is None else first
-            if count is not None and len(ids) == count:
-                return ids
+            if count is not None:
+                progress.left(max(0, count - len(ids)))
+                if len(ids) == count:
+                    return ids
             if first is None and now - began > connect_timeout:
                 raise errors.NoEnginesRegistered(f"no engine of {self!r} within {connect_timeout:g} s")
             # The supervisor looks once a second: half of that cannot show that nothing changes.
@@ -267,6 +292,16 @@ class Farm:
         tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}>"
+
+    def _repr_html_(self) -> str:
+        from ipytaskfarm.client.display import html_table
+
+        state = self.state
+        head = f"<div>{html.escape(repr(self)[1:-1])}</div>"
+        if state is None:
+            return head
+        rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
+        return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
 
 
 class _Listener:

@@ -29,13 +29,15 @@ class Waiter:
     (which finds the ids that ended since in `ended`), or when the session failed.
     """
 
-    __slots__ = ("remaining", "ended", "eager", "event", "on_wake")
+    __slots__ = ("remaining", "ended", "eager", "event", "failed", "on_wake")
 
     def __init__(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> None:
         self.remaining = ids
         self.ended: list[int] = []
         self.eager = eager
         self.event = threading.Event()
+        self.failed = 0
+        """So many of those that have ended since failed."""
         self.on_wake = on_wake
         """Called in the IO thread, with the lock held, whenever `event` is set."""
         if not ids:
@@ -85,7 +87,11 @@ class Arrivals:
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
         self.watched.difference_update(batch)
         self.handed_in.difference_update(batch)
+        if not self._waiters:
+            return
+        failed = [i for i, final in batch.items() if final is not None and final.reason]
         for waiter in self._waiters:
+            waiter.failed += sum([i in waiter.remaining for i in failed])
             if waiter.eager:
                 ended = [i for i in batch if i in waiter.remaining]
                 if not ended:

@@ -17,7 +17,9 @@ import msgspec
 from ..core import errors
 from ..core.messages import CommandAnswer, Engines, EngineTable, ExecuteReply, FailureBody
 from ..doors.pack import unpack, unpack_error
+from .display import output_html, text_html
 from .io import Asked, refused_by_controller
+from .patience import say
 from .results import error_named
 from .session import Session
 
@@ -62,6 +64,18 @@ class ResultList(list[Any]):
         if not self or not all(isinstance(entry, dict) and "input" in entry for entry in self):
             return super().__repr__()
         return "\n".join(line for entry in self for line in _shown(entry))
+
+    def _repr_html_(self) -> str:
+        if not self or not all(isinstance(entry, dict) and "input" in entry for entry in self):
+            return text_html(repr(self))
+        parts = []
+        for entry in self:
+            parts.append(
+                f"<div><b>[{entry['id']}]</b> In [{entry['number']}]: {text_html(entry['input']['raw'])}</div>"
+            )
+            parts += [text_html(entry["stdout"]), text_html(entry["stderr"], error=True)]
+            parts += [output_html(output) for output in entry["display"]]
+        return "".join(parts)
 
 
 def _shown(entry: dict[str, Any]) -> list[str]:
@@ -156,6 +170,13 @@ class PendingResult:
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for all answers; after a second say which tasks the command waits for."""
+        try:
+            self._wait_for_all(timeout)
+        except KeyboardInterrupt:
+            say(f"{self._text} goes on on engines {self.engines}: ask for its result again, or mec.clear_queue()")
+            raise
+
+    def _wait_for_all(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         tell_s = time.monotonic() + TELL_AFTER_S
         for _, asked in self._parts:
@@ -175,7 +196,7 @@ class PendingResult:
         waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
         if busy and not self.done():
-            print(f"ipytaskfarm: {self._verb} waits for {', '.join(busy)} to end", file=sys.stderr)
+            say(f"{self._verb} waits for {', '.join(busy)} to end")
 
     @property
     def r(self) -> Any:

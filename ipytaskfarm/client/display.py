@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 CELL_MAX = 60
 
@@ -47,3 +49,44 @@ def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str
         "<tr>" + "".join(f"<td>{html.escape(harmless(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+TEXT_MAX = 20_000
+
+
+def text_html(text: str, *, error: bool = False) -> str:
+    """Text of a task for a notebook: as it is, bounded, and never as HTML."""
+    if not text:
+        return ""
+    if len(text) > TEXT_MAX:
+        text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
+    style = ' style="color:#b00"' if error else ""
+    return f"<pre{style}>{html.escape(text)}</pre>"
+
+
+def output_html(output: dict[str, Any]) -> str:
+    """A rich display of a task: pictures and HTML as such, anything else as text."""
+    data = output.get("data", {})
+    for kind in ("image/png", "image/jpeg"):
+        if kind in data:
+            return f'<img src="data:{kind};base64,{html.escape("".join(str(data[kind]).split()))}">'
+    if "image/svg+xml" in data:
+        # As a picture, in which scripts do not run.
+        packed = base64.b64encode(str(data["image/svg+xml"]).encode()).decode()
+        return f'<img src="data:image/svg+xml;base64,{packed}">'
+    if "text/html" in data:
+        return str(data["text/html"])
+    return text_html(str(data.get("text/plain", "")))
+
+
+def value_html(value: object) -> str:
+    """A value as a notebook would show it: by its own HTML, else as text."""
+    own = getattr(type(value), "_repr_html_", None)
+    if own is not None and not isinstance(value, type):
+        try:
+            shown = own(value)
+        except Exception:  # another's display; the text is all there is
+            shown = None
+        if isinstance(shown, str):
+            return shown
+    return text_html(repr(value))

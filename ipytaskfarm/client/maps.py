@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import messages
 from ..core.pace import Pace
 from ..doors.pack import unpack_error
+from .progress import Progress
 from .results import TaskResult, sign
 from .tasks import EachTask, MapTask
 
@@ -42,6 +43,7 @@ class Items:
         self._rest: Iterator[Any] = iter(zip(*sequences, strict=True) if self.star else first)
         self.total = len(first) if isinstance(first, Sized) else None
         self.taken = 0
+        self.ended = 0
 
     @property
     def left(self) -> int | None:
@@ -107,20 +109,29 @@ def map_tasks(
     items = Items(equally_long(sequences))
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
-    for ended in _run_chunks(client, function, items, attributes.get("retries", 0)):
-        if len(values) < items.taken:
-            values.extend([None] * (items.taken - len(values)))
-        if len(ended.places) == 1 or not isinstance(ended.places, range):
-            for place, value in zip(ended.places, ended.values, strict=True):
-                values[place] = value
-        else:
-            values[ended.places.start : ended.places.stop] = ended.values
-        errors.update((ended.places[index], error) for index, error in ended.errors.items())
+    progress = Progress(items.total or 0, "item", client.progress)
+    with progress:
+        for ended in _run_chunks(client, function, items, attributes.get("retries", 0)):
+            _put(values, errors, ended, items.taken)
+            progress.left(max(0, (items.total or 0) - items.ended), len(errors))
     if errors and not return_exceptions:
         raise errors[min(errors)].with_traceback(None)
     for place, error in errors.items():
         values[place] = error
     return values
+
+
+def _put(values: list[Any], errors: dict[int, BaseException], ended: Ended, taken: int) -> None:
+    """Put what came of a chunk where it belongs."""
+    if len(values) < taken:
+        values.extend([None] * (taken - len(values)))
+    places = ended.places
+    if isinstance(places, range):
+        values[places.start : places.stop] = ended.values
+    else:
+        for place, value in zip(places, ended.values, strict=True):
+            values[place] = value
+    errors.update((places[index], error) for index, error in ended.errors.items())
 
 
 def imap(
@@ -204,6 +215,7 @@ def _run_chunks(
                 pace.ended(len(chunk.items), result.duration, result._is_large)
                 ended = _set_aside(ended, chunk, result.result[1], again)
             finished.append(task_id)
+            items.ended += len(ended.places)
             yield ended
 
 

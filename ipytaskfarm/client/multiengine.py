@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import sys
 import tokenize
 import weakref
@@ -21,7 +22,7 @@ from ..doors.pack import pack
 from ..doors.runtime import Where
 from . import activation, commands, scatter, sessions
 from .commands import Part, PendingResult, ResultList
-from .display import table
+from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
 from .imports import collected
 from .session import Session
@@ -32,6 +33,8 @@ Targets: TypeAlias = int | Sequence[int] | str | None
 _encode = msgspec.msgpack.Encoder().encode
 
 
+LOOK_S = 1.0
+"""How long showing a client may take."""
 GONE_S = 15.0
 """How long `kill` waits for the farm's processes."""
 
@@ -78,6 +81,16 @@ class MultiEngineClient:
 
     def __repr__(self) -> str:
         return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        head = html.escape(repr(self)[1:-1])
+        try:
+            reply = self._session.ask(messages.Engines(), timeout_s=LOOK_S)
+        except Exception as error:  # a farm that is away, a closed client: what is shown says so
+            return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
+        rows = reply.rows if isinstance(reply, messages.EngineTable) else []
+        cells = [(r.id, r.node, r.pid, r.state, "" if r.task is None else r.task, r.note) for r in rows]
+        return f"<div>{head}</div>{html_table(('id', 'node', 'pid', 'state', 'task', 'note'), cells)}"
 
     # ----------------------------------------------------------------------------------------------
     # Engines

@@ -19,6 +19,7 @@ from ..core.messages import Failure as WireFailure
 from ..core.messages import Final, ResultBody
 from ..core.states import Reason, State
 from ..doors.pack import unpack, unpack_error
+from .display import output_html, text_html, value_html
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
@@ -314,14 +315,19 @@ class TaskResult:
         return f"TaskResult[ID:{self._final.id}]:{shown!r}"
 
     def _repr_html_(self) -> str:
-        final = self._final
-        head = f"<b>task {final.id}</b> {html.escape(self.status)} on engine {final.engine_id} in {final.run_s:.3f} s"
+        final, body = self._final, self._contents()
+        where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
+        parts = [f"<div><b>task {final.id}</b> {html.escape(self.status)}{where} in {final.run_s:.3f} s</div>"]
+        parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
+        parts += [output_html(output) for output in body.outputs]
         if final.reason:
             failure = self.failure
-            text = f"{final.reason}\n{failure.getTraceback() if failure else ''}"
+            parts.append(text_html(f"{final.reason}\n{failure.getTraceback() if failure else ''}", error=True))
+        elif body.kind == "names":
+            parts += [f"<div><code>{html.escape(name)}</code>{value_html(v)}</div>" for name, v in self.results.items()]
         else:
-            text = repr(self._unpacked())
-        return f"<div>{head}<pre>{html.escape(text)}</pre></div>"
+            parts.append(value_html(self._unpacked()))
+        return "".join(parts)
 
     # Unpacking
 

@@ -31,6 +31,7 @@ from ..doors.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
 from .io import Asked, IoThread
 from .outbox import LIMIT_BYTES
+from .patience import Patience, say_interrupted
 from .results import error_named
 from .tasks import Packed
 
@@ -238,7 +239,7 @@ class Session(IoThread):
         self,
         ids: set[int],
         timeout_s: float | None = None,
-        on_tick: Callable[[int], None] | None = None,
+        on_tick: Callable[[int, int], None] | None = None,
         first: bool = False,
     ) -> bool:
         """Wait until all (or the first) of these, watched already, have ended; False when timeout_s is over."""
@@ -248,7 +249,10 @@ class Session(IoThread):
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick)
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, Patience(self, waiter))
+        except KeyboardInterrupt:
+            say_interrupted(waiter.remaining)
+            raise
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)
@@ -260,13 +264,14 @@ class Session(IoThread):
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             ended = [i for i in ids if i not in waiter.remaining]
         left = len(ids)
+        patience = Patience(self, waiter)
         try:
             while True:
                 yield from ended
                 left -= len(ended)
                 if not left:
                     return
-                if not self.wait_event(waiter.event, deadline, waiter):
+                if not self._next_end(waiter, deadline, patience):
                     raise TimeoutError(f"{left} of {len(ids)} tasks have not ended within {timeout_s:g} s")
                 with self._lock:
                     ended, waiter.ended = waiter.ended, []
@@ -274,6 +279,13 @@ class Session(IoThread):
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)
+
+    def _next_end(self, waiter: Waiter, deadline: float | None, patience: Patience) -> bool:
+        try:
+            return self.wait_event(waiter.event, deadline, waiter, None, patience)
+        except KeyboardInterrupt:
+            say_interrupted(waiter.remaining)
+            raise
 
     async def ended(self, task_id: int) -> None:
         """Wait in an asyncio loop until this task, watched already, has ended."""
@@ -303,7 +315,8 @@ class Session(IoThread):
         event: threading.Event,
         deadline: float | None,
         waiter: Waiter | None = None,
-        on_tick: Callable[[int], None] | None = None,
+        on_tick: Callable[[int, int], None] | None = None,
+        patience: Patience | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets, looking up now and then whether that still makes sense."""
         if not event.is_set():
@@ -318,7 +331,9 @@ class Session(IoThread):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             if on_tick is not None and waiter is not None:
-                on_tick(len(waiter.remaining))
+                on_tick(len(waiter.remaining), waiter.failed)
+            if patience is not None:
+                patience.tick()
 
     def _check_full(self, waiter: Waiter | None) -> None:
         why = self._outbox.full_why

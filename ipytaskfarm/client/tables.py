@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ..core.messages import TaskRow
-from .display import html_table, table
+from .display import harmless, html_table, table, text_html
 from .results import failure_text
 
 _HEADINGS = ("id", "state", "reason", "name", "engine", "attempts", "submitted", "duration", "error")
@@ -39,7 +40,7 @@ class TaskStatus:
         shown = "running" if self.state == "pending" else self.state
         why = f" ({self.reason})" if self.reason else ""
         where = "" if self.engineid is None else f", engine {self.engineid}"
-        error = f", {self.error}" if self.error else ""
+        error = f", {harmless(self.error)}" if self.error else ""
         return f"<task {self.id}: {shown}{why}{where}, attempts {self.attempts}{error}>"
 
 
@@ -110,6 +111,16 @@ class FailureGroup:
 
 class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "no failed tasks"
+        return "".join(
+            f"<details><summary>{len(g.ids)} × <b>{html.escape(harmless(g.etype))}</b>: "
+            f"{html.escape(harmless(g.message))} <small>tasks {', '.join(map(str, g.ids[:8]))}"
+            f"{', …' if len(g.ids) > 8 else ''}</small></summary>{text_html(g.traceback, error=True)}</details>"
+            for g in self
+        )
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self)) if self else "no failed tasks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from ..core.messages import Final
 from ..core.states import Reason
 from ..doors.runtime import Where
 from . import sessions
-from .display import Text
+from .display import Text, html_table
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
@@ -51,6 +52,10 @@ def id_list(ids: Ids) -> list[int]:
     return [task_id(ids)]
 
 
+LOOK_S = 1.0
+"""How long showing a client may take."""
+
+
 class TaskClient:
     """Your connection to a farm's tasks.  All clients of a process share one session per farm.
 
@@ -72,6 +77,8 @@ class TaskClient:
         self._closed = False
         self.farm = self._session.farm
         """The farm's name."""
+        self.progress = True
+        """Whether long waits show a progress bar."""
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -91,6 +98,15 @@ class TaskClient:
     def __repr__(self) -> str:
         info = self._session.info
         return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        head = html.escape(repr(self)[1:-1])
+        try:
+            reply = self._session.ask(messages.QueueStatus(), timeout_s=LOOK_S)
+        except Exception as error:  # a farm that is away, a closed client: what is shown says so
+            return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
+        counts = reply.counts if isinstance(reply, messages.QueueStatusReply) else {}
+        return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
 
     def _ask(self, question: messages.Question, expected: type[_R]) -> _R:
         reply = self._session.ask(question)
@@ -194,7 +210,8 @@ class TaskClient:
             ids: an id, any sequence of ids, a table from `tasks`; None: all that this process handed in.
             timeout: seconds, then TimeoutError.
 
-        A progress bar appears when it lasts longer than a second.  Ctrl-C ends the waiting, not the tasks.
+        A progress bar appears when it lasts longer than a second (``tc.progress = False``: none).  When nothing of it
+        can run, it says why, once.  Ctrl-C ends the waiting, not the tasks.
         Raises IndexError for an id never issued, StoreFull while these tasks cannot be accepted.
         From IPython 0.10's TaskClient.
         """
@@ -204,7 +221,7 @@ class TaskClient:
             wanted = set(id_list(ids))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with Progress(len(wanted)) as progress:
+        with Progress(len(wanted), show=self.progress) as progress:
             if not self._session.wait(wanted, timeout_s, progress.left):
                 raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 

@@ -43,6 +43,7 @@ Names from IPython 0.10's ``IPython.kernel.error`` are kept.
 from __future__ import annotations
 
 import builtins
+import html
 import sys
 from typing import TextIO
 
@@ -106,6 +107,14 @@ class CompositeError(KernelError):
     def __str__(self) -> str:
         lines = [f"[{i}:{verb}]: {type(e).__name__}: {e}" for i, verb, e in self.elist]
         return "\n".join([self.message, *lines])
+
+    def _repr_html_(self) -> str:
+        shown = []
+        for engine_id, verb, error in self.elist:
+            text = getattr(error, "remote_traceback", "") or ""
+            head = html.escape(f"[{engine_id}:{verb}]: {type(error).__name__}: {error}")
+            shown.append(f"<details><summary>{head}</summary><pre>{html.escape(text)}</pre></details>")
+        return f"<div>{html.escape(self.message)}</div>{''.join(shown)}"
 
     def print_tracebacks(self, excid: int | None = None, file: TextIO | None = None) -> None:
         """Print the remote traceback of one failure, or of all."""

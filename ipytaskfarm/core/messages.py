@@ -264,6 +264,12 @@ class Explain(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
+class Stuck(msgspec.Struct, frozen=True, tag=True):
+    """Question: why does none of these move?  Answer: `Text`, empty if one of them runs, may run, or has ended."""
+
+    ids: list[int]
+
+
 class Stack(msgspec.Struct, frozen=True, tag=True):
     """Question: where is this running task now.  Answer: `Text`."""
 
@@ -336,8 +342,8 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stack | Spin | Engines | CommandQueues
-    | FarmStatus | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stuck | Stack | Spin | Engines
+    | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
 )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.QueueStatus: tables.on_queue_status,
     m.Tasks: tables.on_tasks,
     m.Explain: tables.on_explain,
+    m.Stuck: tables.on_stuck,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,

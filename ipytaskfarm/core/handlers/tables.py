@@ -16,6 +16,7 @@ from ..messages import (
     QueueStatus,
     QueueStatusReply,
     Refusal,
+    Stuck,
     TaskRow,
     Tasks,
     TaskTable,
@@ -189,6 +190,34 @@ def on_explain(farm: Farm, session: str, n: int, question: Explain, now: Now, ou
     else:
         text = f"there is no task {question.id}: it was never handed in, or has been cleared"
         out.sends.append((session, Answer(n, Refusal("IndexError", text))))
+
+
+def on_stuck(farm: Farm, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
+    """For those who wait: nothing to say as long as anything moves."""
+    text = ""
+    tasks = [farm.tasks.get(i) for i in question.ids]
+    if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
+        first = tasks[0]
+        assert first is not None
+        text = "\n".join(explain(farm, first, now))
+        if len(tasks) > 1:
+            text += f"\n… and {len(tasks) - 1} more like it"
+    out.sends.append((session, Answer(n, Text(text))))
+
+
+def _may_move(farm: Farm, task: Task) -> bool:
+    """Whether it runs, or is to run as soon as an engine is free."""
+    place = task.place
+    if type(place) is Handed:
+        engine = farm.engines.get(place.engine)
+        return engine is not None and engine.state != EngineState.AWAY
+    if farm.held or farm.stopping:
+        return False
+    if type(place) is Queued and task.task_class is None:
+        return True  # it comes back by itself, at its time
+    if task.task_class is not None and task.task_class.restricted:
+        return bool(task.task_class.eligible)
+    return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.values())
 
 
 def explain(farm: Farm, task: Task, now: Now) -> list[str]:
