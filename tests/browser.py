@@ -96,8 +96,8 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """What is to be read below the code, now."""
-        return "\n".join(self.output.all_inner_texts())
+        """What is to be read below the code, now; the wide blanks of progress bars as common ones."""
+        return "\n".join(self.output.all_inner_texts()).replace("\u2007", " ")
 
     @property
     def html(self) -> Locator:

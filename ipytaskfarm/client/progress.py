@@ -53,9 +53,12 @@ class Progress:
             # tqdm's own watcher thread would outlive the bar.
             monitor_interval = 0
 
-        bar = Bar(total=self._total, unit=self._unit, file=sys.stderr, leave=False)
+        # A cell keeps its bar, which says how much it was and how long it took; a terminal has other things to show.
+        bar = Bar(total=self._total, unit=self._unit, file=sys.stderr, leave=_is_kernel(sys.stderr))
         # tqdm counts from now on; for the rate it is to count from the beginning.
-        bar.start_t -= time.monotonic() - self._began_s
+        waited_s = time.monotonic() - self._began_s
+        bar.start_t -= waited_s
+        bar.last_print_t -= waited_s
         return bar
 
 
