@@ -1,75 +1,160 @@
-"""Completion of the magics: what to do, options, farms, ids."""
+"""Completion of the magics: what to do, options, farms, ids.
+
+One matcher serves terminals and notebooks.  It is of IPython's newer kind, which may silence the others: an older one
+(``complete_command``) would find Python's keywords before its own words in a notebook.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+
+from ..core import messages
 from ..doors.runtime import list_farms
+from ..questions import Questioner
+from ..questions import connect as question
 from . import connection
+from .farm_magics import FarmMagics
+from .handles import TaskHandle
+from .task_magics import TaskMagics
 
-_FARM = ("start", "stop", "status", "connect")
-_FARM_OPTIONS = ("-n", "--startup", "--fresh", "--drain", "--wait", "--force")
-_TASK_OPTIONS = (
-    "--pull", "--push", "--retries", "--depend", "--time-limit", "--clear-before", "--clear-after", "--name",
-    "--priority", "--targets", "--out", "--block",
-)  # fmt: skip
-_TASKS_OPTIONS = ("--state", "--name", "--last")
-_STATES = ("scheduled", "running", "succeeded", "failed", "unfinished", "finished")
+_R = TypeVar("_R")
+
+IDENTIFIER = "ipytaskfarm.magics"
+ANSWER_S = 1.0
+"""Somebody has pressed a key and waits."""
+ROWS = 1000
+"""A table of more tasks than these is not asked for while somebody types."""
 RECENT = 20
+POLICIES = ("FIFO", "LIFO", "FairShare")
 
-_PATTERNS = (r"%?taskfarm\b", r"%task\b", r"%%task\b", r"%%taskmap\b", r"%tasks\b")
+_LINE = re.compile(
+    r"\s*(?:[\w,. ]+=\s*)?(?P<magic>%%taskmap|%%task|%?taskfarm|%?tasks|%?task)\s(?P<rest>.*)", re.DOTALL
+)
+_PARSERS: dict[str, Any] = {
+    "taskfarm": FarmMagics.taskfarm,
+    "task": TaskMagics.task_line,
+    "tasks": TaskMagics.tasks,
+    "%%task": TaskMagics.task_cell,
+    "%%taskmap": TaskMagics.taskmap,
+}
+_OF_INTEREST = {
+    "abort": ("unfinished", "pending"),
+    "barrier": ("unfinished", "pending"),
+    "stack": ("pending",),
+    "retry": ("failed",),
+    "failures": ("failed",),
+}
+"""Action -> which tasks it is about; of the first that are few enough, the last are offered."""
+_ALL = (None, "unfinished", "failed", "pending")
 
 
 def register_completion(shell: Any) -> None:
     """Have the shell ask us about lines that begin with one of our magics."""
-    for pattern in _PATTERNS:
-        shell.set_hook("complete_command", _complete, re_key=rf"\s*{pattern}")
+    remove_completion(shell)
+    shell.Completer.custom_matchers.append(_matcher(shell))
 
 
 def remove_completion(shell: Any) -> None:
     """Not any more."""
-    dispatcher = shell.strdispatchers.get("complete_command")
-    if dispatcher is not None:
-        for pattern in [p for p in dispatcher.regexs if any(p.pattern == rf"\s*{mine}" for mine in _PATTERNS)]:
-            del dispatcher.regexs[pattern]
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != IDENTIFIER]
 
 
-def _complete(shell: Any, event: Any) -> list[str]:
-    line = event.line.lstrip().splitlines()[0] if event.line.strip() else ""
-    words = line.split()
-    last = "" if line.endswith(" ") else words[-1] if words else ""
-    before = words[: len(words) - bool(last)]
-    offers: list[str] = []
-    with contextlib.suppress(Exception):  # a completion that fails is none; it never disturbs who types
-        offers = _offers(shell, before, last)
-    return [offer for offer in offers if offer.startswith(last)]
+def _matcher(shell: Any) -> Callable[[CompletionContext], SimpleMatcherResult]:
+    @context_matcher(identifier=IDENTIFIER)
+    def match(context: CompletionContext) -> SimpleMatcherResult:
+        typed = context.text_until_cursor
+        found: list[str] = []
+        ours = _LINE.fullmatch(typed[: len(typed) - len(context.token)])
+        if ours is not None and _is_meant(shell, ours["magic"], context):
+            try:
+                offers = _offers(shell, ours["magic"], ours["rest"], context.token)
+                found = [offer for offer in dict.fromkeys(offers) if offer.startswith(context.token)]
+            except Exception:  # a farm that is away, a file that cannot be read: nothing to offer, and no noise
+                found = []
+        return {"completions": [SimpleCompletion(text) for text in found], "ordered": True, "suppress": bool(found)}
+
+    return match  # type: ignore[no-any-return]
 
 
-def _offers(shell: Any, before: list[str], last: str) -> list[str]:
-    magic = before[0].lstrip("%") if before else ""
-    option = before[-1] if len(before) > 1 else ""
-    if option in ("-t", "--targets"):
-        return [str(i) for i in connection.engine_client(shell).get_ids()]
-    if option == "--state":
-        return list(_STATES)
-    if option in ("--push", "--depend"):
-        return [name for name in shell.user_ns if not name.startswith("_")]
-    if magic == "taskfarm":
-        if last.startswith("-"):
-            return list(_FARM_OPTIONS)
-        return list(_FARM) if len(before) == 1 else [farm.name for farm in list_farms()]
-    if magic == "tasks":
-        return list(_TASKS_OPTIONS)
-    if magic == "task" and before[0] == "%task":
-        return _task_words(shell, before)
-    return list(_TASK_OPTIONS)
+def _is_meant(shell: Any, magic: str, context: CompletionContext) -> bool:
+    if magic.startswith("%%"):
+        return context.cursor_line == 0
+    return magic.startswith("%") or (bool(shell.automagic) and magic not in shell.user_ns)
 
 
-def _task_words(shell: Any, before: list[str]) -> list[str]:
-    from .task_magics import ACTIONS
+def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
+    name = magic if magic.startswith("%%") else magic.lstrip("%")
+    parser = _PARSERS[name].parser
+    words = rest.split()
+    while words and words[-1].endswith(","):
+        words.pop()  # a list goes on: `-t 0,`
+    option = parser._option_string_actions.get(words[-1].rstrip("=")) if words else None
+    if option is not None and option.nargs != 0:
+        return option.choices or _values(shell, option.dest)
+    if token.startswith("-"):
+        return [key for key in parser._option_string_actions if key not in words]
+    if name == "taskfarm":
+        return _farm_words(words)
+    if name == "task":
+        return _task_words(shell, parser, words, token)
+    # The iterable of %%taskmap is an expression, which is Python's matter.
+    return [] if name == "%%taskmap" else parser._option_string_actions
 
-    if len(before) == 1:
-        return list(ACTIONS)
-    state = {"abort": "unfinished", "stack": "running", "retry": "failed", "failures": "failed"}.get(before[1])
-    return [str(i) for i in connection.task_client(shell).tasks(state=state).ids[-RECENT:]]
+
+def _values(shell: Any, option: str) -> Iterable[str]:
+    """What may follow an option; nothing: files, or whatever others know."""
+    if option == "targets":
+        return [str(row.id) for row in _ask(shell, messages.Engines(), messages.EngineTable).rows]
+    if option in ("push", "depend"):
+        space = shell.user_ns
+        return [name for name in space if not name.startswith("_") and (option == "push" or callable(space[name]))]
+    if option == "farm_option":
+        return [farm.name for farm in list_farms()]
+    return POLICIES if option == "queue_policy" else ()
+
+
+def _farm_words(words: list[str]) -> Iterable[str]:
+    actions = next(a.choices for a in _PARSERS["taskfarm"].parser._actions if a.dest == "action")
+    chosen = next((word for word in words if word in actions), None)
+    if chosen is None:
+        return list(actions)
+    return [farm.name for farm in list_farms() if farm.running or chosen == "start"]
+
+
+def _task_words(shell: Any, parser: Any, words: list[str], token: str) -> Iterator[str]:
+    if not words:
+        yield from next(action.choices for action in parser._actions if action.dest == "action")
+        return
+    yield from (name for name, value in shell.user_ns.items() if isinstance(value, TaskHandle) and name[0] != "_")
+    ids = _ids(shell, _OF_INTEREST.get(words[0], _ALL))
+    yield from [i for i in map(str, reversed(ids)) if i.startswith(token) and i not in words][:RECENT]
+
+
+def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
+    """The tasks in the first of these states that are not too many to be listed."""
+    with question(connection.farm_name(shell)) as questioner:
+        counts = _answer(questioner, messages.QueueStatus(False), messages.QueueStatusReply).counts
+        unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
+        sizes = {state: counts.get(state or "", 0) for state in states}
+        sizes |= {None: sum(counts.values()), "unfinished": unfinished}
+        for state in states:
+            if sizes[state] <= ROWS:
+                table = _answer(questioner, messages.Tasks(None, None, state), messages.TaskTable)
+                return [row.id for row in table.rows]
+    return []
+
+
+def _ask(shell: Any, asked: messages.Question, expected: type[_R]) -> _R:
+    with question(connection.farm_name(shell)) as questioner:
+        return _answer(questioner, asked, expected)
+
+
+def _answer(questioner: Questioner, asked: messages.Question, expected: type[_R]) -> _R:
+    reply = questioner.answer(asked, ANSWER_S)
+    assert isinstance(reply, expected)
+    return reply

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..client import MultiEngineClient, TaskClient
 from ..settings import DEFAULT_NAME
+
+Run: TypeAlias = tuple[str, int, float]
+"""One run of a farm: its name, and the pid and the start of the process that looks after it."""
 
 
 @dataclass
@@ -18,8 +21,8 @@ class Connection:
     """A farm's name or a connection file; None: the default farm."""
     clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
     """Kept, so that the connection stays between one magic and the next."""
-    started: set[str] = field(default_factory=set)
-    """Incarnations of the farms that were started here."""
+    started: set[Run] = field(default_factory=set)
+    """The farms that were started here."""
 
 
 _of_shell: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()

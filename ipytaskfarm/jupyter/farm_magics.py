@@ -13,9 +13,11 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client.display import html_table, table
+from ..core import errors
 from ..core.messages import FarmState, FarmStatus
 from ..detached import start_detached, stop_farm
-from ..home import Home
+from ..doors.runtime import connection_reader
+from ..home import OWNER, SUPERVISOR, Home
 from ..questions import connect as question
 from ..settings import DEFAULT_NAME
 from . import connection
@@ -42,28 +44,43 @@ class Notes:
 class FarmStatusView:
     """What ``%taskfarm status`` shows."""
 
-    def __init__(self, state: FarmState) -> None:
+    def __init__(self, state: FarmState, address: str) -> None:
         self.state = state
+        self._address = address
 
-    def _head(self) -> str:
+    def _lines(self) -> list[str]:
         s = self.state
         counts = ", ".join(f"{s.counts.get(key, 0)} {word}" for key, word in _WORDS)
-        held = "; held: `ipytaskfarm resume` lets tasks start" if s.held else ""
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.started_s))
-        return f"farm {s.name!r}: controller {s.pid} since {since}, {s.wanted} engines wanted; tasks: {counts}{held}"
+        how = "stopping" if s.stopping else "held: `ipytaskfarm resume` lets tasks start" if s.held else "running"
+        return [
+            f"farm {s.name!r}: {how}",
+            f"controller: pid {s.pid} at {self._address} since {_time(s.started_s)}, {s.clients} clients",
+            f"store: {s.store_bytes / 2**20:.1f} MiB",
+            f"tasks: {counts}",
+            *(
+                f"agent on {a['node']}: pid {a['pid']}, {a['state']}, {a['starting']} engines starting"
+                for a in s.agents
+            ),
+            f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",
+        ]
 
     def _rows(self) -> list[tuple[object, ...]]:
-        return [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in self.state.engines]
+        return [
+            (e.id, e.state, "" if e.task is None else e.task, e.ahead or "", e.node, e.pid, e.note)
+            for e in self.state.engines
+        ]
 
     def __repr__(self) -> str:
-        return f"{self._head()}\n{table(_HEADINGS, self._rows())}"
+        lines = self._lines()
+        return "\n".join([*lines, table(_HEADINGS, self._rows())] if self.state.engines else lines)
 
     def _repr_html_(self) -> str:
-        return f"<div>{html.escape(self._head())}</div>{html_table(_HEADINGS, self._rows())}"
+        shown = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines())
+        return shown + (html_table(_HEADINGS, self._rows()) if self.state.engines else "")
 
 
 _WORDS = (("scheduled", "waiting"), ("pending", "running"), ("succeeded", "succeeded"), ("failed", "failed"))
-_HEADINGS = ("engine", "node", "pid", "state", "task", "note")
+_HEADINGS = ("engine", "state", "task", "sent ahead", "node", "pid", "note")
 
 
 @magics_class
@@ -74,10 +91,18 @@ class FarmMagics(Magics):
 
     @magic_arguments()
     @argument("action", nargs="?", default="status", choices=["start", "stop", "status", "connect"], help="what to do")
-    @argument("farm", nargs="?", help="the farm's name, or (connect) its connection file; default: the one in use")
+    @argument(
+        "farm",
+        nargs="?",
+        help="the farm's name, or (connect) its connection file; default: the one in use (start: the farm 'default')",
+    )
+    @argument("--farm", dest="farm_option", metavar="NAME", help="the same, as the command has it")
     @argument("-n", type=int, help="start: how many engines (default: the usable cores)")
     @argument("--startup", metavar="FILE", help="start: code that every fresh engine runs first")
     @argument("--fresh", action="store_true", help="start: begin anew, and set the old store aside")
+    @argument("--hold", action="store_true", help="start: let no task start until `ipytaskfarm resume`")
+    @argument("--take-over", action="store_true", help="start: begin anew with a farm whose store is on another host")
+    @argument("--queue-policy", metavar="P", help="start: which task goes first: FIFO, LIFO, FairShare or module:Class")
     @argument("--drain", action="store_true", help="stop: wait until all running tasks have ended")
     @argument("--wait", type=float, default=10.0, metavar="S", help="stop: how long running tasks may go on")
     @argument("--force", action="store_true", help="stop: also a farm that was not started here")
@@ -88,66 +113,112 @@ class FarmMagics(Magics):
         A farm that is started here goes on when this kernel ends, and the magics talk to it from then on.
         """
         given = parse_argstring(self.taskfarm, line)
+        if given.farm and given.farm_option:
+            raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
+        farm = given.farm or given.farm_option
         with short_errors():
             if given.action == "connect":
-                client = connection.connect(self.shell, given.farm)
+                client = connection.connect(self.shell, farm)
                 print(f"connected to farm {client.farm!r}")
                 return None
-            name = given.farm or connection.farm_name(self.shell)
+            name = farm or connection.farm_name(self.shell)
             if given.action == "status":
-                return FarmStatusView(_state(name))
+                return FarmStatusView(*_look(name))
             if given.action == "start":
-                self._start(given.farm or DEFAULT_NAME, given)
+                self._start(farm or DEFAULT_NAME, given)
             else:
                 self._stop(name, given)
         return None
 
+    # Else `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
+    taskfarm.parser.parse_args = taskfarm.parser.parse_intermixed_args
+
     def _start(self, name: str, given: Any) -> None:
-        words = ["--farm", name]
-        if given.n is not None:
-            words += ["-n", str(given.n)]
-        if given.startup is not None:
-            words += ["--startup", given.startup]
-        if given.fresh:
-            words.append("--fresh")
-        notes = Notes()
-        started = start_detached(Home.of(name), words, notes)
-        notes.wipe()
+        home, notes = Home.of(name), Notes()
+        try:
+            started = start_detached(home, ["--farm", name, *_words(given)], notes)
+        finally:
+            notes.wipe()
         if started.code:
-            raise UsageError(started.text)
+            lives = home.living_info() is not None
+            raise UsageError(started.text + (f". %taskfarm connect {name} uses the one that runs" if lives else ""))
         connection.connect(self.shell, name)
-        connection.connection(self.shell).started.add(_state(name).incarnation)
+        run = _run(home)
+        if run is not None:
+            connection.connection(self.shell).started.add(run)
         print(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
 
     def _stop(self, name: str, given: Any) -> None:
-        state = _state(name)
-        home = Home.of(state.name)
-        if state.incarnation not in connection.connection(self.shell).started and not given.force:
-            raise UsageError(
-                f"farm {name!r} was not started here: {_whose(home, state)}. "
-                f"To stop it all the same: %taskfarm stop {name} --force"
-            )
+        try:
+            state, _ = _look(name)
+        except errors.ConnectionError:
+            # With --force what is left of one that does not answer is ended too.
+            if not given.force:
+                raise
+            home = Home.of(name)
+        else:
+            home = Home.of(state.name)
+            if _run(home) not in connection.connection(self.shell).started and not given.force:
+                raise UsageError(
+                    f"farm {state.name!r} was not started here: {_whose(home, state)}. "
+                    f"To stop it all the same: %taskfarm stop {state.name} --force"
+                )
         notes = Notes()
-        stop_farm(home, None if given.drain else given.wait, notes)
-        notes.say(f"farm {name!r} has stopped; what waited and all results are kept for the next start")
+        try:
+            stop_farm(home, None if given.drain else given.wait, notes)
+        finally:
+            notes.wipe()
+        print(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
 
 
-def _state(name: str) -> FarmState:
+def _words(given: Any) -> list[str]:
+    """The options of a start, as the command takes them."""
+    words = []
+    for flag, value in (("-n", given.n), ("--startup", given.startup), ("--queue-policy", given.queue_policy)):
+        words += [flag, str(value)] if value is not None else []
+    for flag, is_set in (("--fresh", given.fresh), ("--hold", given.hold), ("--take-over", given.take_over)):
+        words += [flag] if is_set else []
+    return words
+
+
+def _look(name: str) -> tuple[FarmState, str]:
+    """What the controller says of itself, and where it listens."""
+    info = connection_reader(name)()
     with question(name) as questioner:
         state = questioner.answer(FarmStatus())
     assert isinstance(state, FarmState)
-    return state
+    return state, f"{info.host}:{info.port}"
+
+
+def _run(home: Home) -> connection.Run | None:
+    """One run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
+
+    Not by the farm's incarnation: that one stays when somebody else stops the farm and starts it again.
+    """
+    for record in home.read_processes():
+        if record["kind"] in (SUPERVISOR, OWNER):
+            return home.name, int(record["pid"]), float(record["started"])
+    return None
 
 
 def _whose(home: Home, state: FarmState) -> str:
     """Whose farm it is, as far as that can be known."""
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started_s))
-    owner = home.owner_pid()
+    run, owner = _run(home), home.owner_pid()
     try:
-        process = psutil.Process(owner if owner is not None else state.pid)
-        user = process.username()
+        user = psutil.Process(state.pid).username()
     except psutil.Error:
         user = "somebody"
-    by = f", looked after by process {owner}" if owner is not None else f", controller {state.pid}"
-    busy = state.counts.get("pending", 0)
-    return f"it belongs to {user}{by}, runs since {since}, has {state.clients} clients and {busy} running tasks"
+    if owner is not None:
+        after = f"process {owner}, a Python of {user}, looks after it"
+    elif run is not None:
+        after = f"supervisor {run[1]} of {user} looks after it"
+    else:
+        after = f"it is {user}'s, and nobody looks after it"
+    return (
+        f"{after}; its controller, {state.pid}, runs since {_time(state.started_s)}, has {state.clients} clients"
+        f" and {state.counts.get('pending', 0)} running tasks"
+    )
+
+
+def _time(wall_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(wall_s))
