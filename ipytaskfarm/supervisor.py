@@ -28,7 +28,6 @@ from typing import Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import (
-    ExecuteBody,
     FarmState,
     FarmStatus,
     Hold,
@@ -39,6 +38,7 @@ from ipytaskfarm.core.messages import (
     SetWanted,
     Stop,
 )
+from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed, describe_exit

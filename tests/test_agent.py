@@ -21,7 +21,6 @@ from ipytaskfarm.core.messages import (
     EngineLost,
     EngineNote,
     EnginePrepared,
-    ExecuteBody,
     Interrupt,
     Recall,
     Results,
@@ -32,6 +31,7 @@ from ipytaskfarm.core.messages import (
     StartEngine,
     StopEngine,
 )
+from ipytaskfarm.core.verbs import ExecuteBody
 from tests.conftest import Dirs
 from tests.fake_controller import FakeController, code_run
 from tests.polling import eventually
@@ -435,8 +435,12 @@ def test_engines_work_on_while_the_controller_is_away(desk: Desk) -> None:
     desk.start_agent()
     report = desk.controller.start_engine()
     desk.controller.hand(
-        report.engine, *(code_run(task, f"x = {task}") for task in range(1, 201)), code_run(201, begun(desk))
+        report.engine,
+        code_run(1, begun(desk, "arrived") + "import time; time.sleep(0.3)"),
+        *(code_run(task, f"x = {task}") for task in range(2, 201)),
+        code_run(201, begun(desk)),
     )
+    wait_begun(desk, "arrived")
     desk.controller.crash()
     wait_begun(desk)
     desk.controller.restart()

@@ -14,6 +14,7 @@ from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, Tas
 from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.states import Reason
+from ipytaskfarm.core.verbs import ExecuteReply
 from ipytaskfarm.doors.pack import pack, pack_error, unpack
 from tests.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.polling import eventually
@@ -256,7 +257,7 @@ def test_small_questions(fake: FakeController, tc: TaskClient) -> None:
 def test_execute(fake: FakeController, mec: MultiEngineClient) -> None:
     def answer(command: m.Command, engine_id: int) -> m.CommandAnswer:
         display = [{"data": {"text/plain": "5"}}]
-        reply = m.ExecuteReply(engine_id, 1, "a=5", "a=5\n", "hello\n", "", display)
+        reply = ExecuteReply(engine_id, 1, "a=5", "a=5\n", "hello\n", "", display)
         return m.CommandAnswer(command.n, engine_id, True, encode(reply))
 
     fake.command = answer

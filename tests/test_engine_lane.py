@@ -14,15 +14,12 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from ipytaskfarm.core.messages import (
     CallWork,
     CommandDone,
-    ExecuteBody,
-    ExecuteReply,
     FailureBody,
     Properties,
-    PropertiesBody,
-    PushBody,
     Returned,
     StringWork,
 )
+from ipytaskfarm.core.verbs import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
 from ipytaskfarm.doors.pack import pack, pack_function, unpack
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.polling import eventually

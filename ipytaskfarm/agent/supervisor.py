@@ -32,6 +32,8 @@ from ..core.messages import (
     HandOut,
     Interrupt,
     LaneHello,
+    OutputQuery,
+    OutputText,
     Properties,
     Recall,
     Returned,
@@ -281,7 +283,7 @@ class Agent:
 
     def _on_message(self, message: Any) -> None:
         match message:
-            case HandOut() | Recall() | Interrupt() | EngineCommand() | StopEngine() | EnginePrepared():
+            case HandOut() | Recall() | Interrupt() | EngineCommand() | OutputQuery() | StopEngine() | EnginePrepared():
                 engine = self._engines.get(message.engine)
                 # A dead one's loss is on its way, and answers all that was sent meanwhile.
                 if engine is not None and engine.phase is not Phase.GONE:
@@ -295,12 +297,14 @@ class Agent:
                 self._end(EXIT_STOPPED, message.grace_s)
 
     def _on_engine_message(
-        self, engine: Engine, message: HandOut | Recall | Interrupt | EngineCommand | StopEngine | EnginePrepared
+        self,
+        engine: Engine,
+        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared,
     ) -> None:
         match message:
             case HandOut():
                 connected = self._lane.forward(engine.incarnation, self._relay.hand_out(engine.account, message))
-            case Recall() | EngineCommand():
+            case Recall() | EngineCommand() | OutputQuery():
                 connected = self._lane.send(engine.incarnation, message)
             case Interrupt():
                 self._watch.interrupt(engine, message)
@@ -348,7 +352,7 @@ class Agent:
             case Properties():
                 engine.properties = message
                 self._relay.say(message)
-            case EngineNote():
+            case EngineNote() | OutputText():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------

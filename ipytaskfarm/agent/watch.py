@@ -87,7 +87,8 @@ class Watch:
             await asyncio.sleep(0.01)
             size = _size(path)
             if size > before and size == seen:
-                return tail(path, size - before)
+                # With the end of the line before, or `tail` would take the first one of this stack for a part of it.
+                return tail(path, size - before + 1)
             seen = size
         why = (
             "it is stopped (SIGSTOP)" if is_stopped(engine.pid) else "it may wait for a disk, or a network file system"

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, Engines, EngineTable, ExecuteReply, FailureBody
+from ..core.messages import CommandAnswer, Engines, EngineTable, FailureBody
+from ..core.verbs import ExecuteReply
 from ..doors.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .io import Asked, refused_by_controller

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.messages import MapBody
+from ..core.verbs import MapBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_function
 from .commands import Part, PendingResult, ResultList, value

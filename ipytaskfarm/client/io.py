@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -35,6 +35,7 @@ from ..core.messages import (
     Full,
     IdBlock,
     NeedIds,
+    Output,
     Reply,
     Submit,
     Watch,
@@ -46,6 +47,9 @@ from ..doors.wire_link import Link, Lost, NewEpoch, Received, Refused, Resumed
 from .arrivals import Arrivals
 from .outbox import Outbox
 from .results import error_named
+
+if TYPE_CHECKING:
+    from .streams import Stream
 
 NAP_S = 0.001
 """How long what is handed in may gather, after a message was sent."""
@@ -126,6 +130,8 @@ class IoThread:
         if self.blobs is not None:
             use(self.blobs)
         self._touched_s = time.monotonic()
+        self.streams: list[Stream] = []
+        """Who wants to see what tasks print."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         session_id = os.urandom(12).hex()
@@ -283,6 +289,9 @@ class IoThread:
                 del self._asked[message.n]
                 asked.answered = True
                 done.append(asked)
+        elif isinstance(message, Output):
+            for stream in self.streams:
+                stream.take(message)
         elif isinstance(message, IdBlock):
             self._outbox.block_came(message)
         elif isinstance(message, Full):

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core import errors, messages
-from ..core.messages import ExecuteBody, PropertiesBody, PushBody
+from ..core.verbs import ExecuteBody, PropertiesBody, PushBody
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack
 from ..doors.runtime import Where

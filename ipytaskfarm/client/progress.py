@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 AFTER_S = 1.0
@@ -47,6 +48,16 @@ class Progress:
             self._failed = failed
             self._bar.set_postfix_str(f"{failed} failed", refresh=False)
         self._bar.update(self._total - count - self._bar.n)
+
+    def beside(self, write: Callable[[], None]) -> None:
+        """Write something else to the terminal: the bar steps aside meanwhile."""
+        bar = self._bar
+        if bar is None or _is_kernel(sys.stderr):
+            write()
+            return
+        bar.clear()
+        write()
+        bar.refresh()
 
     def _new_bar(self) -> Any:
         class Bar(_bar_class()):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from .display import Text, html_table
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
+from .streams import Stream
 from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from .tasks import StringTask, Task, as_task, pack_task
 
@@ -203,12 +204,13 @@ class TaskClient:
         # Another thread, because it may have to be fetched.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
-    def barrier(self, ids: Ids | None = None, timeout: Timeout = None) -> None:
+    def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
         """Wait until tasks have ended, well or not; one that failed raises nothing here.
 
         Args:
             ids: an id, any sequence of ids, a table from `tasks`; None: all that this process handed in.
             timeout: seconds, then TimeoutError.
+            stream: show what the tasks print while they do, each line with its task's id.
 
         A progress bar appears when it lasts longer than a second (``tc.progress = False``: none).  When nothing of it
         can run, it says why, once.  Ctrl-C ends the waiting, not the tasks.
@@ -222,8 +224,29 @@ class TaskClient:
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
         with Progress(len(wanted), show=self.progress) as progress:
-            if not self._session.wait(wanted, timeout_s, progress.left):
+            waited = (
+                self._wait_streaming(wanted, timeout_s, progress)
+                if stream
+                else self._session.wait(wanted, timeout_s, progress.left)
+            )
+            if not waited:
                 raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
+
+    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: Progress) -> bool:
+        session = self._session
+        shown = Stream(session, session.arrivals.live(wanted), progress)
+        session.streams.append(shown)
+
+        def tick(left: int, failed: int) -> None:
+            shown.tick()
+            progress.left(left, failed)
+
+        try:
+            shown.tick()
+            return session.wait(wanted, timeout_s, tick)
+        finally:
+            session.streams.remove(shown)
+            shown.close()
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"

@@ -301,6 +301,10 @@ class Farm:
     depends: dict[str, Depend] = field(default_factory=dict)
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
     stacks: dict[int, tuple[str, int]] = field(default_factory=dict)
+    outputs: dict[int, tuple[str, Incarnation]] = field(default_factory=dict)
+    """(session, engine) by number: queries about output that have not been answered."""
+    outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
+    """When (monotonic) they were asked."""
     """Number of a stack query -> (client session, question number)."""
     functions: set[str] = field(default_factory=set)
     """Digests whose code is in the store."""

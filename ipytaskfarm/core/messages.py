@@ -270,6 +270,14 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
     ids: list[int]
 
 
+class Outputs(msgspec.Struct, frozen=True, tag=True):
+    """Question: what do these tasks (None: this session's) print now?  Answer: `Number`, how many engines were asked;
+    an `Output` from each that has something new.  seen: (task, attempt, characters of stdout, of stderr) known."""
+
+    ids: list[int] | None
+    seen: list[tuple[int, int, int, int]] = []
+
+
 class Stack(msgspec.Struct, frozen=True, tag=True):
     """Question: where is this running task now.  Answer: `Text`."""
 
@@ -342,7 +350,7 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stuck | Stack | Spin | Engines
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stuck | Outputs | Stack | Spin | Engines
     | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
 )  # fmt: skip
 
@@ -357,7 +365,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 class Command(msgspec.Struct, frozen=True, tag=True):
     """A MultiEngine command to these engine ids (None: all): one `CommandAnswer` each.
 
-    The verbs and their bodies are a matter between client and engine (`VERBS`).
+    The verbs and their bodies are a matter between client and engine (`core.verbs`).
     An unknown id is answered alone, with `error` InvalidEngineID, and nothing is run.
     """
 
@@ -570,7 +578,18 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
     """ok: the verb's own packed value; else an encoded `FailureBody`."""
 
 
-ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """What a running task has printed since the last one."""
+
+    run: RunKey
+    engine_id: int
+    stdout: str
+    stderr: str
+    seen: tuple[int, int]
+    """Characters of stdout and stderr until here."""
+
+
+ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output
 
 
 # --------------------------------------------------------------------------------------------------
@@ -685,6 +704,16 @@ class StackText(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
+class OutputText(msgspec.Struct, frozen=True, tag=True):
+    """The answer to an `OutputQuery`: bounded, the oldest left out if there is too much."""
+
+    n: int
+    run: RunKey
+    stdout: str = ""
+    stderr: str = ""
+    seen: tuple[int, int] = (0, 0)
+
+
 class EngineNote(msgspec.Struct, frozen=True, tag=True):
     """Something about an engine that people should know (failed to start, start-up code raised, ...)."""
 
@@ -696,7 +725,16 @@ class EngineNote(msgspec.Struct, frozen=True, tag=True):
 
 
 AgentMessage: TypeAlias = (
-    AgentState | EngineUp | EngineLost | Results | Returned | CommandDone | Properties | StackText | EngineNote
+    AgentState
+    | EngineUp
+    | EngineLost
+    | Results
+    | Returned
+    | CommandDone
+    | Properties
+    | StackText
+    | OutputText
+    | EngineNote
 )
 
 
@@ -774,6 +812,16 @@ class StackQuery(msgspec.Struct, frozen=True, tag=True):
     engine: Incarnation
 
 
+class OutputQuery(msgspec.Struct, frozen=True, tag=True):
+    """What has this run printed beyond so many characters?"""
+
+    n: int
+    engine: Incarnation
+    run: RunKey
+    stdout: int = 0
+    stderr: int = 0
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End all engines and then yourself; results come first."""
 
@@ -787,7 +835,16 @@ class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
 
 
 ToAgent: TypeAlias = (
-    StartEngine | StopEngine | HandOut | Recall | Interrupt | EngineCommand | StackQuery | EnginePrepared | Shutdown
+    StartEngine
+    | StopEngine
+    | HandOut
+    | Recall
+    | Interrupt
+    | EngineCommand
+    | StackQuery
+    | OutputQuery
+    | EnginePrepared
+    | Shutdown
 )
 
 
@@ -808,66 +865,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
     """Finish the running task, return the rest, exit."""
 
 
-FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | EngineNote
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | LaneExit
-
-VERBS = {
-    "execute": "ExecuteBody -> ExecuteReply",
-    "push": "PushBody -> b''",
-    "pull": "encoded list[str] -> packed list of values",
-    "keys": "b'' -> encoded list[str]",
-    "get_result": "encoded int | None -> ExecuteReply",
-    "reset": "b'' -> b''",
-    "map": "MapBody -> packed list of values",
-    "clear_queue": "b'' -> b'', answered at once, not in its turn",
-    "properties": "PropertiesBody -> packed value",
-}
-"""What a MultiEngine command's body and answer hold.  "Packed" is `doors.pack`, "encoded" is msgpack."""
-
-
-class ExecuteBody(msgspec.Struct, frozen=True):
-    """Lines for the engine.  sticky: the names they leave survive `clear_before` and `reset`."""
-
-    lines: str
-    sticky: bool = False
-
-
-class PushBody(msgspec.Struct, frozen=True):
-    """A packed dict for the engine's namespace."""
-
-    packed: bytes
-    sticky: bool = False
-
-
-class MapBody(msgspec.Struct, frozen=True):
-    """Call a function, or what has that name on the engine, with each of these items."""
-
-    packed: bytes
-    """The packed list of items, each a tuple of arguments."""
-    function: Function | None = None
-    name: str | None = None
-
-
-class ExecuteReply(msgspec.Struct, frozen=True):
-    """What `mec.execute` shows of one engine."""
-
-    id: int
-    number: int
-    raw: str
-    translated: str
-    stdout: str = ""
-    stderr: str = ""
-    display: list[dict[str, Any]] = []
-    """The last expression's value and rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
-
-
-class PropertiesBody(msgspec.Struct, frozen=True):
-    """An operation on an engine's properties: set (packed dict), get, has, del (keys), clear."""
-
-    op: str
-    keys: list[str] | None = None
-    packed: bytes | None = None
-    facts: bool = False
+FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | LaneExit
 
 
 # --------------------------------------------------------------------------------------------------

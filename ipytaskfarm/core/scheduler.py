@@ -21,7 +21,7 @@ from . import messages as m
 from .eligibility import refresh_classes, wake
 from .events import Back, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
 from .farm import Client, Decision, EngineState, Farm, Now
-from .handlers import agents, clients, commands, depends, lifecycle, losses, results, submit, tables, timers
+from .handlers import agents, clients, commands, depends, lifecycle, losses, results, streams, submit, tables, timers
 from .placement import dispatch
 from .states import State
 from .task import Handed
@@ -39,6 +39,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.Tasks: tables.on_tasks,
     m.Explain: tables.on_explain,
     m.Stuck: tables.on_stuck,
+    m.Outputs: streams.on_outputs,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,
@@ -117,6 +118,7 @@ HANDLERS: dict[type, Handler] = {
     m.CommandDone: commands.on_command_done,
     m.Properties: agents.on_properties,
     m.StackText: commands.on_stack_text,
+    m.OutputText: streams.on_output_text,
     m.EngineNote: agents.on_engine_note,
     m.Evaluated: depends.on_evaluated,
     Joined: on_joined,

@@ -28,6 +28,8 @@ from ipykernel.iostream import OutStream
 
 LIMIT_CHARS = 64 * 1024
 """What is kept of a stream: this much of its beginning and this much of its end."""
+LOOK_CHARS = 16 * 1024
+"""What somebody who looks on is shown of a stream at once."""
 DISPLAYS_MAX = 100
 DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 LOG_BYTES_MAX = 10 * 1024 * 1024
@@ -94,6 +96,21 @@ class BoundedText:
     def skip(self, chars: int) -> None:
         """Count text that nobody kept."""
         self.dropped += chars
+
+    def since(self, chars: int, limit: int) -> tuple[int, str]:
+        """(characters until now, what was written beyond that many), its beginning left out if it is too long."""
+        with _tail_lock:
+            head = "".join(self.head)
+            tail = "".join(self.tail or ())
+        total = len(head) + self.dropped + len(tail)
+        if chars > total:  # it was cleared, and written to again
+            chars = 0
+        if total == chars:
+            return total, ""
+        new = head[chars:] + tail if chars < len(head) else tail[max(0, chars - len(head) - self.dropped) :]
+        missed = total - chars - len(new) + max(0, len(new) - limit)
+        note = f"[... {missed} characters left out ...]\n" if missed else ""
+        return total, note + new[-limit:]
 
     def text(self) -> str:
         if self.tail is None and not self.dropped:
@@ -319,6 +336,8 @@ class Capture:
         self.stdout_tap = DescriptorTap(STDOUT_FD, 0)
         self.stderr_tap = DescriptorTap(STDERR_FD, LOG_BYTES_MAX)
         self._out_fd, self._err_fd = self.stdout_tap.fd, self.stderr_tap.fd
+        # The lane's thread takes what stands in the descriptors while a run goes on; its end must not come in between.
+        self._lock = threading.Lock()
         global _capture
         _capture = self
 
@@ -344,12 +363,26 @@ class Capture:
 
     def end(self, sink: Sink) -> None:
         """Close `sink` with what was written to the descriptors meanwhile."""
+        with self._lock:
+            self._take_into(sink)
+            sink.close()
+
+    def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
+        """What a run that goes on has written beyond so many characters; called by the lane's thread.
+        Gives stdout, stderr, and how many characters of them that makes."""
+        with self._lock:
+            if not sink.ended:
+                self._take_into(sink)
+        seen_out, out = sink.stdout.since(stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
+        seen_err, err = sink.stderr.since(stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
+        return out, err, (seen_out, seen_err)
+
+    def _take_into(self, sink: Sink) -> None:
         if self._moved():
             for tap, name in ((self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")):
                 text = tap.take()
                 if text:
                     sink.write(name, text)
-        sink.close()
 
     def _moved(self) -> bool:
         out, err = self.stdout_tap, self.stderr_tap

@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand, ExecuteBody, ExecuteReply, MapBody, PropertiesBody, PushBody
+from ..core.messages import CommandDone, EngineCommand
+from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, PropertiesBody, PushBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
@@ -40,7 +41,7 @@ Finish: TypeAlias = Callable[[Sink], bytes]
 
 
 class Commands:
-    """Answers the verbs of `core.messages.VERBS`, in the main thread."""
+    """Answers the verbs of `core.verbs`, in the main thread."""
 
     def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
         """take_waiting: all commands of a session that are queued, out of the queue."""

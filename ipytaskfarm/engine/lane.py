@@ -26,6 +26,8 @@ from ..core.messages import (
     EngineCommand,
     FromEngine,
     LaneExit,
+    OutputQuery,
+    OutputText,
     Recall,
     Returned,
     Run,
@@ -59,6 +61,7 @@ class Works(Protocol):
     def run(self, job: Job) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
+    def output(self, query: OutputQuery) -> OutputText: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -193,6 +196,8 @@ class Lane:
                 self._works.clear_queue(message, self.take_commands(message.session))
             else:
                 self._commands.append(message)
+        elif isinstance(message, OutputQuery):
+            self.send(self._works.output(message))
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):

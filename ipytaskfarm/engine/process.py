@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from .. import engine as package
-from ..core.messages import EngineCommand, LaneHello
+from ..core.messages import EngineCommand, LaneHello, OutputQuery, OutputText
 from ..core.messages import Properties as PropertiesMessage
 from ..doors.blobs import Blobs, use
 from ..doors.recorder import Bell, Recorder
@@ -181,6 +181,9 @@ class EngineProcess:
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
         self._commands.clear_queue(command, waiting)
+
+    def output(self, query: OutputQuery) -> OutputText:
+        return self._runner.output(query)
 
     def begin_slice(self) -> None:
         """Leave the console's world."""

@@ -22,7 +22,19 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import TaskRejectError
-from ..core.messages import CallWork, Ended, Failure, ResultBody, Returned, Run, RunKey, StringWork, Work
+from ..core.messages import (
+    CallWork,
+    Ended,
+    Failure,
+    OutputQuery,
+    OutputText,
+    ResultBody,
+    Returned,
+    Run,
+    RunKey,
+    StringWork,
+    Work,
+)
 from ..core.states import Reason
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
@@ -98,6 +110,8 @@ class Runner:
         self._pid = os.getpid()
         self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
+        self._attempt: Attempt | None = None
+        """What runs now."""
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._encoder = msgspec.msgpack.Encoder()
         self._nothing = pack({})
@@ -111,7 +125,7 @@ class Runner:
             return None
         limit = run.time_limit_s
         deadline_ns = time.monotonic_ns() + int(limit * 1e9) if limit else 0
-        attempt = Attempt(run)
+        attempt = self._attempt = Attempt(run)
         self._recorder.begin(run.task, run.attempt, deadline_ns)
         self._interrupts.begin(limit)
         token = SINK.set(attempt.sink)
@@ -164,6 +178,13 @@ class Runner:
         self._interrupts.current = None
         value, error = (None, _cancelled()) if task.cancelled() else task.result()
         self._end(attempt, value, error)
+
+    def output(self, query: OutputQuery) -> OutputText:
+        """What a run that goes on has printed; called by the lane's thread."""
+        attempt = self._attempt
+        if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
+            return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
+        return OutputText(query.n, query.run, *self._capture.look(attempt.sink, query.stdout, query.stderr))
 
     # -- what is run
 
@@ -250,6 +271,7 @@ class Runner:
         if os.getpid() != self._pid:
             _leave_fork(error)
         run, work, sink = attempt.run, attempt.work, attempt.sink
+        self._attempt = None
         self._capture.end(sink)
         record = self._record(attempt, run_s, value, error)
         if work is not None and work.clear_after:

@@ -13,6 +13,7 @@ from ..task import DEFAULT_RULES, RETRIED, RETURNED, Task
 from ..transition import begin, final_without_answer, give_back, note_attempt, requeue
 from .commands import fail_commands_of
 from .results import end_or_recover, save_batches
+from .streams import forget_outputs
 
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -66,6 +67,7 @@ def lose_engine(
             give_back(farm, task, RETURNED)
     save_batches(engine, batches, out)
     fail_commands_of(farm, engine, describe(crash), out)
+    forget_outputs(farm, engine)
     farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
 
 

@@ -1,0 +1,163 @@
+"""What tasks print, shown to who waits for them: ``tc.barrier(ids, stream=True)``.
+
+Lines bear the task's id, go to stdout and stderr of the waiting cell or terminal, and are bounded: so many at once and
+so many a second; of what is too much only the number is told, once it is over.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from ..core.messages import Final, Output, Outputs, RunKey
+from .results import decode_body
+
+if TYPE_CHECKING:
+    from .progress import Progress
+    from .session import Session
+
+LINES_AT_ONCE = 1_000
+LINES_PER_S = 200
+LINE_CHARS = 2_000
+PARTIAL_S = 1.0
+"""A line without an end is shown after so long."""
+IDS_ASKED = 10_000
+"""For more tasks than these, those of the session are looked at."""
+KEPT_CHARS = 64 * 1024
+"""Beyond this a result keeps only beginning and end of what was printed: what was not seen cannot be told."""
+
+
+@dataclass
+class Seen:
+    """How far one run's output was shown."""
+
+    attempt: int = 1
+    chars: tuple[int, int] = (0, 0)
+    partial: list[str] = field(default_factory=lambda: ["", ""])
+    since_s: float = 0.0
+
+
+class Stream:
+    """One wait's."""
+
+    def __init__(self, session: Session, ids: set[int], progress: Progress) -> None:
+        self._session = session
+        self._open = set(ids)
+        self._progress = progress
+        self._seen: dict[int, Seen] = {}
+        self._arrived: list[Output] = []
+        self._lock = threading.Lock()
+        self._room = float(LINES_AT_ONCE)
+        self._room_s = time.monotonic()
+        self._left_out: dict[int, int] = {}
+
+    def take(self, output: Output) -> None:
+        """Called by the IO thread."""
+        if output.run[0] in self._open:
+            with self._lock:
+                self._arrived.append(output)
+
+    def tick(self) -> None:
+        """Show what has come, and ask for more; called a few times a second."""
+        self._show()
+        self._ask()
+
+    def _show(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        shown: list[tuple[bool, int, str]] = []
+        for output in arrived:
+            self._append(output, shown)
+        ended = self._open - self._session.arrivals.live(self._open)
+        self._open -= ended
+        for task_id in sorted(ended):
+            self._finish(task_id, self._session.arrivals.finals.get(task_id), shown)
+        self._flush_old(shown)
+        self._print(shown)
+
+    def _ask(self) -> None:
+        if not self._open:
+            return
+        ids = sorted(self._open) if len(self._open) <= IDS_ASKED else None
+        seen = [(task_id, s.attempt, *s.chars) for task_id, s in self._seen.items()]
+        try:
+            self._session.ask(Outputs(ids, seen), timeout_s=1.0)
+        except (TimeoutError, ConnectionError):
+            return  # the session itself says that the farm does not answer
+
+    def _of(self, run: RunKey) -> Seen:
+        seen = self._seen.get(run[0])
+        if seen is None or seen.attempt != run[1]:
+            seen = self._seen[run[0]] = Seen(run[1])
+        return seen
+
+    def _append(self, output: Output, shown: list[tuple[bool, int, str]]) -> None:
+        seen = self._of(output.run)
+        seen.chars = output.seen
+        seen.since_s = time.monotonic()
+        for which, text in enumerate((output.stdout, output.stderr)):
+            self._split(seen, which, output.run[0], text, shown)
+
+    def _split(self, seen: Seen, which: int, task_id: int, text: str, shown: list[tuple[bool, int, str]]) -> None:
+        *lines, seen.partial[which] = (seen.partial[which] + text).split("\n")
+        shown += [(which == 1, task_id, line) for line in lines]
+
+    def _finish(self, task_id: int, final: Final | None, shown: list[tuple[bool, int, str]]) -> None:
+        """The rest of what an ended task printed, from its result."""
+        seen = self._seen.pop(task_id, None) or Seen()
+        if final is not None and final.body:
+            if final.attempts != seen.attempt:
+                seen = Seen(final.attempts)
+            body = decode_body(final)
+            for which, text in enumerate((body.stdout, body.stderr)):
+                if seen.chars[which] <= KEPT_CHARS:
+                    self._split(seen, which, task_id, text[seen.chars[which] :], shown)
+        shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
+
+    def _flush_old(self, shown: list[tuple[bool, int, str]]) -> None:
+        """Lines that do not end: a prompt, a bar that is drawn over itself."""
+        now_s = time.monotonic()
+        for task_id, seen in self._seen.items():
+            if now_s - seen.since_s > PARTIAL_S:
+                shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
+                seen.partial = ["", ""]
+
+    def _print(self, shown: list[tuple[bool, int, str]]) -> None:
+        now_s = time.monotonic()
+        self._room = min(LINES_AT_ONCE, self._room + (now_s - self._room_s) * LINES_PER_S)
+        self._room_s = now_s
+        fits = shown[: int(self._room)]
+        self._room -= len(fits)
+        for _, task_id, _ in shown[len(fits) :]:
+            self._left_out[task_id] = self._left_out.get(task_id, 0) + 1
+        lines = [(sys.stderr if is_error else sys.stdout, _line(task_id, text)) for is_error, task_id, text in fits]
+        if self._left_out and len(fits) == len(shown) and (self._room > 1 or not self._open):
+            lines += [(sys.stderr, f"[{i}] … {n:,} lines not shown") for i, n in sorted(self._left_out.items())[:100]]
+            self._left_out.clear()
+        if lines:
+            self._progress.beside(lambda: _write(lines))
+
+    def close(self) -> None:
+        """At the end of the wait: the rest."""
+        self._show()
+        if self._left_out:
+            self._room = 0.0
+            self._open.clear()
+            self._print([])
+
+
+def _line(task_id: int, text: str) -> str:
+    text = text.removesuffix("\r").rpartition("\r")[2]  # of a line that was drawn over itself, what was seen last
+    if len(text) > LINE_CHARS:
+        text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS:,} characters"
+    return f"[{task_id}] {text}"
+
+
+def _write(lines: list[tuple[TextIO, str]]) -> None:
+    for stream, line in lines:
+        stream.write(f"{line}\n")
+    for stream in {id(stream): stream for stream, _ in lines}.values():
+        stream.flush()

@@ -1,0 +1,58 @@
+"""What running tasks print, for those who wait and want to see it.
+
+Nothing of it is sent unasked: a client asks a few times a second, each answer is bounded, and while an engine has not
+answered it is not asked again.  So a flood of output, or a client that sleeps, costs nothing; an engine whose
+interpreter is held by C code answers when it can.  All of a task's output comes with its result in any case.
+"""
+
+from __future__ import annotations
+
+from ..farm import Decision, Engine, EngineState, Farm, Now
+from ..messages import Answer, Number, Output, OutputQuery, Outputs, OutputText
+
+PATIENCE_S = 5.0
+"""An answer that has not come by then was lost with a connection."""
+
+
+def on_outputs(farm: Farm, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
+    """Ask the engines that run these tasks; their answers come as `Output`.  Answer: how many were asked."""
+    wanted = None if question.ids is None else set(question.ids)
+    seen = {(task, attempt): (chars, err_chars) for task, attempt, chars, err_chars in question.seen}
+    asked = 0
+    for engine in farm.engines.values():
+        run = engine.oldest()
+        if run is None or engine.state != EngineState.UP or not _is_wanted(farm, session, run[0], wanted):
+            continue
+        since_s = farm.outputs_asked.get((session, engine.name))
+        if since_s is not None and now.mono_s - since_s < PATIENCE_S:
+            continue
+        farm.outputs_asked[session, engine.name] = now.mono_s
+        number = farm.number()
+        farm.outputs[number] = (session, engine.name)
+        out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
+        asked += 1
+    out.sends.append((session, Answer(n, Number(asked))))
+
+
+def _is_wanted(farm: Farm, session: str, task_id: int, wanted: set[int] | None) -> bool:
+    if wanted is not None:
+        return task_id in wanted
+    task = farm.tasks.get(task_id)
+    return task is not None and task.session == session
+
+
+def on_output_text(farm: Farm, session: str, event: OutputText, now: Now, out: Decision) -> None:
+    """An engine's answer, for whoever asked."""
+    asked = farm.outputs.pop(event.n, None)
+    if asked is None:
+        return
+    farm.outputs_asked.pop(asked, None)
+    engine = farm.engines.get(asked[1])
+    if engine is not None and (event.stdout or event.stderr):
+        out.sends.append((asked[0], Output(event.run, engine.id, event.stdout, event.stderr, event.seen)))
+
+
+def forget_outputs(farm: Farm, engine: Engine) -> None:
+    """It is gone: it will not answer."""
+    for number in [number for number, asked in farm.outputs.items() if asked[1] == engine.name]:
+        farm.outputs_asked.pop(farm.outputs.pop(number), None)
