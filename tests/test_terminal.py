@@ -61,7 +61,7 @@ class Terminal:
             self._child.expect(r"In \[\d+\]: ")
             shown += self._child.before
             if not shown.rstrip().endswith("...:"):
-                return shown.replace("\r\n", "\n")
+                return str(shown.replace("\r\n", "\n"))
 
     def interrupt(self) -> None:
         self._child.sendintr()
