@@ -47,7 +47,8 @@ docs: $(VENV)/stamp-docs
 # Without times: what has not changed is to look unchanged.
 notebooks: $(VENV)/stamp-test
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace \
-	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False \
+	    --KernelManager.transport_encryption=auto notebooks/*.ipynb
 
 screenshot: $(VENV)/stamp-test apt
 	@$(BIN)/python -m docs.screenshot
