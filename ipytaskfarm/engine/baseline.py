@@ -2,15 +2,19 @@
 
 After each task they are put back to the baseline: what start-up, the last MultiEngine command or a console's
 cell left.  Unchanged costs 2 µs, so the test is made of few, cheap comparisons; the signals it looks at are those
-that programs use, not all 64.
+that programs use, not all 64.  Asking the system for the working folder costs as much again: it is asked when Python
+was told to change it, and at the end of each slice, for libraries that change it by themselves.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal wraps it in 0.5 us of enumerations
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 SIGNALS = tuple(
     int(getattr(signal, name))
@@ -26,7 +30,18 @@ class Baseline:
 
     def __init__(self) -> None:
         self._stale = True
+        self._went = False
+        """Somebody may have changed the folder since it was last looked at."""
+        os.chdir, os.fchdir = self._follow(os.chdir), self._follow(os.fchdir)
         self.renew()
+
+    def _follow(self, change: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(change)
+        def changing(*args: Any, **kwargs: Any) -> None:
+            self._went = True
+            change(*args, **kwargs)
+
+        return changing
 
     def renew(self) -> None:
         """Take what is now as the baseline."""
@@ -60,9 +75,12 @@ class Baseline:
             self._restore_handlers()
         if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
-        self._restore_cwd()
+        if self._went:
+            self.restore_folder()
 
-    def _restore_cwd(self) -> None:
+    def restore_folder(self) -> None:
+        """After a slice, and after a task that changed it."""
+        self._went = False
         try:
             if os.getcwd() == self._cwd:
                 return
@@ -72,6 +90,7 @@ class Baseline:
             os.chdir(self._cwd)
         except OSError:
             pass  # the folder is gone
+        self._went = False
 
     def _restore_environ(self) -> None:
         wanted = self._environ_data

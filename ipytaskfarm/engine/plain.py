@@ -74,7 +74,8 @@ class PlainTest:
                 return None
             if len(code) <= CACHE_CODE_CHARS:
                 if len(self._cache) >= CACHE_ENTRIES:
-                    del self._cache[next(iter(self._cache))]
+                    # All at once: what is used again is soon back, and code that never comes again costs the least.
+                    self._cache.clear()
                 self._cache[code] = plain
         if plain.first_name and self._means_something(plain.first_name):
             return None

@@ -191,6 +191,7 @@ class EngineProcess:
         self._baseline.refresh()
 
     def end_slice(self) -> None:
+        self._baseline.restore_folder()
         if self._unrung:
             self._ring()
 
