@@ -105,6 +105,8 @@ class Agent:
         self._watch = Watch(settings.grace_s, self._lane)
         self._woken = False
         self._rung = False
+        self._called = False
+        """The controller has said something."""
         self._held_up = False
         self._bell_s = 0.0
         self._streak = 0
@@ -173,10 +175,17 @@ class Agent:
         self._rung = True
         self._wake()
 
+    def _on_link(self) -> None:
+        self._called = True
+        self._wake()
+
     def _turn(self) -> None:
         self._woken = False
         now_s = time.monotonic()
-        self._hear_controller(now_s)
+        if self._called:
+            # Hand-outs are to be on their way before anything else is looked at.
+            self._called = False
+            self._hear_controller(now_s)
         said = self._lane.receive()
         # Rings are read after the lane and sent before what came by it: an engine writes results first.
         if self._rung or said or self._held_up:
@@ -214,7 +223,7 @@ class Agent:
             for fd in self._link_fds:
                 self._loop.remove_reader(fd)
             for fd in fds:
-                self._loop.add_reader(fd, self._wake)
+                self._loop.add_reader(fd, self._on_link)
             self._link_fds = list(fds)
         self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
         self._arm(look_s)

@@ -64,6 +64,10 @@ REMEDY = (
 )
 
 
+class _Fenced(Exception):
+    """Some row changed nothing."""
+
+
 class Store:
     """A farm's store, open for writing.  Make one with `Store.open`."""
 
@@ -238,23 +242,22 @@ class Store:
         return fenced
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
-        with self._transaction():
-            for kind, group in itertools.groupby(saves, type):
-                for statement in rows.statements(kind, list(group)):
-                    self._run(statement, fenced)
+        try:
+            with self._transaction():
+                self._write(saves, None)
+        except _Fenced:
+            # A bug of ours.  All of it once more, row by row, to be able to name the tasks.
+            with self._transaction():
+                self._write(saves, fenced)
 
-    def _run(self, statement: rows.Statement, fenced: list[int]) -> None:
-        sql, values, fences = statement
+    def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
         db = self._db
-        if not fences:
-            db.executemany(sql, values)
-            return
-        db.execute("SAVEPOINT run")
-        if db.executemany(sql, values).rowcount != len(values):
-            # A bug of ours.  Once more, one by one, to be able to name the tasks.
-            db.execute("ROLLBACK TO run")
-            fenced.extend(row[0] for row in values if not db.execute(sql, row).rowcount)
-        db.execute("RELEASE run")
+        for kind, group in itertools.groupby(saves, type):
+            for sql, values, fences in rows.statements(kind, list(group)):
+                if fences and fenced is not None:
+                    fenced.extend(row[0] for row in values if not db.execute(sql, row).rowcount)
+                elif db.executemany(sql, values).rowcount != len(values) and fences:
+                    raise _Fenced
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.  `commit` does it in time; an idle farm may earlier."""
