@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import json
 import logging
 import logging.handlers
@@ -133,6 +134,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         try:
             farm = restored_farm(options.farm, store.load(), settings, Now(time.monotonic(), time.time()))
             farm.held = farm.held or options.hold
+            _spare_the_collector()
             _serve(options, folder, record, store, farm)
         finally:
             store.close()
@@ -141,6 +143,14 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     if options.owner_fd is not None:
         _delete(options, folder)
     return EXIT_STOPPED
+
+
+def _spare_the_collector() -> None:
+    """The state is made of containers that live long and form no cycles: a full collection would only look through a
+    million tasks again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:

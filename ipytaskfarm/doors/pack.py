@@ -109,6 +109,9 @@ def _loads(data: bytes | memoryview) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
+_PLAIN = frozenset({int, float, bool, complex, type(None)})
+
+
 def pack_names(
     values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: Keeper | None = None
 ) -> bytes:
@@ -120,6 +123,8 @@ def pack_names(
         keeper: as for `pack`.
     """
     values = dict(values)
+    if _PLAIN.issuperset(map(type, values.values())):
+        return pickle.dumps(values, 5)  # the commonest results by far, and nothing in them to look at
     for name, value in values.items():
         if isinstance(value, types.ModuleType):
             raise UnpickleableException(f"{name!r} holds a module ({value.__name__}): pull names instead")
