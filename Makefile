@@ -37,8 +37,8 @@ lint: $(VENV)/stamp-test,lint
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(VENV)/stamp-run
-	@$(BIN)/python -m benchmarks
+bench: $(VENV)/stamp-bench
+	@$(BIN)/python -m benchmarks --write
 
 docs: $(VENV)/stamp-docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -1,22 +1,51 @@
-"""``python -m benchmarks [--tasks N] [--rounds N] [--engines N]``."""
+"""``python -m benchmarks [names] [--rounds N] [--scale S] [--engines N] [--write]``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import shlex
+import sys
+import traceback
 
-from benchmarks import throughput
+from benchmarks import report
+from benchmarks.harness import Options, Row, machine
+
+NAMES = (
+    "run_loop", "functions", "latency", "maps", "million", "depend", "data", "start", "idle", "scaling", "simulated",
+)  # fmt: skip
 
 
-def main() -> None:
-    """Run all measurements and print their tables."""
+def main() -> int:
+    """Run the measurements that are named, or all; the exit code says whether all could be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=10_000, help="tasks per round (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is shown (default %(default)s)")
-    parser.add_argument("--engines", type=int, default=2, help="engines, and pool processes (default %(default)s)")
-    arguments = parser.parse_args()
-    throughput.main(arguments.tasks, arguments.rounds, arguments.engines)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken (default 5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of tasks (default 1.0)")
+    parser.add_argument("--engines", type=int, default=2, help="engines, and workers of the peers (default 2)")
+    parser.add_argument("--write", action="store_true", help="write table, figures and picture into docs/")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in NAMES]
+    if unknown:
+        parser.error(f"there is no measurement {unknown[0]!r}: there are {', '.join(NAMES)}")
+    options = Options(given.rounds, given.scale, given.engines)
+    facts = machine()
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+    rows: list[Row] = []
+    failed = False
+    for name in given.names or NAMES:
+        print(f"{name} …", flush=True)
+        try:
+            rows += importlib.import_module(f"benchmarks.{name}").measure(options)
+        except Exception:  # the others are still worth measuring
+            traceback.print_exc()
+            failed = True
+    print(f"\n{report.table(rows)}")
+    if given.write:
+        report.write(rows, facts, f"python -m benchmarks {shlex.join(sys.argv[1:])}")
+    return int(failed)
 
 
 # The pool's processes import this file again.
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,33 +6,34 @@ rests on has changed: an engine came or went, a depend function spoke, a task wa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .farm import Engine, EngineState, Farm
 from .queue import OPEN_CLASS, ClassKey, TaskClass
 
 _KEPT_CLASSES = 1024
-"""Empty classes are kept for their measured durations up to this many."""
+"""Empty classes are kept for their measured durations up to this many, or to one for each engine."""
 
 
 def class_for(farm: Farm, key: ClassKey) -> TaskClass:
     """The class of that key, made if it is new."""
     task_class = farm.classes.get(key)
     if task_class is None:
-        if len(farm.classes) >= 2 * _KEPT_CLASSES:
-            _drop_empty_classes(farm)
+        kept = max(_KEPT_CLASSES, len(farm.engines))
+        if len(farm.classes) >= 2 * kept:
+            _drop_empty_classes(farm, kept)
         task_class = farm.classes[key] = TaskClass(key)
         if task_class.restricted:
-            for engine in farm.engines.values():
-                if engine.state == EngineState.UP and may_serve(farm, engine, key):
-                    task_class.eligible[engine] = None
+            task_class.eligible = _serving(farm, key)
     elif key.own is not None:
         # The task comes back with one more rejection.
         task_class.eligible = {e: None for e in task_class.eligible if may_serve(farm, e, key)}
     return task_class
 
 
-def _drop_empty_classes(farm: Farm) -> None:
+def _drop_empty_classes(farm: Farm, kept: int) -> None:
     empty = [key for key, c in farm.classes.items() if c.size == 0 and key != OPEN_CLASS]
-    for key in empty[: max(0, len(empty) - _KEPT_CLASSES // 2)]:
+    for key in empty[: max(0, len(empty) - kept // 2)]:
         del farm.classes[key]
 
 
@@ -69,17 +70,40 @@ def refresh_class(farm: Farm, task_class: TaskClass) -> None:
     """Work out anew which engines may serve a class: engines came or went, a verdict or a rejection changed."""
     if not task_class.restricted:
         return
-    task_class.eligible = {
-        e: None for e in farm.engines.values() if e.state == EngineState.UP and may_serve(farm, e, task_class.key)
-    }
+    task_class.eligible = _serving(farm, task_class.key)
     if task_class.size:
         announce(farm, task_class)
 
 
-def refresh_classes(farm: Farm) -> None:
-    """After an engine came or went."""
+def _serving(farm: Farm, key: ClassKey) -> dict[Engine, None]:
+    """All engines that may serve a class; those that its targets exclude are not even looked at."""
+    if key.targets is None:
+        candidates: Iterable[Engine] = farm.engines.values()
+    else:
+        candidates = [engine for i in key.targets for engine in farm.numbered.get(i, ())]
+    return {engine: None for engine in candidates if engine.state == EngineState.UP and may_serve(farm, engine, key)}
+
+
+def refresh_classes(farm: Farm, engines: Iterable[Engine]) -> None:
+    """After these engines came, went, or became other ones."""
+    changed = list(engines)
     for task_class in farm.classes.values():
-        refresh_class(farm, task_class)
+        if not task_class.restricted:
+            continue
+        if task_class.key.avoid:
+            refresh_class(farm, task_class)  # whether an avoided engine serves depends on who else is there
+            continue
+        for engine in changed:
+            _refresh_member(farm, task_class, engine)
+
+
+def _refresh_member(farm: Farm, task_class: TaskClass, engine: Engine) -> None:
+    if engine.state != EngineState.UP or not may_serve(farm, engine, task_class.key):
+        task_class.eligible.pop(engine, None)
+        return
+    task_class.eligible[engine] = None
+    if task_class.size:
+        _announce_to(farm, task_class, engine)
 
 
 def announce(farm: Farm, task_class: TaskClass) -> None:
@@ -88,9 +112,13 @@ def announce(farm: Farm, task_class: TaskClass) -> None:
         farm.open_heads.push(task_class)
         return
     for engine in task_class.eligible:
-        engine.heads.push(task_class)
-        if engine in farm.waiting or engine in farm.roomy:
-            wake(farm, engine)
+        _announce_to(farm, task_class, engine)
+
+
+def _announce_to(farm: Farm, task_class: TaskClass, engine: Engine) -> None:
+    engine.heads.push(task_class)
+    if engine in farm.waiting or engine in farm.roomy:
+        wake(farm, engine)
 
 
 def wake(farm: Farm, engine: Engine) -> None:

@@ -287,6 +287,9 @@ class Farm:
     next_queue_seq: int = 0
     next_handout: int = 0
     engines: dict[Incarnation, Engine] = field(default_factory=dict)
+    """Changed by `enter` and `leave` alone."""
+    numbered: dict[int, dict[Engine, None]] = field(default_factory=dict)
+    """The same by the id that people see; for a while two may have the same."""
     agents: dict[str, Agent] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
     hungry: dict[Engine, None] = field(default_factory=dict)
@@ -359,6 +362,26 @@ class Farm:
             if engine.id == engine_id and engine.state in (EngineState.UP, EngineState.AWAY):
                 return engine
         return None
+
+    def enter(self, engine: Engine) -> None:
+        """An engine joins."""
+        self.engines[engine.name] = engine
+        self.numbered.setdefault(engine.id, {})[engine] = None
+
+    def leave(self, engine: Engine) -> None:
+        """It is gone."""
+        del self.engines[engine.name]
+        same = self.numbered[engine.id]
+        del same[engine]
+        if not same:
+            del self.numbered[engine.id]
+
+    def renumber(self, engine: Engine, engine_id: int) -> None:
+        """It has another id than was thought."""
+        if engine.id != engine_id:
+            self.leave(engine)
+            engine.id = engine_id
+            self.enter(engine)
 
     def visible_engines(self) -> list[Engine]:
         """Engines that commands may go to, by id."""

@@ -75,6 +75,7 @@ def _engine_of(farm: Farm, name: Incarnation, engine_id: int, now: Now) -> Engin
         agent = farm.agents[session] = Agent(session, "?", here=False, reachable=False)
         agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
         farm.set_timer(agent.deadline_s, "lease", session)
-    engine = farm.engines[name] = Engine(name, engine_id, session, agent.node, state=EngineState.AWAY)
+    engine = Engine(name, engine_id, session, agent.node, state=EngineState.AWAY)
+    farm.enter(engine)
     agent.engines[name] = engine
     return engine

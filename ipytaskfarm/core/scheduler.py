@@ -84,7 +84,7 @@ def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> N
         if engine.state in (EngineState.AWAY, EngineState.UP):
             engine.state = EngineState.UP
             wake(farm, engine)
-    refresh_classes(farm)
+    refresh_classes(farm, agent.engines.values())
 
 
 def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:

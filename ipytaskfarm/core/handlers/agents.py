@@ -71,8 +71,10 @@ def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decis
 def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decision) -> None:
     engine = farm.engines.get(report.engine)
     if engine is None:
-        engine = farm.engines[report.engine] = Engine(report.engine, report.id, agent.session, agent.node)
-    engine.id, engine.agent, engine.node = report.id, agent.session, agent.node
+        engine = Engine(report.engine, report.id, agent.session, agent.node)
+        farm.enter(engine)
+    farm.renumber(engine, report.id)
+    engine.agent, engine.node = agent.session, agent.node
     engine.pid, engine.started_s = report.pid, report.started_s
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
@@ -137,7 +139,7 @@ def on_properties(farm: Farm, session: str, event: Properties, now: Now, out: De
         return
     engine.properties = event
     forget_engine(farm, engine)
-    refresh_classes(farm)
+    refresh_classes(farm, [engine])
     ask_about(farm, engine, out)
     if engine.state == EngineState.UP:
         wake(farm, engine)

@@ -21,7 +21,7 @@ def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None
     """It may run tasks now."""
     engine.state = EngineState.UP
     out.sends.append((engine.agent, EnginePrepared(engine.name)))
-    refresh_classes(farm)
+    refresh_classes(farm, [engine])
     ask_about(farm, engine, out)
     wake(farm, engine)
     begin_oldest(farm, engine, now)
@@ -51,5 +51,5 @@ def end_engine(farm: Farm, engine: Engine, out: Decision, grace_s: float = 2.0) 
         return
     engine.state = EngineState.STOPPING
     asleep(farm, engine)
-    refresh_classes(farm)
+    refresh_classes(farm, [engine])
     out.sends.append((engine.agent, StopEngine(engine.name, grace_s)))

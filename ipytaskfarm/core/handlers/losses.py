@@ -45,13 +45,13 @@ def lose_engine(
     """Take an engine out of the farm and settle what it held."""
     engine.state = EngineState.STOPPING
     asleep(farm, engine)
-    del farm.engines[engine.name]
+    farm.leave(engine)
     agent = farm.agents.get(engine.agent)
     if agent is not None:
         agent.engines.pop(engine.name, None)
         if not agent.here and not agent.engines:
             del farm.agents[agent.session]
-    refresh_classes(farm)
+    refresh_classes(farm, [engine])
     batches: dict[int, Batch] = {}
     for run in list(engine.handed):
         handing = release(farm, engine, run, out)
@@ -150,7 +150,7 @@ def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
         if engine.state == EngineState.UP:
             engine.state = EngineState.AWAY
             asleep(farm, engine)
-    refresh_classes(farm)
+    refresh_classes(farm, agent.engines.values())
 
 
 def give_up_agent(farm: Farm, session: str, why: str, now: Now, out: Decision) -> None:

@@ -1,0 +1,72 @@
+"""The table, the picture and the JSON file of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness import Row
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+DATA = ROOT / "docs" / "performance.json"
+PICTURE = ROOT / "docs" / "images" / "performance.png"
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """In Markdown, which can be read on a terminal too."""
+    lines = ["| what | farm | beside it | figure | floor | target | reached |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        bound = "≥" if row.more_is_better else "≤"
+        cells = [
+            row.question,
+            row.ours,
+            row.beside,
+            f"{row.figure:.3g} {row.unit}",
+            f"{bound} {row.floor:g}",
+            f"{bound} {row.target:g}",
+            row.verdict(),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write(rows: Sequence[Row], machine: dict[str, str], command: str) -> None:
+    """Into docs/: the page between its marks, the figures, the picture."""
+    when = time.strftime("%Y-%m-%d")
+    facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    measured = f"{BEGIN}\nMeasured on {when} by `{command}`:\n\n{facts}\n\n{table(rows)}\n{END}"
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{measured}{tail}")
+    DATA.write_text(
+        json.dumps(
+            {"date": when, "command": command, "machine": machine, "rows": [r.as_dict() for r in rows]}, indent=1
+        )
+    )
+    picture(rows)
+
+
+def picture(rows: Sequence[Row]) -> None:
+    """How far each figure is from its floor: to the right of the line is better."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    shares = [row.figure / row.floor if row.more_is_better else row.floor / max(row.figure, 1e-9) for row in rows]
+    colours = {"target": "#228833", "floor": "#4477aa", "missed": "#ee6677"}
+    figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
+    axes.barh([row.question for row in rows], shares, color=[colours[row.verdict()] for row in rows])
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("how far from the floor (right: better); green: target reached, blue: floor, red: missed")
+    axes.tick_params(axis="y", labelsize=8)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
+    pyplot.close(figure)

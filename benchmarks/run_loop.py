@@ -1,0 +1,64 @@
+"""How many distinct expressions pass per second: handed in one by one, waited for, every result fetched.
+
+The peers run a function call that does nothing, which is less.  None of them keeps on disk what it was told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from benchmarks.harness import Options, Row, cpu_s, farm_with_client, in_turn, processes, seconds
+from benchmarks.peers import PEERS, installed
+from ipytaskfarm import StringTask, TaskClient
+
+BOUNDS = {"multiprocessing.Pool": (1.3, 2.0), "ipyparallel": (40.0, 60.0), "Ray": (10.0, 15.0)}
+
+
+def run_expressions(tc: TaskClient, count: int) -> None:
+    """The quick start's loop."""
+    ids = [tc.run(StringTask(f"a = {n}", pull="a")) for n in range(count)]
+    tc.barrier(ids)
+    assert [tc.get_task_result(task_id)["a"] for task_id in ids] == list(range(count))
+
+
+def measure(options: Options) -> list[Row]:
+    """Against every peer that is installed, in one run."""
+    count = options.count(20_000)
+    shares: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        farm, tc = stack.enter_context(farm_with_client(options.engines))
+        found = processes(farm)
+
+        def ours() -> float:
+            before = cpu_s(found)
+            rate = count / seconds(lambda: run_expressions(tc, count))
+            for name, spent in cpu_s(found).items():
+                shares[name] = shares.get(name, 0.0) + (spent - before[name]) / count / options.rounds
+            tc.clear()
+            return rate
+
+        contestants = {"farm": ours}
+        for name, (_, start, full) in PEERS.items():
+            if not installed(name):
+                print(f"    {name} is not installed: skipped")
+                continue
+            tasks = options.count(full)
+            try:
+                run = stack.enter_context(start(options.engines))
+                run(min(tasks, 50))
+            except Exception as error:  # the others are still worth measuring
+                print(f"    {name} does not start here: skipped ({error})")
+                continue
+            contestants[name] = lambda run=run, tasks=tasks: tasks / seconds(lambda: run(tasks))  # type: ignore[misc]
+        run_expressions(tc, min(count, 2_000))
+        tc.clear()
+        rates = in_turn(contestants, options.rounds)
+    print("    CPU per task: " + ", ".join(f"{name} {s * 1e6:.1f} us" for name, s in shares.items()))
+    rows = []
+    for name, rate in rates.items():
+        if name == "farm":
+            continue
+        floor, target = BOUNDS.get(name, (1.0, 1.0))
+        question = f"{count:,} distinct expressions, run + barrier + fetch, against {name}"
+        rows.append(Row(question, f"{rates['farm']:,.0f}/s", f"{rate:,.0f}/s", rates["farm"] / rate, floor, target))
+    return rows

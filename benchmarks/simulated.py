@@ -1,0 +1,98 @@
+"""The scheduler alone, without processes, sockets or disks: tasks per second of CPU time."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+
+from benchmarks.harness import Options, Row
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.events import Joined
+from ipytaskfarm.core.farm import Farm, Now, Settings
+from ipytaskfarm.core.scheduler import Scheduler
+
+BATCH = 250
+
+
+class Simulation:
+    """Agents and engines that answer at once with what they were handed."""
+
+    def __init__(self, engines: int, agents: int) -> None:
+        self.farm = Farm("simulated", "incarnation", Settings(), 1)
+        self.farm.wanted = engines
+        self.scheduler = Scheduler(self.farm)
+        self.now = Now(0.0, 1_000_000.0)
+        self.done = 0
+        self.ids: list[m.IdBlock] = []
+        self.handle("client", Joined("client", "client"))
+        per_agent = engines // agents
+        for a in range(agents):
+            session = f"a{a}"
+            self.handle(session, Joined("agent", session))
+            reports = [
+                m.EngineReport(
+                    f"{session}.{e}", a * per_agent + e, 1, True, 0.0, {"id": a * per_agent + e}, prepared=True
+                )
+                for e in range(per_agent)
+            ]
+            self.handle(session, m.AgentState(session, 1, per_agent, 2**30, "linux", "3", reports, per_agent))
+
+    def handle(self, session: str, event: object) -> None:
+        """One event, and what engines answer to what comes of it."""
+        waiting: list[tuple[str, object]] = [(session, event)]
+        while waiting:
+            out = self.scheduler.turn(waiting, self.now)  # type: ignore[arg-type]
+            self.now = Now(self.now.mono_s + 0.001, self.now.wall_s + 0.001)
+            waiting = []
+            for assignment in out.assignments:
+                ended = [m.Ended(task[0], task[1], "", self.now.wall_s, 0.001) for task in assignment.tasks]
+                waiting.append((assignment.agent, m.Results(assignment.engine, ended)))
+                self.done += len(ended)
+            for receiver, message in out.sends:
+                if receiver == "client" and isinstance(message, m.IdBlock):
+                    self.ids.append(message)
+
+    def take_ids(self, count: int) -> range:
+        """Ids in order, of one block that is large enough."""
+        while True:
+            self.handle("client", m.NeedIds())
+            block = self.ids.pop()
+            if block.last - block.first + 1 >= count:
+                return range(block.first, block.first + count)
+
+    def rate(self, count: int, classes: int) -> float:
+        """Tasks per CPU second; classes: how many different rules they have."""
+        ids = self.take_ids(count)
+        rules = [None] if classes == 1 else [m.Rules(targets=(n,)) for n in range(classes)]
+        batches = [
+            m.Submit([m.Submission(i, b"work", 0.0, None, rules[i % len(rules)]) for i in ids[at : at + BATCH]])
+            for at in range(0, count, BATCH)
+        ]
+        gc.collect()
+        began = self.done
+        began_s = time.process_time()
+        for batch in batches:
+            self.handle("client", batch)
+        taken_s = time.process_time() - began_s
+        assert self.done - began == count, (self.done - began, count)
+        return count / taken_s
+
+
+def measure(options: Options) -> list[Row]:
+    """Two engines; and ten thousand under two hundred agents, with as many classes."""
+    count = options.count(30_000, 2_000)
+    many = options.count(10_000, 200)
+    small = Simulation(2, 1)
+    large = Simulation(many, max(1, many // 50))
+    small.rate(min(count, 2_000), 1)
+    few_rates, many_rates = [], []
+    for _ in range(options.rounds):
+        few_rates.append(small.rate(count, 1))
+        many_rates.append(large.rate(count, many))
+    few_rate, many_rate = statistics.median(few_rates), statistics.median(many_rates)
+    question = f"scheduler alone, {many:,} engines and classes, against 2"
+    return [
+        Row("scheduler alone, 2 engines", f"{few_rate:,.0f}/s", "", few_rate / 1000, 80.0, 120.0, True, "thousand/s"),
+        Row(question, f"{many_rate:,.0f}/s", f"{few_rate:,.0f}/s", many_rate / few_rate, 0.4, 0.5),
+    ]
