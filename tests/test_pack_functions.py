@@ -14,6 +14,7 @@ import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
 from ipytaskfarm.doors.pack import (
+    for_many,
     pack,
     pack_function,
     unpack_function,
@@ -246,3 +247,17 @@ def test_threads_may_pack_at_the_same_time(notebook: Notebook) -> None:
     for thread in threads:
         thread.join()
     assert found == {wanted}
+
+
+def test_many_calls_in_a_row_start_afresh_once_unless_they_assign() -> None:
+    typed: dict[str, Any] = {"__name__": "__main__"}
+    exec(
+        "def quiet(x): return x + 1\ndef loud(x):\n    global n\n    n = globals().get('n', 0) + x\n    return n", typed
+    )
+    quiet = unpack_function(pack_function(typed["quiet"]).code, {})
+    assert for_many(quiet) is not quiet
+    assert [for_many(quiet)(n) for n in range(3)] == [1, 2, 3]
+    loud = unpack_function(pack_function(typed["loud"]).code, {})
+    assert for_many(loud) is loud
+    assert [for_many(loud)(1) for _ in range(3)] == [1, 1, 1]
+    assert for_many(len) is len

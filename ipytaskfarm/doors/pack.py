@@ -3,6 +3,7 @@
     pack, unpack                     values; names what cannot be pickled by its path inside the object
     pack_names                       the dict of pulled names
     pack_function, unpack_function   functions, named by a digest of what they do
+    for_many                         a function for many calls in a row
     pack_error, unpack_error         exceptions with the user's part of their traceback
     add_dependency                   makes more modules travel by value
 
@@ -19,7 +20,7 @@ from typing import Any
 from ..core.errors import UnpickleableException, VersionMismatch
 from ..core.messages import Function
 from .blobs import Keeper
-from .pack_build import bind, loading
+from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
 from .pack_modules import add_dependency
@@ -28,6 +29,7 @@ from .pack_path import explain, find_culprit, type_name
 __all__ = [
     "add_dependency",
     "brief_error",
+    "for_many",
     "pack",
     "pack_error",
     "pack_function",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dis
 import functools
 import importlib
 import marshal
@@ -51,12 +52,14 @@ loading = Loading()
 class Names(dict[str, Any]):
     """Globals of by-value functions, and the ``__builtins__`` that goes with them (this dict itself)."""
 
-    __slots__ = ("globals", "namespace", "packed", "wanted")
+    __slots__ = ("assigned", "globals", "namespace", "packed", "wanted")
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
         # IMPORT_NAME and LOAD_BUILD_CLASS of some Python versions look here without asking __missing__.
         super().__init__(__import__=_BUILTINS["__import__"], __build_class__=_BUILTINS["__build_class__"])
         self.namespace = namespace
+        self.assigned = False
+        """Some function over them may assign to a global."""
         self.packed: dict[str, Any] = {"__name__": module_name, "__builtins__": self}
         self.globals = dict(self.packed)
         self.wanted: set[str] = set()
@@ -120,7 +123,20 @@ def bind(
         return function(*args, **kwargs)
 
     functools.update_wrapper(call, function)
+    if not any(each.assigned for each in names):
+        call.steps = steps  # type: ignore[attr-defined]
     return call
+
+
+def for_many(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For many calls in a row: start from the packed globals once, where no call can change what the next one sees."""
+    steps = getattr(function, "steps", None)
+    if steps is None or not is_call(getattr(function, "__code__", None)):
+        return function
+    for step in steps:
+        step()
+    inner: Callable[..., Any] = vars(function)["__wrapped__"]
+    return inner
 
 
 _CALL_CODE = next(
@@ -128,7 +144,7 @@ _CALL_CODE = next(
 )
 
 
-def is_call(code: types.CodeType) -> bool:
+def is_call(code: types.CodeType | None) -> bool:
     """Whether this is the code of what `bind` makes: the frame before the user's first."""
     return code is _CALL_CODE
 
@@ -164,7 +180,21 @@ def new_function(
     code: types.CodeType, home: Names | types.ModuleType, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
     """A function without its state: that follows by `fill_function`, so that it may refer to itself."""
+    if isinstance(home, Names) and not home.assigned:
+        home.assigned = _assigns(code)
     return types.FunctionType(code, home.globals if isinstance(home, Names) else home.__dict__, None, None, closure)
+
+
+_ASSIGNING = frozenset(dis.opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL"))
+_REACHING = frozenset({"globals", "exec", "eval"})
+
+
+def _assigns(code: types.CodeType) -> bool:
+    """Whether running it may change globals, as far as can be seen; data among the code may look like it, never the
+    other way round."""
+    if not _ASSIGNING.isdisjoint(code.co_code[::2]) or not _REACHING.isdisjoint(code.co_names):
+        return True
+    return any(isinstance(each, types.CodeType) and _assigns(each) for each in code.co_consts)
 
 
 def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:

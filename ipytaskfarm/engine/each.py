@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from ..core.errors import TaskRejectError, UnpickleableException
 from ..core.messages import FailureBody
 from ..doors.blobs import Keeper
-from ..doors.pack import pack
+from ..doors.pack import for_many, pack
 from .failures import describe
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
@@ -24,6 +24,7 @@ def call_each(function: Callable[..., Any], items: Sequence[Any], star: bool) ->
     values: list[Any] = []
     errors: list[Error] = []
     left = iter(items)
+    function = for_many(function)
     calls: Iterator[Any] = starmap(function, left) if star else map(function, left)
     while len(values) < len(items):
         try:
