@@ -100,7 +100,8 @@ def parsl(workers: int) -> Iterator[Run]:
     from parsl.config import Config
     from parsl.executors import HighThroughputExecutor
 
-    # It starts its own scripts by name.
+    # It starts its own scripts by name, and its workers import the work.
+    os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         executor = HighThroughputExecutor(max_workers_per_node=workers, address="127.0.0.1")

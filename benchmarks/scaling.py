@@ -24,7 +24,7 @@ def primes(first: int, last: int) -> int:
 
 def measure(options: Options) -> list[Row]:
     """The same tasks on farms of one and of two engines, in turn."""
-    naps, upto, step = options.count(60), options.count(60_000, 5_000), 1_000
+    naps, upto, step = options.count(150), options.count(500_000, 5_000), 5_000
     with farm_with_client(1) as (_, one), farm_with_client(2) as (_, two):
         rows = []
         for question, tasks in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SLOW_S = 0.020
+SLOW_S = 0.030
 """A class whose 95th percentile lies above this is never sent ahead: long tasks bind late."""
 
 OVERHEAD_S = 25e-6

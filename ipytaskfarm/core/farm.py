@@ -38,7 +38,7 @@ class Settings:
     unmet_timeout_s: float | None = None
     """How long a task waits when no engine can serve it; None: for ever."""
     max_engine_losses: int = 3
-    prefetch_s: float = 0.035
+    prefetch_s: float = 0.050
     """How much measured work an engine is kept ahead."""
     recall_after_s: float = 0.020
     """When the running task lasts longer, what was sent behind it may be recalled."""
