@@ -41,7 +41,9 @@ def main() -> int:
             traceback.print_exc()
             failed = True
     print(f"\n{report.table(rows)}")
-    if given.write:
+    if given.write and (failed or given.names):
+        print("nothing is written: the page is for a run of all measurements, without failures")
+    elif given.write:
         report.write(rows, facts, f"python -m benchmarks {shlex.join(sys.argv[1:])}")
     return int(failed)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Options, Row, farm_with_client, in_turn, seconds, store_folder
+from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds, store_folder
 from benchmarks.peers import installed
 from ipytaskfarm import Task
 
@@ -73,7 +73,7 @@ def measure(options: Options) -> list[Row]:
 
             contestants["ipyparallel"] = theirs
         else:
-            print("    ipyparallel is not installed: skipped")
+            note("ipyparallel is not installed: skipped")
         found = in_turn(contestants, options.rounds)
     return _rows(found, f"{8 * items / 1e6:.0f} MB")
 
@@ -91,7 +91,7 @@ def _rows(found: dict[str, float], size: str) -> list[Row]:
         question = f"an array of {size} pushed to {TASKS} tasks, against ipyparallel"
         rows.append(Row(question, f"{found['farm']:.2f} s", f"{found['ipyparallel']:.2f} s", ratio, 3.0, 5.0))
     ratio = found["result"] / found["write"]
-    question = f"a result of {size} to the client, against writing and fsyncing it"
+    question = f"a result of {size} to the client, less the time to make it, against writing and fsyncing it"
     rows.append(Row(question, f"{found['result']:.2f} s", f"{found['write']:.2f} s", ratio, 5.0, 3.0, False))
     return rows
 

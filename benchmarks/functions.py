@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from benchmarks.harness import Options, Row, farm_with_client, in_turn, seconds
+from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds
 from benchmarks.peers import installed, nothing, pool
 from ipytaskfarm import MapTask, TaskClient
 
@@ -49,7 +49,7 @@ def measure(options: Options) -> list[Row]:
         question = f"{calls:,} calls of one function, against Pool.apply_async"
         rows.append(Row(question, f"{ours:,.0f}/s", f"{theirs:,.0f}/s", ours / theirs, 1.0, 1.2))
         if not installed("loky"):
-            print("    loky is not installed: skipped")
+            note("loky is not installed: skipped")
             return rows
         from loky import get_reusable_executor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import sqlite3
@@ -41,14 +42,17 @@ class Row:
     beside: str
     figure: float
     """The number that floor and target are about."""
-    floor: float
-    target: float
+    floor: float | None = None
+    target: float | None = None
+    """None: nothing was hoped for."""
     more_is_better: bool = True
     unit: str = "×"
 
     def verdict(self) -> str:
-        """target, floor or missed"""
+        """target, floor or missed; – where nothing was hoped for"""
         for word, bound in (("target", self.target), ("floor", self.floor)):
+            if bound is None:
+                return "–"
             if self.figure >= bound if self.more_is_better else self.figure <= bound:
                 return word
         return "missed"
@@ -56,6 +60,16 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
         return {**asdict(self), "verdict": self.verdict()}
+
+
+NOTES: list[str] = []
+"""What else the run has found, for the page."""
+
+
+def note(text: str) -> None:
+    """Say it now, and on the page."""
+    print(f"    {text}", flush=True)
+    NOTES.append(text)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -69,6 +83,9 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
     """Medians of each one's figure.  One after the other, again and again: a shared machine is fast at one moment and
     slow at the next, and only figures of the same moments can be compared."""
     found: dict[str, list[float]] = {name: [] for name in contestants}
+    # What the peers have imported is not to be looked through by the collector in everybody's rounds.
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
         for name, measure in contestants.items():
             found[name].append(measure())
@@ -85,6 +102,9 @@ def farm_with_client(engines: int, **settings: Any) -> Iterator[tuple[Farm, Task
                 f"the farm's store lies in memory ({store_folder(tc)}): set TMPDIR to a folder on a disk"
             )
         tc.progress = False
+        if not any(text.startswith("the store lies") for text in NOTES):
+            folder = store_folder(tc)
+            note(f"the store lies on {kind}; a FULL commit of one row takes {commit_s(folder) * 1e3:.2f} ms there")
         yield farm, tc
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-from benchmarks.harness import Options, Row, commit_s, farm_with_client, in_turn, seconds, store_folder
+from benchmarks.harness import Options, Row, commit_s, farm_with_client, in_turn, note, seconds, store_folder
 from benchmarks.peers import nothing
 from ipytaskfarm import MapTask
 
@@ -49,9 +49,8 @@ def measure(options: Options) -> list[Row]:
         )
     bound = 2 * found["executor"] + 2 * found["commit"]
     tail = statistics.median(tails)
-    print(
-        f"    ProcessPoolExecutor p50 {found['executor'] * 1e3:.2f} ms, one-row commit {found['commit'] * 1e3:.2f} ms"
-    )
+    executor_ms, commit_ms = found["executor"] * 1e3, found["commit"] * 1e3
+    note(f"beside one task at a time: an executor's p50 {executor_ms:.2f} ms, a one-row commit {commit_ms:.2f} ms")
     shown = f"{found['farm'] * 1e3:.2f} ms"
     return [
         Row("one task at a time, p50", shown, f"{bound * 1e3:.2f} ms", found["farm"] / bound, 1.5, 1.0, False),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import Row
+from benchmarks.harness import NOTES, Row
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -26,8 +26,8 @@ def table(rows: Sequence[Row]) -> str:
             row.ours,
             row.beside,
             f"{row.figure:.3g} {row.unit}",
-            f"{bound} {row.floor:g}",
-            f"{bound} {row.target:g}",
+            "" if row.floor is None else f"{bound} {row.floor:g}",
+            "" if row.target is None else f"{bound} {row.target:g}",
             row.verdict(),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -38,16 +38,15 @@ def write(rows: Sequence[Row], machine: dict[str, str], command: str) -> None:
     """Into docs/: the page between its marks, the figures, the picture."""
     when = time.strftime("%Y-%m-%d")
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    facts += "".join(f"\n- {text}" for text in NOTES)
     measured = f"{BEGIN}\nMeasured on {when} by `{command}`:\n\n{facts}\n\n{table(rows)}\n{END}"
     text = PAGE.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     PAGE.write_text(f"{head}{measured}{tail}")
-    DATA.write_text(
-        json.dumps(
-            {"date": when, "command": command, "machine": machine, "rows": [r.as_dict() for r in rows]}, indent=1
-        )
-    )
+    figures = [row.as_dict() for row in rows]
+    found = {"date": when, "command": command, "machine": machine, "notes": NOTES, "rows": figures}
+    DATA.write_text(json.dumps(found, indent=1) + "\n")
     picture(rows)
 
 
@@ -58,10 +57,14 @@ def picture(rows: Sequence[Row]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    shares = [row.figure / row.floor if row.more_is_better else row.floor / max(row.figure, 1e-9) for row in rows]
+    bounded = [row for row in rows if row.floor is not None]
+    shares = [
+        row.figure / (row.floor or 1.0) if row.more_is_better else (row.floor or 1.0) / max(row.figure, 1e-9)
+        for row in bounded
+    ]
     colours = {"target": "#228833", "floor": "#4477aa", "missed": "#ee6677"}
-    figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
-    axes.barh([row.question for row in rows], shares, color=[colours[row.verdict()] for row in rows])
+    figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(bounded) + 1.2), layout="constrained")
+    axes.barh([row.question for row in bounded], shares, color=[colours[row.verdict()] for row in bounded])
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.invert_yaxis()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from benchmarks.harness import Options, Row, cpu_s, farm_with_client, in_turn, processes, seconds
+from benchmarks.harness import Options, Row, cpu_s, farm_with_client, in_turn, note, processes, seconds
 from benchmarks.peers import PEERS, installed
 from ipytaskfarm import StringTask, TaskClient
 
@@ -40,25 +40,25 @@ def measure(options: Options) -> list[Row]:
         contestants = {"farm": ours}
         for name, (_, start, full) in PEERS.items():
             if not installed(name):
-                print(f"    {name} is not installed: skipped")
+                note(f"{name} is not installed: skipped")
                 continue
             tasks = options.count(full)
             try:
                 run = stack.enter_context(start(options.engines))
                 run(min(tasks, 50))
             except Exception as error:  # the others are still worth measuring
-                print(f"    {name} does not start here: skipped ({error})")
+                note(f"{name} does not start here: skipped ({error})")
                 continue
             contestants[name] = lambda run=run, tasks=tasks: tasks / seconds(lambda: run(tasks))  # type: ignore[misc]
         run_expressions(tc, min(count, 2_000))
         tc.clear()
         rates = in_turn(contestants, options.rounds)
-    print("    CPU per task: " + ", ".join(f"{name} {s * 1e6:.1f} us" for name, s in shares.items()))
+    note("CPU per task of the run loop: " + ", ".join(f"{name} {s * 1e6:.1f} us" for name, s in shares.items()))
     rows = []
     for name, rate in rates.items():
         if name == "farm":
             continue
-        floor, target = BOUNDS.get(name, (1.0, 1.0))
+        floor, target = BOUNDS.get(name, (None, None))
         question = f"{count:,} distinct expressions, run + barrier + fetch, against {name}"
         rows.append(Row(question, f"{rates['farm']:,.0f}/s", f"{rate:,.0f}/s", rates["farm"] / rate, floor, target))
     return rows

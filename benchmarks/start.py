@@ -29,6 +29,6 @@ def measure(options: Options) -> list[Row]:
             replaced.append(time.perf_counter() - began_s)
     ready_s, again_s = statistics.median(started), statistics.median(replaced)
     return [
-        Row("a farm of 4 engines, to ready", f"{ready_s:.2f} s", "", ready_s, 1.5, 1.0, False, "s"),
+        Row("`Farm(n=4)`, to ready", f"{ready_s:.2f} s", "", ready_s, 1.5, 1.0, False, "s"),
         Row("a killed engine, to its successor's readiness", f"{again_s:.2f} s", "", again_s, 0.4, 0.2, False, "s"),
     ]
