@@ -39,6 +39,20 @@ def test_a_slow_chunk_counts_at_once_and_a_quick_one_by_and_by() -> None:
     assert 15 < pace.size(None) < before
 
 
+def test_one_slow_moment_is_made_up_for() -> None:
+    pace = Pace(1)
+    for _ in range(6):
+        size = pace.size(None)
+        pace.ended(size, size * 1e-6, False)
+    full = pace.size(None)
+    pace.ended(full, full * 1e-3, False)
+    assert pace.size(None) < full // 100
+    for _ in range(30):
+        size = pace.size(None)
+        pace.ended(size, size * 1e-6, False)
+    assert pace.size(None) > full // 2
+
+
 def test_large_values_make_small_chunks() -> None:
     pace = Pace(1)
     pace.ended(1000, 0.001, True)

@@ -20,6 +20,8 @@ class Pace:
     def __init__(self, engines: int) -> None:
         self._engines = max(1, engines)
         self._largest = 0
+        self._wanted = 1
+        """What the last chunk was to hold, had there been enough left."""
         self._item_s: float | None = None
         self._items_max = ITEMS_MAX
 
@@ -32,7 +34,7 @@ class Pace:
         """Items for the next chunk; left: how many there are, None if nobody knows."""
         if self._item_s is None:
             return 1
-        size = min(int(CHUNK_S / self._item_s), self._largest * GROWTH, self._items_max)
+        size = self._wanted = max(1, min(int(CHUNK_S / self._item_s), self._largest * GROWTH, self._items_max))
         if left is not None:
             # Towards the end the chunks shrink, so that all engines end at about the same time.
             size = min(size, -(-left // (2 * self._engines)))
@@ -40,8 +42,8 @@ class Pace:
 
     def ended(self, items: int, run_s: float, large: bool) -> None:
         """A chunk took so long; large: its values were too many bytes for a message."""
-        if items < self._largest // 2:
-            return  # one of the first, which say less
+        if items < self._wanted // (GROWTH // 2):
+            return  # an early one, or one of the last: they say less
         self._largest = max(self._largest, items)
         measured = max(run_s / items, 1e-8)
         # A slow item counts at once: a chunk that takes too long is worse than one too small.
