@@ -302,6 +302,14 @@ def test_failures_leave_a_living_engine(engine: FakeEngine, code: str, etype: st
     assert isinstance(unpack_error(outcome.failure, 3), BaseException)
 
 
+def test_an_error_that_cannot_be_looked_at_still_ends_the_task(engine: FakeEngine) -> None:
+    code = "class E(Exception):\n    def __getattribute__(self, name): raise ValueError('never')\nraise E('mine')"
+    (key,) = engine.hand(StringWork(code))
+    failure = engine.ended(key).failure
+    assert failure is not None
+    assert (failure.etype, "ValueError" in failure.value) == ("E", True)
+
+
 def test_a_rejection_is_no_error(engine: FakeEngine) -> None:
     outcome = engine.run("from ipytaskfarm.core.errors import TaskRejectError\nraise TaskRejectError('not here')")
     assert outcome.ended.outcome == "rejected"
@@ -366,6 +374,28 @@ def test_an_interrupt_ends_the_task_and_not_the_next(engine: FakeEngine, code: s
     assert outcome.ended.outcome == ("aborted" if cause == ABORT else "time limit")
     assert outcome.failure.etype.endswith("TaskCancelled" if cause == ABORT else "TimeLimitExceeded")
     assert Outcome(engine.ended(second)).value == {"after": 1}
+
+
+def test_an_interrupt_amid_the_loop_finds_what_goes_on_next(engine: FakeEngine) -> None:
+    """It comes while a callback has the loop, and the task takes the loop for good before it could be cancelled."""
+    code = """
+import asyncio, time
+asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+await asyncio.sleep(0)
+while True: pass
+"""
+    (key,) = engine.hand(StringWork(code))
+    engine.wait_running(key)
+    assert engine.interrupt(key, ABORT).outcome == "aborted"
+
+
+def test_an_error_on_no_line_is_told(engine: FakeEngine) -> None:
+    """An interrupt at a function's very first instruction breaks it off on no line."""
+    code = """
+nowhere = compile("1/0", "<nowhere>", "exec").replace(co_linetable=b"")
+%time exec(nowhere)
+"""
+    assert engine.run(code).failure.etype == "ZeroDivisionError"
 
 
 def test_an_abort_is_not_swallowed_by_except_exception(engine: FakeEngine) -> None:

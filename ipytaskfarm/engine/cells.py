@@ -25,9 +25,11 @@ class Cells:
 
     def __init__(self, shell: EngineShell) -> None:
         self._shell: Any = shell
+        self._magics_loaded = False
 
     def plan(self, code: str) -> Plan:
-        """Look at the code, run nothing."""
+        """Look at the code, run nothing; to be called where nothing can be interrupted."""
+        self._load_magics()
         complaint = None
         transformed = code
         try:
@@ -63,6 +65,14 @@ class Cells:
             shell.events.trigger("post_run_cell", result)
             self._forget(store_history)
         return _checked(result)
+
+    def _load_magics(self) -> None:
+        """Load the magics that IPython (9.18) loads at their first use: one that an interrupt tears apart there stays
+        broken for as long as the engine lives."""
+        load = getattr(self._shell.magics_manager, "load_all_lazy_magics", None)
+        if load is not None and not self._magics_loaded:
+            load()
+        self._magics_loaded = True
 
     def show(self, value: object) -> None:
         """Show a last expression's value."""

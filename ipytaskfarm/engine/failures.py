@@ -60,7 +60,9 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
         return kept[0] if kept else None
     chain: TracebackType | None = None
     for each in reversed(kept):
-        chain = TracebackType(chain, each.tb_frame, each.tb_lasti, each.tb_lineno)
+        # A frame that a signal's handler broke off at its very first instruction is on no line.
+        line: int | None = each.tb_lineno
+        chain = TracebackType(chain, each.tb_frame, each.tb_lasti, line or each.tb_frame.f_code.co_firstlineno)
     return chain
 
 

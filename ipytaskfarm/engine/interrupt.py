@@ -80,15 +80,27 @@ class Interrupts:
         in_task = task is None or asyncio.current_task(task.get_loop()) is task
         if in_task and frame is not None and frame.f_code in self.protected:
             return  # the agent sends it again
+        if in_task:
+            raise self._deliver(cause)
+        # The loop itself was interrupted, or a callback of somebody else: the coroutine is cancelled instead. Nothing
+        # counts as delivered before the loop comes to it: if the coroutine goes on first, and never gives the loop
+        # back, the next signal finds it in its own frames.
+        assert task is not None
+        task.get_loop().call_soon_threadsafe(self._cancel, self.current, cause)
+
+    def _cancel(self, run: RunKey, cause: int) -> None:
+        """Cancel the coroutine of `run`, if it is still to be interrupted; the loop's callback."""
+        if self.current == run and self.raised is None and self.awaiting is not None:
+            self._deliver(cause)
+            self.awaiting.cancel()
+
+    def _deliver(self, cause: int) -> BaseException:
+        """Note that the current run is interrupted now; gives what is to be raised in it."""
         self._recorder.mark_delivered()
         self._lost = None
         self._cause = cause
         self.raised = self._error(cause)
-        if in_task:
-            raise self.raised
-        # The loop itself was interrupted, or a callback of somebody else: the coroutine is cancelled instead.
-        assert task is not None
-        task.get_loop().call_soon_threadsafe(task.cancel)
+        return self.raised
 
     def _wanted(self) -> int:
         """The cause for which the current run is to be interrupted; 0: it is not."""

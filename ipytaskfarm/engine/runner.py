@@ -287,6 +287,21 @@ class Runner:
             gc.collect()
 
     def _record(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
+        """What the recorder is to hold of a run's end; whatever its result or its error does, there is something."""
+        try:
+            return self._compose(attempt, run_s, value, error)
+        except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
+            size = len(value) if value is not None else 0
+            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")
+            reason = Reason.TOO_LARGE
+        except Exception as problem:  # an exception's own class may do anything
+            text = f"the run ended with this, and no more can be told: {type(problem).__name__}"
+            failure = Failure(type(error).__qualname__, text)
+            reason = Reason.ERROR
+        run = attempt.run
+        return self._encoder.encode(Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, b""))
+
+    def _compose(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
         run, sink = attempt.run, attempt.sink
         failure: Failure | None = None
         body_failure = None
@@ -308,12 +323,7 @@ class Runner:
         )
         encode = self._encoder.encode
         blobs = self._keeper.taken() if self._keeper is not None else ()
-        try:
-            return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs))
-        except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
-            size = len(value) if value is not None else 0
-            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")
-            return encode(Ended(run.task, run.attempt, Reason.TOO_LARGE, attempt.started_s, run_s, failure, b""))
+        return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs))
 
 
 def _cancelled() -> asyncio.CancelledError:
