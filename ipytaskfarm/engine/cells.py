@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from typing import Any, NamedTuple
 
 from .kernel import EngineShell
 from .plain import is_quiet
+
+_MAGIC = re.compile(r"get_ipython\(\)\.run_(line|cell)_magic\('([^']+)'")
 
 
 class Plan(NamedTuple):
@@ -25,17 +29,16 @@ class Cells:
 
     def __init__(self, shell: EngineShell) -> None:
         self._shell: Any = shell
-        self._magics_loaded = False
 
     def plan(self, code: str) -> Plan:
         """Look at the code, run nothing; to be called where nothing can be interrupted."""
-        self._load_magics()
         complaint = None
         transformed = code
         try:
             transformed = self._shell.transform_cell(code)
         except Exception:  # IPython reports it as the cell's own error
             complaint = sys.exc_info()
+        self._load_magics(transformed)
         is_async = self._shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=complaint)
         return Plan(code, transformed, complaint, bool(is_async))
 
@@ -66,13 +69,12 @@ class Cells:
             self._forget(store_history)
         return _checked(result)
 
-    def _load_magics(self) -> None:
-        """Load the magics that IPython (9.18) loads at their first use: one that an interrupt tears apart there stays
+    def _load_magics(self, transformed: str) -> None:
+        """Load what IPython (9.18) loads when it is used first: a magic that an interrupt tears apart there stays
         broken for as long as the engine lives."""
-        load = getattr(self._shell.magics_manager, "load_all_lazy_magics", None)
-        if load is not None and not self._magics_loaded:
-            load()
-        self._magics_loaded = True
+        for kind, name in _MAGIC.findall(transformed):
+            with contextlib.suppress(Exception):  # the cell itself will say so
+                self._shell.magics_manager.find(kind, name)
 
     def show(self, value: object) -> None:
         """Show a last expression's value."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import msgspec
 import zmq
@@ -139,10 +139,7 @@ class Lane:
             self._serve_socket()
         except BaseException:
             # A closed descriptor or memory used up: without its lane an engine is of no use, and must not seem alive.
-            import traceback
-
-            traceback.print_exc(file=sys.__stderr__)
-            os._exit(70)
+            _die()
 
     def _serve_socket(self) -> None:
         socket = self._context.socket(zmq.DEALER)
@@ -268,11 +265,13 @@ class Lane:
         try:
             self._works.begin_slice()
             step = self._slice()
-        finally:
-            if step is None:
-                self._end_slice()
+        except BaseException:
+            # What users raise ends their runs and comes no further. This is our own: the run would never be told of.
+            _die()
         if step is not None:
             step.add_done_callback(lambda done: self._end_slice())
+        else:
+            self._end_slice()
 
     def _end_slice(self) -> None:
         self._works.end_slice()
@@ -311,6 +310,14 @@ class Lane:
 
     def _stop(self) -> None:
         self._when_free(self._works.stop)
+
+
+def _die() -> NoReturn:
+    """Tell the log why, and be lost: losses are reported, and what was lost runs elsewhere."""
+    import traceback
+
+    traceback.print_exc(file=sys.__stderr__)
+    os._exit(70)
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
