@@ -108,6 +108,7 @@ def test_push_and_pull(mec: MultiEngineClient) -> None:
     assert mec.pull(("a",)) == [[1], [10], [1]]
     assert mec.zip_pull(["a", "b"]) == [(1, 10, 1), ([2], [2], [2])]
     assert mec.zip_pull(["a", "b"], targets=1) == [10, [2]]
+    assert mec.zip_pull("a", block=False).r == [(1, 10, 1)]
     mec["c"] = 3
     assert mec["c"] == [3] * 3
     with pytest.raises(errors.CompositeError, match="NameError") as raised:
@@ -215,6 +216,32 @@ def test_barrier_swallows_errors_and_flush_forgets(mec: MultiEngineClient, gate:
     for pending in (waiting, failing):
         with pytest.raises(errors.InvalidDeferredID):
             assert pending.r
+
+
+def test_flush_wakes_who_waits(mec: MultiEngineClient, gate: Gate) -> None:
+    pending = mec.execute(gate.code, block=False)
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pending.get_result()
+        except errors.InvalidDeferredID as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=wait)
+
+    async def flush_while_waiting() -> None:
+        awaiting = asyncio.ensure_future(pending._ended())
+        await asyncio.sleep(0)
+        waiting.start()
+        mec.flush()
+        await asyncio.wait_for(awaiting, DEADLINE_S)
+        with pytest.raises(errors.InvalidDeferredID, match="flush"):
+            await pending
+
+    asyncio.run(flush_while_waiting())
+    waiting.join(DEADLINE_S)
+    assert len(raised) == 1
 
 
 # -- queues
@@ -327,6 +354,11 @@ def test_flatten_unwraps_parts_of_one(mec: MultiEngineClient) -> None:
     mec.scatter("x", [10, 20, 30], flatten=True)
     assert mec.pull("x") == [10, 20, 30]
     assert mec.gather("x") == [10, 20, 30]
+    masked = np.ma.masked_equal(np.arange(7), 3)
+    for dist in ("b", "r"):
+        mec.scatter("x", masked, dist)
+        found = mec.gather("x", dist)
+        assert (found.filled(-1) == masked.filled(-1)).all()
     pending = mec.scatter("y", [1, 2, 3], block=False)
     assert pending.r == [None] * 3
     assert mec.gather("y", block=False).r == [1, 2, 3]
@@ -397,6 +429,7 @@ def test_properties(mec: MultiEngineClient) -> None:
     assert mec.set_properties({"ram": 8, "gpu": True}) == [None] * 3
     assert mec.set_properties({"ram": 16}, targets=2) == [None]
     assert mec.get_properties() == [{"ram": 8, "gpu": True}] * 2 + [{"ram": 16, "gpu": True}]
+    assert mec.get_properties("ram", 1) == [{"ram": 8}]
     assert mec.get_properties("ram") == [{"ram": 8}] * 2 + [{"ram": 16}]
     assert mec.has_properties(["ram", "no"]) == [[True, False]] * 3
     facts = mec.get_properties(facts=True)[1]

@@ -153,16 +153,16 @@ class PendingResult:
         return found
 
     def done(self) -> bool:
-        """Whether every engine has answered."""
+        """Whether every engine has answered, or nobody is to wait any longer."""
         return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
     def get_result(self, default: Any = None, block: bool = True, timeout: float | None = None) -> Any:
         """The list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
-        if self._invalid:
-            raise errors.InvalidDeferredID("this pending result was flushed")
         if not block and not self.done():
             return default
         self._wait(timeout)
+        if self._invalid:
+            raise errors.InvalidDeferredID(f"this pending result of {self._verb} was flushed: mec.flush()")
         with self._lock:
             found, error = self._settle()
         if error is not None:
@@ -218,10 +218,12 @@ class PendingResult:
             self._on_done()
 
     def invalidate(self) -> None:
-        """``mec.flush()``: the result is not wanted any more."""
+        """``mec.flush()``: the result is not wanted any more.  Whoever waits for it gets InvalidDeferredID."""
         self._invalid = True
         for _, asked in self._parts:
             self._session.forget(asked)
+            asked.event.set()
+        self._on_done()
 
     def __await__(self) -> Generator[Any, None, Any]:
         """``await pending`` gives what `get_result` does, in any asyncio loop."""

@@ -233,12 +233,12 @@ class MultiEngineClient:
 
     pull_function = pull
 
-    def zip_pull(self, keys: str | Sequence[str], targets: Targets = None) -> list[Any]:
+    def zip_pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """``[(k1 on each engine), (k2 on each) …]``; for a single engine id ``[v1, v2 …]``."""
-        values = self.pull(_keys(keys), targets, True)
-        if isinstance(self.targets if targets is None else targets, int):
-            return list(values[0])
-        return list(zip(*values, strict=True))
+        single = isinstance(self.targets if targets is None else targets, int)
+        pending: PendingResult = self.pull(_keys(keys), targets, False)
+        pending.add_callback(lambda values: list(values[0]) if single else list(zip(*values, strict=True)))
+        return self._finish(pending, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
         """Command number `i` of each engine, or its last one.  Missing: CompositeError(IndexError)."""
@@ -416,9 +416,10 @@ class MultiEngineClient:
     def get_properties(
         self,
         keys: str | Sequence[str] | None = None,
-        facts: bool = False,
         targets: Targets = None,
         block: bool | None = None,
+        *,
+        facts: bool = False,
     ) -> Any:
         """A dict per engine, of all properties or of some; with facts=True the engine's facts too."""
         body = _properties("get", None if keys is None else _keys(keys), facts=facts)

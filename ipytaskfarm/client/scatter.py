@@ -67,10 +67,12 @@ def _is_array(part: Any) -> bool:
 
 def _joined_arrays(found: Sequence[Any], dist: str) -> Any:
     numpy = sys.modules["numpy"]  # there: something made the arrays
+    masked = any(isinstance(part, numpy.ma.MaskedArray) for part in found)
+    module = numpy.ma if masked else numpy  # numpy's own functions lose the masks
     if dist == "b":
-        return numpy.concatenate(found)
+        return module.concatenate(found)
     total = sum(len(part) for part in found)
-    whole = numpy.empty((total, *found[0].shape[1:]), dtype=numpy.result_type(*found))
+    whole = module.empty((total, *found[0].shape[1:]), dtype=numpy.result_type(*found))
     for i, part in enumerate(found):
         whole[i :: len(found)] = part
     return whole
