@@ -1,4 +1,4 @@
-"""``python -m benchmarks [names] [--rounds N] [--scale S] [--engines N] [--write]``."""
+"""``python -m benchmarks [names] [--rounds N] [--scale S] [--engines N] [--write | --profile]``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import traceback
 
 from benchmarks import report
 from benchmarks.harness import Options, Row, machine
+from benchmarks.profile import profile
 
 NAMES = (
     "run_loop", "functions", "latency", "maps", "million", "depend", "data", "start", "idle", "scaling", "simulated",
@@ -24,11 +25,16 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of tasks (default 1.0)")
     parser.add_argument("--engines", type=int, default=2, help="engines, and workers of the peers (default 2)")
     parser.add_argument("--write", action="store_true", help="write table, figures and picture into docs/")
+    parser.add_argument("--profile", action="store_true", help="instead: where one task's time goes, by process")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in NAMES]
     if unknown:
         parser.error(f"there is no measurement {unknown[0]!r}: there are {', '.join(NAMES)}")
     options = Options(given.rounds, given.scale, given.engines)
+    if given.profile:
+        for line in profile(options):
+            print(line, flush=True)
+        return 0
     facts = machine()
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
     rows: list[Row] = []

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import statistics
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds, store_folder
 from benchmarks.peers import installed
-from ipytaskfarm import Task
+from ipytaskfarm import Farm, Task
 
 TASKS = 10
 
@@ -31,8 +35,10 @@ def measure(options: Options) -> list[Row]:
     """Against ipyparallel, which sends the array with each task; and against writing and fsyncing the same bytes."""
     items = options.count(12_500_000, 100_000)  # 100 MB
     with contextlib.ExitStack() as stack:
-        _, tc = stack.enter_context(farm_with_client(options.engines))
+        farm, tc = stack.enter_context(farm_with_client(options.engines))
         seeds = iter(range(10**6))
+        slowest: list[float] = []
+        _note_shared_pages(farm, make(items, next(seeds)))
 
         def ours() -> float:
             array = make(items, next(seeds))
@@ -49,7 +55,9 @@ def measure(options: Options) -> list[Row]:
                 assert tr.result.nbytes == 8 * items
 
             making_s = seconds(lambda: make(items, seed))
-            taken_s = seconds(fetch) - making_s
+            with _asking(farm) as answers:
+                taken_s = seconds(fetch) - making_s
+            slowest.append(max(answers))
             tc.clear()
             return taken_s
 
@@ -75,7 +83,46 @@ def measure(options: Options) -> list[Row]:
         else:
             note("ipyparallel is not installed: skipped")
         found = in_turn(contestants, options.rounds)
+    note(
+        f"while a result of {8 * items / 1e6:.0f} MB travels, the slowest answer to another client's question takes "
+        f"{statistics.median(slowest) * 1e3:.0f} ms"
+    )
     return _rows(found, f"{8 * items / 1e6:.0f} MB")
+
+
+@contextlib.contextmanager
+def _asking(farm: Farm) -> Iterator[list[float]]:
+    """Meanwhile another client, in a thread, asks the controller one question after the other; how long each took."""
+    taken: list[float] = []
+    ending = threading.Event()
+    with farm.task_client() as other:
+
+        def ask() -> None:
+            while not ending.wait(0.005):
+                taken.append(seconds(other.queue_status))
+
+        asking = threading.Thread(target=ask, name="asking", daemon=True)
+        asking.start()
+        try:
+            yield taken
+        finally:
+            ending.set()
+            asking.join()
+            taken.append(0.0)
+
+
+def _note_shared_pages(farm: Farm, array: Any) -> None:
+    with farm.multiengine_client() as mec:
+        mec.push({"array": array})
+        mec.execute("total = array.sum()")
+        maps = [m for row in mec.engines() for m in psutil.Process(row.pid).memory_maps(grouped=False)]
+        mapped = [m for m in maps if ".blobs/" in m.path]
+        resident, own = sum(m.rss for m in mapped), sum(m.pss for m in mapped)
+        note(
+            f"an array of {array.nbytes / 1e6:.0f} MB pushed to {len(mec)} engines: {resident / 1e6:.0f} MB of it are "
+            f"mapped in them, in {own / 1e6:.0f} MB of memory"
+        )
+        mec.reset()
 
 
 def _cluster(engines: int) -> Any:

@@ -66,6 +66,10 @@ NOTES: list[str] = []
 """What else the run has found, for the page."""
 
 
+ROUNDS: list[dict[str, list[float]]] = []
+"""The figures of which `in_turn` gave the medians, in order: how far they lie apart says what a median is worth."""
+
+
 def note(text: str) -> None:
     """Say it now, and on the page."""
     print(f"    {text}", flush=True)
@@ -89,6 +93,7 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
     for _ in range(rounds):
         for name, measure in contestants.items():
             found[name].append(measure())
+    ROUNDS.append(found)
     return {name: statistics.median(values) for name, values in found.items()}
 
 

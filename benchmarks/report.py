@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import NOTES, Row
+from benchmarks.harness import NOTES, ROUNDS, Row
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -45,7 +45,7 @@ def write(rows: Sequence[Row], machine: dict[str, str], command: str) -> None:
     _, _, tail = rest.partition(END)
     PAGE.write_text(f"{head}{measured}{tail}")
     figures = [row.as_dict() for row in rows]
-    found = {"date": when, "command": command, "machine": machine, "notes": NOTES, "rows": figures}
+    found = {"date": when, "command": command, "machine": machine, "notes": NOTES, "rows": figures, "rounds": ROUNDS}
     DATA.write_text(json.dumps(found, indent=1) + "\n")
     picture(rows)
 

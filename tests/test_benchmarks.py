@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from types import ModuleType
+
 import pytest
 
 from benchmarks import data, depend, functions, latency, maps, million, report, simulated
 from benchmarks.harness import Options, Row, in_turn
+from ipytaskfarm.core import messages as m
 
 TINY = Options(rounds=1, scale=0.005)
+ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 1}
+"""How many lines each measurement has without peers."""
 
 
 @pytest.mark.farm
 @pytest.mark.parametrize("module", [functions, latency, maps, million, depend, data], ids=lambda m: m.__name__)
-def test_a_measurement_gives_its_rows(module: object, farm_dirs: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_gives_its_rows(module: ModuleType, farm_dirs: object, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (functions, data):
         monkeypatch.setattr(each, "installed", lambda name: False)  # peers take seconds to start
-    rows = module.measure(TINY)  # type: ignore[attr-defined]
-    assert rows
-    assert all(row.figure >= 0 for row in rows)
+    rows = module.measure(TINY)
+    assert len(rows) == ROWS[module.__name__.rpartition(".")[2]]
+    assert all(row.figure > 0 for row in rows if row.unit != "B")  # so few tasks may need no further page
 
 
 def test_many_engines_and_classes_cost_little_more_than_few() -> None:
@@ -28,6 +35,31 @@ def test_many_engines_and_classes_cost_little_more_than_few() -> None:
     many.rate(2_000, 2_000)
     rates = in_turn({"few": lambda: few.rate(4_000, 20), "many": lambda: many.rate(4_000, 2_000)}, 3)
     assert rates["many"] > rates["few"] / 5
+
+
+def test_a_waiting_task_costs_few_bytes_and_none_of_its_payload() -> None:
+    """The small form of the measurement with a million tasks: nothing grows faster than their number, and payloads are
+    kept on disk alone."""
+
+    def bytes_per_task(count: int, payload: bytes) -> float:
+        simulation = simulated.Simulation(0, 1)
+        ids = simulation.take_ids(count)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for at in range(0, count, simulated.BATCH):
+                simulation.handle(
+                    "client", m.Submit([m.Submission(i, payload, 0.0) for i in ids[at : at + simulated.BATCH]])
+                )
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] / count
+        finally:
+            tracemalloc.stop()
+
+    few = bytes_per_task(2_000, b"work")
+    assert 50 < few < 2_000
+    assert bytes_per_task(20_000, b"work") < 1.3 * few
+    assert bytes_per_task(2_000, b"work" * 1_000) < 1.3 * few
 
 
 def test_a_verdict_knows_which_way_is_better() -> None:
