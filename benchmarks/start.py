@@ -24,7 +24,7 @@ def command_s() -> float:
             subprocess.run(command, env=environment, check=True, capture_output=True)
 
         try:
-            return seconds(lambda: run("start", "-n", "4", "--daemonize", "--any-port"))
+            return seconds(lambda: run("start", "-n", "4", "--daemonize"))
         finally:
             run("stop")
 
