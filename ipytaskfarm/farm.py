@@ -24,6 +24,8 @@ from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
+    check_bytes,
+    check_count,
     check_engines,
     check_seconds,
     policy_name,
@@ -64,6 +66,14 @@ class Farm:
     store_dir: the folder for the store, on a local disk.
     unmet_timeout: seconds (or a timedelta) after which a task that no engine may run fails; default: it waits.
     failure_penalty: seconds for which an engine is withheld after a failed task; default: 0.
+    grace: seconds between the interrupt of a task over its time limit and the signals that end its engine; default: 1.
+    memory_limit: bytes, or text like ``"2 GiB"``, that an engine and its children may have of their own; one with more
+        is ended, and its task fails with the cause named; default: as much as there is.
+    max_engine_losses: a task over which so many engines were lost is quarantined, whatever its retries; default: 3.
+    node_failures: a node on which so many attempts in a row failed that work elsewhere gets no more tasks; default: 10.
+    keep_results, keep_results_size: results are cleared so many seconds (or a timedelta) after their task's end; the
+        oldest, when the store holds more than this size; default: they stay until somebody clears them.
+    record: a file for a tape of all that the controller hears, payloads included, for ``ipytaskfarm replay``.
     hold: start no task until ``ipytaskfarm resume``.
     fresh: begin anew; the store of a farm of this name is set aside.
     take_over: begin anew here with a farm whose store is on another host.
@@ -87,6 +97,13 @@ class Farm:
         store_dir: str | os.PathLike[str] | None = None,
         unmet_timeout: float | timedelta | None = None,
         failure_penalty: float | timedelta | None = None,
+        grace: float | timedelta | None = None,
+        memory_limit: int | str | None = None,
+        max_engine_losses: int | None = None,
+        node_failures: int | None = None,
+        keep_results: float | timedelta | None = None,
+        keep_results_size: int | str | None = None,
+        record: str | os.PathLike[str] | None = None,
         hold: bool = False,
         fresh: bool = False,
         take_over: bool = False,
@@ -108,6 +125,13 @@ class Farm:
             store_dir=None if store_dir is None else Path(store_dir).expanduser(),
             unmet_timeout_s=check_seconds("unmet_timeout", unmet_timeout),
             failure_penalty_s=check_seconds("failure_penalty", failure_penalty),
+            grace_s=check_seconds("grace", grace),
+            memory_limit_bytes=check_bytes("memory_limit", memory_limit),
+            max_engine_losses=check_count("max_engine_losses", max_engine_losses, 1),
+            node_failures=check_count("node_failures", node_failures, 5),
+            keep_results_s=check_seconds("keep_results", keep_results),
+            keep_results_bytes=check_bytes("keep_results_size", keep_results_size),
+            record=None if record is None else Path(record).expanduser().absolute(),
             hold=hold,
             fresh=fresh,
             take_over=take_over,

@@ -266,15 +266,21 @@ class Home:
         left = [path for path in (self.client_file, self.agent_file, self.folder / PROCESSES_NAME) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
-    def store_bytes(self) -> int:
-        """The size of the store, with its write-ahead log."""
+    def store_path(self) -> Path | None:
+        """Where the store is; None: the farm has none."""
         try:
             record = runtime.read_farm_record(self.folder)
         except errors.TaskFarmError:
+            return None
+        path = Path(record.store) if record is not None else self.folder / STORE_NAME
+        return path if path.exists() else None
+
+    def store_bytes(self) -> int:
+        """The size of the store, with its write-ahead log."""
+        store = self.store_path()
+        if store is None:
             return 0
-        store = Path(record.store) if record is not None else self.folder / STORE_NAME
-        files = (store, store.with_name(store.name + "-wal"))
-        return sum(path.stat().st_size for path in files if path.exists())
+        return sum(path.stat().st_size for path in (store, store.with_name(store.name + "-wal")) if path.exists())
 
     def remove(self) -> None:
         """The farm and all that belongs to it."""

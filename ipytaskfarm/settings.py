@@ -40,12 +40,26 @@ class FarmSettings:
     store_dir: Path | None = None
     unmet_timeout_s: float | None = None
     failure_penalty_s: float | None = None
+    grace_s: float | None = None
+    """Between the interrupt of a task that is over its time limit and the signals that end its engine."""
+    memory_limit_bytes: int | None = None
+    """What an engine and its children may have of their own; None: as much as there is."""
+    max_engine_losses: int | None = None
+    """A task that so many engines were lost over is quarantined."""
+    node_failures: int | None = None
+    """After so many failed attempts in a row a node on which nothing works gets no more tasks."""
+    keep_results_s: float | None = None
+    """Results are cleared so long after their task's end; None: never."""
+    keep_results_bytes: int | None = None
+    """The oldest results are cleared when the store holds more; None: never."""
     hold: bool = False
     """Start no task until somebody says so."""
     fresh: bool = False
     take_over: bool = False
     start_timeout_s: float = 60.0
     """How long engines may take until people are told that some are missing."""
+    record: Path | None = None
+    """A file for a tape of all that the controller hears, for ``ipytaskfarm replay``."""
     drain_s: float | None = 10.0
     """How long running tasks may go on when the farm is stopped; None: until they end."""
 
@@ -70,6 +84,63 @@ def check_seconds(what: str, value: object) -> float | None:
     if not value >= 0:
         raise ValueError(f"{what} must be 0 seconds or more, not {value}")
     return float(value)
+
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
+
+
+def check_bytes(what: str, value: object) -> int | None:
+    """A size in bytes: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024); None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        found = _SIZE.match(value)
+        if found is None:
+            raise ValueError(f"{what} must be a size like '300 MiB' or '2G', not {value!r}")
+        value = int(float(found[1]) * _UNITS[found[2].lower()])
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be bytes or text like '300 MiB', not {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{what} must be more than 0 bytes, not {value}")
+    return value
+
+
+def check_count(what: str, value: object, least: int) -> int | None:
+    """A whole number of at least `least`; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{what} must be {least} or more, not {value}")
+    return value
+
+
+def controller_flags(settings: FarmSettings) -> list[str]:
+    """The settings that the controller is told on its command line, those that were given."""
+    policy = [] if settings.queue_policy is None else ["--queue-policy", settings.queue_policy]
+    for folder in settings.policy_path:
+        policy += ["--policy-path", str(folder.resolve())]
+    return policy + _given(
+        ("--unmet-timeout", settings.unmet_timeout_s),
+        ("--failure-penalty", settings.failure_penalty_s),
+        ("--grace", settings.grace_s),
+        ("--max-engine-losses", settings.max_engine_losses),
+        ("--node-failures", settings.node_failures),
+        ("--keep-results", settings.keep_results_s),
+        ("--keep-results-bytes", settings.keep_results_bytes),
+        ("--record", settings.record),
+    )
+
+
+def agent_flags(settings: FarmSettings) -> list[str]:
+    """The same for the agents."""
+    return _given(("--grace", settings.grace_s), ("--memory-limit", settings.memory_limit_bytes))
+
+
+def _given(*flags: tuple[str, object]) -> list[str]:
+    return [word for flag, value in flags if value is not None for word in (flag, str(value))]
 
 
 def read_startup(startup: object) -> tuple[str | None, str]:

@@ -44,7 +44,7 @@ from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed, describe_exit
 from ipytaskfarm.launchers.local import LocalLauncher, trim
 from ipytaskfarm.questions import Questioner, refusal_error
-from ipytaskfarm.settings import FarmSettings
+from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
 
 RESTARTS = 3
 RESTART_WINDOW_S = 60.0
@@ -247,16 +247,7 @@ class Supervisor:
             *("--log", str(home.log("controller")), "--ready-fd", str(self._ready_write)),
         ]
         fds = [self._ready_write]
-        if settings.queue_policy is not None:
-            arguments += ["--queue-policy", settings.queue_policy]
-        for folder in settings.policy_path:
-            arguments += ["--policy-path", str(folder.resolve())]
-        for flag, value in (
-            ("--unmet-timeout", settings.unmet_timeout_s),
-            ("--failure-penalty", settings.failure_penalty_s),
-        ):
-            if value is not None:
-                arguments += [flag, str(value)]
+        arguments += controller_flags(settings)
         # A controller that starts again after a crash has its own memory of being held.
         if settings.hold and not self._controller.restarts:
             arguments += ["--hold"]
@@ -274,6 +265,7 @@ class Supervisor:
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
             *(("--lease", str(OWNED_LEASE_S)) if self.settings.owned else ()),
+            *agent_flags(self.settings),
         )
         return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
 
@@ -310,8 +302,9 @@ class Supervisor:
         return self.state is not None and self.state.stopping
 
     def _was_told_to_stop(self, status: int) -> bool:
-        # Nobody can say how an adopted one ended; only one that stopped in good order takes its connection file along.
-        return status == 0 or (status == EXIT_UNKNOWN and not self.home.client_file.exists())
+        # Nobody can say how an adopted one ended, and of a child whose status somebody else took, Python says 0; only
+        # one that stopped in good order takes its connection file along.
+        return status in (0, EXIT_UNKNOWN) and not self.home.client_file.exists()
 
     def _refusal(self, status: int, said: str) -> Exception:
         text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"

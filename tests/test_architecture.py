@@ -65,7 +65,7 @@ DOORS: dict[str, tuple[tuple[str, ...], str]] = {
         "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
-        ("doors/store.py",),
+        ("doors/store.py", "doors/store_care.py"),
         "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it",
     ),
     "pickle": (
@@ -354,7 +354,12 @@ PLANTED = {
         "only doors/wire, engine/lane.py, engine/kernel.py may",
         "silently",
     ),
-    "sqlite3 elsewhere": ("controller/a.py", "import sqlite3", "only doors/store.py may", "one writer"),
+    "sqlite3 elsewhere": (
+        "controller/a.py",
+        "import sqlite3",
+        "only doors/store.py, doors/store_care.py may",
+        "one writer",
+    ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only doors/pack may", ""),
     "dill elsewhere": ("engine/a.py", "import dill", "only doors/pack may", ""),
     "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluation.py may", "reap"),

@@ -18,7 +18,7 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError, StoreFull
-from ipytaskfarm.doors import disk
+from ipytaskfarm.doors import disk, store_care
 from ipytaskfarm.doors import store as module
 from ipytaskfarm.doors.store import Store
 from tests.store_model import sql, task
@@ -57,6 +57,7 @@ FILL = """
 import os, sys
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreFull
+from ipytaskfarm.doors import store_care
 from ipytaskfarm.doors.store import Store
 
 folder = sys.argv[1]
@@ -75,7 +76,7 @@ for turn in range(3):
             break
     os.truncate(ballast, (1 << 20) - (turn + 1) * 300_000)
 found = len(store.load().tasks)
-assert store.check() == []
+assert store_care.check(store.path) == []
 store.close()
 store = Store.open(folder + "/store.sqlite")
 assert len(store.load().tasks) == found == kept, (found, kept)
@@ -238,6 +239,7 @@ def test_a_read_only_store_is_refused(path: Path) -> None:
         if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True).returncode:
             pytest.skip("root writes everywhere, and there is no read-only mount")
         script = f"""
+from ipytaskfarm.doors import store_care
 from ipytaskfarm.doors.store import Store
 Store.open({str(path)!r})
 """
@@ -363,6 +365,7 @@ import os, struct, sys
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages import Final
 from ipytaskfarm.doors import store as module
+from ipytaskfarm.doors import store_care
 from ipytaskfarm.doors.store import Store
 
 module.CHECKPOINT_BYTES = 200_000
@@ -395,7 +398,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(path: Path) -> None:
             (acknowledged,) = struct.unpack("<Q", rest[-8:])
         with closing(Store.open(path)) as store:
             loaded = store.load()
-            assert store.check() == []
+            assert store_care.check(store.path) == []
         total = loaded.settings["n"]
         assert isinstance(total, int)
         assert total - acknowledged in (0, 40), "all that was told, and at most the turn that was not told yet"

@@ -5,6 +5,7 @@
 `zygote`        the handle on the process that forks them, `provisioner` the same as Jupyter sees it
 `relay`         hand-outs in, results out, nothing lost between
 `limits`        time limits, interrupts, stopped processes, stacks
+`memory`        what engines have of their own, and which has to go
 `reaping`       what a dead engine left behind
 `sweep`         what a dead agent left behind
 

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         slots=given.slots,
         lease_s=given.lease,
         grace_s=given.grace,
+        memory_limit_bytes=given.memory_limit,
         preload=tuple(given.preload),
     )
     try:
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--lease", type=float, default=900.0, help="seconds without the controller after which engines end"
     )
     parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
+    parser.add_argument("--memory-limit", type=int, metavar="BYTES", help="what an engine may have of its own")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")

@@ -49,6 +49,7 @@ from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .memory import MemoryWatch
 from .relay import Relay
 from .sweep import counters, remember_farm, succeed, sweep
 from .watch import CHECK_S, Watch
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     lease_s: float = 900.0
     grace_s: float = 1.0
+    memory_limit_bytes: int | None = None
     preload: tuple[str, ...] = ()
 
 
@@ -102,7 +104,7 @@ class Agent:
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
-        self._watch = Watch(settings.grace_s, self._lane)
+        self._watch = Watch(settings.grace_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
         self._rung = False
         self._called = False

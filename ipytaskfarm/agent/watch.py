@@ -14,6 +14,7 @@ from ..doors.recorder import ABORT, TIME_LIMIT
 from ..doors.wire_lane import Lane
 from .engines import OUTPUT_BYTES_MAX, Engine, Phase
 from .limits import RESEND_S, Ladder, Step, is_stopped
+from .memory import MemoryWatch
 from .zygote import tail
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
 
 
 class Watch:
-    """Time limits, interrupts, stopped processes, stacks."""
+    """Time limits, memory, interrupts, stopped processes, stacks."""
 
-    def __init__(self, grace_s: float, lane: Lane) -> None:
+    def __init__(self, grace_s: float, lane: Lane, memory: MemoryWatch) -> None:
         """grace_s: between a time limit's interrupt and SIGTERM."""
         self._grace_s = grace_s
         self._lane = lane
+        self._memory = memory
         self._next_check_s = 0.0
 
     def interrupt(self, engine: Engine, message: Interrupt) -> None:
@@ -51,16 +53,28 @@ class Watch:
     def look(self, engines: Iterable[Engine], now_s: float) -> float:
         """Look at those that are due; when to look again (monotonic)."""
         next_s = math.inf
+        busy = []
         for engine in engines:
             if engine.phase is Phase.GONE or engine.phase is Phase.STARTING:
                 continue
             if not engine.account.open_runs and engine.ladder is None:
                 engine.next_look_s = 0.0
                 continue
+            busy.append(engine)
             if now_s >= engine.next_look_s:
                 engine.next_look_s = self._look(engine, now_s)
             next_s = min(next_s, engine.next_look_s)
+        if busy:
+            self._limit_memory(busy, now_s)
         return next_s
+
+    def _limit_memory(self, busy: list[Engine], now_s: float) -> None:
+        verdict = self._memory.look([(engine.pid, bool(engine.cause)) for engine in busy], now_s)
+        if verdict is None:
+            return
+        engine = busy[verdict.place]
+        log.warning("engine %d: %s: killing it", engine.id, verdict.cause)
+        engine.kill(verdict.cause)
 
     def check(self, engines: Iterable[Engine], now_s: float) -> None:
         """Look for stopped processes and overgrown output files; does nothing if it was done a moment ago."""

@@ -23,6 +23,8 @@ from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
+    check_bytes,
+    check_count,
     check_engines,
     check_seconds,
     policy_name,
@@ -53,6 +55,27 @@ class Controller(Configurable):
     failure_penalty = Float(None, allow_none=True, help="withhold an engine this long after a failed task").tag(
         config=True, metavar="SECONDS"
     )
+    grace = Float(
+        None, allow_none=True, help="between the interrupt of a task over its time limit and the end of its engine"
+    ).tag(config=True, metavar="SECONDS")
+    memory_limit = Unicode(
+        None, allow_none=True, help="what an engine and its children may have of their own (2G; default: all there is)"
+    ).tag(config=True, metavar="SIZE")
+    max_engine_losses = Int(
+        None, allow_none=True, help="quarantine a task over which so many engines were lost (default: 3)"
+    ).tag(config=True, metavar="N")
+    node_failures = Int(
+        None, allow_none=True, help="no more tasks for a node after so many failures in a row (default: 10)"
+    ).tag(config=True, metavar="N")
+    keep_results = Float(
+        None, allow_none=True, help="clear results this long after their task's end (default: never)"
+    ).tag(config=True, metavar="SECONDS")
+    keep_results_size = Unicode(
+        None, allow_none=True, help="clear the oldest results when the store holds more (default: never)"
+    ).tag(config=True, metavar="SIZE")
+    record = Unicode(
+        None, allow_none=True, help="a tape of all that the controller hears, for `ipytaskfarm replay`"
+    ).tag(config=True, metavar="FILE")
 
 
 class Start(Command):
@@ -91,6 +114,13 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ("policy-path", "Controller.policy_path"),
         ("unmet-timeout", "Controller.unmet_timeout"),
         ("failure-penalty", "Controller.failure_penalty"),
+        ("grace", "Controller.grace"),
+        ("memory-limit", "Controller.memory_limit"),
+        ("max-engine-losses", "Controller.max_engine_losses"),
+        ("node-failures", "Controller.node_failures"),
+        ("keep-results", "Controller.keep_results"),
+        ("keep-results-size", "Controller.keep_results_size"),
+        ("record", "Controller.record"),
         ("store-dir", "Controller.store_dir"),
         ("host", "Controller.host"),
         ("port", "Controller.port"),
@@ -133,6 +163,13 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
                 store_dir=None if controller.store_dir is None else Path(controller.store_dir).expanduser(),
                 unmet_timeout_s=check_seconds("--unmet-timeout", controller.unmet_timeout),
                 failure_penalty_s=check_seconds("--failure-penalty", controller.failure_penalty),
+                grace_s=check_seconds("--grace", controller.grace),
+                memory_limit_bytes=check_bytes("--memory-limit", controller.memory_limit),
+                max_engine_losses=check_count("--max-engine-losses", controller.max_engine_losses, 1),
+                node_failures=check_count("--node-failures", controller.node_failures, 5),
+                keep_results_s=check_seconds("--keep-results", controller.keep_results),
+                keep_results_bytes=check_bytes("--keep-results-size", controller.keep_results_size),
+                record=None if controller.record is None else Path(controller.record).expanduser().absolute(),
                 hold=self.hold,
                 fresh=self.fresh,
                 take_over=self.take_over,

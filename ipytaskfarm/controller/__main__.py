@@ -29,15 +29,18 @@ from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError
 from ..core.farm import Farm, Now, Settings
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
+from ..core.saves import Snapshot
 from ..core.scheduler import Scheduler
 from ..core.states import State
 from ..doors import runtime
 from ..doors.blobs import Blobs, blobs_folder
 from ..doors.keys import FarmKeys, farm_keys
 from ..doors.store import Store
+from ..doors.tape import PolicyName, Tape
 from ..doors.wire_hub import Hub
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .retention import Retention
 from .upkeep import Upkeep
 
 log = logging.getLogger("ipytaskfarm.controller")
@@ -94,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lease", type=float, default=Settings.lease_s, metavar="S")
     parser.add_argument("--grace", type=float, default=Settings.grace_s, metavar="S")
     parser.add_argument("--max-engine-losses", type=int, default=Settings.max_engine_losses, metavar="N")
+    parser.add_argument("--node-failures", type=int, default=Settings.node_failures, metavar="N")
+    parser.add_argument("--keep-results", type=float, default=None, metavar="S", help="clear results this old")
+    parser.add_argument("--keep-results-bytes", type=int, default=None, help="clear the oldest beyond this")
+    parser.add_argument("--record", type=Path, default=None, help="a tape of all events, for ipytaskfarm replay")
     parser.add_argument("--min-free-bytes", type=int, default=None, help="room kept for results")
     parser.add_argument("--hold", action="store_true", help="start no task until told to go on")
     parser.add_argument("--owner-fd", type=int, default=None, help="end of file here: stop, and delete the farm")
@@ -125,6 +132,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             failure_penalty_s=options.failure_penalty,
             unmet_timeout_s=options.unmet_timeout,
             max_engine_losses=options.max_engine_losses,
+            node_failures=options.node_failures,
             grace_s=options.grace,
             policy=policy,
         )
@@ -132,10 +140,13 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         for note in store.notes:
             log.warning("%s", note)
         try:
-            farm = restored_farm(options.farm, store.load(), settings, Now(time.monotonic(), time.time()))
+            snapshot, now = store.load(), Now(time.monotonic(), time.time())
+            tape = _tape(options, snapshot, settings, now) if options.record is not None else None
+            farm = restored_farm(options.farm, snapshot, settings, now)
+            del snapshot
             farm.held = farm.held or options.hold
             _spare_the_collector()
-            _serve(options, folder, record, store, farm)
+            _serve(options, folder, record, store, farm, tape)
         finally:
             store.close()
     finally:
@@ -143,6 +154,11 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     if options.owner_fd is not None:
         _delete(options, folder)
     return EXIT_STOPPED
+
+
+def _tape(options: argparse.Namespace, snapshot: Snapshot, settings: Settings, now: Now) -> Tape:
+    policy = PolicyName(options.queue_policy, tuple(options.policy_path))
+    return Tape.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
 
 
 def _spare_the_collector() -> None:
@@ -170,7 +186,14 @@ def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:
     return record
 
 
-def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord, store: Store, farm: Farm) -> None:
+def _serve(
+    options: argparse.Namespace,
+    folder: Path,
+    record: runtime.FarmRecord,
+    store: Store,
+    farm: Farm,
+    tape: Tape | None,
+) -> None:
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
     paths: list[Path] = []
@@ -183,6 +206,7 @@ def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord
         watch = _signals()
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
+        blobs = blobs_folder(Path(record.store))
         controller = Controller(
             Scheduler(farm),
             store,
@@ -190,7 +214,9 @@ def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs_folder(Path(record.store)), record.incarnation), Path(record.store)),
+            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
+            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            tape=tape,
             watch_fds=watch,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
@@ -203,6 +229,8 @@ def _serve(options: argparse.Namespace, folder: Path, record: runtime.FarmRecord
         for path in paths:
             runtime.remove_connection_file(path, record.incarnation)
         hub.close()
+        if tape is not None:
+            tape.close()
 
 
 def _listen(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:

@@ -18,15 +18,17 @@ import msgspec
 from ..core.errors import StoreFull
 from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
 from ..core.farm import Decision, Now
-from ..core.messages import Answer, Ask, EngineLost, FarmState, Finals, Message, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, Message, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import Reason
 from ..doors.store import Store
+from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
 from .evaluation import Evaluator
 from .payloads import Payloads
+from .retention import Retention
 from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class Controller:
         found: str = "",
         min_free_bytes: int = 0,
         upkeep: Upkeep | None = None,
+        retention: Retention | None = None,
+        tape: Tape | None = None,
         watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -64,6 +68,8 @@ class Controller:
         self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
         self._upkeep = upkeep
+        self._retention = retention
+        self._tape = tape
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -90,6 +96,8 @@ class Controller:
         for session, event in events:
             self.recent.append((now.mono_s, session, type(event).__name__))
         out = self._scheduler.turn(events, now)
+        if self._tape is not None:
+            self._tape.note(now, events, out.saves)
         if out.saves:
             self._commit(out)
         self._perform(out)
@@ -127,6 +135,8 @@ class Controller:
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
             self._room_checked_s = now.mono_s
             yield "", StoreRoom(self._lack_of_room())
+            if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
+                yield "", Ask(0, Clear(ids))
             if self._upkeep is not None:
                 self._upkeep.turn(now.mono_s)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from ..core.errors import StoreFull
 from ..core.events import Event, Originals
-from ..core.farm import Load, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ..core.farm import Load, LoadCompacted, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ..core.messages import Answer, Fetched, Final, Refusal, TaskTable, Text
 from ..doors.store import Store
 
@@ -21,7 +22,19 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
         return load.session, Originals(load.n, store.original(load.ids), load.missing, load.not_failed)
+    if isinstance(load, LoadCompacted):
+        return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))
+
+
+def _compacted(store: Store) -> Text | Refusal:
+    before, began_s = store.size_bytes(), time.monotonic()
+    try:
+        store.compact()
+    except StoreFull as error:
+        return Refusal("StoreFull", str(error))
+    taken_s = time.monotonic() - began_s
+    return Text(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
 
 
 def _explanation(store: Store, load: LoadExplanation) -> Text | Refusal:

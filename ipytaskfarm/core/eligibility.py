@@ -39,6 +39,9 @@ def _drop_empty_classes(farm: Farm, kept: int) -> None:
 
 def may_serve(farm: Farm, engine: Engine, key: ClassKey) -> bool:
     """Whether this engine may run tasks of this class now."""
+    agent = farm.agents.get(engine.agent)
+    if agent is not None and agent.aside:
+        return False
     if not _suits(farm, engine, key):
         return False
     if key.own is not None and _rejected(farm, engine, key.own):

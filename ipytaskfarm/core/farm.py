@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .messages import Evaluate, Final, Incarnation, Message, Properties, Rules, RunKey, TaskRow
 from .queue import Heads, PolicyKey, TaskClass, fifo_key
@@ -38,6 +38,8 @@ class Settings:
     unmet_timeout_s: float | None = None
     """How long a task waits when no engine can serve it; None: for ever."""
     max_engine_losses: int = 3
+    node_failures: int = 10
+    """Failed attempts in a row, of at least five tasks, after which a node gets no more, if work elsewhere succeeds."""
     prefetch_s: float = 0.050
     """How much measured work an engine is kept ahead."""
     recall_after_s: float = 0.020
@@ -100,7 +102,14 @@ class LoadExplanation(NamedTuple):
     id: int
 
 
-Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadExplanation
+class LoadCompacted(NamedTuple):
+    """Compact the store: answer question `n` with `Text`."""
+
+    session: str
+    n: int
+
+
+Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadExplanation | LoadCompacted
 
 
 @dataclass(slots=True)
@@ -192,6 +201,22 @@ class Engine:
         return next(iter(self.handed), None)
 
 
+Kind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
+"""Of a task: (depend, targets), the part of its class that says what it is."""
+Charge: TypeAlias = Literal["error", "loss", "error and loss"]
+"""What a failed attempt cost its task."""
+
+
+class FailedAttempt(NamedTuple):
+    """One failed attempt, as a node's streak remembers it."""
+
+    task: int
+    recovery: int
+    """How far down its chain the task was: the next link has a budget of its own."""
+    kind: Kind
+    charge: Charge
+
+
 @dataclass(slots=True)
 class Agent:
     """One agent, by session."""
@@ -211,6 +236,17 @@ class Agent:
     engines: dict[Incarnation, Engine] = field(default_factory=dict)
     deadline_s: float | None = None
     """When it is given up, while it is away."""
+    streak: list[FailedAttempt] = field(default_factory=list)
+    """Attempts that failed here since the last that succeeded here."""
+    elsewhere: set[Kind] = field(default_factory=set)
+    """Kinds of tasks that succeeded on other nodes meanwhile."""
+    aside: str = ""
+    """Why it gets no more tasks; "": it does."""
+
+    @property
+    def able(self) -> bool:
+        """Whether its engines may be given tasks."""
+        return self.here and self.reachable and not self.aside
 
 
 @dataclass(slots=True)
@@ -291,6 +327,8 @@ class Farm:
     numbered: dict[int, dict[Engine, None]] = field(default_factory=dict)
     """The same by the id that people see; for a while two may have the same."""
     agents: dict[str, Agent] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
+    """Agents with a streak."""
     clients: dict[str, Client] = field(default_factory=dict)
     hungry: dict[Engine, None] = field(default_factory=dict)
     """Engines with room that have not been looked at since something changed."""

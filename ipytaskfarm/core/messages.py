@@ -321,6 +321,11 @@ class Hold(msgspec.Struct, frozen=True, tag=True):
     on: bool = True
 
 
+class Compact(msgspec.Struct, frozen=True, tag=True):
+    """Question: give the room of cleared tasks back to the disk; the controller does nothing else meanwhile.
+    Answer: `Text`."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Question: end the farm.  Answer: `Flag` at once.
     drain_s: how long running tasks may go on (None: until they end)."""
@@ -351,7 +356,8 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stuck | Outputs | Stack | Spin | Engines
-    | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Stop | SetSticky | ListSticky | ClearSticky
+    | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
+    | ClearSticky
 )  # fmt: skip
 
 
@@ -620,7 +626,7 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int | None = None
     exit_code: int | None = None
     cause: str = ""
-    """time limit, memory, abort, stopped, stuck ... where the agent knows; else ""."""
+    """time limit, "memory: …", abort, stopped, stuck ... where the agent knows; else ""."""
     peak_bytes: int = 0
     output: str = ""
     """The last lines it printed."""

@@ -24,7 +24,7 @@ def _has_room(farm: Farm, engine: Engine, now: Now) -> bool:
     if engine.state != EngineState.UP or engine.retiring or engine.withheld_until_s > now.mono_s:
         return False
     agent = farm.agents.get(engine.agent)
-    if agent is None or not agent.here or not agent.reachable:
+    if agent is None or not agent.able:
         return False
     if not engine.handed:
         return True

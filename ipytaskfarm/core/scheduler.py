@@ -48,6 +48,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
     m.Hold: lifecycle.on_hold,
+    m.Compact: lifecycle.on_compact,
     m.Stop: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
@@ -232,7 +233,7 @@ def _check_engines(farm: Farm) -> None:
         done = engine.retiring and not engine.handed and engine.state == EngineState.UP
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.get(engine.agent)
-        able = engine.state == EngineState.UP and agent is not None and agent.here and agent.reachable
+        able = engine.state == EngineState.UP and agent is not None and agent.able
         if able and not engine.handed and engine not in farm.waiting:
             assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"

@@ -8,7 +8,7 @@ or `Farm.counts`.
 from __future__ import annotations
 
 from .eligibility import announce, class_for
-from .farm import Decision, Engine, Farm, Now
+from .farm import Charge, Decision, Engine, Farm, Now
 from .messages import AttemptRow, Ended, Failure, Final, Recovery, Submission
 from .queue import TaskClass, class_key_of
 from .saves import SaveAttempt, SaveFinal, SaveRequeue, SaveTask
@@ -161,6 +161,17 @@ def requeue(farm: Farm, task: Task, why: Queued, out: Decision, recovery: Recove
         _join_queue(farm, task)
     else:
         farm.set_timer(why.until_s, "rejoin", task.id)
+
+
+def refund(task: Task, charge: Charge, out: Decision) -> None:
+    """What an attempt cost is given back to a task that has not ended; where it is does not change."""
+    if charge != "loss":
+        task.errors = max(0, task.errors - 1)
+    if charge != "error":
+        task.losses = max(0, task.losses - 1)
+    # Of a task that is handed out the row says what it did when it was queued: its present run is the hand-out's.
+    attempt = task.attempt - (type(task.place) is Handed)
+    out.saves.append(SaveRequeue(task.id, task.queue_seq, attempt, task.errors, task.losses, task.recovery))
 
 
 def reclass(farm: Farm, task: Task) -> None:

@@ -426,46 +426,38 @@ class Store:
                 sizes += os.stat(name).st_size
         return sizes
 
-    def backup(self, path: str | os.PathLike[str]) -> None:
-        """Write a copy as of now, a store of its own.  The path must not exist.  No commits while it runs."""
-        self._usable()
-        target = Path(os.path.abspath(path))
-        part = target.with_name(target.name + ".part")
-        if os.path.lexists(target):
-            raise StoreError(f"there is a file {target} already: choose another name for the backup")
-        try:
-            part.unlink(missing_ok=True)
-            disk.make_or_check_file(part)
-            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
-                self._db.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE").fetchall()
-            with open(part, "rb") as written:
-                os.fsync(written.fileno())
-            os.rename(part, target)
-            disk.sync_folder(target.parent)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"the backup {target} could not be written: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-
-    def check(self) -> list[str]:
-        """Look through the whole file.  Returns what is wrong, a line each; nothing: all is well."""
-        self._usable()
-        with self._reading():
-            found = [row[0] for row in self._db.execute("PRAGMA integrity_check(20)")]
-            for table in ("finals", "attempts", "progress", "blob_uses"):
-                orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
-                lost = self._one(f"SELECT count(*) FROM {table} WHERE {orphan}")
-                if lost:
-                    found.append(f"{lost} rows of {table} belong to no task")
-        return [line for line in found if line != "ok"]
-
     def compact(self) -> None:
         """Give room left by cleared tasks back to the disk.  It needs as much room again meanwhile, and time."""
         self._usable()
         with self._reading():
             self._db.execute("VACUUM")
             self._checkpoint("TRUNCATE")
+
+    def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
+        """(id, when it ended) of so many ended tasks, in order of their ids."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
+
+    def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
+        """(id, bytes of payload and result, digests of its blobs) of so many ended tasks, in order of their ids."""
+        self._usable()
+        with self._reading():
+            found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()
+        return [(task, size, tuple(digests.split(",")) if digests else ()) for task, size, digests in found]
+
+    def blobs_in_use(self) -> list[str]:
+        """Digests of all blobs that tasks and results need."""
+        self._usable()
+        with self._reading():
+            return [row[0] for row in self._db.execute("SELECT DISTINCT digest FROM blob_uses")]
+
+    def used_bytes(self) -> int:
+        """What is in the file, without the room that was given back to it."""
+        self._usable()
+        with self._reading():
+            pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
+            return int(pages * self._one("PRAGMA page_size"))
 
 
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:

@@ -55,6 +55,7 @@ def _is_dead(farm: Farm, session: str, now: Now) -> None:
         agent_silent(farm, agent, now)
     else:
         del farm.agents[session]
+        farm.failing.discard(session)
 
 
 def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decision) -> None:
@@ -178,5 +179,5 @@ def _roomiest(farm: Farm) -> Agent | None:
     def load(agent: Agent) -> int:
         return len(agent.engines) + len(agent.starting)
 
-    able = [a for a in farm.agents.values() if a.here and a.reachable and (a.slots is None or load(a) < a.slots)]
+    able = [a for a in farm.agents.values() if a.able and (a.slots is None or load(a) < a.slots)]
     return min(able, key=lambda a: load(a) / max(1, a.cores), default=None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..eligibility import wake
-from ..farm import Decision, EngineState, Farm, Now
+from ..farm import Decision, EngineState, Farm, LoadCompacted, Now
 from ..messages import (
     Answer,
+    Compact,
     Failure,
     Flag,
     Hold,
@@ -26,6 +27,7 @@ from ..transition import final_without_answer, finish, requeue
 from .agents import balance
 from .depends import drop_all_verdicts
 from .engines import end_engine, retire
+from .nodes import take_back
 
 SHUT_WITHIN_S = 15.0
 """After this the controller ends whether or not its agents have."""
@@ -62,11 +64,18 @@ def on_hold(farm: Farm, session: str, n: int, question: Hold, now: Now, out: Dec
     """Start no task, or go on."""
     before, farm.held = farm.held, question.on
     out.saves.append(SaveSetting("held", int(farm.held)))
+    if not farm.held:
+        take_back(farm)
     if before and not farm.held:
         for engine in farm.engines.values():
             if engine.state == EngineState.UP:
                 wake(farm, engine)
     out.sends.append((session, Answer(n, Flag(before))))
+
+
+def on_compact(farm: Farm, session: str, n: int, question: Compact, now: Now, out: Decision) -> None:
+    """The shell has the store."""
+    out.loads.append(LoadCompacted(session, n))
 
 
 def on_spin(farm: Farm, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:

@@ -9,9 +9,10 @@ from ..farm import Agent, Batch, Decision, Engine, EngineState, Farm, Now
 from ..messages import AttemptRow, Crash, EngineLost, Failure, RunKey
 from ..placement import release
 from ..states import Reason
-from ..task import DEFAULT_RULES, RETRIED, RETURNED, Task
+from ..task import RETRIED, RETURNED, Task
 from ..transition import begin, final_without_answer, give_back, note_attempt, requeue
 from .commands import fail_commands_of
+from .nodes import charge_loss, failed_on
 from .results import end_or_recover, save_batches
 from .streams import forget_outputs
 
@@ -51,6 +52,7 @@ def lose_engine(
         agent.engines.pop(engine.name, None)
         if not agent.here and not agent.engines:
             del farm.agents[agent.session]
+            farm.failing.discard(agent.session)
     refresh_classes(farm, [engine])
     batches: dict[int, Batch] = {}
     for run in list(engine.handed):
@@ -74,17 +76,18 @@ def lose_engine(
 def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, now: Now, out: Decision) -> None:
     """The engine died of this task, or with it."""
     begin(farm, task, now)
-    reason = {"time limit": Reason.TIME_LIMIT, "memory": Reason.MEMORY}.get(crash.cause, Reason.ENGINE_LOST)
+    # "memory: 312 MiB in use …"
+    reason = _REASONS.get(crash.cause.partition(":")[0], Reason.ENGINE_LOST)
     failure = Failure(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
     final = final_without_answer(task, engine, reason, failure, now)
     row = AttemptRow(task.attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
     if reason is Reason.ENGINE_LOST:
         repeat = task.losses_left > 0
-        task.losses += 1
-        task.errors += (task.rules or DEFAULT_RULES).lost_retries is None
+        kind = charge_loss(task)
         task.suspect = True
     else:
         repeat = task.retries_left > 0
+        kind = "error"
         task.errors += 1
     if repeat and task.losses >= farm.settings.max_engine_losses:
         text = f"{task.losses} engines were lost while they ran it; the last: {failure.value}"
@@ -92,11 +95,13 @@ def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, n
         repeat = False
     if not repeat:
         end_or_recover(farm, task, final, row, out)
-        return
-    note_attempt(task, row, out)
-    requeue(farm, task, RETRIED, out)
+    else:
+        note_attempt(task, row, out)
+        requeue(farm, task, RETRIED, out)
+    failed_on(farm, engine.agent, task, kind, now, out)
 
 
+_REASONS = {"time limit": Reason.TIME_LIMIT, "memory": Reason.MEMORY}
 _ERROR_NAMES = {
     Reason.TIME_LIMIT: "TimeLimitExceeded",
     Reason.MEMORY: "MemoryLimitExceeded",
@@ -165,3 +170,4 @@ def give_up_agent(farm: Farm, session: str, why: str, now: Now, out: Decision) -
     for engine in list(agent.engines.values()):
         lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
     farm.agents.pop(session, None)
+    farm.failing.discard(session)

@@ -11,6 +11,7 @@ from ..states import CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
 from ..task import RETRIED, RETURNED, Queued, Rejection, Task
 from ..transition import final_of_answer, finish, give_back, note_attempt, reclass, recovery_of, requeue
 from .engines import end_engine
+from .nodes import failed_on, succeeded_on
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
 
@@ -21,6 +22,8 @@ def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision
     if engine is None:
         return
     answered = False
+    if farm.failing:
+        _tell_nodes(farm, engine, event)
     for ended in event.ended:
         run = (ended.task, ended.attempt)
         handing = release(farm, engine, run, out)
@@ -41,6 +44,14 @@ def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision
             _failed(farm, task, engine, ended, now, out)
     if answered:
         after_answer(farm, engine, now, out)
+
+
+def _tell_nodes(farm: Farm, engine: Engine, event: Results) -> None:
+    """While everything fails on some node it is of interest what succeeds, and where."""
+    found = [engine.handed.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
+    keys = {handing.task_class.key for handing in found if handing is not None and handing.task_class is not None}
+    if keys:
+        succeeded_on(farm, engine.agent, keys)
 
 
 def after_answer(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
@@ -68,8 +79,9 @@ def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out:
         task.suspect = False
         note_attempt(task, _row(engine, ended), out)
         requeue(farm, task, RETRIED, out)
-        return
-    end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
+    else:
+        end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
+    failed_on(farm, engine.agent, task, "error", now, out)
 
 
 def end_or_recover(farm: Farm, task: Task, final: Final, row: AttemptRow, out: Decision) -> None:

@@ -1,0 +1,120 @@
+"""Memory: what engines have of their own, and which of them goes when it is too much.
+
+An engine shares with the zygote what both have not written to, and with other engines what is mapped from blobs; and
+pages of files that it only reads can be had back at any time.  What counts is what it has written (``smaps_rollup``:
+Private_Dirty, Swap), and its children.  Reading it walks the page tables, a few ms per GiB, so it is read only where
+the resident size, which costs two small files, already exceeds the limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+LOOK_S = 0.2
+"""Between two looks, while an engine has something to run."""
+LEAST_SHARE = 0.05
+"""With less of the node's memory available than this, the largest engine is ended before the kernel ends anybody."""
+LIMIT_CAUSE = "memory"
+"""How the cause begins, in `Crash.cause`, of an engine that was ended for its memory."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PRIVATE = ("Private_Dirty:", "Swap:")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Verdict(NamedTuple):
+    """Which of the engines that were looked at is to be ended, and why."""
+
+    place: int
+    """Among those that were looked at."""
+    cause: str
+
+
+class MemoryWatch:
+    """Looks at the memory of engines that run something."""
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        """limit_bytes: of one engine and its children; None: the node's memory is the limit."""
+        self._limit = limit_bytes
+        self._next_s = 0.0
+
+    def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> Verdict | None:
+        """One engine that has to go; does nothing if it looked a moment ago.
+
+        engines: (pid, whether it is being ended already).  Once one is, the node is given time to get its memory.
+        """
+        if now_s < self._next_s:
+            return None
+        self._next_s = now_s + LOOK_S
+        if self._limit is not None:
+            for index, (pid, ending) in enumerate(engines):
+                if not ending and (used := _used_beyond(pid, self._limit)):
+                    text = f"{_mib(used)} in use, the limit is {_mib(self._limit)}"
+                    return Verdict(index, f"{LIMIT_CAUSE}: {text}")
+        available, total = node_memory()
+        if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
+            return None
+        used, index = max((private_bytes(pid), index) for index, (pid, _) in enumerate(engines))
+        text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine had the most, {_mib(used)}"
+        return Verdict(index, f"{LIMIT_CAUSE}: {text}")
+
+
+def _used_beyond(pid: int, limit: int) -> int:
+    """What a process and its descendants have of their own if it is more than the limit, else 0."""
+    resident = sum(_resident_bytes(member) for member in (pid, *descendants(pid)))
+    used = private_bytes(pid) if resident > limit else 0
+    return used if used > limit else 0
+
+
+def private_bytes(pid: int) -> int:
+    """What a process and its descendants have of their own."""
+    return sum(_private_bytes(member) for member in (pid, *descendants(pid)))
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Children, their children and so on, as far as the family holds together."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+                    yield int(child)
+                    yield from descendants(int(child))
+
+
+def node_memory() -> tuple[int, int]:
+    """(available, total) bytes of this machine, or of the control group that this process is confined to."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
+    found = int(lines["MemAvailable"].split()[0]) * 1024, int(lines["MemTotal"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        total = int((_CGROUP / "memory.max").read_text())  # "max" where there is no limit
+        inactive = next(
+            int(line.split()[1])
+            for line in (_CGROUP / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+        confined = total - int((_CGROUP / "memory.current").read_text()) + inactive, total
+        found = min(found, confined, key=lambda each: each[0] / each[1])
+    return found
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it is gone
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_PRIVATE))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

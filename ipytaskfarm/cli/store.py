@@ -1,0 +1,158 @@
+"""Commands about a farm's store and its controller's tape: backup, check, compact, replay."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from traitlets import Int
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.doors import store_care
+from ipytaskfarm.home import Home
+from ipytaskfarm.questions import connect
+
+COMPACT_S = 3600.0
+
+
+class Backup(Command):
+    """``ipytaskfarm backup``"""
+
+    name = "backup"
+    description = """
+Writes a copy of a farm's store as it is now, whether the farm runs or not: what waits, all results, and their large
+values in a folder beside it. To go back to it, stop the farm and put both in the place of its store.
+"""
+    arguments = "FILE"
+    examples = "ipytaskfarm backup --farm nightly ~/backups/nightly.sqlite"
+
+    def carry_out(self) -> int:
+        target = _one_path(self.extra_args, "the backup").absolute()
+        size = store_care.backup(_store_path(self.home()), target)
+        print(f"{target}: {show.size(size)}")
+        return OK
+
+
+class Check(Command):
+    """``ipytaskfarm check``"""
+
+    name = "check"
+    description = """
+Looks through a farm's whole store, whether the farm runs or not. Exit code 1 and a line for each thing that is wrong.
+"""
+    examples = "ipytaskfarm check --farm nightly"
+
+    def carry_out(self) -> int:
+        path = _store_path(self.home())
+        found = store_care.check(path)
+        print("\n".join(found) or f"{path}: all is well")
+        return FAILED if found else OK
+
+
+class Compact(Command):
+    """``ipytaskfarm compact``"""
+
+    name = "compact"
+    description = """
+Gives the room that cleared tasks have left in a farm's store back to the disk. It needs as much room again meanwhile.
+While it lasts, some seconds for each GiB, a running farm hands nothing out and answers nobody; engines go on.
+"""
+    examples = "ipytaskfarm compact"
+
+    def carry_out(self) -> int:
+        home = self.home()
+        if home.living_info() is None:
+            return self._compact_stopped(home)
+        with connect(home.name) as questioner:
+            reply = questioner.answer(messages.Compact(), timeout_s=COMPACT_S)
+        assert isinstance(reply, messages.Text)
+        print(reply.text)
+        return OK
+
+    def _compact_stopped(self, home: Home) -> int:
+        from ipytaskfarm.doors.store import Store
+
+        path = _store_path(home)
+        with home.lock():
+            store = Store.open(path)
+            try:
+                before = store.size_bytes()
+                store.compact()
+            finally:
+                store.close()
+        print(f"{show.size(before)} before, {show.size(path.stat().st_size)} now")
+        return OK
+
+
+class Replay(Command):
+    """``ipytaskfarm replay``"""
+
+    name = "replay"
+    description = """
+Plays a tape again that `ipytaskfarm start --record FILE` has made: the scheduler decides once more what it decided
+then, with all its checks on. Exit code 1 if it decides otherwise, or if a check fails; the turn is named.
+"""
+    arguments = "FILE"
+    examples = """
+        ipytaskfarm replay tape
+        ipytaskfarm replay tape --task 12
+    """
+    task = Int(None, allow_none=True, help="show each turn that saved something of this task").tag(
+        config=True, metavar="ID"
+    )
+    aliases: Any = values(("task", "Replay.task"), farm=False)
+
+    def carry_out(self) -> int:
+        from ipytaskfarm.controller.replay import Played, play
+
+        path = _one_path(self.extra_args, "the tape")
+        heard: Counter[str] = Counter()
+        other: list[int] = []
+        last: Played | None = None
+        try:
+            for last in play(path):
+                heard.update(type(event).__name__ for _, event in last.events)
+                if not last.same:
+                    other.append(last.number)
+                if self.task is not None:
+                    _show_task(self.task, last.now.wall_s, last.number, last.out.saves)
+        except AssertionError as broken:
+            turn = 0 if last is None else last.number + 1
+            raise errors.StoreError(f"turn {turn} of {path} breaks a rule of the scheduler: {broken}") from broken
+        if last is None:
+            print("no turn is on this tape")
+            return OK
+        counts = ", ".join(f"{count} {state}" for state, count in last.scheduler.farm.counts.items() if count)
+        print(f"{show.number(last.number + 1, 'turn')}, at the end: {counts or 'no tasks'}")
+        print(", ".join(f"{count} {kind}" for kind, count in heard.most_common()))
+        if other:
+            print(f"{show.number(len(other), 'turn')} decided otherwise than then, turn {other[0]} first")
+        return FAILED if other else OK
+
+
+def _show_task(task: int, wall_s: float, number: int, saves: Any) -> None:
+    for save in saves:
+        final = getattr(save, "final", save)
+        runs = [run for run in getattr(save, "runs", ()) if run[0] == task]
+        if runs or task in (getattr(final, "id", None), getattr(save, "task", None)):
+            when = time.strftime("%H:%M:%S", time.localtime(wall_s))
+            what = f"run {runs[0]} to engine {save.engine_id}" if runs else ""
+            what = what or str(getattr(final, "reason", "") or getattr(getattr(save, "row", None), "outcome", ""))
+            print(f"turn {number} {when} {type(save).__name__} {what}".rstrip())
+
+
+def _one_path(words: list[str], what: str) -> Path:
+    if len(words) != 1:
+        raise UsageError(f"which file is {what}? Give one")
+    return Path(words[0]).expanduser()
+
+
+def _store_path(home: Home) -> Path:
+    path = home.store_path()
+    if path is None:
+        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+    return path

@@ -1,0 +1,43 @@
+"""A tape played again: the scheduler decides once more what it decided then, and somebody looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..core.events import Event
+from ..core.farm import Decision, Now, Settings
+from ..core.restore import restored_farm
+from ..core.scheduler import Scheduler
+from ..doors import tape
+from .policy import load_policy
+
+
+class Played(NamedTuple):
+    """One turn, played again."""
+
+    number: int
+    now: Now
+    events: list[tuple[str, Event]]
+    out: Decision
+    same: bool
+    """Whether the same was saved as then."""
+    scheduler: Scheduler
+
+
+def play(path: Path) -> Iterator[Played]:
+    """The turns of a tape, each with what the scheduler made of it.
+
+    `Scheduler.check` looks at the whole state after each: a broken invariant is raised where it broke first."""
+    head, turns = tape.read(path)
+    settings = Settings(**head.settings, policy=load_policy(head.policy.name, list(head.policy.paths)))
+    farm = restored_farm(head.farm, head.snapshot, settings, Now(head.mono_s, head.wall_s))
+    farm.held = farm.held or head.hold
+    scheduler = Scheduler(farm)
+    for number, turn in enumerate(turns):
+        now = Now(turn.mono_s, turn.wall_s)
+        events = [(session, tape.event_of(kind, data)) for session, kind, data in turn.heard]
+        out = scheduler.turn(events, now)
+        scheduler.check()
+        yield Played(number, now, events, out, tape.mark_of(out.saves) == turn.mark, scheduler)

@@ -1,0 +1,68 @@
+"""Results that are cleared by themselves, by age and by the size of the store.  Off unless the farm's owner asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..doors.store import Store
+
+LOOK_S = 1.0
+SIZE_LOOK_S = 10.0
+"""All large values in use are looked at: thousands of small system calls."""
+ROW_BYTES = 300
+"""What a task takes in the store beside its payload and its result, about."""
+CHUNK = 2_000
+"""Ended tasks looked at, or cleared, at a time: the loop must not stand still for a million of them."""
+
+
+class Retention:
+    """Says which ended tasks are to be cleared now."""
+
+    def __init__(self, store: Store, blobs: Path, keep_s: float | None, keep_bytes: int | None) -> None:
+        """keep_s: clear so long after a task's end.  keep_bytes: clear the oldest when store and blobs hold more."""
+        self._store = store
+        self._blobs = blobs
+        self._keep_s = keep_s
+        self._keep_bytes = keep_bytes
+        self._due_s = self._size_due_s = 0.0
+        self._looked_at = -1
+
+    def due(self, mono_s: float, wall_s: float) -> list[int]:
+        """Ids of ended tasks; [] most of the time."""
+        if (self._keep_s is None and self._keep_bytes is None) or mono_s < self._due_s:
+            return []
+        self._due_s = mono_s + LOOK_S
+        old = self._old(wall_s)
+        if old or mono_s < self._size_due_s:
+            return old
+        going = self._too_many()
+        # Blobs of what is cleared now are gone from the tables at the next look, and there may be more to do.
+        self._size_due_s = mono_s + (LOOK_S if len(going) == CHUNK else SIZE_LOOK_S)
+        return going
+
+    def _old(self, wall_s: float) -> list[int]:
+        # In the order of ids, which is nearly that of age, a part at each look: no index is kept for this.
+        if self._keep_s is None:
+            return []
+        found = self._store.final_ids(self._looked_at, CHUNK)
+        self._looked_at = found[-1][0] if len(found) == CHUNK else -1
+        return [task for task, completed_s in found if completed_s < wall_s - self._keep_s]
+
+    def _too_many(self) -> list[int]:
+        if self._keep_bytes is None:
+            return []
+        used = self._store.used_bytes() + sum(map(self._blob_bytes, self._store.blobs_in_use()))
+        excess = used - self._keep_bytes
+        going = []
+        for task, size_bytes, digests in self._store.oldest_finals(CHUNK) if excess > 0 else ():
+            going.append(task)
+            excess -= ROW_BYTES + size_bytes + sum(map(self._blob_bytes, digests))
+            if excess <= 0:
+                break
+        return going
+
+    def _blob_bytes(self, digest: str) -> int:
+        try:
+            return (self._blobs / digest[:2] / digest).stat().st_size
+        except OSError:
+            return 0

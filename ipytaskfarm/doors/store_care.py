@@ -1,0 +1,128 @@
+"""A store looked after from outside, while its farm runs or is stopped: backup and check.
+
+Both only read, by a connection of their own, and see the store as it was at one moment; the controller goes on writing.
+What needs the controller's connection (compaction) is a question to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..core.errors import StoreError
+from . import disk
+from .blobs import blobs_folder
+from .store import APPLICATION_ID
+
+TRIES = 3
+"""A blob may be swept between the look at the tables and the look at the folder."""
+
+
+def check(path: Path) -> list[str]:
+    """Look through the whole file, and for the blobs that it names.  What is wrong, a line each; []: all is well."""
+    with _reading(path) as db:
+        found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
+        for table in ("finals", "attempts", "progress", "blob_uses"):
+            orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
+            (lost,) = db.execute(f"SELECT count(*) FROM {table} WHERE {orphan}").fetchone()
+            if lost:
+                found.append(f"{lost} rows of {table} belong to no task")
+        folder = blobs_folder(path)
+        uses = db.execute("SELECT task, part, digest FROM blob_uses").fetchall()
+        for task, part, digest in uses:
+            if not (folder / digest[:2] / digest).is_file():
+                found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is missing")
+    return [line for line in found if line != "ok"]
+
+
+def backup(path: Path, target: Path) -> int:
+    """Write a copy as of now, with its blobs in a folder beside it: a store of its own.  Its size in bytes.
+
+    The copy is written under another name first: what has the name that was asked for is whole.
+    StoreError: there is such a file already, or it cannot be written.
+    """
+    folder = blobs_folder(target)
+    for name in (target, folder):
+        if os.path.lexists(name):
+            raise StoreError(f"there is {name} already: choose another name for the backup")
+    part = target.with_name(target.name + ".part")
+    try:
+        for left in range(TRIES - 1, -1, -1):
+            _remove(part)
+            missing = _copy(path, part)
+            if not missing:
+                break
+            if not left:
+                raise StoreError(
+                    f"blobs that the store needs are missing, {missing[0][:12]}… for one: see ipytaskfarm check"
+                )
+        if blobs_folder(part).exists():
+            os.rename(blobs_folder(part), folder)
+        os.rename(part, target)
+        disk.sync_folder(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"the backup {target} could not be written: {error}") from error
+    finally:
+        _remove(part)
+    return target.stat().st_size + sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _copy(path: Path, part: Path) -> list[str]:
+    """The tables, then the blobs that they name; those that are not there any more are given back."""
+    disk.make_or_check_file(part)
+    with _reading(path) as db, contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
+        db.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        needed = [row[0] for row in copy.execute("SELECT DISTINCT digest FROM blob_uses")]
+    _sync(part)
+    source, folder = blobs_folder(path), blobs_folder(part)
+    missing = []
+    for name in [file.name for file in source.iterdir() if file.is_file()] if needed else ():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy2(source / name, folder / name)  # the mark of whose they are, the lock
+    for digest in needed:
+        (folder / digest[:2]).mkdir(mode=0o700, exist_ok=True)
+        try:
+            _link_or_copy(source / digest[:2] / digest, folder / digest[:2] / digest)
+        except FileNotFoundError:
+            missing.append(digest)
+    return missing
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Blobs are never written to: on the same disk a second name costs nothing."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
+        _sync(target)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
+
+
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    shutil.rmtree(blobs_folder(part), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.is_file():
+        raise StoreError(f"there is no store {path}")
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreError(f"{path} is an SQLite file of something else, not a farm's store")
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"the store {path} cannot be read: {error}") from error

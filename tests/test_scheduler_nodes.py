@@ -1,0 +1,145 @@
+"""A node on which everything fails is set aside, and what it cost is given back."""
+
+from __future__ import annotations
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.events import Silent
+from ipytaskfarm.core.farm import Settings
+
+from .simulated_farm import SimAgent, SimEngine, SimFarm, move
+
+
+class World:
+    """Two nodes of one engine each, and tasks that are handed to both."""
+
+    def __init__(self, tasks: int, rules: m.Rules | None, **settings: int) -> None:
+        self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
+        self.sim.join_client()
+        self.bad, self.good = self.sim.join_agent("bad"), self.sim.join_agent("good")
+        self.sim.settle()
+        self.sim.ask(m.SetWanted(2))
+        self.sim.settle()
+        assert len(self.bad.engines) == len(self.good.engines) == 1
+        first = self.sim.ids().first
+        for task_id in range(first, first + tasks):
+            self.sim.submit(task_id, rules)
+
+    def step(self, agent: SimAgent, outcome: str) -> bool:
+        """The agent's engine runs one task, if it has one."""
+        engine: SimEngine = next(iter(agent.engines.values()))
+        move(self.sim, agent)
+        ran = engine.running is not None or self.sim.begin(engine)
+        self.sim.end(agent, engine, outcome)
+        move(self.sim, agent)
+        return ran
+
+    def run(self, steps: int, good: str = "") -> int:
+        """Both run a task each, so often; on the bad node it fails.  How many the bad one ran."""
+        ran = 0
+        for _ in range(steps):
+            self.step(self.good, good)
+            ran += self.step(self.bad, "error")
+        return ran
+
+    def run_until_aside(self) -> None:
+        for _ in range(60):
+            self.run(1)
+            if self.aside:
+                return
+        raise AssertionError("the node was not set aside")
+
+    @property
+    def aside(self) -> str:
+        return self.sim.scheduler.farm.agents["bad"].aside
+
+
+def test_a_node_where_everything_fails_gets_no_more() -> None:
+    world = World(200, m.Rules(retries=3))
+    assert world.run(40) < 30
+    assert "10 attempts in a row failed on node" in world.aside
+    assert "resume" in world.aside
+    farm = world.sim.scheduler.farm
+    assert world.aside in farm.losses
+    for _ in range(100):
+        world.step(world.good, "")
+        assert not world.step(world.bad, "error")
+    assert not next(iter(world.bad.engines.values())).queue
+
+
+def test_what_it_cost_is_given_back_and_that_is_saved() -> None:
+    world = World(200, m.Rules(retries=3))
+    world.run_until_aside()
+    farm = world.sim.scheduler.farm
+    assert {task.errors for task in farm.tasks.values()} == {0}
+    world.sim.crash()
+    assert {task.errors for task in world.sim.scheduler.farm.tasks.values()} == {0}
+    world.sim.settle()
+    assert all(final.reason == "" for final in world.sim.store.finals.values())
+
+
+def test_what_failed_for_good_is_counted_and_the_remedy_named() -> None:
+    world = World(200, None)
+    world.run_until_aside()
+    failed = [final for final in world.sim.store.finals.values() if final.reason]
+    assert len(failed) >= 10
+    assert f"{len(failed)} tasks have failed there for good" in world.aside
+    assert "tc.retry" in world.aside
+
+
+def test_lost_engines_count_and_their_losses_are_given_back() -> None:
+    world = World(200, m.Rules(retries=3))
+    for _ in range(60):
+        world.step(world.good, "")
+        move(world.sim, world.bad)
+        if world.aside:
+            break
+        engine = next(iter(world.bad.engines.values()))
+        assert world.sim.begin(engine)
+        world.sim.kill(world.bad, engine)
+        move(world.sim, world.bad)
+        world.sim.advance(10.0)
+        move(world.sim, world.bad)
+    assert world.aside
+    assert {(task.errors, task.losses) for task in world.sim.scheduler.farm.tasks.values()} == {(0, 0)}
+
+
+def test_tasks_that_fail_everywhere_say_nothing_of_a_node() -> None:
+    world = World(200, m.Rules(retries=3))
+    world.run(60, good="error")
+    assert world.aside == ""
+
+
+def test_one_success_ends_the_streak() -> None:
+    world = World(300, m.Rules(retries=3))
+    for _ in range(10):
+        world.run(9)
+        world.step(world.bad, "")
+    assert world.aside == ""
+
+
+def test_few_tasks_say_nothing_of_a_node() -> None:
+    world = World(200, m.Rules(retries=99, targets=(0,)), node_failures=5)
+    farm = world.sim.scheduler.farm
+    bad_id = next(iter(world.bad.engines.values())).id
+    assert farm.engine_by_id(bad_id) is not None
+    streak = farm.agents["bad"].streak
+    world.run(3)
+    assert len({attempt.task for attempt in streak}) < 5
+    assert world.aside == ""
+
+
+def test_the_last_node_goes_on() -> None:
+    world = World(200, m.Rules(retries=3))
+    world.run(5)
+    world.sim.handle(Silent(), "good")
+    for _ in range(30):
+        world.step(world.bad, "error")
+    assert world.aside == ""
+
+
+def test_resume_takes_it_back() -> None:
+    world = World(300, m.Rules(retries=3))
+    world.run_until_aside()
+    world.sim.ask(m.Hold(False))
+    assert world.aside == ""
+    assert world.step(world.bad, "")
