@@ -73,7 +73,6 @@ def test_poison_is_quarantined_with_its_evidence(farm: Farm, tc: TaskClient) -> 
     with pytest.raises(errors.Quarantined, match="2 engines were lost while they ran it"):
         tr.raise_exception()
     assert [attempt.outcome for attempt in tr.attempts] == ["engine lost", "quarantined"]
-    assert len({attempt.engineid for attempt in tr.attempts}) >= 1
     told = tc.explain(poison)
     assert "SIGSEGV" in told
     assert "Segmentation fault" in told, "faulthandler's text"
