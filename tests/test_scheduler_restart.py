@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.events import Silent
+from ipytaskfarm.core.events import Back, Silent
 from ipytaskfarm.core.farm import Settings
 
-from .simulated_farm import final_of, move, one_engine
+from .simulated_farm import farm_with_engines, final_of, move, one_engine
 
 
 def test_what_runs_while_the_controller_is_away_is_adopted() -> None:
@@ -127,3 +127,19 @@ def test_start_up_code_comes_first_whenever_it_was_set() -> None:
     sim.crash()
     sim.join_client()
     assert sim.ask(m.ListSticky()) == expected
+
+
+def test_engines_that_were_lost_while_nobody_could_start_others_are_replaced() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.handle(Silent(), "agent")
+    for engine in list(agent.engines.values()):
+        sim.kill(agent, engine)
+    while agent.outbox:
+        sim.process(agent)
+    sim.advance(20.0)
+    assert not sim.scheduler.farm.engines
+    sim.handle(Back(), "agent")
+    sim.advance(0.1)
+    sim.settle_start(agent)
+    assert len(agent.engines) == 2

@@ -86,6 +86,8 @@ def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> N
             engine.state = EngineState.UP
             wake(farm, engine)
     refresh_classes(farm, agent.engines.values())
+    # Engines may have been missing while nobody was there to start them.
+    farm.set_timer(now.mono_s, "balance")
 
 
 def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:

@@ -65,7 +65,7 @@ def on_hold(farm: Farm, session: str, n: int, question: Hold, now: Now, out: Dec
     before, farm.held = farm.held, question.on
     out.saves.append(SaveSetting("held", int(farm.held)))
     if not farm.held:
-        take_back(farm)
+        take_back(farm, now)
     if before and not farm.held:
         for engine in farm.engines.values():
             if engine.state == EngineState.UP:

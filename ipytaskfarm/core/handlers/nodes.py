@@ -87,12 +87,13 @@ def _set_aside(farm: Farm, agent: Agent, now: Now, out: Decision) -> None:
     refresh_classes(farm, agent.engines.values())
 
 
-def take_back(farm: Farm) -> None:
+def take_back(farm: Farm, now: Now) -> None:
     """Nodes that were set aside get tasks again: somebody says that they are mended."""
     for agent in farm.agents.values():
         if not agent.aside:
             continue
         agent.aside = ""
+        farm.set_timer(now.mono_s, "balance")
         refresh_classes(farm, agent.engines.values())
         for engine in agent.engines.values():
             engine.note = ""

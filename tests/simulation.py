@@ -1,0 +1,775 @@
+"""A whole farm in one thread, under everything that can happen to it, from one seed.
+
+Real: the scheduler, the controller's loop, the store (SQLite, on a memory-backed disk), the sessions of both sides, the
+client's outbox.  Played: time, the network, agents and engines.  The network loses, repeats, delays and cuts; the
+controller dies at any of its kill points; agents and engines die; wall clocks jump.  Then everything heals, and
+
+- every task that was handed in has ended, and the client knows it, as the store does;
+- a task that succeeded was run to its end by an engine, in the very attempt that is recorded;
+- no task was begun more often than its retries allow, nor charged for a loss that it had no part in.
+
+A seed that fails is the bug report: ``python -m tests.simulation SEED``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ipytaskfarm.client.outbox import Outbox
+from ipytaskfarm.controller import loop
+from ipytaskfarm.controller.loop import Controller
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.restore import restored_farm
+from ipytaskfarm.core.saves import Save
+from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.session import BEGIN_ANEW, Greeting, Heard, Session
+from ipytaskfarm.doors import wire
+from ipytaskfarm.doors.store import Store
+from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
+
+MEMORY_DISK = Path("/dev/shm")
+SETTINGS = Settings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
+SILENCE_S = 5.0
+RULES = (
+    None,
+    None,
+    m.Rules(retries=1),
+    m.Rules(retries=3),
+    m.Rules(retries=1, lost_retries=2),
+    m.Rules(priority=5),
+    m.Rules(targets=(0, 1)),
+    m.Rules(retries=2, recovery=m.Recovery(b"recovery", None, m.Rules(retries=1))),
+)
+
+KILL_POINTS = ("received", "before the commit", "after the commit", "sending")
+
+encode = msgspec.msgpack.encode
+Frame = tuple[str, Any]
+"""("frame", bytes), ("hello", (epoch, last_in)), ("welcome", (epoch, last_in)) or ("who are you", None)."""
+
+
+class Crash(BaseException):
+    """The controller is killed here."""
+
+
+class Clock:
+    """Stands for the module `time` in the controller's loop."""
+
+    def __init__(self) -> None:
+        self.mono_s = 1000.0
+        self.wall_s = 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return self.mono_s
+
+    def time(self) -> float:
+        return self.wall_s
+
+    def sleep(self, seconds: float) -> None:
+        self.pass_(seconds)
+
+    def pass_(self, seconds: float) -> None:
+        self.mono_s += seconds
+        self.wall_s += seconds
+
+
+class Connection:
+    """Frames on their way, in both directions."""
+
+    def __init__(self) -> None:
+        self.up: deque[Frame] = deque()
+        self.down: deque[Frame] = deque()
+        self.cut = False
+
+
+class Speaker:
+    """One end of a conversation that outlives its connections: the peer's."""
+
+    role = ""
+
+    def __init__(self, world: World, session: str) -> None:
+        self.world = world
+        self.session = session
+        self.link = Session()
+        self.connection: Connection | None = None
+        self.greeted = False
+        self.dead = False
+
+    def dial(self) -> None:
+        if self.dead:
+            return
+        self.connection = Connection()
+        self.greeted = False
+        self.world.hub.connections[self.session] = self.connection
+        self.connection.up.append(("hello", self.link.position()))
+
+    def say(self, message: object, token: object | None = None) -> None:
+        self.link.say(encode(message), token)
+
+    def speak(self) -> None:
+        """Put what is to be said onto the connection."""
+        if self.connection is None or self.connection.cut or not self.greeted:
+            return
+        while (frame := self.link.next_frame()) is not None:
+            self.connection.up.append(("frame", frame))
+            self.link.was_sent()
+        self.connection.up.append(("frame", self.link.beat()))
+
+    def hear(self, frame: Frame) -> None:
+        what, data = frame
+        if what == "welcome" and self.greeted:
+            return  # it comes once more
+        if what == "welcome":
+            met = self.link.meet_welcome(*data)
+            if met is Greeting.NONSENSE:
+                self.link.begin(0)
+                self.dial()
+                return
+            self.greeted = True
+            if met is Greeting.ANEW:
+                self.new_epoch()
+        elif what == "who are you":
+            self.dial()
+        else:
+            heard, body = self.link.hear(data)
+            if heard is Heard.GAP or heard is Heard.NONSENSE:
+                self.dial()
+            elif body is not None:
+                for message in self.decode(body):
+                    self.receive(message)
+            self.link.confirm()
+            for token in self.link.freed():
+                self.acked(token)
+
+    def decode(self, body: Any) -> Sequence[object]:
+        raise NotImplementedError
+
+    def receive(self, message: Any) -> None:
+        raise NotImplementedError
+
+    def new_epoch(self) -> None:
+        raise NotImplementedError
+
+    def acked(self, token: Any) -> None:
+        """The controller has what was said with this on disk."""
+
+
+class Client(Speaker):
+    """Hands tasks in by the real outbox, and remembers what it was told."""
+
+    role = "client"
+
+    def __init__(self, world: World, session: str) -> None:
+        super().__init__(world, session)
+        self.outbox = Outbox()
+        self.handed_in: dict[int, m.Rules | None] = {}
+        self.told: dict[int, m.Final] = {}
+        self.asked: dict[int, m.Question] = {}
+        self.watch_behind: list[int] = []
+        self.n = 0
+
+    def decode(self, body: Any) -> Sequence[object]:
+        return wire.to_client.decode(body)
+
+    def hand_in(self, count: int, rules: m.Rules | None) -> None:
+        for _ in range(count):
+            if not self.outbox.has_id():
+                break
+            self.handed_in[self.outbox.add(b"work", self.world.clock.wall_s, None, rules)] = rules
+
+    def ask(self, question: m.Question) -> None:
+        self.n += 1
+        self.asked[self.n] = question
+        if self.link.epoch:
+            self.say(m.Ask(self.n, question))
+
+    def speak(self) -> None:
+        if self.greeted:
+            if self.outbox.want_ids and not self.outbox.asked_ids:
+                self.outbox.asked_ids = True
+                self.say(m.NeedIds())
+            while (chunk := self.outbox.next_to_send(self.world.clock.mono_s)) is not None:
+                self.say(m.Submit(chunk.tasks, []))
+            if self.watch_behind:
+                # It may have accepted, and even finished, what we think it has not.
+                self.ask(m.Watch(self.watch_behind))
+                self.watch_behind = []
+        super().speak()
+
+    def new_epoch(self) -> None:
+        self.outbox.new_epoch()
+        unaccepted = self.outbox.unaccepted_ids()
+        live = [i for i in self.handed_in if i not in self.told and i not in unaccepted]
+        self.watch_behind = sorted(unaccepted - self.told.keys())
+        if live:
+            self.asked[0] = m.Watch(live)
+        for n, question in list(self.asked.items()):
+            self.say(m.Ask(n, question))
+
+    def receive(self, message: Any) -> None:
+        if isinstance(message, m.IdBlock):
+            self.outbox.block_came(message)
+        elif isinstance(message, m.Accepted):
+            self.outbox.accepted(message.blocks)
+        elif isinstance(message, m.Full):
+            self.outbox.full(message, self.world.clock.mono_s)
+        elif isinstance(message, m.Answer):
+            self.asked.pop(message.n, None)
+        elif isinstance(message, m.Finals):
+            for final in message.finals:
+                known = self.told.setdefault(final.id, final)
+                assert known.reason == final.reason, f"task {final.id} was told {known.reason!r}, then {final.reason!r}"
+
+
+class Engine:
+    """What its process and its flight recorder hold."""
+
+    def __init__(self, name: str, engine_id: int) -> None:
+        self.name = name
+        self.id = engine_id
+        self.queue: deque[m.RunKey] = deque()
+        self.running: m.RunKey | None = None
+        self.done: dict[m.RunKey, m.Ended] = {}
+        self.back: dict[m.RunKey, None] = {}
+        """Returned, and not acknowledged."""
+        self.prepared = False
+
+    def held(self) -> list[m.RunKey]:
+        return [*self.done, *([self.running] if self.running else []), *self.queue, *self.back]
+
+
+class Agent(Speaker):
+    """Relays, and keeps what was not acknowledged, as `agent.relay` does."""
+
+    role = "agent"
+
+    def __init__(self, world: World, session: str, former: Agent | None) -> None:
+        super().__init__(world, session)
+        self.engines: dict[str, Engine] = {}
+        self.dying: dict[str, tuple[Engine, m.EngineLost]] = {}
+        """Engines whose loss is not on the controller's disk."""
+        self.kept: dict[int, m.Returned] = {}
+        self.former: list[str] = [*former.former, former.session] if former else []
+        self.started = 0
+        self.kept_count = 0
+        self.stated = False
+        for engine in list(former.engines.values()) if former else ():
+            self.dying[engine.name] = engine, self._loss(engine)
+        if former is not None:
+            self.dying.update(former.dying)
+
+    def decode(self, body: Any) -> Sequence[object]:
+        return wire.to_agent.decode(body)
+
+    def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineLost:
+        running = engine.running if known else None
+        return m.EngineLost(engine.name, engine.id, running, known, m.Crash(signal=9), expected)
+
+    def tell(self, message: object) -> None:
+        if self.stated:
+            self.say(message)
+
+    def new_epoch(self) -> None:
+        self.stated = True
+        wall_s = self.world.clock.wall_s
+        reports = [
+            m.EngineReport(e.name, e.id, 1, True, wall_s, {}, e.held(), prepared=e.prepared)
+            for e in self.engines.values()
+        ]
+        self.say(m.AgentState(self.session, 1, 2, 2**30, "linux", "3", reports, None, self.former))
+        for engine in self.engines.values():
+            self._say_results(engine, list(engine.done))
+        for number, returned in self.kept.items():
+            self.say(returned, ("returned", number))
+        for engine, lost in self.dying.values():
+            self._say_loss(engine, lost)
+
+    def _say_results(self, engine: Engine, runs: list[m.RunKey]) -> None:
+        if runs and self.stated:
+            self.say(m.Results(engine.name, [engine.done[run] for run in runs]), ("results", engine, runs))
+
+    def _say_loss(self, engine: Engine, lost: m.EngineLost) -> None:
+        if self.stated:
+            self._say_results(engine, list(engine.done))
+            self.say(lost, ("lost", engine.name))
+
+    def acked(self, token: Any) -> None:
+        if token[0] == "results":
+            for run in token[2]:
+                token[1].done.pop(run, None)
+        elif token[0] == "returned":
+            returned = self.kept.pop(token[1], None)
+            engine = self.engines.get(returned.engine) if returned else None
+            for run in returned.runs if returned and engine else ():
+                engine.back.pop(run, None)  # type: ignore[union-attr]
+        else:
+            self.dying.pop(token[1], None)
+
+    def receive(self, message: Any) -> None:
+        if isinstance(message, m.StartEngine):
+            self.started += 1
+            engine = Engine(f"{self.session}.{self.started}", message.id)
+            self.engines[engine.name] = engine
+            self.tell(m.EngineUp(m.EngineReport(engine.name, engine.id, 1, True, self.world.clock.wall_s)))
+            return
+        if isinstance(message, m.Shutdown):
+            return
+        found = self.engines.get(getattr(message, "engine", ""))
+        if found is not None:
+            self._to_engine(found, message)
+
+    def _to_engine(self, engine: Engine, message: Any) -> None:
+        if isinstance(message, m.HandOut):
+            batch = msgspec.msgpack.decode(message.batch, type=m.Batch)
+            assert [(run.task, run.attempt) for run in batch.runs] == message.runs
+            assert all(run.payload in (b"work", b"recovery") for run in batch.runs)
+            engine.queue.extend(message.runs)
+        elif isinstance(message, m.Recall):
+            self._give_back(engine, [run for run in message.runs if run in engine.queue])
+        elif isinstance(message, m.Interrupt):
+            if engine.running == message.run:
+                self.end(engine, "aborted")
+            else:
+                self._give_back(engine, [message.run] if message.run in engine.queue else [])
+        elif isinstance(message, m.EnginePrepared):
+            engine.prepared = True
+        elif isinstance(message, m.StopEngine):
+            self.kill(engine, True, expected=True)
+
+    def _give_back(self, engine: Engine, runs: list[m.RunKey]) -> None:
+        if not runs:
+            return
+        for run in runs:
+            engine.queue.remove(run)
+            engine.back[run] = None
+        self.kept_count += 1
+        returned = self.kept[self.kept_count] = m.Returned(engine.name, runs, "recalled")
+        if self.stated:
+            self.say(returned, ("returned", self.kept_count))
+
+    # -- what engines do
+
+    def begin(self, engine: Engine) -> None:
+        if engine.running is None and engine.queue:
+            engine.running = engine.queue.popleft()
+            self.world.begun[engine.running[0]].append(engine.running)
+
+    def end(self, engine: Engine, outcome: str) -> None:
+        run, engine.running = engine.running, None
+        if run is None:
+            return
+        failure = m.Failure("ValueError", "planted") if outcome else None
+        engine.done[run] = m.Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body")
+        if not outcome:
+            self.world.succeeded.add(run)
+        self._say_results(engine, [run])
+
+    def kill(self, engine: Engine, known: bool, expected: bool = False) -> None:
+        del self.engines[engine.name]
+        lost = self._loss(engine, known, expected)
+        if not known:
+            engine.done.clear()
+        self.dying[engine.name] = engine, lost
+        self._say_loss(engine, lost)
+
+
+class Hearing:
+    """What the controller's end knows of one session."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.link = Session()
+        self.connection: Connection | None = None
+        self.welcome: Greeting | None = None
+        self.heard_s = 0.0
+        self.silent = False
+
+
+class SimHub:
+    """Stands for `doors.wire_hub.Hub`: the same rules for handshakes, silence and acknowledgements, no sockets."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.epoch = 0
+        self.connections: dict[str, Connection] = {}
+        self.hearing: dict[str, Hearing] = {}
+
+    def restart(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.hearing = {}
+        for connection in self.connections.values():
+            connection.cut = True
+        self.connections = {}
+
+    def poll(self, timeout_s: float, fds: Sequence[int] = ()) -> set[int]:
+        return set()
+
+    def backlog_bytes(self, session: str) -> int:
+        return 0
+
+    def send(self, session: str, message: object) -> bool:
+        state = self.hearing.get(session)
+        if state is None:
+            return False
+        state.link.say(encode(message))
+        return True
+
+    def receive(self) -> list[tuple[Peer, Any]]:
+        heard: list[tuple[Peer, Any]] = []
+        now_s = self.world.clock.mono_s
+        for session, connection in list(self.connections.items()):
+            for _ in range(self.world.chance.randint(0, 6) if self.world.hostile else len(connection.up)):
+                if connection.cut or not connection.up or self.connections.get(session) is not connection:
+                    break
+                self._take(session, connection, self.world.from_wire(connection.up), heard, now_s)
+        for state in self.hearing.values():
+            if now_s - state.heard_s > SILENCE_S and not state.silent:
+                state.silent = True
+                state.connection = None
+                heard.append((state.peer, PeerSilent()))
+        if heard:
+            self.world.kill_point("received")
+        return heard
+
+    def _take(self, session: str, connection: Connection, frame: Frame, heard: list[Any], now_s: float) -> None:
+        what, data = frame
+        state = self.hearing.get(session)
+        if what == "hello":
+            role = self.world.speakers[session].role
+            if state is None:
+                state = self.hearing[session] = Hearing(Peer(session, role, session))
+            state.connection = connection
+            state.heard_s, state.silent = now_s, False
+            epoch, last_in = data
+            state.welcome = state.link.meet_hello(epoch, last_in, self.epoch)
+            anew = state.welcome is Greeting.ANEW
+            heard.append((state.peer, PeerNewEpoch(msgspec.UNSET) if anew else PeerUp()))  # type: ignore[arg-type]
+            return
+        if state is None or state.connection is not connection:
+            connection.down.append(("who are you", None))
+            return
+        state.heard_s = now_s
+        news, body = state.link.hear(data)
+        state.link.freed()
+        if news is Heard.GAP or news is Heard.NONSENSE:
+            state.connection = None
+            connection.down.append(("who are you", None))
+        elif body is not None:
+            decoder = wire.from_agent if state.peer.role == "agent" else wire.from_client
+            heard.extend((state.peer, message) for message in decoder.decode(body))
+
+    def flush(self, now_s: float) -> None:
+        for state in self.hearing.values():
+            state.link.confirm()
+            connection = state.connection
+            if connection is None or connection.cut:
+                continue
+            if state.welcome is not None:
+                last_in = BEGIN_ANEW if state.welcome is Greeting.ANEW else state.link.position()[1]
+                connection.down.append(("welcome", (self.epoch, last_in)))
+                state.welcome = None
+            while (frame := state.link.next_frame()) is not None:
+                self.world.kill_point("sending")
+                connection.down.append(("frame", frame))
+                state.link.was_sent()
+            connection.down.append(("frame", state.link.beat()))
+
+
+class Door:
+    """The store's door, at which the controller may be killed."""
+
+    def __init__(self, store: Store, world: World) -> None:
+        self._store = store
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, saves: Sequence[Save]) -> list[int]:
+        self._world.kill_point("before the commit")
+        fenced = self._store.commit(saves)
+        assert not fenced, f"the scheduler saved what the store fences off: {fenced}"
+        self._world.kill_point("after the commit")
+        return fenced
+
+
+class World:
+    """Everything, from one seed."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.chance = random.Random(seed)
+        self.folder = folder
+        self.clock = Clock()
+        self.hostile = True
+        self.speakers: dict[str, Speaker] = {}
+        self.begun: defaultdict[int, list[m.RunKey]] = defaultdict(list)
+        self.succeeded: set[m.RunKey] = set()
+        self.deaths: Counter[str] = Counter()
+        self.hub = SimHub(self)
+        self.store: Store | None = None
+        self.controller: Controller | None = None
+        self._armed = ""
+        self.start_controller()
+        self.client = self._add(Client(self, "client"))
+        self.agents = [self._add(Agent(self, f"agent{n}", None)) for n in range(2)]
+        for speaker in list(self.speakers.values()):
+            speaker.dial()
+        self.agents_made = 2
+        self.client.ask(m.SetWanted(3))
+        self.hostile = False
+        for _ in range(12):
+            self.round()
+        self.hostile = True
+
+    def _add(self, speaker: Any) -> Any:
+        self.speakers[speaker.session] = speaker
+        return speaker
+
+    # -- the controller
+
+    def start_controller(self) -> None:
+        """From the store, like a new process."""
+        self.store = Store.open(self.folder / "store.sqlite")
+        if self.hostile and self.chance.random() < 0.1:  # killed within its recovery
+            self.store.load()
+            self._drop_store()
+            self.deaths["in recovery"] += 1
+            self.store = Store.open(self.folder / "store.sqlite")
+        now = Now(self.clock.mono_s, self.clock.wall_s)
+        scheduler = Scheduler(restored_farm("sim", self.store.load(), SETTINGS, now))
+        scheduler.check()
+        self.hub.restart(self.store.epoch)
+        self.controller = Controller(scheduler, Door(self.store, self), self.hub, self.folder)  # type: ignore[arg-type]
+
+    def _drop_store(self) -> None:
+        """As a killed process does: the descriptors go, and nothing else is done."""
+        assert self.store is not None
+        self.store._db.close()
+        self.store._broken = "its process was killed"
+
+    def kill_point(self, where: str) -> None:
+        if self.hostile and self._armed == where and self.chance.random() < 0.5:
+            self._armed = ""
+            self.deaths[where] += 1
+            raise Crash(where)
+
+    def turn(self) -> None:
+        assert self.controller is not None
+        try:
+            self.controller.turn()
+            self.controller._scheduler.check()
+        except Crash:
+            self._drop_store()
+            self.start_controller()
+
+    # -- the network
+
+    def from_wire(self, frames: deque[Frame]) -> Frame:
+        """The next frame; now and then again, or one that overtook it."""
+        if self.hostile:
+            luck = self.chance.random()
+            if luck < 0.02:
+                return frames[0]  # it comes once more
+            if luck < 0.03 and len(frames) > 1:
+                frames.rotate(-1)
+        return frames.popleft()
+
+    def deliver(self, speaker: Speaker) -> None:
+        connection = speaker.connection
+        for _ in range(self.chance.randint(1, 8) if self.hostile else 10_000):
+            if connection is None or connection.cut or not connection.down or speaker.connection is not connection:
+                return
+            speaker.hear(self.from_wire(connection.down))
+
+    def cut(self, speaker: Speaker) -> None:
+        if speaker.connection is not None:
+            speaker.connection.cut = True
+
+    # -- what happens
+
+    def step(self) -> None:
+        """One random thing."""
+        chance = self.chance
+        luck = chance.random()
+        speaker = chance.choice(list(self.speakers.values()))
+        if luck < 0.30:
+            self.turn()
+        elif luck < 0.55:
+            for each in list(self.speakers.values()):
+                if chance.random() < 0.7:
+                    each.speak()
+                    self.deliver(each)
+        elif luck < 0.75:
+            self.engines_do()
+        elif luck < 0.84:
+            self.client.hand_in(chance.randint(1, 12), chance.choice(RULES))
+        elif luck < 0.90:
+            self.clock.pass_(chance.choice((0.001, 0.01, 0.1, 1.0, 1.0, 6.0)))
+        else:
+            self.misfortune(chance.random(), speaker)
+        if (speaker.connection is None or speaker.connection.cut) and chance.random() < 0.3:
+            speaker.dial()
+
+    def misfortune(self, luck: float, speaker: Speaker) -> None:
+        chance = self.chance
+        if luck < 0.30:
+            self.cut(speaker)
+        elif luck < 0.50:
+            self._armed = chance.choice(KILL_POINTS)
+        elif luck < 0.55:
+            self.clock.wall_s += chance.choice((-7200.0, -1.0, 3600.0))
+        elif luck < 0.60:
+            self.clock.pass_(chance.choice((20.0, 60.0)))  # beyond the lease
+            self.agents_mind_their_lease()
+        elif luck < 0.75 and self.client.handed_in:
+            self.client.ask(m.Abort([chance.choice(list(self.client.handed_in))], chance.random() < 0.7))
+        elif luck < 0.78:
+            self.client.ask(m.Hold(chance.random() < 0.5))
+        elif luck < 0.92:
+            busy = [(agent, engine) for agent in self.agents for engine in agent.engines.values() if engine.running]
+            if busy:
+                agent, engine = chance.choice(busy)
+                agent.kill(engine, chance.random() < 0.7)
+        else:
+            self.replace_agent(chance.randrange(len(self.agents)))
+
+    def agents_mind_their_lease(self) -> None:
+        """Longer without the controller than the lease: an agent ends its engines, and itself."""
+        for place in range(len(self.agents)):
+            self.replace_agent(place)
+
+    def replace_agent(self, place: int) -> None:
+        """It dies, and its engines with it; the next one finds their recorders."""
+        former = self.agents[place]
+        self.cut(former)
+        former.dead = True
+        del self.speakers[former.session]
+        self.hub.connections.pop(former.session, None)
+        self.agents_made += 1
+        self.agents[place] = self._add(Agent(self, f"agent{self.agents_made}", former))
+        self.agents[place].dial()
+
+    def engines_do(self) -> None:
+        for agent in self.agents:
+            for engine in list(agent.engines.values()):
+                if engine.running is None:
+                    agent.begin(engine)
+                elif self.chance.random() < 0.5 or not self.hostile:
+                    agent.end(engine, "error" if self.chance.random() < 0.15 and self.hostile else "")
+
+    # -- the end
+
+    def heal(self) -> None:
+        """Nothing bad happens any more: whatever can end, ends."""
+        self.hostile = False
+        self.client.ask(m.Hold(False))
+        for round_number in range(600):
+            self.round()
+            self.engines_do()
+            self.clock.pass_(0.05 if round_number % 10 else 2.0)
+            if self.all_told() and self.client.outbox.is_empty:
+                return
+        left = sorted(self.client.handed_in.keys() - self.client.told.keys())
+        raise AssertionError(f"{len(left)} tasks never ended: {left[:10]}")
+
+    def round(self) -> None:
+        """All that was said arrives, and is dealt with."""
+        for speaker in self.speakers.values():
+            if speaker.connection is None or speaker.connection.cut:
+                speaker.dial()
+            speaker.speak()
+        self.turn()
+        for speaker in list(self.speakers.values()):
+            self.deliver(speaker)
+
+    def all_told(self) -> bool:
+        return set(self.client.handed_in) <= set(self.client.told)
+
+    def judge(self) -> None:
+        """What must hold after all that."""
+        assert self.store is not None
+        finals = {final.id: final for final in self.store.finals(sorted(self.client.handed_in))}
+        assert finals.keys() == self.client.handed_in.keys(), "a task is missing"
+        for task_id, rules in self.client.handed_in.items():
+            final, told = finals[task_id], self.client.told[task_id]
+            assert final.reason == told.reason, f"task {task_id} is {final.reason!r}, its client knows {told.reason!r}"
+            if not final.reason:
+                assert (task_id, final.attempts) in self.succeeded, f"task {task_id} succeeded without a run that did"
+            if (
+                final.reason == "engine lost"
+                and final.failure is not None
+                and "may have run" not in final.failure.value
+            ):
+                assert (task_id, final.attempts) in self.begun[task_id], f"task {task_id} was charged, and never begun"
+            assert len(self.begun[task_id]) <= allowed(rules), f"task {task_id} was begun {self.begun[task_id]}"
+            assert len(set(self.begun[task_id])) == len(self.begun[task_id]), f"task {task_id}: one attempt began twice"
+
+
+def allowed(rules: m.Rules | None) -> int:
+    """How often a task may be begun."""
+    if rules is None:
+        return 1
+    own = 1 + rules.retries + (rules.lost_retries or 0)
+    return own + (allowed(rules.recovery.rules) if rules.recovery else 0)
+
+
+@contextmanager
+def virtual_time(clock: Clock) -> Iterator[None]:
+    """The controller's loop reads this clock."""
+    setattr(loop, "time", clock)  # noqa: B010 - it is a module that stands there
+    try:
+        yield
+    finally:
+        setattr(loop, "time", time)  # noqa: B010
+
+
+def run(seed: int, events: int = 200) -> Counter[str]:
+    """One life of a farm; how often the controller was killed, by place."""
+    folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-sim-", dir=MEMORY_DISK))
+    try:
+        folder.chmod(0o700)
+        world = World(seed, folder)
+        with virtual_time(world.clock):
+            for _ in range(events):
+                world.step()
+            world.heal()
+            world.judge()
+        world._drop_store()
+        return world.deaths
+    finally:
+        shutil.rmtree(folder)
+
+
+def main(words: list[str]) -> int:
+    """``python -m tests.simulation SEED [COUNT [EVENTS]]``: so many seeds from this one on."""
+    logging.disable(logging.CRITICAL)
+    first, count, events = (int(word) for word in (*words, *("0", "1", "200")[len(words) :]))
+    deaths: Counter[str] = Counter()
+    began_s = time.perf_counter()
+    for seed in range(first, first + count):
+        try:
+            deaths += run(seed, events)
+        except AssertionError as error:
+            print(f"seed {seed}: {error}")
+            raise
+    print(
+        f"{count} seeds of {events} events in {time.perf_counter() - began_s:.1f} s; the controller died {dict(deaths)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
