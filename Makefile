@@ -5,6 +5,10 @@ VENV ?= .venv
 # What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py"
 PYTEST_ARGS ?=
 
+# Of what chaos and soak do by chance; and how long a soak is, in seconds.
+SEED ?= $(shell date +%s)
+SOAK_S ?= 14400
+
 # Debian packages that the tests need beyond python3 and its venv.
 APT_PACKAGES := chromium
 
@@ -13,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs screenshot notebooks clean apt
+.PHONY: help demo test lint bench chaos soak docs screenshot notebooks clean apt
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +25,8 @@ help:
 	@echo "make test        lint, then all tests: the pure ones first, then those on real farms"
 	@echo "make lint        ruff check, ruff format --check, mypy --strict"
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
+	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
+	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
 	@echo "make screenshot  take the README's picture of a notebook anew"
@@ -39,6 +45,13 @@ lint: $(VENV)/stamp-test,lint
 
 bench: $(VENV)/stamp-bench
 	@$(BIN)/python -m benchmarks --write
+
+chaos: $(VENV)/stamp-test
+	@$(BIN)/python -m tests.simulation $(SEED) 10000
+	@$(BIN)/python -m tests.chaos 600 $(SEED)
+
+soak: $(VENV)/stamp-test
+	@$(BIN)/python -m tests.chaos $(SOAK_S) $(SEED)
 
 docs: $(VENV)/stamp-docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

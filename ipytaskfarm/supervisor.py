@@ -47,6 +47,8 @@ from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
 
 RESTARTS = 3
+WORKED_S = 5.0
+"""Who lived so long before it ended does not end at once each time: it is started again however often."""
 RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
@@ -94,6 +96,7 @@ class _Watched:
         self.make = make
         self.placed: Placed | None = None
         self.restarts: deque[float] = deque(maxlen=RESTARTS)
+        self.placed_s = 0.0
         self.restart_at: float | None = None
 
     @property
@@ -225,6 +228,7 @@ class Supervisor:
 
     def _place(self, watched: _Watched) -> None:
         watched.placed = self._launcher.start(watched.make())
+        watched.placed_s = time.monotonic()
         self._ours.add(watched.kind)
         if watched is self._controller:
             os.close(self._ready_write)
@@ -312,6 +316,8 @@ class Supervisor:
 
     def _start_again(self, watched: _Watched, status: int, said: str, now: float) -> None:
         how = describe_exit(status)
+        if now - watched.placed_s >= WORKED_S:
+            watched.restarts.clear()
         if watched.may_restart(now):
             watched.restart_at = now + 0.5 * len([at for at in watched.restarts if now - at < RESTART_WINDOW_S])
             watched.restarts.append(now)
