@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,3 +95,9 @@ def test_a_socket_folder_left_behind_is_found(farm_dirs: Dirs) -> None:
     with pytest.raises(AssertionError, match="socket folders left behind"):
         assert_nothing_left(farm_dirs, 0.0)
     folder.rmdir()
+
+
+def test_the_tests_that_the_guarantees_name_are_there() -> None:
+    named = set(re.findall(r"\btest_\w+", (Path(__file__).parents[1] / "docs" / "guarantees.md").read_text()))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not Path(__file__).with_name(f"{name}.py").exists()] == []
