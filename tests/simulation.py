@@ -179,6 +179,7 @@ class Client(Speaker):
         self.told: dict[int, m.Final] = {}
         self.asked: dict[int, m.Question] = {}
         self.watch_behind: list[int] = []
+        self.retried: set[int] = set()
         self.n = 0
 
     def decode(self, body: Any) -> Sequence[object]:
@@ -195,6 +196,10 @@ class Client(Speaker):
         self.asked[self.n] = question
         if self.link.epoch:
             self.say(m.Ask(self.n, question))
+
+    def retry(self, task_id: int) -> None:
+        self.retried.add(task_id)
+        self.ask(m.Retry([task_id]))
 
     def speak(self) -> None:
         if self.greeted:
@@ -227,7 +232,10 @@ class Client(Speaker):
         elif isinstance(message, m.Full):
             self.outbox.full(message, self.world.clock.mono_s)
         elif isinstance(message, m.Answer):
-            self.asked.pop(message.n, None)
+            if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
+                for old, new in message.reply.ids:
+                    self.handed_in[new] = self.handed_in[old]
+                    self.ask(m.Watch([new]))
         elif isinstance(message, m.Finals):
             for final in message.finals:
                 known = self.told.setdefault(final.id, final)
@@ -638,6 +646,10 @@ class World:
             self.client.ask(m.Abort([chance.choice(list(self.client.handed_in))], chance.random() < 0.7))
         elif luck < 0.78:
             self.client.ask(m.Hold(chance.random() < 0.5))
+        elif luck < 0.82:
+            failed = [i for i, final in self.client.told.items() if final.reason and i not in self.client.retried]
+            if failed:
+                self.client.retry(chance.choice(failed))
         elif luck < 0.92:
             busy = [(agent, engine) for agent in self.agents for engine in agent.engines.values() if engine.running]
             if busy:
@@ -698,11 +710,19 @@ class World:
     def all_told(self) -> bool:
         return set(self.client.handed_in) <= set(self.client.told)
 
+    def _linked_rules(self) -> list[m.Rules | None]:
+        """The rules of all tasks that the store knows."""
+        assert self.store is not None
+        known = [row[0] for row in self.store._db.execute("SELECT id FROM tasks")]
+        return [task.rules for task in self.store.original(known)]
+
     def judge(self) -> None:
         """What must hold after all that."""
         assert self.store is not None
         finals = {final.id: final for final in self.store.finals(sorted(self.client.handed_in))}
         assert finals.keys() == self.client.handed_in.keys(), "a task is missing"
+        again = Counter(rules.retry_of for rules in self._linked_rules() if rules is not None)
+        assert all(count == 1 for task, count in again.items() if task is not None), f"retried twice: {again}"
         for task_id, rules in self.client.handed_in.items():
             final, told = finals[task_id], self.client.told[task_id]
             assert final.reason == told.reason, f"task {task_id} is {final.reason!r}, its client knows {told.reason!r}"

@@ -44,9 +44,16 @@ def _is_number(cell: str) -> bool:
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """The same, for a notebook."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
+    cells = [[harmless(cell) for cell in row] for row in rows]
+    # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
+    left = [
+        "" if cells and all(_is_number(row[i]) for row in cells) else ' style="text-align:left"'
+        for i in range(len(headings))
+    ]
+    head = "".join(f"<th{style}>{html.escape(h)}</th>" for h, style in zip(headings, left, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(harmless(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td{s}>{html.escape(cell)}</td>" for cell, s in zip(row, left, strict=True)) + "</tr>"
+        for row in cells
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

@@ -317,12 +317,13 @@ class TaskResult:
     def _repr_html_(self) -> str:
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
-        parts = [f"<div><b>task {final.id}</b> {html.escape(self.status)}{where} in {final.run_s:.3f} s</div>"]
+        state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
+        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {final.run_s:.3f} s</div>"]
         parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
         parts += [output_html(output) for output in body.outputs]
         if final.reason:
             failure = self.failure
-            parts.append(text_html(f"{final.reason}\n{failure.getTraceback() if failure else ''}", error=True))
+            parts.append(text_html(failure.getTraceback() if failure else "", error=True))
         elif body.kind == "names":
             parts += [f"<div><code>{html.escape(name)}</code>{value_html(v)}</div>" for name, v in self.results.items()]
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .messages import Evaluate, Final, Incarnation, Message, Properties, Rules, RunKey, TaskRow
+from .messages import Evaluate, Final, Incarnation, Message, Properties, Retried, Rules, RunKey, TaskRow
 from .queue import Heads, PolicyKey, TaskClass, fifo_key
 from .saves import Save, SaveSticky
 from .states import State
@@ -349,6 +349,8 @@ class Farm:
     """Number of a stack query -> (client session, question number)."""
     functions: set[str] = field(default_factory=set)
     """Digests whose code is in the store."""
+    retried: dict[str, Retried] = field(default_factory=dict)
+    """"session n" of a `Retry` -> what came of it: who asks again gets the same."""
     sticky: dict[str, SaveSticky] = field(default_factory=dict)
     wanted: int = 0
     held: bool = False

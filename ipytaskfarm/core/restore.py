@@ -7,13 +7,18 @@ not run a second time.
 
 from __future__ import annotations
 
+import msgspec
+
 from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Now, Settings
+from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
-from .messages import Incarnation, RunKey
+from .messages import Incarnation, Retried, RunKey
 from .saves import SaveHandOut, Snapshot, TaskRecord
 from .states import State
 from .task import Task
 from .transition import rehand, restore
+
+_decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
 def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -> Farm:
@@ -27,6 +32,7 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     farm.sticky = {entry.key: entry for entry in startup_first}
     farm.wanted = int(snapshot.settings.get("wanted") or 0)
     farm.held = bool(snapshot.settings.get("held"))
+    farm.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)
         farm.blocks.append(block)

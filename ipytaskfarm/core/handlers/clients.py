@@ -27,12 +27,17 @@ from ..messages import (
     Watched,
 )
 from ..placement import recall
-from ..saves import SaveAccepted, SaveClear
+from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..states import Reason, State
 from ..task import DEFAULT_RULES, Handed, Task
 from ..transition import accept, final_without_answer, finish, forget
 from .depends import need_verdicts
 from .submit import is_on_its_way, refused, take_ids
+
+RETRIED = "retried"
+"""The setting that keeps what retries came to."""
+_RETRIES_KEPT = 64
+"""So many answers are remembered: who asks again does it at once, or never."""
 
 
 def on_client_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
@@ -167,7 +172,13 @@ def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: D
 
 
 def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
-    """Failed tasks once more, as they were handed in: the store has what they were made of."""
+    """Failed tasks once more, as they were handed in: the store has what they were made of.
+
+    A client asks again, under the same number, when the controller died before it could answer."""
+    known = farm.retried.get(f"{session} {n}")
+    if known is not None:
+        out.sends.append((session, Answer(n, known)))
+        return
     ids, missing, not_failed = [], [], []
     for task_id in dict.fromkeys(question.ids):
         if farm.finals.get(task_id):
@@ -202,7 +213,12 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
             need_verdicts(farm, linked.depend, out)
     if pairs:
         out.saves.append(SaveAccepted(block.first, block.last))
-    out.sends.append((session, Answer(event.n, Retried(pairs, event.missing, event.not_failed))))
+    reply = Retried(pairs, event.missing, event.not_failed)
+    farm.retried[f"{session} {event.n}"] = reply
+    while len(farm.retried) > _RETRIES_KEPT:
+        del farm.retried[next(iter(farm.retried))]
+    out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.retried).decode()))
+    out.sends.append((session, Answer(event.n, reply)))
 
 
 def fail_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
