@@ -15,7 +15,7 @@ from ipytaskfarm import MultiEngineClient, TaskClient, errors
 from ipytaskfarm.client import TaskResult, sessions
 from ipytaskfarm.client import progress as progress_module
 from ipytaskfarm.client.commands import ResultList
-from ipytaskfarm.client.display import TEXT_MAX, output_html, text_html
+from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_html
 from ipytaskfarm.client.progress import Progress
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
@@ -87,7 +87,7 @@ def test_what_a_task_displays_as_html_is_html() -> None:
 
 def test_a_failed_result_shows_its_traceback() -> None:
     html = failed(ValueError("no"))._repr_html_()
-    assert "failed" in html
+    assert "failed: error on engine" in html
     assert "before" in html
     assert "ValueError: no" in html
 
@@ -134,7 +134,7 @@ def test_clients_show_what_there_is(fake: FakeController) -> None:
     tc, mec = TaskClient(str(fake.connection_file)), MultiEngineClient(str(fake.connection_file))
     assert "<td>5</td>" in tc._repr_html_()
     html = mec._repr_html_()
-    assert "<td>busy</td>" in html
+    assert ">busy</td>" in html
     assert TAMED in html
     tc.close()
     mec.close()
@@ -201,3 +201,17 @@ def test_it_can_be_switched_off(shown: Callable[..., str], monkeypatch: pytest.M
 def test_no_bar_in_the_first_second(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "AFTER_S", 3600.0)
     assert shown() == ""
+
+
+def test_text_stands_to_the_left_and_numbers_to_the_right() -> None:
+    html = html_table(("id", "name"), [(1, "a"), (22, "<b>")])
+    assert "<th>id</th>" in html
+    assert "<td>22</td>" in html
+    assert '<th style="text-align:left">name</th>' in html
+    assert '<td style="text-align:left">&lt;b&gt;</td>' in html
+
+
+def test_a_table_says_what_was_left_out() -> None:
+    table = TaskTable([m.TaskRow(7, "scheduled", "queued", None, None, 0, 0.0)], 1_000)
+    assert repr(table).endswith("… and 1,000 before these")
+    assert "… and 1,000 before these" in table._repr_html_()

@@ -8,7 +8,8 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.events import StoreRoom, Tick
-from ipytaskfarm.core.farm import Assignment, Settings
+from ipytaskfarm.core.farm import Assignment, LoadTable, Settings
+from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare
 
@@ -471,3 +472,26 @@ def test_a_turn_without_events_says_nothing() -> None:
     assert not (out.saves)
     assert not (out.sends)
     assert not (out.assignments)
+
+
+def test_of_a_long_table_only_the_end_is_made() -> None:
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    for task_id in range(first, first + 10):
+        sim.submit(task_id)
+    sim.ask(m.Abort([first + 8, first + 1]))
+    out = sim.handle(m.Ask(7, m.Tasks(last=4)), "client")
+    (load,) = out.loads
+    assert isinstance(load, LoadTable)
+    assert (load.ids, [row.id for row in load.rows], load.omitted) == (
+        [first + 8],
+        [first + 6, first + 7, first + 9],
+        6,
+    )
+    reply = sim.ask(m.Tasks(state="unfinished", last=3))
+    assert isinstance(reply, m.TaskTable)
+    assert ([row.id - first for row in reply.rows], reply.omitted) == ([6, 7, 9], 5)
+    assert last_rows(load.rows, [], 2, 1) == m.TaskTable(load.rows[-2:], [], 2)
+    everything = sim.ask(m.Tasks(state="unfinished"))
+    assert isinstance(everything, m.TaskTable)
+    assert (len(everything.rows), everything.omitted) == (8, 0)

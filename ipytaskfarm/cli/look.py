@@ -101,15 +101,16 @@ class Tasks(JsonCommand):
     def carry_out(self) -> int:
         ids = self.number_arguments("task") if self.extra_args else None
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.Tasks(ids, self.named or None, self.state), timeout_s=60.0)
+            asked = messages.Tasks(ids, self.named or None, self.state, max(0, self.last))
+            reply = questioner.answer(asked, timeout_s=60.0)
         assert isinstance(reply, messages.TaskTable)
-        rows = reply.rows[-self.last :] if self.last > 0 else reply.rows
+        rows = reply.rows
         if self.json:
             print(json.dumps([msgspec.structs.asdict(row) for row in rows], default=msgspec.to_builtins))
         else:
             _task_table(rows)
-            if len(rows) < len(reply.rows):
-                print(f"… and {len(reply.rows) - len(rows)} before these; --last 0 shows all")
+            if reply.omitted:
+                print(f"… and {reply.omitted:,} before these; --last 0 shows all")
         if reply.unknown:
             raise IndexError(f"there is no task {', '.join(map(str, reply.unknown))}")
         return OK

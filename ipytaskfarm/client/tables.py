@@ -47,8 +47,10 @@ class TaskStatus:
 class TaskTable:
     """A table of tasks, in order of their ids.  Iterates over the ids, so every call that takes ids takes it."""
 
-    def __init__(self, rows: list[TaskRow]) -> None:
+    def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
         self.rows = [TaskStatus(row) for row in rows]
+        self.omitted = omitted
+        """So many before these match too."""
 
     @property
     def ids(self) -> list[int]:
@@ -64,12 +66,6 @@ class TaskTable:
     def __getitem__(self, position: int) -> TaskStatus:
         return self.rows[position]
 
-    def last(self, count: int) -> TaskTable:
-        """The same of the last so many tasks."""
-        found = TaskTable([])
-        found.rows = self.rows[-count:]
-        return found
-
     def _cells(self) -> Iterator[Sequence[object]]:
         for r in self.rows:
             shown = "running" if r.state == "pending" else r.state
@@ -78,10 +74,15 @@ class TaskTable:
             yield r.id, shown, r.reason, r.name, r.engineid, r.attempts, submitted, duration, r.error
 
     def __repr__(self) -> str:
-        return table(_HEADINGS, self._cells()) if self.rows else "no tasks"
+        if not self.rows:
+            return "no tasks"
+        return table(_HEADINGS, self._cells()) + (f"\n{self._more()}" if self.omitted else "")
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADINGS, self._cells())
+        return html_table(_HEADINGS, self._cells()) + (f"<div>{self._more()}</div>" if self.omitted else "")
+
+    def _more(self) -> str:
+        return f"… and {self.omitted:,} before these"
 
     def to_dataframe(self) -> Any:
         """The table as a pandas DataFrame, indexed by id."""

@@ -356,20 +356,24 @@ class TaskClient:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
         return TaskStatus(rows[0])
 
-    def tasks(self, name: str | None = None, state: str | None = None, ids: Ids | None = None) -> TaskTable:
+    def tasks(
+        self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
+    ) -> TaskTable:
         """A table of tasks, in order of their ids; it iterates over the ids, so every other call takes it.
 
         Args:
             name: only tasks of that name.
             state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
             ids: only these.
+            last: no more than so many, those with the highest ids; 0: all.
         """
         wanted = None if ids is None else id_list(ids)
         states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
         if state is not None and state not in states:
             raise ValueError(f"state must be one of {', '.join(states)}, not {state!r}")
         asked = "pending" if state == "running" else state
-        return TaskTable(self._ask(messages.Tasks(wanted, name, asked), messages.TaskTable).rows)
+        reply = self._ask(messages.Tasks(wanted, name, asked, max(0, last)), messages.TaskTable)
+        return TaskTable(reply.rows, reply.omitted)
 
     def explain(self, taskid: int) -> Text:
         """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""

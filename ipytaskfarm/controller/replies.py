@@ -7,7 +7,8 @@ import time
 from ..core.errors import StoreFull
 from ..core.events import Event, Originals
 from ..core.farm import Load, LoadCompacted, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
-from ..core.messages import Answer, Fetched, Final, Refusal, TaskTable, Text
+from ..core.handlers.tables import last_rows
+from ..core.messages import Answer, Fetched, Final, Refusal, Text
 from ..doors.store import Store
 
 
@@ -18,8 +19,7 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
     if isinstance(load, LoadTable):
         rows = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
-        table = TaskTable(sorted([*load.rows, *rows], key=lambda row: row.id), load.unknown)
-        return load.session, Answer(load.n, table)
+        return load.session, Answer(load.n, last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted))
     if isinstance(load, LoadOriginals):
         return load.session, Originals(load.n, store.original(load.ids), load.missing, load.not_failed)
     if isinstance(load, LoadCompacted):

@@ -74,7 +74,7 @@ class LoadFinals(NamedTuple):
 
 
 class LoadTable(NamedTuple):
-    """Read final tasks' rows, merge with these, and answer question `n` with `TaskTable`."""
+    """Read final tasks' rows, merge with these, and answer question `n` with the last of them in a `TaskTable`."""
 
     session: str
     n: int
@@ -82,6 +82,8 @@ class LoadTable(NamedTuple):
     rows: list[TaskRow]
     unknown: list[int]
     name: str | None
+    last: int = 0
+    omitted: int = 0
 
 
 class LoadOriginals(NamedTuple):

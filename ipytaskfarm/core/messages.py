@@ -256,6 +256,8 @@ class Tasks(msgspec.Struct, frozen=True, tag=True):
     name: str | None = None
     state: str | None = None
     """scheduled, pending, succeeded, failed, unfinished, finished or None."""
+    last: int = 0
+    """No more than so many, those with the highest ids; 0: all."""
 
 
 class Explain(msgspec.Struct, frozen=True, tag=True):
@@ -483,6 +485,8 @@ class TaskTable(msgspec.Struct, frozen=True, tag=True):
 
     rows: list[TaskRow]
     unknown: list[int] = []
+    omitted: int = 0
+    """So many before these match too, and were not asked for."""
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):

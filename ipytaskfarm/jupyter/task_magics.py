@@ -139,8 +139,7 @@ class TaskMagics(Magics):
         """A table of tasks and where they are."""
         given = parse_argstring(self.tasks, line)
         with short_errors():
-            found = connection.task_client(self.shell).tasks(given.name, given.state)
-            return found.last(given.last) if given.last else found
+            return connection.task_client(self.shell).tasks(given.name, given.state, last=given.last)
 
     # -- what they have in common
 

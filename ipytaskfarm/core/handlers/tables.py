@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 from ..durations import SLOW_S
 from ..eligibility import may_serve
 from ..farm import Decision, Engine, EngineState, Farm, LoadExplanation, LoadTable, Now
@@ -62,20 +64,31 @@ def on_tasks(farm: Farm, session: str, n: int, question: Tasks, now: Now, out: D
         return
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
     alive = farm.tasks.values() if ids is None else [farm.tasks[i] for i in ids if i in farm.tasks]
-    rows = [
-        task_row(farm, task)
-        for task in alive
-        if task.state in states and (question.name is None or _name(task) == question.name)
-    ]
+    found = [t for t in alive if t.state in states and (question.name is None or _name(t) == question.name)]
     final_ids = farm.finals if ids is None else [i for i in ids if i in farm.finals]
     wanted = [i for i in final_ids if (State.FAILED if farm.finals[i] else State.SUCCEEDED) in states]
+    omitted = 0
+    if question.last and question.name is None and len(found) + len(wanted) > question.last:
+        # Of a million rows fifty are wanted: the others are not even made. Names of final tasks only the store knows.
+        omitted = len(found) + len(wanted) - question.last
+        first = heapq.nlargest(question.last, [*(t.id for t in found), *wanted])[-1]
+        found = [t for t in found if t.id >= first]
+        wanted = [i for i in wanted if i >= first]
+    rows = [task_row(farm, task) for task in found]
     unknown = [i for i in ids or () if i not in farm.tasks and i not in farm.finals and i not in farm.refusals]
     for task_id in [i for i in ids or () if i in farm.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
-        out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name))
+        out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted))
     else:
-        out.sends.append((session, Answer(n, TaskTable(sorted(rows, key=lambda r: r.id), unknown))))
+        out.sends.append((session, Answer(n, last_rows(rows, unknown, question.last, omitted))))
+
+
+def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
+    """A table of the last of these, in order; last 0: all."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    kept = ordered[-last:] if last else ordered
+    return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
 
 
 def _name(task: Task) -> str | None:
