@@ -77,6 +77,11 @@ MUTATIONS = {
         "        if number != self._last_in + 1:\n",
         "        if number > self._last_in + 1:\n",
     ),
+    "forget what a retry came to": (
+        "core/handlers/clients.py",
+        "    if known is not None:\n",
+        "    if known is not None and False:\n",
+    ),
     "forget what agents hold": (
         "core/handlers/agents.py",
         "    _reconcile(farm, engine, report.held, now, out)\n",
