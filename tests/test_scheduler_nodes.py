@@ -137,6 +137,15 @@ def test_the_last_node_goes_on() -> None:
     assert world.aside == ""
 
 
+def test_explain_says_that_a_node_is_set_aside() -> None:
+    world = World(300, m.Rules(retries=3))
+    world.run_until_aside()
+    waiting = next(task for task in world.sim.scheduler.farm.tasks.values() if task.task_class is not None)
+    told = world.sim.ask(m.Explain(waiting.id))
+    assert isinstance(told, m.Text)
+    assert "its node is set aside: 10 attempts in a row failed" in told.text
+
+
 def test_resume_takes_it_back() -> None:
     world = World(300, m.Rules(retries=3))
     world.run_until_aside()

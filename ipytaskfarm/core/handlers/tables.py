@@ -273,6 +273,9 @@ def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
         return f"it is {engine.state}"
     if engine.retiring:
         return "it is about to end"
+    agent = farm.agents.get(engine.agent)
+    if agent is not None and agent.aside:
+        return f"its node is set aside: {agent.aside}"
     if rules.targets is not None and engine.id not in rules.targets:
         return f"it is not among the task's targets {list(rules.targets)}"
     if rules.depend is not None:
