@@ -115,6 +115,7 @@ class Client(Speaker):
         self.asked: dict[int, m.Question] = {}
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
+        self.cleared: set[int] = set()
         self.n = 0
 
     def decode(self, body: Any) -> Sequence[object]:
@@ -135,6 +136,10 @@ class Client(Speaker):
     def retry(self, task_id: int) -> None:
         self.retried.add(task_id)
         self.ask(m.Retry([task_id]))
+
+    def clear(self, task_id: int) -> None:
+        self.cleared.add(task_id)
+        self.ask(m.Clear([task_id]))
 
     def speak(self) -> None:
         if self.greeted:

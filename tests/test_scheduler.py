@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.events import StoreRoom, Tick
+from ipytaskfarm.core.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.farm import Assignment, LoadTable, Settings
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.task import TaskInfo
@@ -495,3 +495,12 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
     everything = sim.ask(m.Tasks(state="unfinished"))
     assert isinstance(everything, m.TaskTable)
     assert (len(everything.rows), everything.omitted) == (8, 0)
+
+
+def test_a_retry_of_what_was_cleared_meanwhile_makes_nothing() -> None:
+    sim = farm_with_engines(0)
+    before = sim.scheduler.farm.next_id
+    out = sim.handle(Originals(7, [], [3], []), "client")
+    assert sim.scheduler.farm.next_id == before
+    assert out.saves == []
+    assert out.sends == [("client", m.Answer(7, m.Retried([], [3], [])))]

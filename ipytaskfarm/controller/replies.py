@@ -21,7 +21,10 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         rows = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
         return load.session, Answer(load.n, last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted))
     if isinstance(load, LoadOriginals):
-        return load.session, Originals(load.n, store.original(load.ids), load.missing, load.not_failed)
+        tasks = store.original(load.ids)
+        # Cleared since they were asked for, perhaps in the same turn.
+        gone = sorted(set(load.ids) - {task.id for task in tasks})
+        return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
     if isinstance(load, LoadCompacted):
         return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))

@@ -198,6 +198,9 @@ def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: D
 
 def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Decision) -> None:
     """The tasks to be retried, read back: new ids, linked to the old ones."""
+    if not event.tasks:
+        out.sends.append((session, Answer(event.n, Retried([], event.missing, event.not_failed))))
+        return
     block = take_ids(farm, session, len(event.tasks), out)
     client = farm.client(session)
     client.blocks.append(block)
@@ -211,8 +214,7 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
         pairs.append((original.id, again.id))
         if linked.depend is not None:
             need_verdicts(farm, linked.depend, out)
-    if pairs:
-        out.saves.append(SaveAccepted(block.first, block.last))
+    out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried(pairs, event.missing, event.not_failed)
     farm.retried[f"{session} {event.n}"] = reply
     while len(farm.retried) > _RETRIES_KEPT:
