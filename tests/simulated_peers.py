@@ -194,6 +194,8 @@ class Engine:
         self.back: dict[m.RunKey, None] = {}
         """Returned, and not acknowledged."""
         self.prepared = False
+        self.commands: set[tuple[str, int]] = set()
+        """(session, n) of those it has run: none is run twice."""
 
     def held(self) -> list[m.RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.queue, *self.back]
@@ -209,7 +211,7 @@ class Agent(Speaker):
         self.engines: dict[str, Engine] = {}
         self.dying: dict[str, tuple[Engine, m.EngineLost]] = {}
         """Engines whose loss is not on the controller's disk."""
-        self.kept: dict[int, m.Returned] = {}
+        self.kept: dict[int, m.Returned | m.CommandDone] = {}
         self.former: list[str] = [*former.former, former.session] if former else []
         self.started = 0
         self.kept_count = 0
@@ -240,8 +242,8 @@ class Agent(Speaker):
         self.say(m.AgentState(self.session, 1, 2, 2**30, "linux", "3", reports, None, self.former))
         for engine in self.engines.values():
             self._say_results(engine, list(engine.done))
-        for number, returned in self.kept.items():
-            self.say(returned, ("returned", number))
+        for number, kept in self.kept.items():
+            self.say(kept, ("kept", number))
         for engine, lost in self.dying.values():
             self._say_loss(engine, lost)
 
@@ -258,10 +260,10 @@ class Agent(Speaker):
         if token[0] == "results":
             for run in token[2]:
                 token[1].done.pop(run, None)
-        elif token[0] == "returned":
-            returned = self.kept.pop(token[1], None)
-            engine = self.engines.get(returned.engine) if returned else None
-            for run in returned.runs if returned and engine else ():
+        elif token[0] == "kept":
+            kept = self.kept.pop(token[1], None)
+            engine = self.engines.get(kept.engine) if kept else None
+            for run in kept.runs if isinstance(kept, m.Returned) and engine else ():
                 engine.back.pop(run, None)  # type: ignore[union-attr]
         else:
             self.dying.pop(token[1], None)
@@ -292,6 +294,11 @@ class Agent(Speaker):
                 self.end(engine, "aborted")
             else:
                 self._give_back(engine, [message.run] if message.run in engine.queue else [])
+        elif isinstance(message, m.EngineCommand):
+            name = message.session, message.n
+            if name not in engine.commands:
+                engine.commands.add(name)
+                self.keep(m.CommandDone(engine.name, *name, True))
         elif isinstance(message, m.EnginePrepared):
             engine.prepared = True
         elif isinstance(message, m.StopEngine):
@@ -303,10 +310,14 @@ class Agent(Speaker):
         for run in runs:
             engine.queue.remove(run)
             engine.back[run] = None
+        self.keep(m.Returned(engine.name, runs, "recalled"))
+
+    def keep(self, message: m.Returned | m.CommandDone) -> None:
+        """Say it until it is acknowledged."""
         self.kept_count += 1
-        returned = self.kept[self.kept_count] = m.Returned(engine.name, runs, "recalled")
+        self.kept[self.kept_count] = message
         if self.stated:
-            self.say(returned, ("returned", self.kept_count))
+            self.say(message, ("kept", self.kept_count))
 
     # -- what engines do
 

@@ -338,7 +338,11 @@ class World:
             failed = [i for i, final in self.client.told.items() if final.reason and i not in self.client.retried]
             if failed:
                 self.client.retry(chance.choice(failed))
-        elif luck < 0.86 and self.client.told:
+        elif luck < 0.84:
+            self.client.ask(m.SetWanted(chance.randint(1, 4)))
+        elif luck < 0.85:
+            self.client.ask(m.SetSticky(chance.choice("ab"), "execute", b"start-up"))
+        elif luck < 0.87 and self.client.told:
             self.client.clear(chance.choice(list(self.client.told)))
         elif luck < 0.92:
             busy = [(agent, engine) for agent in self.agents for engine in agent.engines.values() if engine.running]
@@ -378,6 +382,7 @@ class World:
         """Nothing bad happens any more: whatever can end, ends."""
         self.hostile = False
         self.client.ask(m.Hold(False))
+        self.client.ask(m.SetWanted(4))  # with these, ids 0 and 1 are there, which some tasks ask for
         for round_number in range(600):
             self.round()
             self.engines_do()
