@@ -93,7 +93,7 @@ def test_the_command_names_the_turn_that_differs(tmp_path: Path, capsys: pytest.
     assert main(["replay", str(path), "--task", "1"]) == 0
     told = capsys.readouterr().out
     assert "turn 2" in told
-    assert "SaveTask" in told
+    assert " accepted" in told
     assert "4 turns, at the end: 3 scheduled" in told
     # Another payload in one turn, of the same length: other saves come of it than were marked then.
     data = path.read_bytes()

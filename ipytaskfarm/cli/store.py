@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from traitlets import Int
 
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
-from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core import errors, messages, saves
 from ipytaskfarm.doors import store_care
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
@@ -134,15 +135,30 @@ then, with all its checks on. Exit code 1 if it decides otherwise, or if a check
         return FAILED if other else OK
 
 
-def _show_task(task: int, wall_s: float, number: int, saves: Any) -> None:
-    for save in saves:
-        final = getattr(save, "final", save)
-        runs = [run for run in getattr(save, "runs", ()) if run[0] == task]
-        if runs or task in (getattr(final, "id", None), getattr(save, "task", None)):
-            when = time.strftime("%H:%M:%S", time.localtime(wall_s))
-            what = f"run {runs[0]} to engine {save.engine_id}" if runs else ""
-            what = what or str(getattr(final, "reason", "") or getattr(getattr(save, "row", None), "outcome", ""))
-            print(f"turn {number} {when} {type(save).__name__} {what}".rstrip())
+def _show_task(task: int, wall_s: float, number: int, saved: Sequence[saves.Save]) -> None:
+    for save in saved:
+        said = _said_of(task, save)
+        if said is not None:
+            print(f"turn {number} {time.strftime('%H:%M:%S', time.localtime(wall_s))} {said}")
+
+
+def _said_of(task: int, save: saves.Save) -> str | None:
+    """What a save says of this task; None: nothing."""
+    match save:
+        case saves.SaveTask(id=found) if found == task:
+            return "accepted"
+        case saves.SaveHandOut(runs=runs, engine_id=engine) if run := next((r for r in runs if r[0] == task), None):
+            return f"attempt {run[1]} handed to engine {engine}"
+        case saves.SaveAttempt(task=found, row=row) if found == task:
+            return f"attempt {row.number} ended: {row.outcome}"
+        case saves.SaveRequeue(task=found) if found == task:
+            return "queued again"
+        case saves.SaveFinal(final=final) if final.id == task:
+            return f"failed: {final.reason}" if final.reason else "succeeded"
+        case saves.SaveClear(ids=ids) if task in ids:
+            return "cleared"
+        case _:
+            return None
 
 
 def _one_path(words: list[str], what: str) -> Path:
