@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.events import Silent
-from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.farm import FailedAttempt, Kind, Settings
+from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 
@@ -117,15 +120,16 @@ def test_one_success_ends_the_streak() -> None:
     assert world.aside == ""
 
 
-def test_few_tasks_say_nothing_of_a_node() -> None:
-    world = World(200, m.Rules(retries=99, targets=(0,)), node_failures=5)
+@pytest.mark.parametrize(("tasks", "bad"), [(TASKS_LEAST - 1, False), (TASKS_LEAST, True)])
+def test_few_tasks_say_nothing_of_a_node(tasks: int, bad: bool) -> None:
+    """However often they failed there, and their like succeeded elsewhere."""
+    world = World(2, m.Rules(retries=3))
     farm = world.sim.scheduler.farm
-    bad_id = next(iter(world.bad.engines.values())).id
-    assert farm.engine_by_id(bad_id) is not None
-    streak = farm.agents["bad"].streak
-    world.run(3)
-    assert len({attempt.task for attempt in streak}) < 5
-    assert world.aside == ""
+    agent = farm.agents["bad"]
+    kind: Kind = (None, None)
+    agent.elsewhere.add(kind)
+    agent.streak += [FailedAttempt(1000 + n % tasks, 0, kind, "error") for n in range(5 * tasks)]
+    assert _is_bad(farm, agent) is bad
 
 
 def test_the_last_node_goes_on() -> None:
