@@ -4,6 +4,7 @@ The folders say where code runs, and an import only ever points to a line above 
 
 ``core``        values and decisions: no IO, no clock, no chance, no threads
 ``policies``    the queue policies a user may choose, or write
+``environment`` what prepares engines: classes that users fill in
 ``doors``       each opens onto exactly one outside thing: the wire, the store, pickle, the flight recorder …
 ``engine``      runs in the engine's process, an IPython kernel with one more lane
 ``evaluator``   the child process that calls users' ``depend`` functions
@@ -39,11 +40,15 @@ __all__ = [
     "StringTask",
     "MapTask",
     "TaskResult",
+    "Job",
+    "TaskEnvironment",
+    "RecycleSettings",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from . import client as client
+    from .client import Job as Job
     from .client import MapTask as MapTask
     from .client import MultiEngineClient as MultiEngineClient
     from .client import StringTask as StringTask
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
     from .client import TaskClient as TaskClient
     from .client import TaskResult as TaskResult
     from .core import errors as errors
+    from .environment import RecycleSettings as RecycleSettings
+    from .environment import TaskEnvironment as TaskEnvironment
     from .farm import Farm as Farm
 else:
     # Controller, agent and evaluator import this file too, on their way to their own folder: what they
@@ -66,6 +73,9 @@ else:
         "StringTask": ("ipytaskfarm.client", "StringTask"),
         "MapTask": ("ipytaskfarm.client", "MapTask"),
         "TaskResult": ("ipytaskfarm.client", "TaskResult"),
+        "Job": ("ipytaskfarm.client", "Job"),
+        "TaskEnvironment": ("ipytaskfarm.environment", "TaskEnvironment"),
+        "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),
     }
 
     def __getattr__(name: str) -> object:

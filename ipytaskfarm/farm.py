@@ -15,19 +15,20 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
-    check_bytes,
-    check_count,
+    SchedulingArguments,
     check_engines,
-    check_seconds,
+    check_scheduling,
+    folder_list,
     policy_name,
     read_startup,
 )
@@ -59,8 +60,8 @@ class Farm:
     n: how many engines; default: the usable cores.
     name: the farm's name, or None.
     startup: code that every fresh engine runs first, a str; or a file of such code, a `pathlib.Path`.
-    queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, or your own
-        `QueuePolicy`, as a class or as ``"module:Class"``.
+    queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, ``"FairShareJobs"``, or
+        your own `QueuePolicy`, as a class or as ``"module:Class"``.
     policy_path: folders to import it from.
     host, port: where the controller listens; default: this machine alone, the farm's own port.
     store_dir: the folder for the store, on a local disk.
@@ -74,6 +75,16 @@ class Farm:
     keep_results, keep_results_size: results are cleared so many seconds (or a timedelta) after their task's end; the
         oldest, when the store holds more than this size; default: they stay until somebody clears them.
     record: a file for a tape of all that the controller hears, payloads included, for ``ipytaskfarm replay``.
+    warm: how many free slots hold a blank engine, ready for any environment; default: all `n`.
+    resources: what tasks may ask for (``resources=``) beside the cores, memory and GPUs that are found, or instead of
+        them: ``{"licence": 3, "gpu": 2}``.
+    placement: which of several free engines a task takes: ``"default"``, ``"priority"``, ``"least_recent"``,
+        ``"most_recent"``, ``"random"``, ``"nearest_environment"``.
+    load_limit, free_memory: the load guard: no task is started on a node that is busier than this share of its cores,
+        or has less of its memory free (bytes, or text like ``"1 GiB"``); those with ``force=True`` are. Default: none.
+    environment_patience: seconds after which a task is no longer passed over by later ones whose environment an engine
+        already has; False: it always is; default: 10.
+    resource_patience: seconds after which what becomes free on a node is kept for a task that waits; default: 10.
     hold: start no task until ``ipytaskfarm resume``.
     fresh: begin anew; the store of a farm of this name is set aside.
     take_over: begin anew here with a farm whose store is on another host.
@@ -109,17 +120,17 @@ class Farm:
         take_over: bool = False,
         start_timeout: float | timedelta = 60.0,
         drain: float | timedelta | None = 10.0,
+        **scheduling: Unpack[SchedulingArguments],
     ) -> None:
-        code, code_name = read_startup(startup)
-        folders = (policy_path,) if isinstance(policy_path, str | os.PathLike) else policy_path
+        code = read_startup(startup)
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
             engines=usable_cores() if n is None else check_engines(n),
             owned=name is None,
-            startup=code,
-            startup_name=code_name,
+            startup=code[0],
+            startup_name=code[1],
             queue_policy=policy_name(queue_policy),
-            policy_path=tuple(Path(folder).expanduser() for folder in folders),
+            policy_path=folder_list(policy_path),
             host=host,
             port=port,
             store_dir=None if store_dir is None else Path(store_dir).expanduser(),
@@ -132,6 +143,7 @@ class Farm:
             keep_results_s=check_seconds("keep_results", keep_results),
             keep_results_bytes=check_bytes("keep_results_size", keep_results_size),
             record=None if record is None else Path(record).expanduser().absolute(),
+            scheduling=check_scheduling(**scheduling),
             hold=hold,
             fresh=fresh,
             take_over=take_over,
@@ -139,8 +151,7 @@ class Farm:
             drain_s=check_seconds("drain", drain),
         )
         self._home = Home.temporary(self._settings.name) if name is None else Home.of(self._settings.name)
-        self._ready = threading.Event()
-        self._ended = threading.Event()
+        self._ready, self._ended = threading.Event(), threading.Event()
         self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
         self._clients: list[Any] = []
         self._start()
@@ -161,8 +172,8 @@ class Farm:
             self._ended.wait(AT_EXIT_S)
             raise self._supervisor.error
         state = self._supervisor.state
-        missing = self._settings.engines - (ready_engines(state) if state is not None else 0)
-        if missing == self._settings.engines > 0:
+        missing = self._settings.engines_at_start - (ready_engines(state) if state is not None else 0)
+        if missing == self._settings.engines_at_start > 0:
             log = self._home.log("agent-0")
             text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             self.stop(drain=0)
@@ -170,14 +181,16 @@ class Farm:
                 f"none of {missing} engines came up in {self._settings.start_timeout_s:g} s; the agent says:\n{text}"
             )
         if missing > 0:
-            warnings.warn(f"{missing} of {self._settings.engines} engines of {self!r} have not come up", stacklevel=3)
+            warnings.warn(
+                f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up", stacklevel=3
+            )
 
     def _await_ready(self) -> None:
         if self._ready.wait(SHOW_AFTER_S):
             return
         from ipytaskfarm.client.progress import Progress
 
-        wanted = self._settings.engines
+        wanted = self._settings.engines_at_start
         with Progress(wanted, "engine") as progress:
             while not self._ready.wait(0.25):
                 state = self._supervisor.state

@@ -22,7 +22,7 @@ from typing import Any
 from .core.queue import fifo_key
 from .core.task import TaskInfo
 
-__all__ = ["FIFO", "LIFO", "FairShare", "QueuePolicy", "TaskInfo"]
+__all__ = ["FIFO", "LIFO", "FairShare", "FairShareJobs", "QueuePolicy", "TaskInfo"]
 
 
 class QueuePolicy:
@@ -59,10 +59,22 @@ class FairShare(QueuePolicy):
     def __init__(self) -> None:
         self._last: dict[tuple[int, str], int] = {}
 
+    def owner(self, task: TaskInfo) -> str:
+        """Who takes turns with the others."""
+        return task.client
+
     def key(self, task: TaskInfo) -> tuple[int, int]:
-        """The client's next tag."""
+        """The owner's next tag."""
         served = task.served[1] if task.served is not None and task.served[0] == -task.priority else 0
-        owner = (task.priority, task.client)
+        owner = (task.priority, self.owner(task))
         tag = max(served, self._last.get(owner, 0)) + 1
         self._last[owner] = tag
         return (-task.priority, tag)
+
+
+class FairShareJobs(FairShare):
+    """The same, but jobs take turns, and the tasks of each client that belong to no job."""
+
+    def owner(self, task: TaskInfo) -> str:
+        """The job, else the client."""
+        return task.job or task.client

@@ -5,9 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, TypedDict
+
+from .core.checks import check_bytes, check_count, check_seconds
+from .core.choice import PLACEMENTS
+from .core.demands import bytes_of
 
 DEFAULT_NAME = "default"
 DEFAULT_HOST = "127.0.0.1"
@@ -15,7 +21,91 @@ DEFAULT_PORT = 10113
 """Taken if it is free and the farm has no port of its own yet."""
 
 _POLICY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
-_OWN_POLICIES = ("FIFO", "LIFO", "FairShare")
+_OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduling:
+    """Which engines there are for whom, and what nodes have for tasks.  None: the controller's own default."""
+
+    warm: int | None = None
+    """How many free slots hold a blank engine; None: all."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """What this machine's node has, beside or instead of what is found."""
+    placement: str | None = None
+    load_limit: float | None = None
+    """A share of the cores."""
+    free_memory_bytes: int | None = None
+    environment_patience_s: float | None = None
+    """Below 0: off."""
+    resource_patience_s: float | None = None
+
+
+class SchedulingArguments(TypedDict, total=False):
+    """The same as arguments of `Farm`."""
+
+    warm: int | None
+    resources: Mapping[str, float | str] | None
+    placement: str | None
+    load_limit: float | None
+    free_memory: int | str | None
+    environment_patience: float | timedelta | Literal[False] | None
+    resource_patience: float | timedelta | None
+
+
+def check_scheduling(
+    warm: object = None,
+    resources: object = None,
+    placement: object = None,
+    load_limit: object = None,
+    free_memory: object = None,
+    environment_patience: object = None,
+    resource_patience: object = None,
+) -> Scheduling:
+    """These arguments of `Farm`, checked."""
+    patience = -1.0 if environment_patience is False else check_seconds("environment_patience", environment_patience)
+    return Scheduling(
+        warm=check_count("warm", warm, 0),
+        resources=_resources(resources),
+        placement=_placement(placement),
+        load_limit=_share("load_limit", load_limit),
+        free_memory_bytes=check_bytes("free_memory", free_memory),
+        environment_patience_s=patience,
+        resource_patience_s=check_seconds("resource_patience", resource_patience),
+    )
+
+
+def _resources(value: object) -> tuple[tuple[str, float], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise TypeError(f"resources must be a dict of names and amounts, not {type(value).__name__}")
+    return tuple((name, resource_amount(name, each)) for name, each in value.items())
+
+
+def resource_amount(name: object, value: object) -> float:
+    """How much there is of a resource: a number, or a size like ``"4 GiB"``."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"resources: {name!r} is no name for a resource, use letters, digits and _")
+    if isinstance(value, str):
+        value = bytes_of(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"resources: {name} must be a number of 0 or more, or a size like '4 GiB', not {value!r}")
+    return float(value)
+
+
+def _placement(value: object) -> str | None:
+    if value is not None and value not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {value!r}")
+    return value
+
+
+def _share(what: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"{what} must be a share of the cores, more than 0 and up to 1, not {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +142,7 @@ class FarmSettings:
     """Results are cleared so long after their task's end; None: never."""
     keep_results_bytes: int | None = None
     """The oldest results are cleared when the store holds more; None: never."""
+    scheduling: Scheduling = Scheduling()
     hold: bool = False
     """Start no task until somebody says so."""
     fresh: bool = False
@@ -63,6 +154,12 @@ class FarmSettings:
     drain_s: float | None = 10.0
     """How long running tasks may go on when the farm is stopped; None: until they end."""
 
+    @property
+    def engines_at_start(self) -> int:
+        """How many engines come up before there is any work: others are started when they are needed."""
+        warm = self.scheduling.warm
+        return self.engines if warm is None else min(self.engines, warm)
+
 
 def check_engines(n: object) -> int:
     """A number of engines: 0 or more."""
@@ -71,50 +168,6 @@ def check_engines(n: object) -> int:
     if n < 0:
         raise ValueError(f"n, the number of engines, must be 0 or more, not {n}")
     return n
-
-
-def check_seconds(what: str, value: object) -> float | None:
-    """A duration as seconds or timedelta, 0 or more; None stays None."""
-    if value is None:
-        return None
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} must be seconds or a timedelta, not {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{what} must be 0 seconds or more, not {value}")
-    return float(value)
-
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
-
-
-def check_bytes(what: str, value: object) -> int | None:
-    """A size in bytes: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024); None stays None."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        found = _SIZE.match(value)
-        if found is None:
-            raise ValueError(f"{what} must be a size like '300 MiB' or '2G', not {value!r}")
-        value = int(float(found[1]) * _UNITS[found[2].lower()])
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be bytes or text like '300 MiB', not {type(value).__name__}")
-    if value <= 0:
-        raise ValueError(f"{what} must be more than 0 bytes, not {value}")
-    return value
-
-
-def check_count(what: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`; None stays None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{what} must be {least} or more, not {value}")
-    return value
 
 
 def controller_flags(settings: FarmSettings) -> list[str]:
@@ -131,12 +184,19 @@ def controller_flags(settings: FarmSettings) -> list[str]:
         ("--keep-results", settings.keep_results_s),
         ("--keep-results-bytes", settings.keep_results_bytes),
         ("--record", settings.record),
+        ("--warm", settings.scheduling.warm),
+        ("--placement", settings.scheduling.placement),
+        ("--load-limit", settings.scheduling.load_limit),
+        ("--free-memory", settings.scheduling.free_memory_bytes),
+        ("--environment-patience", settings.scheduling.environment_patience_s),
+        ("--resource-patience", settings.scheduling.resource_patience_s),
     )
 
 
 def agent_flags(settings: FarmSettings) -> list[str]:
     """The same for the agents."""
-    return _given(("--grace", settings.grace_s), ("--memory-limit", settings.memory_limit_bytes))
+    declared = [word for name, each in settings.scheduling.resources for word in ("--resource", f"{name}={each:g}")]
+    return declared + _given(("--grace", settings.grace_s), ("--memory-limit", settings.memory_limit_bytes))
 
 
 def _given(*flags: tuple[str, object]) -> list[str]:
@@ -194,3 +254,9 @@ def _policy_from_text(text: str) -> str:
             " nor an importable name like 'mine:Policy'"
         )
     return text
+
+
+def folder_list(folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """One folder or several, as paths."""
+    several = (folders,) if isinstance(folders, str | os.PathLike) else folders
+    return tuple(Path(folder).expanduser() for folder in several)

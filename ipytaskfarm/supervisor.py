@@ -385,7 +385,7 @@ class Supervisor:
             self._audience.say(line)
         ready = ready_engines(reply)
         if self.phase is Phase.FILLING:
-            wanted = self.settings.engines
+            wanted = self.settings.engines_at_start
             if ready >= wanted or now - self._filling_since > self.settings.start_timeout_s:
                 if ready < wanted:
                     self._audience.say(

@@ -25,18 +25,16 @@ from ipytaskfarm.core.messages import (
     CommandDone,
     Ended,
     EngineCommand,
-    FailureBody,
     FromEngine,
     Function,
     LaneExit,
     LaneHello,
     Recall,
-    ResultBody,
     Returned,
     Run,
-    StringWork,
     ToEngine,
 )
+from ipytaskfarm.core.work import FailureBody, ResultBody, StringWork
 from ipytaskfarm.doors.pack import pack, unpack
 from ipytaskfarm.doors.recorder import Bell, Recorder
 

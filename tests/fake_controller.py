@@ -21,9 +21,9 @@ from ipytaskfarm.core.messages import (
     Run,
     RunKey,
     StartEngine,
-    StringWork,
     ToAgent,
 )
+from ipytaskfarm.core.work import StringWork
 from ipytaskfarm.doors.keys import make_farm_keys
 from ipytaskfarm.doors.runtime import ConnectionInfo, process_started, write_connection_file
 from ipytaskfarm.doors.wire_hub import Hub, PeerGone, PeerNewEpoch, PeerSilent, PeerUp

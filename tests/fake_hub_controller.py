@@ -17,6 +17,7 @@ import msgspec
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import work
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.keys import make_farm_keys
 from ipytaskfarm.doors.pack import pack
@@ -41,7 +42,7 @@ def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: A
 
 def names(**values: Any) -> bytes:
     """The result body of a StringTask that pulled these."""
-    return encode(m.ResultBody(value=pack(values)))
+    return encode(work.ResultBody(value=pack(values)))
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -204,7 +205,7 @@ class FakeController:
         if engines is None:
             engines = self.engines
             if not engines:
-                body = encode(m.FailureBody("NoEnginesRegistered", "the farm has no engines now"))
+                body = encode(work.FailureBody("NoEnginesRegistered", "the farm has no engines now"))
                 self._hub.send(session, m.CommandAnswer(message.n, -1, False, body))
                 return
             self._hub.send(session, m.CommandAnswer(message.n, -1, True, encode(engines)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ipytaskfarm
-from ipytaskfarm.core.messages import FailureBody
+from ipytaskfarm.core.work import FailureBody
 from ipytaskfarm.doors.pack import (
     pack,
     pack_function,

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.decision import Assignment, Decision, LoadFinals, LoadOriginals
+from ipytaskfarm.core.demands import Allotment, Environment, Recycle
 from ipytaskfarm.core.events import Event, Gone, Joined, Originals, Tick
-from ipytaskfarm.core.farm import Assignment, Decision, LoadFinals, LoadOriginals, Now, Settings
+from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.verdicts import Evaluated, Verdict
 
 RunKey = m.RunKey
 
@@ -36,6 +41,7 @@ class SimStore:
     refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)
     cleared: set[int] = field(default_factory=set)
+    jobs: dict[str, s.SaveJob] = field(default_factory=dict)
     epoch: int = 0
 
     def commit(self, saves: list[s.Save]) -> None:
@@ -89,6 +95,9 @@ class SimStore:
     def _save_setting(self, save: s.SaveSetting) -> None:
         self.settings[save.key] = save.value
 
+    def _save_job(self, save: s.SaveJob) -> None:
+        self.jobs[save.spec.id] = save
+
     def _save_sticky(self, save: s.SaveSticky) -> None:
         self.sticky[save.key] = save
 
@@ -113,6 +122,7 @@ class SimStore:
             functions=sorted(self.functions),
             settings=dict(self.settings),
             sticky=list(self.sticky.values()),
+            jobs=list(self.jobs.values()),
         )
 
     def _record(self, task: s.SaveTask) -> s.TaskRecord:
@@ -142,6 +152,10 @@ class SimEngine:
     running: RunKey | None = None
     done: dict[RunKey, m.Ended] = field(default_factory=dict)
     prepared: bool = False
+    environment: Environment | None = None
+    holding: tuple[RunKey, Allotment] | None = None
+    finished: int = 0
+    recycling: tuple[tuple[str, Recycle], ...] = ()
 
     def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.queue]
@@ -159,6 +173,13 @@ class SimAgent:
     outbox: deque[m.Message] = field(default_factory=deque)
     started: int = 0
     shut: bool = False
+    resources: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    priority: int = 0
+    utc_offset_s: int = 0
+    node: str = "node"
+    facts: dict[str, object] = field(default_factory=dict)
+    """Of each of its engines."""
 
 
 class SimFarm:
@@ -175,6 +196,8 @@ class SimFarm:
         """Task -> the runs of it that an engine really began, over all lives of the controller."""
         self.verdict: bool | None = True
         """What depend functions say; None: they raise."""
+        self.scores: dict[str, int] = {}
+        """What locality functions say: engine -> score."""
         self.finished = False
         self.start()
 
@@ -218,12 +241,14 @@ class SimFarm:
                 tasks = [self._original(i) for i in load.ids]
                 self.handle(Originals(load.n, tasks, load.missing, load.not_failed), load.session)
         for question in out.evaluations:
-            verdicts = [
-                m.Verdict(x.engine, x.version, bool(self.verdict), "" if self.verdict is not None else "raised")
-                for x in question.subjects
-            ]
-            self.handle(m.Evaluated(question.n, question.depend, verdicts))
+            verdicts = [self._verdict(x.engine, x.version, question.scored) for x in question.subjects]
+            self.handle(Evaluated(question.n, question.depend, verdicts, question.scored))
         return out
+
+    def _verdict(self, engine: str, version: int, scored: bool) -> Verdict:
+        score = self.scores.get(engine, 0)
+        error = "" if self.verdict is not None else "raised"
+        return Verdict(engine, version, score >= 0 if scored else bool(self.verdict), error, score)
 
     def _original(self, task_id: int) -> m.Submission:
         task = self.store.tasks[task_id]
@@ -258,10 +283,18 @@ class SimFarm:
         self.handle(m.NeedIds(), session)
         return next(x for x in reversed(self.told[session]) if isinstance(x, m.IdBlock))
 
-    def submit(self, task_id: int, rules: m.Rules | None = None, session: str = "client") -> None:
-        functions = [m.Function(rules.depend, b"code")] if rules and rules.depend else []
+    def submit(
+        self,
+        task_id: int,
+        rules: m.Rules | None = None,
+        session: str = "client",
+        jobs: Sequence[m.JobSpec] = (),
+    ) -> None:
+        asks = rules.asks if rules is not None else None
+        needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
+        functions = [m.Function(digest, b"code") for digest in needed if digest is not None]
         submission = m.Submission(task_id, b"work", self.now.wall_s, None, rules)
-        self.handle(m.Submit([submission], functions), session)
+        self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:
         self.handle(m.Ask(7, question), session)
@@ -269,8 +302,8 @@ class SimFarm:
 
     # -- agents and engines
 
-    def join_agent(self, session: str) -> SimAgent:
-        agent = self.agents[session] = SimAgent(session)
+    def join_agent(self, session: str, **what: Any) -> SimAgent:
+        agent = self.agents[session] = SimAgent(session, **what)
         self.restate(agent)
         return agent
 
@@ -278,10 +311,19 @@ class SimFarm:
         """The first words of an agent in an epoch, then its unacknowledged results and unreported losses."""
         self.handle(Joined("agent", agent.session), agent.session)
         reports = [
-            m.EngineReport(e.name, e.id, 1, True, self.now.wall_s, {}, e.held(), prepared=e.prepared)
+            m.EngineReport(
+                e.name, e.id, 1, True, self.now.wall_s, agent.facts, e.held(), prepared=e.prepared,
+                finished=e.finished, environment=e.environment, set_up=e.environment is not None,
+                holding=e.holding, recycling=e.recycling,
+            )
             for e in agent.engines.values()
-        ]
-        agent.outbox.append(m.AgentState("node", 1, 2, 2**30, "linux", "3.11", reports))
+        ]  # fmt: skip
+        agent.outbox.append(
+            m.AgentState(
+                agent.node, 1, 2, 2**30, "linux", "3.11", reports, None, [],
+                agent.resources, agent.gpus, agent.priority, agent.utc_offset_s,
+            )
+        )  # fmt: skip
         for engine in agent.engines.values():
             if engine.done:
                 agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
@@ -317,6 +359,12 @@ class SimFarm:
 
     def _to_engine(self, agent: SimAgent, engine: SimEngine, message: m.Message | Assignment) -> None:
         if isinstance(message, Assignment):
+            assert engine.environment in (None, message.environment), "an engine was given another environment"
+            assert all(task[5] in (None, _identity(message.environment)) for task in message.tasks)
+            engine.environment = message.environment
+            engine.recycling = message.recycling
+            if message.allotment is not None:
+                engine.holding = message.tasks[0][:2], message.allotment
             engine.queue.extend((task_id, attempt) for task_id, attempt, *_ in message.tasks)
         elif isinstance(message, m.Recall):
             back = [run for run in message.runs if run in engine.queue]
@@ -341,7 +389,7 @@ class SimFarm:
         agent.started += 1
         engine = SimEngine(f"{agent.session}.{agent.started}", engine_id)
         agent.engines[engine.name] = engine
-        agent.outbox.append(m.EngineUp(m.EngineReport(engine.name, engine_id, 1, True, self.now.wall_s)))
+        agent.outbox.append(m.EngineUp(m.EngineReport(engine.name, engine_id, 1, True, self.now.wall_s, agent.facts)))
 
     def begin(self, engine: SimEngine) -> bool:
         """The engine begins its next run, if it can."""
@@ -351,13 +399,16 @@ class SimFarm:
             return True
         return False
 
-    def end(self, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001) -> m.Results | None:
+    def end(
+        self, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001, memory: int = 0
+    ) -> m.Results | None:
         """The engine's run ends."""
         if engine.running is None:
             return None
         run, engine.running = engine.running, None
+        engine.finished += 1
         failure = m.Failure("ValueError", "planted") if outcome else None
-        ended = m.Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body")
+        ended = m.Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory)
         engine.done[run] = ended
         results = m.Results(engine.name, [ended])
         agent.outbox.append(results)
@@ -412,6 +463,10 @@ class SimFarm:
 
     def leave_client(self, session: str = "client") -> None:
         self.handle(Gone(), session)
+
+
+def _identity(environment: Environment | None) -> str | None:
+    return environment.identity if environment is not None else None
 
 
 def farm_with_engines(count: int, settings: Settings | None = None) -> SimFarm:

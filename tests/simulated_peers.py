@@ -10,6 +10,7 @@ import msgspec
 
 from ipytaskfarm.client.outbox import Outbox
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.demands import Allotment, Environment, Recycle
 from ipytaskfarm.core.session import Greeting, Heard, Session
 from ipytaskfarm.doors import wire
 
@@ -147,7 +148,7 @@ class Client(Speaker):
                 self.outbox.asked_ids = True
                 self.say(m.NeedIds())
             while (chunk := self.outbox.next_to_send(self.world.clock.mono_s)) is not None:
-                self.say(m.Submit(chunk.tasks, []))
+                self.say(m.Submit(chunk.tasks, [m.Function(name, b"code") for name in "AB"]))  # of environments
             if self.watch_behind:
                 # It may have accepted, and even finished, what we think it has not.
                 self.ask(m.Watch(self.watch_behind))
@@ -194,6 +195,10 @@ class Engine:
         self.back: dict[m.RunKey, None] = {}
         """Returned, and not acknowledged."""
         self.prepared = False
+        self.finished = 0
+        self.environment: Environment | None = None
+        self.holding: tuple[m.RunKey, Allotment] | None = None
+        self.recycling: tuple[tuple[str, Recycle], ...] = ()
         self.commands: set[tuple[str, int]] = set()
         """(session, n) of those it has run: none is run twice."""
 
@@ -236,7 +241,21 @@ class Agent(Speaker):
         self.stated = True
         wall_s = self.world.clock.wall_s
         reports = [
-            m.EngineReport(e.name, e.id, 1, True, wall_s, {}, e.held(), prepared=e.prepared)
+            m.EngineReport(
+                e.name,
+                e.id,
+                1,
+                True,
+                wall_s,
+                {},
+                e.held(),
+                prepared=e.prepared,
+                finished=e.finished,
+                environment=e.environment,
+                set_up=e.environment is not None,
+                holding=e.holding,
+                recycling=e.recycling,
+            )
             for e in self.engines.values()
         ]
         self.say(m.AgentState(self.session, 1, 2, 2**30, "linux", "3", reports, None, self.former))
@@ -286,6 +305,10 @@ class Agent(Speaker):
             batch = msgspec.msgpack.decode(message.batch, type=m.Batch)
             assert [(run.task, run.attempt) for run in batch.runs] == message.runs
             assert all(run.payload in (b"work", b"recovery") for run in batch.runs)
+            assert engine.environment in (None, message.environment), "an engine was given another environment"
+            engine.environment, engine.recycling = message.environment, message.recycling
+            if message.allotment is not None:
+                engine.holding = message.runs[0], message.allotment
             engine.queue.extend(message.runs)
         elif isinstance(message, m.Recall):
             self._give_back(engine, [run for run in message.runs if run in engine.queue])
@@ -328,6 +351,7 @@ class Agent(Speaker):
 
     def end(self, engine: Engine, outcome: str) -> None:
         run, engine.running = engine.running, None
+        engine.finished += 1
         if run is None:
             return
         failure = m.Failure("ValueError", "planted") if outcome else None

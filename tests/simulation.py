@@ -30,6 +30,7 @@ import msgspec
 from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save
@@ -43,6 +44,7 @@ from tests.simulated_peers import Agent, Client, Connection, Frame, Speaker, enc
 MEMORY_DISK = Path("/dev/shm")
 SETTINGS = Settings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
 SILENCE_S = 5.0
+ENVIRONMENTS = tuple(Environment(identity=name, name=name) for name in "AB")
 RULES = (
     None,
     None,
@@ -51,6 +53,11 @@ RULES = (
     m.Rules(retries=1, lost_retries=2),
     m.Rules(priority=5),
     m.Rules(targets=(0, 1)),
+    m.Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3))),
+    m.Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
+    m.Rules(retries=1, asks=Asks(resources=(Want("cores", 1, 1),))),
+    m.Rules(asks=Asks(exclusive=True)),
+    m.Rules(asks=Asks(group="g", max_parallel=1)),
     m.Rules(retries=2, recovery=m.Recovery(b"recovery", None, m.Rules(retries=1))),
 )
 

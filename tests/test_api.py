@@ -28,6 +28,9 @@ PUBLIC = {
     "StringTask",
     "MapTask",
     "TaskResult",
+    "Job",
+    "TaskEnvironment",
+    "RecycleSettings",
     "__version__",
 }
 CLIENT_MODULE = {"TaskClient", "Task", "MapTask", "StringTask", "MultiEngineClient", "default_task_address"}
@@ -152,7 +155,7 @@ def test_a_process_does_not_pay_for_what_it_does_not_use(module: str, banned: st
 # What the documentation names is there
 
 
-PAGES = ["README.md", "docs/index.md", "docs/migrating.md"]
+PAGES = ["README.md", "docs/index.md", "docs/environments.md", "docs/migrating.md"]
 OBJECTS: dict[str, Callable[[], object]] = {
     "tc": lambda: ipytaskfarm.TaskClient,
     "mec": lambda: ipytaskfarm.MultiEngineClient,

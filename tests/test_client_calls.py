@@ -15,6 +15,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.core.verbs import ExecuteReply
+from ipytaskfarm.core.work import CallWork, FailureBody, ResultBody, Work
 from ipytaskfarm.doors.pack import pack, pack_error, unpack
 from tests.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.polling import eventually
@@ -41,7 +42,7 @@ def mec(fake: FakeController) -> MultiEngineClient:
 
 
 def test_map_tasks_give_the_bare_value(fake: FakeController, tc: TaskClient) -> None:
-    fake.respond = lambda task: final(task.id, body=encode(m.ResultBody(value=pack(20), kind="raw")))
+    fake.respond = lambda task: final(task.id, body=encode(ResultBody(value=pack(20), kind="raw")))
     task_id = tc.run(MapTask(lambda x: 2 * x, (10,)))
     assert tc.get_task_result(task_id, block=True) == 20
     result = tc.get_task_result(task_id, raw=False)
@@ -53,9 +54,9 @@ def test_map_tasks_give_the_bare_value(fake: FakeController, tc: TaskClient) -> 
 def test_a_failed_map_task_raises(fake: FakeController, tc: TaskClient) -> None:
     error = pack_error(ZeroDivisionError("no"))
     answers = [
-        final(0, Reason.ERROR, encode(m.ResultBody(failure=error, kind="raw"))),
+        final(0, Reason.ERROR, encode(ResultBody(failure=error, kind="raw"))),
         final(1, Reason.ENGINE_LOST, b"", failure=m.Failure("EngineLost", "signal 9")),
-        final(2, Reason.ERROR, encode(m.ResultBody(failure=error))),
+        final(2, Reason.ERROR, encode(ResultBody(failure=error))),
     ]
     fake.respond = lambda task: answers[task.id]
     lost, dead, plain = tc.run(MapTask(int)), tc.run(MapTask(int)), tc.run(Task("1/0"))
@@ -91,17 +92,17 @@ def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) ->
 
 def run_chunk(task: m.Submission) -> m.Final:
     """What an engine makes of a chunk of `half`: odd items fail."""
-    work = msgspec.msgpack.decode(task.payload, type=m.Work)
-    assert isinstance(work, m.CallWork)
+    work = msgspec.msgpack.decode(task.payload, type=Work)
+    assert isinstance(work, CallWork)
     assert work.each
     assert work.arguments is not None
     (items, star), _ = unpack(work.arguments)
     assert not star
     errors = [(i, False, pack_error(KeyError(item))) for i, item in enumerate(items) if item % 2]
     if errors and len(items) == 1:
-        return final(task.id, Reason.ERROR, encode(m.ResultBody(failure=errors[0][2], kind="raw")))
+        return final(task.id, Reason.ERROR, encode(ResultBody(failure=errors[0][2], kind="raw")))
     values = [None if item % 2 else item // 2 for item in items]
-    ended = final(task.id, body=encode(m.ResultBody(value=pack((values, errors)), kind="raw")))
+    ended = final(task.id, body=encode(ResultBody(value=pack((values, errors)), kind="raw")))
     return msgspec.structs.replace(ended, run_s=1e-4)
 
 
@@ -140,7 +141,7 @@ def test_map_raises_the_lowest_failure(chunks: FakeController, tc: TaskClient) -
 
 
 def test_a_map_with_attributes_is_a_task_for_each_item(fake: FakeController, tc: TaskClient) -> None:
-    fake.respond = lambda task: final(task.id, body=encode(m.ResultBody(value=pack(task.id), kind="raw")))
+    fake.respond = lambda task: final(task.id, body=encode(ResultBody(value=pack(task.id), kind="raw")))
     ids = tc.mapper(retries=2, block=False).map(half, [1, 2])
     assert ids == [0, 1]
     tc.flush()
@@ -220,7 +221,7 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
         [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, r.state)]
     )
     for i in (3, 4):
-        fake.finals[i] = final(i, Reason.ERROR, encode(m.ResultBody(failure=m.FailureBody("E", "bad", "Traceback …"))))
+        fake.finals[i] = final(i, Reason.ERROR, encode(ResultBody(failure=FailureBody("E", "bad", "Traceback …"))))
     table = tc.tasks()
     assert (list(table), len(table), table[0].state) == ([0, 3, 4], 3, "pending")
     assert "running" in repr(table)
@@ -331,7 +332,7 @@ def test_a_long_wait_names_the_task_it_waits_for(
 
 def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngineClient) -> None:
     def refuse(etype: str, engine_id: int) -> Callable[[m.Command, int], m.CommandAnswer]:
-        body = encode(m.FailureBody(etype, "no"))
+        body = encode(FailureBody(etype, "no"))
         return lambda c, i: m.CommandAnswer(c.n, engine_id, False, body)
 
     fake.command = refuse("InvalidEngineID", 7)

@@ -12,7 +12,7 @@ import pytest
 
 from ipytaskfarm.client.tasks import CallTask, MapTask, Packed, StringTask, Task, as_task, pack_task
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import CallWork, StringWork, Work
+from ipytaskfarm.core.work import CallWork, StringWork, Work
 from ipytaskfarm.doors.pack import unpack, unpack_function
 
 

@@ -15,30 +15,20 @@ from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
+from ipytaskfarm.core.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.events import Originals
-from ipytaskfarm.core.farm import (
-    Assignment,
-    LoadExplanation,
-    LoadFinals,
-    LoadOriginals,
-    LoadTable,
-    Now,
-    Settings,
-)
+from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.messages import (
     AgentState,
     Answer,
     AttemptRow,
     Batch,
     EngineReport,
-    Evaluate,
-    Evaluated,
     Failure,
     Fetched,
     Final,
     NeedIds,
     Rules,
-    Subject,
     Submission,
     Submit,
     TaskTable,
@@ -48,6 +38,7 @@ from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.task import TaskInfo
+from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
 from ipytaskfarm.doors.pack import pack_function
 from ipytaskfarm.doors.store import Store
 from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch
@@ -132,7 +123,7 @@ def _task(task_id: int, payload: bytes = b"work", function: str | None = None) -
 
 
 def _batch(payloads: Payloads, *task_ids: int, function: str | None = None, engine: str = "e.1") -> Batch:
-    message = payloads.hand_out(Assignment("a", engine, [(i, 1, function, None, None) for i in task_ids]))
+    message = payloads.hand_out(Assignment("a", engine, [(i, 1, function, None, None, None, False) for i in task_ids]))
     assert message.runs == [(i, 1) for i in task_ids]
     return msgspec.msgpack.decode(message.batch, type=Batch)
 

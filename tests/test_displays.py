@@ -19,6 +19,7 @@ from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_h
 from ipytaskfarm.client.progress import Progress
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import work
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.doors.pack import pack, pack_error
 from tests.fake_hub_controller import FakeController, encode, final
@@ -29,11 +30,11 @@ TAMED = "&lt;script&gt;"
 
 def result(value: Any = None, *, kind: str = "names", **body: Any) -> TaskResult:
     packed = pack(value if value is not None else {})
-    return TaskResult(final(7, body=encode(m.ResultBody(value=packed, kind=kind, **body))))
+    return TaskResult(final(7, body=encode(work.ResultBody(value=packed, kind=kind, **body))))
 
 
 def failed(error: Exception) -> TaskResult:
-    return TaskResult(final(7, Reason.ERROR, encode(m.ResultBody(failure=pack_error(error), stdout="before\n"))))
+    return TaskResult(final(7, Reason.ERROR, encode(work.ResultBody(failure=pack_error(error), stdout="before\n"))))
 
 
 def test_a_result_shows_names_output_and_pictures() -> None:

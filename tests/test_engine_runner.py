@@ -10,7 +10,8 @@ import msgspec
 import psutil
 import pytest
 
-from ipytaskfarm.core.messages import CallWork, Returned, StringWork
+from ipytaskfarm.core.messages import Returned
+from ipytaskfarm.core.work import CallWork, StringWork
 from ipytaskfarm.doors.pack import pack, pack_function, unpack_error
 from ipytaskfarm.doors.recorder import ABORT, TIME_LIMIT
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ipytaskfarm.core.messages import StringWork
+from ipytaskfarm.core.work import StringWork
 from tests.fake_agent import FakeAgent, FakeEngine
 from tests.polling import eventually
 
@@ -41,7 +41,9 @@ def test_a_fork_is_quick_and_says_hello(agent: FakeAgent, engine: FakeEngine) ->
     assert engine.hello.pid == engine.pid
     assert engine.hello.connection_file == str(engine.connection_file)
     facts = engine.hello.facts
-    assert set(facts) == {"id", "hostname", "cores", "memory", "platform", "python", "node", "started"}
+    assert set(facts) == {
+        "id", "hostname", "cores", "memory", "platform", "os", "bits", "python", "version", "node", "started",
+    }  # fmt: skip
     assert (facts["id"], facts["node"], facts["platform"]) == (3, "testnode", "linux")
     assert min(engine.ready_s, *(agent.start_engine().ready_s for _ in range(3))) < 0.25
 

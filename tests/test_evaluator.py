@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.core.messages import Evaluate, Evaluated, Function, Subject
+from ipytaskfarm.core.messages import Function
+from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
 from ipytaskfarm.doors.pack import pack, pack_function
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ipytaskfarm.__file__).parents[1])}

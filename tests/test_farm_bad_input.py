@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm import TaskClient, errors
+from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.doors import runtime, wire, wire_link
 from tests.conftest import Dirs
 from tests.polling import eventually
@@ -92,7 +93,7 @@ def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypa
     with background_farm("-n", "0"):
         for module in (wire, wire_link):
             monkeypatch.setattr(module, "PROTOCOL", 999)
-        with pytest.raises(errors.VersionMismatch, match=r"protocol 1\).*protocol 999"):
+        with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
             TaskClient(timeout=10).queue_status()
 
 

@@ -237,6 +237,29 @@ def test_what_cannot_be_interrupted_is_killed_for_its_time_limit(tc: TaskClient,
     assert len(before - incarnations(farm)) == 1
 
 
+def test_a_task_has_a_grace_of_its_own(tc: TaskClient, farm: Farm) -> None:
+    """Between the interrupt of its time limit and the signals that end its engine."""
+    code = """
+import time
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    try:
+        time.sleep(0.01)
+    except BaseException:
+        pass
+"""
+    before = incarnations(farm)
+    patient = tc.run(Task(code.format(seconds=2.5), time_limit=0.3, grace=20))
+    tr = tc.get_task_result(patient, block=True, timeout=DEADLINE_S)
+    assert tr.reason in ("", "time limit"), "it came to its own end"
+    assert incarnations(farm) == before
+    tr = tc.run(Task(code.format(seconds=60), time_limit=0.3, grace=0.1), block=True)
+    assert tr.reason == "time limit"
+    assert tr.duration < 20
+    until_engines(farm, 2)
+    assert len(before - incarnations(farm)) == 1
+
+
 # -- looking back
 
 

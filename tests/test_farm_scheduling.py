@@ -130,6 +130,24 @@ def test_higher_priority_goes_first(tc: TaskClient, gate: Gate) -> None:
     assert not any(began[-1] > b for b in began[:-1]), "tasks of low priority went first"
 
 
+@pytest.mark.parametrize(("low_s", "work_s"), [(0.05, 0.05), (0.001, 0.1)])
+def test_ten_thousand_low_ones_hardly_delay_a_high_one(low_s: float, work_s: float) -> None:
+    with module_farm(1) as farm, farm.task_client() as tc:
+        code = f"import time; time.sleep({low_s})"
+        low = [tc.run(Task(code, priority=-10)) for _ in range(10_000)]
+        tc.wait(low[: int(0.5 / low_s)][-1], timeout=DEADLINE_S)
+        high = tc.run(Task("a = 1", pull="a", priority=10))
+        tr = tc.get_task_result(high, block=True, timeout=DEADLINE_S)
+        tc.abort(low)
+        between = [
+            row
+            for row in tc.tasks(ids=low, state="succeeded").rows
+            if row.started_at is not None and tr.submitted_at < row.started_at < tr.started_at
+        ]
+        # The one that ran when it came is none of these; one more may begin while it is on its way.
+        assert sum(row.duration or 0.0 for row in between) <= work_s + low_s + 0.05
+
+
 def test_a_held_farm_starts_nothing(tc: TaskClient, farm: Farm) -> None:
     ask(farm, messages.Hold(True))
     try:

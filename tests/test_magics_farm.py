@@ -122,7 +122,7 @@ def test_completion_of_farms(shell: Shell, farm_dirs: Dirs) -> None:
         assert shell.completions("%taskfarm start --farm ni") == ["nightly"]
         assert shell.completions("%taskfarm start --f") == ["--farm", "--fresh", "--force"]
         assert "--fresh" not in shell.completions("%taskfarm start --fresh --f")
-        assert shell.completions("%taskfarm start --queue-policy F") == ["FIFO", "FairShare"]
+        assert shell.completions("%taskfarm start --queue-policy F") == ["FIFO", "FairShare", "FairShareJobs"]
         (farm_dirs.work / "first.py").touch()
         assert f"{farm_dirs.work}/first.py" in shell.completions(f"%taskfarm start --startup {farm_dirs.work}/fi")
     assert "nightly" in shell.completions("%taskfarm start ")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.core.errors import RemoteError
-from ipytaskfarm.core.messages import FailureBody
+from ipytaskfarm.core.work import FailureBody
 from ipytaskfarm.doors import pack_build
 from ipytaskfarm.doors.pack import (
     brief_error,

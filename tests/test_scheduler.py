@@ -7,11 +7,12 @@ import itertools
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.decision import Assignment, LoadTable
 from ipytaskfarm.core.events import Originals, StoreRoom, Tick
-from ipytaskfarm.core.farm import Assignment, LoadTable, Settings
+from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.task import TaskInfo
-from ipytaskfarm.policies import LIFO, FairShare
+from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine, run_next
 
@@ -360,6 +361,23 @@ def test_lifo() -> None:
     assert [run_next(sim, agent, engine, run_s=1.0) for _ in range(3)] == [2, 1, 0]
 
 
+def test_tasks_of_several_classes_keep_their_order_when_they_are_sent_ahead() -> None:
+    sim, agent, engine = one_engine()
+    kinds = [m.Rules(targets=(0,)), m.Rules(targets=(0, 1))]
+    for task_id in range(6):  # so that all are known to be quick
+        sim.submit(task_id, kinds[task_id % 2])
+    move(sim, agent)
+    for _ in range(6):
+        run_next(sim, agent, engine, run_s=0.0001)
+    sim.ask(m.Hold(True))
+    for task_id in range(6, 66):
+        sim.submit(task_id, kinds[task_id % 2])
+    sim.ask(m.Hold(False))
+    move(sim, agent)
+    assert len(engine.queue) > 10
+    assert [task for task, _ in engine.queue] == list(range(6, 6 + len(engine.queue)))
+
+
 def test_fair_share_lets_a_late_client_in_without_giving_it_the_farm() -> None:
     sim, agent, engine = one_engine(Settings(policy=FairShare().key))
     sim.join_client("late")
@@ -374,6 +392,20 @@ def test_fair_share_lets_a_late_client_in_without_giving_it_the_farm() -> None:
     order = [run_next(sim, agent, engine, run_s=1.0) >= late.first for _ in range(11)]
     assert sum(order) == 5
     assert not any(a and b for a, b in itertools.pairwise(order)), "they did not take turns"
+
+
+def test_fair_share_of_jobs_lets_jobs_take_turns() -> None:
+    sim, agent, engine = one_engine(Settings(policy=FairShareJobs().key))
+    running = sim.ids().first
+    sim.submit(running)
+    first = running + 1
+    for task_id in range(first, first + 9):
+        job = "small" if task_id >= first + 7 else "large"
+        sim.submit(task_id, m.Rules(job=job), jobs=[m.JobSpec(job, job, 9)])
+    move(sim, agent)
+    ran = [run_next(sim, agent, engine, run_s=1.0) for _ in range(6)]
+    assert {first + 7, first + 8} <= set(ran), "the small one does not wait for all of the large one"
+    assert ran.index(first + 1) < ran.index(first + 8), "nor the other way round"
 
 
 def test_fair_share_tags_are_per_priority() -> None:

@@ -13,10 +13,38 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.events import Back, Gone, Silent
 from ipytaskfarm.core.farm import Settings
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm
+
+ASKS = st.one_of(
+    st.none(),
+    st.none(),
+    st.builds(
+        Asks,
+        environment=st.one_of(st.none(), st.sampled_from([Environment(identity=x, name=x) for x in "AB"])),
+        recycle=st.one_of(
+            st.none(),
+            st.builds(
+                Recycle,
+                after_tasks=st.one_of(st.none(), st.integers(1, 3)),
+                idle_s=st.one_of(st.none(), st.just(1.0)),
+                on_failure=st.booleans(),
+                on_job_end=st.booleans(),
+                when_unreferenced=st.booleans(),
+            ),
+        ),
+        resources=st.one_of(st.just(()), st.just((Want("cores", 1, 2),)), st.just((Want("gpu", 1, 1),))),
+        exclusive=st.sampled_from([False, False, True]),
+        group=st.just("g"),
+        max_parallel=st.one_of(st.none(), st.just(1)),
+        max_parallel_per_node=st.one_of(st.none(), st.just(1)),
+        placement=st.sampled_from([None, "random", "most_recent", "nearest_environment"]),
+        locality=st.one_of(st.none(), st.just("loc")),
+    ),
+)
 
 RULES = st.one_of(
     st.none(),
@@ -27,6 +55,8 @@ RULES = st.one_of(
         priority=st.integers(-1, 1),
         targets=st.one_of(st.none(), st.just((0,)), st.just((0, 1))),
         depend=st.one_of(st.none(), st.none(), st.just("dep")),
+        asks=ASKS,
+        job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         recovery=st.one_of(
             st.none(), st.none(), st.just(m.Recovery(b"r", None, m.Rules(retries=1, recovery=m.Recovery(b"s"))))
         ),
@@ -37,7 +67,7 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(Settings(lease_s=50.0, lease_margin_s=5.0))
+        self.sim = SimFarm(Settings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9))
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -75,7 +105,8 @@ class FarmMachine(RuleBasedStateMachine):
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
             self.handed_in[self.next_id] = rules
-            self.sim.submit(self.next_id, rules)
+            jobs = [m.JobSpec(rules.job, rules.job, 3)] if rules is not None and rules.job is not None else []
+            self.sim.submit(self.next_id, rules, jobs=jobs)
             self.next_id += 1
 
     @precondition(lambda self: self.handed_in)
@@ -127,7 +158,7 @@ class FarmMachine(RuleBasedStateMachine):
     @rule()
     def add_agent(self) -> None:
         self.agent_count += 1
-        self.sim.join_agent(f"agent{self.agent_count}")
+        self.sim.join_agent(f"agent{self.agent_count}", resources={"gpu": 1.0}, gpus=("0",))
 
     @rule(data=st.data(), count=st.integers(1, 5))
     def deliver(self, data: st.DataObject, count: int) -> None:
@@ -197,6 +228,24 @@ class FarmMachine(RuleBasedStateMachine):
             version = farm_engine.version + 1 if farm_engine else 1
             found[0].outbox.append(m.Properties(found[1].name, version, name.encode()))
 
+    @rule(data=st.data(), load=st.sampled_from([0.0, 1.0]))
+    def say_load(self, data: st.DataObject, load: float) -> None:
+        self.agent(data).outbox.append(m.NodeState(load, 2**30, 2**30))
+
+    @rule(data=st.data(), cores=st.sampled_from([0.0, 1.0, 2.0, 9.0]))
+    def demand(self, data: st.DataObject, cores: float) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            found[0].outbox.append(m.Demand(found[1].name, found[1].running, 1, {"cores": cores}))
+
+    @precondition(lambda self: self.sim.agents)
+    @rule(data=st.data())
+    def fail_setup(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].environment is not None and found[1].running is not None:
+            self.sim.end(*found, "environment setup")
+            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, 0.0, "planted"))
+
     @rule()
     def crash_controller(self) -> None:
         self.sim.crash()
@@ -236,6 +285,7 @@ class FarmMachine(RuleBasedStateMachine):
         sim = self.sim
         for agent in sim.agents.values():
             sim.handle(Back(), agent.session)
+            agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
         sim.verdict = True
         sim.ask(m.Hold(False))
         sim.ask(m.SetWanted(0))

@@ -346,7 +346,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
     Store.open(path).close()
     new = shape(path)
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE blob_uses; PRAGMA user_version = 1;")
+        db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; PRAGMA user_version = 1;")
     assert shape(path) != new
     with closing(Store.open(path)) as store:
         store.commit([task(1)])

@@ -13,22 +13,19 @@ import pytest
 import zmq
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.core.messages import (
     PROTOCOL,
     AgentState,
     Answer,
     Ask,
     Flag,
-    Hello,
     Hold,
     NeedIds,
     QueueStatus,
     Refusal,
-    Refuse,
     Submission,
     Submit,
-    Welcome,
-    WhoAreYou,
 )
 from ipytaskfarm.core.session import HEADER, Kind
 from ipytaskfarm.doors import wire
@@ -151,7 +148,12 @@ def data(number: int, content: bytes, ack: int = 0) -> bytes:
         ("reader", hello("agent"), "SecurityError", "a reader's key"),
         ("agent", hello("client"), "SecurityError", "a agent's key"),
         ("client", hello(farm="another"), "FarmReplaced", "farm 'default' is another one"),
-        ("client", hello(protocol=99, version="9.9"), "VersionMismatch", "0.1.0 .protocol 1.*9.9 .protocol 99"),
+        (
+            "client",
+            hello(protocol=99, version="9.9"),
+            "VersionMismatch",
+            f"0.1.0 .protocol {PROTOCOL}.*9.9 .protocol 99",
+        ),
         ("client", hello(session=""), "SecurityError", "no greeting"),
         ("client", hello(session="x" * 65), "SecurityError", "no greeting"),
     ],
@@ -178,10 +180,10 @@ def test_a_hello_of_a_far_future_is_understood_as_such(w: World) -> None:
 
 
 def test_a_link_to_a_controller_of_another_version_ends_with_both_named(w: World) -> None:
-    link = w.link(read=lambda: msgspec.structs.replace(w.info(), protocol=2, version="2.0"))
+    link = w.link(read=lambda: msgspec.structs.replace(w.info(), protocol=PROTOCOL + 1, version="2.0"))
     refuse = refusal(w, link)
     assert refuse.etype == "VersionMismatch"
-    assert "2.0 (protocol 2)" in refuse.text
+    assert f"2.0 (protocol {PROTOCOL + 1})" in refuse.text
     assert wire.own_version() in refuse.text
 
 

@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         grace_s=given.grace,
         memory_limit_bytes=given.memory_limit,
         preload=tuple(given.preload),
+        resources=dict(given.resource),
+        priority=given.priority,
     )
     try:
         private_folder(settings.folder)
@@ -67,9 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
     parser.add_argument("--memory-limit", type=int, metavar="BYTES", help="what an engine may have of its own")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
+    parser.add_argument(
+        "--resource", action="append", default=[], type=_resource, metavar="NAME=AMOUNT", help="what tasks may ask for"
+    )
+    parser.add_argument("--priority", type=int, default=0, help="agents of a higher one are given tasks first")
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    return name, float(amount)
 
 
 def _log_to(path: Path | None, verbose: bool) -> None:

@@ -12,12 +12,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..core.demands import Allotment, Environment, Recycle
 from ..core.messages import (
     Crash,
     EngineLost,
     EngineNote,
     EngineReport,
     EngineUp,
+    HandOut,
     Incarnation,
     LaneExit,
     LaneHello,
@@ -92,6 +94,14 @@ class Engine:
         self.properties: Properties | None = None
         self.connection_file = ""
         self.prepared = False
+        self.environment: Environment | None = None
+        """What it was told to prepare for."""
+        self.set_up = False
+        self.holding: tuple[RunKey, Allotment] | None = None
+        """What the last run that was allotted something holds, or held."""
+        self.recycling: tuple[tuple[str, Recycle], ...] = ()
+        self.graces: dict[int, float] = {}
+        """Tasks that say themselves how long their time limit's interrupt may take."""
         self.expected = False
         """It was told to end."""
         self.cause = ""
@@ -112,6 +122,16 @@ class Engine:
         """False: it is gone."""
         return self.child is not None and self.child.send_signal(signum)
 
+    def is_handed(self, message: HandOut) -> None:
+        """What a hand-out says of the engine itself."""
+        self.environment = message.environment or self.environment
+        self.recycling = message.recycling or self.recycling
+        if message.graces or self.graces:
+            held = {task for task, _ in self.account.unacknowledged()}
+            self.graces = {task: s for task, s in self.graces.items() if task in held} | (message.graces or {})
+        if message.allotment is not None:
+            self.holding = message.runs[0], message.allotment
+
     def kill(self, cause: str = "") -> None:
         """SIGKILL.  The first cause given is the one that is reported."""
         self.cause = self.cause or cause
@@ -130,6 +150,11 @@ class Engine:
             self.properties,
             self.connection_file,
             self.prepared,
+            self.account.ended_runs,
+            self.environment,
+            self.set_up,
+            self.holding,
+            self.recycling,
         )
 
     def loss(self) -> EngineLost:
@@ -297,7 +322,7 @@ class EngineTable:
         engine.expected = True
         if engine.phase is Phase.UP and self._lane.send(engine.incarnation, LaneExit()):
             engine.phase = Phase.STOPPING
-            asyncio.get_running_loop().call_later(grace_s, engine.kill)
+            asyncio.get_running_loop().call_later(grace_s, engine.kill, f"it did not end within {grace_s:g} s")
         elif engine.phase is not Phase.STOPPING:
             engine.kill("stopped before it was ready")
 

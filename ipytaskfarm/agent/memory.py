@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..doors.memory import own_bytes
+
 LOOK_S = 0.2
 """Between two looks, while an engine has something to run."""
 LEAST_SHARE = 0.05
@@ -22,7 +24,6 @@ LIMIT_CAUSE = "memory"
 """How the cause begins, in `Crash.cause`, of an engine that was ended for its memory."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_PRIVATE = ("Private_Dirty:", "Swap:")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -72,7 +73,7 @@ def _used_beyond(pid: int, limit: int) -> int:
 
 def private_bytes(pid: int) -> int:
     """What a process and its descendants have of their own."""
-    return sum(_private_bytes(member) for member in (pid, *descendants(pid)))
+    return sum(own_bytes(member) for member in (pid, *descendants(pid)))
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -106,14 +107,6 @@ def _resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
-
-
-def _private_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it is gone
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_PRIVATE))
 
 
 def _mib(size: int) -> str:

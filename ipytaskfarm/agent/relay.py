@@ -62,6 +62,7 @@ class Account:
         self.recorder = recorder
         self.former = former
         self.open_runs = 0
+        self.ended_runs = 0
         self.doubles = 0
         """Records dropped: a run ends once."""
         self.has_more = False
@@ -105,6 +106,7 @@ class Account:
                 self.doubles += 1
                 continue
             known[run] = Run.ENDED
+            self.ended_runs += 1
             if ended and size + len(record) > MESSAGE_BYTES:
                 portions.append((ended, Receipt(self, cursor, runs)))
                 ended, runs, size = [], [], 0

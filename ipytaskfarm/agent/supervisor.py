@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from ..core.messages import (
     AgentState,
     CommandDone,
+    Demand,
     EngineCommand,
     EngineNote,
     EnginePrepared,
     FromEngine,
+    Granted,
     HandOut,
     Interrupt,
     LaneHello,
@@ -37,6 +38,7 @@ from ..core.messages import (
     Properties,
     Recall,
     Returned,
+    SetUp,
     Shutdown,
     StackQuery,
     StackText,
@@ -50,6 +52,7 @@ from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
 from .memory import MemoryWatch
+from .node import NodeWatch, resources
 from .relay import Relay
 from .sweep import counters, remember_farm, succeed, sweep
 from .watch import CHECK_S, Watch
@@ -78,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 900.0
     grace_s: float = 1.0
     memory_limit_bytes: int | None = None
+    resources: dict[str, float] = {}
+    """Declared by the owner, beside what is found."""
+    priority: int = 0
     preload: tuple[str, ...] = ()
 
 
@@ -104,6 +110,8 @@ class Agent:
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
+        self._resources, self._gpus = resources(settings.resources)
+        self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
         self._rung = False
@@ -197,6 +205,8 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
+        if (state := self._node.look(now_s)) is not None:
+            self._relay.say(state)
         if self._hear_controller(now_s):  # and send what was said
             self._wake()
         self._engines.forget_reported()
@@ -278,27 +288,27 @@ class Agent:
         log.info("the controller answered; %d engines", len(self._engines.living))
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
+        self._node.restate()
 
     def _state(self) -> AgentState:
         return AgentState(
             self._settings.node,
             os.getpid(),
             len(os.sched_getaffinity(0)),
-            psutil.virtual_memory().total,
+            int(self._resources["memory"]),
             platform.platform(),
             platform.python_version(),
             [engine.report() for engine in self._engines.living],
             self._settings.slots,
             self._former,
+            self._resources,
+            self._gpus,
+            self._settings.priority,
+            time.localtime().tm_gmtoff,
         )
 
     def _on_message(self, message: Any) -> None:
         match message:
-            case HandOut() | Recall() | Interrupt() | EngineCommand() | OutputQuery() | StopEngine() | EnginePrepared():
-                engine = self._engines.get(message.engine)
-                # A dead one's loss is on its way, and answers all that was sent meanwhile.
-                if engine is not None and engine.phase is not Phase.GONE:
-                    self._on_engine_message(engine, message)
             case StartEngine():
                 self._engines.start(message.id)
             case StackQuery():
@@ -306,16 +316,25 @@ class Agent:
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
+            case _:
+                engine = self._engines.get(message.engine)
+                # A dead one's loss is on its way, and answers all that was sent meanwhile.
+                if engine is not None and engine.phase is not Phase.GONE:
+                    self._on_engine_message(engine, message)
 
     def _on_engine_message(
         self,
         engine: Engine,
-        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared,
+        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared | Granted,
     ) -> None:
         match message:
             case HandOut():
+                engine.is_handed(message)
                 connected = self._lane.forward(engine.incarnation, self._relay.hand_out(engine.account, message))
             case Recall() | EngineCommand() | OutputQuery():
+                connected = self._lane.send(engine.incarnation, message)
+            case Granted():
+                engine.holding = message.run, message.allotment
                 connected = self._lane.send(engine.incarnation, message)
             case Interrupt():
                 self._watch.interrupt(engine, message)
@@ -363,7 +382,10 @@ class Agent:
             case Properties():
                 engine.properties = message
                 self._relay.say(message)
-            case EngineNote() | OutputText():
+            case SetUp():
+                engine.set_up = not message.error
+                self._relay.say(message)
+            case EngineNote() | OutputText() | Demand():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------

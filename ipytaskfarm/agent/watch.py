@@ -129,7 +129,7 @@ class Watch:
         if running in engine.interrupts:
             return Ladder(running, "abort", engine.interrupts.pop(running), now_s)
         if now_s >= deadline_s:
-            return Ladder(running, "time limit", self._grace_s, now_s)
+            return Ladder(running, "time limit", engine.graces.get(running[0], self._grace_s), now_s)
         return None
 
     def _climb(self, engine: Engine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:

@@ -12,6 +12,7 @@ from traitlets import Enum, Int, Unicode
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
 from ipytaskfarm.core import messages
+from ipytaskfarm.core.demands import amount
 from ipytaskfarm.questions import Questioner, connect
 
 STATES = ("scheduled", "pending", "succeeded", "failed", "unfinished", "finished")
@@ -40,18 +41,41 @@ def engine_table(rows: list[messages.EngineRow]) -> None:
             row.node,
             row.pid,
             show.ago(row.started_s),
+            show.safe(row.environment, 30),
             row.note,
         )
         for row in rows
     ]
-    show.table(("engine", "state", "task", "sent ahead", "node", "pid", "up", ""), shown, right=(0, 2, 3, 5))
+    headings = ("engine", "state", "task", "sent ahead", "node", "pid", "up", "environment", "")
+    show.table(headings, shown, right=(0, 2, 3, 5))
+
+
+def node_table(agents: list[dict[str, Any]]) -> None:
+    """What each node has, how it does, and what is reserved there."""
+    shown = [
+        (
+            show.safe(a["node"], 40),
+            show.safe(a["guard"] or a["state"], 60),
+            a["engines"],
+            "" if a["slots"] is None else a["slots"],
+            a["cores"],
+            "" if a["load"] is None else f"{a['load']:.0%}",
+            show.size(a["memory"]),
+            "" if a["free_memory"] is None else show.size(a["free_memory"]),
+            "" if a["free_disk"] is None else show.size(a["free_disk"]),
+            ", ".join(amount(name, value) for name, value in a["used"].items()),
+        )
+        for a in agents
+    ]
+    headings = ("node", "state", "engines", "slots", "cores", "load", "memory", "free", "disk free", "reserved")
+    show.table(headings, shown, right=(2, 3, 4, 5, 6, 7, 8))
 
 
 class Status(JsonCommand):
     """``ipytaskfarm status``"""
 
     name = "status"
-    description = "Shows one farm: its controller, its tasks by state, and its engines."
+    description = "Shows one farm: its controller, its tasks by state, its nodes and its engines."
     examples = """
         ipytaskfarm status
         ipytaskfarm status --farm nightly --json
@@ -72,6 +96,8 @@ class Status(JsonCommand):
         )
         clients = show.number(state.clients, "client")
         print(f"store: {show.size(state.store_bytes)}; {clients}; {show.number(state.wanted, 'engine')} wanted")
+        if state.agents:
+            node_table(state.agents)
         if state.engines:
             engine_table(state.engines)
         for line in state.losses[-5:]:

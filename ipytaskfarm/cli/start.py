@@ -16,6 +16,7 @@ from traitlets.config import Configurable
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
 from ipytaskfarm.core.messages import FarmState
 from ipytaskfarm.detached import start_detached
 from ipytaskfarm.home import Home
@@ -23,10 +24,9 @@ from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
-    check_bytes,
-    check_count,
+    Scheduling,
     check_engines,
-    check_seconds,
+    check_scheduling,
     policy_name,
     read_startup,
 )
@@ -77,6 +77,50 @@ class Controller(Configurable):
         None, allow_none=True, help="a tape of all that the controller hears, for `ipytaskfarm replay`"
     ).tag(config=True, metavar="FILE")
 
+    warm = Int(None, allow_none=True, help="free slots that hold a blank engine (default: all)").tag(
+        config=True, metavar="N"
+    )
+    resource = List(Unicode(), help="what tasks may ask for: gpu=2, licence=3").tag(config=True, metavar="NAME=AMOUNT")
+    placement = Unicode(None, allow_none=True, help="which of several free engines a task takes").tag(
+        config=True, metavar="HOW"
+    )
+    load_limit = Float(None, allow_none=True, help="start nothing on a node busier than this share of its cores").tag(
+        config=True, metavar="SHARE"
+    )
+    free_memory = Unicode(None, allow_none=True, help="start nothing on a node with less memory free").tag(
+        config=True, metavar="SIZE"
+    )
+    environment_patience = Float(
+        None, allow_none=True, help="how long tasks are passed over by those of an engine's environment (-1: always)"
+    ).tag(config=True, metavar="SECONDS")
+    resource_patience = Float(
+        None, allow_none=True, help="after so long, what becomes free is kept for a task that waits for it"
+    ).tag(config=True, metavar="SECONDS")
+
+    def scheduling(self) -> Scheduling:
+        """Those of these that say which engines there are for whom, checked."""
+        patience = self.environment_patience
+        declared = dict(_declared(text) for text in self.resource)
+        return check_scheduling(
+            self.warm,
+            declared,
+            self.placement,
+            self.load_limit,
+            self.free_memory,
+            False if patience is not None and patience < 0 else patience,
+            self.resource_patience,
+        )
+
+
+def _declared(text: str) -> tuple[str, str | float]:
+    name, equals, amount = text.partition("=")
+    if not equals:
+        raise ValueError(f"--resource: NAME=AMOUNT is expected, like gpu=2, not {text!r}")
+    try:
+        return name, float(amount)
+    except ValueError:
+        return name, amount
+
 
 class Start(Command):
     """``ipytaskfarm start``"""
@@ -121,6 +165,13 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ("keep-results", "Controller.keep_results"),
         ("keep-results-size", "Controller.keep_results_size"),
         ("record", "Controller.record"),
+        ("warm", "Controller.warm"),
+        ("resource", "Controller.resource"),
+        ("placement", "Controller.placement"),
+        ("load-limit", "Controller.load_limit"),
+        ("free-memory", "Controller.free_memory"),
+        ("environment-patience", "Controller.environment_patience"),
+        ("resource-patience", "Controller.resource_patience"),
         ("store-dir", "Controller.store_dir"),
         ("host", "Controller.host"),
         ("port", "Controller.port"),
@@ -170,6 +221,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
                 keep_results_s=check_seconds("--keep-results", controller.keep_results),
                 keep_results_bytes=check_bytes("--keep-results-size", controller.keep_results_size),
                 record=None if controller.record is None else Path(controller.record).expanduser().absolute(),
+                scheduling=controller.scheduling(),
                 hold=self.hold,
                 fresh=self.fresh,
                 take_over=self.take_over,

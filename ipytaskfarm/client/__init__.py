@@ -5,7 +5,8 @@ This is the module of IPython 0.10's documentation: ``from ipytaskfarm import cl
 
     taskclient, multiengine     what users call
     tasks, results, commands    what goes in and what comes back
-    maps, tables, display       conveniences over these
+    rules, environments, jobs   what tasks ask for, and what they share
+    maps, tables, nodes, display  conveniences over these
     sessions, io                one connection per process and farm, on one IO thread
     outbox, arrivals            what that thread and its callers share
 """
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import CompositeError, TaskAborted, TaskFarmError, TaskRejectError, TaskTimeout
+from ..environment import RecycleSettings, TaskEnvironment
 from .commands import PendingResult, ResultList
+from .jobs import Job
 from .multiengine import MultiEngineClient
 from .results import NS, Failure, TaskResult
 from .taskclient import TaskClient
@@ -31,14 +34,17 @@ __all__ = [
     "CallTask",
     "CompositeError",
     "Failure",
+    "Job",
     "MapTask",
     "MultiEngineClient",
     "PendingResult",
+    "RecycleSettings",
     "ResultList",
     "StringTask",
     "Task",
     "TaskAborted",
     "TaskClient",
+    "TaskEnvironment",
     "TaskFarmError",
     "TaskRejectError",
     "TaskResult",

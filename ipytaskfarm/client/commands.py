@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, Engines, EngineTable, FailureBody
+from ..core.messages import CommandAnswer, Engines, EngineTable
 from ..core.verbs import ExecuteReply
+from ..core.work import FailureBody
 from ..doors.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .io import Asked, refused_by_controller

@@ -29,18 +29,19 @@ from ..core.messages import (
     Ask,
     Command,
     CommandAnswer,
-    FailureBody,
     Fetched,
     Finals,
     Full,
     IdBlock,
     NeedIds,
+    Notice,
     Output,
     Reply,
     Submit,
     Watch,
     Watched,
 )
+from ..core.work import FailureBody
 from ..doors.blobs import TOUCH_S, Blobs, use
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire_link import Link, Lost, NewEpoch, Received, Refused, Resumed
@@ -131,6 +132,8 @@ class IoThread:
             use(self.blobs)
         self._touched_s = time.monotonic()
         self.streams: list[Stream] = []
+        self.notices: list[str] = []
+        """What the controller wants its users to know, to be shown as warnings by a caller's thread."""
         """Who wants to see what tasks print."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
@@ -241,7 +244,7 @@ class IoThread:
             if chunk is None:
                 return messages, tasks
             room -= chunk.size_bytes
-            messages.append(Submit(chunk.tasks, list(chunk.functions.values())))
+            messages.append(Submit(chunk.tasks, list(chunk.functions.values()), list(chunk.jobs.values())))
             tasks = True
 
     def _take(self, events: list[Any]) -> None:
@@ -292,6 +295,8 @@ class IoThread:
         elif isinstance(message, Output):
             for stream in self.streams:
                 stream.take(message)
+        elif isinstance(message, Notice):
+            self.notices.append(message.text)
         elif isinstance(message, IdBlock):
             self._outbox.block_came(message)
         elif isinstance(message, Full):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..core.messages import Full, Function, IdBlock, Rules, Submission
+from ..core.messages import Full, Function, IdBlock, JobSpec, Rules, Submission
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024
@@ -32,7 +32,7 @@ _SMALL_FUNCTION_BYTES = 16 * 1024
 class Chunk:
     """Tasks of one block of ids, in order, and the functions they need."""
 
-    __slots__ = ("number", "block", "tasks", "functions", "size_bytes")
+    __slots__ = ("number", "block", "tasks", "functions", "jobs", "size_bytes")
 
     def __init__(self, number: int, block: int) -> None:
         self.number = number
@@ -41,6 +41,7 @@ class Chunk:
         """First id of the block."""
         self.tasks: list[Submission] = []
         self.functions: dict[str, Function] = {}
+        self.jobs: dict[str, JobSpec] = {}
         self.size_bytes = 0
 
     @property
@@ -119,6 +120,7 @@ class Outbox:
         rules: Rules | None,
         functions: tuple[Function, ...] = (),
         blobs: tuple[str, ...] = (),
+        job: JobSpec | None = None,
     ) -> int:
         """Take the next id (`has_id` was true) and queue the task; returns the id."""
         chunk = self._open
@@ -136,6 +138,8 @@ class Outbox:
             chunk = self._open = Chunk(self._chunks, self._block)
         for code in functions:
             size += self._take_function(chunk, code)
+        if job is not None:
+            chunk.jobs[job.id] = job
         # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
         # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
         chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs))

@@ -16,8 +16,9 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import Failure as WireFailure
-from ..core.messages import Final, ResultBody
+from ..core.messages import Final
 from ..core.states import Reason, State
+from ..core.work import ResultBody
 from ..doors.pack import unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -34,6 +35,7 @@ _BY_REASON: dict[str, type[Exception]] = {
     Reason.REJECTED: errors.TaskRejectError,
     Reason.UNMET: errors.TaskTimeout,
     Reason.TOO_LARGE: errors.ResultTooLarge,
+    Reason.ENVIRONMENT: errors.EnvironmentSetupError,
 }
 
 

@@ -11,6 +11,7 @@ import contextlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from ..core import errors
@@ -20,6 +21,7 @@ from ..core.messages import (
     Fetch,
     Fetched,
     Final,
+    JobSpec,
     Question,
     Refusal,
     Reply,
@@ -134,7 +136,7 @@ class Session(IoThread):
     # ----------------------------------------------------------------------------------------------
     # Handing in
 
-    def hand_in(self, packed: Packed) -> int:
+    def hand_in(self, packed: Packed, job: JobSpec | None = None) -> int:
         """Queue a task and return its id.  Waits for ids the first time, and when the outbox is full."""
         payload, function, rules, functions, raw, blobs = packed
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
@@ -150,7 +152,7 @@ class Session(IoThread):
                 outbox.next_id > outbox.last_id and not outbox.has_id()
             ) or outbox.size_bytes > LIMIT_BYTES or self.fatal is not None:  # fmt: skip
                 self._wait_for_room()
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs)
+            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job)
             self.arrivals.handed_in.add(task_id)
             if raw:
                 self.raw_ids.add(task_id)
@@ -184,6 +186,7 @@ class Session(IoThread):
                     raise _refusal(self._outbox.full_why)
                 self._wait_changed(deadline, "tasks were not accepted in time")
             refused, self.arrivals.refused = self.arrivals.refused, []
+        self.warn()
         for final in refused:
             if final.failure is not None:
                 raise error_named(final.failure.etype, f"task {final.id}: {final.failure.value}")
@@ -256,6 +259,12 @@ class Session(IoThread):
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)
+            self.warn()
+
+    def warn(self) -> None:
+        """Show what the controller wants users to know."""
+        while self.notices:
+            warnings.warn(f"ipytaskfarm: {self.notices.pop(0)}", UserWarning, stacklevel=4)
 
     def as_completed(self, ids: list[int], timeout_s: float | None) -> Iterator[int]:
         """These, watched already, each as soon as it has ended; TimeoutError when timeout_s is over."""

@@ -17,7 +17,9 @@ from ..core.states import Reason
 from ..doors.runtime import Where
 from . import sessions
 from .display import Text, html_table
+from .jobs import Job
 from .maps import Mapper, ParallelFunction, imap, map_tasks
+from .nodes import Check, Snapshot
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
 from .streams import Stream
@@ -133,6 +135,17 @@ class TaskClient:
             task = as_task(task)
         new_id = self._session.hand_in(pack_task(task, self._session.blobs))
         return self.get_task_result(new_id, block=True) if block else new_id
+
+    def create_job(self, name: str | None = None, **shared: Any) -> Job:
+        """A `Job`: tasks that belong together; `shared` are rules that all of them have, as of a `Task`.
+
+            job = tc.create_job("primes", environment=Sieve(10**7), retries=1)
+            for n in range(100): job.add_task(Task(f, args=(n,)))
+            job.submit(); job.results()
+
+        Raises TypeError, ValueError or AttributeError that names the rule.  From STK Parallel Computing.
+        """
+        return Job(self, name, **shared)
 
     def flush(self, timeout: Timeout = None) -> None:
         """Wait until all that was handed in is accepted, which means on disk.
@@ -378,6 +391,16 @@ class TaskClient:
     def explain(self, taskid: int) -> Text:
         """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""
         return Text(self._ask(messages.Explain(task_id(taskid)), messages.Text).text)
+
+    def check(self, task: Any) -> Check:
+        """Which engines could serve a task that is not handed in, and why not the others; true if one could."""
+        made = task if isinstance(task, Task) else as_task(task)
+        packed = pack_task(made, None)
+        return Check(self._ask(messages.Check(packed.rules, list(packed.functions)), messages.Checked))
+
+    def snapshot(self) -> Snapshot:
+        """The farm's nodes now: platform, cores, load, memory, disk, what is reserved, engines and environments."""
+        return Snapshot(self._ask(messages.FarmStatus(), messages.FarmState))
 
     def stack(self, taskid: int) -> Text:
         """Where a running task is now: its Python stack."""

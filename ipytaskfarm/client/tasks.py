@@ -15,14 +15,16 @@ import linecache
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from operator import index
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import msgspec
 
-from ..core.messages import CallWork, Function, Recovery, Rules, StringWork
+from ..core.messages import Function, Recovery, Rules
+from ..core.work import CallWork, StringWork
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function
+from ..environment import TaskEnvironment
+from .rules import CHECKS, DEFAULTS, Asking, flag, pack_rules, wrong
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -31,19 +33,15 @@ _encode = msgspec.msgpack.Encoder().encode
 # Checks: (class name, attribute, value) -> the value as it is kept
 
 
-def _wrong(attribute: str, expected: str, value: object) -> TypeError:
-    return TypeError(f"{attribute} must be {expected}, not {type(value).__name__}: {value!r:.80}")
-
-
 def _expression(value: Any) -> str:
     if not isinstance(value, str):
-        raise _wrong("expression", "a str of code", value)
+        raise wrong("expression", "a str of code", value)
     return value
 
 
 def _function(value: Any) -> Callable[..., Any]:
     if not callable(value):
-        raise _wrong("function", "a callable", value)
+        raise wrong("function", "a callable", value)
     return value  # type: ignore[no-any-return]
 
 
@@ -53,10 +51,10 @@ def _pull(value: Any) -> tuple[str, ...] | list[str]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)):
-        raise _wrong("pull", "a name, or a list or tuple of names", value)
+        raise wrong("pull", "a name, or a list or tuple of names", value)
     for name in value:
         if not isinstance(name, str):
-            raise _wrong("pull", "a name, or a list or tuple of names", name)
+            raise wrong("pull", "a name, or a list or tuple of names", name)
     return value
 
 
@@ -74,10 +72,10 @@ def _kwargs(value: Any) -> dict[str, Any]:
 
 def _names(attribute: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _wrong(attribute, "a dict of names and values", value)
+        raise wrong(attribute, "a dict of names and values", value)
     for name in value:
         if not isinstance(name, str):
-            raise _wrong(attribute, "a dict whose keys are names", name)
+            raise wrong(attribute, "a dict whose keys are names", name)
     return value if isinstance(value, dict) else dict(value)
 
 
@@ -85,71 +83,14 @@ def _args(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise _wrong("args", "a list or tuple of arguments", value)
+        raise wrong("args", "a list or tuple of arguments", value)
     return tuple(value)
-
-
-def _flag(attribute: str, value: Any) -> bool:
-    # 0 and 1 were what scripts of the time wrote.
-    if value is not True and value is not False and value not in (0, 1):
-        raise _wrong(attribute, "True or False", value)
-    return bool(value)
-
-
-def _retries(value: Any) -> int:
-    number = _whole("retries", value)
-    if number < 0:
-        raise ValueError(f"retries must be 0 or more, not {number}")
-    return number
-
-
-def _whole(attribute: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise _wrong(attribute, "an int", value)
-    try:
-        return index(value)
-    except TypeError:
-        raise _wrong(attribute, "an int", value) from None
 
 
 def _recovery_task(value: Any) -> Task | None:
     if value is not None and not isinstance(value, Task):
-        raise _wrong("recovery_task", "a Task or None", value)
+        raise wrong("recovery_task", "a Task or None", value)
     return value
-
-
-def _depend(value: Any) -> Any:
-    # Not refused when it is not callable: such a task fits no engine (as in IPython 0.10), and `explain` says why.
-    return value
-
-
-def _name(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise _wrong("name", "a str or None", value)
-    return value
-
-
-def _time_limit(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong("time_limit", "seconds, a timedelta or None", value)
-    if not value > 0:
-        raise ValueError(f"time_limit must be more than 0 seconds, not {value}")
-    return float(value)
-
-
-def _targets(value: Any) -> tuple[int, ...] | None:
-    if value is None or (isinstance(value, str) and value == "all"):
-        return None
-    if isinstance(value, (list, tuple, set, frozenset, range)):
-        ids = tuple(_whole("targets", i) for i in value)
-        if not ids:
-            raise ValueError("targets must name at least one engine id; None means any engine")
-        return ids
-    return (_whole("targets", value),)
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -159,18 +100,13 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "function": _function,
     "args": _args,
     "kwargs": _kwargs,
-    "clear_before": partial(_flag, "clear_before"),
-    "clear_after": partial(_flag, "clear_after"),
-    "retries": _retries,
+    "clear_before": partial(flag, "clear_before"),
+    "clear_after": partial(flag, "clear_after"),
     "recovery_task": _recovery_task,
-    "depend": _depend,
-    "name": _name,
-    "priority": partial(_whole, "priority"),
-    "time_limit": _time_limit,
-    "targets": _targets,
+    **CHECKS,
 }
 
-_RULES = frozenset({"retries", "recovery_task", "depend", "name", "priority", "time_limit", "targets"})
+_RULES = frozenset(DEFAULTS)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -192,6 +128,8 @@ class Task:
         priority: higher runs first.
         time_limit: seconds (or a timedelta) that one run may take; waiting does not count.
         targets: engine ids on which it may run (an int or several); None: any.
+        environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
+        placement, locality, grace: what it asks of its engine and its node, see `rules.Asking`.
 
     Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
     `push` are those of IPython 0.10's task interface.
@@ -206,6 +144,18 @@ class Task:
     priority: int = 0
     time_limit: float | timedelta | None = None
     targets: Any = None
+    environment: TaskEnvironment | None = None
+    requires: Any = ()
+    resources: Any = ()
+    exclusive: bool = False
+    group: str | None = None
+    max_parallel: int | None = None
+    max_parallel_per_node: int | None = None
+    force: bool = False
+    fail_if_unmet: bool = False
+    placement: str | None = None
+    locality: Callable[[dict[str, Any]], int] | None = None
+    grace: float | timedelta | None = None
 
     _ruled: bool = False
     """Some rule was set: only then is there anything to look at when it is packed."""
@@ -218,7 +168,7 @@ class Task:
                 return object.__new__(StringTask)
             if callable(what):
                 return object.__new__(CallTask)
-            raise _wrong("Task's first argument (expression)", "a str of code or a callable", what)
+            raise wrong("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
     def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
@@ -241,6 +191,12 @@ class Task:
         for attribute, value in given.items():
             if value is not None and value is not False:
                 setattr(self, attribute, value)
+
+    def _ask(self, asking: Asking) -> None:
+        for attribute, value in asking.items():
+            if attribute not in Asking.__annotations__:
+                raise TypeError(f"a {type(self).__name__} has no argument {attribute!r}")
+            setattr(self, attribute, value)
 
     def _first(self) -> str:
         """The first argument, as text."""
@@ -298,6 +254,7 @@ class StringTask(Task):
         priority: int = 0,
         time_limit: float | timedelta | None = None,
         targets: Any = None,
+        **asking: Unpack[Asking],
     ) -> None:
         # Written out, not looped over: a thousand of these are made in a line, and most arguments are defaults.
         d = self.__dict__
@@ -322,6 +279,8 @@ class StringTask(Task):
             self.time_limit = time_limit
         if targets is not None:
             self.targets = targets
+        if asking:
+            self._ask(asking)
 
     def _first(self) -> str:
         return repr(self.expression)
@@ -380,6 +339,7 @@ class CallTask(Task):
         priority: int = 0,
         time_limit: float | timedelta | None = None,
         targets: Any = None,
+        **asking: Unpack[Asking],
     ) -> None:
         d = self.__dict__
         d["function"] = _function(function)
@@ -394,6 +354,8 @@ class CallTask(Task):
         if priority != 0:
             self.priority = priority
         self._set(recovery_task=recovery_task, depend=depend, name=name, time_limit=time_limit, targets=targets)
+        if asking:
+            self._ask(asking)
 
     def _first(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
@@ -437,7 +399,7 @@ class MapTask(CallTask):
 
 
 class EachTask(MapTask):
-    """A chunk of a map: ``args=(items, star)``, see `core.messages.CallWork.each`.  Made by `maps` alone."""
+    """A chunk of a map: ``args=(items, star)``, see `core.work.CallWork.each`.  Made by `maps` alone."""
 
     _each = True
 
@@ -477,7 +439,19 @@ class Packed(NamedTuple):
     """Digests of the large values that were written beside it."""
 
 
-def pack_task(task: Task, blobs: Blobs | None = None) -> Packed:
+class Shared(NamedTuple):
+    """What a job's tasks have in common."""
+
+    said: Mapping[str, Any]
+    """Rules that hold where a task has none of its own."""
+    job: str
+    rules: Rules | None
+    """As they travel with a task that has none at all, …"""
+    functions: tuple[Function, ...]
+    """… and the functions that they need."""
+
+
+def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
     """Pack a task and its chain of recovery tasks.  A loop: ValueError that shows it.
 
     Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
@@ -485,17 +459,31 @@ def pack_task(task: Task, blobs: Blobs | None = None) -> Packed:
     keeper = None if blobs is None else Keeper(blobs)
     if task.__class__ is StringTask and not task._ruled:
         payload = _encode(_string_work(task, keeper))
-        return Packed(payload) if keeper is None else Packed(payload, blobs=keeper.taken())
+        taken = keeper.taken() if keeper is not None else ()
+        if shared is None:
+            return Packed(payload, blobs=taken)
+        return Packed(payload, None, shared.rules, shared.functions, blobs=taken)
     chain = _chain(task)
     functions: dict[str, Function] = {}
     recovery: Recovery | None = None
     for link in reversed(chain[1:]):
         payload, function = _work(link, functions, keeper)
-        recovery = Recovery(payload, function, _rules(link, recovery, functions))
+        recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
     payload, function = _work(task, functions, keeper)
-    rules = _rules(task, recovery, functions)
+    rules = _rules(task, shared, recovery, functions)
     taken = keeper.taken() if keeper is not None else ()
     return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask), taken)
+
+
+def _rules(
+    task: Task, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
+) -> Rules | None:
+    if shared is None:
+        return pack_rules(task.__dict__, {}, None, recovery, functions) if task._ruled else None
+    if not task._ruled and recovery is None:
+        functions.update((code.digest, code) for code in shared.functions)
+        return shared.rules
+    return pack_rules(task.__dict__, shared.said, shared.job, recovery, functions)
 
 
 def _chain(task: Task) -> list[Task]:
@@ -535,32 +523,3 @@ def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> 
         arguments = pack((task.args, task.kwargs), ("args", "kwargs"), keeper)
     work = CallWork(arguments, task.clear_before, task.clear_after, task._raw, task._each)
     return _encode(work), function.digest
-
-
-def _rules(task: Task, recovery: Recovery | None, functions: dict[str, Function]) -> Rules | None:
-    if not task._ruled:
-        return None
-    depend = None
-    if task.depend is not None:
-        condition = task.depend if callable(task.depend) else partial(not_callable, repr(task.depend))
-        code = pack_function(condition)
-        functions[code.digest] = code
-        depend = code.digest
-    rules = Rules(
-        name=task.name,
-        priority=task.priority,
-        retries=task.retries,
-        time_limit_s=task.time_limit,  # type: ignore[arg-type]
-        targets=task.targets,
-        depend=depend,
-        recovery=recovery,
-    )
-    return None if rules == _NO_RULES else rules
-
-
-_NO_RULES = Rules()
-
-
-def not_callable(what: str, properties: object) -> bool:
-    """Stands for a `depend` that is no function: never true, and `explain` shows this error."""
-    raise TypeError(f"depend is {what}, not a function of an engine's properties")

@@ -13,6 +13,7 @@ import json
 import logging
 import logging.handlers
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from .. import __version__
+from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
 from ..core.farm import Farm, Now, Settings
 from ..core.messages import PROTOCOL, Stop
@@ -98,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grace", type=float, default=Settings.grace_s, metavar="S")
     parser.add_argument("--max-engine-losses", type=int, default=Settings.max_engine_losses, metavar="N")
     parser.add_argument("--node-failures", type=int, default=Settings.node_failures, metavar="N")
+    parser.add_argument("--warm", type=int, default=None, metavar="N", help="free slots that hold a blank engine")
+    parser.add_argument("--environment-patience", type=float, default=Settings.environment_patience_s, metavar="S")
+    parser.add_argument("--resource-patience", type=float, default=Settings.resource_patience_s, metavar="S")
+    parser.add_argument("--load-limit", type=float, default=None, metavar="SHARE", help="the load guard: busy cores")
+    parser.add_argument("--free-memory", type=int, default=None, metavar="BYTES", help="the load guard: memory")
+    parser.add_argument("--placement", choices=PLACEMENTS, default=Settings.placement)
     parser.add_argument("--keep-results", type=float, default=None, metavar="S", help="clear results this old")
     parser.add_argument("--keep-results-bytes", type=int, default=None, help="clear the oldest beyond this")
     parser.add_argument("--record", type=Path, default=None, help="a tape of all events, for ipytaskfarm replay")
@@ -135,6 +143,13 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             node_failures=options.node_failures,
             grace_s=options.grace,
             policy=policy,
+            warm=options.warm,
+            environment_patience_s=None if options.environment_patience < 0 else options.environment_patience,
+            resource_patience_s=options.resource_patience,
+            load_limit=options.load_limit,
+            free_memory_limit=options.free_memory,
+            placement=options.placement,
+            seed=secrets.randbits(63),
         )
         store = Store.open(record.store, farm_incarnation=record.incarnation)
         for note in store.notes:

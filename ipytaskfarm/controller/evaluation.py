@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..core.messages import Evaluate, Evaluated, Verdict
+from ..core.verdicts import Evaluate, Evaluated, Verdict
 
 TIME_LIMIT_S = 2.0
 """For one function on one engine; a question about n engines has n times as long."""
@@ -76,7 +76,7 @@ class Evaluator:
         self._asked = question
         seconds = TIME_LIMIT_S * len(question.subjects) + (START_LIMIT_S if fresh else 0.0)
         self._deadline_s = time.monotonic() + seconds
-        body = msgspec.msgpack.encode(Evaluate(question.n, question.depend, question.subjects, code))
+        body = msgspec.msgpack.encode(Evaluate(question.n, question.depend, question.subjects, code, question.scored))
         try:
             if self._child is None or self._child.stdin is None:
                 raise BrokenPipeError("no evaluator")
@@ -145,8 +145,9 @@ class Evaluator:
         question, self._asked = self._asked, None
         if question is None:
             raise AssertionError("there is no question to answer for")
-        verdicts = [Verdict(subject.engine, subject.version, False, why) for subject in question.subjects]
-        return Evaluated(question.n, question.depend, verdicts)
+        fits = question.scored  # a locality function that fails is indifferent
+        verdicts = [Verdict(subject.engine, subject.version, fits, why) for subject in question.subjects]
+        return Evaluated(question.n, question.depend, verdicts, question.scored)
 
     def close(self) -> None:
         """End the child."""

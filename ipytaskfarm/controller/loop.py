@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
+from ..core.decision import Decision
 from ..core.errors import StoreFull
 from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
-from ..core.farm import Decision, Now
+from ..core.farm import Now
 from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, Message, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler

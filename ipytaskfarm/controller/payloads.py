@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..core.farm import Assignment
+from ..core.decision import Assignment
 from ..core.messages import Batch, Function, HandOut, Incarnation, Run
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..doors.store import Store
@@ -77,14 +77,27 @@ class Payloads:
             payloads.update((task_id, payload) for task_id, payload, _ in self._store.work(missing))
         runs = []
         keys = []
-        for task_id, attempt, function, time_limit_s, version in assignment.tasks:
-            runs.append(Run(task_id, attempt, payloads[task_id] or b"", function, time_limit_s, version))
+        allotment = assignment.allotment
+        for task_id, attempt, function, time_limit_s, version, environment, measured in assignment.tasks:
+            payload = payloads[task_id] or b""
+            runs.append(
+                Run(task_id, attempt, payload, function, time_limit_s, version, environment, measured, allotment)
+            )
             keys.append((task_id, attempt))
-        functions = self._functions_for(assignment)
-        return HandOut(assignment.engine, keys, msgspec.Raw(_encode(Batch(runs, functions))))
+        batch = msgspec.Raw(_encode(Batch(runs, self._functions_for(assignment))))
+        return HandOut(
+            assignment.engine,
+            keys,
+            batch,
+            assignment.environment,
+            allotment,
+            assignment.recycling,
+            assignment.graces,
+        )
 
     def _functions_for(self, assignment: Assignment) -> list[Function]:
         needed = dict.fromkeys(task[2] for task in assignment.tasks if task[2] is not None)
+        needed.update(dict.fromkeys(task[5] for task in assignment.tasks if task[5] is not None))
         if not needed:
             return []
         sent = self._sent.setdefault(assignment.engine, OrderedDict())

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.decision import Decision
 from ..core.events import Event
-from ..core.farm import Decision, Now, Settings
+from ..core.farm import Now, Settings
 from ..core.restore import restored_farm
 from ..core.scheduler import Scheduler
 from ..doors import tape

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
+from ..core.decision import Load, LoadCompacted, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ..core.errors import StoreFull
 from ..core.events import Event, Originals
-from ..core.farm import Load, LoadCompacted, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ..core.handlers.tables import last_rows
 from ..core.messages import Answer, Fetched, Final, Refusal, Text
 from ..doors.store import Store

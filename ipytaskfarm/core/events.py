@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from .messages import AgentMessage, ClientMessage, Evaluated, Submission
+from .messages import AgentMessage, ClientMessage, Submission
+from .verdicts import Evaluated
 
 
 class Joined(msgspec.Struct, frozen=True):

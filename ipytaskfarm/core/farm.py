@@ -11,9 +11,20 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .messages import Evaluate, Final, Incarnation, Message, Properties, Retried, Rules, RunKey, TaskRow
+from .demands import Allotment, Environment, Recycle
+from .messages import (
+    Demand,
+    Final,
+    Incarnation,
+    JobSpec,
+    NodeState,
+    Properties,
+    Retried,
+    Rules,
+    RunKey,
+)
 from .queue import Heads, PolicyKey, TaskClass, fifo_key
-from .saves import Save, SaveSticky
+from .saves import SaveSticky
 from .states import State
 from .task import Task
 
@@ -51,82 +62,22 @@ class Settings:
     depend_again_s: float = 5.0
     grace_s: float = 1.0
     policy: PolicyKey = fifo_key
-
-
-class Assignment(NamedTuple):
-    """Tasks for an engine; the shell adds their payloads and sends one `HandOut`."""
-
-    agent: str
-    engine: Incarnation
-    tasks: list[tuple[int, int, str | None, float | None, int | None]]
-    """(task id, attempt, function, time limit, properties version)"""
-
-
-class LoadFinals(NamedTuple):
-    """Read results from the store: answer the client's question `n` with `Fetched`."""
-
-    session: str
-    n: int
-    ids: list[int]
-    unfinished: list[int]
-    unknown: list[int]
-    refusals: list[Final]
-
-
-class LoadTable(NamedTuple):
-    """Read final tasks' rows, merge with these, and answer question `n` with the last of them in a `TaskTable`."""
-
-    session: str
-    n: int
-    ids: list[int]
-    rows: list[TaskRow]
-    unknown: list[int]
-    name: str | None
-    last: int = 0
-    omitted: int = 0
-
-
-class LoadOriginals(NamedTuple):
-    """Read these tasks as they were handed in; they come back as `events.Originals`."""
-
-    session: str
-    n: int
-    ids: list[int]
-    missing: list[int]
-    not_failed: list[int]
-
-
-class LoadExplanation(NamedTuple):
-    """Explain a final task from the store: answer question `n` with `Text`."""
-
-    session: str
-    n: int
-    id: int
-
-
-class LoadCompacted(NamedTuple):
-    """Compact the store: answer question `n` with `Text`."""
-
-    session: str
-    n: int
-
-
-Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadExplanation | LoadCompacted
-
-
-@dataclass(slots=True)
-class Decision:
-    """What the shell must do after a turn: commit all `saves`, and only then everything else."""
-
-    saves: list[Save] = field(default_factory=list)
-    sends: list[tuple[str, Message]] = field(default_factory=list)
-    assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
-    evaluations: list[Evaluate] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """One line each, for the log."""
-    finished: bool = False
-    """The farm has stopped: the controller ends."""
+    warm: int | None = None
+    """How many free slots hold a blank engine; None: all."""
+    warm_s: float = 10.0
+    """A blank engine more than that ends when it has been idle for so long."""
+    environment_patience_s: float | None = 10.0
+    """A task that waits longer is no longer passed over by tasks of the environment that an engine has; None: off."""
+    resource_patience_s: float = 10.0
+    """A task that waits longer for resources has those kept for it that become free on one node."""
+    load_limit: float | None = None
+    """The load guard: nothing is started on a node that is busier than this share of its cores, …"""
+    free_memory_limit: int | None = None
+    """… or has less than so many bytes of memory free."""
+    placement: str = "default"
+    """See `core.choice`."""
+    seed: int = 1
+    """Of the random placement."""
 
 
 @dataclass(slots=True)
@@ -136,6 +87,69 @@ class Batch:
     number: int
     runs: dict[RunKey, None]
     at_s: float
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one run takes of its node, and where it counts."""
+
+    amounts: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    exclusive: bool = False
+    group: str | None = None
+    """What `max_parallel` counts."""
+
+    @property
+    def allotment(self) -> Allotment:
+        """As its task is told."""
+        return Allotment(dict(self.amounts), self.gpus, self.exclusive)
+
+
+@dataclass(slots=True)
+class Group:
+    """What runs of one group."""
+
+    running: int = 0
+    on: dict[str, int] = field(default_factory=dict)
+    """Agent's session -> how many there."""
+    parked: dict[TaskClass, None] = field(default_factory=dict)
+    """Classes that wait until fewer run."""
+
+
+@dataclass(slots=True)
+class Use:
+    """One environment: who has it, and who needs it."""
+
+    environment: Environment
+    engines: dict[Engine, None] = field(default_factory=dict)
+    """Those that have it, or are being prepared for it."""
+    unfinished: int = 0
+    """Tasks that need it and have not ended."""
+    jobs: set[str] = field(default_factory=set)
+    """Jobs that use it and have not ended."""
+
+    @property
+    def referenced(self) -> bool:
+        """Whether anybody may still need it."""
+        return bool(self.unfinished or self.jobs)
+
+
+@dataclass(slots=True)
+class Job:
+    """A job, as far as its end has consequences."""
+
+    spec: JobSpec
+    session: str
+    arrived: int = 0
+    unfinished: int = 0
+    ended: bool = False
+    environments: set[str] = field(default_factory=set)
+    """Identities that it keeps referenced while it has not ended."""
+
+    @property
+    def complete(self) -> bool:
+        """All its tasks have come, and have ended."""
+        return self.unfinished == 0 and self.arrived >= self.spec.total
 
 
 @dataclass(slots=True)
@@ -149,6 +163,7 @@ class Handing:
     """Of a class that may have others sent behind it."""
     task_class: TaskClass | None
     recalled_s: float | None = None
+    claim: Claim | None = None
 
 
 class EngineState:
@@ -190,8 +205,28 @@ class Engine:
     withheld_until_s: float = 0.0
     retiring: bool = False
     """To be ended as soon as it is empty."""
+    recycled: str = ""
+    """Why it is retiring, where its slot is to be filled again; "": it is not, or the slot goes with it."""
     finished: int = 0
     """Runs answered."""
+    environment: Environment | None = None
+    """None: it is blank."""
+    set_up: bool = False
+    recycling: dict[tuple[str, Recycle], None] = field(default_factory=dict)
+    """(scope, when): settings of the tasks that it ran; the scope is an environment's identity, or a job."""
+    runs: dict[str, int] = field(default_factory=dict)
+    """Scope -> runs ended."""
+    touched: bool = False
+    """MultiEngine commands ran here: it is the last to be recycled for another environment."""
+    given: int = 0
+    """Number of its last hand-out."""
+    idle_s: float = 0.0
+    """Since when (monotonic) it holds nothing; 0: it holds something."""
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it counts among the engines that are wanted."""
+        return not self.retiring or bool(self.recycled)
 
     @property
     def version(self) -> int:
@@ -244,6 +279,26 @@ class Agent:
     """Kinds of tasks that succeeded on other nodes meanwhile."""
     aside: str = ""
     """Why it gets no more tasks; "": it does."""
+    priority: int = 0
+    capacity: dict[str, float] = field(default_factory=dict)
+    """Resource -> how much there is."""
+    used: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    gpus_used: set[str] = field(default_factory=set)
+    exclusive: RunKey | None = None
+    """The run that has the node to itself."""
+    state: NodeState | None = None
+    """Its last word on load and room."""
+    utc_offset_s: int = 0
+    """Of its local time."""
+    parked: dict[TaskClass, None] = field(default_factory=dict)
+    """Classes that wait until something changes here."""
+    reserving: bool = False
+    """Something is kept here for the head of a class, see `core.gates`."""
+    demands: list[Demand] = field(default_factory=list)
+    """Running tasks that wait for more."""
+    given: int = 0
+    """Number of the last hand-out to one of its engines."""
 
     @property
     def able(self) -> bool:
@@ -283,10 +338,21 @@ class Depend:
     """What one depend function has said."""
 
     digest: str
-    verdicts: dict[Incarnation, tuple[int, bool, str]] = field(default_factory=dict)
-    """Engine -> (properties version, fits, error)."""
+    scored: bool = False
+    """It is a locality function."""
+    verdicts: dict[Incarnation, tuple[int, bool, str, int]] = field(default_factory=dict)
+    """Engine -> (properties version, fits, error, score)."""
     asked: dict[Incarnation, int] = field(default_factory=dict)
     again_s: float | None = None
+
+
+@dataclass(slots=True)
+class PendingCheck:
+    """A `Check` that waits for a function's verdicts."""
+
+    session: str
+    n: int
+    rules: Rules | None
 
 
 @dataclass(slots=True)
@@ -314,6 +380,8 @@ class Farm:
     refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
     counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
     classes: dict[Any, TaskClass] = field(default_factory=dict)
+    last_class: tuple[Rules, TaskClass] | None = None
+    """The class of the last fresh task that had rules."""
     open_heads: Heads = field(default_factory=Heads)
     open_size: int = 0
     """Tasks waiting in unrestricted classes."""
@@ -342,6 +410,23 @@ class Farm:
     """Engines that hold more than what they run."""
     watchers: dict[int, list[str]] = field(default_factory=dict)
     depends: dict[str, Depend] = field(default_factory=dict)
+    """Depend functions by digest, locality functions by `locality_key`."""
+    barred: dict[Engine, None] = field(default_factory=dict)
+    """Idle engines on nodes where nothing may start now."""
+    freed: dict[str, None] = field(default_factory=dict)
+    """Agents whose nodes have changed since the last look at what waits for that."""
+    environments: dict[str, Use] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    """A user's own id of an environment -> the identity that came under it last."""
+    environment_heads: Heads = field(default_factory=Heads)
+    """All classes that need an environment."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    perhaps_ended: dict[str, None] = field(default_factory=dict)
+    """Jobs to be looked at at the end of the turn, and environments."""
+    perhaps_unused: dict[str, None] = field(default_factory=dict)
+    checks: list[PendingCheck] = field(default_factory=list)
+    chance: int = 1
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
     stacks: dict[int, tuple[str, int]] = field(default_factory=dict)
     outputs: dict[int, tuple[str, Incarnation]] = field(default_factory=dict)
@@ -374,6 +459,11 @@ class Farm:
     timers: list[tuple[float, int, str, Any]] = field(default_factory=list)
     recall_check_s: float | None = None
 
+    @property
+    def guarded(self) -> bool:
+        """Whether there is a load guard."""
+        return self.settings.load_limit is not None or self.settings.free_memory_limit is not None
+
     def number(self) -> int:
         """A number never given before in this life of the controller."""
         self.numbers += 1
@@ -398,21 +488,22 @@ class Farm:
             client.blocks = [block for block in self.blocks if block.session == session]
         return client
 
-    def engine_by_id(self, engine_id: int) -> Engine | None:
-        """The engine people call by that number."""
-        for engine in self.engines.values():
-            if engine.id == engine_id and engine.state in (EngineState.UP, EngineState.AWAY):
-                return engine
-        return None
+    def agent_of(self, engine: Engine) -> Agent | None:
+        """Whose engine it is."""
+        return self.agents.get(engine.agent)
 
     def enter(self, engine: Engine) -> None:
         """An engine joins."""
         self.engines[engine.name] = engine
         self.numbered.setdefault(engine.id, {})[engine] = None
+        if engine.environment is not None:
+            self.environments[engine.environment.identity].engines[engine] = None
 
     def leave(self, engine: Engine) -> None:
         """It is gone."""
         del self.engines[engine.name]
+        if engine.environment is not None:
+            self.environments[engine.environment.identity].engines.pop(engine, None)
         same = self.numbered[engine.id]
         del same[engine]
         if not same:

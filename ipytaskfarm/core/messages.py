@@ -1,14 +1,16 @@
 """Everything that crosses a process boundary, as typed structs.
 
-The processes of a farm never import one another: this file is where they meet.  It
-has five parts, in the order in which a task travels:
+The processes of a farm never import one another: this file is where they meet.  It has four parts, in the order in
+which a task travels:
 
-1. what a task is made of (`Work`, `Rules`, `Submission`) and what comes back (`Ended`, `Final`, `ResultBody`);
+1. what a task is made of (`Rules`, `Submission`) and what comes back (`Ended`, `Final`);
 2. client -> controller and back;
 3. agent -> controller and back;
-4. agent -> engine and back (the *lane*);
-5. controller -> evaluator and back;
-6. the handshake of a connection.
+4. agent -> engine and back (the *lane*).
+
+What client and engine say to each other through the others' hands stands in `core.work` and `core.verbs`, what tasks
+ask of their engines in `core.demands`, the handshake of a connection in `core.handshake`, what the evaluator is asked
+in `core.verdicts`.
 
 Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by
 their class name, so that a tape of messages can be read by a person.
@@ -28,7 +30,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-PROTOCOL = 1
+from .demands import Allotment, Asks, Environment, Recycle
+
+PROTOCOL = 2
 """Peers with another number are refused, with both versions named."""
 
 Incarnation: TypeAlias = str
@@ -38,36 +42,6 @@ RunKey: TypeAlias = tuple[int, int]
 
 # --------------------------------------------------------------------------------------------------
 # 1. What a task is made of, and what comes back
-
-
-class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
-    """Code to run in the engine's namespace: push, execute, pull."""
-
-    code: str
-    pull: tuple[str, ...] = ()
-    push: bytes | None = None
-    """A packed dict, see `doors.pack`."""
-    clear_before: bool = False
-    clear_after: bool = False
-
-
-class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
-    """A function call.  The function itself travels as `Function`, named by `Submission.function`."""
-
-    arguments: bytes | None = None
-    """Packed ``(args, kwargs)``; None for a call without arguments."""
-    clear_before: bool = False
-    clear_after: bool = False
-    raw: bool = False
-    """A MapTask: the runner writes it into `ResultBody.kind`, so that any client gives out the bare return value."""
-    each: bool = False
-    """A chunk of a map.  The arguments are ``(items, star)``: the function is called with each item (star: with each
-    item's items).  The value is ``(values, errors)``: None stands among the values where an error is, and each error
-    is ``(index, whether it rejected the engine, FailureBody)``."""
-
-
-Work: TypeAlias = StringWork | CallWork
-"""The payload of a task.  Controller and agents see it only as bytes."""
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -93,6 +67,24 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     recovery: Recovery | None = None
     retry_of: int | None = None
     """The task that this one is a linked retry of."""
+    job: str | None = None
+    """Id of the job that it belongs to."""
+    asks: Asks | None = None
+    """What it asks of its engine and node; None: nothing."""
+    grace_s: float | None = None
+    """Between its interrupt and the signals that end its engine; None: the farm's."""
+
+
+class JobSpec(msgspec.Struct, frozen=True):
+    """A job that tasks of the same message belong to.  The same id again: it has become larger."""
+
+    id: str
+    name: str
+    total: int
+    """It has ended when so many tasks of it have been handed in, and have all ended."""
+    environment: str | None = None
+    """Identity of its default environment, which it uses as long as it has not ended."""
+    recycle: Recycle | None = None
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -137,31 +129,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An encoded `ResultBody`; opaque to agent and controller."""
     blobs: tuple[str, ...] = ()
     """Digests of the blobs that the body needs."""
-
-
-class FailureBody(msgspec.Struct, frozen=True):
-    """An exception as it travels: readable even if it cannot be unpickled."""
-
-    etype: str
-    value: str
-    traceback: str = ""
-    """User frames only, as text."""
-    pickled: bytes | None = None
-    """The exception itself, where it can be pickled."""
-
-
-class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a task left: its values, its failure, its output."""
-
-    value: bytes | None = None
-    """Packed: a dict of the pulled names, or a function's return value."""
-    failure: FailureBody | None = None
-    stdout: str = ""
-    stderr: str = ""
-    outputs: list[dict[str, Any]] = []
-    """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
-    kind: str = "names"
-    """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""
+    memory_bytes: int = 0
+    """The engine's private memory after it, if the run asked for that."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
@@ -206,6 +175,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
 
     tasks: list[Submission]
     functions: list[Function] = []
+    jobs: list[JobSpec] = []
 
 
 class NeedIds(msgspec.Struct, frozen=True, tag=True):
@@ -264,6 +234,13 @@ class Explain(msgspec.Struct, frozen=True, tag=True):
     """Question: for people.  Answer: `Text`."""
 
     id: int
+
+
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Question: which engines could serve a task of these rules, and why not the others.  Answer: `Checked`."""
+
+    rules: Rules | None
+    functions: list[Function] = []
 
 
 class Stuck(msgspec.Struct, frozen=True, tag=True):
@@ -357,8 +334,8 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Stuck | Outputs | Stack | Spin | Engines
-    | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
+    | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
     | ClearSticky
 )  # fmt: skip
 
@@ -457,6 +434,14 @@ class Retried(msgspec.Struct, frozen=True, tag=True):
     not_failed: list[int] = []
 
 
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """Per engine: its id, its node, and why it cannot serve the task ("": it can)."""
+
+    rows: list[tuple[int, str, str]]
+    unmet: str = ""
+    """Why no engine ever can, as the farm is now; "": one can."""
+
+
 class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
     """Numbers per state, and the ids when asked verbosely."""
 
@@ -523,6 +508,8 @@ class EngineRow(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
     connection_file: str = ""
     note: str = ""
+    environment: str = ""
+    """The name of its environment; "": it is blank."""
 
 
 class EngineTable(msgspec.Struct, frozen=True, tag=True):
@@ -566,8 +553,8 @@ class StickyTable(msgspec.Struct, frozen=True, tag=True):
 
 
 Reply: TypeAlias = (
-    Refusal | Watched | Fetched | Aborted | Cleared | Retried | QueueStatusReply | TaskTable | Text | Flag | Number
-    | EngineTable | CommandQueueTable | FarmState | StickyTable
+    Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
+    | Flag | Number | EngineTable | CommandQueueTable | FarmState | StickyTable
 )  # fmt: skip
 
 
@@ -588,6 +575,12 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
     """ok: the verb's own packed value; else an encoded `FailureBody`."""
 
 
+class Notice(msgspec.Struct, frozen=True, tag=True):
+    """Something that whoever handed in a task should know; shown as a warning, once."""
+
+    text: str
+
+
 class Output(msgspec.Struct, frozen=True, tag=True):
     """What a running task has printed since the last one."""
 
@@ -599,7 +592,7 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     """Characters of stdout and stderr until here."""
 
 
-ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output
+ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice
 
 
 # --------------------------------------------------------------------------------------------------
@@ -622,6 +615,16 @@ class EngineReport(msgspec.Struct, frozen=True):
     connection_file: str = ""
     prepared: bool = False
     """Start-up code and sticky state have been run on it."""
+    finished: int = 0
+    """Runs that it has ended."""
+    environment: Environment | None = None
+    """What it was told to prepare for; None: it is blank."""
+    set_up: bool = False
+    """The environment's setup has ended well."""
+    holding: tuple[RunKey, Allotment] | None = None
+    """What its running task was allotted."""
+    recycling: tuple[tuple[str, Recycle], ...] = ()
+    """As the last hand-out said."""
 
 
 class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -653,6 +656,14 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     """Most engines it may have; None: no limit of its own."""
     former: list[str] = []
     """Sessions of agents that had this one's folder before it: they are dead, and what their engines left follows."""
+    resources: dict[str, float] = {}
+    """What there is of each resource, found or declared."""
+    gpus: tuple[str, ...] = ()
+    """The devices' names; as many as resources["gpu"]."""
+    priority: int = 0
+    """Agents of a higher one are given tasks first."""
+    utc_offset_s: int = 0
+    """Of the node's local time, as it is now; `NodeState` says when it changes."""
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag=True):
@@ -705,6 +716,8 @@ class Properties(msgspec.Struct, frozen=True, tag=True):
     engine: Incarnation
     version: int
     packed: bytes
+    plain: dict[str, str | float | bool] = {}
+    """Those of its values that are text or numbers, for conditions: the controller unpickles nothing."""
 
 
 class StackText(msgspec.Struct, frozen=True, tag=True):
@@ -722,6 +735,37 @@ class OutputText(msgspec.Struct, frozen=True, tag=True):
     stdout: str = ""
     stderr: str = ""
     seen: tuple[int, int] = (0, 0)
+
+
+class NodeState(msgspec.Struct, frozen=True, tag=True):
+    """How a node does; every few seconds, if it has changed."""
+
+    load: float
+    """Share of its cores that is busy, 0 to 1."""
+    free_memory: int
+    free_disk: int
+    """Bytes, where its engines' files are."""
+    utc_offset_s: int = 0
+    """Of its local time."""
+
+
+class SetUp(msgspec.Struct, frozen=True, tag=True):
+    """An engine's environment is ready; error: it never will be."""
+
+    engine: Incarnation
+    identity: str
+    setup_s: float
+    error: str = ""
+
+
+class Demand(msgspec.Struct, frozen=True, tag=True):
+    """A running task wants to hold so much from now on, all in all.  Answer: `Granted`, at once or when it is free.
+    Repeated by who waits: it says what is wanted, not what is added."""
+
+    engine: Incarnation
+    run: RunKey
+    n: int
+    amounts: dict[str, float]
 
 
 class EngineNote(msgspec.Struct, frozen=True, tag=True):
@@ -745,6 +789,9 @@ AgentMessage: TypeAlias = (
     | StackText
     | OutputText
     | EngineNote
+    | NodeState
+    | SetUp
+    | Demand
 )
 
 
@@ -771,6 +818,11 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     time_limit_s: float | None = None
     properties_version: int | None = None
     """The version a depend function said yes to; another one now: return it unrun."""
+    environment: str | None = None
+    """Identity of the environment that it needs; the batch brings the code with its functions."""
+    measured: bool = False
+    """Report the engine's memory with its end."""
+    allotment: Allotment | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
@@ -786,6 +838,14 @@ class HandOut(msgspec.Struct, frozen=True, tag=True):
     engine: Incarnation
     runs: list[RunKey]
     batch: msgspec.Raw
+    environment: Environment | None = None
+    """The engine's from now on."""
+    allotment: Allotment | None = None
+    """Of its one run."""
+    recycling: tuple[tuple[str, Recycle], ...] = ()
+    """When the engine is recycled: the agent keeps it for the controller's next life."""
+    graces: dict[int, float] | None = None
+    """Task -> seconds between the interrupt of its time limit and the signals that end its engine, where it says so."""
 
 
 class Recall(msgspec.Struct, frozen=True, tag=True):
@@ -832,6 +892,16 @@ class OutputQuery(msgspec.Struct, frozen=True, tag=True):
     stderr: int = 0
 
 
+class Granted(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a `Demand`: what the run holds from now on; `error`: why it never can."""
+
+    engine: Incarnation
+    run: RunKey
+    n: int
+    allotment: Allotment
+    error: str = ""
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End all engines and then yourself; results come first."""
 
@@ -854,6 +924,7 @@ ToAgent: TypeAlias = (
     | StackQuery
     | OutputQuery
     | EnginePrepared
+    | Granted
     | Shutdown
 )
 
@@ -875,94 +946,7 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
     """Finish the running task, return the rest, exit."""
 
 
-FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | LaneExit
+FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | LaneExit
 
-
-# --------------------------------------------------------------------------------------------------
-# 5. controller <-> evaluator
-
-
-class Subject(msgspec.Struct, frozen=True):
-    """An engine to be judged: its facts, and its properties still packed."""
-
-    engine: Incarnation
-    version: int
-    facts: dict[str, Any]
-    packed: bytes = b""
-
-
-class Evaluate(msgspec.Struct, frozen=True, tag=True):
-    """Call a depend function on each of these.  `code` comes with the first question about a digest."""
-
-    n: int
-    depend: str
-    subjects: list[Subject]
-    code: bytes | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True, array_like=True):
-    """What the depend function said of an engine; `error` says why a False is one, for people."""
-
-    engine: Incarnation
-    version: int
-    fits: bool
-    error: str = ""
-
-
-class Evaluated(msgspec.Struct, frozen=True, tag=True):
-    """The answer to the `Evaluate` of that number."""
-
-    n: int
-    depend: str
-    verdicts: list[Verdict]
-
-
-# --------------------------------------------------------------------------------------------------
-# 6. The handshake
-
-
-class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The first message on every connection."""
-
-    protocol: int
-    version: str
-    python: str
-    role: str
-    """client or agent; the key must allow it."""
-    session: str
-    """A nonce that lives as long as the peer's process."""
-    farm: str | None
-    """The farm's incarnation this peer knows; None: the first time."""
-    epoch: int
-    """The controller's epoch this peer last spoke with; 0: none."""
-    last_in: int
-    """The last packet of that epoch received from the controller."""
-    name: str = ""
-    """For people: ``user@host pid``, or an agent's node."""
-
-
-class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go on.  Another epoch than the peer's, or `last_in` -1: both sides count anew."""
-
-    farm: str
-    name: str
-    epoch: int
-    last_in: int
-    version: str
-
-
-class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go away.  `etype` is a name of `core.errors`; final unless `later`."""
-
-    etype: str
-    text: str
-    later: bool = False
-
-
-class WhoAreYou(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer to anything but a `Hello` on a connection that it does not know."""
-
-
-Handshake: TypeAlias = Hello | Welcome | Refuse | WhoAreYou
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

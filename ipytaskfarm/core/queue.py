@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .demands import Asks
 from .durations import Durations
 from .messages import Incarnation
 from .task import DEFAULT_RULES, Task, TaskInfo
@@ -45,11 +46,21 @@ class ClassKey(msgspec.Struct, frozen=True):
     suspect: bool = False
     own: int | None = None
     """A task id: this task has exclusions of its own (it was rejected somewhere)."""
+    asks: Asks | None = None
+    job: str | None = None
+    """Only where it counts for recycling."""
 
     @property
     def restricted(self) -> bool:
-        """Whether some engine may not serve it."""
-        return bool(self.depend or self.targets is not None or self.avoid or self.own is not None)
+        """Whether some engine may not serve it, at some moment."""
+        return bool(
+            self.depend or self.targets is not None or self.avoid or self.own is not None or self.asks is not None
+        )
+
+    @property
+    def environment(self) -> str | None:
+        """The identity of the environment that its tasks need."""
+        return self.asks.identity if self.asks is not None else None
 
 
 OPEN_CLASS = ClassKey()
@@ -62,17 +73,30 @@ def class_key_of(task: Task) -> ClassKey:
         return OPEN_CLASS
     rules = rules or DEFAULT_RULES
     own = task.id if task.rejections else None
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own)
+    asks = rules.asks
+    job = rules.job if asks is not None and asks.by_job else None
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, asks, job)
 
 
 class TaskClass:
     """The waiting tasks of one class, and what is known of their durations."""
 
-    __slots__ = ("_heap", "durations", "eligible", "key", "restricted", "size")
+    __slots__ = (
+        "_heap", "alone", "durations", "eligible", "ends_with_job", "environment", "gated", "key", "reserved_by",
+        "restricted", "size",
+    )  # fmt: skip
 
     def __init__(self, key: ClassKey) -> None:
         self.key = key
         self.restricted = key.restricted
+        self.environment = key.environment
+        recycle = key.asks.recycle if key.asks is not None else None
+        self.ends_with_job = recycle is not None and recycle.on_job_end
+        """Its engines are recycled when its job has ended: no other job's tasks are sent behind it."""
+        self.gated = key.asks is not None and key.asks.gated
+        self.alone = key.suspect or (key.asks is not None and key.asks.alone)
+        self.reserved_by: str | None = None
+        """The agent that gives its engines nothing later than this class's head, until that can start there."""
         self._heap: list[tuple[Any, int, Task]] = []
         self.size = 0
         """Waiting tasks; the heap may hold more entries, of tasks that have left."""
@@ -87,6 +111,10 @@ class TaskClass:
         self.size += 1
         task.task_class = self
         return self._heap[0] is entry
+
+    def first(self) -> Task | None:
+        """The first waiting task, which stays."""
+        return self._heap[0][2] if self.head() is not None else None
 
     def head(self) -> tuple[Any, int] | None:
         """(key, queue_seq) of the first waiting task."""
@@ -122,7 +150,7 @@ class TaskClass:
     @property
     def quick(self) -> bool:
         """May be sent ahead of need."""
-        return self.durations.quick and not self.key.suspect
+        return self.durations.quick and not self.alone
 
 
 class Heads:
@@ -141,13 +169,32 @@ class Heads:
             self._tie += 1
             heappush(self._heap, (head[0], head[1], self._tie, task_class))
 
+    def drop_first(self) -> None:
+        """The class that `first` gave is not to be found here until it is pushed again."""
+        heappop(self._heap)
+
+    def preferred(
+        self, engine: Engine | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
+    ) -> TaskClass | None:
+        """The earliest class that is wanted; as_urgent: of those whose heads are as urgent as the first."""
+        passed: list[tuple[Any, int, int, TaskClass]] = []
+        found = None
+        while (head := self.first(engine)) is not None and (not passed or not as_urgent or head[0] == passed[0][0]):
+            if wanted(head[2]):
+                found = head[2]
+                break
+            passed.append(heappop(self._heap))
+        for entry in passed:
+            heappush(self._heap, entry)
+        return found
+
     def first(self, engine: Engine | None = None) -> tuple[Any, int, TaskClass] | None:
         """The class with the earliest head; with `engine`, of those that it may serve."""
         heap = self._heap
         while heap:
             key, seq, _, task_class = heap[0]
             head = task_class.head()
-            if head is None or (engine is not None and engine not in task_class.eligible):
+            if head is None or (engine is not None and not _serves(engine, task_class)):
                 heappop(heap)
             elif head != (key, seq):
                 self._tie += 1
@@ -155,3 +202,13 @@ class Heads:
             else:
                 return key, seq, task_class
         return None
+
+
+def _serves(engine: Engine, task_class: TaskClass) -> bool:
+    # An engine keeps its environment until it ends: what needs another one need not be looked at again.
+    return engine in task_class.eligible and serves_environment(engine, task_class.environment)
+
+
+def serves_environment(engine: Engine, identity: str | None) -> bool:
+    """Whether it has this environment, or could still take it on; None: none is needed."""
+    return identity is None or engine.environment is None or engine.environment.identity == identity

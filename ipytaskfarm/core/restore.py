@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import msgspec
 
-from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Now, Settings
+from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Job, Now, Settings
+from .gates import claim
 from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
+from .handlers.jobs import keep_referenced
 from .messages import Incarnation, Retried, RunKey
 from .saves import SaveHandOut, Snapshot, TaskRecord
 from .states import State
@@ -25,6 +27,7 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     """A farm that goes on where the store left off."""
     farm = Farm(name, snapshot.farm, settings, snapshot.epoch)
     farm.next_id = snapshot.next_id
+    farm.chance = settings.seed
     farm.next_queue_seq = snapshot.next_queue_seq
     farm.next_handout = snapshot.next_handout
     farm.functions.update(snapshot.functions)
@@ -41,8 +44,18 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
         farm.finals[record.id] = record.reason
         farm.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
     farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
+    for saved in snapshot.jobs:
+        job = farm.jobs[saved.spec.id] = Job(saved.spec, saved.session, saved.arrived)
+        if saved.spec.environment is not None:
+            job.environments.add(saved.spec.environment)
     for task_record in snapshot.tasks:
         restore(farm, _task_of(farm, task_record))
+    for job in farm.jobs.values():
+        job.ended = job.complete
+        if not job.ended:
+            keep_referenced(farm, job)
+    if any(job.arrived < job.spec.total for job in farm.jobs.values()):
+        farm.set_timer(now.mono_s + settings.lease_s, "orphans")
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, now)
     return farm
@@ -53,6 +66,7 @@ def _task_of(farm: Farm, record: TaskRecord) -> Task:
     task = Task(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
     task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
     task.recovery = record.recovery
+    task.job = record.rules.job if record.rules is not None else None
     task.suspect = record.losses > 0
     task.history = list(record.history) or None
     return task
@@ -69,6 +83,8 @@ def _restore_handout(farm: Farm, handout: SaveHandOut, now: Now) -> None:
         task = farm.tasks.get(task_id)
         if task is not None and attempt > task.attempt:
             rehand(farm, task, engine, attempt)
+            # Nobody knows yet what the node has, nor which of its tasks began: until its agent says, they all hold it.
+            engine.handed[run].claim = claim(farm, farm.agents[engine.agent], task, run)
 
 
 def _engine_of(farm: Farm, name: Incarnation, engine_id: int, now: Now) -> Engine:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .messages import AttemptRow, Final, Incarnation, Rules, RunKey
+from .messages import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
 
 class SaveBlock(msgspec.Struct, frozen=True):
@@ -108,6 +108,14 @@ class SaveRefusal(msgspec.Struct, frozen=True):
     text: str
 
 
+class SaveJob(msgspec.Struct, frozen=True):
+    """A job, and how many of its tasks have come."""
+
+    spec: JobSpec
+    session: str
+    arrived: int
+
+
 class SaveSetting(msgspec.Struct, frozen=True):
     """A farm-wide value that outlives the controller (wanted engines, held)."""
 
@@ -132,7 +140,7 @@ class DropSticky(msgspec.Struct, frozen=True):
 
 Save: TypeAlias = (
     SaveBlock | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt | SaveRequeue
-    | SaveFinal | SaveClear | SaveRefusal | SaveSetting | SaveSticky | DropSticky
+    | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky | DropSticky
 )  # fmt: skip
 
 
@@ -184,3 +192,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Digests whose code is in the store."""
     settings: dict[str, int | float | str | None]
     sticky: list[SaveSticky]
+    jobs: list[SaveJob] = []

@@ -18,13 +18,30 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import messages as m
+from .decision import Decision
 from .eligibility import refresh_classes, wake
 from .events import Back, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
-from .farm import Client, Decision, EngineState, Farm, Now
-from .handlers import agents, clients, commands, depends, lifecycle, losses, results, streams, submit, tables, timers
+from .farm import Client, EngineState, Farm, Now
+from .handlers import (
+    agents,
+    asking,
+    clients,
+    commands,
+    depends,
+    explain,
+    lifecycle,
+    losses,
+    results,
+    streams,
+    submit,
+    tables,
+    timers,
+)
 from .placement import dispatch
+from .recycling import settle_jobs
 from .states import State
 from .task import Handed
+from .verdicts import Evaluated
 
 Handler = Callable[[Farm, str, Any, Now, Decision], None]
 Answerer = Callable[[Farm, str, int, Any, Now, Decision], None]
@@ -37,8 +54,9 @@ QUESTIONS: dict[type, Answerer] = {
     m.Retry: clients.on_retry,
     m.QueueStatus: tables.on_queue_status,
     m.Tasks: tables.on_tasks,
-    m.Explain: tables.on_explain,
-    m.Stuck: tables.on_stuck,
+    m.Explain: explain.on_explain,
+    m.Check: asking.on_check,
+    m.Stuck: explain.on_stuck,
     m.Outputs: streams.on_outputs,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
@@ -123,7 +141,10 @@ HANDLERS: dict[type, Handler] = {
     m.StackText: commands.on_stack_text,
     m.OutputText: streams.on_output_text,
     m.EngineNote: agents.on_engine_note,
-    m.Evaluated: depends.on_evaluated,
+    m.NodeState: asking.on_node_state,
+    m.SetUp: agents.on_set_up,
+    m.Demand: agents.on_demand,
+    Evaluated: depends.on_evaluated,
     Joined: on_joined,
     Back: on_back,
     Silent: on_silent,
@@ -150,6 +171,12 @@ class Scheduler:
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)
+        if farm.perhaps_ended or farm.perhaps_unused:
+            settle_jobs(farm, now, out)
+        if farm.freed:
+            agents.answer_demands(farm, out)
+        if farm.checks:
+            asking.answer_checks(farm, out)
         dispatch(farm, now, out)
         _tell_clients(farm, out)
         return out
@@ -192,8 +219,12 @@ def check(farm: Farm) -> None:
     assert counted == farm.counts, f"states are miscounted: {farm.counts} should be {counted}"
     assert not farm.tasks.keys() & farm.finals.keys(), "a task is both alive and final"
     running: dict[str, int] = {}
+    needed: dict[str | None, int] = {}
+    of_jobs: dict[str | None, int] = {}
     for task_id, task in farm.tasks.items():
         assert task.id == task_id
+        needed[task.environment] = needed.get(task.environment, 0) + 1
+        of_jobs[task.job] = of_jobs.get(task.job, 0) + 1
         place = task.place
         if type(place) is Handed:
             assert task.task_class is None, f"task {task_id} is handed out and queued"
@@ -207,6 +238,8 @@ def check(farm: Farm) -> None:
     assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
     _check_queues(farm)
     _check_engines(farm)
+    _check_claims(farm)
+    _check_environments(farm, needed, of_jobs)
 
 
 def _check_queues(farm: Farm) -> None:
@@ -236,7 +269,45 @@ def _check_engines(farm: Farm) -> None:
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.able
-        if able and not engine.handed and engine not in farm.waiting:
+        if able and not engine.handed and engine not in farm.waiting and engine not in farm.barred:
             assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )
+
+
+def _check_claims(farm: Farm) -> None:
+    groups: dict[str, int] = {}
+    for agent in farm.agents.values():
+        used: dict[str, float] = {}
+        held = [(run, h) for engine in agent.engines.values() for run, h in engine.handed.items()]
+        for _, handing in held:
+            claim = handing.claim
+            for name, value in claim.amounts.items() if claim is not None else ():
+                used[name] = used.get(name, 0.0) + value
+            if claim is not None and claim.group is not None:
+                groups[claim.group] = groups.get(claim.group, 0) + 1
+        for name in used.keys() | agent.used.keys():
+            off = abs(used.get(name, 0.0) - agent.used.get(name, 0.0))
+            assert off < 1e-6, f"{name} in use on {agent.node} is miscounted"
+            assert not agent.capacity or used.get(name, 0.0) <= agent.capacity.get(name, 0.0) + 1e-6, (
+                f"more of {name} is in use on {agent.node} than there is"
+            )
+        if agent.exclusive is not None:
+            # What an agent reports of tasks that have ended is but an answer on its way.
+            alive = [run for run, handing in held if handing.batch.number >= 0]
+            assert alive == [agent.exclusive], f"{agent.node} is not its exclusive task's alone"
+    running = {name: group.running for name, group in farm.groups.items() if group.running}
+    assert running == groups, f"groups are miscounted: {running} should be {groups}"
+
+
+def _check_environments(farm: Farm, needed: dict[str | None, int], of_jobs: dict[str | None, int]) -> None:
+    for identity, use in farm.environments.items():
+        assert use.unfinished == needed.get(identity, 0), f"tasks of environment {identity} are miscounted"
+        assert all(engine.name in farm.engines for engine in use.engines), f"environment {identity} keeps a lost engine"
+    assert needed.keys() - {None} <= farm.environments.keys(), "an environment that tasks need was forgotten"
+    for engine in farm.engines.values():
+        environment = engine.environment
+        known = environment is None or engine in farm.environments[environment.identity].engines
+        assert known, f"engine {engine.id} is not counted where its environment is"
+    for job_id, job in farm.jobs.items():
+        assert job.unfinished == of_jobs.get(job_id, 0), f"tasks of job {job_id} are miscounted"

@@ -46,6 +46,8 @@ class Waiting(StrEnum):
     RETURNED = "returned"
     REJECTED = "set aside by an engine"
     PAUSED = "paused"
+    RESOURCES = "waiting for resources"
+    LIMIT = "limit reached"
 
 
 class Reason(StrEnum):
@@ -59,11 +61,12 @@ class Reason(StrEnum):
     QUARANTINED = "quarantined"
     REJECTED = "rejected"
     UNMET = "unmet"
+    ENVIRONMENT = "environment setup"
     TOO_LARGE = "too large"
     REFUSED = "refused"
 
 
-CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Reason.TOO_LARGE})
+CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Reason.TOO_LARGE, Reason.ENVIRONMENT})
 """Spend a retry, until none is left."""
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}

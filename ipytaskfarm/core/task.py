@@ -61,7 +61,8 @@ class Task:
     """
 
     __slots__ = (
-        "attempt", "avoid", "errors", "function", "history", "id", "key", "losses", "place", "queue_seq", "recovery",
+        "attempt", "avoid", "environment", "errors", "function", "history", "id", "job", "key", "losses", "place",
+        "queue_seq", "recovery",
         "rejections", "rules", "session", "submitted_s", "suspect", "task_class",
     )  # fmt: skip
 
@@ -88,6 +89,10 @@ class Task:
         self.suspect = False
         """Its last attempt lost its engine: it runs without neighbours sent ahead."""
         self.task_class: TaskClass | None = None
+        self.job: str | None = rules.job if rules is not None else None
+        """The job that counts it, whatever its recovery tasks say."""
+        self.environment: str | None = None
+        """Identity of the environment that counts it."""
 
     def __lt__(self, other: Task) -> bool:
         # A task that left a queue and came back stands twice in its heap, under one (key, queue_seq).

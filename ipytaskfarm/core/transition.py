@@ -7,9 +7,11 @@ or `Farm.counts`.
 
 from __future__ import annotations
 
+from .decision import Decision
 from .eligibility import announce, class_for
-from .farm import Charge, Decision, Engine, Farm, Now
-from .messages import AttemptRow, Ended, Failure, Final, Recovery, Submission
+from .environments import use_of
+from .farm import Charge, Engine, Farm, Now
+from .messages import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
 from .queue import TaskClass, class_key_of
 from .saves import SaveAttempt, SaveFinal, SaveRequeue, SaveTask
 from .states import MOVES, Reason, State
@@ -37,12 +39,24 @@ def _place(farm: Farm, task: Task, place: Place) -> None:
 
 
 def _join_queue(farm: Farm, task: Task) -> TaskClass:
-    task_class = class_for(farm, class_key_of(task))
+    task_class = _class_of(farm, task)
     if task_class.push(task):
         announce(farm, task_class)
     farm.queued += 1
     if not task_class.restricted:
         farm.open_size += 1
+    return task_class
+
+
+def _class_of(farm: Farm, task: Task) -> TaskClass:
+    """Its class.  That of fresh tasks with the same rules as the last one's is known: keys take long to be hashed."""
+    rules = task.rules
+    if rules is None or task.avoid is not None or task.suspect or task.rejections:
+        return class_for(farm, class_key_of(task))
+    if farm.last_class is not None and farm.last_class[0] is rules:
+        return farm.last_class[1]
+    task_class = class_for(farm, class_key_of(task))
+    farm.last_class = rules, task_class
     return task_class
 
 
@@ -67,19 +81,65 @@ def _policy_key(farm: Farm, task: Task) -> None:
         task.queue_seq,
         client.started if client else 0,
         farm.served,
+        task.job,
+        rules.asks.group if rules is not None and rules.asks is not None else None,
     )
     task.key = policy(info)
 
 
-def accept(farm: Farm, submission: Submission, session: str, out: Decision) -> Task:
-    """None -> scheduled."""
+def _count_use(farm: Farm, task: Task) -> None:
+    """A task comes to be, or becomes another link of its chain: its environment is needed."""
+    asks = task.rules.asks if task.rules is not None else None
+    if asks is None or asks.environment is None:
+        return
+    use = use_of(farm, asks.environment)
+    use.unfinished += 1
+    if asks.environment.unique is not None:
+        farm.named.setdefault(asks.environment.unique, asks.environment.identity)
+    task.environment = asks.environment.identity
+
+
+def _end_use(farm: Farm, task: Task) -> None:
+    """… and is needed no longer."""
+    use = farm.environments.get(task.environment or "")
+    if use is None or task.environment is None:
+        return
+    use.unfinished -= 1
+    if not use.referenced:
+        farm.perhaps_unused[task.environment] = None
+    task.environment = None
+
+
+def _count_in_job(farm: Farm, task: Task) -> None:
+    job = farm.jobs.get(task.job or "")
+    if job is None:
+        return
+    job.unfinished += 1
+    if task.environment is not None and task.environment not in job.environments:
+        job.environments.add(task.environment)
+        if not job.ended:
+            farm.environments[task.environment].jobs.add(job.spec.id)
+
+
+def _end_in_job(farm: Farm, task: Task) -> None:
+    job = farm.jobs.get(task.job or "")
+    if job is not None:
+        job.unfinished -= 1
+        if job.complete:
+            farm.perhaps_ended[job.spec.id] = None
+
+
+def accept(farm: Farm, submission: Submission, session: str, rules: Rules | None, out: Decision) -> Task:
+    """None -> scheduled.  rules: the submission's, or equal ones."""
     seq = farm.next_queue_seq
     farm.next_queue_seq = seq + 1
-    rules = submission.rules
     task = Task(submission.id, seq, submission.submitted_s, session, submission.function, rules)
     _policy_key(farm, task)
     farm.tasks[task.id] = task
     farm.counts[State.SCHEDULED] += 1
+    if rules is not None:
+        _count_use(farm, task)
+        _count_in_job(farm, task)
     out.saves.append(
         SaveTask(task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs)
     )
@@ -92,6 +152,10 @@ def restore(farm: Farm, task: Task) -> None:
     _policy_key(farm, task)
     farm.tasks[task.id] = task
     farm.counts[State.SCHEDULED] += 1
+    if task.rules is not None:
+        _count_use(farm, task)
+    if task.job is not None:
+        _count_in_job(farm, task)
     _join_queue(farm, task)
 
 
@@ -139,8 +203,10 @@ def requeue(farm: Farm, task: Task, why: Queued, out: Decision, recovery: Recove
         task.suspect = False
         task.avoid = None
         task.rejections = None
+        _end_use(farm, task)
         task.rules = recovery.rules
         task.function = recovery.function
+        _count_use(farm, task)
     task.queue_seq = farm.next_queue_seq
     farm.next_queue_seq += 1
     _policy_key(farm, task)
@@ -197,6 +263,10 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
         leave_queue(farm, task)
     del farm.tasks[task.id]
     farm.finals[task.id] = final.reason
+    if task.environment is not None:
+        _end_use(farm, task)
+    if task.job is not None:
+        _end_in_job(farm, task)
     out.saves.append(SaveFinal(final))
     _tell(farm, task.session, final)
     watchers = farm.watchers.pop(task.id, None)

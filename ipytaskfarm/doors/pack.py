@@ -5,6 +5,7 @@
     pack_function, unpack_function   functions, named by a digest of what they do
     for_many                         a function for many calls in a row
     pack_error, unpack_error         exceptions with the user's part of their traceback
+    pack_environment, unpack_environment   an environment, with digests of its class and of all of it
     add_dependency                   makes more modules travel by value
 
 Nothing here is used by controller and agents: to them all of it is bytes.
@@ -21,7 +22,7 @@ from ..core.errors import UnpickleableException, VersionMismatch
 from ..core.messages import Function
 from .blobs import Keeper
 from .pack_build import bind, for_many, loading
-from .pack_cache import WITH_BUFFERS, dumps, packed_function, unframe
+from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
 from .pack_modules import add_dependency
 from .pack_path import explain, find_culprit, type_name
@@ -29,12 +30,15 @@ from .pack_path import explain, find_culprit, type_name
 __all__ = [
     "add_dependency",
     "brief_error",
+    "class_digest",
     "for_many",
     "pack",
+    "pack_environment",
     "pack_error",
     "pack_function",
     "pack_names",
     "unpack",
+    "unpack_environment",
     "unpack_error",
     "unpack_function",
 ]
@@ -194,3 +198,19 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
         loading.namespace, loading.names, loading.before = outer
     bound: Callable[..., Any] = bind(function, names, before)
     return bound
+
+
+def pack_environment(environment: object) -> tuple[Function, str]:
+    """An environment as code named by a digest of class and attributes, and the digest of its class alone."""
+    try:
+        return packed_function(environment), class_digest(type(environment))  # type: ignore[arg-type]
+    except Exception as error:
+        raise _refusal(environment, type(environment).__name__, error) from error
+
+
+def class_digest(cls: type) -> str:
+    """A digest of what a class is now, by its code; cheap when it has not changed."""
+    return class_digests(cls)[1]
+
+
+unpack_environment = unpack

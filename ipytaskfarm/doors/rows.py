@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import saves as s
-from ..core.messages import AttemptRow, Failure, Final, Rules, RunKey, TaskRow
+from ..core.messages import AttemptRow, Failure, Final, JobSpec, Rules, RunKey, TaskRow
 from ..core.states import State
 
 Row: TypeAlias = tuple[Any, ...]
@@ -27,6 +27,7 @@ class Statement(NamedTuple):
 
 
 _encode = msgspec.json.Encoder().encode
+_decode_job = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -44,13 +45,26 @@ def asked(keys: Iterable[int] | Iterable[str]) -> str:
 _THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
 
 
-def _task(t: s.SaveTask) -> Row:
-    rules, name, text = t.rules, None, None
-    if rules is not None:
-        name = rules.name
-        # Without the name the texts of many tasks are equal, and loading decodes each text once.
-        text = _encode(rules if name is None else msgspec.structs.replace(rules, name=None)).decode()
+def _task(t: s.SaveTask, text: str | None) -> Row:
+    name = t.rules.name if t.rules is not None else None
     return (t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload)
+
+
+def _rules_text(rules: Rules | None) -> str | None:
+    if rules is None:
+        return None
+    # Without the name the texts of many tasks are equal, and loading decodes each text once.
+    return _encode(rules if rules.name is None else msgspec.structs.replace(rules, name=None)).decode()
+
+
+def _task_rows(group: list[s.SaveTask]) -> list[Row]:
+    rows = []
+    rules, text = None, None
+    for save in group:
+        if save.rules is not rules:  # tasks that came together share them
+            rules, text = save.rules, _rules_text(save.rules)
+        rows.append(_task(save, text))
+    return rows
 
 
 def _tasks(group: list[s.SaveTask]) -> list[Statement]:
@@ -58,7 +72,7 @@ def _tasks(group: list[s.SaveTask]) -> list[Statement]:
         "INSERT INTO tasks (id, queue_seq, name, rules, function, session, submitted_s, payload) "
         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING"
     )
-    return [Statement(sql, [_task(t) for t in group], fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
+    return [Statement(sql, _task_rows(group), fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
 
 
 def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
@@ -178,6 +192,14 @@ def _settings(group: list[s.SaveSetting]) -> list[Statement]:
     return [Statement(sql, [(x.key, x.value) for x in group])]
 
 
+def _jobs(group: list[s.SaveJob]) -> list[Statement]:
+    sql = (
+        "INSERT INTO jobs (id, spec, session, arrived) VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4"
+    )
+    return [Statement(sql, [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived) for j in group])]
+
+
 def _sticky(group: list[s.SaveSticky]) -> list[Statement]:
     sql = (
         "INSERT INTO sticky (key, verb, body, text) VALUES (?1, ?2, ?3, ?4) "
@@ -208,6 +230,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveClear: _cleared,
     s.SaveRefusal: _refusals,
     s.SaveSetting: _settings,
+    s.SaveJob: _jobs,
     s.SaveSticky: _sticky,
     s.DropSticky: _dropped_sticky,
 }
@@ -232,6 +255,7 @@ OLDEST_FINALS = (
 )
 FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
+JOBS = "SELECT spec, session, arrived FROM jobs"
 STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"
 FUNCTIONS = (
     "SELECT f.digest, f.code FROM json_each(?) AS asked CROSS JOIN functions AS f ON f.digest = asked.value "
@@ -279,6 +303,12 @@ _ENDED = (
 )
 FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_END} {_ENDED}"
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
+
+
+def read_job(row: Row) -> s.SaveJob:
+    """A row of `JOBS`."""
+    spec, session, arrived = row
+    return s.SaveJob(_decode_job(spec), session, arrived)
 
 
 class RulesReader:

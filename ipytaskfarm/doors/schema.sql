@@ -112,6 +112,14 @@ CREATE TABLE blob_uses (
 ) WITHOUT ROWID;
 CREATE INDEX blob_uses_by_digest ON blob_uses (digest);
 
+-- Jobs: what tasks belong to together.  `spec` is JSON: name, how many tasks, default environment.
+CREATE TABLE jobs (
+    id           TEXT PRIMARY KEY,
+    spec         TEXT NOT NULL,
+    session      TEXT NOT NULL,         -- the client's session
+    arrived      INTEGER NOT NULL       -- so many of its tasks have been handed in
+);
+
 -- Farm-wide values that outlive the controller.
 CREATE TABLE settings (
     key          TEXT PRIMARY KEY,

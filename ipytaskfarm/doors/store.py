@@ -34,7 +34,7 @@ from ..core.errors import StoreError, StoreFull
 from ..core.messages import Final, Function, Submission, TaskRow
 from . import disk, rows
 
-SCHEMA = 2
+SCHEMA = 3
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -382,6 +382,7 @@ class Store:
             functions=[row[0] for row in db.execute("SELECT digest FROM functions ORDER BY digest")],
             settings=dict(db.execute("SELECT key, value FROM settings ORDER BY key").fetchall()),
             sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
+            jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
         )
 
     def work(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None]]:

@@ -18,16 +18,8 @@ from zmq.utils import z85
 
 from .. import __version__
 from ..core import errors
-from ..core.messages import (
-    PROTOCOL,
-    AgentMessage,
-    ClientMessage,
-    Handshake,
-    Hello,
-    Refuse,
-    ToAgent,
-    ToClient,
-)
+from ..core.handshake import Handshake, Hello, Refuse
+from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToClient
 from ..core.session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, Kind
 
 __all__ = ["MAX_MESSAGE_BYTES"]

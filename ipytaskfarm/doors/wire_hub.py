@@ -26,6 +26,7 @@ import zmq
 
 from .. import __version__
 from ..core import errors
+from ..core.handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from ..core.messages import (
     AgentMessage,
     Answer,
@@ -35,17 +36,12 @@ from ..core.messages import (
     Explain,
     FarmStatus,
     Fetch,
-    Handshake,
-    Hello,
     ListSticky,
     QueueStatus,
     Refusal,
-    Refuse,
     Stack,
     Tasks,
     Watch,
-    Welcome,
-    WhoAreYou,
 )
 from ..core.session import BEGIN_ANEW, Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire

@@ -26,7 +26,8 @@ import zmq
 
 from .. import __version__
 from ..core import errors
-from ..core.messages import PROTOCOL, Handshake, Hello, Refuse, ToAgent, ToClient, Welcome, WhoAreYou
+from ..core.handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from ..core.messages import PROTOCOL, ToAgent, ToClient
 from ..core.session import Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
 from .runtime import ConnectionInfo

@@ -3,7 +3,7 @@
 `zygote` forks engines; `kernel` makes the process a Jupyter kernel; `lane` brings work from the agent; `runner` runs
 it; `commands` answers MultiEngine clients; `process` puts them together.
 
-Importing this package costs nothing: user code does it for `get_engine`.
+Importing this package costs nothing: user code does it for `get_engine` and `current_task`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InvalidEngineID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .current import CurrentTask
     from .properties import Properties
 
-__all__ = ["Engine", "get_engine"]
+__all__ = ["Engine", "current_task", "get_engine"]
 
 
 class Engine:
@@ -41,6 +44,18 @@ class Engine:
 
 
 _here: Engine | None = None
+_current: Callable[[], CurrentTask | None] | None = None
+
+
+def current_task() -> CurrentTask:
+    """The task that this code is part of: its id, what it was allotted, and what it may ask for while it runs.
+
+    Raises RuntimeError where no task runs: in a client, in a MultiEngine command, in a console's cell.
+    """
+    found = _current() if _current is not None else None
+    if found is None:
+        raise RuntimeError("current_task() was called where no task runs: it is for the code of tasks")
+    return found
 
 
 def get_engine(id: int) -> Engine:

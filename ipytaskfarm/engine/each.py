@@ -7,7 +7,7 @@ from itertools import starmap
 from typing import Any, TypeAlias
 
 from ..core.errors import TaskRejectError, UnpickleableException
-from ..core.messages import FailureBody
+from ..core.work import FailureBody
 from ..doors.blobs import Keeper
 from ..doors.pack import for_many, pack
 from .failures import describe

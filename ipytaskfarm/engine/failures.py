@@ -10,7 +10,8 @@ from types import TracebackType
 
 import msgspec
 
-from ..core.messages import Failure, FailureBody
+from ..core.messages import Failure
+from ..core.work import FailureBody
 from ..doors.pack import pack_error
 
 VALUE_CHARS_MAX = 2000

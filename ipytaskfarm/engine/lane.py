@@ -25,6 +25,7 @@ from ..core.messages import (
     Batch,
     EngineCommand,
     FromEngine,
+    Granted,
     LaneExit,
     OutputQuery,
     OutputText,
@@ -49,10 +50,11 @@ Step: TypeAlias = asyncio.Task[Any] | None
 
 
 class Job(NamedTuple):
-    """A run, and the code of its function."""
+    """A run, and the code of its function and of its environment."""
 
     run: Run
     code: bytes | None
+    environment: bytes | None = None
 
 
 class Works(Protocol):
@@ -62,6 +64,7 @@ class Works(Protocol):
     def command(self, command: EngineCommand) -> Step: ...
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
+    def granted(self, answer: Granted) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -195,6 +198,8 @@ class Lane:
                 self._commands.append(message)
         elif isinstance(message, OutputQuery):
             self.send(self._works.output(message))
+        elif isinstance(message, Granted):
+            self._works.granted(message)
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):
@@ -209,21 +214,25 @@ class Lane:
         unknown: list[RunKey] = []
         for run in batch.runs:
             key = (run.task, run.attempt)
-            code = None
-            if run.function is not None:
-                # Looked up now, not when it runs: by then others may have pushed it out.
-                code = functions.get(run.function)
-                if code is None:
-                    unknown.append(key)
-                    continue
-                functions.move_to_end(run.function)
-            self._held[key] = Job(run, code)
+            # Looked up now, not when it runs: by then others may have pushed it out.
+            code = self._code(run.function)
+            environment = self._code(run.environment)
+            if (code is None and run.function is not None) or (environment is None and run.environment is not None):
+                unknown.append(key)
+                continue
+            self._held[key] = Job(run, code, environment)
             self._order.append(key)
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)
         if unknown:
             self._outbox.append(Returned(self._engine, unknown, "unknown function"))
             os.eventfd_write(self._wake_fd, 1)
+
+    def _code(self, digest: str | None) -> bytes | None:
+        code = self._functions.get(digest) if digest is not None else None
+        if code is not None and digest is not None:
+            self._functions.move_to_end(digest)
+        return code
 
     def _give_back(self, keys: list[RunKey], why: str) -> None:
         back = [key for key in keys if self._held.pop(key, None) is not None]

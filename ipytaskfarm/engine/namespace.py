@@ -64,6 +64,11 @@ class Namespace:
         shell.user_ns_hidden.clear()
         shell.user_ns_hidden.update(self._hidden)
 
+    def provide(self, name: str, value: object) -> None:
+        """Bind a name that is the farm's to give: it is not the user's to pull, and stays when all else is emptied."""
+        self.names[name] = self._own[name] = value
+        self._shell.user_ns_hidden[name] = self._hidden[name] = value
+
     def push(self, packed: bytes) -> list[str]:
         """Bind what a packed dict holds; gives the names."""
         values = unpack(packed, self.names)

@@ -12,6 +12,7 @@ from ..doors.recorder import Recorder
 from .baseline import Baseline
 from .capture import Capture
 from .cells import Cells
+from .environments import Environments
 from .namespace import Namespace
 from .properties import Properties
 
@@ -34,3 +35,4 @@ class Parts:
     """Where large values go; None: they travel inside."""
     send: Callable[[FromEngine], None]
     """To the agent, from any thread."""
+    environments: Environments

@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from .. import __version__
 from .. import engine as package
-from ..core.messages import EngineCommand, LaneHello, OutputQuery, OutputText
+from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText
 from ..core.messages import Properties as PropertiesMessage
 from ..doors.blobs import Blobs, use
 from ..doors.recorder import Bell, Recorder
@@ -29,6 +30,7 @@ from .baseline import Baseline
 from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
 from .cells import Cells
 from .commands import Commands
+from .environments import Environments
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
@@ -141,11 +143,13 @@ class EngineProcess:
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
         address = f"ipc://{settings.folder}/lane.sock"
         self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
+        namespace = Namespace(shell, settings.id)
+        self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         parts = Parts(
             settings.engine,
             settings.id,
             recorder,
-            Namespace(shell, settings.id),
+            namespace,
             properties,
             self._facts,
             Cells(shell),
@@ -153,8 +157,10 @@ class EngineProcess:
             self._baseline,
             _blobs(settings.blobs),
             self._lane.send,
+            self._environments,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
+        package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 
     def serve(self) -> None:
@@ -202,8 +208,12 @@ class EngineProcess:
         if self._unrung:
             self._ring()
 
+    def granted(self, answer: Granted) -> None:
+        self._runner.granted(answer)
+
     def stop(self) -> None:
-        """End the loop, and with it the process."""
+        """Tear the environment down, end the loop, and with it the process."""
+        self._environments.tear_down()
         self._app.io_loop.stop()
 
     # -- what happens
@@ -219,8 +229,8 @@ class EngineProcess:
         self._bell_rang = time.perf_counter()
         self._bell.ring(self._counter)
 
-    def _tell_properties(self, version: int, packed: bytes) -> None:
-        self._lane.send(PropertiesMessage(self._settings.engine, version, packed))
+    def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
+        self._lane.send(PropertiesMessage(self._settings.engine, version, packed, plain))
 
     def _after_cell(self) -> None:
         self._capture.settle(to_console=True)
@@ -235,6 +245,9 @@ def gather_facts(settings: Settings) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "platform": sys.platform,
+        "os": platform.system(),
+        "bits": 64 if sys.maxsize > 2**32 else 32,
+        "version": __version__,
         "python": platform.python_version(),
         "node": settings.node or socket.gethostname(),
         "started": time.time(),

@@ -9,7 +9,11 @@ from typing import Any, TypeAlias
 from ..core.errors import InvalidProperty, UnpickleableException
 from ..doors.pack import pack
 
-Changed: TypeAlias = Callable[[int, bytes], None]
+Changed: TypeAlias = Callable[[int, bytes, dict[str, str | float | bool]], None]
+
+
+_PLAIN = frozenset({str, int, float, bool})
+"""What conditions (`requires`) can be about."""
 
 
 class Properties(dict[str, Any]):
@@ -86,7 +90,8 @@ class Properties(dict[str, Any]):
             super().clear()
             super().update(new)
             self.version += 1
-            self._changed(self.version, packed)
+            plain = {key: value for key, value in new.items() if type(value) in _PLAIN}
+            self._changed(self.version, packed, plain)
 
     def _check(self, new: Mapping[str, Any]) -> None:
         for key in new:

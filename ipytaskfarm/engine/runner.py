@@ -22,23 +22,14 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import TaskRejectError
-from ..core.messages import (
-    CallWork,
-    Ended,
-    Failure,
-    OutputQuery,
-    OutputText,
-    ResultBody,
-    Returned,
-    Run,
-    RunKey,
-    StringWork,
-    Work,
-)
+from ..core.messages import Ended, Failure, Granted, OutputQuery, OutputText, Returned, Run, RunKey
 from ..core.states import Reason
+from ..core.work import CallWork, ResultBody, StringWork, Work
 from ..doors.blobs import Keeper
+from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
+from .current import CurrentTask
 from .each import call_each, pack_each
 from .failures import describe
 from .interrupt import Interrupts
@@ -56,7 +47,7 @@ Call: TypeAlias = Callable[[], Any]
 class Attempt:
     """One run while it goes on."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun")
+    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -64,6 +55,9 @@ class Attempt:
         self.sink = Sink()
         self.started_s = time.time()
         self.begun = 0.0
+        self.unready = False
+        """Its environment could not be set up."""
+        self.current: CurrentTask | None = None
 
 
 class Callables:
@@ -104,6 +98,7 @@ class Runner:
         self._capture = parts.capture
         self._baseline = parts.baseline
         self._send = parts.send
+        self._environments = parts.environments
         self._interrupts = interrupts
         self._plain = plain
         self._finished = finished
@@ -123,14 +118,18 @@ class Runner:
         if run.properties_version is not None and run.properties_version != self._properties.version:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
             return None
-        limit = run.time_limit_s
-        deadline_ns = time.monotonic_ns() + int(limit * 1e9) if limit else 0
+        if run.environment is not None and self._environments.failed:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
+            return None
         attempt = self._attempt = Attempt(run)
-        self._recorder.begin(run.task, run.attempt, deadline_ns)
-        self._interrupts.begin(limit)
         token = SINK.set(attempt.sink)
         try:
-            attempt.begun = time.perf_counter()
+            if run.environment is not None and run.environment != self._environments.ready:
+                unset = self._set_up(attempt, job)
+                if unset is not None:
+                    self._end(attempt, None, unset)
+                    return None
+            self._begin(attempt)
             try:
                 call = self._prepare(attempt, job)
             except Exception as unready:
@@ -144,6 +143,49 @@ class Runner:
         finally:
             SINK.reset(token)
         return None
+
+    def _begin(self, attempt: Attempt) -> None:
+        """Its time begins."""
+        run = attempt.run
+        limit = run.time_limit_s
+        self._recorder.begin(run.task, run.attempt, time.monotonic_ns() + int(limit * 1e9) if limit else 0)
+        self._interrupts.begin(limit)
+        if run.allotment is not None:
+            self._now(attempt).apply()
+        attempt.begun = time.perf_counter()
+
+    def _set_up(self, attempt: Attempt, job: Job) -> BaseException | None:
+        """Prepare the engine for the run's environment, outside its time limit; what went wrong."""
+        run = job.run
+        self._recorder.begin(run.task, run.attempt, 0)
+        self._interrupts.begin(None)
+        attempt.begun = time.perf_counter()
+        setup = partial(self._environments.set_up, run.environment or "", job.environment or b"")
+        _, error = self._guarded((run.task, run.attempt), setup)
+        attempt.started_s = time.time()
+        if error is not None:
+            attempt.unready = True
+            self._environments.give_up(run.environment or "", f"{type(error).__name__}: {error}")
+        return error
+
+    def current(self) -> CurrentTask | None:
+        """The task that runs now, as it sees itself."""
+        attempt = self._attempt
+        return self._now(attempt) if attempt is not None else None
+
+    def _now(self, attempt: Attempt) -> CurrentTask:
+        if attempt.current is None:
+            run = attempt.run
+            environment = self._environments.instance if run.environment is not None else None
+            key = run.task, run.attempt
+            attempt.current = CurrentTask(self._engine, key, run.allotment, self._send, environment)
+        return attempt.current
+
+    def granted(self, answer: Granted) -> None:
+        """What a running task asked for; from the lane's thread."""
+        attempt = self._attempt
+        if attempt is not None and attempt.current is not None:
+            attempt.current.granted(answer)
 
     def _guarded(self, key: RunKey, call: Call) -> tuple[Any, BaseException | None]:
         try:
@@ -273,6 +315,8 @@ class Runner:
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
         self._capture.end(sink)
+        if attempt.current is not None:
+            attempt.current.end()
         record = self._record(attempt, run_s, value, error)
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and they the values
@@ -309,7 +353,7 @@ class Runner:
         if error is not None and self._interrupts.raised is not None:
             error = self._interrupts.raised  # whatever came of it on its way: a CancelledError, a broken clean-up
         if error is not None:
-            outcome = Reason.REJECTED if isinstance(error, TaskRejectError) else self._interrupts.outcome()
+            outcome = self._outcome(attempt, error)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
             failure, body_failure = describe(error, filename_of(code) if code else "", code)
             error.__traceback__ = None
@@ -323,7 +367,17 @@ class Runner:
         )
         encode = self._encoder.encode
         blobs = self._keeper.taken() if self._keeper is not None else ()
-        return encode(Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs))
+        memory = own_bytes(self._pid) if run.measured else 0
+        return encode(
+            Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs, memory)
+        )
+
+    def _outcome(self, attempt: Attempt, error: BaseException) -> Reason:
+        if isinstance(error, TaskRejectError):
+            return Reason.REJECTED
+        if attempt.unready and self._interrupts.raised is None:
+            return Reason.ENVIRONMENT
+        return self._interrupts.outcome()
 
 
 def _cancelled() -> asyncio.CancelledError:

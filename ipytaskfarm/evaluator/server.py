@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import msgspec
 import setproctitle
 
-from ..core.messages import Evaluate, Evaluated, Subject, Verdict
+from ..core.verdicts import Evaluate, Evaluated, Subject, Verdict
 from ..doors.pack import brief_error, unpack, unpack_function
 
 _ERROR_CHARACTERS_MAX = 500
@@ -34,10 +34,10 @@ class Evaluator:
             function = self._function(question)
         except Exception as error:
             problem = _describe(error)
-            verdicts = [Verdict(each.engine, each.version, False, problem) for each in question.subjects]
+            verdicts = [Verdict(each.engine, each.version, question.scored, problem) for each in question.subjects]
         else:
-            verdicts = [self._verdict(function, each) for each in question.subjects]
-        return Evaluated(n=question.n, depend=question.depend, verdicts=verdicts)
+            verdicts = [self._verdict(function, each, question.scored) for each in question.subjects]
+        return Evaluated(question.n, question.depend, verdicts, question.scored)
 
     def _function(self, question: Evaluate) -> Callable[[dict[str, Any]], Any]:
         known = self._functions.get(question.depend)
@@ -49,14 +49,18 @@ class Evaluator:
         self._functions[question.depend] = function
         return function
 
-    def _verdict(self, function: Callable[[dict[str, Any]], Any], subject: Subject) -> Verdict:
+    def _verdict(self, function: Callable[[dict[str, Any]], Any], subject: Subject, scored: bool) -> Verdict:
+        """Of a depend function, whether it is true; of a locality function, its value, and 0 if it raises."""
+        score = 0
         try:
             # Made anew for each call, so it is a copy that the function may do with as it likes.
             properties = unpack(subject.packed, self._namespace) if subject.packed else {}
-            fits, problem = bool(function({**msgspec.to_builtins(subject.facts), **properties})), ""
+            found, problem = function({**msgspec.to_builtins(subject.facts), **properties}), ""
+            score = max(-1, int(found)) if scored else 0
+            fits = score >= 0 if scored else bool(found)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            fits, problem = False, _describe(error)
-        return Verdict(engine=subject.engine, version=subject.version, fits=fits, error=problem)
+            fits, problem = scored, _describe(error)
+        return Verdict(subject.engine, subject.version, fits, problem, score)
 
 
 def _describe(error: BaseException) -> str:

@@ -29,7 +29,7 @@ ANSWER_S = 1.0
 ROWS = 1000
 """A table of more tasks than these is not asked for while somebody types."""
 RECENT = 20
-POLICIES = ("FIFO", "LIFO", "FairShare")
+POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
 
 _LINE = re.compile(
     r"\s*(?:[\w,. ]+=\s*)?(?P<magic>%%taskmap|%%task|%?taskfarm|%?tasks|%?task)\s(?P<rest>.*)", re.DOTALL

@@ -102,7 +102,7 @@ class FarmMagics(Magics):
     @argument("--fresh", action="store_true", help="start: begin anew, and set the old store aside")
     @argument("--hold", action="store_true", help="start: let no task start until `ipytaskfarm resume`")
     @argument("--take-over", action="store_true", help="start: begin anew with a farm whose store is on another host")
-    @argument("--queue-policy", metavar="P", help="start: which task goes first: FIFO, LIFO, FairShare or module:Class")
+    @argument("--queue-policy", metavar="P", help="start: which task goes first: FIFO, LIFO, FairShare, module:Class")
     @argument("--drain", action="store_true", help="stop: wait until all running tasks have ended")
     @argument("--wait", type=float, default=10.0, metavar="S", help="stop: how long running tasks may go on")
     @argument("--force", action="store_true", help="stop: also a farm that was not started here")

@@ -29,6 +29,7 @@ def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
             argument("--push", default="", metavar="X,Y", help="names of this notebook to send along"),
             argument("--retries", type=int, default=0, metavar="N", help="run it again, so often, when it fails"),
             argument("--depend", metavar="F", help="a function of an engine's properties: run only where it is true"),
+            argument("--env", metavar="E", help="an environment: its engine is prepared with it, and it is env there"),
             argument("--time-limit", type=float, metavar="S", help="seconds that one run may take"),
             argument("--clear-before", action="store_true", help="empty the engine's namespace first"),
             argument("--clear-after", action="store_true", help="and afterwards"),
@@ -162,6 +163,7 @@ class TaskMagics(Magics):
             "name": given.name,
             "priority": given.priority,
             "targets": None if given.targets in (None, "all") else [int(i) for i in _names(given.targets)],
+            **({} if given.env is None else {"environment": self.shell.ev(given.env)}),
         }
 
     def _ids(self, word: str) -> list[int]:

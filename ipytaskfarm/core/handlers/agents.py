@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from ..decision import Decision
+from ..demands import CORES, MEMORY
 from ..eligibility import refresh_classes, wake
-from ..farm import Agent, Batch, Decision, Engine, EngineState, Farm, Handing, Now
+from ..ending import recycle
+from ..environments import slots_to_fill, take_on
+from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
+from ..gates import adopt_claim, answer_demand
 from ..messages import (
     AgentState,
+    Demand,
     EngineNote,
     EngineReport,
     EngineUp,
     Properties,
     RunKey,
+    SetUp,
     StartEngine,
 )
 from ..placement import release
+from ..recycling import remember
 from ..task import RETURNED
 from ..transition import give_back
 from .depends import ask_about, forget_engine
@@ -31,6 +39,9 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.node, agent.pid, agent.slots = event.node, event.pid, event.slots
     agent.cores, agent.memory_bytes = event.cores, event.memory_bytes
     agent.platform, agent.python = event.platform, event.python
+    agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
+    agent.gpus, agent.priority = event.gpus, event.priority
+    agent.utc_offset_s = event.utc_offset_s
     agent.here = agent.reachable = True
     agent.deadline_s = None
     agent.starting.clear()
@@ -80,13 +91,36 @@ def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decisi
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine
+    _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report.held, now, out)
+    _adopt_holding(farm, agent, engine, report)
     if report.prepared or not farm.sticky:
         engine_is_ready(farm, engine, now, out)
         return
     engine.state = EngineState.PREPARING
     for entry in farm.sticky.values():
         prepare(farm, engine, entry.verb, entry.body, out)
+
+
+def _adopt_environment(farm: Farm, engine: Engine, report: EngineReport, now: Now) -> None:
+    if report.environment is not None and engine.environment is None:
+        take_on(farm, engine, report.environment)
+        engine.runs[report.environment.identity] = report.finished
+        farm.perhaps_unused[report.environment.identity] = None
+    engine.set_up = report.set_up
+    for scope, settings in report.recycling:
+        remember(farm, engine, scope, settings, now)
+
+
+def _adopt_holding(farm: Farm, agent: Agent, engine: Engine, report: EngineReport) -> None:
+    """What its running task holds is what it was told, and may have changed since."""
+    if report.holding is None:
+        return
+    run, allotment = report.holding
+    handing = engine.handed.get(run)
+    if handing is not None:
+        handing.claim = handing.claim or Claim()
+        adopt_claim(farm, agent, handing.claim, allotment.amounts, allotment.gpus)
 
 
 def _reconcile(farm: Farm, engine: Engine, held: list[RunKey], now: Now, out: Decision) -> None:
@@ -146,6 +180,48 @@ def on_properties(farm: Farm, session: str, event: Properties, now: Now, out: De
         wake(farm, engine)
 
 
+def on_set_up(farm: Farm, session: str, event: SetUp, now: Now, out: Decision) -> None:
+    """An engine's environment is ready: what runs there is the task itself now."""
+    engine = farm.engines.get(event.engine)
+    if engine is None:
+        return
+    if event.error:
+        recycle(farm, engine, f"its environment could not be set up: {event.error}", now, out)
+    else:
+        engine.set_up = True
+
+
+def on_demand(farm: Farm, session: str, event: Demand, now: Now, out: Decision) -> None:
+    """A running task wants to hold more, or less.  It is asked again until it is answered, so nothing need be kept."""
+    agent, engine = farm.agents.get(session), farm.engines.get(event.engine)
+    if agent is None or engine is None or event.run not in engine.handed:
+        return
+    agent.demands = [demand for demand in agent.demands if demand.run != event.run]
+    _answer_or_keep(farm, agent, engine, event, out)
+    answer_demands(farm, out)
+
+
+def _answer_or_keep(farm: Farm, agent: Agent, engine: Engine, demand: Demand, out: Decision) -> None:
+    granted = answer_demand(farm, agent, engine, demand)
+    if granted is None:
+        agent.demands.append(demand)
+    else:
+        out.sends.append((agent.session, granted))
+
+
+def answer_demands(farm: Farm, out: Decision) -> None:
+    """Where something was given back, running tasks that wait for more come before those that have not begun."""
+    for session in farm.freed:
+        agent = farm.agents.get(session)
+        if agent is None or not agent.demands:
+            continue
+        demands, agent.demands = agent.demands, []
+        for demand in demands:
+            engine = farm.engines.get(demand.engine)
+            if engine is not None and demand.run in engine.handed:
+                _answer_or_keep(farm, agent, engine, demand, out)
+
+
 # -- how many engines there are
 
 
@@ -159,8 +235,7 @@ def balance(farm: Farm, now: Now, out: Decision) -> None:
     taken = {e.id for e in farm.engines.values()}
     for agent in farm.agents.values():
         taken.update(agent.starting)
-    missing = farm.wanted - sum(1 for e in farm.engines.values() if not e.retiring) - _starting(farm)
-    for _ in range(missing):
+    for _ in range(slots_to_fill(farm)):
         roomy = _roomiest(farm)
         if roomy is None:
             return
@@ -169,10 +244,6 @@ def balance(farm: Farm, now: Now, out: Decision) -> None:
         roomy.starting[engine_id] = now.mono_s
         out.sends.append((roomy.session, StartEngine(engine_id)))
     retire_surplus(farm, out)
-
-
-def _starting(farm: Farm) -> int:
-    return sum(len(agent.starting) for agent in farm.agents.values())
 
 
 def _roomiest(farm: Farm) -> Agent | None:

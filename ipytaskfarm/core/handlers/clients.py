@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from ..decision import Decision, LoadFinals, LoadOriginals
 from ..eligibility import wake
+from ..ending import recall
 from ..events import Gone, Joined, Originals
-from ..farm import Decision, Farm, LoadFinals, LoadOriginals, Now
+from ..farm import Farm, Now
 from ..messages import (
     Abort,
     Aborted,
@@ -26,12 +28,13 @@ from ..messages import (
     Watch,
     Watched,
 )
-from ..placement import recall
 from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..states import Reason, State
 from ..task import DEFAULT_RULES, Handed, Task
 from ..transition import accept, final_without_answer, finish, forget
+from .asking import weigh_asks
 from .depends import need_verdicts
+from .jobs import client_is_gone
 from .submit import is_on_its_way, refused, take_ids
 
 RETRIED = "retried"
@@ -69,6 +72,7 @@ def on_client_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decisio
                 farm.touched[watcher] = other
     for key in [key for key in farm.commands if key[0] == session]:
         del farm.commands[key]
+    client_is_gone(farm, session, out)
 
 
 def on_watch(farm: Farm, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
@@ -141,11 +145,17 @@ def _abort_one(
         if place.since_s is None:
             recalls.setdefault(engine.name, []).append(run)
         elif interrupt:
-            out.sends.append((engine.agent, Interrupt(engine.name, run, farm.settings.grace_s)))
+            out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
     final = final_without_answer(
         task, engine, Reason.ABORTED, Failure("TaskAborted", f"task {task.id} was aborted"), now
     )
     finish(farm, task, final, out)
+
+
+def grace_of(farm: Farm, task: Task) -> float:
+    """Between its interrupt and the signals that end its engine."""
+    grace_s = task.rules.grace_s if task.rules is not None else None
+    return farm.settings.grace_s if grace_s is None else grace_s
 
 
 def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
@@ -210,10 +220,12 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked)
         block.next += 1
-        accept(farm, again, session, out)
+        task = accept(farm, again, session, linked, out)
         pairs.append((original.id, again.id))
         if linked.depend is not None:
             need_verdicts(farm, linked.depend, out)
+        if linked.asks is not None:
+            weigh_asks(farm, task, linked.asks, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried(pairs, event.missing, event.not_failed)
     farm.retried[f"{session} {event.n}"] = reply

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..farm import Decision, Engine, EngineState, Farm, Now, PendingCommand
+from ..decision import Decision
+from ..farm import Engine, EngineState, Farm, Now, PendingCommand
 from ..messages import (
     Answer,
     ClearSticky,
@@ -14,7 +15,6 @@ from ..messages import (
     CommandQueues,
     CommandQueueTable,
     EngineCommand,
-    FailureBody,
     Flag,
     ListSticky,
     Number,
@@ -29,6 +29,7 @@ from ..messages import (
 from ..saves import DropSticky, SaveSticky
 from ..states import State
 from ..task import Handed
+from ..work import FailureBody
 from .engines import engine_is_ready, prepare
 
 NOBODY = -1
@@ -54,6 +55,7 @@ def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision
             return
         engines = [by_id[i] for i in event.engines]
     for engine in engines:
+        engine.touched = True
         key = (session, event.n, engine.name)
         farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))

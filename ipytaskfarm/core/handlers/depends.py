@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from ..eligibility import refresh_class
-from ..farm import Decision, Depend, Engine, EngineState, Farm, Now
-from ..messages import Evaluate, Evaluated, Subject
+from ..decision import Decision
+from ..eligibility import locality_key, refresh_class
+from ..farm import Depend, Engine, EngineState, Farm, Now
+from ..queue import ClassKey
+from ..verdicts import Evaluate, Evaluated, Subject
 
 
-def need_verdicts(farm: Farm, digest: str, out: Decision) -> None:
-    """Ask about every engine of which this function has not spoken yet."""
-    depend = farm.depends.get(digest)
-    if depend is None:
-        depend = farm.depends[digest] = Depend(digest)
-    elif len(depend.asked) >= len(farm.engines) and all(e in depend.asked for e in farm.engines):
+def need_verdicts(farm: Farm, digest: str, out: Decision, scored: bool = False) -> None:
+    """Ask about every engine of which this function has not spoken yet.  scored: it is a locality function."""
+    depend = _depend(farm, digest, scored)
+    if len(depend.asked) >= len(farm.engines) and all(e in depend.asked for e in farm.engines):
         return
     _ask(farm, depend, list(farm.engines.values()), out)
 
 
+def _depend(farm: Farm, digest: str, scored: bool) -> Depend:
+    key = locality_key(digest) if scored else digest
+    depend = farm.depends.get(key)
+    if depend is None:
+        depend = farm.depends[key] = Depend(digest, scored)
+    return depend
+
+
+def _needed(farm: Farm) -> list[tuple[str, bool]]:
+    """(digest, scored) of every function that tasks wait for."""
+    needed: set[tuple[str, bool]] = set()
+    for task_class in farm.classes.values():
+        if task_class.size and task_class.restricted:
+            needed.update(_functions_of(task_class.key))
+    return sorted(needed)
+
+
+def _functions_of(key: ClassKey) -> list[tuple[str, bool]]:
+    found = [(key.depend, False)] if key.depend is not None else []
+    if key.asks is not None and key.asks.locality is not None:
+        found.append((key.asks.locality, True))
+    return found
+
+
 def ask_about(farm: Farm, engine: Engine, out: Decision) -> None:
     """A new engine, or one with new properties: ask every function that tasks wait for."""
-    needed = {c.key.depend for c in farm.classes.values() if c.size and c.key.depend is not None}
-    for digest in sorted(needed):
-        depend = farm.depends.setdefault(digest, Depend(digest))
-        _ask(farm, depend, [engine], out)
+    for digest, scored in _needed(farm):
+        _ask(farm, _depend(farm, digest, scored), [engine], out)
 
 
 def _ask(farm: Farm, depend: Depend, engines: list[Engine], out: Decision) -> None:
@@ -34,7 +56,7 @@ def _ask(farm: Farm, depend: Depend, engines: list[Engine], out: Decision) -> No
         packed = engine.properties.packed if engine.properties else b""
         subjects.append(Subject(engine.name, engine.version, engine.facts, packed))
     if subjects:
-        out.evaluations.append(Evaluate(farm.number(), depend.digest, subjects))
+        out.evaluations.append(Evaluate(farm.number(), depend.digest, subjects, scored=depend.scored))
 
 
 def forget_engine(farm: Farm, engine: Engine) -> None:
@@ -46,7 +68,8 @@ def forget_engine(farm: Farm, engine: Engine) -> None:
 
 def on_evaluated(farm: Farm, session: str, event: Evaluated, now: Now, out: Decision) -> None:
     """Verdicts: those about an engine as it is now count; one that is an error is asked for again later."""
-    depend = farm.depends.get(event.depend)
+    key = locality_key(event.depend) if event.scored else event.depend
+    depend = farm.depends.get(key)
     if depend is None:
         return
     failed = False
@@ -54,25 +77,23 @@ def on_evaluated(farm: Farm, session: str, event: Evaluated, now: Now, out: Deci
         engine = farm.engines.get(verdict.engine)
         if engine is None or engine.version != verdict.version:
             continue
-        depend.verdicts[verdict.engine] = (verdict.version, verdict.fits, verdict.error)
+        depend.verdicts[verdict.engine] = (verdict.version, verdict.fits, verdict.error, verdict.score)
         failed = failed or bool(verdict.error)
     if failed and depend.again_s is None:
         depend.again_s = now.mono_s + farm.settings.depend_again_s
-        farm.set_timer(depend.again_s, "depend", depend.digest)
-    _refresh(farm, depend.digest)
+        farm.set_timer(depend.again_s, "depend", key)
+    _refresh(farm, depend)
 
 
-def ask_again(farm: Farm, digest: str, out: Decision) -> None:
+def ask_again(farm: Farm, key: str, out: Decision) -> None:
     """The verdicts that were errors are asked for anew, if any task still waits for them."""
-    depend = farm.depends.get(digest)
+    depend = farm.depends.get(key)
     if depend is None:
         return
     depend.again_s = None
-    if not any(c.size and c.key.depend == digest for c in farm.classes.values()):
-        _forget_errors(depend)
-        return
     _forget_errors(depend)
-    _ask(farm, depend, list(farm.engines.values()), out)
+    if (depend.digest, depend.scored) in _needed(farm):
+        _ask(farm, depend, list(farm.engines.values()), out)
 
 
 def _forget_errors(depend: Depend) -> None:
@@ -82,16 +103,16 @@ def _forget_errors(depend: Depend) -> None:
 
 def drop_all_verdicts(farm: Farm, out: Decision) -> None:
     """For `spin`: what was said is forgotten, and asked anew for the tasks that wait."""
-    waiting = {c.key.depend for c in farm.classes.values() if c.size and c.key.depend is not None}
-    for digest in list(farm.depends):
-        farm.depends[digest].verdicts.clear()
-        farm.depends[digest].asked.clear()
-        _refresh(farm, digest)
-        if digest in waiting:
-            need_verdicts(farm, digest, out)
+    waiting = _needed(farm)
+    for depend in list(farm.depends.values()):
+        depend.verdicts.clear()
+        depend.asked.clear()
+        _refresh(farm, depend)
+        if (depend.digest, depend.scored) in waiting:
+            need_verdicts(farm, depend.digest, out, depend.scored)
 
 
-def _refresh(farm: Farm, digest: str) -> None:
+def _refresh(farm: Farm, depend: Depend) -> None:
     for task_class in farm.classes.values():
-        if task_class.key.depend == digest:
+        if (depend.digest, depend.scored) in _functions_of(task_class.key):
             refresh_class(farm, task_class)

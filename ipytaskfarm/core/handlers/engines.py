@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ..eligibility import asleep, refresh_classes, wake
-from ..farm import Decision, Engine, EngineState, Farm, Now
-from ..messages import EngineCommand, EnginePrepared, StopEngine
+from ..decision import Decision
+from ..eligibility import refresh_classes, wake
+from ..ending import end_engine, retire
+from ..farm import Engine, EngineState, Farm, Now
+from ..messages import EngineCommand, EnginePrepared
 from ..placement import begin_oldest
 from .depends import ask_about
 
@@ -32,24 +34,6 @@ def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None
 
 def retire_surplus(farm: Farm, out: Decision) -> None:
     """More engines than wanted: the highest ids end as soon as they are empty."""
-    staying = sorted((e for e in farm.engines.values() if not e.retiring), key=lambda e: e.id)
+    staying = sorted((e for e in farm.engines.values() if e.occupies), key=lambda e: e.id)
     for engine in staying[farm.wanted :] if farm.wanted < len(staying) else ():
         retire(farm, engine, out)
-
-
-def retire(farm: Farm, engine: Engine, out: Decision) -> None:
-    """Nothing more for this engine; it ends when it is empty."""
-    engine.retiring = True
-    asleep(farm, engine)
-    if not engine.handed:
-        end_engine(farm, engine, out)
-
-
-def end_engine(farm: Farm, engine: Engine, out: Decision, grace_s: float = 2.0) -> None:
-    """Tell its agent to end it: by itself within grace_s, else killed."""
-    if engine.state == EngineState.STOPPING:
-        return
-    engine.state = EngineState.STOPPING
-    asleep(farm, engine)
-    refresh_classes(farm, [engine])
-    out.sends.append((engine.agent, StopEngine(engine.name, grace_s)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..decision import Decision, LoadCompacted
 from ..eligibility import wake
-from ..farm import Decision, EngineState, Farm, LoadCompacted, Now
+from ..ending import end_engine, patience_s, recall, retire
+from ..farm import EngineState, Farm, Now
 from ..messages import (
     Answer,
     Compact,
@@ -19,14 +21,14 @@ from ..messages import (
     Spin,
     Stop,
 )
-from ..placement import dispatch, recall
+from ..placement import dispatch
 from ..saves import SaveSetting
 from ..states import Reason
 from ..task import RETURNED, Handed, Task
 from ..transition import final_without_answer, finish, requeue
 from .agents import balance
+from .clients import grace_of
 from .depends import drop_all_verdicts
-from .engines import end_engine, retire
 from .nodes import take_back
 
 SHUT_WITHIN_S = 15.0
@@ -122,7 +124,7 @@ def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
     engine = farm.engines.get(place.engine)
     begun = place.since_s is not None
     if engine is not None and begun:
-        out.sends.append((engine.agent, Interrupt(engine.name, (task.id, place.attempt), farm.settings.grace_s)))
+        out.sends.append((engine.agent, Interrupt(engine.name, (task.id, place.attempt), grace_of(farm, task))))
     if task.may_repeat or not begun:
         requeue(farm, task, RETURNED, out)
         return
@@ -133,6 +135,10 @@ def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
 def _shut(farm: Farm, now: Now, out: Decision) -> None:
     farm.shut = True
     farm.shut_by_s = now.mono_s + SHUT_WITHIN_S
+    for engine in list(farm.engines.values()):
+        if engine.environment is not None and engine.state != EngineState.AWAY:
+            farm.shut_by_s = max(farm.shut_by_s, now.mono_s + SHUT_WITHIN_S + patience_s(engine))
+            end_engine(farm, engine, out)  # its teardown has a time of its own
     farm.set_timer(farm.shut_by_s, "shut")
     for agent in farm.agents.values():
         if agent.here:

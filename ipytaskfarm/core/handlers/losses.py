@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from signal import Signals
 
+from ..decision import Decision
 from ..eligibility import asleep, refresh_classes
-from ..farm import Agent, Batch, Decision, Engine, EngineState, Farm, Now
+from ..environments import drop_unused
+from ..farm import Agent, Batch, Engine, EngineState, Farm, Now
 from ..messages import AttemptRow, Crash, EngineLost, Failure, RunKey
 from ..placement import release
 from ..states import Reason
@@ -47,6 +49,8 @@ def lose_engine(
     engine.state = EngineState.STOPPING
     asleep(farm, engine)
     farm.leave(engine)
+    if engine.environment is not None:
+        drop_unused(farm, engine.environment.identity)
     agent = farm.agents.get(engine.agent)
     if agent is not None:
         agent.engines.pop(engine.name, None)

@@ -6,9 +6,10 @@ What its failures cost tasks that have not ended is given back to them: it was n
 
 from __future__ import annotations
 
+from ..decision import Decision
 from ..eligibility import asleep, refresh_classes, wake
-from ..farm import Agent, Charge, Decision, EngineState, FailedAttempt, Farm, Kind, Now
-from ..placement import recall
+from ..ending import recall
+from ..farm import Agent, Charge, EngineState, FailedAttempt, Farm, Kind, Now
 from ..queue import ClassKey
 from ..task import DEFAULT_RULES, Task
 from ..transition import refund

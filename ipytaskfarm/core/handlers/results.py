@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from ..decision import Decision
 from ..eligibility import refresh_class, wake
-from ..farm import Batch, Decision, Engine, EngineState, Farm, Now
+from ..ending import end_engine
+from ..farm import Batch, Engine, EngineState, Farm, Now
 from ..messages import AttemptRow, Ended, Failure, Final, Results, Returned
 from ..placement import begin_oldest, release
+from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut
 from ..states import CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
 from ..task import RETRIED, RETURNED, Queued, Rejection, Task
 from ..transition import final_of_answer, finish, give_back, note_attempt, reclass, recovery_of, requeue
-from .engines import end_engine
 from .nodes import failed_on, succeeded_on
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
@@ -35,6 +37,10 @@ def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision
             out.saves.append(DropHandOut(handing.batch.number))
         if handing.task_class is not None:
             handing.task_class.durations.add(ended.run_s)
+            if handing.task_class.key.asks is not None:
+                count_run(engine, handing)
+        if engine.recycling:
+            after_run(farm, engine, ended, now, out)
         task = farm.tasks.get(ended.task)
         if task is None or not task.is_current(engine.name, run):
             continue

@@ -7,7 +7,8 @@ interpreter is held by C code answers when it can.  All of a task's output comes
 
 from __future__ import annotations
 
-from ..farm import Decision, Engine, EngineState, Farm, Now
+from ..decision import Decision
+from ..farm import Engine, EngineState, Farm, Now
 from ..messages import Answer, Number, Output, OutputQuery, Outputs, OutputText
 
 PATIENCE_S = 5.0

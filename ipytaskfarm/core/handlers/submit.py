@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from ..farm import Block, Client, Decision, Farm, Now
-from ..messages import Failure, Final, Full, Function, IdBlock, NeedIds, Submission, Submit
-from ..saves import SaveAccepted, SaveBlock, SaveFunction, SaveRefusal
+from ..decision import Decision
+from ..farm import Block, Client, Farm, Now
+from ..messages import Failure, Final, Full, IdBlock, NeedIds, Rules, Submission, Submit
+from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
 from ..transition import accept
+from .asking import weigh_asks
+from .code import save_functions
 from .depends import need_verdicts
+from .jobs import has_arrived, open_job, save_jobs
 
 MAX_BLOCK = 65536
 
@@ -40,8 +44,11 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
             out.sends.append((session, Full(event.tasks[0].id, farm.full or "the farm is stopping")))
         return
     save_functions(farm, event.functions, out)
+    for spec in event.jobs:
+        open_job(farm, session, spec)
     block: Block | None = None
     fresh = False
+    last: Rules | None = None
     for submission in event.tasks:
         if block is None or not block.first <= submission.id <= block.last:
             _acknowledge(farm, client, block, fresh, out)
@@ -54,46 +61,52 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
         if submission.id == block.next:
             block.next += 1
             fresh = True
-            _take_in(farm, client, submission, now, out)
+            rules = submission.rules
+            if rules is not None:
+                # Most tasks of a message have the same rules: one object for all of them, of which all is known.
+                rules = last = last if rules == last else rules
+            _take_in(farm, client, submission, rules, now, out)
     _acknowledge(farm, client, block, fresh, out)
+    save_jobs(farm, event.jobs, out)
 
 
-def save_functions(farm: Farm, functions: list[Function], out: Decision) -> None:
-    """Keep code that the store has not seen."""
-    for function in functions:
-        if function.digest not in farm.functions:
-            farm.functions.add(function.digest)
-            out.saves.append(SaveFunction(function.digest, function.code))
-
-
-def _take_in(farm: Farm, client: Client, submission: Submission, now: Now, out: Decision) -> None:
-    rules = submission.rules
+def _take_in(farm: Farm, client: Client, submission: Submission, rules: Rules | None, now: Now, out: Decision) -> None:
     if submission.function is None and rules is None:
-        accept(farm, submission, client.session, out)
+        accept(farm, submission, client.session, rules, out)
         return
-    missing = _missing_function(farm, submission)
+    missing = _missing_function(farm, submission, rules)
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         farm.refusals[submission.id] = ("TaskError", text)
         out.saves.append(SaveRefusal(submission.id, "TaskError", text))
         client.finals.append(refused(submission.id, "TaskError", text))
         farm.touched[client.session] = client
+        has_arrived(farm, rules)
         return
-    task = accept(farm, submission, client.session, out)
-    if rules is not None and rules.depend is not None:
-        need_verdicts(farm, rules.depend, out)
+    task = accept(farm, submission, client.session, rules, out)
+    if rules is not None:
+        if rules.job is not None:
+            has_arrived(farm, rules)
+        if rules.depend is not None:
+            need_verdicts(farm, rules.depend, out)
+        if rules.asks is not None:
+            weigh_asks(farm, task, rules.asks, now, out)
     if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
         farm.set_timer(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
 
 
-def _missing_function(farm: Farm, submission: Submission) -> str | None:
-    function, rules = submission.function, submission.rules
+def _missing_function(farm: Farm, submission: Submission, rules: Rules | None) -> str | None:
+    function = submission.function
     while True:
-        needed = [function, rules.depend if rules else None]
-        for digest in needed:
+        if function is not None and function not in farm.functions:
+            return function
+        if rules is None:
+            return None
+        asks = rules.asks
+        for digest in (rules.depend, asks.identity if asks else None, asks.locality if asks else None):
             if digest is not None and digest not in farm.functions:
                 return digest
-        if rules is None or rules.recovery is None:
+        if rules.recovery is None:
             return None
         function, rules = rules.recovery.function, rules.recovery.rules
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
-from ..durations import SLOW_S
-from ..eligibility import may_serve
-from ..farm import Decision, Engine, EngineState, Farm, LoadExplanation, LoadTable, Now
+from ..decision import Decision, LoadTable
+from ..farm import Agent, Engine, EngineState, Farm, Now
+from ..gates import Closed, gate, overload
 from ..messages import (
     Answer,
     EngineRow,
     Engines,
     EngineTable,
-    Explain,
     FarmState,
     FarmStatus,
     QueueStatus,
     QueueStatusReply,
     Refusal,
-    Stuck,
     TaskRow,
     Tasks,
     TaskTable,
-    Text,
 )
-from ..queue import ClassKey
+from ..queue import TaskClass
 from ..states import FINAL, State, Waiting
-from ..task import DEFAULT_RULES, Handed, Queued, Task
+from ..task import Handed, Queued, Task
 
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
@@ -64,7 +62,7 @@ def on_tasks(farm: Farm, session: str, n: int, question: Tasks, now: Now, out: D
         return
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
     alive = farm.tasks.values() if ids is None else [farm.tasks[i] for i in ids if i in farm.tasks]
-    found = [t for t in alive if t.state in states and (question.name is None or _name(t) == question.name)]
+    found = [t for t in alive if t.state in states and (question.name is None or name_of(t) == question.name)]
     final_ids = farm.finals if ids is None else [i for i in ids if i in farm.finals]
     wanted = [i for i in final_ids if (State.FAILED if farm.finals[i] else State.SUCCEEDED) in states]
     omitted = 0
@@ -91,7 +89,8 @@ def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) 
     return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
 
 
-def _name(task: Task) -> str | None:
+def name_of(task: Task) -> str | None:
+    """What its user calls it."""
     return task.rules.name if task.rules else None
 
 
@@ -103,8 +102,8 @@ def task_row(farm: Farm, task: Task) -> TaskRow:
     return TaskRow(
         task.id,
         task.state,
-        _reason(farm, task),
-        _name(task),
+        reason_of(farm, task),
+        name_of(task),
         engine.id if engine else None,
         task.attempt,
         task.submitted_s,
@@ -112,15 +111,33 @@ def task_row(farm: Farm, task: Task) -> TaskRow:
     )
 
 
-def _reason(farm: Farm, task: Task) -> str:
+def reason_of(farm: Farm, task: Task) -> str:
+    """Why an unfinished task is where it is, in a word."""
     place = task.place
     if type(place) is Handed:
-        return "running" if place.since_s is not None else Waiting.SENT_AHEAD
+        if place.since_s is None:
+            return Waiting.SENT_AHEAD
+        engine = farm.engines.get(place.engine)
+        prepares = task.environment is not None and engine is not None and not engine.set_up
+        return "preparing its environment" if prepares else "running"
     if farm.held:
         return Waiting.PAUSED
     if task.task_class is not None and task.task_class.restricted and not task.task_class.eligible:
         return Waiting.NO_ENGINE
+    if task.task_class is not None and task.task_class.gated and (closed := _closed(farm, task.task_class)) is not None:
+        return Waiting.RESOURCES if closed.for_room else Waiting.LIMIT
     return place.why if type(place) is Queued else Waiting.QUEUED
+
+
+def _closed(farm: Farm, task_class: TaskClass) -> Closed | None:
+    """Why none of the nodes lets a class start now; None: one does."""
+    closed = None
+    for agent in {engine.agent: None for engine in task_class.eligible}:
+        owner = farm.agents.get(agent)
+        closed = gate(farm, owner, task_class.key.asks) if owner is not None else None
+        if closed is None:
+            return None
+    return closed
 
 
 # -- engines and the farm
@@ -144,6 +161,7 @@ def engine_row(farm: Farm, engine: Engine) -> EngineRow:
         engine.facts,
         engine.connection_file,
         engine.note,
+        engine.environment.name if engine.environment is not None else "",
     )
 
 
@@ -156,19 +174,35 @@ def on_engines(farm: Farm, session: str, n: int, question: Engines, now: Now, ou
     out.sends.append((session, Answer(n, EngineTable(_engine_rows(farm)))))
 
 
+def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
+    """One node, as `tc.snapshot` and ``ipytaskfarm status`` show it.  Memory and disk in bytes."""
+    state = agent.state
+    guard = overload(farm, agent)
+    return {
+        "node": agent.node,
+        "pid": agent.pid,
+        "engines": len(agent.engines),
+        "starting": len(agent.starting),
+        "slots": agent.slots,
+        "state": "set aside" if agent.aside else "up" if agent.here and agent.reachable else "unreachable",
+        "platform": agent.platform,
+        "python": agent.python,
+        "cores": agent.cores,
+        "load": state.load if state is not None else None,
+        "memory": agent.memory_bytes,
+        "free_memory": state.free_memory if state is not None else None,
+        "free_disk": state.free_disk if state is not None else None,
+        "priority": agent.priority,
+        "capacity": dict(agent.capacity),
+        "used": dict(agent.used),
+        "environments": {str(e.id): e.environment.name for e in agent.engines.values() if e.environment is not None},
+        "guard": guard,
+    }
+
+
 def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
     """The whole farm at a glance; the shell fills in what only it knows (pid, store, start)."""
-    agents = [
-        {
-            "node": a.node,
-            "pid": a.pid,
-            "engines": len(a.engines),
-            "starting": len(a.starting),
-            "slots": a.slots,
-            "state": "up" if a.here and a.reachable else "unreachable",
-        }
-        for a in farm.agents.values()
-    ]
+    agents = [_agent_row(farm, agent) for agent in farm.agents.values()]
     state = FarmState(
         farm.name,
         farm.incarnation,
@@ -186,115 +220,3 @@ def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: 
         list(farm.losses),
     )
     out.sends.append((session, Answer(n, state)))
-
-
-# -- explain
-
-
-def on_explain(farm: Farm, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
-    """Why a task is where it is, in sentences."""
-    task = farm.tasks.get(question.id)
-    if task is not None:
-        out.sends.append((session, Answer(n, Text("\n".join(explain(farm, task, now))))))
-    elif question.id in farm.finals:
-        out.loads.append(LoadExplanation(session, n, question.id))
-    elif question.id in farm.refusals:
-        out.sends.append((session, Answer(n, Text("refused: " + farm.refusals[question.id][1]))))
-    else:
-        text = f"there is no task {question.id}: it was never handed in, or has been cleared"
-        out.sends.append((session, Answer(n, Refusal("IndexError", text))))
-
-
-def on_stuck(farm: Farm, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
-    """For those who wait: nothing to say as long as anything moves."""
-    text = ""
-    tasks = [farm.tasks.get(i) for i in question.ids]
-    if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
-        first = tasks[0]
-        assert first is not None
-        text = "\n".join(explain(farm, first, now))
-        if len(tasks) > 1:
-            text += f"\n… and {len(tasks) - 1} more like it"
-    out.sends.append((session, Answer(n, Text(text))))
-
-
-def _may_move(farm: Farm, task: Task) -> bool:
-    """Whether it runs, or is to run as soon as an engine is free."""
-    place = task.place
-    if type(place) is Handed:
-        engine = farm.engines.get(place.engine)
-        return engine is not None and engine.state != EngineState.AWAY
-    if farm.held or farm.stopping:
-        return False
-    if type(place) is Queued and task.task_class is None:
-        return True  # it comes back by itself, at its time
-    if task.task_class is not None and task.task_class.restricted:
-        return bool(task.task_class.eligible)
-    return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.values())
-
-
-def explain(farm: Farm, task: Task, now: Now) -> list[str]:
-    """Lines for people about an unfinished task."""
-    name = f" ({_name(task)})" if _name(task) else ""
-    shown = "running" if task.state is State.PENDING else task.state.value
-    lines = [f"task {task.id}{name} is {shown}: {_reason(farm, task)}"]
-    for row in task.history or ():
-        what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
-        lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
-    place = task.place
-    if type(place) is Handed:
-        lines.append(_explain_handed(farm, task, place, now))
-        return lines
-    if farm.held:
-        lines.append("the farm is held: `ipytaskfarm` start without --hold, or resume, lets tasks run")
-    if farm.stopping:
-        lines.append("the farm is stopping")
-    if not farm.engines:
-        starting = sum(len(a.starting) for a in farm.agents.values())
-        lines.append(f"the farm has no engines now ({starting} starting, {farm.wanted} wanted)")
-    for engine in sorted(farm.engines.values(), key=lambda e: e.id):
-        lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
-    return lines
-
-
-def _explain_handed(farm: Farm, task: Task, place: Handed, now: Now) -> str:
-    engine = farm.engines.get(place.engine)
-    where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
-    if place.since_s is not None:
-        return f"on {where} for {now.mono_s - place.since_s:.1f} s"
-    oldest = engine.oldest() if engine else None
-    behind = f" behind task {oldest[0]}, which holds the interpreter" if oldest else ""
-    return f"sent ahead to {where},{behind} not begun" if behind else f"sent ahead to {where}, not begun"
-
-
-def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
-    rules = task.rules or DEFAULT_RULES
-    if engine.state != EngineState.UP:
-        return f"it is {engine.state}"
-    if engine.retiring:
-        return "it is about to end"
-    agent = farm.agents.get(engine.agent)
-    if agent is not None and agent.aside:
-        return f"its node is set aside: {agent.aside}"
-    if rules.targets is not None and engine.id not in rules.targets:
-        return f"it is not among the task's targets {list(rules.targets)}"
-    if rules.depend is not None:
-        depend = farm.depends.get(rules.depend)
-        verdict = depend.verdicts.get(engine.name) if depend else None
-        if verdict is None or verdict[0] != engine.version:
-            return "its depend function has not answered yet"
-        if not verdict[1]:
-            return f"its depend function failed: {verdict[2]}" if verdict[2] else "its depend function said no"
-    key: ClassKey | None = task.task_class.key if task.task_class else None
-    rejection = task.rejections.get(engine.name) if task.rejections else None
-    if key is not None and not may_serve(farm, engine, key):
-        if rejection is not None:
-            return f"the task rejected it {rejection.count} times"
-        return "the task failed there: another engine is preferred"
-    if engine.withheld_until_s > now.mono_s:
-        return f"withheld for {engine.withheld_until_s - now.mono_s:.1f} s after a failure (failure_penalty)"
-    oldest = engine.oldest()
-    if oldest is not None:
-        slow = "" if engine.ahead_s < SLOW_S else f" and holds {engine.ahead_s * 1e3:.0f} ms of work"
-        return f"it runs task {oldest[0]}{slow}"
-    return "it is free: the task is next, or others stand before it"

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..decision import Decision
 from ..events import Tick
-from ..farm import Decision, Farm, Now
+from ..farm import Farm, Now
 from ..placement import recall_for_others
+from ..recycling import end_surplus, idle_too_long, time_is_up
 from .agents import balance
+from .asking import fail_if_unmet
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
+from .jobs import end_orphans
 from .lifecycle import drained, give_elsewhere, look_for_the_end
 from .losses import give_up_agent
 from .results import lift_rejection, rejoin
@@ -19,13 +23,18 @@ TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: drained(farm, now, out),
+    "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
     "lease": lambda farm, session, now, out: give_up_agent(farm, session, "its lease is over", now, out),
+    "orphans": lambda farm, _, now, out: end_orphans(farm, out),
     "recall": lambda farm, _, now, out: recall_for_others(farm, now, out),
     "recall_patience": lambda farm, data, now, out: give_elsewhere(farm, data[0], data[1], out),
+    "recycle": lambda farm, data, now, out: time_is_up(farm, data[0], data[1], now, out),
     "reject": lambda farm, data, now, out: lift_rejection(farm, data[0], data[1]),
     "rejoin": lambda farm, task_id, now, out: rejoin(farm, task_id),
     "shut": lambda farm, _, now, out: look_for_the_end(farm, now, out),
+    "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
     "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),
+    "unmet_now": lambda farm, task_id, now, out: fail_if_unmet(farm, task_id, now, out),
     "wake": lambda farm, name, now, out: end_withholding(farm, name),
 }
 

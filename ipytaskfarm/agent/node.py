@@ -1,0 +1,95 @@
+"""What a node has for tasks (cores, memory, GPUs, what its owner declared), and how it does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from ..core.demands import CORES, GPU, MEMORY
+from ..core.messages import NodeState
+from .memory import node_memory
+
+LOOK_S = 2.0
+"""Between two looks at load and room."""
+LOAD_STEP, ROOM_STEP = 0.05, 0.02
+"""Said only when the load, or what is free of the whole, has changed by so much."""
+AGAIN_S = 10.0
+"""Smaller changes are said this often: a condition may stand just between the two."""
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """(resource -> how much there is, names of the GPUs): what is found here, and what the owner says instead."""
+    gpus = _gpus(declared.get(GPU))
+    found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(node_memory()[1])}
+    if gpus:
+        found[GPU] = float(len(gpus))
+    return {**found, **declared}, gpus
+
+
+def _gpus(declared: float | None) -> tuple[str, ...]:
+    """As CUDA_VISIBLE_DEVICES names them: those of this process's own, else those whose devices are here."""
+    visible = os.environ.get(DEVICES)
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    else:
+        names = [path.name[6:] for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    if declared is None:
+        return tuple(names)
+    count = int(declared)
+    return tuple([*names, *(str(i) for i in range(count) if str(i) not in names)][:count])
+
+
+class NodeWatch:
+    """Says how the node does, when that has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: where the engines' files are, on whose disk room counts."""
+        self._folder = folder
+        self._said: NodeState | None = None
+        self._said_s = 0.0
+        self._next_s = 0.0
+        self._counts = False
+        psutil.cpu_percent()  # the first call only begins to count
+
+    def restate(self) -> None:
+        """Another controller knows nothing yet."""
+        self._said = None
+        self._next_s = 0.0
+
+    def look(self, now_s: float) -> NodeState | None:
+        """News; None: there is none."""
+        if now_s < self._next_s:
+            return None
+        self._next_s = now_s + LOOK_S
+        free, total = node_memory()
+        disk = shutil.disk_usage(self._folder)
+        load = min(1.0, self._load())
+        state = NodeState(load, free, disk.free, time.localtime().tm_gmtoff)
+        if self._said is not None and not self._is_news(state, self._said, now_s, total, disk.total):
+            return None
+        self._said, self._said_s = state, now_s
+        return state
+
+    def _is_news(self, state: NodeState, said: NodeState, now_s: float, memory: int, disk: int) -> bool:
+        return _differs(state, said, memory, disk) or (state != said and now_s - self._said_s >= AGAIN_S)
+
+    def _load(self) -> float:
+        if self._counts:
+            return psutil.cpu_percent() / 100
+        self._counts = True
+        return os.getloadavg()[0] / (os.cpu_count() or 1)  # nothing has been counted yet
+
+
+def _differs(state: NodeState, said: NodeState, memory: int, disk: int) -> bool:
+    return (
+        abs(state.load - said.load) >= LOAD_STEP
+        or abs(state.free_memory - said.free_memory) >= ROOM_STEP * memory
+        or abs(state.free_disk - said.free_disk) >= ROOM_STEP * disk
+        or state.utc_offset_s != said.utc_offset_s
+    )

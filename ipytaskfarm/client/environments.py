@@ -1,0 +1,65 @@
+"""Environments on their way: what identifies them, and their code."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from pathlib import PurePath
+from typing import Any
+
+from ..core.demands import Environment, Recycle
+from ..core.messages import Function
+from ..doors.pack import class_digest, pack_environment
+from ..environment import TaskEnvironment
+
+_ATOMS = (str, int, float, bool, bytes, type(None), PurePath)
+
+_packed: weakref.WeakKeyDictionary[TaskEnvironment, tuple[Any, Environment, Function]] = weakref.WeakKeyDictionary()
+"""Environment -> (what it was made of when it was packed, and what that gave)."""
+
+
+def pack_environment_of(
+    environment: TaskEnvironment | None, functions: dict[str, Function]
+) -> tuple[Environment | None, Recycle | None]:
+    """An environment and its settings as they travel; its code is added to `functions`."""
+    if environment is None:
+        return None, None
+    recycle = environment.__dict__.get("_recycle")
+    settings = recycle.as_message() if recycle is not None else None
+    if environment.is_empty:
+        return None, settings
+    packed, code = _pack(environment)
+    functions[packed.identity] = code
+    return packed, settings
+
+
+def _pack(environment: TaskEnvironment) -> tuple[Environment, Function]:
+    seen = _seen(environment)
+    known = _packed.get(environment) if seen is not None else None
+    if known is not None and known[0] == seen:
+        return known[1], known[2]
+    code, class_name = pack_environment(environment)
+    unique = None
+    identity = code.digest
+    if environment.unique_id is not None:
+        unique = f"{environment.unique_id}|{environment.additional_id}"
+        identity = hashlib.blake2b(f"{class_name}|{unique}".encode(), digest_size=20).hexdigest()
+    made = Environment(
+        identity=identity,
+        name=str(environment.name)[:200],
+        unique=unique,
+        variant=code.digest if unique is not None else "",
+        teardown_s=float(environment.teardown_timeout),
+    )
+    function = Function(identity, code.code)
+    if seen is not None:
+        _packed[environment] = seen, made, function
+    return made, function
+
+
+def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:
+    """What it is made of, to be compared; None: something in it may change unseen."""
+    state = environment.__getstate__()
+    if not all(isinstance(value, _ATOMS) for value in state.values()):
+        return None
+    return class_digest(type(environment)), state

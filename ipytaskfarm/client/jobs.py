@@ -1,0 +1,210 @@
+"""`Job`: tasks that belong together, with what they share."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..core import messages
+from ..core.messages import Function, JobSpec
+from ..environment import TaskEnvironment
+from .display import html_table
+from .environments import pack_environment_of
+from .rules import CHECKS, DEFAULTS, pack_rules
+from .tasks import Shared, StringTask, Task, as_task, pack_task
+
+if TYPE_CHECKING:
+    from .taskclient import TaskClient
+
+_SHARED = frozenset(DEFAULTS) - {"name", "recovery_task"}
+_numbers = itertools.count(1)
+
+HEARTBEAT_S = 1.0
+
+
+class Job:
+    """Tasks that belong together.  Made by ``tc.create_job``; nothing runs before `submit`.
+
+    Attributes that hold for each of its tasks that does not say otherwise, and may be assigned until `submit`:
+    everything that a `Task` has as a rule (`environment`, `priority`, `retries`, `time_limit`, `depend`, `targets`,
+    `requires`, `resources`, `exclusive`, `group`, `max_parallel`, `placement` …).  `environment` is never None: of an
+    empty one the recycle settings can be set in place, ``job.environment.recycle.on_job_end = True``.
+
+    From STK Parallel Computing's Job.
+    """
+
+    def __init__(self, client: TaskClient, name: str | None = None, **shared: Any) -> None:
+        d = self.__dict__
+        d["_client"] = client
+        d["_shared"] = {"environment": TaskEnvironment()}
+        d["_tasks"] = []
+        d["_ids"] = []
+        d["id"] = uuid.uuid4().hex
+        d["name"] = name if name is not None else f"job {next(_numbers)}"
+        for attribute, value in shared.items():
+            setattr(self, attribute, value)
+
+    # -- what its tasks share
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        attribute = {"task_environment": "environment"}.get(attribute, attribute)
+        if attribute not in _SHARED:
+            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {', '.join(sorted(_SHARED))}")
+        if attribute == "environment" and value is None:
+            value = TaskEnvironment()
+        self._shared[attribute] = CHECKS[attribute](value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, attribute: str) -> Any:
+            attribute = {"task_environment": "environment"}.get(attribute, attribute)
+            if attribute not in _SHARED:
+                raise AttributeError(f"a Job has no attribute {attribute!r}")
+            return self._shared.get(attribute, DEFAULTS[attribute])
+
+    environment: TaskEnvironment
+    _client: TaskClient
+    _shared: dict[str, Any]
+    _tasks: list[Task]
+    _ids: list[int]
+    id: str
+    """Its own, for ever."""
+    name: str
+
+    def set_task_environment(self, environment: TaskEnvironment) -> None:
+        """STK's name for assigning `environment`."""
+        self.environment = environment
+
+    # -- handing in
+
+    def add_task(self, task: Any) -> Task:
+        """A task more: a `Task` of any kind, a callable, or an object with ``execute()``.  It is handed in by `submit`;
+        added later, by the next `submit`."""
+        made = task if isinstance(task, Task) else as_task(task)
+        self._tasks.append(made)
+        return made
+
+    def submit(self) -> list[int]:
+        """Hand in the tasks added since the last time; their ids.  Raises ValueError when there are none."""
+        fresh = self._tasks[len(self._ids) :]
+        if not fresh:
+            raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
+        session = self._client._session
+        # All are packed before the first is handed in: one that cannot travel must not leave half a job behind.
+        functions: dict[str, Function] = {}
+        common = pack_rules({}, self._shared, self.id, None, functions)
+        shared = Shared(self._shared, self.id, common, tuple(functions.values()))
+        packed = [pack_task(task, session.blobs, shared) for task in fresh]
+        spec = self._spec()
+        self._ids.extend([session.hand_in(each, spec) for each in packed])
+        return self._ids[-len(fresh) :]
+
+    def _spec(self) -> JobSpec:
+        environment, recycle = pack_environment_of(self.environment, {})
+        identity = environment.identity if environment is not None else None
+        return JobSpec(self.id, self.name, len(self._tasks), identity, recycle)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of its tasks, in the order of adding; those that have been handed in."""
+        return list(self._ids)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Its tasks, as they were added."""
+        return list(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    # -- waiting and fetching
+
+    def wait(self, timeout: float | timedelta | None = None, heartbeat: Callable[[Job], object] | None = None) -> bool:
+        """Wait until all its tasks have ended, well or not; False when `timeout` seconds are over.
+
+        heartbeat: called with the job about once a second meanwhile, in this thread; what it raises ends the waiting.
+        """
+        self._handed_in()
+        limit_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if heartbeat is None:
+                return self._wait(left)
+            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left)):
+                return True
+            if left is not None and left <= HEARTBEAT_S:
+                return False
+            heartbeat(self)
+
+    wait_until_done = wait
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        try:
+            self._client.barrier(self._ids, timeout=timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def results(
+        self, order: bool = True, timeout: float | timedelta | None = None, return_exceptions: bool = False
+    ) -> list[Any] | Iterator[Any]:
+        """What its tasks gave: return values, and dicts of the pulled names; waits for them.
+
+        Args:
+            order: a list in the order of adding; False: an iterator, each as soon as it is there.
+            timeout: seconds, then TimeoutError.
+            return_exceptions: exceptions stand among the values; otherwise the first is raised.
+        """
+        self._handed_in()
+        if not order:
+            done = self._client.as_completed(self._ids, timeout)
+            return (self._value(task_id, return_exceptions) for task_id in done)
+        self._client.barrier(self._ids, timeout=timeout)
+        return [self._value(task_id, return_exceptions) for task_id in self._ids]
+
+    def _value(self, task_id: int, return_exceptions: bool) -> Any:
+        try:
+            result = self._client.get_task_result(task_id, raw=False)
+            result.raise_exception()
+        except Exception as error:
+            if return_exceptions:
+                return error
+            raise
+        is_code = isinstance(self._tasks[self._ids.index(task_id)], StringTask)
+        return dict(result.results) if is_code else result.result
+
+    def _handed_in(self) -> None:
+        if len(self._ids) < len(self._tasks):
+            raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
+
+    # -- acting and looking
+
+    def abort(self, interrupt: bool = True) -> None:
+        """Abort what has not ended; tasks that were not handed in never are.  See ``tc.abort``."""
+        del self._tasks[len(self._ids) :]
+        if self._ids:
+            self._client.abort(self._ids, interrupt)
+
+    def counts(self) -> dict[str, int]:
+        """How many of its tasks are scheduled, pending, succeeded, failed."""
+        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
+        for row in self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else ():
+            found[row.state] += 1
+        return found
+
+    def __repr__(self) -> str:
+        if not self._ids:
+            return f"<Job {self.name!r}: {len(self._tasks)} tasks, not handed in>"
+        return (
+            f"<Job {self.name!r}: {', '.join(f'{count} {state}' for state, count in self.counts().items() if count)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        counts = self.counts()
+        return f"<div>Job {html.escape(self.name)}</div>{html_table(tuple(counts), [tuple(counts.values())])}"

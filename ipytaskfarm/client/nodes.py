@@ -1,0 +1,118 @@
+"""What `tc.snapshot` and `tc.check` give out: the farm's nodes, and which engines could serve a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..core.demands import amount
+from ..core.messages import Checked, FarmState
+from .display import html_table, table
+
+_HEADINGS = (
+    "node",
+    "state",
+    "engines",
+    "slots",
+    "cores",
+    "load",
+    "memory",
+    "free",
+    "disk free",
+    "in use",
+    "environments",
+)
+
+
+def _gib(size: int | float | None) -> str:
+    return "" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+class Node:
+    """One node: `name, state, platform, python, cores, load, memory, free_memory, free_disk, capacity, used, engines,
+    environments, priority, slots, guard`.  Memory and disk in bytes, load as a share of the cores; `capacity` and
+    `used` by resource; `environments` by engine id; `guard` says why the load guard starts nothing there, or ""."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.name: str = row["node"]
+        self.state: str = row["state"]
+        self.platform: str = row["platform"]
+        self.python: str = row["python"]
+        self.cores: int = row["cores"]
+        self.load: float | None = row["load"]
+        self.memory: int = row["memory"]
+        self.free_memory: int | None = row["free_memory"]
+        self.free_disk: int | None = row["free_disk"]
+        self.capacity: dict[str, float] = row["capacity"]
+        self.used: dict[str, float] = row["used"]
+        self.engines: int = row["engines"]
+        self.environments: dict[int, str] = {int(i): name for i, name in row["environments"].items()}
+        self.priority: int = row["priority"]
+        self.slots: int | None = row["slots"]
+        self.guard: str = row["guard"]
+
+    def cells(self) -> Sequence[object]:
+        """A line of the table."""
+        used = ", ".join(amount(name, value) for name, value in self.used.items())
+        environments = ", ".join(f"{i}: {name}" for i, name in sorted(self.environments.items()))
+        load = "" if self.load is None else f"{self.load:.0%}"
+        return (
+            self.name, self.guard or self.state, self.engines, self.slots, self.cores, load, _gib(self.memory),
+            _gib(self.free_memory), _gib(self.free_disk), used, environments,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<node {self.name}: {self.state}, {self.engines} engines>"
+
+
+class Snapshot:
+    """The farm at one moment: `nodes` (see `Node`), `counts` of tasks by state, `slots` wanted on the whole farm."""
+
+    def __init__(self, state: FarmState) -> None:
+        self.nodes = [Node(row) for row in state.agents]
+        self.counts = dict(state.counts)
+        self.slots = state.wanted
+        self.farm = state.name
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, position: int) -> Node:
+        return self.nodes[position]
+
+    def __repr__(self) -> str:
+        return table(_HEADINGS, [node.cells() for node in self.nodes]) if self.nodes else "no nodes"
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEADINGS, [node.cells() for node in self.nodes])
+
+
+class Check:
+    """Whether any engine could serve a task; true if one could.
+
+    `engines`: ids of those that could.  `unmet`: why none ever can as the farm is now, or "".  `why`: engine id -> why
+    not.
+    """
+
+    def __init__(self, reply: Checked) -> None:
+        self.engines = [engine_id for engine_id, _, why in reply.rows if not why]
+        self.why = {engine_id: why for engine_id, _, why in reply.rows if why}
+        self.unmet = reply.unmet
+        self._rows = reply.rows
+
+    def __bool__(self) -> bool:
+        return bool(self.engines)
+
+    def _lines(self) -> list[tuple[object, ...]]:
+        return [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+
+    def __repr__(self) -> str:
+        if not self._rows:
+            return "the farm has no engines now"
+        return table(("engine", "node", ""), self._lines())
+
+    def _repr_html_(self) -> str:
+        return html_table(("engine", "node", ""), self._lines()) if self._rows else repr(self)

@@ -1,0 +1,321 @@
+"""The rules of a task: attributes that say where, when and how often it runs, checked where they are set.
+
+`Task` and `Job` share them: what a job says holds for each of its tasks that does not say it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from operator import index
+from typing import Any, TypedDict
+
+from ..core.checks import check_count, check_seconds
+from ..core.choice import PLACEMENTS
+from ..core.demands import OPERATORS, SIZES, Asks, Condition, Want, bytes_of
+from ..core.messages import Function, Recovery, Rules
+from ..doors.pack import pack_function
+from ..environment import TaskEnvironment
+from .environments import pack_environment_of
+
+LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
+"""Names for priorities; any int is one."""
+
+
+class Asking(TypedDict, total=False):
+    """What a task may ask of its engine and its node.
+
+    environment: a `TaskEnvironment`, that its engine is prepared with; it is ``env`` in its namespace.
+    requires: conditions on an engine's facts and properties, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``.
+    resources: what it takes of its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair is
+        (at least, at most).
+    exclusive: nothing else runs on its node meanwhile.
+    group, max_parallel, max_parallel_per_node: no more than so many of the group run at once.
+    force: it starts also where the load guard says no.
+    fail_if_unmet: it fails at once when no engine can serve it.
+    placement: which of the free engines it takes: default, priority, least_recent, most_recent, random,
+        nearest_environment.
+    locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
+    grace: seconds between its interrupt and the signals that end its engine.
+    """
+
+    environment: TaskEnvironment | None
+    requires: Mapping[str, Any] | None
+    resources: Mapping[str, Any] | None
+    exclusive: bool
+    group: str | None
+    max_parallel: int | None
+    max_parallel_per_node: int | None
+    force: bool
+    fail_if_unmet: bool
+    placement: str | None
+    locality: Callable[[dict[str, Any]], int] | None
+    grace: float | timedelta | None
+
+
+# --------------------------------------------------------------------------------------------------
+# Checks: (attribute, value) -> the value as it is kept
+
+
+def wrong(attribute: str, expected: str, value: object) -> TypeError:
+    """The error for a value of another type."""
+    return TypeError(f"{attribute} must be {expected}, not {type(value).__name__}: {value!r:.80}")
+
+
+def flag(attribute: str, value: Any) -> bool:
+    """True or False; 0 and 1 were what scripts of the time wrote."""
+    if value is not True and value is not False and value not in (0, 1):
+        raise wrong(attribute, "True or False", value)
+    return bool(value)
+
+
+def whole(attribute: str, value: Any) -> int:
+    """An int, of any kind but bool."""
+    if isinstance(value, bool):
+        raise wrong(attribute, "an int", value)
+    try:
+        return index(value)
+    except TypeError:
+        raise wrong(attribute, "an int", value) from None
+
+
+def _retries(value: Any) -> int:
+    number = whole("retries", value)
+    if number < 0:
+        raise ValueError(f"retries must be 0 or more, not {number}")
+    return number
+
+
+def _depend(value: Any) -> Any:
+    # Not refused when it is not callable: such a task fits no engine (as in IPython 0.10), and `explain` says why.
+    return value
+
+
+def _text(attribute: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise wrong(attribute, "a str or None", value)
+    return value
+
+
+def _targets(value: Any) -> tuple[int, ...] | None:
+    if value is None or (isinstance(value, str) and value == "all"):
+        return None
+    if isinstance(value, (list, tuple, set, frozenset, range)):
+        ids = tuple(whole("targets", i) for i in value)
+        if not ids:
+            raise ValueError("targets must name at least one engine id; None means any engine")
+        return ids
+    return (whole("targets", value),)
+
+
+def _environment(value: Any) -> TaskEnvironment | None:
+    if isinstance(value, type) and issubclass(value, TaskEnvironment):
+        raise TypeError(f"environment must be an instance: {value.__name__}(), not the class itself")
+    if value is not None and not isinstance(value, TaskEnvironment):
+        raise wrong("environment", "a TaskEnvironment or None", value)
+    return value
+
+
+def _requires(value: Any) -> tuple[Condition, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise wrong("requires", "a dict of names and conditions, like {'memory': '>= 4 GiB'}", value)
+    return tuple(_condition(name, wanted) for name, wanted in value.items())
+
+
+def _condition(name: Any, wanted: Any) -> Condition:
+    if not isinstance(name, str):
+        raise wrong("requires", "a dict whose keys are names", name)
+    if isinstance(wanted, (list, tuple, set, frozenset)):
+        return Condition(name, "in", tuple(_operand(name, each) for each in wanted))
+    if isinstance(wanted, str):
+        for op in sorted(OPERATORS, key=len, reverse=True):
+            if wanted.startswith(op) and not op[0].isalpha():
+                return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
+    return Condition(name, "==", _operand(name, wanted))
+
+
+def _operand(name: str, value: Any) -> str | float | bool:
+    if isinstance(value, (bool, int, float)):
+        return value
+    if not isinstance(value, str):
+        raise wrong(f"requires: {name}", "a number, a str, or a list of them", value)
+    if name in SIZES:
+        return bytes_of(value)
+    if name in ("python", "version"):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _resources(value: Any) -> tuple[Want, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise wrong("resources", "a dict of names and amounts, like {'cores': 2, 'memory': '2 GiB'}", value)
+    return tuple(_want(name, amount) for name, amount in value.items())
+
+
+def _want(name: Any, amount: Any) -> Want:
+    if not isinstance(name, str):
+        raise wrong("resources", "a dict whose keys are names", name)
+    least, most = amount if isinstance(amount, (tuple, list)) and len(amount) == 2 else (amount, amount)
+    want = Want(name, _amount(name, least), _amount(name, most))
+    if want.most < want.least:
+        raise ValueError(f"resources: of {name} at least {least} and at most {most} cannot be")
+    return want
+
+
+def _amount(name: str, value: Any) -> float:
+    if isinstance(value, str):
+        value = bytes_of(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong(f"resources: {name}", "a number, a size, or a pair of them", value)
+    if not value >= 0:
+        raise ValueError(f"resources: {name} must be 0 or more, not {value}")
+    return float(value)
+
+
+def _placement(value: Any) -> str | None:
+    if value is not None and value not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _locality(value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise wrong("locality", "a function of an engine's properties, or None", value)
+    return value
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "retries": _retries,
+    "depend": _depend,
+    "name": partial(_text, "name"),
+    "priority": partial(whole, "priority"),
+    "time_limit": partial(check_seconds, "time_limit", zero=False),
+    "targets": _targets,
+    "environment": _environment,
+    "requires": _requires,
+    "resources": _resources,
+    "exclusive": partial(flag, "exclusive"),
+    "group": partial(_text, "group"),
+    "max_parallel": partial(check_count, "max_parallel", least=1),
+    "max_parallel_per_node": partial(check_count, "max_parallel_per_node", least=1),
+    "force": partial(flag, "force"),
+    "fail_if_unmet": partial(flag, "fail_if_unmet"),
+    "placement": _placement,
+    "locality": _locality,
+    "grace": partial(check_seconds, "grace"),
+}
+
+DEFAULTS: dict[str, Any] = {
+    "retries": 0, "recovery_task": None, "depend": None, "name": None, "priority": 0, "time_limit": None,
+    "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
+    "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
+    "locality": None, "grace": None,
+}  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------
+# Packing
+
+_NO_RULES = Rules()
+_NO_ASKS = Asks()
+
+
+def pack_rules(
+    given: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    job: str | None,
+    recovery: Recovery | None,
+    functions: dict[str, Function],
+) -> Rules | None:
+    """Rules as they travel; the functions that they need are added to `functions`.
+
+    Args:
+        given: what the task says.  shared: what its job says.
+    """
+    said = {**shared, **{name: value for name, value in given.items() if name in DEFAULTS}}
+    if said.keys() == _ENVIRONMENT and job is None and recovery is None:
+        return _environment_alone(said["environment"], functions)
+    asks = _pack_asks(said, job, functions) if said.keys() & _ASKED else None
+    rules = Rules(
+        name=said.get("name"),
+        priority=said.get("priority", 0),
+        retries=said.get("retries", 0),
+        time_limit_s=said.get("time_limit"),
+        targets=said.get("targets"),
+        depend=_pack_depend(said.get("depend"), functions),
+        recovery=recovery,
+        job=job,
+        asks=asks,
+        grace_s=said.get("grace"),
+    )
+    return None if rules == _NO_RULES else rules
+
+
+_ASKED = frozenset(Asking.__annotations__) - {"grace"}
+_ENVIRONMENT = frozenset({"environment"})
+
+
+def _pack_asks(said: Mapping[str, Any], job: str | None, functions: dict[str, Function]) -> Asks | None:
+    environment, recycle = pack_environment_of(said.get("environment"), functions)
+    if said.keys() & _ASKED == _ENVIRONMENT:
+        return Asks(environment=environment, recycle=recycle) if environment or recycle else None
+    limited = said.get("max_parallel") is not None or said.get("max_parallel_per_node") is not None
+    group = said.get("group") or (job if limited else None)
+    if limited and group is None:
+        raise ValueError("max_parallel and max_parallel_per_node are limits of a group: give group='a name' too")
+    asks = Asks(
+        environment=environment,
+        recycle=recycle,
+        requires=said.get("requires", ()),
+        resources=said.get("resources", ()),
+        exclusive=said.get("exclusive", False),
+        group=group,
+        max_parallel=said.get("max_parallel"),
+        max_parallel_per_node=said.get("max_parallel_per_node"),
+        force=said.get("force", False),
+        fail_if_unmet=said.get("fail_if_unmet", False),
+        placement=said.get("placement"),
+        locality=_pack_function(said.get("locality"), functions),
+    )
+    return None if asks == _NO_ASKS else asks
+
+
+_alone: list[Rules | None] = [None]
+"""The last rules that were made of nothing but an environment: a loop hands in many such tasks."""
+
+
+def _environment_alone(environment: TaskEnvironment | None, functions: dict[str, Function]) -> Rules | None:
+    packed, recycle = pack_environment_of(environment, functions)
+    last = _alone[0]
+    if last is not None and last.asks is not None and last.asks.environment is packed and last.asks.recycle == recycle:
+        return last
+    asks = Asks(environment=packed, recycle=recycle)
+    _alone[0] = None if asks == _NO_ASKS else Rules(asks=asks)
+    return _alone[0]
+
+
+def _pack_depend(depend: Any, functions: dict[str, Function]) -> str | None:
+    if depend is not None and not callable(depend):
+        depend = partial(not_callable, repr(depend))
+    return _pack_function(depend, functions)
+
+
+def _pack_function(function: Any, functions: dict[str, Function]) -> str | None:
+    if function is None:
+        return None
+    code = pack_function(function)
+    functions[code.digest] = code
+    return code.digest
+
+
+def not_callable(what: str, properties: object) -> bool:
+    """Stands for a `depend` that is no function: never true, and `explain` shows this error."""
+    raise TypeError(f"depend is {what}, not a function of an engine's properties")

@@ -1,0 +1,97 @@
+"""What the scheduler decides in a turn, for the shell to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from .demands import Allotment, Environment, Recycle
+from .messages import Final, Incarnation, Message, TaskRow
+from .saves import Save
+from .verdicts import Evaluate
+
+ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool]
+"""(task id, attempt, function, time limit, properties version, environment, whether its memory is to be measured)"""
+
+
+class Assignment(NamedTuple):
+    """Tasks for an engine; the shell adds their payloads and sends one `HandOut`."""
+
+    agent: str
+    engine: Incarnation
+    tasks: list[ToRun]
+    environment: Environment | None = None
+    """The engine's, from now on."""
+    allotment: Allotment | None = None
+    """Of its only task."""
+    recycling: tuple[tuple[str, Recycle], ...] = ()
+    """See `farm.Engine.recycling`."""
+    graces: dict[int, float] | None = None
+    """Task -> its own time between a time limit's interrupt and the signals, for those that have one."""
+
+
+class LoadFinals(NamedTuple):
+    """Read results from the store: answer the client's question `n` with `Fetched`."""
+
+    session: str
+    n: int
+    ids: list[int]
+    unfinished: list[int]
+    unknown: list[int]
+    refusals: list[Final]
+
+
+class LoadTable(NamedTuple):
+    """Read final tasks' rows, merge with these, and answer question `n` with the last of them in a `TaskTable`."""
+
+    session: str
+    n: int
+    ids: list[int]
+    rows: list[TaskRow]
+    unknown: list[int]
+    name: str | None
+    last: int = 0
+    omitted: int = 0
+
+
+class LoadOriginals(NamedTuple):
+    """Read these tasks as they were handed in; they come back as `events.Originals`."""
+
+    session: str
+    n: int
+    ids: list[int]
+    missing: list[int]
+    not_failed: list[int]
+
+
+class LoadExplanation(NamedTuple):
+    """Explain a final task from the store: answer question `n` with `Text`."""
+
+    session: str
+    n: int
+    id: int
+
+
+class LoadCompacted(NamedTuple):
+    """Compact the store: answer question `n` with `Text`."""
+
+    session: str
+    n: int
+
+
+Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadExplanation | LoadCompacted
+
+
+@dataclass(slots=True)
+class Decision:
+    """What the shell must do after a turn: commit all `saves`, and only then everything else."""
+
+    saves: list[Save] = field(default_factory=list)
+    sends: list[tuple[str, Message]] = field(default_factory=list)
+    assignments: list[Assignment] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    evaluations: list[Evaluate] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """One line each, for the log."""
+    finished: bool = False
+    """The farm has stopped: the controller ends."""

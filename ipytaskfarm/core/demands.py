@@ -1,0 +1,217 @@
+"""What tasks ask of the engine that is to run them: an environment, resources, conditions, when it is recycled.
+
+Values only, as they travel within `messages.Rules`.  Where they are weighed: `core.gates` (what changes from moment to
+moment), `core.eligibility` (what does not) and `core.environments`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+CORES, MEMORY, GPU = "cores", "memory", "gpu"
+"""Resources of every node, in cores, bytes and devices.  A farm's owner may declare others (licences, …)."""
+
+LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
+CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES})
+"""Facts of a node that change by themselves: conditions on them are weighed when a task is about to start."""
+
+SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
+"""Facts in bytes."""
+
+_VERSIONS = frozenset({"python", "version"})
+"""Facts that are compared number by number: 3.9 is less than 3.11."""
+
+Value: TypeAlias = str | float | bool | tuple[str | float | bool, ...]
+
+
+class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """User code that prepares an engine once for many tasks.
+
+    `identity` is a digest, and the name under which the code travels as a `Function`: two tasks of one identity share
+    engines, whoever handed them in.
+    """
+
+    identity: str
+    name: str
+    """For people."""
+    unique: str | None = None
+    """The user's own id of it, the additional one included: another identity under the same is an edit."""
+    variant: str = ""
+    """Digest of what does not make the identity: of two variants the first one wins."""
+    teardown_s: float = 5.0
+    """How long `teardown` may take before the engine is killed."""
+
+
+class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """When an engine is ended and replaced by a fresh one; between tasks, never within one."""
+
+    after_tasks: int | None = None
+    idle_s: float | None = None
+    interval_s: float | None = None
+    """Counted from the engine's start."""
+    at_times_s: tuple[int, ...] = ()
+    """Seconds after midnight, in the node's local time."""
+    memory_bytes: int | None = None
+    """Private memory, reached or exceeded."""
+    on_job_end: bool = False
+    when_unreferenced: bool = False
+    """No task that has not ended, and no job, uses the environment any more."""
+    on_failure: bool = False
+
+
+class Condition(msgspec.Struct, frozen=True, array_like=True):
+    """``name op value`` of an engine's facts, its properties, or its node's state."""
+
+    name: str
+    op: str
+    """One of < <= > >= == != in, "not in"."""
+    value: Value
+
+    def __str__(self) -> str:
+        value = [_shown(self.name, v) for v in self.value] if isinstance(self.value, tuple) else None
+        return f"{self.name} {self.op} {_shown(self.name, self.value) if value is None else value}"
+
+
+class Want(msgspec.Struct, frozen=True, array_like=True):
+    """So much of a resource, at least and at most: what is free between the two is allotted."""
+
+    name: str
+    least: float
+    most: float
+
+
+class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """All that a task asks of its engine and its node.  Tasks that ask for the same wait in one class."""
+
+    environment: Environment | None = None
+    recycle: Recycle | None = None
+    """When its engine is recycled; with `environment` None this counts for engines that ran tasks of its job alone."""
+    requires: tuple[Condition, ...] = ()
+    resources: tuple[Want, ...] = ()
+    exclusive: bool = False
+    """Nothing else runs on its node meanwhile."""
+    group: str | None = None
+    max_parallel: int | None = None
+    """It does not start while so many of its group run on the farm; the next one: on the node."""
+    max_parallel_per_node: int | None = None
+    force: bool = False
+    """It starts also where the load guard says no."""
+    fail_if_unmet: bool = False
+    """It fails at once when no engine can serve it."""
+    placement: str | None = None
+    """Which of the free engines it takes, see `core.choice`; None: the farm's way."""
+    locality: str | None = None
+    """Digest of a function of an engine's properties: -1 never there, 0 indifferent, the more the better."""
+
+    @property
+    def identity(self) -> str | None:
+        """Of its environment."""
+        return self.environment.identity if self.environment is not None else None
+
+    @property
+    def by_job(self) -> bool:
+        """Whether it matters to its engine which job it belongs to."""
+        return self.recycle is not None and (self.environment is None or self.recycle.on_job_end)
+
+    @property
+    def gated(self) -> bool:
+        """Whether it may have to wait although an engine that could serve it is free."""
+        return bool(
+            self.resources
+            or self.exclusive
+            or (self.group is not None and (self.max_parallel is not None or self.max_parallel_per_node is not None))
+            or any(condition.name in CHANGING for condition in self.requires)
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is sent ahead with it: each start, or each end, is weighed."""
+        return self.gated or (self.recycle is not None and self.recycle.memory_bytes is not None)
+
+
+class Allotment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task was allotted of its node, for as long as it runs."""
+
+    amounts: dict[str, float] = {}
+    gpus: tuple[str, ...] = ()
+    """The devices, as CUDA_VISIBLE_DEVICES names them."""
+    exclusive: bool = False
+    """It has the node to itself."""
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+OPERATORS = (*_OPERATORS, "in", "not in")
+
+_NUMBERS = re.compile(r"\d+")
+
+
+def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
+    """Why a condition does not hold of what is known; "" if it does."""
+    if condition.name not in known:
+        return f"{condition}: this engine has no {condition.name}"
+    found = known[condition.name]
+    try:
+        holds = _holds(condition, found)
+    except TypeError:
+        return f"{condition}: it is {found!r}, which cannot be compared with that"
+    return "" if holds else f"{condition}: it is {_shown(condition.name, found)}"
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value for people."""
+    if name in SIZES and isinstance(value, (int, float)):
+        return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(value)
+
+
+def _holds(condition: Condition, found: Any) -> bool:
+    wanted: Any = condition.value
+    if isinstance(wanted, tuple):
+        return any(_same(condition.name, found, each) for each in wanted) is (condition.op == "in")
+    if condition.name in _VERSIONS:
+        found, wanted = _version(found), _version(wanted)
+        if condition.op in ("==", "!="):
+            found = found[: len(wanted)]  # 3.11 is any 3.11.x
+    return bool(_OPERATORS[condition.op](found, wanted))
+
+
+def _same(name: str, found: Any, wanted: Any) -> bool:
+    if name in _VERSIONS:
+        version = _version(wanted)
+        return _version(found)[: len(version)] == version
+    return bool(found == wanted)
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    return tuple(int(number) for number in _NUMBERS.findall(str(text)))
+
+
+def amount(name: str, value: float) -> str:
+    """So much of a resource, for people."""
+    if name == MEMORY:
+        return f"{value / 2**20:,.0f} MiB of memory"
+    return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
+
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it, ``"300 MiB"``: k, M, G and T are powers of 1024.  ValueError for anything else."""
+    found = _SIZE.match(text)
+    if found is None:
+        raise ValueError(f"a size like '300 MiB' or '2G' is expected, not {text!r}")
+    return int(float(found[1]) * _UNITS[found[2].lower()])

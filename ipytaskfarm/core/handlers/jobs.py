@@ -1,0 +1,64 @@
+"""Jobs: what belongs together, and when it has ended."""
+
+from __future__ import annotations
+
+from ..decision import Decision
+from ..farm import Farm, Job
+from ..messages import JobSpec, Rules
+from ..saves import SaveJob
+
+
+def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
+    """Tasks of this job follow.  Said with each message that holds some of them."""
+    job = farm.jobs.get(spec.id)
+    if job is None:
+        job = farm.jobs[spec.id] = Job(spec, session)
+    elif spec.total > job.spec.total:
+        job.spec, job.ended = spec, False
+    if spec.environment is not None:
+        job.environments.add(spec.environment)
+    if not job.ended:
+        keep_referenced(farm, job)
+
+
+def keep_referenced(farm: Farm, job: Job) -> None:
+    """A job that has not ended may still need its environments."""
+    for identity in job.environments:
+        use = farm.environments.get(identity)
+        if use is not None:
+            use.jobs.add(job.spec.id)
+
+
+def has_arrived(farm: Farm, rules: Rules | None) -> None:
+    """One task more of a job, accepted or refused."""
+    job = farm.jobs.get(rules.job) if rules is not None and rules.job is not None else None
+    if job is not None:
+        job.arrived += 1
+        farm.perhaps_ended[job.spec.id] = None
+
+
+def save_jobs(farm: Farm, specs: list[JobSpec], out: Decision) -> None:
+    """How far they have arrived."""
+    for spec in specs:
+        job = farm.jobs[spec.id]
+        if not job.ended:
+            keep_referenced(farm, job)
+        out.saves.append(SaveJob(job.spec, job.session, job.arrived))
+
+
+def end_orphans(farm: Farm, out: Decision) -> None:
+    """Some time after a start: clients that have not come back hand in no more of their jobs."""
+    for session in {job.session for job in farm.jobs.values()}:
+        client = farm.clients.get(session)
+        if client is None or not client.here:
+            client_is_gone(farm, session, out)
+
+
+def client_is_gone(farm: Farm, session: str, out: Decision) -> None:
+    """What it had not handed in of its jobs never comes: they are complete without it."""
+    for job in farm.jobs.values():
+        if job.session == session and job.arrived < job.spec.total:
+            spec = job.spec
+            job.spec = JobSpec(spec.id, spec.name, job.arrived, spec.environment, spec.recycle)
+            out.saves.append(SaveJob(job.spec, job.session, job.arrived))
+            farm.perhaps_ended[spec.id] = None

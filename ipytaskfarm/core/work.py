@@ -1,0 +1,62 @@
+"""What a task does and what it left: matters between client and engine, to controller and agents it is bytes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+
+class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
+    """Code to run in the engine's namespace: push, execute, pull."""
+
+    code: str
+    pull: tuple[str, ...] = ()
+    push: bytes | None = None
+    """A packed dict, see `doors.pack`."""
+    clear_before: bool = False
+    clear_after: bool = False
+
+
+class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """A function call.  The function itself travels as `Function`, named by `Submission.function`."""
+
+    arguments: bytes | None = None
+    """Packed ``(args, kwargs)``; None for a call without arguments."""
+    clear_before: bool = False
+    clear_after: bool = False
+    raw: bool = False
+    """A MapTask: the runner writes it into `ResultBody.kind`, so that any client gives out the bare return value."""
+    each: bool = False
+    """A chunk of a map.  The arguments are ``(items, star)``: the function is called with each item (star: with each
+    item's items).  The value is ``(values, errors)``: None stands among the values where an error is, and each error
+    is ``(index, whether it rejected the engine, FailureBody)``."""
+
+
+Work: TypeAlias = StringWork | CallWork
+"""The payload of a task.  Controller and agents see it only as bytes."""
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """An exception as it travels: readable even if it cannot be unpickled."""
+
+    etype: str
+    value: str
+    traceback: str = ""
+    """User frames only, as text."""
+    pickled: bytes | None = None
+    """The exception itself, where it can be pickled."""
+
+
+class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task left: its values, its failure, its output."""
+
+    value: bytes | None = None
+    """Packed: a dict of the pulled names, or a function's return value."""
+    failure: FailureBody | None = None
+    stdout: str = ""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+    kind: str = "names"
+    """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""

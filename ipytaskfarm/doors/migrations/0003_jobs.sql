@@ -1,0 +1,7 @@
+-- Jobs: what tasks belong to together.
+CREATE TABLE jobs (
+    id           TEXT PRIMARY KEY,
+    spec         TEXT NOT NULL,
+    session      TEXT NOT NULL,         -- the client's session
+    arrived      INTEGER NOT NULL       -- so many of its tasks have been handed in
+);

@@ -1,0 +1,258 @@
+"""What prepares an engine once for many tasks, and when engines are recycled: classes that users fill in.
+
+    class Database(TaskEnvironment):
+        def __init__(self, path):
+            self.path = path
+
+        def setup(self):                       # once per engine, before its first task
+            self.connection = connect(self.path)
+
+        def teardown(self):                    # before the engine ends
+            self.connection.close()
+
+    tc.run(Task("rows = env.connection.count()", pull="rows", environment=Database("a.db")))
+
+From STK Parallel Computing's TaskEnvironment and HostRecycleSettings.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from .core.checks import check_bytes, check_count, check_seconds
+from .core.demands import Recycle
+
+__all__ = ["RecycleSettings", "TaskEnvironment"]
+
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\Z")
+
+
+class RecycleSettings:
+    """When an engine is ended, after a task, and a fresh one takes its place.  Each may be assigned later.
+
+    Args:
+        after_tasks: after so many tasks.
+        idle_timeout: when it has had nothing to do for so long (seconds or timedelta).
+        interval: so long after its start.
+        at_times: at these times of day, ``["09:00", "15:00"]``, in the local time of the engine's node.
+        max_memory: when its private memory has reached this, ``"300 MiB"`` or bytes.
+        on_job_end: when a job that uses the environment has ended.
+        when_unreferenced: when no unfinished task, and no job that has not ended, uses it any more.
+        on_failure: when a task has failed.
+
+    Nothing of it ever ends an engine within a task.  Raises TypeError or ValueError that names the setting.
+    """
+
+    after_tasks: int | None
+    idle_timeout: float | datetime.timedelta | None
+    interval: float | datetime.timedelta | None
+    at_times: list[str] | None
+    max_memory: int | str | None
+    on_job_end: bool
+    when_unreferenced: bool
+    on_failure: bool
+
+    def __init__(
+        self,
+        after_tasks: int | None = None,
+        idle_timeout: float | datetime.timedelta | None = None,
+        interval: float | datetime.timedelta | None = None,
+        at_times: list[str] | None = None,
+        max_memory: int | str | None = None,
+        on_job_end: bool = False,
+        when_unreferenced: bool = False,
+        on_failure: bool = False,
+    ) -> None:
+        self.after_tasks = after_tasks
+        self.idle_timeout = idle_timeout
+        self.interval = interval
+        self.at_times = at_times
+        self.max_memory = max_memory
+        self.on_job_end = on_job_end
+        self.when_unreferenced = when_unreferenced
+        self.on_failure = on_failure
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = _CHECKS.get(name)
+        if check is None:
+            raise AttributeError(f"RecycleSettings has no {name!r}; it has {', '.join(_CHECKS)}")
+        check(name, value)
+        self.__dict__[name] = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RecycleSettings) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        given = [f"{name}={value!r}" for name, value in self.__dict__.items() if value not in (None, False)]
+        return f"RecycleSettings({', '.join(given)})"
+
+    def as_message(self) -> Recycle | None:
+        """As it travels; None: nothing is set."""
+        at_times = tuple(sorted(_seconds_of_day("at_times", text) for text in self.at_times or ()))
+        made = Recycle(
+            after_tasks=self.after_tasks,
+            idle_s=check_seconds("idle_timeout", self.idle_timeout),
+            interval_s=check_seconds("interval", self.interval),
+            at_times_s=at_times,
+            memory_bytes=check_bytes("max_memory", self.max_memory),
+            on_job_end=bool(self.on_job_end),
+            when_unreferenced=bool(self.when_unreferenced),
+            on_failure=bool(self.on_failure),
+        )
+        return None if made == Recycle() else made
+
+
+def _times(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of times of day like ['09:00', '15:00'], not {value!r}")
+    for text in value:
+        _seconds_of_day(name, text)
+
+
+def _seconds_of_day(name: str, text: Any) -> int:
+    if isinstance(text, datetime.time):
+        return text.hour * 3600 + text.minute * 60 + text.second
+    found = _TIME.match(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f"{name} must hold times of day like '09:00' or '15:30:10', not {text!r}")
+    return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {type(value).__name__}: {value!r}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "after_tasks": partial(check_count, least=1),
+    "idle_timeout": partial(check_seconds, zero=False),
+    "interval": partial(check_seconds, zero=False),
+    "at_times": _times,
+    "max_memory": check_bytes,
+    "on_job_end": _flag,
+    "when_unreferenced": _flag,
+    "on_failure": _flag,
+}
+
+
+class TaskEnvironment:
+    """User code that prepares an engine once for many tasks.  Override `setup` and `teardown`.
+
+    The instance, with what `setup` put on it, is the name ``env`` in the tasks' namespace.
+
+    Which engines are shared is decided by its identity.  Without a `unique_id` that is a digest of the class's code and
+    of the attributes: the same cell run again, in another kernel, is the same environment, edited code is another one.
+    With a `unique_id` (a str or UUID) it is that id, `additional_id`, and the class's code; other attributes are not
+    looked at (the first ones are used).
+
+    Attributes, of the class or of the instance:
+        unique_id, additional_id: see above.
+        cwd: the folder in which its tasks begin.
+        preload: modules to be imported before `setup`.
+        teardown_timeout: seconds after which an engine whose `teardown` has not come to its end is killed (5).
+        recycle: `RecycleSettings`; not part of the identity.
+
+    A TaskEnvironment that is no subclass and has no `unique_id` is *empty*: its tasks run on any engine.
+    From STK Parallel Computing.
+    """
+
+    unique_id: Any = None
+    additional_id: Any = None
+    cwd: str | None = None
+    preload: tuple[str, ...] | list[str] = ()
+    teardown_timeout: float = 5.0
+
+    _not_sent: ClassVar[frozenset[str]] = frozenset({"_recycle"})
+
+    def setup(self) -> None:
+        """Called once on each engine that gets the environment, before its first task."""
+
+    def teardown(self) -> None:
+        """Called before such an engine ends, unless it is killed."""
+
+    @property
+    def recycle(self) -> RecycleSettings:
+        """When its engines are recycled; set what you like of it in place."""
+        found: RecycleSettings | None = self.__dict__.get("_recycle")
+        if found is None:
+            found = self.__dict__["_recycle"] = RecycleSettings()
+        return found
+
+    @recycle.setter
+    def recycle(self, settings: RecycleSettings) -> None:
+        if not isinstance(settings, RecycleSettings):
+            raise TypeError(f"recycle must be RecycleSettings, not {type(settings).__name__}")
+        self.__dict__["_recycle"] = settings
+
+    recycle_settings = recycle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._not_sent}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it prepares nothing: its tasks run on any engine."""
+        return type(self) is TaskEnvironment and self.unique_id is None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.unique_id is None:
+            return type(self).__name__
+        more = "" if self.additional_id is None else f"/{self.additional_id}"
+        return f"{self.unique_id}{more}"
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r:.40}" for name, value in self.__getstate__().items())
+        return f"{type(self).__name__}({given})"
+
+    @staticmethod
+    def of(setup: Callable[[Any], object]) -> FunctionEnvironment:
+        """A decorator: an environment of one function, or of two.
+
+        @TaskEnvironment.of
+        def database(env):
+            env.connection = connect()
+
+        @database.on_teardown
+        def database(env):
+            env.connection.close()
+        """
+        return FunctionEnvironment(setup)
+
+
+class FunctionEnvironment(TaskEnvironment):
+    """What `TaskEnvironment.of` makes of functions that take the environment as their argument."""
+
+    def __init__(self, setup: Callable[[Any], object]) -> None:
+        if not callable(setup):
+            raise TypeError(f"TaskEnvironment.of decorates a function of the environment, not {setup!r:.80}")
+        self._setup = setup
+        self._teardown: Callable[[Any], object] | None = None
+
+    def on_teardown(self, teardown: Callable[[Any], object]) -> FunctionEnvironment:
+        """A decorator for the other function."""
+        self._teardown = teardown
+        return self
+
+    def setup(self) -> None:
+        """Call the first."""
+        self._setup(self)
+
+    def teardown(self) -> None:
+        """Call the second, if there is one."""
+        if self._teardown is not None:
+            self._teardown(self)
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return super().name if self.unique_id is not None else getattr(self._setup, "__name__", "environment")

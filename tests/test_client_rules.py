@@ -1,0 +1,226 @@
+"""What a task may ask for, as it is checked and as it travels; environments and what identifies them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import RecycleSettings, Task, TaskEnvironment
+from ipytaskfarm.client.environments import pack_environment_of
+from ipytaskfarm.client.tasks import pack_task
+from ipytaskfarm.core.demands import Asks, Condition, Recycle, Want
+from ipytaskfarm.core.messages import Function
+
+
+def asks(**rules: Any) -> Asks | None:
+    packed = pack_task(Task("1", **rules)).rules
+    return packed.asks if packed is not None else None
+
+
+@pytest.mark.parametrize(
+    ("given", "travels"),
+    [
+        ({"memory": ">= 4 GiB"}, [Condition("memory", ">=", 4 * 2**30)]),
+        ({"free_memory": 100}, [Condition("free_memory", "==", 100)]),
+        ({"hostname": ["a", "b"]}, [Condition("hostname", "in", ("a", "b"))]),
+        ({"cores": ">=2", "model": "A100"}, [Condition("cores", ">=", 2.0), Condition("model", "==", "A100")]),
+        ({"model": "!= K80"}, [Condition("model", "!=", "K80")]),
+        ({"python": ">= 3.12"}, [Condition("python", ">=", "3.12")]),
+        ({"python": ["3.11", "3.12"]}, [Condition("python", "in", ("3.11", "3.12"))]),
+        ({"load": "< 0.5"}, [Condition("load", "<", 0.5)]),
+        ({"fast": True}, [Condition("fast", "==", True)]),
+        ({"name": "insane"}, [Condition("name", "==", "insane")]),
+        ({}, None),
+    ],
+)
+def test_conditions_as_they_travel(given: dict[str, Any], travels: list[Condition] | None) -> None:
+    found = asks(requires=given)
+    assert (list(found.requires) if found is not None else None) == travels
+
+
+@pytest.mark.parametrize(
+    ("given", "travels"),
+    [
+        ({"cores": 2}, [Want("cores", 2, 2)]),
+        ({"cores": (1, 4)}, [Want("cores", 1, 4)]),
+        ({"memory": "2 GiB"}, [Want("memory", 2**31, 2**31)]),
+        ({"memory": ("1G", "2G"), "licence": 0.5}, [Want("memory", 2**30, 2**31), Want("licence", 0.5, 0.5)]),
+    ],
+)
+def test_resources_as_they_travel(given: dict[str, Any], travels: list[Want]) -> None:
+    found = asks(resources=given)
+    assert found is not None
+    assert list(found.resources) == travels
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "text"),
+    [
+        ({"requires": "memory >= 4"}, TypeError, "requires must be a dict of names and conditions"),
+        ({"requires": {1: 2}}, TypeError, "requires must be a dict whose keys are names"),
+        ({"requires": {"a": None}}, TypeError, "requires: a must be a number, a str, or a list"),
+        ({"requires": {"memory": ">= much"}}, ValueError, "a size like '300 MiB'"),
+        ({"resources": 2}, TypeError, "resources must be a dict"),
+        ({"resources": {"cores": "many"}}, ValueError, "a size like"),
+        ({"resources": {"cores": -1}}, ValueError, "cores must be 0 or more"),
+        ({"resources": {"cores": (4, 1)}}, ValueError, "of cores at least 4 and at most 1 cannot be"),
+        ({"resources": {"cores": True}}, TypeError, "resources: cores must be a number"),
+        ({"exclusive": "yes"}, TypeError, "exclusive must be True or False"),
+        ({"max_parallel": 0}, ValueError, "max_parallel must be 1 or more"),
+        ({"max_parallel": "two"}, TypeError, "max_parallel must be an int"),
+        ({"group": 3}, TypeError, "group must be a str or None"),
+        ({"placement": "best"}, ValueError, "placement must be one of default, priority"),
+        ({"locality": 3}, TypeError, "locality must be a function"),
+        ({"grace": -1}, ValueError, "grace must be 0 seconds or more"),
+        ({"time_limit": 0}, ValueError, "time_limit must be more than 0 seconds"),
+        ({"colour": "red"}, TypeError, "has no argument 'colour'"),
+    ],
+)
+def test_what_is_wrong_is_named(rules: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        Task("1", **rules)
+    if "colour" not in rules:
+        task = Task("1")
+        (name, value) = next(iter(rules.items()))
+        with pytest.raises(error, match=text):
+            setattr(task, name, value)
+
+
+def test_a_task_that_asks_for_nothing_travels_without_rules() -> None:
+    assert pack_task(Task("1", requires={}, resources={}, exclusive=False, environment=TaskEnvironment())).rules is None
+
+
+def test_an_empty_environment_is_nobodys() -> None:
+    environment = TaskEnvironment()
+    environment.recycle.after_tasks = 3
+    assert asks(environment=environment) == Asks(recycle=Recycle(after_tasks=3))
+    assert asks(environment=TaskEnvironment()) is None
+
+
+# -- identity
+
+
+class Data(TaskEnvironment):
+    def __init__(self, path: str, **more: Any) -> None:
+        self.path = path
+        self.__dict__.update(more)
+
+    def setup(self) -> None:
+        self.rows = [1]
+
+
+class Other(Data):
+    def setup(self) -> None:
+        self.rows = [2]
+
+
+def identity(environment: TaskEnvironment) -> str:
+    functions: dict[str, Function] = {}
+    packed, _ = pack_environment_of(environment, functions)
+    assert packed is not None
+    assert list(functions) == [packed.identity]
+    return packed.identity
+
+
+def test_without_an_id_code_and_attributes_are_the_identity() -> None:
+    assert identity(Data("a")) == identity(Data("a"))
+    assert identity(Data("a")) != identity(Data("b"))
+    assert identity(Data("a")) != identity(Other("a"))
+    changed = Data("a")
+    before = identity(changed)
+    changed.path = "b"
+    assert identity(changed) == identity(Data("b")) != before
+    deep = Data("a", values=[1])
+    first = identity(deep)
+    deep.values.append(2)  # type: ignore[attr-defined]
+    assert identity(deep) != first, "what is changed inside is seen too"
+
+
+def test_recycle_settings_are_no_part_of_it() -> None:
+    environment = Data("a")
+    environment.recycle.after_tasks = 7
+    assert identity(environment) == identity(Data("a"))
+
+
+def test_with_an_id_the_id_and_the_code_are_the_identity() -> None:
+    assert identity(Data("a", unique_id="x")) == identity(Data("b", unique_id="x"))
+    assert identity(Data("a", unique_id="x")) != identity(Data("a", unique_id="y"))
+    assert identity(Data("a", unique_id="x")) != identity(Data("a", unique_id="x", additional_id=1))
+    assert identity(Data("a", unique_id="x")) != identity(Other("a", unique_id="x"))
+
+
+def test_code_of_a_notebook_that_is_edited_in_place_is_seen() -> None:
+    names: dict[str, Any] = {"__name__": "__main__", "TaskEnvironment": TaskEnvironment}
+    exec("class Here(TaskEnvironment):\n    def setup(self):\n        self.a = 1\n", names)
+    exec("def better(self):\n    self.a = 2\n", names)
+    environment = names["Here"]()
+    before = identity(environment)
+    names["Here"].setup = names["better"]
+    assert identity(environment) != before
+
+
+def test_what_cannot_travel_is_refused_and_named() -> None:
+    with pytest.raises(TypeError, match="lock"), open("/dev/null") as file:
+        pack_task(Task("1", environment=Data("a", lock=file)))
+
+
+# -- settings
+
+
+def test_recycle_settings_as_they_travel() -> None:
+    settings = RecycleSettings(
+        after_tasks=3,
+        idle_timeout=datetime.timedelta(minutes=1),
+        interval=60,
+        at_times=["15:00", "9:30:10", datetime.time(1, 2, 3)],  # type: ignore[list-item]
+        max_memory="300 MiB",
+        on_job_end=True,
+        when_unreferenced=True,
+        on_failure=True,
+    )
+    assert settings.as_message() == Recycle(
+        after_tasks=3,
+        idle_s=60.0,
+        interval_s=60.0,
+        at_times_s=(3723, 34210, 54000),
+        memory_bytes=300 * 2**20,
+        on_job_end=True,
+        when_unreferenced=True,
+        on_failure=True,
+    )
+    assert RecycleSettings().as_message() is None
+    assert RecycleSettings(after_tasks=3) == RecycleSettings(after_tasks=3) != RecycleSettings()
+    assert repr(RecycleSettings(after_tasks=3, on_failure=True)) == "RecycleSettings(after_tasks=3, on_failure=True)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("after_tasks", 0, ValueError),
+        ("after_tasks", "3", TypeError),
+        ("idle_timeout", -1, ValueError),
+        ("interval", "soon", TypeError),
+        ("at_times", "09:00", TypeError),
+        ("at_times", ["9 o'clock"], ValueError),
+        ("at_times", ["24:00"], ValueError),
+        ("max_memory", "much", ValueError),
+        ("max_memory", 1.5, TypeError),
+        ("on_job_end", "yes", TypeError),
+        ("after_lunch", True, AttributeError),
+    ],
+)
+def test_wrong_recycle_settings_are_named(name: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=name):
+        setattr(RecycleSettings(), name, value)
+
+
+def test_settings_of_an_environment_are_set_in_place_or_whole() -> None:
+    environment = TaskEnvironment()
+    environment.recycle.on_job_end = True
+    assert environment.recycle == RecycleSettings(on_job_end=True)
+    environment.recycle_settings = RecycleSettings(after_tasks=2)
+    assert environment.recycle.after_tasks == 2
+    with pytest.raises(TypeError, match="recycle must be RecycleSettings"):
+        environment.recycle = {"after_tasks": 2}  # type: ignore[assignment]
