@@ -558,3 +558,74 @@ def test_blank_engines_that_are_too_many_end() -> None:
     world.sim.advance(11.0)
     world.move()
     assert world.has == {}
+
+
+# -- the first failure of a job
+
+
+def submit_failing(world: World, total: int = 4, sent: int = 4) -> list[int]:
+    spec = m.JobSpec("j", "j", total, abort_on_failure=True)
+    return [world.submit(m.Rules(job="j"), [spec]) for _ in range(sent)]
+
+
+def reasons(world: World) -> dict[int, str]:
+    return {task: final.reason for task, final in world.sim.store.finals.items()}
+
+
+def test_the_first_failure_ends_a_job_that_asks_for_it() -> None:
+    world = World(1)
+    other = world.submit(None)
+    ids = submit_failing(world)
+    world.run()
+    world.run()
+    world.run("error")
+    assert reasons(world) == {
+        other: "", ids[0]: "", ids[1]: "error", ids[2]: "aborted with its job", ids[3]: "aborted with its job",
+    }  # fmt: skip
+    failure = world.sim.store.finals[ids[2]].failure
+    assert failure is not None
+    assert failure.value == f"task {ids[1]} of its job failed (error): planted"
+
+
+def test_an_error_with_retries_left_ends_nothing() -> None:
+    world = World(1)
+    spec = m.JobSpec("j", "j", 2, abort_on_failure=True)
+    ids = [world.submit(m.Rules(job="j", retries=1), [spec]) for _ in range(2)]
+    world.run("error")
+    world.run_all()
+    assert reasons(world) == dict.fromkeys(ids, "")
+
+
+def test_tasks_that_come_too_late_are_aborted_too_also_after_a_restart() -> None:
+    for crash in (False, True):
+        world = World(1)
+        ids = submit_failing(world, total=4, sent=1)
+        world.run("error")
+        if crash:
+            world.sim.crash()
+            world.sim.join_client()
+            world.move()
+        ids += submit_failing(world, total=4, sent=3)
+        assert reasons(world) == {ids[0]: "error"} | dict.fromkeys(ids[1:], "aborted with its job")
+
+
+def test_a_retry_goes_on_with_the_job() -> None:
+    world = World(1)
+    ids = submit_failing(world)
+    world.run("error")
+    reply = world.sim.ask(m.Retry(ids))
+    assert isinstance(reply, m.Retried)
+    assert len(reply.ids) == 4
+    world.move()
+    world.run_all()
+    assert {reasons(world)[new] for _, new in reply.ids} == {""}
+
+
+def test_an_abort_says_why() -> None:
+    world = World(1)
+    world.submit(None)
+    task = world.submit(None)
+    world.sim.ask(m.Abort([task], reason="the data is wrong"))
+    failure = world.sim.store.finals[task].failure
+    assert failure is not None
+    assert failure.value == f"task {task} was aborted: the data is wrong"

@@ -105,7 +105,8 @@ class FarmMachine(RuleBasedStateMachine):
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
             self.handed_in[self.next_id] = rules
-            jobs = [m.JobSpec(rules.job, rules.job, 3)] if rules is not None and rules.job is not None else []
+            name = rules.job if rules is not None else None
+            jobs = [m.JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
             self.sim.submit(self.next_id, rules, jobs=jobs)
             self.next_id += 1
 

@@ -15,13 +15,15 @@ from ..core.messages import Function, JobSpec
 from ..environment import TaskEnvironment
 from .display import html_table
 from .environments import pack_environment_of
-from .rules import CHECKS, DEFAULTS, pack_rules
+from .rules import CHECKS, DEFAULTS, flag, pack_rules
 from .tasks import Shared, StringTask, Task, as_task, pack_task
 
 if TYPE_CHECKING:
     from .taskclient import TaskClient
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task"}
+_OWN = {"abort_on_failure": "abort_on_failure", "cancel_on_task_failure": "abort_on_failure"}
+"""Attributes of the job itself, by the names under which they may be set."""
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
@@ -35,6 +37,8 @@ class Job:
     `requires`, `resources`, `exclusive`, `group`, `max_parallel`, `placement` …).  `environment` is never None: of an
     empty one the recycle settings can be set in place, ``job.environment.recycle.on_job_end = True``.
 
+    `abort_on_failure`: the first of its tasks that fails for good ends the others, reason "aborted with its job".
+
     From STK Parallel Computing's Job.
     """
 
@@ -44,6 +48,7 @@ class Job:
         d["_shared"] = {"environment": TaskEnvironment()}
         d["_tasks"] = []
         d["_ids"] = []
+        d["abort_on_failure"] = False
         d["id"] = uuid.uuid4().hex
         d["name"] = name if name is not None else f"job {next(_numbers)}"
         for attribute, value in shared.items():
@@ -53,8 +58,12 @@ class Job:
 
     def __setattr__(self, attribute: str, value: Any) -> None:
         attribute = {"task_environment": "environment"}.get(attribute, attribute)
+        if attribute in _OWN:
+            self.__dict__[_OWN[attribute]] = flag(attribute, value)
+            return
         if attribute not in _SHARED:
-            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {', '.join(sorted(_SHARED))}")
+            known = ", ".join(sorted(_SHARED | _OWN.keys()))
+            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
@@ -74,6 +83,7 @@ class Job:
     _ids: list[int]
     id: str
     """Its own, for ever."""
+    abort_on_failure: bool
     name: str
 
     def set_task_environment(self, environment: TaskEnvironment) -> None:
@@ -107,7 +117,7 @@ class Job:
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
         identity = environment.identity if environment is not None else None
-        return JobSpec(self.id, self.name, len(self._tasks), identity, recycle)
+        return JobSpec(self.id, self.name, len(self._tasks), identity, recycle, self.abort_on_failure)
 
     @property
     def ids(self) -> list[int]:
@@ -168,6 +178,11 @@ class Job:
         self._client.barrier(self._ids, timeout=timeout)
         return [self._value(task_id, return_exceptions) for task_id in self._ids]
 
+    def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
+        """The ids of its tasks, each as soon as it has ended.  TimeoutError when `timeout` seconds are over."""
+        self._handed_in()
+        return self._client.as_completed(self._ids, timeout)
+
     def _value(self, task_id: int, return_exceptions: bool) -> Any:
         try:
             result = self._client.get_task_result(task_id, raw=False)
@@ -185,16 +200,25 @@ class Job:
 
     # -- acting and looking
 
-    def abort(self, interrupt: bool = True) -> None:
+    def abort(self, reason: str = "", interrupt: bool = True) -> None:
         """Abort what has not ended; tasks that were not handed in never are.  See ``tc.abort``."""
         del self._tasks[len(self._ids) :]
         if self._ids:
-            self._client.abort(self._ids, interrupt)
+            self._client.abort(self._ids, interrupt, reason)
+
+    def retry(self) -> list[int]:
+        """Hand in those of its tasks that failed once more, as new ones that take the place of the old; their ids."""
+        again = self._client._retry([row.id for row in self._rows() if row.state == "failed"])
+        self._ids[:] = [again.get(task_id, task_id) for task_id in self._ids]
+        return list(again.values())
+
+    def _rows(self) -> list[messages.TaskRow]:
+        return self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else []
 
     def counts(self) -> dict[str, int]:
         """How many of its tasks are scheduled, pending, succeeded, failed."""
         found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
-        for row in self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else ():
+        for row in self._rows():
             found[row.state] += 1
         return found
 

@@ -17,7 +17,7 @@ import msgspec
 from ..core import errors
 from ..core.messages import Failure as WireFailure
 from ..core.messages import Final
-from ..core.states import Reason, State
+from ..core.states import ABORTS, Reason, State
 from ..core.work import ResultBody
 from ..doors.pack import unpack, unpack_error
 from .display import output_html, text_html, value_html
@@ -28,6 +28,7 @@ _NOTHING = ResultBody()
 
 _BY_REASON: dict[str, type[Exception]] = {
     Reason.ABORTED: errors.TaskAborted,
+    Reason.JOB_ABORTED: errors.TaskAborted,
     Reason.TIME_LIMIT: errors.TimeLimitExceeded,
     Reason.ENGINE_LOST: errors.EngineLost,
     Reason.MEMORY: errors.MemoryLimitExceeded,
@@ -58,7 +59,7 @@ def error_named(etype: str, text: str) -> Exception:
 def error_of(final: Final, body: ResultBody) -> BaseException:
     """The exception of a failed task: the task's own where there is one, else what its reason says."""
     error: BaseException | None = None
-    if final.reason == Reason.ABORTED:
+    if final.reason in ABORTS:
         # What the task itself saw was TaskCancelled; that is not what happened to the caller.
         text = final.failure.value if final.failure else ""
         error = errors.TaskAborted(text or f"task {final.id} was aborted")

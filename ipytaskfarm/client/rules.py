@@ -38,6 +38,7 @@ class Asking(TypedDict, total=False):
         nearest_environment.
     locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
     grace: seconds between its interrupt and the signals that end its engine.
+    lost_retries: how often it is run again after the loss of its engine; None: that comes out of its retries.
     """
 
     environment: TaskEnvironment | None
@@ -52,6 +53,7 @@ class Asking(TypedDict, total=False):
     placement: str | None
     locality: Callable[[dict[str, Any]], int] | None
     grace: float | timedelta | None
+    lost_retries: int | None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -211,13 +213,14 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "placement": _placement,
     "locality": _locality,
     "grace": partial(check_seconds, "grace"),
+    "lost_retries": partial(check_count, "lost_retries", least=0),
 }
 
 DEFAULTS: dict[str, Any] = {
     "retries": 0, "recovery_task": None, "depend": None, "name": None, "priority": 0, "time_limit": None,
     "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
-    "locality": None, "grace": None,
+    "locality": None, "grace": None, "lost_retries": None,
 }  # fmt: skip
 
 
@@ -248,6 +251,7 @@ def pack_rules(
         name=said.get("name"),
         priority=said.get("priority", 0),
         retries=said.get("retries", 0),
+        lost_retries=said.get("lost_retries"),
         time_limit_s=said.get("time_limit"),
         targets=said.get("targets"),
         depend=_pack_depend(said.get("depend"), functions),
@@ -259,7 +263,7 @@ def pack_rules(
     return None if rules == _NO_RULES else rules
 
 
-_ASKED = frozenset(Asking.__annotations__) - {"grace"}
+_ASKED = frozenset(Asking.__annotations__) - {"grace", "lost_retries"}
 _ENVIRONMENT = frozenset({"environment"})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..core import messages
 from ..core.messages import Final
-from ..core.states import Reason
+from ..core.states import ABORTS, Reason
 from ..doors.runtime import Where
 from . import sessions
 from .display import Text, html_table
@@ -55,6 +55,8 @@ def id_list(ids: Ids) -> list[int]:
     return [task_id(ids)]
 
 
+_RAISED = ABORTS | {Reason.REFUSED}
+"""Fetching such a task raises: there is no result to be looked at."""
 LOOK_S = 1.0
 """How long showing a client may take."""
 
@@ -178,7 +180,7 @@ class TaskClient:
         body = decode_body(final)
         if raw:
             if final.reason:
-                if final.reason in (Reason.ABORTED, Reason.REFUSED) or body.kind == "raw" or self._is_raw(final):
+                if final.reason in _RAISED or body.kind == "raw" or self._is_raw(final):
                     raise error_of(final, body)
             elif body.kind == "raw":
                 return TaskResult(final, body).result
@@ -292,7 +294,7 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
 
-    def abort(self, taskid: Ids, interrupt: bool = True) -> None:
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
         """Abort a task, or several.  Returns after the controller's answer; never waits for the task.
 
         Args:
@@ -300,12 +302,13 @@ class TaskClient:
                 can be are aborted, ended ones passed over, and IndexError raised for unknown ones after the rest.
             interrupt: whether `errors.TaskCancelled` is raised in a running one (and its engine killed if that
                 does not end it); False lets it run to its end, and its result is dropped.
+            reason: for people; it stands in the `TaskAborted` that who fetches the task gets.
         """
         single = not isinstance(taskid, Iterable)
         ids = [task_id(taskid)] if single else id_list(taskid)
         if not ids:
             return
-        reply = self._ask(messages.Abort(ids, bool(interrupt)), messages.Aborted)
+        reply = self._ask(messages.Abort(ids, bool(interrupt), str(reason)), messages.Aborted)
         unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
@@ -335,12 +338,15 @@ class TaskClient:
 
         Raises IndexError for ids that are not there and ValueError for tasks that did not fail, after the rest.
         """
-        wanted = id_list(ids)
+        return list(self._retry(id_list(ids)).values())
+
+    def _retry(self, wanted: list[int]) -> dict[int, int]:
+        """Old id -> new id."""
         if not wanted:
-            return []
+            return {}
         reply = self._ask(messages.Retry(wanted), messages.Retried)
-        new = [new_id for _, new_id in reply.ids]
-        self._session.adopt(new)
+        new = dict(reply.ids)
+        self._session.adopt(new.values())
         if reply.missing:
             raise IndexError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
         if reply.not_failed:

@@ -129,7 +129,7 @@ class Task:
         time_limit: seconds (or a timedelta) that one run may take; waiting does not count.
         targets: engine ids on which it may run (an int or several); None: any.
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
-        placement, locality, grace: what it asks of its engine and its node, see `rules.Asking`.
+        placement, locality, grace, lost_retries: what it asks of its engine and its node, see `rules.Asking`.
 
     Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
     `push` are those of IPython 0.10's task interface.
@@ -156,6 +156,7 @@ class Task:
     placement: str | None = None
     locality: Callable[[dict[str, Any]], int] | None = None
     grace: float | timedelta | None = None
+    lost_retries: int | None = None
 
     _ruled: bool = False
     """Some rule was set: only then is there anything to look at when it is packed."""

@@ -22,7 +22,7 @@ from ..core.farm import Now
 from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, Message, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
-from ..core.states import Reason
+from ..core.states import ABORTS
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
@@ -170,7 +170,7 @@ class Controller:
             log.error("the store refused stale rows of tasks %s", fenced[:20])
         self._payloads.keep(out.saves)
         self._payloads.forget(
-            save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason == Reason.ABORTED
+            save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason in ABORTS
         )
 
     # -- what goes out

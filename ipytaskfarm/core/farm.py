@@ -145,6 +145,10 @@ class Job:
     ended: bool = False
     environments: set[str] = field(default_factory=set)
     """Identities that it keeps referenced while it has not ended."""
+    tasks: dict[int, None] = field(default_factory=dict)
+    """Those that have not ended, where one that fails ends the others."""
+    failed: str = ""
+    """Why all its tasks are aborted; "": they are not."""
 
     @property
     def complete(self) -> bool:
@@ -422,6 +426,8 @@ class Farm:
     """All classes that need an environment."""
     groups: dict[str, Group] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
+    to_abort: dict[str, None] = field(default_factory=dict)
+    """Jobs that have failed, with tasks that have not ended."""
     perhaps_ended: dict[str, None] = field(default_factory=dict)
     """Jobs to be looked at at the end of the turn, and environments."""
     perhaps_unused: dict[str, None] = field(default_factory=dict)

@@ -85,6 +85,8 @@ class JobSpec(msgspec.Struct, frozen=True):
     environment: str | None = None
     """Identity of its default environment, which it uses as long as it has not ended."""
     recycle: Recycle | None = None
+    abort_on_failure: bool = False
+    """The first of its tasks that fails ends all others."""
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -199,6 +201,8 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
 
     ids: list[int]
     interrupt: bool = True
+    reason: str = ""
+    """For people."""
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):

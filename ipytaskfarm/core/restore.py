@@ -46,6 +46,7 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
         job = farm.jobs[saved.spec.id] = Job(saved.spec, saved.session, saved.arrived)
+        job.failed = saved.failed
         if saved.spec.environment is not None:
             job.environments.add(saved.spec.environment)
     for task_record in snapshot.tasks:

@@ -114,6 +114,8 @@ class SaveJob(msgspec.Struct, frozen=True):
     spec: JobSpec
     session: str
     arrived: int
+    failed: str = ""
+    """Why all its tasks are aborted."""
 
 
 class SaveSetting(msgspec.Struct, frozen=True):

@@ -171,6 +171,8 @@ class Scheduler:
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)
+        if farm.to_abort:
+            clients.abort_with_jobs(farm, now, out)
         if farm.perhaps_ended or farm.perhaps_unused:
             settle_jobs(farm, now, out)
         if farm.freed:

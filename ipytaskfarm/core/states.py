@@ -62,12 +62,16 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     UNMET = "unmet"
     ENVIRONMENT = "environment setup"
+    JOB_ABORTED = "aborted with its job"
     TOO_LARGE = "too large"
     REFUSED = "refused"
 
 
 CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Reason.TOO_LARGE, Reason.ENVIRONMENT})
 """Spend a retry, until none is left."""
+
+ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
+"""Somebody wanted it so: `TaskAborted` is raised by who fetches it."""
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}
 """Run the recovery_task when the budget is used up."""

@@ -115,18 +115,29 @@ def _count_in_job(farm: Farm, task: Task) -> None:
     if job is None:
         return
     job.unfinished += 1
+    if job.spec.abort_on_failure:
+        job.tasks[task.id] = None
+        if job.failed:  # it came too late
+            farm.to_abort[job.spec.id] = None
     if task.environment is not None and task.environment not in job.environments:
         job.environments.add(task.environment)
         if not job.ended:
             farm.environments[task.environment].jobs.add(job.spec.id)
 
 
-def _end_in_job(farm: Farm, task: Task) -> None:
+def _end_in_job(farm: Farm, task: Task, final: Final) -> None:
     job = farm.jobs.get(task.job or "")
-    if job is not None:
-        job.unfinished -= 1
-        if job.complete:
-            farm.perhaps_ended[job.spec.id] = None
+    if job is None:
+        return
+    job.unfinished -= 1
+    if job.spec.abort_on_failure:
+        job.tasks.pop(task.id, None)
+        if final.reason and not job.failed:
+            why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
+            job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
+            farm.to_abort[job.spec.id] = None
+    if job.complete:
+        farm.perhaps_ended[job.spec.id] = None
 
 
 def accept(farm: Farm, submission: Submission, session: str, rules: Rules | None, out: Decision) -> Task:
@@ -266,7 +277,7 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
     if task.environment is not None:
         _end_use(farm, task)
     if task.job is not None:
-        _end_in_job(farm, task)
+        _end_in_job(farm, task, final)
     out.saves.append(SaveFinal(final))
     _tell(farm, task.session, final)
     watchers = farm.watchers.pop(task.id, None)

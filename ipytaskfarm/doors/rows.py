@@ -194,10 +194,10 @@ def _settings(group: list[s.SaveSetting]) -> list[Statement]:
 
 def _jobs(group: list[s.SaveJob]) -> list[Statement]:
     sql = (
-        "INSERT INTO jobs (id, spec, session, arrived) VALUES (?1, ?2, ?3, ?4) "
-        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4"
+        "INSERT INTO jobs (id, spec, session, arrived, failed) VALUES (?1, ?2, ?3, ?4, ?5) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5"
     )
-    return [Statement(sql, [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived) for j in group])]
+    return [Statement(sql, [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed) for j in group])]
 
 
 def _sticky(group: list[s.SaveSticky]) -> list[Statement]:
@@ -255,7 +255,7 @@ OLDEST_FINALS = (
 )
 FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
-JOBS = "SELECT spec, session, arrived FROM jobs"
+JOBS = "SELECT spec, session, arrived, failed FROM jobs"
 STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"
 FUNCTIONS = (
     "SELECT f.digest, f.code FROM json_each(?) AS asked CROSS JOIN functions AS f ON f.digest = asked.value "
@@ -307,8 +307,8 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 
 def read_job(row: Row) -> s.SaveJob:
     """A row of `JOBS`."""
-    spec, session, arrived = row
-    return s.SaveJob(_decode_job(spec), session, arrived)
+    spec, *rest = row
+    return s.SaveJob(_decode_job(spec), *rest)
 
 
 class RulesReader:

@@ -28,13 +28,13 @@ from ..messages import (
     Watch,
     Watched,
 )
-from ..saves import SaveAccepted, SaveClear, SaveSetting
-from ..states import Reason, State
+from ..saves import SaveAccepted, SaveClear, SaveJob, SaveSetting
+from ..states import ABORTS, Reason, State
 from ..task import DEFAULT_RULES, Handed, Task
 from ..transition import accept, final_without_answer, finish, forget
 from .asking import weigh_asks
 from .depends import need_verdicts
-from .jobs import client_is_gone
+from .jobs import client_is_gone, go_on_with
 from .submit import is_on_its_way, refused, take_ids
 
 RETRIED = "retried"
@@ -123,20 +123,44 @@ def on_abort(farm: Farm, session: str, n: int, question: Abort, now: Now, out: D
     for task_id in question.ids:
         task = farm.tasks.get(task_id)
         if task is not None:
-            _abort_one(farm, task, question.interrupt, recalls, now, out)
+            text = f"task {task.id} was aborted" + (f": {question.reason}" if question.reason else "")
+            _abort_one(farm, task, question.interrupt, Reason.ABORTED, text, recalls, now, out)
             outcomes.append((task_id, "aborted"))
         elif task_id in farm.finals:
-            ended = farm.finals[task_id] == Reason.ABORTED
+            ended = farm.finals[task_id] in ABORTS
             outcomes.append((task_id, "already aborted" if ended else "already completed"))
         else:
             outcomes.append((task_id, "already completed" if task_id in farm.refusals else "unknown"))
-    for name, runs in recalls.items():
-        recall(farm, farm.engines[name], runs, now, out)
+    _recall_all(farm, recalls, now, out)
     out.sends.append((session, Answer(n, Aborted(outcomes))))
 
 
+def abort_with_jobs(farm: Farm, now: Now, out: Decision) -> None:
+    """At the end of a turn: jobs that end with the first of their tasks that fails."""
+    recalls: dict[str, list[RunKey]] = {}
+    for job_id in farm.to_abort:
+        job = farm.jobs[job_id]
+        for task_id in list(job.tasks):
+            _abort_one(farm, farm.tasks[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
+        out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
+    farm.to_abort.clear()
+    _recall_all(farm, recalls, now, out)
+
+
+def _recall_all(farm: Farm, recalls: dict[str, list[RunKey]], now: Now, out: Decision) -> None:
+    for name, runs in recalls.items():
+        recall(farm, farm.engines[name], runs, now, out)
+
+
 def _abort_one(
-    farm: Farm, task: Task, interrupt: bool, recalls: dict[str, list[RunKey]], now: Now, out: Decision
+    farm: Farm,
+    task: Task,
+    interrupt: bool,
+    reason: Reason,
+    text: str,
+    recalls: dict[str, list[RunKey]],
+    now: Now,
+    out: Decision,
 ) -> None:
     place = task.place
     engine = farm.engines.get(place.engine) if type(place) is Handed else None
@@ -146,10 +170,7 @@ def _abort_one(
             recalls.setdefault(engine.name, []).append(run)
         elif interrupt:
             out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
-    final = final_without_answer(
-        task, engine, Reason.ABORTED, Failure("TaskAborted", f"task {task.id} was aborted"), now
-    )
-    finish(farm, task, final, out)
+    finish(farm, task, final_without_answer(task, engine, reason, Failure("TaskAborted", text), now), out)
 
 
 def grace_of(farm: Farm, task: Task) -> float:
@@ -217,6 +238,8 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
     pairs = []
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
+        if rules.job is not None:
+            go_on_with(farm, rules.job, out)
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked)
         block.next += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..decision import Decision
 from ..farm import Farm, Job
 from ..messages import JobSpec, Rules
@@ -43,6 +45,14 @@ def save_jobs(farm: Farm, specs: list[JobSpec], out: Decision) -> None:
         job = farm.jobs[spec.id]
         if not job.ended:
             keep_referenced(farm, job)
+        out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
+
+
+def go_on_with(farm: Farm, job_id: str, out: Decision) -> None:
+    """One of its tasks is tried again: what it failed for counts no more."""
+    job = farm.jobs.get(job_id)
+    if job is not None and job.failed:
+        job.failed = ""
         out.saves.append(SaveJob(job.spec, job.session, job.arrived))
 
 
@@ -59,6 +69,6 @@ def client_is_gone(farm: Farm, session: str, out: Decision) -> None:
     for job in farm.jobs.values():
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec
-            job.spec = JobSpec(spec.id, spec.name, job.arrived, spec.environment, spec.recycle)
-            out.saves.append(SaveJob(job.spec, job.session, job.arrived))
+            job.spec = msgspec.structs.replace(spec, total=job.arrived)
+            out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
             farm.perhaps_ended[spec.id] = None

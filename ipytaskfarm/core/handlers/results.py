@@ -10,7 +10,7 @@ from ..messages import AttemptRow, Ended, Failure, Final, Results, Returned
 from ..placement import begin_oldest, release
 from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut
-from ..states import CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
+from ..states import ABORTS, CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
 from ..task import RETRIED, RETURNED, Queued, Rejection, Task
 from ..transition import final_of_answer, finish, give_back, note_attempt, reclass, recovery_of, requeue
 from .nodes import failed_on, succeeded_on
@@ -70,7 +70,7 @@ def after_answer(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
 
 
 def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
-    if ended.outcome not in _OUTCOMES or ended.outcome == Reason.ABORTED:
+    if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS:
         # A task may raise TaskCancelled by itself: to the farm that is an error like any other.
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
     if ended.outcome == Reason.REJECTED:
