@@ -29,6 +29,8 @@ def class_for(farm: Farm, key: ClassKey) -> TaskClass:
         task_class = farm.classes[key] = TaskClass(key)
         if task_class.restricted:
             task_class.eligible = serving(farm, key)
+        if key.asks is not None and (key.asks.placement or key.asks.locality):
+            farm.choosy = True
     elif key.own is not None:
         # The task comes back with one more rejection.
         task_class.eligible = {e: None for e in task_class.eligible if may_serve(farm, e, key)}

@@ -432,6 +432,10 @@ class Farm:
     """Jobs to be looked at at the end of the turn, and environments."""
     perhaps_unused: dict[str, None] = field(default_factory=dict)
     checks: list[PendingCheck] = field(default_factory=list)
+    guarded: bool = False
+    """Whether there is a load guard."""
+    choosy: bool = False
+    """Some task had a placement or a locality of its own."""
     chance: int = 1
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
     stacks: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -466,9 +470,12 @@ class Farm:
     recall_check_s: float | None = None
 
     @property
-    def guarded(self) -> bool:
-        """Whether there is a load guard."""
-        return self.settings.load_limit is not None or self.settings.free_memory_limit is not None
+    def chooses(self) -> bool:
+        """Whether it may matter which of several free engines takes a task, beyond their turns."""
+        return bool(self.environments) or self.choosy or self.settings.placement != "default"
+
+    def __post_init__(self) -> None:
+        self.guarded = self.settings.load_limit is not None or self.settings.free_memory_limit is not None
 
     def number(self) -> int:
         """A number never given before in this life of the controller."""

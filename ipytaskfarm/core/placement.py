@@ -47,7 +47,9 @@ def best_class(farm: Farm, engine: Engine, now: Now) -> tuple[TaskClass, tuple[o
     agent = farm.agents[engine.agent]
     if agent.exclusive is not None:
         return None
-    own, kept_free = _own_first(farm, agent, engine, now)
+    own, kept_free = engine.heads.first(engine), False
+    if own is not None and (farm.guarded or own[2].gated or own[2].environment is not None):
+        own, kept_free = _own_first(farm, agent, engine, now)
     shared = None if farm.guarded and overload(farm, agent) else farm.open_heads.first()
     if kept_free and own is not None:
         return (shared[2], own[:2]) if shared is not None and shared[:2] < own[:2] else None
@@ -55,8 +57,11 @@ def best_class(farm: Farm, engine: Engine, now: Now) -> tuple[TaskClass, tuple[o
         return (shared[2], None) if shared is not None else None
     if shared is not None and _before(farm, engine, shared, own, now):
         return shared[2], own[:2]
-    others = [head[:2] for head in (shared, _next_own(engine, own[2])) if head is not None and own[:2] <= head[:2]]
-    return own[2], min(others, default=None)
+    behind = _next_own(engine, own[2]) if len(engine.heads) > 1 else None
+    if shared is not None and (behind is None or shared[:2] < behind):
+        behind = shared[:2]
+    # What was passed over, for tasks of the engine's own environment, is no limit.
+    return own[2], behind if behind is not None and own[:2] <= behind else None
 
 
 def _next_own(engine: Engine, first: TaskClass) -> tuple[Any, int] | None:
@@ -134,7 +139,7 @@ def _order(farm: Farm) -> None:
 
 def _serve(farm: Farm, engine: Engine, share: int, now: Now, out: Decision) -> None:
     """Fill one engine, or the one that suits its task better, and note where it stands then."""
-    if not engine.handed and (found := best_class(farm, engine, now)) is not None:
+    if not engine.handed and farm.chooses and (found := best_class(farm, engine, now)) is not None:
         chosen = idle_mate(farm, engine, found[0]) or better(farm, engine, found[0])
         if chosen is not engine:
             # It has a turn of its own, after the one that it left the task to.
@@ -227,12 +232,11 @@ def _hand_out(farm: Farm, engine: Engine, batch: Batch, tasks: list[ToRun], now:
 
 
 def _graces(farm: Farm, tasks: list[ToRun]) -> dict[int, float] | None:
-    found: dict[int, float] = {}
-    for task_id, _, _, time_limit_s, *_ in tasks:
-        rules = farm.tasks[task_id].rules if time_limit_s is not None else None
-        if rules is not None and rules.grace_s is not None:
-            found[task_id] = rules.grace_s
-    return found or None
+    limited = [task[0] for task in tasks if task[3] is not None]
+    if not limited:
+        return None
+    graces = {task_id: (farm.tasks[task_id].rules or DEFAULT_RULES).grace_s for task_id in limited}
+    return {task_id: grace_s for task_id, grace_s in graces.items() if grace_s is not None} or None
 
 
 def _may_follow(engine: Engine, task_class: TaskClass) -> bool:

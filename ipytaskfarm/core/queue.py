@@ -169,6 +169,10 @@ class Heads:
             self._tie += 1
             heappush(self._heap, (head[0], head[1], self._tie, task_class))
 
+    def __len__(self) -> int:
+        """Entries, those that mean nothing any more included."""
+        return len(self._heap)
+
     def drop_first(self) -> None:
         """The class that `first` gave is not to be found here until it is pushed again."""
         heappop(self._heap)
