@@ -392,7 +392,7 @@ def test_finished_results_flow_while_c_code_holds_the_gil(desk: Desk) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_engine_is_killed(desk: Desk) -> None:
-    desk.start_agent()
+    desk.start_agent("--stopped", "5")
     report = desk.controller.start_engine()
     desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)

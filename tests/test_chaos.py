@@ -62,8 +62,8 @@ def test_the_checker_finds_what_else_is_wrong() -> None:
 @pytest.mark.timeout(600)
 def test_ten_thousand_tasks_under_the_nemesis(farm_dirs: Dirs, tmp_path: Path) -> None:
     with background_farm("-n", "3", "--max-engine-losses", "1000000") as home:
-        did, found = torment(home, tmp_path / "ledger", 45.0, seed=1)
+        did, found = torment(home, tmp_path / "ledger", 35.0, seed=1)
     assert found == []
     assert did["engine"] >= 10, did
-    assert did["controller"] >= 3, did
+    assert did["controller"] >= 2, did
     assert did["agent"] == 1, did

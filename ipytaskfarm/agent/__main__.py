@@ -15,6 +15,7 @@ import setproctitle
 
 from ..core.errors import TaskFarmError
 from ..doors.runtime import Lock, private_folder
+from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
 
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         slots=given.slots,
         lease_s=given.lease,
         grace_s=given.grace,
+        stopped_s=given.stopped,
         memory_limit_bytes=given.memory_limit,
         preload=tuple(given.preload),
         resources=dict(given.resource),
@@ -67,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--lease", type=float, default=900.0, help="seconds without the controller after which engines end"
     )
     parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
+    parser.add_argument(
+        "--stopped", type=float, default=STOPPED_S, help="seconds after which an engine that was stopped is killed"
+    )
     parser.add_argument("--memory-limit", type=int, metavar="BYTES", help="what an engine may have of its own")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
     parser.add_argument(

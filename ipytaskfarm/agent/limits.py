@@ -72,15 +72,15 @@ class StoppedWatch:
         self._stopped_s = 0.0
         self._last_s: float | None = None
 
-    def too_long(self, stopped: bool, now_s: float) -> bool:
-        """Tell it what is seen now; True once the process has been stopped for `STOPPED_S`."""
+    def too_long(self, stopped: bool, now_s: float, limit_s: float = STOPPED_S) -> bool:
+        """Tell it what is seen now; True once the process has been stopped for `limit_s`."""
         if not stopped:
             self._stopped_s, self._last_s = 0.0, None
             return False
         if self._last_s is not None:
             self._stopped_s += min(now_s - self._last_s, self._gap_max_s)
         self._last_s = now_s
-        return self._stopped_s >= STOPPED_S
+        return self._stopped_s >= limit_s
 
 
 def is_stopped(pid: int) -> bool:

@@ -51,6 +51,7 @@ from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .relay import Relay
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     lease_s: float = 900.0
     grace_s: float = 1.0
+    stopped_s: float = STOPPED_S
     memory_limit_bytes: int | None = None
     resources: dict[str, float] = {}
     """Declared by the owner, beside what is found."""
@@ -112,7 +114,7 @@ class Agent:
             self._engines.adopt_dead(engine)
         self._resources, self._gpus = resources(settings.resources)
         self._node = NodeWatch(settings.folder)
-        self._watch = Watch(settings.grace_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
+        self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
         self._rung = False
         self._called = False

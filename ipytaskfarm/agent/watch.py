@@ -34,9 +34,10 @@ _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
 class Watch:
     """Time limits, memory, interrupts, stopped processes, stacks."""
 
-    def __init__(self, grace_s: float, lane: Lane, memory: MemoryWatch) -> None:
-        """grace_s: between a time limit's interrupt and SIGTERM."""
+    def __init__(self, grace_s: float, stopped_s: float, lane: Lane, memory: MemoryWatch) -> None:
+        """grace_s: between a time limit's interrupt and SIGTERM.  stopped_s: how long a process may be stopped."""
         self._grace_s = grace_s
+        self._stopped_s = stopped_s
         self._lane = lane
         self._memory = memory
         self._next_check_s = 0.0
@@ -84,7 +85,7 @@ class Watch:
         for engine in engines:
             if engine.phase is Phase.GONE or engine.child is None:
                 continue
-            if engine.stopped.too_long(is_stopped(engine.pid), now_s):
+            if engine.stopped.too_long(is_stopped(engine.pid), now_s, self._stopped_s):
                 log.warning("engine %d has been stopped for too long: killing it", engine.id)
                 engine.kill("stopped")
             _cut(engine)
