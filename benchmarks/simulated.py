@@ -10,6 +10,7 @@ from benchmarks.harness import Options, Row
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.events import Joined
 from ipytaskfarm.core.farm import Farm, Now, Settings
+from ipytaskfarm.core.parcels import Ended, Rules, Submission
 from ipytaskfarm.core.scheduler import Scheduler
 
 BATCH = 250
@@ -46,7 +47,7 @@ class Simulation:
             self.now = Now(self.now.mono_s + 0.001, self.now.wall_s + 0.001)
             waiting = []
             for assignment in out.assignments:
-                ended = [m.Ended(task[0], task[1], "", self.now.wall_s, 0.001) for task in assignment.tasks]
+                ended = [Ended(task[0], task[1], "", self.now.wall_s, 0.001) for task in assignment.tasks]
                 waiting.append((assignment.agent, m.Results(assignment.engine, ended)))
                 self.done += len(ended)
             for receiver, message in out.sends:
@@ -64,9 +65,9 @@ class Simulation:
     def rate(self, count: int, classes: int) -> float:
         """Tasks per CPU second; classes: how many different rules they have."""
         ids = self.take_ids(count)
-        rules = [None] if classes == 1 else [m.Rules(targets=(n,)) for n in range(classes)]
+        rules = [None] if classes == 1 else [Rules(targets=(n,)) for n in range(classes)]
         batches = [
-            m.Submit([m.Submission(i, b"work", 0.0, None, rules[i % len(rules)]) for i in ids[at : at + BATCH]])
+            m.Submit([Submission(i, b"work", 0.0, None, rules[i % len(rules)]) for i in ids[at : at + BATCH]])
             for at in range(0, count, BATCH)
         ]
         gc.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment, Recycle
 from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.parcels import JobSpec, Rules
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 
@@ -13,9 +14,9 @@ def env(name: str, **more: object) -> Environment:
     return Environment(identity=name, name=name, **more)  # type: ignore[arg-type]
 
 
-def rules(name: str | None, recycle: Recycle | None = None, job: str | None = None, **more: object) -> m.Rules:
+def rules(name: str | None, recycle: Recycle | None = None, job: str | None = None, **more: object) -> Rules:
     environment = env(name) if name is not None else None
-    return m.Rules(asks=Asks(environment=environment, recycle=recycle), job=job, **more)  # type: ignore[arg-type]
+    return Rules(asks=Asks(environment=environment, recycle=recycle), job=job, **more)  # type: ignore[arg-type]
 
 
 class World:
@@ -39,7 +40,7 @@ class World:
             if not self.agent.inbox and not self.agent.outbox:
                 return
 
-    def submit(self, task_rules: m.Rules | None, jobs: list[m.JobSpec] | None = None) -> int:
+    def submit(self, task_rules: Rules | None, jobs: list[JobSpec] | None = None) -> int:
         self.sim.submit(self.next_id, task_rules, jobs=jobs or [])
         self.next_id += 1
         self.move()

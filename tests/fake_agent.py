@@ -23,10 +23,8 @@ import zmq
 from ipytaskfarm.core.messages import (
     Batch,
     CommandDone,
-    Ended,
     EngineCommand,
     FromEngine,
-    Function,
     LaneExit,
     LaneHello,
     Recall,
@@ -34,6 +32,7 @@ from ipytaskfarm.core.messages import (
     Run,
     ToEngine,
 )
+from ipytaskfarm.core.parcels import Ended, Function
 from ipytaskfarm.core.work import FailureBody, ResultBody, StringWork
 from ipytaskfarm.doors.pack import pack, unpack
 from ipytaskfarm.doors.recorder import Bell, Recorder

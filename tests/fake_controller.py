@@ -19,10 +19,10 @@ from ipytaskfarm.core.messages import (
     HandOut,
     Results,
     Run,
-    RunKey,
     StartEngine,
     ToAgent,
 )
+from ipytaskfarm.core.parcels import RunKey
 from ipytaskfarm.core.work import StringWork
 from ipytaskfarm.doors.keys import make_farm_keys
 from ipytaskfarm.doors.runtime import ConnectionInfo, process_started, write_connection_file

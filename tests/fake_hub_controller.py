@@ -18,6 +18,7 @@ import msgspec
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import work
+from ipytaskfarm.core.parcels import Final, Submission
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.keys import make_farm_keys
 from ipytaskfarm.doors.pack import pack
@@ -26,7 +27,7 @@ from ipytaskfarm.doors.wire_hub import Hub, PeerNewEpoch
 encode = msgspec.msgpack.encode
 
 
-def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: Any) -> m.Final:
+def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: Any) -> Final:
     """The end of a task, handed in at 1000.5 and run for 0.25 s on engine 1."""
     values: dict[str, Any] = {
         "engine_id": 1,
@@ -37,7 +38,7 @@ def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: A
         "run_s": 0.25,
         "completed_s": 1001.25,
     }
-    return m.Final(task_id, reason, **(values | changes), body=body)
+    return Final(task_id, reason, **(values | changes), body=body)
 
 
 def names(**values: Any) -> bytes:
@@ -73,7 +74,7 @@ class FakeController:
         self.keys = make_farm_keys()
         runtime.private_folder(folder)
         self.connection_file = folder / "connection.json"
-        self.respond: Callable[[m.Submission], m.Final | None] = lambda task: final(task.id)
+        self.respond: Callable[[Submission], Final | None] = lambda task: final(task.id)
         self.command: Callable[[m.Command, int], m.CommandAnswer] = lambda c, i: m.CommandAnswer(c.n, i, True)
         self.answers: dict[type, Callable[[Any], Any]] = {
             m.Watch: self._watch,
@@ -89,9 +90,9 @@ class FakeController:
         """Tell of finals by itself, in full."""
         self.block = 1024
         # What outlives a restart
-        self.submitted: dict[int, m.Submission] = {}
+        self.submitted: dict[int, Submission] = {}
         self.functions: dict[str, bytes] = {}
-        self.finals: dict[int, m.Final] = {}
+        self.finals: dict[int, Final] = {}
         self.heard: list[Any] = []
         """Every message that came, in order."""
         self._next_id = 0

@@ -19,11 +19,12 @@ from ipytaskfarm.core.decision import Assignment, Decision, LoadFinals, LoadOrig
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
 from ipytaskfarm.core.events import Event, Gone, Joined, Originals, Tick
 from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.parcels import AttemptRow, Ended, Failure, Final, Function, JobSpec, Rules, RunKey, Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.verdicts import Evaluated, Verdict
 
-RunKey = m.RunKey
+RunKey = RunKey
 
 
 @dataclass
@@ -32,8 +33,8 @@ class SimStore:
 
     tasks: dict[int, s.SaveTask] = field(default_factory=dict)
     progress: dict[int, s.SaveRequeue] = field(default_factory=dict)
-    history: dict[int, list[m.AttemptRow]] = field(default_factory=dict)
-    finals: dict[int, m.Final] = field(default_factory=dict)
+    history: dict[int, list[AttemptRow]] = field(default_factory=dict)
+    finals: dict[int, Final] = field(default_factory=dict)
     handouts: dict[int, s.SaveHandOut] = field(default_factory=dict)
     blocks: dict[int, list[int | str]] = field(default_factory=dict)
     settings: dict[str, int | float | str | None] = field(default_factory=dict)
@@ -150,7 +151,7 @@ class SimEngine:
     id: int
     queue: deque[RunKey] = field(default_factory=deque)
     running: RunKey | None = None
-    done: dict[RunKey, m.Ended] = field(default_factory=dict)
+    done: dict[RunKey, Ended] = field(default_factory=dict)
     prepared: bool = False
     environment: Environment | None = None
     holding: tuple[RunKey, Allotment] | None = None
@@ -250,9 +251,9 @@ class SimFarm:
         error = "" if self.verdict is not None else "raised"
         return Verdict(engine, version, score >= 0 if scored else bool(self.verdict), error, score)
 
-    def _original(self, task_id: int) -> m.Submission:
+    def _original(self, task_id: int) -> Submission:
         task = self.store.tasks[task_id]
-        return m.Submission(task.id, task.payload, 0.0, task.function, task.rules)
+        return Submission(task.id, task.payload, 0.0, task.function, task.rules)
 
     def _send(self, receiver: str, message: m.Message) -> None:
         if receiver in self.agents:
@@ -286,14 +287,14 @@ class SimFarm:
     def submit(
         self,
         task_id: int,
-        rules: m.Rules | None = None,
+        rules: Rules | None = None,
         session: str = "client",
-        jobs: Sequence[m.JobSpec] = (),
+        jobs: Sequence[JobSpec] = (),
     ) -> None:
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
-        functions = [m.Function(digest, b"code") for digest in needed if digest is not None]
-        submission = m.Submission(task_id, b"work", self.now.wall_s, None, rules)
+        functions = [Function(digest, b"code") for digest in needed if digest is not None]
+        submission = Submission(task_id, b"work", self.now.wall_s, None, rules)
         self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:
@@ -407,8 +408,8 @@ class SimFarm:
             return None
         run, engine.running = engine.running, None
         engine.finished += 1
-        failure = m.Failure("ValueError", "planted") if outcome else None
-        ended = m.Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory)
+        failure = Failure("ValueError", "planted") if outcome else None
+        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory)
         engine.done[run] = ended
         results = m.Results(engine.name, [ended])
         agent.outbox.append(results)
@@ -504,6 +505,6 @@ def run_next(sim: SimFarm, agent: SimAgent, engine: SimEngine, outcome: str = ""
     return task_id
 
 
-def final_of(sim: SimFarm, task_id: int) -> m.Final:
+def final_of(sim: SimFarm, task_id: int) -> Final:
     """How a task ended, as the store has it."""
     return sim.store.finals[task_id]

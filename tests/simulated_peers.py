@@ -11,6 +11,7 @@ import msgspec
 from ipytaskfarm.client.outbox import Outbox
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
+from ipytaskfarm.core.parcels import Ended, Failure, Final, Function, Rules, RunKey
 from ipytaskfarm.core.session import Greeting, Heard, Session
 from ipytaskfarm.doors import wire
 
@@ -111,8 +112,8 @@ class Client(Speaker):
     def __init__(self, world: World, session: str) -> None:
         super().__init__(world, session)
         self.outbox = Outbox()
-        self.handed_in: dict[int, m.Rules | None] = {}
-        self.told: dict[int, m.Final] = {}
+        self.handed_in: dict[int, Rules | None] = {}
+        self.told: dict[int, Final] = {}
         self.asked: dict[int, m.Question] = {}
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
@@ -122,7 +123,7 @@ class Client(Speaker):
     def decode(self, body: Any) -> Sequence[object]:
         return wire.to_client.decode(body)
 
-    def hand_in(self, count: int, rules: m.Rules | None) -> None:
+    def hand_in(self, count: int, rules: Rules | None) -> None:
         for _ in range(count):
             if not self.outbox.has_id():
                 break
@@ -148,7 +149,7 @@ class Client(Speaker):
                 self.outbox.asked_ids = True
                 self.say(m.NeedIds())
             while (chunk := self.outbox.next_to_send(self.world.clock.mono_s)) is not None:
-                self.say(m.Submit(chunk.tasks, [m.Function(name, b"code") for name in "AB"]))  # of environments
+                self.say(m.Submit(chunk.tasks, [Function(name, b"code") for name in "AB"]))  # of environments
             if self.watch_behind:
                 # It may have accepted, and even finished, what we think it has not.
                 self.ask(m.Watch(self.watch_behind))
@@ -189,20 +190,20 @@ class Engine:
     def __init__(self, name: str, engine_id: int) -> None:
         self.name = name
         self.id = engine_id
-        self.queue: deque[m.RunKey] = deque()
-        self.running: m.RunKey | None = None
-        self.done: dict[m.RunKey, m.Ended] = {}
-        self.back: dict[m.RunKey, None] = {}
+        self.queue: deque[RunKey] = deque()
+        self.running: RunKey | None = None
+        self.done: dict[RunKey, Ended] = {}
+        self.back: dict[RunKey, None] = {}
         """Returned, and not acknowledged."""
         self.prepared = False
         self.finished = 0
         self.environment: Environment | None = None
-        self.holding: tuple[m.RunKey, Allotment] | None = None
+        self.holding: tuple[RunKey, Allotment] | None = None
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
         self.commands: set[tuple[str, int]] = set()
         """(session, n) of those it has run: none is run twice."""
 
-    def held(self) -> list[m.RunKey]:
+    def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.queue, *self.back]
 
 
@@ -266,7 +267,7 @@ class Agent(Speaker):
         for engine, lost in self.dying.values():
             self._say_loss(engine, lost)
 
-    def _say_results(self, engine: Engine, runs: list[m.RunKey]) -> None:
+    def _say_results(self, engine: Engine, runs: list[RunKey]) -> None:
         if runs and self.stated:
             self.say(m.Results(engine.name, [engine.done[run] for run in runs]), ("results", engine, runs))
 
@@ -327,7 +328,7 @@ class Agent(Speaker):
         elif isinstance(message, m.StopEngine):
             self.kill(engine, True, expected=True)
 
-    def _give_back(self, engine: Engine, runs: list[m.RunKey]) -> None:
+    def _give_back(self, engine: Engine, runs: list[RunKey]) -> None:
         if not runs:
             return
         for run in runs:
@@ -354,8 +355,8 @@ class Agent(Speaker):
         engine.finished += 1
         if run is None:
             return
-        failure = m.Failure("ValueError", "planted") if outcome else None
-        engine.done[run] = m.Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body")
+        failure = Failure("ValueError", "planted") if outcome else None
+        engine.done[run] = Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body")
         if not outcome:
             self.world.succeeded.add(run)
         self._say_results(engine, [run])

@@ -32,6 +32,7 @@ from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.parcels import Recovery, Rules, RunKey
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import Scheduler
@@ -48,17 +49,17 @@ ENVIRONMENTS = tuple(Environment(identity=name, name=name) for name in "AB")
 RULES = (
     None,
     None,
-    m.Rules(retries=1),
-    m.Rules(retries=3),
-    m.Rules(retries=1, lost_retries=2),
-    m.Rules(priority=5),
-    m.Rules(targets=(0, 1)),
-    m.Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3))),
-    m.Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
-    m.Rules(retries=1, asks=Asks(resources=(Want("cores", 1, 1),))),
-    m.Rules(asks=Asks(exclusive=True)),
-    m.Rules(asks=Asks(group="g", max_parallel=1)),
-    m.Rules(retries=2, recovery=m.Recovery(b"recovery", None, m.Rules(retries=1))),
+    Rules(retries=1),
+    Rules(retries=3),
+    Rules(retries=1, lost_retries=2),
+    Rules(priority=5),
+    Rules(targets=(0, 1)),
+    Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3))),
+    Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
+    Rules(retries=1, asks=Asks(resources=(Want("cores", 1, 1),))),
+    Rules(asks=Asks(exclusive=True)),
+    Rules(asks=Asks(group="g", max_parallel=1)),
+    Rules(retries=2, recovery=Recovery(b"recovery", None, Rules(retries=1))),
 )
 
 KILL_POINTS = ("received", "before the commit", "after the commit", "sending")
@@ -218,8 +219,8 @@ class World:
         self.clock = Clock()
         self.hostile = True
         self.speakers: dict[str, Speaker] = {}
-        self.begun: defaultdict[int, list[m.RunKey]] = defaultdict(list)
-        self.succeeded: set[m.RunKey] = set()
+        self.begun: defaultdict[int, list[RunKey]] = defaultdict(list)
+        self.succeeded: set[RunKey] = set()
         self.deaths: Counter[str] = Counter()
         self.hub = SimHub(self)
         self.store: Store | None = None
@@ -412,7 +413,7 @@ class World:
     def all_told(self) -> bool:
         return set(self.client.handed_in) <= set(self.client.told)
 
-    def _linked_rules(self) -> list[m.Rules | None]:
+    def _linked_rules(self) -> list[Rules | None]:
         """The rules of all tasks that the store knows."""
         assert self.store is not None
         known = [row[0] for row in self.store._db.execute("SELECT id FROM tasks")]
@@ -441,7 +442,7 @@ class World:
             assert len(set(self.begun[task_id])) == len(self.begun[task_id]), f"task {task_id}: one attempt began twice"
 
 
-def allowed(rules: m.Rules | None) -> int:
+def allowed(rules: Rules | None) -> int:
     """How often a task may be begun."""
     if rules is None:
         return 1

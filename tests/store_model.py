@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages import AttemptRow, Failure, Final, Recovery, Rules
+from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Recovery, Rules
 
 FAILURE = Failure("ValueError", "no\x00such 'thing'", "task.py:3 in f")
 

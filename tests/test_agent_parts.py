@@ -18,17 +18,9 @@ from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.core.errors import ResultTooLarge
-from ipytaskfarm.core.messages import (
-    AgentState,
-    Batch,
-    Crash,
-    Ended,
-    EngineLost,
-    HandOut,
-    Results,
-    Returned,
-)
+from ipytaskfarm.core.messages import AgentState, Batch, Crash, EngineLost, HandOut, Results, Returned
 from ipytaskfarm.core.messages import Run as RunMessage
+from ipytaskfarm.core.parcels import Ended
 from ipytaskfarm.doors.recorder import Recorder
 from ipytaskfarm.doors.wire_link import Link
 from tests.polling import eventually

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import data, depend, functions, latency, maps, million, report, simulated
 from benchmarks.harness import Options, Row, in_turn
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.parcels import Submission
 
 TINY = Options(rounds=1, scale=0.005)
 ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 1}
@@ -49,7 +50,7 @@ def test_a_waiting_task_costs_few_bytes_and_none_of_its_payload() -> None:
         try:
             for at in range(0, count, simulated.BATCH):
                 simulation.handle(
-                    "client", m.Submit([m.Submission(i, payload, 0.0) for i in ids[at : at + simulated.BATCH]])
+                    "client", m.Submit([Submission(i, payload, 0.0) for i in ids[at : at + simulated.BATCH]])
                 )
             gc.collect()
             return tracemalloc.get_traced_memory()[0] / count

@@ -13,6 +13,7 @@ import pytest
 from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
 from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.parcels import Failure, Final, Submission
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.core.verbs import ExecuteReply
 from ipytaskfarm.core.work import CallWork, FailureBody, ResultBody, Work
@@ -55,7 +56,7 @@ def test_a_failed_map_task_raises(fake: FakeController, tc: TaskClient) -> None:
     error = pack_error(ZeroDivisionError("no"))
     answers = [
         final(0, Reason.ERROR, encode(ResultBody(failure=error, kind="raw"))),
-        final(1, Reason.ENGINE_LOST, b"", failure=m.Failure("EngineLost", "signal 9")),
+        final(1, Reason.ENGINE_LOST, b"", failure=Failure("EngineLost", "signal 9")),
         final(2, Reason.ERROR, encode(ResultBody(failure=error))),
     ]
     fake.respond = lambda task: answers[task.id]
@@ -70,8 +71,8 @@ def test_a_failed_map_task_raises(fake: FakeController, tc: TaskClient) -> None:
 
 def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) -> None:
     answers = [
-        final(0, Reason.ABORTED, None, failure=m.Failure("TaskAborted", "task 0 was aborted")),
-        final(1, Reason.REFUSED, b"", failure=m.Failure("ResultTooLarge", "too much")),
+        final(0, Reason.ABORTED, None, failure=Failure("TaskAborted", "task 0 was aborted")),
+        final(1, Reason.REFUSED, b"", failure=Failure("ResultTooLarge", "too much")),
     ]
     fake.respond = lambda task: answers[task.id]
     tc.run(Task("a"))
@@ -90,7 +91,7 @@ def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) ->
 # Maps
 
 
-def run_chunk(task: m.Submission) -> m.Final:
+def run_chunk(task: Submission) -> Final:
     """What an engine makes of a chunk of `half`: odd items fail."""
     work = msgspec.msgpack.decode(task.payload, type=Work)
     assert isinstance(work, CallWork)
@@ -199,7 +200,7 @@ def test_clear(fake: FakeController, tc: TaskClient) -> None:
 def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None:
     fake.respond = lambda task: final(task.id, Reason.ERROR, b"")
     tc.barrier(tc.run(Task("1/0")))
-    fake.submitted[9000] = m.Submission(9000, b"", 0.0)
+    fake.submitted[9000] = Submission(9000, b"", 0.0)
     fake.answers[m.Retry] = lambda q: m.Retried([(0, 9000)], [i for i in q.ids if i > 50], [])
     assert tc.retry(0) == [9000]
     with pytest.raises(TimeoutError):
@@ -214,8 +215,8 @@ def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None
 def test_tables(fake: FakeController, tc: TaskClient) -> None:
     rows = [
         m.TaskRow(0, "pending", "running", "first", 1, 1, 1000.0),
-        m.TaskRow(3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, m.Failure("E", "bad\nvalue", "cell:1")),
-        m.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, m.Failure("E", "worse", "cell:1")),
+        m.TaskRow(3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "bad\nvalue", "cell:1")),
+        m.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "worse", "cell:1")),
     ]
     fake.answers[m.Tasks] = lambda q: m.TaskTable(
         [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, r.state)]

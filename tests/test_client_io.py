@@ -20,6 +20,7 @@ from ipytaskfarm.client import MultiEngineClient, StringTask, Task, TaskClient, 
 from ipytaskfarm.client import session as session_module
 from ipytaskfarm.core import errors
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.parcels import Final, Submission
 from tests.fake_hub_controller import FakeController, final, in_thread, names
 from tests.polling import eventually
 
@@ -147,7 +148,7 @@ def test_unknown_ids(fake: FakeController, tc: TaskClient) -> None:
 
 
 def test_a_task_of_another_client(fake: FakeController, tc: TaskClient) -> None:
-    fake.submitted[70_000] = m.Submission(70_000, b"", 0.0)
+    fake.submitted[70_000] = Submission(70_000, b"", 0.0)
     assert tc.get_task_result(70_000) is None
     thread, found = in_thread(lambda: tc.barrier(70_000))
     eventually(lambda: fake.count(m.Watch) == 1)
@@ -238,7 +239,7 @@ def test_a_restart_loses_nothing(fake: FakeController, tc: TaskClient) -> None:
     """Accepted or not, told or not: after the controller's restart every id ends, and nothing is there twice."""
     seen: list[int] = []
 
-    def respond(task: m.Submission) -> m.Final:
+    def respond(task: Submission) -> Final:
         seen.append(task.id)
         return final(task.id, body=names(a=task.id))
 

@@ -9,8 +9,8 @@ import pytest
 
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import AttemptRow, Final
-from ipytaskfarm.core.messages import Failure as WireFailure
+from ipytaskfarm.core.parcels import AttemptRow, Final
+from ipytaskfarm.core.parcels import Failure as WireFailure
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.core.work import FailureBody, ResultBody
 from ipytaskfarm.doors.pack import pack, pack_error

@@ -11,7 +11,7 @@ from ipytaskfarm import RecycleSettings, Task, TaskEnvironment
 from ipytaskfarm.client.environments import pack_environment_of
 from ipytaskfarm.client.tasks import pack_task
 from ipytaskfarm.core.demands import Asks, Condition, Recycle, Want
-from ipytaskfarm.core.messages import Function
+from ipytaskfarm.core.parcels import Function
 
 
 def asks(**rules: Any) -> Asks | None:

@@ -20,6 +20,7 @@ from ipytaskfarm.client.progress import Progress
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import work
+from ipytaskfarm.core.parcels import Failure
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.doors.pack import pack, pack_error
 from tests.fake_hub_controller import FakeController, encode, final
@@ -74,7 +75,7 @@ def test_text_of_tasks_is_never_html() -> None:
         text_html(EVIL, error=True),
         errors.CompositeError(EVIL, [(0, EVIL, ValueError(EVIL))])._repr_html_(),
         FailureGroups([FailureGroup(EVIL, EVIL, [1], EVIL, EVIL)])._repr_html_(),
-        TaskTable([m.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=m.Failure(EVIL, EVIL))])._repr_html_(),
+        TaskTable([m.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=Failure(EVIL, EVIL))])._repr_html_(),
         ResultList([entry(stdout=EVIL, raw=EVIL)])._repr_html_(),
         ResultList([EVIL])._repr_html_(),
     ]
@@ -113,7 +114,7 @@ def test_commands_show_each_engine() -> None:
 
 
 def test_a_status_is_one_line_whatever_the_task_says() -> None:
-    row = m.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=m.Failure("E", "a\nb\x1b[31m"))
+    row = m.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=Failure("E", "a\nb\x1b[31m"))
     assert "\n" not in repr(TaskStatus(row))
     assert "\x1b" not in repr(TaskStatus(row))
 

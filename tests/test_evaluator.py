@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.core.messages import Function
+from ipytaskfarm.core.parcels import Function
 from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
 from ipytaskfarm.doors.pack import pack, pack_function
 

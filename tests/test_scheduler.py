@@ -11,6 +11,7 @@ from ipytaskfarm.core.decision import Assignment, LoadTable
 from ipytaskfarm.core.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.handlers.tables import last_rows
+from ipytaskfarm.core.parcels import Ended, Failure, JobSpec, Recovery, Rules, Submission
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
@@ -52,7 +53,7 @@ def test_a_burst_is_shared_by_idle_engines() -> None:
     for task_id in range(2):
         sim.submit(task_id)
     sim.settle()
-    sim.handle(m.Submit([m.Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
     move(sim, agent)
     assert [len(e.queue) for e in agent.engines.values()] == [10, 10]
 
@@ -67,7 +68,7 @@ def test_what_stands_behind_a_long_task_goes_to_an_idle_engine() -> None:
     for task_id in range(4):
         sim.submit(task_id)
     sim.settle()
-    sim.handle(m.Submit([m.Submission(i, b"", 1.0) for i in range(4, 24)]), "client")
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(4, 24)]), "client")
     move(sim, agent)
     slow, quick = agent.engines.values()
     sim.begin(slow)  # and does not end
@@ -87,7 +88,7 @@ def test_an_unanswered_recall_lets_only_repeatable_tasks_go_elsewhere() -> None:
     sim.submit(0)
     sim.settle()
     sim.submit(1)
-    sim.submit(2, m.Rules(retries=1))
+    sim.submit(2, Rules(retries=1))
     sim.submit(3)
     move(sim, agent)
     assert engine.held() == [(1, 1), (2, 1), (3, 1)]
@@ -109,7 +110,7 @@ def test_a_late_answer_of_an_attempt_that_was_given_up_changes_nothing() -> None
     sim.submit(0)
     sim.settle()
     sim.submit(1)
-    sim.submit(2, m.Rules(retries=1))
+    sim.submit(2, Rules(retries=1))
     move(sim, agent)
     sim.begin(engine)
     sim.ask(m.SetWanted(2))
@@ -119,7 +120,7 @@ def test_a_late_answer_of_an_attempt_that_was_given_up_changes_nothing() -> None
         sim.process(agent)
     sim.advance(3.0)
     assert sim.scheduler.farm.tasks[2].attempt == 2  # on its way to the new engine
-    ended = m.Ended(2, 1, "", sim.now.wall_s, 0.001, None, b"of the first attempt")
+    ended = Ended(2, 1, "", sim.now.wall_s, 0.001, None, b"of the first attempt")
     sim.handle(m.Results(engine.name, [ended]), "agent")
     assert 2 not in sim.store.finals
 
@@ -132,7 +133,7 @@ def test_a_more_urgent_task_does_not_wait_behind_what_was_sent_ahead_of_a_long_o
         sim.submit(task_id)
     move(sim, agent)
     sim.begin(engine)
-    sim.submit(11, m.Rules(priority=5))
+    sim.submit(11, Rules(priority=5))
     sim.advance(0.1)
     move(sim, agent)
     run_next(sim, agent, engine)
@@ -147,7 +148,7 @@ def test_an_urgent_task_for_one_engine_is_recalled_for_too() -> None:
         sim.submit(task_id)
     move(sim, agent)
     sim.begin(engine)
-    sim.submit(6, m.Rules(priority=5, targets=(0,)))
+    sim.submit(6, Rules(priority=5, targets=(0,)))
     sim.advance(0.1)
     move(sim, agent)
     run_next(sim, agent, engine)
@@ -161,7 +162,7 @@ def test_a_retry_goes_to_the_end_of_the_queue_and_to_another_engine() -> None:
     sim = farm_with_engines(2)
     agent = sim.agents["agent"]
     sim.ids()
-    sim.submit(0, m.Rules(retries=1))
+    sim.submit(0, Rules(retries=1))
     move(sim, agent)
     first = next(e for e in agent.engines.values() if e.queue)
     other = next(e for e in agent.engines.values() if e is not first)
@@ -173,7 +174,7 @@ def test_a_retry_goes_to_the_end_of_the_queue_and_to_another_engine() -> None:
 
 def test_a_retry_runs_on_the_only_engine() -> None:
     sim, agent, engine = one_engine()
-    sim.submit(0, m.Rules(retries=2))
+    sim.submit(0, Rules(retries=2))
     move(sim, agent)
     for _ in range(3):
         run_next(sim, agent, engine, "error")
@@ -183,9 +184,9 @@ def test_a_retry_runs_on_the_only_engine() -> None:
 
 
 def test_recovery_runs_under_the_same_id_with_its_own_budget() -> None:
-    recovery = m.Recovery(b"second", None, m.Rules(retries=1, recovery=m.Recovery(b"third")))
+    recovery = Recovery(b"second", None, Rules(retries=1, recovery=Recovery(b"third")))
     sim, agent, engine = one_engine()
-    sim.submit(0, m.Rules(recovery=recovery))
+    sim.submit(0, Rules(recovery=recovery))
     move(sim, agent)
     run_next(sim, agent, engine, "error")
     assert sim.store.progress[0].payload == b"second"
@@ -208,7 +209,7 @@ def test_only_what_ran_is_charged_for_a_lost_engine() -> None:
     sim.kill(agent, engine)
     sim.settle()
     assert final_of(sim, 1).reason == "engine lost"
-    assert "SIGKILL" in (final_of(sim, 1).failure or m.Failure("", "")).value
+    assert "SIGKILL" in (final_of(sim, 1).failure or Failure("", "")).value
     assert all(final_of(sim, i).reason == "" for i in range(2, 6))
 
 
@@ -221,12 +222,12 @@ def test_without_its_recorder_all_that_an_engine_held_may_have_run() -> None:
     move(sim, agent)
     sim.kill(agent, engine, known=False)
     sim.settle()
-    assert all("may have run" in (final_of(sim, i).failure or m.Failure("", "")).value for i in range(1, 4))
+    assert all("may have run" in (final_of(sim, i).failure or Failure("", "")).value for i in range(1, 4))
 
 
 def test_a_task_that_kills_every_engine_is_quarantined() -> None:
     sim, agent, _ = one_engine()
-    sim.submit(0, m.Rules(retries=99))
+    sim.submit(0, Rules(retries=99))
     for _ in range(3):
         sim.settle_start(agent)
         engine = next(e for e in agent.engines.values() if e.queue)
@@ -242,7 +243,7 @@ def test_a_suspect_runs_without_neighbours() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)
     sim.settle()
-    sim.submit(1, m.Rules(retries=1))
+    sim.submit(1, Rules(retries=1))
     move(sim, agent)
     sim.begin(engine)
     for task_id in range(2, 6):
@@ -257,7 +258,7 @@ def test_a_suspect_runs_without_neighbours() -> None:
 
 def test_lost_retries_are_a_budget_of_their_own() -> None:
     sim, agent, engine = one_engine()
-    sim.submit(0, m.Rules(retries=5, lost_retries=0))
+    sim.submit(0, Rules(retries=5, lost_retries=0))
     move(sim, agent)
     sim.begin(engine)
     sim.kill(agent, engine)
@@ -292,7 +293,7 @@ def test_a_rejection_is_lifted_by_new_properties() -> None:
 
 def test_targets_wait_for_their_engine_and_delay_nobody() -> None:
     sim, agent, engine = one_engine()
-    sim.submit(0, m.Rules(targets=(7,)))
+    sim.submit(0, Rules(targets=(7,)))
     sim.submit(1)
     move(sim, agent)
     assert [run[0] for run in engine.queue] == [1]
@@ -304,7 +305,7 @@ def test_targets_wait_for_their_engine_and_delay_nobody() -> None:
 def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
     sim, agent, engine = one_engine()
     sim.verdict = None
-    sim.submit(0, m.Rules(depend="d"))
+    sim.submit(0, Rules(depend="d"))
     move(sim, agent)
     assert not engine.queue
     assert "raised" in sim.ask(m.Explain(0)).text  # type: ignore[union-attr]
@@ -317,7 +318,7 @@ def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
 def test_unmet_timeout_ends_what_nobody_can_run() -> None:
     sim, _, _ = one_engine(Settings(unmet_timeout_s=30.0))
     sim.verdict = False
-    sim.submit(0, m.Rules(depend="d"))
+    sim.submit(0, Rules(depend="d"))
     sim.advance(29.0)
     assert 0 in sim.scheduler.farm.tasks
     sim.advance(2.0)
@@ -345,7 +346,7 @@ def test_higher_priority_first_then_order_of_acceptance(priorities: tuple[int, .
     sim, agent, engine = one_engine()
     sim.ask(m.Hold(True))
     for task_id, priority in enumerate(priorities):
-        sim.submit(task_id, m.Rules(priority=priority))
+        sim.submit(task_id, Rules(priority=priority))
     sim.ask(m.Hold(False))
     move(sim, agent)
     assert tuple(run_next(sim, agent, engine, run_s=1.0) for _ in order) == order
@@ -363,7 +364,7 @@ def test_lifo() -> None:
 
 def test_tasks_of_several_classes_keep_their_order_when_they_are_sent_ahead() -> None:
     sim, agent, engine = one_engine()
-    kinds = [m.Rules(targets=(0,)), m.Rules(targets=(0, 1))]
+    kinds = [Rules(targets=(0,)), Rules(targets=(0, 1))]
     for task_id in range(6):  # so that all are known to be quick
         sim.submit(task_id, kinds[task_id % 2])
     move(sim, agent)
@@ -401,7 +402,7 @@ def test_fair_share_of_jobs_lets_jobs_take_turns() -> None:
     first = running + 1
     for task_id in range(first, first + 9):
         job = "small" if task_id >= first + 7 else "large"
-        sim.submit(task_id, m.Rules(job=job), jobs=[m.JobSpec(job, job, 9)])
+        sim.submit(task_id, Rules(job=job), jobs=[JobSpec(job, job, 9)])
     move(sim, agent)
     ran = [run_next(sim, agent, engine, run_s=1.0) for _ in range(6)]
     assert {first + 7, first + 8} <= set(ran), "the small one does not wait for all of the large one"
@@ -421,7 +422,7 @@ def test_fair_share_tags_are_per_priority() -> None:
 def test_ids_arrive_in_order_and_a_gap_is_not_accepted() -> None:
     sim, _, _ = one_engine()
     sim.submit(0)
-    sim.handle(m.Submit([m.Submission(2, b"", 1.0)]), "client")
+    sim.handle(m.Submit([Submission(2, b"", 1.0)]), "client")
     assert 2 not in sim.scheduler.farm.tasks
     assert sim.told["client"][-1] == m.Accepted([(0, 0)])
     assert any(isinstance(x, m.Full) and x.first_id == 1 for x in sim.told["client"])
@@ -458,7 +459,7 @@ def test_without_room_nothing_is_accepted_and_results_still_are() -> None:
 
 def test_a_function_that_never_arrived_is_a_refusal() -> None:
     sim, _, _ = one_engine()
-    sim.handle(m.Submit([m.Submission(0, b"", 1.0, "digest")]), "client")
+    sim.handle(m.Submit([Submission(0, b"", 1.0, "digest")]), "client")
     (finals,) = [x for x in sim.told["client"] if isinstance(x, m.Finals)]
     assert finals.finals[0].reason == "refused"
     fetched = sim.ask(m.Fetch([0]))
@@ -484,7 +485,7 @@ def test_a_stop_returns_what_may_repeat_and_ends_the_rest() -> None:
     agent = sim.agents["agent"]
     sim.ids()
     sim.submit(0)
-    sim.submit(1, m.Rules(retries=1))
+    sim.submit(1, Rules(retries=1))
     move(sim, agent)
     for engine in agent.engines.values():
         sim.begin(engine)
@@ -492,7 +493,7 @@ def test_a_stop_returns_what_may_repeat_and_ends_the_rest() -> None:
     sim.advance(1.1)
     move(sim, agent)
     assert final_of(sim, 0).reason == "engine lost"
-    assert "farm stopped" in (final_of(sim, 0).failure or m.Failure("", "")).value
+    assert "farm stopped" in (final_of(sim, 0).failure or Failure("", "")).value
     assert 1 not in sim.store.finals
     assert sim.store.progress[1].errors == 0
     assert agent.shut

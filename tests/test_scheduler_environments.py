@@ -6,6 +6,7 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Recycle
+from ipytaskfarm.core.parcels import Recovery, Rules
 
 from .environment_world import World, env, rules
 
@@ -183,12 +184,12 @@ def test_a_thousand_tasks_of_fifty_environments_on_four_slots() -> None:
 
 def test_edited_environments_make_room_first() -> None:
     world = World(2)
-    old = m.Rules(asks=Asks(environment=env("old", unique="db|None")))
+    old = Rules(asks=Asks(environment=env("old", unique="db|None")))
     world.submit(old)
     world.submit(rules("A"))
     world.run_all()
     world.sim.told.clear()
-    world.submit(m.Rules(asks=Asks(environment=env("new", unique="db|None"))))
+    world.submit(Rules(asks=Asks(environment=env("new", unique="db|None"))))
     notices = [message for message in world.sim.told["client"] if isinstance(message, m.Notice)]
     assert "has changed" in notices[0].text
     world.run_all()
@@ -197,9 +198,9 @@ def test_edited_environments_make_room_first() -> None:
 
 def test_the_first_variant_wins_and_the_user_is_told() -> None:
     world = World(1)
-    world.submit(m.Rules(asks=Asks(environment=env("db", unique="db|None", variant="1"))))
+    world.submit(Rules(asks=Asks(environment=env("db", unique="db|None", variant="1"))))
     world.sim.told.clear()
-    world.submit(m.Rules(asks=Asks(environment=env("db", unique="db|None", variant="2"))))
+    world.submit(Rules(asks=Asks(environment=env("db", unique="db|None", variant="2"))))
     notices = [message.text for message in world.sim.told["client"] if isinstance(message, m.Notice)]
     assert len(notices) == 1
     assert "other attributes" in notices[0]
@@ -307,7 +308,7 @@ def test_a_recovery_task_needs_no_more_what_the_first_one_did() -> None:
     world = World(1)
     world.submit(rules("B"))  # its code comes with it
     world.run_all()
-    recovery = m.Recovery(b"recovery", None, rules("B"))
+    recovery = Recovery(b"recovery", None, rules("B"))
     task = world.submit(rules("A", Recycle(when_unreferenced=True), recovery=recovery))
     world.run("error")
     world.run_all()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Recycle
+from ipytaskfarm.core.parcels import JobSpec, Rules
 
 from .environment_world import World, rules
 
 # -- jobs
 
 
-def job(name: str, total: int, environment: str | None = None) -> m.JobSpec:
-    return m.JobSpec(name, name, total, environment)
+def job(name: str, total: int, environment: str | None = None) -> JobSpec:
+    return JobSpec(name, name, total, environment)
 
 
 def submit_job(world: World, name: str, environment: str, recycle: Recycle, total: int = 3) -> None:
@@ -113,8 +114,8 @@ def test_a_job_whose_client_does_not_come_back_after_a_restart_ends_with_what_ca
 
 
 def submit_failing(world: World, total: int = 4, sent: int = 4) -> list[int]:
-    spec = m.JobSpec("j", "j", total, abort_on_failure=True)
-    return [world.submit(m.Rules(job="j"), [spec]) for _ in range(sent)]
+    spec = JobSpec("j", "j", total, abort_on_failure=True)
+    return [world.submit(Rules(job="j"), [spec]) for _ in range(sent)]
 
 
 def reasons(world: World) -> dict[int, str]:
@@ -138,8 +139,8 @@ def test_the_first_failure_ends_a_job_that_asks_for_it() -> None:
 
 def test_an_error_with_retries_left_ends_nothing() -> None:
     world = World(1)
-    spec = m.JobSpec("j", "j", 2, abort_on_failure=True)
-    ids = [world.submit(m.Rules(job="j", retries=1), [spec]) for _ in range(2)]
+    spec = JobSpec("j", "j", 2, abort_on_failure=True)
+    ids = [world.submit(Rules(job="j", retries=1), [spec]) for _ in range(2)]
     world.run("error")
     world.run_all()
     assert reasons(world) == dict.fromkeys(ids, "")

@@ -16,6 +16,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.events import Back, Gone, Silent
 from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.parcels import JobSpec, Recovery, Rules, RunKey
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm
 
@@ -49,7 +50,7 @@ ASKS = st.one_of(
 RULES = st.one_of(
     st.none(),
     st.builds(
-        m.Rules,
+        Rules,
         retries=st.integers(0, 2),
         lost_retries=st.one_of(st.none(), st.integers(0, 2)),
         priority=st.integers(-1, 1),
@@ -58,7 +59,7 @@ RULES = st.one_of(
         asks=ASKS,
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         recovery=st.one_of(
-            st.none(), st.none(), st.just(m.Recovery(b"r", None, m.Rules(retries=1, recovery=m.Recovery(b"s"))))
+            st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
     ),
 )
@@ -72,7 +73,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.next_id = 0
         self.agent_count = 0
         self.old: list[tuple[str, m.Results]] = []
-        self.handed_in: dict[int, m.Rules | None] = {}
+        self.handed_in: dict[int, Rules | None] = {}
         self.vague: set[int] = set()
         """Tasks of which a hand-out's fate was unknown to the controller: those may have run twice only with budget."""
 
@@ -99,14 +100,14 @@ class FarmMachine(RuleBasedStateMachine):
     # -- the client
 
     @rule(rules=RULES, count=st.integers(1, 4))
-    def submit(self, rules: m.Rules | None, count: int) -> None:
+    def submit(self, rules: Rules | None, count: int) -> None:
         for _ in range(count):
             if self.next_id > self.block.last:
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
             self.handed_in[self.next_id] = rules
             name = rules.job if rules is not None else None
-            jobs = [m.JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
+            jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
             self.sim.submit(self.next_id, rules, jobs=jobs)
             self.next_id += 1
 
@@ -272,7 +273,7 @@ class FarmMachine(RuleBasedStateMachine):
                 rejected = len({r for r in runs if self._was(task_id, r, "rejected")})
                 assert len(runs) <= 1 + rejected, f"task {task_id} without retries began {len(runs)} times"
 
-    def _was(self, task_id: int, run: m.RunKey, outcome: str) -> bool:
+    def _was(self, task_id: int, run: RunKey, outcome: str) -> bool:
         return any(
             e.outcome == outcome
             for _, r in self.old

@@ -8,6 +8,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.events import Silent
 from ipytaskfarm.core.farm import FailedAttempt, Kind, Settings
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
+from ipytaskfarm.core.parcels import Rules
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 
@@ -15,7 +16,7 @@ from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 class World:
     """Two nodes of one engine each, and tasks that are handed to both."""
 
-    def __init__(self, tasks: int, rules: m.Rules | None, **settings: int) -> None:
+    def __init__(self, tasks: int, rules: Rules | None, **settings: int) -> None:
         self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
         self.bad, self.good = self.sim.join_agent("bad"), self.sim.join_agent("good")
@@ -57,7 +58,7 @@ class World:
 
 
 def test_a_node_where_everything_fails_gets_no_more() -> None:
-    world = World(200, m.Rules(retries=3))
+    world = World(200, Rules(retries=3))
     assert world.run(40) < 30
     assert "10 attempts in a row failed on node" in world.aside
     assert "resume" in world.aside
@@ -70,7 +71,7 @@ def test_a_node_where_everything_fails_gets_no_more() -> None:
 
 
 def test_what_it_cost_is_given_back_and_that_is_saved() -> None:
-    world = World(200, m.Rules(retries=3))
+    world = World(200, Rules(retries=3))
     world.run_until_aside()
     farm = world.sim.scheduler.farm
     assert {task.errors for task in farm.tasks.values()} == {0}
@@ -90,7 +91,7 @@ def test_what_failed_for_good_is_counted_and_the_remedy_named() -> None:
 
 
 def test_lost_engines_count_and_their_losses_are_given_back() -> None:
-    world = World(200, m.Rules(retries=3))
+    world = World(200, Rules(retries=3))
     for _ in range(60):
         world.step(world.good, "")
         move(world.sim, world.bad)
@@ -107,13 +108,13 @@ def test_lost_engines_count_and_their_losses_are_given_back() -> None:
 
 
 def test_tasks_that_fail_everywhere_say_nothing_of_a_node() -> None:
-    world = World(200, m.Rules(retries=3))
+    world = World(200, Rules(retries=3))
     world.run(60, good="error")
     assert world.aside == ""
 
 
 def test_one_success_ends_the_streak() -> None:
-    world = World(300, m.Rules(retries=3))
+    world = World(300, Rules(retries=3))
     for _ in range(10):
         world.run(9)
         world.step(world.bad, "")
@@ -123,7 +124,7 @@ def test_one_success_ends_the_streak() -> None:
 @pytest.mark.parametrize(("tasks", "bad"), [(TASKS_LEAST - 1, False), (TASKS_LEAST, True)])
 def test_few_tasks_say_nothing_of_a_node(tasks: int, bad: bool) -> None:
     """However often they failed there, and their like succeeded elsewhere."""
-    world = World(2, m.Rules(retries=3))
+    world = World(2, Rules(retries=3))
     farm = world.sim.scheduler.farm
     agent = farm.agents["bad"]
     kind: Kind = (None, None)
@@ -133,7 +134,7 @@ def test_few_tasks_say_nothing_of_a_node(tasks: int, bad: bool) -> None:
 
 
 def test_the_last_node_goes_on() -> None:
-    world = World(200, m.Rules(retries=3))
+    world = World(200, Rules(retries=3))
     world.run(5)
     world.sim.handle(Silent(), "good")
     for _ in range(30):
@@ -142,7 +143,7 @@ def test_the_last_node_goes_on() -> None:
 
 
 def test_explain_says_that_a_node_is_set_aside() -> None:
-    world = World(300, m.Rules(retries=3))
+    world = World(300, Rules(retries=3))
     world.run_until_aside()
     waiting = next(task for task in world.sim.scheduler.farm.tasks.values() if task.task_class is not None)
     told = world.sim.ask(m.Explain(waiting.id))
@@ -151,7 +152,7 @@ def test_explain_says_that_a_node_is_set_aside() -> None:
 
 
 def test_resume_takes_it_back() -> None:
-    world = World(300, m.Rules(retries=3))
+    world = World(300, Rules(retries=3))
     world.run_until_aside()
     world.sim.ask(m.Hold(False))
     assert world.aside == ""

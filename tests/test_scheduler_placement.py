@@ -9,6 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment
 from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.parcels import Rules
 
 from .simulated_farm import SimFarm, move
 
@@ -34,7 +35,7 @@ class World:
                 move(self.sim, agent)
             self.sim.advance(0.0)
 
-    def run(self, rules: m.Rules | None = None, outstanding: bool = False) -> str:
+    def run(self, rules: Rules | None = None, outstanding: bool = False) -> str:
         """Hand in a task; the node and engine that took it.  outstanding: it goes on running."""
         self.sim.submit(self.next_id, rules)
         self.next_id += 1
@@ -55,8 +56,8 @@ class World:
         return next(e.name for e in agent.engines.values() if e.id == int(name[1:]))
 
 
-def placed(how: str, **more: object) -> m.Rules:
-    return m.Rules(asks=Asks(placement=how, **more))  # type: ignore[arg-type]
+def placed(how: str, **more: object) -> Rules:
+    return Rules(asks=Asks(placement=how, **more))  # type: ignore[arg-type]
 
 
 def test_the_default_goes_from_node_to_node_and_rests_each_engine_as_long() -> None:
@@ -73,8 +74,8 @@ def test_several_at_once_are_spread_the_same_way() -> None:
     assert [name[0] for name in taken] == ["a", "b", "a", "b"]
 
 
-@pytest.mark.parametrize("rules", [None, placed("default"), m.Rules(targets=(0, 1, 2, 3))])
-def test_the_node_of_a_higher_priority_is_filled_first(rules: m.Rules | None) -> None:
+@pytest.mark.parametrize("rules", [None, placed("default"), Rules(targets=(0, 1, 2, 3))])
+def test_the_node_of_a_higher_priority_is_filled_first(rules: Rules | None) -> None:
     world = World(priorities=(0, 5))
     taken = [world.run(rules, outstanding=True) for _ in range(4)]
     assert [name[0] for name in taken] == ["b", "b", "a", "a"]
@@ -126,7 +127,7 @@ def test_nearest_environment_stays_on_the_node_that_has_it() -> None:
     third = world.run(nearest, outstanding=True)
     assert {first[0], second[0], third[0]} == {first[0]}
     usual = World(6)
-    default = m.Rules(asks=Asks(environment=environment))
+    default = Rules(asks=Asks(environment=environment))
     assert len({usual.run(default, outstanding=True)[0] for _ in range(3)}) == 2
 
 
@@ -136,7 +137,7 @@ def test_locality_forbids_prefers_and_is_indifferent() -> None:
     names += [f"b{e.id}" for e in world.agents[1].engines.values()]
     scores = dict(zip(names, (-1, 0, 2, 1), strict=True))
     world.sim.scores = {world.engine(name): score for name, score in scores.items()}
-    local = m.Rules(asks=Asks(locality="f"))
+    local = Rules(asks=Asks(locality="f"))
     taken = [world.run(local, outstanding=True) for _ in range(3)]
     assert taken == [names[2], names[3], names[1]]
     world.sim.submit(world.next_id, local)
@@ -148,11 +149,11 @@ def test_locality_forbids_prefers_and_is_indifferent() -> None:
 def test_a_locality_function_that_raises_is_indifferent() -> None:
     world = World()
     world.sim.verdict = None
-    assert len({world.run(m.Rules(asks=Asks(locality="f"))) for _ in range(4)}) == 4
+    assert len({world.run(Rules(asks=Asks(locality="f"))) for _ in range(4)}) == 4
 
 
 @pytest.mark.parametrize("make", [lambda: placed("random"), lambda: placed("most_recent"), lambda: None])
-def test_everything_runs_whatever_the_placement(make: Callable[[], m.Rules | None]) -> None:
+def test_everything_runs_whatever_the_placement(make: Callable[[], Rules | None]) -> None:
     world = World()
     first = world.next_id
     for task_id in range(first, first + 200):

@@ -7,16 +7,17 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Allotment, Asks, Condition, Environment, Want, unmet
 from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.parcels import Function, Rules
 
 from .simulated_farm import SimAgent, SimFarm, move
 
 
-def cores(least: float, most: float | None = None) -> m.Rules:
-    return m.Rules(asks=Asks(resources=(Want("cores", least, least if most is None else most),)))
+def cores(least: float, most: float | None = None) -> Rules:
+    return Rules(asks=Asks(resources=(Want("cores", least, least if most is None else most),)))
 
 
-def asks(**given: object) -> m.Rules:
-    return m.Rules(asks=Asks(**given))  # type: ignore[arg-type]
+def asks(**given: object) -> Rules:
+    return Rules(asks=Asks(**given))  # type: ignore[arg-type]
 
 
 class World:
@@ -38,7 +39,7 @@ class World:
                 move(self.sim, agent)
             self.sim.advance(0.0)
 
-    def submit(self, rules: m.Rules | None, count: int = 1) -> list[int]:
+    def submit(self, rules: Rules | None, count: int = 1) -> list[int]:
         ids = list(range(self.next_id, self.next_id + count))
         for task_id in ids:
             self.sim.submit(task_id, rules)
@@ -144,7 +145,7 @@ def test_a_more_urgent_task_goes_before_what_is_kept() -> None:
     world = World(2, resource_patience_s=0.0)
     (first,) = world.submit(cores(1))
     world.submit(cores(2))
-    (urgent,) = world.submit(m.Rules(priority=9))
+    (urgent,) = world.submit(Rules(priority=9))
     assert world.running == {first, urgent}
 
 
@@ -278,12 +279,12 @@ def test_an_exclusive_task_empties_one_node_alone() -> None:
 def test_a_prepared_engine_beside_an_exclusive_task_is_left_alone() -> None:
     """Found by the simulation: it was given a task of its environment although nothing may start there."""
     world = World(4, nodes=("a", "b"))
-    environment = m.Rules(asks=Asks(environment=Environment(identity="E", name="E")))
+    environment = Rules(asks=Asks(environment=Environment(identity="E", name="E")))
     (first,) = world.submit(environment)
     node = next(name for name, agent in world.agents.items() for e in agent.engines.values() if e.environment)
     world.end(first)
     engines = tuple(e.id for e in world.agents[node].engines.values())
-    (alone,) = world.submit(m.Rules(targets=engines, asks=Asks(exclusive=True)))
+    (alone,) = world.submit(Rules(targets=engines, asks=Asks(exclusive=True)))
     (task,) = world.submit(environment)
     assert world.running == {alone, task}
     assert not any(e.running == (task, 1) for e in world.agents[node].engines.values())
@@ -292,8 +293,8 @@ def test_a_prepared_engine_beside_an_exclusive_task_is_left_alone() -> None:
 def test_an_exclusive_task_of_an_idle_engine_begins_when_the_others_have_ended() -> None:
     world = World(2)
     engines = list(world.agents["a"].engines.values())
-    (other,) = world.submit(m.Rules(targets=(engines[1].id,)))
-    (alone,) = world.submit(m.Rules(targets=(engines[0].id,), asks=Asks(exclusive=True)))
+    (other,) = world.submit(Rules(targets=(engines[1].id,)))
+    (alone,) = world.submit(Rules(targets=(engines[0].id,), asks=Asks(exclusive=True)))
     assert world.running == {other}
     world.end(other)
     assert world.running == {alone}
@@ -375,7 +376,7 @@ def test_nothing_starts_above_the_load_limit_but_what_is_forced() -> None:
     world = World(3, load_limit=0.8)
     say_load(world, 0.9)
     (task,) = world.submit(None)
-    (target,) = world.submit(m.Rules(targets=(0, 1, 2)))
+    (target,) = world.submit(Rules(targets=(0, 1, 2)))
     (forced,) = world.submit(asks(force=True))
     assert world.running == {forced}
     assert "load guard" in world.explain(task)
@@ -469,11 +470,11 @@ def test_a_changing_condition_is_weighed_at_the_start() -> None:
         (asks(requires=(Condition("model", "==", "A100"),), fail_if_unmet=True), "model == A100"),
         (asks(resources=(Want("gpu", 1, 1),), fail_if_unmet=True), "it needs 1 gpu"),
         (asks(requires=(Condition("load", "<", 0.1),), fail_if_unmet=True), "load < 10%"),
-        (m.Rules(targets=(7,), asks=Asks(fail_if_unmet=True)), "targets"),
-        (m.Rules(depend="d", asks=Asks(fail_if_unmet=True)), "depend function said no"),
+        (Rules(targets=(7,), asks=Asks(fail_if_unmet=True)), "targets"),
+        (Rules(depend="d", asks=Asks(fail_if_unmet=True)), "depend function said no"),
     ],
 )
-def test_a_task_that_is_not_to_wait_fails_at_once_and_says_why(rules: m.Rules, named: str) -> None:
+def test_a_task_that_is_not_to_wait_fails_at_once_and_says_why(rules: Rules, named: str) -> None:
     world = World(2)
     say_load(world, 0.5)
     world.sim.verdict = False
@@ -497,7 +498,7 @@ def test_a_task_that_could_run_is_not_failed_for_waiting() -> None:
 
 def test_check_says_it_beforehand() -> None:
     world = World(2)
-    found = world.sim.ask(m.Check(m.Rules(targets=(1,), depend="d"), [m.Function("d", b"code")]))
+    found = world.sim.ask(m.Check(Rules(targets=(1,), depend="d"), [Function("d", b"code")]))
     assert isinstance(found, m.Checked)
     assert [why for _, _, why in found.rows] == ["it is not among the task's targets [1]", ""]
     assert found.unmet == ""
@@ -510,10 +511,10 @@ def test_an_environment_waits_for_resources_without_costing_anybody_theirs() -> 
     """A task that may not start now must not have an engine recycled for it."""
     world = World(1)
     environment = Environment(identity="A", name="A")
-    (a,) = world.submit(m.Rules(asks=Asks(environment=environment)))
+    (a,) = world.submit(Rules(asks=Asks(environment=environment)))
     world.end(a)
     other = Environment(identity="B", name="B")
-    world.submit(m.Rules(asks=Asks(environment=other, resources=(Want("cores", 3, 3),))))
+    world.submit(Rules(asks=Asks(environment=other, resources=(Want("cores", 3, 3),))))
     world.sim.advance(30.0)
     world.move()
     agent: SimAgent = world.agents["a"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.events import Back, Silent
 from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.parcels import Rules, Submission
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine
 
@@ -77,7 +78,7 @@ def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)
     sim.settle()
-    sim.handle(m.Submit([m.Submission(i, b"", 1.0, None, m.Rules(retries=1)) for i in (1, 2)]), "client")
+    sim.handle(m.Submit([Submission(i, b"", 1.0, None, Rules(retries=1)) for i in (1, 2)]), "client")
     move(sim, agent)
     sim.ask(m.Hold(True))
     sim.begin(engine)
@@ -94,7 +95,7 @@ def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
 
 def test_a_lost_engine_spends_a_retry() -> None:
     sim, agent, _ = one_engine()
-    sim.submit(0, m.Rules(retries=1))
+    sim.submit(0, Rules(retries=1))
     for _ in range(2):
         sim.settle_start(agent)
         engine = next(e for e in agent.engines.values() if e.queue)
@@ -107,7 +108,7 @@ def test_a_lost_engine_spends_a_retry() -> None:
 def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
     sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
     sim.submit(0)
-    sim.submit(1, m.Rules(retries=1))
+    sim.submit(1, Rules(retries=1))
     move(sim, agent)
     sim.begin(engine)
     sim.handle(Silent(), "agent")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
+from ipytaskfarm.core.parcels import Rules
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, one_engine
 
 
-def running(rules: m.Rules | None = None) -> tuple[SimFarm, SimAgent, SimEngine, int]:
+def running(rules: Rules | None = None) -> tuple[SimFarm, SimAgent, SimEngine, int]:
     """A farm whose one engine runs a task of the client's."""
     sim, agent, engine = one_engine()
     task_id = sim.ids().first
@@ -98,8 +99,8 @@ def test_what_runs_waits_its_turn_or_has_ended_is_not_stuck() -> None:
 def test_without_an_engine_that_fits_it_is() -> None:
     sim, _, _ = one_engine()
     first = sim.ids().first
-    sim.submit(first, m.Rules(targets=(7,)))
-    sim.submit(first + 1, m.Rules(targets=(7,)))
+    sim.submit(first, Rules(targets=(7,)))
+    sim.submit(first + 1, Rules(targets=(7,)))
     text = stuck(sim, [first, first + 1])
     assert "it is not among the task's targets [7]" in text
     assert "and 1 more like it" in text

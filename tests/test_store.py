@@ -18,7 +18,7 @@ from hypothesis import given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
-from ipytaskfarm.core.messages import Final, Function, Rules, Submission
+from ipytaskfarm.core.parcels import Final, Function, Rules, Submission
 from ipytaskfarm.doors import store_care
 from ipytaskfarm.doors.blobs import Blobs, blobs_folder
 from ipytaskfarm.doors.store import Store, needed_blobs

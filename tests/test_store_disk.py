@@ -363,7 +363,7 @@ def test_migrations_lead_to_the_schema() -> None:
 WRITE = """
 import os, struct, sys
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages import Final
+from ipytaskfarm.core.parcels import Final
 from ipytaskfarm.doors import store as module
 from ipytaskfarm.doors import store_care
 from ipytaskfarm.doors.store import Store

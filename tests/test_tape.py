@@ -15,6 +15,7 @@ from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.events import Joined, Tick
 from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.parcels import Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.doors.tape import EVENTS, PolicyName, Tape, mark_of, read
@@ -36,7 +37,7 @@ def made(path: Path, turns: int = 3) -> Path:
         out = scheduler.turn(heard, now)  # type: ignore[arg-type]
         tape.note(now, heard, out.saves)  # type: ignore[arg-type]
         now = Now(now.mono_s + 0.5, now.wall_s + 0.5)
-        heard = [("client", m.Submit([m.Submission(turn, b"work", 0.0)])), ("", Tick())]
+        heard = [("client", m.Submit([Submission(turn, b"work", 0.0)])), ("", Tick())]
     tape.close()
     return path
 

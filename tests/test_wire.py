@@ -16,17 +16,8 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import (
-    AgentState,
-    Answer,
-    Flag,
-    IdBlock,
-    NeedIds,
-    StartEngine,
-    Submission,
-    Submit,
-    Text,
-)
+from ipytaskfarm.core.messages import AgentState, Answer, Flag, IdBlock, NeedIds, StartEngine, Submit, Text
+from ipytaskfarm.core.parcels import Submission
 from ipytaskfarm.core.session import Kind, Session
 from ipytaskfarm.doors import wire, wire_hub, wire_link
 from ipytaskfarm.doors.runtime import ConnectionInfo

@@ -24,9 +24,9 @@ from ipytaskfarm.core.messages import (
     NeedIds,
     QueueStatus,
     Refusal,
-    Submission,
     Submit,
 )
+from ipytaskfarm.core.parcels import Submission
 from ipytaskfarm.core.session import HEADER, Kind
 from ipytaskfarm.doors import wire
 from ipytaskfarm.doors.keys import KeyPair, make_keypair

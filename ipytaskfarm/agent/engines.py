@@ -20,12 +20,11 @@ from ..core.messages import (
     EngineReport,
     EngineUp,
     HandOut,
-    Incarnation,
     LaneExit,
     LaneHello,
     Properties,
-    RunKey,
 )
+from ..core.parcels import Incarnation, RunKey
 from ..doors.recorder import Recorder
 from ..doors.wire_lane import Lane
 from .limits import Backoff, Ladder, StoppedWatch

@@ -15,19 +15,8 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from ..core.errors import ResultTooLarge
-from ..core.messages import (
-    AgentMessage,
-    AgentState,
-    CommandDone,
-    Ended,
-    EngineLost,
-    Failure,
-    HandOut,
-    Incarnation,
-    Results,
-    Returned,
-    RunKey,
-)
+from ..core.messages import AgentMessage, AgentState, CommandDone, EngineLost, HandOut, Results, Returned
+from ..core.parcels import Ended, Failure, Incarnation, RunKey
 from ..core.states import Reason
 from ..doors.recorder import Record, Recorder, RecorderDamaged
 

@@ -9,7 +9,8 @@ import os
 import signal
 from collections.abc import Iterable
 
-from ..core.messages import Interrupt, Recall, RunKey
+from ..core.messages import Interrupt, Recall
+from ..core.parcels import RunKey
 from ..doors.recorder import ABORT, TIME_LIMIT
 from ..doors.wire_lane import Lane
 from .engines import OUTPUT_BYTES_MAX, Engine, Phase

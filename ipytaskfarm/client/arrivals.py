@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from ..core.messages import Final
+from ..core.parcels import Final
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024

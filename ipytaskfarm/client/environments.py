@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..core.demands import Environment, Recycle
-from ..core.messages import Function
+from ..core.parcels import Function
 from ..doors.pack import class_digest, pack_environment
 from ..environment import TaskEnvironment
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core import messages
-from ..core.messages import Function, JobSpec
+from ..core.parcels import Function, JobSpec
 from ..environment import TaskEnvironment
 from .display import html_table
 from .environments import pack_environment_of

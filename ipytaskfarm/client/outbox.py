@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..core.messages import Full, Function, IdBlock, JobSpec, Rules, Submission
+from ..core.messages import Full, IdBlock
+from ..core.parcels import Function, JobSpec, Rules, Submission
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024

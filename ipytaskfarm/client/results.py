@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import msgspec
 
 from ..core import errors
-from ..core.messages import Failure as WireFailure
-from ..core.messages import Final
+from ..core.parcels import Failure as WireFailure
+from ..core.parcels import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.work import ResultBody
 from ..doors.pack import unpack, unpack_error

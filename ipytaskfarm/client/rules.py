@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from ..core.checks import check_count, check_seconds
 from ..core.choice import PLACEMENTS
 from ..core.demands import OPERATORS, SIZES, Asks, Condition, Want, bytes_of
-from ..core.messages import Function, Recovery, Rules
+from ..core.parcels import Function, Recovery, Rules
 from ..doors.pack import pack_function
 from ..environment import TaskEnvironment
 from .environments import pack_environment_of

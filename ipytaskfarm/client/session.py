@@ -15,19 +15,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from ..core import errors
-from ..core.messages import (
-    Ask,
-    Command,
-    Fetch,
-    Fetched,
-    Final,
-    JobSpec,
-    Question,
-    Refusal,
-    Reply,
-    Watch,
-    Watched,
-)
+from ..core.messages import Ask, Command, Fetch, Fetched, Question, Refusal, Reply, Watch, Watched
+from ..core.parcels import Final, JobSpec
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter

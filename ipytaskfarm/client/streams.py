@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from ..core.messages import Final, Output, Outputs, RunKey
+from ..core.messages import Output, Outputs
+from ..core.parcels import Final, RunKey
 from .results import decode_body
 
 if TYPE_CHECKING:

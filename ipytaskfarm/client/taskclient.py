@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..core import messages
-from ..core.messages import Final
+from ..core.parcels import Final
 from ..core.states import ABORTS, Reason
 from ..doors.runtime import Where
 from . import sessions

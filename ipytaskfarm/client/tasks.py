@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple, Unpack
 
 import msgspec
 
-from ..core.messages import Function, Recovery, Rules
+from ..core.parcels import Function, Recovery, Rules
 from ..core.work import CallWork, StringWork
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function

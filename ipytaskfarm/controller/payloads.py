@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import msgspec
 
 from ..core.decision import Assignment
-from ..core.messages import Batch, Function, HandOut, Incarnation, Run
+from ..core.messages import Batch, HandOut, Run
+from ..core.parcels import Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..doors.store import Store
 

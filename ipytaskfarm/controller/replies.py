@@ -8,7 +8,8 @@ from ..core.decision import Load, LoadCompacted, LoadExplanation, LoadFinals, Lo
 from ..core.errors import StoreFull
 from ..core.events import Event, Originals
 from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, Fetched, Final, Refusal, Text
+from ..core.messages import Answer, Fetched, Refusal, Text
+from ..core.parcels import Final
 from ..doors.store import Store
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from .demands import Allotment, Environment, Recycle
-from .messages import Final, Incarnation, Message, TaskRow
+from .messages import Message, TaskRow
+from .parcels import Final, Incarnation
 from .saves import Save
 from .verdicts import Evaluate
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .decision import Decision
 from .eligibility import asleep, refresh_classes
 from .farm import Engine, EngineState, Farm, Now
-from .messages import Recall, RunKey, StopEngine
+from .messages import Recall, StopEngine
+from .parcels import RunKey
 
 EXIT_S = 2.0
 """How long an engine may take to end, beside its environment's teardown."""

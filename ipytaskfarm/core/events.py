@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from .messages import AgentMessage, ClientMessage, Submission
+from .messages import AgentMessage, ClientMessage
+from .parcels import Submission
 from .verdicts import Evaluated
 
 

@@ -12,17 +12,8 @@ from heapq import heappop, heappush
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .demands import Allotment, Environment, Recycle
-from .messages import (
-    Demand,
-    Final,
-    Incarnation,
-    JobSpec,
-    NodeState,
-    Properties,
-    Retried,
-    Rules,
-    RunKey,
-)
+from .messages import Demand, NodeState, Properties, Retried
+from .parcels import Final, Incarnation, JobSpec, Rules, RunKey
 from .queue import Heads, PolicyKey, TaskClass, fifo_key
 from .saves import SaveSticky
 from .states import State

@@ -24,7 +24,8 @@ from .demands import (
 )
 from .eligibility import announce, announce_to, wake
 from .farm import Agent, Claim, Engine, Farm, Group, Now
-from .messages import Demand, Granted, RunKey
+from .messages import Demand, Granted
+from .parcels import RunKey
 from .queue import TaskClass
 from .task import DEFAULT_RULES, Task
 

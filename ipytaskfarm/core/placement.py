@@ -16,7 +16,7 @@ from .ending import recall, recycle
 from .environments import for_blank, gives_way, idle_mate, make_room, slots_to_fill, take_on
 from .farm import Agent, Batch, Engine, EngineState, Farm, Handing, Now
 from .gates import claim, gate, look_again, overload, park, release_claim, reserves
-from .messages import RunKey
+from .parcels import RunKey
 from .queue import TaskClass, serves_environment
 from .recycling import note_settings, rest, room_left
 from .saves import SaveHandOut

@@ -23,7 +23,7 @@ import msgspec
 
 from .demands import Asks
 from .durations import Durations
-from .messages import Incarnation
+from .parcels import Incarnation
 from .task import DEFAULT_RULES, Task, TaskInfo
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from .demands import Recycle
 from .ending import recycle
 from .environments import drop_unused
 from .farm import Engine, EngineState, Farm, Handing, Job, Now
-from .messages import Ended
+from .parcels import Ended
 from .queue import ClassKey, TaskClass
 
 DAY_S = 86400

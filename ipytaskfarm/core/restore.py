@@ -14,7 +14,8 @@ from .gates import claim
 from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
 from .handlers.jobs import keep_referenced
-from .messages import Incarnation, Retried, RunKey
+from .messages import Retried
+from .parcels import Incarnation, RunKey
 from .saves import SaveHandOut, Snapshot, TaskRecord
 from .states import State
 from .task import Task

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .messages import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
+from .parcels import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
 
 class SaveBlock(msgspec.Struct, frozen=True):

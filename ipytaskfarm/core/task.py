@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from .messages import AttemptRow, Incarnation, Rules, RunKey
+from .parcels import AttemptRow, Incarnation, Rules, RunKey
 from .states import State, Waiting
 
 if TYPE_CHECKING:

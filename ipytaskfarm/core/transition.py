@@ -11,7 +11,7 @@ from .decision import Decision
 from .eligibility import announce, class_for
 from .environments import use_of
 from .farm import Charge, Engine, Farm, Now
-from .messages import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
+from .parcels import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
 from .queue import TaskClass, class_key_of
 from .saves import SaveAttempt, SaveFinal, SaveRequeue, SaveTask
 from .states import MOVES, Reason, State

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .messages import Function
+from .parcels import Function
 
 VERBS = {
     "execute": "ExecuteBody -> ExecuteReply",

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .messages import Incarnation
+from .parcels import Incarnation
 
 
 class Subject(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from ..core.errors import UnpickleableException, VersionMismatch
-from ..core.messages import Function
+from ..core.parcels import Function
 from .blobs import Keeper
 from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ..core.messages import Function
+from ..core.parcels import Function
 from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard

@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 
 from ..core.errors import RemoteError, TaskFarmError, VersionMismatch
-from ..core.messages import Failure
+from ..core.parcels import Failure
 from ..core.work import FailureBody
 from .pack_build import is_call, source_lines
 from .pack_cache import dumps

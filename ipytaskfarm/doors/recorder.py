@@ -58,7 +58,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from ..core.messages import RunKey
+from ..core.parcels import RunKey
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import saves as s
-from ..core.messages import AttemptRow, Failure, Final, JobSpec, Rules, RunKey, TaskRow
+from ..core.messages import TaskRow
+from ..core.parcels import AttemptRow, Failure, Final, JobSpec, Rules, RunKey
 from ..core.states import State
 
 Row: TypeAlias = tuple[Any, ...]

@@ -31,7 +31,8 @@ from typing import Any, NoReturn
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import Final, Function, Submission, TaskRow
+from ..core.messages import TaskRow
+from ..core.parcels import Final, Function, Submission
 from . import disk, rows
 
 SCHEMA = 3

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.demands import CORES, GPU, Allotment, bytes_of
-from ..core.messages import Demand, FromEngine, Granted, RunKey
+from ..core.messages import Demand, FromEngine, Granted
+from ..core.parcels import RunKey
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import msgspec
 
-from ..core.messages import Failure
+from ..core.parcels import Failure
 from ..core.work import FailureBody
 from ..doors.pack import pack_error
 

@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
-from ..core.messages import RunKey
+from ..core.parcels import RunKey
 from ..core.states import Reason
 from ..doors.recorder import TIME_LIMIT, Recorder
 

@@ -32,9 +32,9 @@ from ..core.messages import (
     Recall,
     Returned,
     Run,
-    RunKey,
     ToEngine,
 )
+from ..core.parcels import RunKey
 
 SLICE_S = 0.0015
 FUNCTIONS_KEPT = 8192

@@ -22,7 +22,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import TaskRejectError
-from ..core.messages import Ended, Failure, Granted, OutputQuery, OutputText, Returned, Run, RunKey
+from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run
+from ..core.parcels import Ended, Failure, RunKey
 from ..core.states import Reason
 from ..core.work import CallWork, ResultBody, StringWork, Work
 from ..doors.blobs import Keeper

@@ -9,17 +9,8 @@ from ..ending import recycle
 from ..environments import slots_to_fill, take_on
 from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
 from ..gates import adopt_claim, answer_demand
-from ..messages import (
-    AgentState,
-    Demand,
-    EngineNote,
-    EngineReport,
-    EngineUp,
-    Properties,
-    RunKey,
-    SetUp,
-    StartEngine,
-)
+from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Properties, SetUp, StartEngine
+from ..parcels import RunKey
 from ..placement import release
 from ..recycling import remember
 from ..task import RETURNED

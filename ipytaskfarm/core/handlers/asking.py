@@ -7,7 +7,8 @@ from ..demands import CHANGING, Asks, Environment, unmet
 from ..eligibility import known_of, locality_key, unmet_asks, verdict_of
 from ..farm import Engine, EngineState, Farm, Now, PendingCheck
 from ..gates import changing
-from ..messages import Answer, Check, Checked, Failure, NodeState, Notice, Rules
+from ..messages import Answer, Check, Checked, NodeState, Notice
+from ..parcels import Failure, Rules
 from ..states import Reason, State
 from ..task import DEFAULT_RULES, Task
 from ..transition import final_without_answer, finish

@@ -15,19 +15,16 @@ from ..messages import (
     Answer,
     Clear,
     Cleared,
-    Failure,
     Fetch,
     Fetched,
-    Final,
     Interrupt,
     Refusal,
     Retried,
     Retry,
-    Rules,
-    RunKey,
     Watch,
     Watched,
 )
+from ..parcels import Failure, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveJob, SaveSetting
 from ..states import ABORTS, Reason, State
 from ..task import DEFAULT_RULES, Handed, Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..decision import Decision
 from ..farm import Farm
-from ..messages import Function
+from ..parcels import Function
 from ..saves import SaveFunction
 
 

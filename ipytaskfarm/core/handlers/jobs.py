@@ -6,7 +6,7 @@ import msgspec
 
 from ..decision import Decision
 from ..farm import Farm, Job
-from ..messages import JobSpec, Rules
+from ..parcels import JobSpec, Rules
 from ..saves import SaveJob
 
 

@@ -9,7 +9,6 @@ from ..farm import EngineState, Farm, Now
 from ..messages import (
     Answer,
     Compact,
-    Failure,
     Flag,
     Hold,
     Interrupt,
@@ -21,6 +20,7 @@ from ..messages import (
     Spin,
     Stop,
 )
+from ..parcels import Failure
 from ..placement import dispatch
 from ..saves import SaveSetting
 from ..states import Reason

@@ -8,7 +8,8 @@ from ..decision import Decision
 from ..eligibility import asleep, refresh_classes
 from ..environments import drop_unused
 from ..farm import Agent, Batch, Engine, EngineState, Farm, Now
-from ..messages import AttemptRow, Crash, EngineLost, Failure, RunKey
+from ..messages import Crash, EngineLost
+from ..parcels import AttemptRow, Failure, RunKey
 from ..placement import release
 from ..states import Reason
 from ..task import RETRIED, RETURNED, Task

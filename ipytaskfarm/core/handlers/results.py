@@ -6,7 +6,8 @@ from ..decision import Decision
 from ..eligibility import refresh_class, wake
 from ..ending import end_engine
 from ..farm import Batch, Engine, EngineState, Farm, Now
-from ..messages import AttemptRow, Ended, Failure, Final, Results, Returned
+from ..messages import Results, Returned
+from ..parcels import AttemptRow, Ended, Failure, Final
 from ..placement import begin_oldest, release
 from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut

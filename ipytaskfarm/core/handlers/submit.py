@@ -6,7 +6,8 @@ from bisect import bisect_right
 
 from ..decision import Decision
 from ..farm import Block, Client, Farm, Now
-from ..messages import Failure, Final, Full, IdBlock, NeedIds, Rules, Submission, Submit
+from ..messages import Full, IdBlock, NeedIds, Submit
+from ..parcels import Failure, Final, Rules, Submission
 from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
 from ..transition import accept
