@@ -11,6 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Recovery, Rules
 
 FAILURE = Failure("ValueError", "no\x00such 'thing'", "task.py:3 in f")
@@ -51,6 +52,7 @@ class Model:
         self.functions: dict[str, bytes] = {}
         self.settings: dict[str, int | float | str | None] = {}
         self.sticky: dict[str, s.SaveSticky] = {}
+        self.mail: dict[tuple[int, bool, int], s.SaveMail] = {}
 
     def apply(self, save: s.Save) -> int | None:
         """The task's id when the save is fenced off."""
@@ -77,6 +79,8 @@ class Model:
                 self.history.setdefault(id, {})[row.number] = row
             case s.SaveRequeue():
                 return self.requeue(save)
+            case s.SaveReopen():
+                return self.reopen(save)
             case s.SaveFinal(end):
                 earlier = self.progress.get(end.id)
                 late = earlier is not None and earlier.attempt > end.attempts
@@ -99,7 +103,23 @@ class Model:
             return save.task
         if earlier is not None and save.payload is None and earlier.recovery == save.recovery:
             save = msgspec.structs.replace(save, payload=earlier.payload, function=earlier.function)
+        if earlier is not None and save.state is None:
+            save = msgspec.structs.replace(save, state=earlier.state)
         self.progress[save.task] = save
+        return None
+
+    def reopen(self, save: s.SaveReopen) -> int | None:
+        end = self.finals.pop(save.task, None)
+        if end is None:
+            return save.task
+        times = (end.started_s, end.started_s + end.run_s)
+        row = AttemptRow(end.attempts, end.engine_id, end.node, *times, save.outcome)
+        self.history.setdefault(save.task, {}).setdefault(end.attempts, row)
+        fresh = s.SaveRequeue(save.task, 0, 0, save.errors, save.losses, save.recovery)
+        earlier = self.progress.get(save.task, fresh)
+        self.progress[save.task] = msgspec.structs.replace(
+            earlier, queue_seq=save.queue_seq, attempt=save.attempt, until_s=None
+        )
         return None
 
     def small(self, save: s.Save) -> None:
@@ -110,6 +130,11 @@ class Model:
                     if id in self.finals:
                         for table in (self.tasks, self.finals, self.progress, self.history):
                             table.pop(id, None)
+                        for letter in [letter for letter in self.mail if letter[0] == id]:
+                            del self.mail[letter]
+            case s.SaveMail(id, outgoing, seq):
+                if id in self.tasks:
+                    self.mail.setdefault((id, outgoing, seq), save)
             case s.SaveSetting(key, value):
                 self.settings[key] = value
             case s.SaveSticky(key):
@@ -131,14 +156,40 @@ class Model:
         return s.TaskRecord(
             id,
             place,
-            t.function,
+            self.work(id)[2],
             t.rules,
             t.submitted_s,
             t.session,
             *numbers,
             history=self.rows(id),
             payload_bytes=size,
+            needs=t.needs,
+            until_s=None if p is None else p.until_s,
+            trial=1 if p is None else p.trial,
+            began_s=None if p is None else p.began_s,
+            received=0 if p is None else p.received,
+            parent=t.parent,
+            spawn=t.spawn,
         )
+
+    def letters(self, id: int, outgoing: bool) -> list[tuple[int, str, float, bytes]]:
+        found = sorted((key[2], m) for key, m in self.mail.items() if key[:2] == (id, outgoing))
+        return [(seq, m.sender, m.at_s, m.body) for seq, m in found]
+
+    def marks(self) -> list[tuple[int, int, int, str]]:
+        there = sorted({key[:2] for key in self.mail if key[0] not in self.finals})
+        return [
+            (
+                id,
+                int(outgoing),
+                self.letters(id, outgoing)[-1][0],
+                msgspec.json.encode(self._marks(id, outgoing)).decode(),
+            )
+            for id, outgoing in there
+        ]
+
+    def _marks(self, id: int, outgoing: bool) -> list[str]:
+        return [m.mark for _, m in sorted((key[2], m) for key, m in self.mail.items() if key[:2] == (id, outgoing))]
 
     def snapshot(self, epoch: int, farm: str) -> s.Snapshot:
         names = {id: t.rules.name if t.rules else None for id, t in self.tasks.items()}
@@ -157,6 +208,7 @@ class Model:
             functions=sorted(self.functions),
             settings=self.settings,
             sticky=list(self.sticky.values()),
+            mail=self.marks(),
         )
 
     def end(self, id: int) -> Final:
@@ -189,15 +241,31 @@ ends = st.builds(
     Final, ids, st.sampled_from(["", "error"]), small, texts, small, seconds, seconds, seconds, seconds, failures,
     st.none() | payloads,
 )  # fmt: skip
+needs = st.none() | st.builds(
+    Needs,
+    after=st.lists(ids, max_size=3).map(tuple),
+    inputs=st.lists(st.tuples(ids, ids), max_size=2).map(tuple),
+    if_failed=st.sampled_from(["fail", "skip", "run"]),
+    join=st.booleans(),
+)
 runs = st.lists(st.tuples(ids, small), max_size=3)
+# fmt: off
 some_saves = st.one_of(
     st.builds(s.SaveAccepted, st.sampled_from([0, 100, 200]), st.integers(0, 250)),
-    st.builds(s.SaveTask, ids, small, payloads, seconds, digests, rules, texts),
+    st.builds(
+        s.SaveTask, ids, small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,
+        spawn=st.none() | texts,
+    ),
+    st.builds(s.SaveReopen, ids, texts, small, small, small, small, small),
+    st.builds(s.SaveMail, ids, st.booleans(), small, texts, keys, seconds, payloads),
     st.builds(s.SaveFunction, keys, payloads),
     st.builds(s.SaveHandOut, small, texts, small, runs, seconds),
     st.builds(s.DropHandOut, small),
     st.builds(s.SaveAttempt, ids, attempt_rows),
-    st.builds(s.SaveRequeue, ids, small, small, small, small, small, st.none() | payloads, digests),
+    st.builds(
+        s.SaveRequeue, ids, small, small, small, small, small, st.none() | payloads, digests,
+        st.none() | seconds, small, st.none() | seconds, st.none() | payloads, small,
+    ),
     st.builds(s.SaveFinal, ends),
     st.builds(s.SaveClear, st.lists(ids)),
     st.builds(s.SaveRefusal, ids, texts, texts),
@@ -205,4 +273,5 @@ some_saves = st.one_of(
     st.builds(s.SaveSticky, keys, texts, payloads, texts),
     st.builds(s.DropSticky, st.none() | st.lists(keys)),
 )
+# fmt: on
 all_turns = st.lists(st.lists(some_saves), max_size=8)

@@ -109,7 +109,9 @@ def _task(task_id: int, payload: bytes = b"work", function: str | None = None) -
 
 
 def _batch(payloads: Payloads, *task_ids: int, function: str | None = None, engine: str = "e.1") -> Batch:
-    message = payloads.hand_out(Assignment("a", engine, [(i, 1, function, None, None, None, False) for i in task_ids]))
+    message = payloads.hand_out(
+        Assignment("a", engine, [(i, 1, function, None, None, None, False, None) for i in task_ids])
+    )
     assert message.runs == [(i, 1) for i in task_ids]
     return msgspec.msgpack.decode(message.batch, type=Batch)
 

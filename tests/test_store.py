@@ -53,8 +53,13 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
             assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
             assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
             assert store.original(everyone) == [
-                Submission(id, t.payload, 0.0, t.function, t.rules) for id in everyone if (t := model.tasks.get(id))
+                Submission(id, t.payload, 0.0, t.function, t.rules, needs=t.needs)
+                for id in everyone
+                if (t := model.tasks.get(id))
             ]
+            for id in everyone:
+                for outgoing in (False, True):
+                    assert store.mail(id, outgoing, 0, 99) == [x for x in model.letters(id, outgoing) if x[0] > 0]
             assert [row.id for row in store.task_rows(everyone)] == [id for id in everyone if id in model.finals]
             assert store.functions(["c", "a"]) == [
                 Function(d, model.functions[d]) for d in "ca" if d in model.functions

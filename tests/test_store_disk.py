@@ -346,7 +346,15 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
     Store.open(path).close()
     new = shape(path)
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; PRAGMA user_version = 1;")
+        db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; DROP TABLE mail; PRAGMA user_version = 1;")
+        db.executescript("DROP INDEX tasks_by_job; DROP INDEX tasks_by_parent;")
+        later = {
+            "tasks": ("needs", "job", "parent", "spawn"),
+            "progress": ("until_s", "trial", "began_s", "state", "received"),
+        }
+        for table, columns in later.items():
+            for column in columns:
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     assert shape(path) != new
     with closing(Store.open(path)) as store:
         store.commit([task(1)])

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import msgspec
 
 from ..core.decision import Assignment
-from ..core.messages import Batch, HandOut, Run
-from ..core.parcels import Function, Incarnation
+from ..core.messages import Batch, HandOut, Input, Run, Special
+from ..core.parcels import Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..doors.store import Store
 
@@ -79,11 +79,16 @@ class Payloads:
         runs = []
         keys = []
         allotment = assignment.allotment
-        for task_id, attempt, function, time_limit_s, version, environment, measured in assignment.tasks:
+        special = self._special(assignment)
+        for task_id, attempt, function, time_limit_s, version, environment, measured, wants in assignment.tasks:
             payload = payloads[task_id] or b""
+            with_it = special[task_id] if wants is not None else None
             runs.append(
-                Run(task_id, attempt, payload, function, time_limit_s, version, environment, measured, allotment)
-            )
+                Run(
+                    task_id, attempt, payload, function, time_limit_s, version, environment, measured, allotment,
+                    with_it,
+                )
+            )  # fmt: skip
             keys.append((task_id, attempt))
         batch = msgspec.Raw(_encode(Batch(runs, self._functions_for(assignment))))
         return HandOut(
@@ -95,6 +100,26 @@ class Payloads:
             assignment.recycling,
             assignment.graces,
         )
+
+    def _special(self, assignment: Assignment) -> dict[int, Special]:
+        """What some of the runs come with: results of other tasks, and what earlier trials have left."""
+        wanted = {task[0]: task[7] for task in assignment.tasks if task[7] is not None}
+        if not wanted:
+            return {}
+        sources = dict.fromkeys(source for wants in wanted.values() for _, source in wants.inputs)
+        finals = {final.id: final for final in self._store.finals(list(sources))} if sources else {}
+        later = [task for task, wants in wanted.items() if wants.trial > 1]
+        states = self._store.states(later) if later else {}
+        return {
+            task: Special(
+                [_input(number, source, finals.get(source)) for number, source in wants.inputs],
+                wants.trial,
+                states.get(task, b""),
+                wants.received,
+                wants.parent,
+            )
+            for task, wants in wanted.items()
+        }
 
     def _functions_for(self, assignment: Assignment) -> list[Function]:
         needed = dict.fromkeys(task[2] for task in assignment.tasks if task[2] is not None)
@@ -119,3 +144,9 @@ class Payloads:
         for function in self._store.functions(absent) if absent else ():
             self._keep_code(function.digest, function.code)
         return [Function(digest, self._code[digest]) for digest in digests if digest in self._code]
+
+
+def _input(number: int, source: int, final: Final | None) -> Input:
+    if final is None:
+        return Input(number, source)
+    return Input(number, source, final.reason, final.body or b"", final.failure)

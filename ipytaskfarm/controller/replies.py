@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from ..core.decision import Load, LoadCompacted, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ..core.decision import Load, LoadCompacted, LoadEnded, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ..core.errors import StoreFull
-from ..core.events import Event, Originals
+from ..core.events import EndedLoaded, Event, Originals
 from ..core.handlers.tables import last_rows
 from ..core.messages import Answer, Fetched, Refusal, Text
 from ..core.parcels import Final
@@ -14,7 +14,7 @@ from ..doors.store import Store
 
 
 def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
-    """What to send, or (for `LoadOriginals`) the event that the scheduler waits for."""
+    """What to send, or (for `LoadOriginals` and `LoadEnded`) the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
         finals = [*store.finals(load.ids), *load.refusals]
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
@@ -26,6 +26,8 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         # Cleared since they were asked for, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
+    if isinstance(load, LoadEnded):
+        return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome)
     if isinstance(load, LoadCompacted):
         return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))

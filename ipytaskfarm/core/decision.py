@@ -11,8 +11,20 @@ from .parcels import Final, Incarnation
 from .saves import Save
 from .verdicts import Evaluate
 
-ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool]
-"""(task id, attempt, function, time limit, properties version, environment, whether its memory is to be measured)"""
+
+class Wants(NamedTuple):
+    """What a run is to come with that is read from the store."""
+
+    inputs: tuple[tuple[int, int], ...] = ()
+    """See `needs.Needs.inputs`."""
+    trial: int = 1
+    received: int = 0
+    parent: int | None = None
+
+
+ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
+"""(task id, attempt, function, time limit, properties version, environment, whether its memory is to be measured,
+what few want)"""
 
 
 class Assignment(NamedTuple):
@@ -65,6 +77,15 @@ class LoadOriginals(NamedTuple):
     not_failed: list[int]
 
 
+class LoadEnded(NamedTuple):
+    """Read these tasks, which have ended, to run them again; they come back as `events.EndedLoaded`.
+    dependents: and all that were made of their results and have ended well."""
+
+    ids: list[int]
+    outcome: str
+    dependents: bool = False
+
+
 class LoadExplanation(NamedTuple):
     """Explain a final task from the store: answer question `n` with `Text`."""
 
@@ -80,7 +101,7 @@ class LoadCompacted(NamedTuple):
     n: int
 
 
-Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadExplanation | LoadCompacted
+Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadExplanation | LoadCompacted
 
 
 @dataclass(slots=True)

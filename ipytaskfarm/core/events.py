@@ -8,6 +8,7 @@ import msgspec
 
 from .messages import AgentMessage, ClientMessage
 from .parcels import Submission
+from .saves import TaskRecord
 from .verdicts import Evaluated
 
 
@@ -49,6 +50,16 @@ class Originals(msgspec.Struct, frozen=True):
     not_failed: list[int]
 
 
+class EndedLoaded(msgspec.Struct, frozen=True):
+    """Ended tasks that are to run again, as the store knows them; what was cleared meanwhile is not among them."""
+
+    tasks: list[TaskRecord]
+    asked: list[int]
+    outcome: str
+    """What becomes of their last attempt."""
+
+
 Event: TypeAlias = (
     ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Tick | StoreRoom | Originals
-)
+    | EndedLoaded
+)  # fmt: skip

@@ -140,6 +140,7 @@ class Job:
     """Those that have not ended, where one that fails ends the others."""
     failed: str = ""
     """Why all its tasks are aborted; "": they are not."""
+    paused: bool = False
 
     @property
     def complete(self) -> bool:
@@ -422,6 +423,19 @@ class Farm:
     perhaps_ended: dict[str, None] = field(default_factory=dict)
     """Jobs to be looked at at the end of the turn, and environments."""
     perhaps_unused: dict[str, None] = field(default_factory=dict)
+    dependents: dict[int, list[int]] = field(default_factory=dict)
+    """Task -> those that wait for it, perhaps with some that have ended meanwhile."""
+    ended_needs: deque[int] = field(default_factory=deque)
+    """Tasks that have ended, with dependents that have not been told."""
+    takers: dict[int, int] = field(default_factory=dict)
+    """Task -> how many that have not ended take its result: it is not cleared."""
+    ready_joins: deque[int] = field(default_factory=deque)
+    remade: dict[int, float] = field(default_factory=dict)
+    """Reopened tasks that have ended again -> when (monotonic)."""
+    paused: set[str] = field(default_factory=set)
+    """Jobs of which nothing is started."""
+    unique: dict[str, int] = field(default_factory=dict)
+    """Keys of tasks that have not ended."""
     checks: list[PendingCheck] = field(default_factory=list)
     guarded: bool = False
     """Whether there is a load guard."""

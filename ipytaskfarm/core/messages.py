@@ -29,10 +29,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from .calls import Letters, Progress, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Peers with another number are refused, with both versions named."""
 
 
@@ -129,6 +130,75 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
     seen: list[tuple[int, int, int, int]] = []
 
 
+class MarkDone(msgspec.Struct, frozen=True, tag=True):
+    """Question: let this task have ended well, with that encoded `ResultBody`.  Answer: `Flag`."""
+
+    id: int
+    body: bytes
+    blobs: tuple[str, ...] = ()
+
+
+class MarkFailed(msgspec.Struct, frozen=True, tag=True):
+    """Question: let this task's run, or its result, count as failed.  Answer: `Text`, what became of it."""
+
+    id: int
+    why: str = ""
+
+
+class PauseJobs(msgspec.Struct, frozen=True, tag=True):
+    """Question: start nothing of these jobs (on=False: go on).  Answer: `Number`, how many tasks wait for that."""
+
+    ids: list[str]
+    on: bool = True
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Question: give these nodes' engines nothing more (on=False: go on).  Answer: `Number`, how many agents."""
+
+    nodes: list[str]
+    on: bool = True
+
+
+class FindJobs(msgspec.Struct, frozen=True, tag=True):
+    """Question: jobs of that id or name (None: all), tasks=True: with the ids of their tasks.  Answer: `JobTable`."""
+
+    wanted: str | None = None
+    tasks: bool = False
+
+
+class Send(msgspec.Struct, frozen=True, tag=True):
+    """Question: these for that task, which has not ended.  mark: the sender's own name for them: taken once.
+    Answer: `Number`, the last one's number."""
+
+    id: int
+    bodies: list[bytes]
+    mark: str
+
+
+class Read(msgspec.Struct, frozen=True, tag=True):
+    """Question: what that task has sent behind this number.  Answer: `Letters`, as soon as there are some, or none
+    when it has ended."""
+
+    id: int
+    after: int = 0
+
+
+class ProgressOf(msgspec.Struct, frozen=True, tag=True):
+    """Question: how far have these come that run?  Answer: `ProgressTable`."""
+
+    ids: list[int]
+
+
+class History(msgspec.Struct, frozen=True, tag=True):
+    """Question: what happened, and when.  Answer: `EventTable`, in order of time, the last so many that match."""
+
+    ids: list[int] | None = None
+    name: str | None = None
+    what: str | None = None
+    since_s: float = 0.0
+    last: int = 1000
+
+
 class Stack(msgspec.Struct, frozen=True, tag=True):
     """Question: where is this running task now.  Answer: `Text`."""
 
@@ -207,6 +277,7 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
+    | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
     | ClearSticky
 )  # fmt: skip
@@ -270,6 +341,12 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
+class Reopened(msgspec.Struct, frozen=True, tag=True):
+    """These had ended well and run again: their results are not to be shown any more."""
+
+    ids: list[int]
+
+
 class Watched(msgspec.Struct, frozen=True, tag=True):
     """Finals follow (or have come) for all but these."""
 
@@ -296,6 +373,8 @@ class Cleared(msgspec.Struct, frozen=True, tag=True):
     count: int
     missing: list[int] = []
     unfinished: list[int] = []
+    needed: list[int] = []
+    """Results that other tasks have yet to take."""
 
 
 class Retried(msgspec.Struct, frozen=True, tag=True):
@@ -344,6 +423,38 @@ class TaskTable(msgspec.Struct, frozen=True, tag=True):
     unknown: list[int] = []
     omitted: int = 0
     """So many before these match too, and were not asked for."""
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """One job."""
+
+    id: str
+    name: str
+    total: int
+    arrived: int
+    unfinished: int
+    paused: bool
+    failed: str
+    opened_s: float
+    ids: list[int] = []
+
+
+class JobTable(msgspec.Struct, frozen=True, tag=True):
+    """Jobs, the latest last."""
+
+    rows: list[JobRow]
+
+
+class ProgressTable(msgspec.Struct, frozen=True, tag=True):
+    """(id, value, total or None, message) of those that run and have said something, or whose children have."""
+
+    rows: list[tuple[int, float, float | None, str]]
+
+
+class EventTable(msgspec.Struct, frozen=True, tag=True):
+    """(when, task, name, what, engine id or -1, more), in order of time."""
+
+    rows: list[tuple[float, int, str | None, str, int, str]]
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):
@@ -426,7 +537,8 @@ class StickyTable(msgspec.Struct, frozen=True, tag=True):
 
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
-    | Flag | Number | EngineTable | CommandQueueTable | FarmState | StickyTable
+    | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
+    | CommandQueueTable | FarmState | StickyTable
 )  # fmt: skip
 
 
@@ -464,7 +576,7 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     """Characters of stdout and stderr until here."""
 
 
-ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice
+ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened
 
 
 # --------------------------------------------------------------------------------------------------
@@ -664,6 +776,8 @@ AgentMessage: TypeAlias = (
     | NodeState
     | SetUp
     | Demand
+    | TaskCall
+    | Progress
 )
 
 
@@ -678,6 +792,31 @@ class StopEngine(msgspec.Struct, frozen=True, tag=True):
 
     engine: Incarnation
     grace_s: float = 2.0
+
+
+class Input(msgspec.Struct, frozen=True, array_like=True):
+    """The result of another task, for this run's arguments."""
+
+    number: int
+    """By which the payload asks for it."""
+    task: int
+    reason: str = ""
+    """Why that one failed; "": it did not."""
+    body: bytes | None = None
+    """Its encoded `ResultBody`; None: it is not there any more."""
+    failure: Failure | None = None
+
+
+class Special(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What only some runs come with."""
+
+    inputs: list[Input] = []
+    trial: int = 1
+    state: bytes = b""
+    """What the last trial left, a packed dict."""
+    received: int = 0
+    """Messages that earlier trials have read."""
+    parent: int | None = None
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -695,6 +834,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     measured: bool = False
     """Report the engine's memory with its end."""
     allotment: Allotment | None = None
+    special: Special | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
@@ -797,6 +937,7 @@ ToAgent: TypeAlias = (
     | OutputQuery
     | EnginePrepared
     | Granted
+    | TaskReply
     | Shutdown
 )
 
@@ -818,7 +959,9 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
     """Finish the running task, return the rest, exit."""
 
 
-FromEngine: TypeAlias = LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | LaneExit
+FromEngine: TypeAlias = (
+    LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand | TaskCall | Progress
+)
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | LaneExit
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from .demands import Asks, Recycle
+from .needs import Needs
 
 Incarnation: TypeAlias = str
 RunKey: TypeAlias = tuple[int, int]
@@ -50,6 +51,18 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What it asks of its engine and node; None: nothing."""
     grace_s: float | None = None
     """Between its interrupt and the signals that end its engine; None: the farm's."""
+    retry_delays_s: tuple[float, ...] = ()
+    """Before the first, second … run after an error; the last one holds for all that follow."""
+    retry_on: tuple[str, ...] = ()
+    """Qualified names of the exceptions after which it is run again, subclasses included; (): all."""
+    defer_s: float = 300.0
+    """Before the next trial of a deferred run that does not say it itself."""
+    defer_max_s: float = 3600.0
+    """So long after its first trial's begin a deferral is its end."""
+    warn_after_s: float | None = None
+    """So long may it run before somebody is told."""
+    unique: str | None = None
+    """It is refused while another task of this key has not ended."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):
@@ -64,6 +77,12 @@ class JobSpec(msgspec.Struct, frozen=True):
     recycle: Recycle | None = None
     abort_on_failure: bool = False
     """The first of its tasks that fails ends all others."""
+    abort_on_disconnect: bool = False
+    """So does the end of its client's connection."""
+    unique: str | None = None
+    """Its tasks are refused while another job of this key has not ended."""
+    opened_s: float = 0.0
+    """When it was first handed in."""
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -83,6 +102,8 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rules: Rules | None = None
     blobs: tuple[str, ...] = ()
     """Digests of the blobs that its payload and its recovery tasks' need, see `doors.blobs`."""
+    needs: Needs | None = None
+    """What it waits for."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +113,29 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     value: str
     place: str = ""
     """``file:line in function`` of the user's innermost frame."""
+    kinds: tuple[str, ...] = ()
+    """Qualified names of the exception's class and of its bases, for `Rules.retry_on`; not kept in the store."""
+
+
+class Deferral(msgspec.Struct, frozen=True, tag=True):
+    """The run has ended by its own wish, to come again."""
+
+    after_s: float | None = None
+    """None: as the task's rules say."""
+    message: str = ""
+    """For people."""
+    state: bytes = b""
+    """A packed dict, given to the next trial."""
+    received: int = 0
+    """So many of the messages sent to the task were read."""
+
+
+class LostInputs(msgspec.Struct, frozen=True, tag=True):
+    """The run has found that results which it was given are gone."""
+
+    ids: tuple[int, ...]
+    engines: tuple[int, ...] = ()
+    """Engine ids to be replaced, because what they held is gone with them."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -110,6 +154,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Digests of the blobs that the body needs."""
     memory_bytes: int = 0
     """The engine's private memory after it, if the run asked for that."""
+    word: Deferral | LostInputs | None = None
+    """What outcome "deferred" or "inputs lost" means."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):

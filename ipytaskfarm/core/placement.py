@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from .choice import better, in_turns
-from .decision import Assignment, Decision, ToRun
+from .decision import Assignment, Decision, ToRun, Wants
 from .demands import Asks
 from .eligibility import wake
 from .ending import recall, recycle
@@ -20,7 +20,7 @@ from .parcels import RunKey
 from .queue import TaskClass, serves_environment
 from .recycling import note_settings, rest, room_left
 from .saves import SaveHandOut
-from .task import DEFAULT_RULES, Handed
+from .task import DEFAULT_RULES, Handed, Task
 from .transition import begin, hand
 
 MAX_BATCH = 2048
@@ -297,7 +297,9 @@ def _take(
         engine.closed += not quick
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
-        tasks.append((task.id, task.attempt, task.function, rules.time_limit_s, version, environment, measured))
+        tasks.append(
+            (task.id, task.attempt, task.function, rules.time_limit_s, version, environment, measured, _wants(task))
+        )
         took += 1
     if took and asks is not None:
         _note_asks(farm, engine, task_class, asks, now)
@@ -305,6 +307,14 @@ def _take(
     if not task_class.restricted:
         farm.open_size -= took
     return took
+
+
+def _wants(task: Task) -> Wants | None:
+    if task.needs is None and task.course is None and task.parent is None:
+        return None
+    inputs = task.needs.inputs if task.needs is not None else ()
+    trial, received = (task.course.trial, task.course.received) if task.course is not None else (1, 0)
+    return Wants(inputs, trial, received, task.parent)
 
 
 def _note_asks(farm: Farm, engine: Engine, task_class: TaskClass, asks: Asks, now: Now) -> None:

@@ -16,10 +16,10 @@ from .handlers.commands import STARTUP
 from .handlers.jobs import keep_referenced
 from .messages import Retried
 from .parcels import Incarnation, RunKey
-from .saves import SaveHandOut, Snapshot, TaskRecord
-from .states import State
-from .task import Task
-from .transition import rehand, restore
+from .saves import SaveHandOut, Snapshot
+from .states import State, Waiting
+from .task import QUEUED, Queued
+from .transition import count_needs, rehand, restore, task_of
 
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
@@ -47,11 +47,12 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
         job = farm.jobs[saved.spec.id] = Job(saved.spec, saved.session, saved.arrived)
-        job.failed = saved.failed
+        job.failed, job.paused = saved.failed, saved.paused
+        if saved.paused:
+            farm.paused.add(saved.spec.id)
         if saved.spec.environment is not None:
             job.environments.add(saved.spec.environment)
-    for task_record in snapshot.tasks:
-        restore(farm, _task_of(farm, task_record))
+    _restore_tasks(farm, snapshot, now)
     for job in farm.jobs.values():
         job.ended = job.complete
         if not job.ended:
@@ -63,15 +64,18 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     return farm
 
 
-def _task_of(farm: Farm, record: TaskRecord) -> Task:
-    rules = farm.rules_of(record.rules, record.recovery)
-    task = Task(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
-    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
-    task.recovery = record.recovery
-    task.job = record.rules.job if record.rules is not None else None
-    task.suspect = record.losses > 0
-    task.history = list(record.history) or None
-    return task
+def _restore_tasks(farm: Farm, snapshot: Snapshot, now: Now) -> None:
+    for record in snapshot.tasks:
+        farm.tasks[record.id] = task_of(farm, record)
+    for record in snapshot.tasks:
+        task = farm.tasks[record.id]
+        if record.needs is not None:
+            count_needs(farm, task, record.needs)
+        why = QUEUED
+        if record.until_s is not None and record.until_s > now.wall_s:
+            waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
+            why = Queued(waits, now.mono_s + record.until_s - now.wall_s, record.until_s)
+        restore(farm, task, why)
 
 
 def _restore_handout(farm: Farm, handout: SaveHandOut, now: Now) -> None:

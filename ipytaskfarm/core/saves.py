@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .needs import Needs
 from .parcels import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
 
@@ -38,6 +39,10 @@ class SaveTask(msgspec.Struct, frozen=True, gc=False):
     rules: Rules | None
     session: str
     blobs: tuple[str, ...] = ()
+    needs: Needs | None = None
+    parent: int | None = None
+    spawn: str | None = None
+    """The parent's trial, and which of its submissions it came with: "1.3"."""
 
 
 class SaveFunction(msgspec.Struct, frozen=True):
@@ -86,6 +91,26 @@ class SaveRequeue(msgspec.Struct, frozen=True):
     payload: bytes | None = None
     """The recovery task's own payload and function, once it is its turn."""
     function: str | None = None
+    until_s: float | None = None
+    """It waits so long (wall clock)."""
+    trial: int = 1
+    began_s: float | None = None
+    """When its first trial began."""
+    state: bytes | None = None
+    """What it left for its next trial; None: what is there stays."""
+    received: int = 0
+
+
+class SaveReopen(msgspec.Struct, frozen=True):
+    """A task that had ended well is to run again: its end becomes an attempt, with this for its outcome."""
+
+    task: int
+    outcome: str
+    queue_seq: int
+    attempt: int
+    errors: int
+    losses: int
+    recovery: int
 
 
 class SaveFinal(msgspec.Struct, frozen=True, gc=False):
@@ -116,6 +141,20 @@ class SaveJob(msgspec.Struct, frozen=True):
     arrived: int
     failed: str = ""
     """Why all its tasks are aborted."""
+    paused: bool = False
+
+
+class SaveMail(msgspec.Struct, frozen=True):
+    """A message to a task (outgoing: from it), the `seq`-th of that direction."""
+
+    task: int
+    outgoing: bool
+    seq: int
+    sender: str
+    mark: str
+    """The sender's own name for it: who sends it again has it taken once."""
+    at_s: float
+    body: bytes
 
 
 class SaveSetting(msgspec.Struct, frozen=True):
@@ -142,7 +181,7 @@ class DropSticky(msgspec.Struct, frozen=True):
 
 Save: TypeAlias = (
     SaveBlock | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt | SaveRequeue
-    | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky | DropSticky
+    | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky | DropSticky
 )  # fmt: skip
 
 
@@ -164,6 +203,13 @@ class TaskRecord(msgspec.Struct, frozen=True):
     recovery: int
     history: list[AttemptRow] = []
     payload_bytes: int = 0
+    needs: Needs | None = None
+    until_s: float | None = None
+    trial: int = 1
+    began_s: float | None = None
+    received: int = 0
+    parent: int | None = None
+    spawn: str | None = None
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -195,3 +241,5 @@ class Snapshot(msgspec.Struct, frozen=True):
     settings: dict[str, int | float | str | None]
     sticky: list[SaveSticky]
     jobs: list[SaveJob] = []
+    mail: list[tuple[int, int, int, str]] = []
+    """(task, 1 if from it, last number, JSON list of marks) for tasks that have not ended."""

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import graph
 from . import messages as m
 from .decision import Decision
 from .eligibility import refresh_classes, wake
-from .events import Back, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
 from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
@@ -119,6 +120,11 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
         del farm.agents[session]
 
 
+def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
+    """Ended tasks that are to run again were read from the store."""
+    graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)
+
+
 def on_store_room(farm: Farm, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
     """Whether submissions can be accepted."""
     if (event.why is None) != (farm.full is None):
@@ -151,6 +157,7 @@ HANDLERS: dict[type, Handler] = {
     Gone: on_gone,
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
+    EndedLoaded: on_ended_loaded,
     Tick: timers.on_tick,
 }
 """Who handles what.  A new event: its struct, its handler, a line here."""
@@ -171,7 +178,8 @@ class Scheduler:
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)
-        if farm.to_abort:
+        while farm.ended_needs or farm.ready_joins or farm.to_abort:
+            graph.settle(farm, now, out)
             clients.abort_with_jobs(farm, now, out)
         if farm.perhaps_ended or farm.perhaps_unused:
             settle_jobs(farm, now, out)
@@ -235,13 +243,14 @@ def check(farm: Farm) -> None:
             assert (task_id, place.attempt) in engine.handed, f"task {task_id} is not held by its engine"
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
-        elif task.task_class is None:
+        elif task.task_class is None and not task.left and task.job not in farm.paused:
             assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers), f"task {task_id} waits for nothing"
     assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
     _check_queues(farm)
     _check_engines(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
+    graph.check_graph(farm)
 
 
 def _check_queues(farm: Farm) -> None:

@@ -32,6 +32,7 @@ MOVES: dict[tuple[State | None, State], str] = {
     (State.PENDING, State.SUCCEEDED): "ended well",
     (State.SCHEDULED, State.FAILED): "aborted, nothing can ever run it, or begun and ended between two looks",
     (State.PENDING, State.FAILED): "failed with no budget left",
+    (State.SUCCEEDED, State.SCHEDULED): "reopened: its result was marked as failed, or is lost",
 }
 """(from, to) -> what happened.  Anything else is our bug."""
 
@@ -46,6 +47,9 @@ class Waiting(StrEnum):
     RETURNED = "returned"
     REJECTED = "set aside by an engine"
     PAUSED = "paused"
+    TASKS = "waiting for tasks"
+    DEFERRED = "deferred"
+    REOPENED = "reopened"
     RESOURCES = "waiting for resources"
     LIMIT = "limit reached"
 
@@ -63,6 +67,9 @@ class Reason(StrEnum):
     UNMET = "unmet"
     ENVIRONMENT = "environment setup"
     JOB_ABORTED = "aborted with its job"
+    NEEDED = "a needed task failed"
+    SKIPPED = "skipped"
+    DEFERRED = "deferred too long"
     TOO_LARGE = "too large"
     REFUSED = "refused"
 
@@ -72,6 +79,12 @@ CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Re
 
 ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 """Somebody wanted it so: `TaskAborted` is raised by who fetches it."""
+
+CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
+"""It never came to a run of its own, because of what became of others."""
+
+DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
+"""Outcomes of attempts that are no end of their task."""
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}
 """Run the recovery_task when the budget is used up."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from .needs import Needs
 from .parcels import AttemptRow, Incarnation, Rules, RunKey
 from .states import State, Waiting
 
@@ -26,6 +27,8 @@ class Queued(msgspec.Struct, frozen=True):
     why: Waiting = Waiting.QUEUED
     until_s: float | None = None
     """Monotonic; None: as soon as an engine is free."""
+    until_wall_s: float | None = None
+    """The same as the store keeps it."""
 
 
 class Handed(msgspec.Struct, frozen=True):
@@ -42,6 +45,8 @@ Place: TypeAlias = Queued | Handed
 QUEUED = Queued()
 RETURNED = Queued(Waiting.RETURNED)
 RETRIED = Queued(Waiting.RETRY)
+FOR_TASKS = Queued(Waiting.TASKS)
+PAUSED = Queued(Waiting.PAUSED)
 
 
 class Rejection(msgspec.Struct):
@@ -53,6 +58,23 @@ class Rejection(msgspec.Struct):
     """The engine's properties version at the time: another one now lifts the rejection."""
 
 
+class Course(msgspec.Struct, gc=False):
+    """What only few tasks have come to: trials, and what running ones have said of themselves."""
+
+    trial: int = 1
+    """1 + runs that ended with a deferral."""
+    began_s: float | None = None
+    """Wall-clock begin of the first trial, once it was deferred."""
+    received: int = 0
+    """So many of the messages sent to it were read by earlier trials."""
+    input_losses: int = 0
+    """How often it has found its inputs lost."""
+    again: bool = False
+    """It had ended well before, and was reopened."""
+    late: bool = False
+    """It runs longer than `warn_after`."""
+
+
 class Task:
     """One unfinished task.
 
@@ -61,8 +83,8 @@ class Task:
     """
 
     __slots__ = (
-        "attempt", "avoid", "environment", "errors", "function", "history", "id", "job", "key", "losses", "place",
-        "queue_seq", "recovery",
+        "attempt", "avoid", "course", "environment", "errors", "function", "history", "id", "job", "key", "left",
+        "losses", "needs", "parent", "place", "queue_seq", "recovery",
         "rejections", "rules", "session", "submitted_s", "suspect", "task_class",
     )  # fmt: skip
 
@@ -93,6 +115,12 @@ class Task:
         """The job that counts it, whatever its recovery tasks say."""
         self.environment: str | None = None
         """Identity of the environment that counts it."""
+        self.needs: Needs | None = None
+        self.left: set[int] | None = None
+        """Tasks that it waits for; None or empty: for none."""
+        self.parent: int | None = None
+        """The task that submitted it."""
+        self.course: Course | None = None
 
     def __lt__(self, other: Task) -> bool:
         # A task that left a queue and came back stands twice in its heap, under one (key, queue_seq).
@@ -103,6 +131,12 @@ class Task:
         """The public state: scheduled until an engine began it."""
         place = self.place
         return State.PENDING if type(place) is Handed and place.since_s is not None else State.SCHEDULED
+
+    def own_course(self) -> Course:
+        """Its course, to be written to."""
+        if self.course is None:
+            self.course = Course()
+        return self.course
 
     @property
     def retries_left(self) -> int:

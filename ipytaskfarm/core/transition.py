@@ -7,15 +7,30 @@ or `Farm.counts`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .decision import Decision
 from .eligibility import announce, class_for
 from .environments import use_of
 from .farm import Charge, Engine, Farm, Now
+from .needs import Needs
 from .parcels import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
 from .queue import TaskClass, class_key_of
-from .saves import SaveAttempt, SaveFinal, SaveRequeue, SaveTask
-from .states import MOVES, Reason, State
-from .task import DEFAULT_RULES, QUEUED, Handed, Place, Queued, Task, TaskInfo
+from .saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
+from .states import CONSEQUENCES, MOVES, Reason, State, Waiting
+from .task import (
+    DEFAULT_RULES,
+    FOR_TASKS,
+    PAUSED,
+    QUEUED,
+    RETRIED,
+    Course,
+    Handed,
+    Place,
+    Queued,
+    Task,
+    TaskInfo,
+)
 
 
 class IllegalMove(AssertionError):
@@ -36,6 +51,21 @@ def _place(farm: Farm, task: Task, place: Place) -> None:
     before = task.state
     task.place = place
     _count(farm, task.id, before, task.state)
+
+
+def _stand(farm: Farm, task: Task, why: Queued) -> None:
+    """Where a task waits that no engine has: for other tasks, for its time, for its job to go on, else in its queue."""
+    if task.left:
+        why = FOR_TASKS
+    elif why.until_s is not None:
+        farm.set_timer(why.until_s, "rejoin", task.id)
+    elif task.job in farm.paused:
+        why = PAUSED
+    else:
+        _place(farm, task, why)
+        _join_queue(farm, task)
+        return
+    _place(farm, task, why)
 
 
 def _join_queue(farm: Farm, task: Task) -> TaskClass:
@@ -132,7 +162,7 @@ def _end_in_job(farm: Farm, task: Task, final: Final) -> None:
     job.unfinished -= 1
     if job.spec.abort_on_failure:
         job.tasks.pop(task.id, None)
-        if final.reason and not job.failed:
+        if final.reason and not job.failed and final.reason not in CONSEQUENCES:
             why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
             job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
             farm.to_abort[job.spec.id] = None
@@ -140,8 +170,42 @@ def _end_in_job(farm: Farm, task: Task, final: Final) -> None:
         farm.perhaps_ended[job.spec.id] = None
 
 
-def accept(farm: Farm, submission: Submission, session: str, rules: Rules | None, out: Decision) -> Task:
-    """None -> scheduled.  rules: the submission's, or equal ones."""
+def count_needs(farm: Farm, task: Task, needs: Needs) -> None:
+    """A task waits for others: for those of them that have not ended."""
+    task.needs = needs
+    for source in needs.takes:
+        farm.takers[source] = farm.takers.get(source, 0) + 1
+    wait_for(farm, task, needs.after)
+    if needs.join and not task.left:
+        farm.ready_joins.append(task.id)
+    farm.ended_needs.extend(i for i in needs.after if farm.finals.get(i) or i in farm.refusals)
+
+
+def _end_needs(farm: Farm, needs: Needs) -> None:
+    for source in needs.takes:
+        farm.takers[source] -= 1
+        if not farm.takers[source]:
+            del farm.takers[source]
+
+
+def wait_for(farm: Farm, task: Task, ids: Iterable[int]) -> None:
+    """It does not begin before these have ended, those of them that have not."""
+    left = {i for i in ids if i in farm.tasks or farm.finals.get(i) or i in farm.refusals}
+    for task_id in left:
+        farm.dependents.setdefault(task_id, []).append(task.id)
+    task.left = left | task.left if task.left else left
+
+
+def accept(
+    farm: Farm,
+    submission: Submission,
+    session: str,
+    rules: Rules | None,
+    out: Decision,
+    parent: int | None = None,
+    spawn: str | None = None,
+) -> Task:
+    """None -> scheduled.  rules: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     seq = farm.next_queue_seq
     farm.next_queue_seq = seq + 1
     task = Task(submission.id, seq, submission.submitted_s, session, submission.function, rules)
@@ -151,15 +215,29 @@ def accept(farm: Farm, submission: Submission, session: str, rules: Rules | None
     if rules is not None:
         _count_use(farm, task)
         _count_in_job(farm, task)
+        if rules.unique is not None:
+            farm.unique[rules.unique] = task.id
+    needs = submission.needs
     out.saves.append(
-        SaveTask(task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs)
-    )
-    _join_queue(farm, task)
+        SaveTask(
+            task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
+            needs, parent, spawn,
+        )
+    )  # fmt: skip
+    task.parent = parent
+    if needs is not None:
+        count_needs(farm, task, needs)
+    if needs is None and not farm.paused:
+        _join_queue(farm, task)
+    elif needs is None or not needs.join:
+        _stand(farm, task, QUEUED)
+    else:
+        task.place = FOR_TASKS
     return task
 
 
-def restore(farm: Farm, task: Task) -> None:
-    """A task from the store, waiting; no save."""
+def restore(farm: Farm, task: Task, why: Queued) -> None:
+    """A task from the store, waiting; no save.  Its needs are counted already."""
     _policy_key(farm, task)
     farm.tasks[task.id] = task
     farm.counts[State.SCHEDULED] += 1
@@ -167,7 +245,51 @@ def restore(farm: Farm, task: Task) -> None:
         _count_use(farm, task)
     if task.job is not None:
         _count_in_job(farm, task)
-    _join_queue(farm, task)
+    if task.rules is not None and task.rules.unique is not None:
+        farm.unique[task.rules.unique] = task.id
+    if task.needs is not None and task.needs.join:
+        task.place = FOR_TASKS
+    else:
+        _stand(farm, task, why)
+
+
+def task_of(farm: Farm, record: TaskRecord) -> Task:
+    """A task as the store knows it, not yet among the others."""
+    rules = farm.rules_of(record.rules, record.recovery)
+    task = Task(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
+    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
+    task.recovery = record.recovery
+    task.job = record.rules.job if record.rules is not None else None
+    task.suspect = record.losses > 0
+    task.history = list(record.history) or None
+    task.parent = record.parent
+    if record.trial > 1:
+        task.course = Course(record.trial, record.began_s, record.received)
+    return task
+
+
+def rejoin(farm: Farm, task: Task, why: Queued = QUEUED) -> None:
+    """What a task waited for outside of its queue is over, or has begun."""
+    leave_queue(farm, task)
+    _stand(farm, task, why)
+
+
+def reopen(farm: Farm, task: Task, outcome: str, out: Decision) -> None:
+    """succeeded -> scheduled.  The task was read from the store; what it waits for is counted later (`graph`)."""
+    del farm.finals[task.id]
+    farm.tasks[task.id] = task
+    _count(farm, task.id, State.SUCCEEDED, State.SCHEDULED)
+    if task.rules is not None:
+        _count_use(farm, task)
+        _count_in_job(farm, task)
+    task.queue_seq = farm.next_queue_seq
+    farm.next_queue_seq += 1
+    _policy_key(farm, task)
+    out.saves.append(
+        SaveReopen(task.id, outcome, task.queue_seq, task.attempt, task.errors, task.losses, task.recovery)
+    )
+    task.place = Queued(Waiting.REOPENED)
+    task.own_course().again = True
 
 
 def hand(farm: Farm, task: Task, engine: Engine, running: bool, now: Now) -> None:
@@ -184,6 +306,7 @@ def hand(farm: Farm, task: Task, engine: Engine, running: bool, now: Now) -> Non
 def rehand(farm: Farm, task: Task, engine: Engine, attempt: int) -> None:
     """A hand-out from the controller's life before, read from the store."""
     leave_queue(farm, task)
+    task.left = None  # it was begun: what it waited for had ended
     task.attempt = attempt
     _place(farm, task, Handed(engine.name, attempt))
 
@@ -201,13 +324,19 @@ def give_back(farm: Farm, task: Task, why: Queued) -> None:
     """Handed -> scheduled, never begun, at its old place and under the same attempt number.
     The engine's own word that it will not run it makes the number free."""
     task.attempt -= 1
-    _place(farm, task, why)
-    _join_queue(farm, task)
+    _stand(farm, task, why)
 
 
-def requeue(farm: Farm, task: Task, why: Queued, out: Decision, recovery: Recovery | None = None) -> None:
+def requeue(
+    farm: Farm,
+    task: Task,
+    why: Queued,
+    out: Decision,
+    recovery: Recovery | None = None,
+    state: bytes | None = None,
+) -> None:
     """Handed -> scheduled, at the end of its queue, with what was spent recorded.
-    With `recovery` the next link of its chain takes over under the same id."""
+    With `recovery` the next link of its chain takes over under the same id.  state: what a deferred run leaves."""
     if recovery is not None:
         task.recovery += 1
         task.errors = task.losses = 0
@@ -221,23 +350,32 @@ def requeue(farm: Farm, task: Task, why: Queued, out: Decision, recovery: Recove
     task.queue_seq = farm.next_queue_seq
     farm.next_queue_seq += 1
     _policy_key(farm, task)
-    _place(farm, task, why)
-    out.saves.append(
-        SaveRequeue(
-            task.id,
-            task.queue_seq,
-            task.attempt,
-            task.errors,
-            task.losses,
-            task.recovery,
-            recovery.payload if recovery else None,
-            recovery.function if recovery else None,
-        )
+    out.saves.append(_requeued(task, task.attempt, why, recovery, state))
+    _stand(farm, task, why)
+
+
+def _requeued(
+    task: Task, attempt: int, why: Queued, recovery: Recovery | None = None, state: bytes | None = None
+) -> SaveRequeue:
+    course = task.course or _NO_COURSE
+    return SaveRequeue(
+        task.id,
+        task.queue_seq,
+        attempt,
+        task.errors,
+        task.losses,
+        task.recovery,
+        recovery.payload if recovery else None,
+        recovery.function if recovery else None,
+        why.until_wall_s,
+        course.trial,
+        course.began_s,
+        state,
+        course.received,
     )
-    if why.until_s is None:
-        _join_queue(farm, task)
-    else:
-        farm.set_timer(why.until_s, "rejoin", task.id)
+
+
+_NO_COURSE = Course()
 
 
 def refund(task: Task, charge: Charge, out: Decision) -> None:
@@ -248,15 +386,7 @@ def refund(task: Task, charge: Charge, out: Decision) -> None:
         task.losses = max(0, task.losses - 1)
     # Of a task that is handed out the row says what it did when it was queued: its present run is the hand-out's.
     attempt = task.attempt - (type(task.place) is Handed)
-    out.saves.append(SaveRequeue(task.id, task.queue_seq, attempt, task.errors, task.losses, task.recovery))
-
-
-def reclass(farm: Farm, task: Task) -> None:
-    """A waiting task whose exclusions changed goes to the class it now belongs to."""
-    leave_queue(farm, task)
-    if task.place is not QUEUED:
-        _place(farm, task, QUEUED)
-    _join_queue(farm, task)
+    out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
 
 
 def note_attempt(task: Task, row: AttemptRow, out: Decision) -> None:
@@ -278,6 +408,12 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
         _end_use(farm, task)
     if task.job is not None:
         _end_in_job(farm, task, final)
+    if task.needs is not None:
+        _end_needs(farm, task.needs)
+    if farm.dependents and task.id in farm.dependents:
+        farm.ended_needs.append(task.id)
+    if task.rules is not None and farm.unique.get(task.rules.unique or "") == task.id:
+        del farm.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     _tell(farm, task.session, final)
     watchers = farm.watchers.pop(task.id, None)
@@ -334,6 +470,12 @@ def final_without_answer(task: Task, engine: Engine | None, reason: Reason, fail
         b"",
         task.history or [],
     )
+
+
+def joined(task: Task, now: Now) -> Final:
+    """The end of a join: no engine, no result."""
+    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
+    return Final(task.id, "", -1, "", task.attempt, *times, None, b"", task.history or [])
 
 
 def recovery_of(task: Task) -> Recovery | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from ..core import saves as s
 from ..core.messages import TaskRow
+from ..core.needs import Needs
 from ..core.parcels import AttemptRow, Failure, Final, JobSpec, Rules, RunKey
 from ..core.states import State
 
@@ -31,6 +32,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_job = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
+decode_needs = msgspec.json.Decoder(Needs).decode
 decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -47,8 +49,11 @@ _THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
 
 
 def _task(t: s.SaveTask, text: str | None) -> Row:
-    name = t.rules.name if t.rules is not None else None
-    return (t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload)
+    name, job = (t.rules.name, t.rules.job) if t.rules is not None else (None, None)
+    needs = _encode(t.needs).decode() if t.needs is not None else None
+    return (
+        t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, needs, job, t.parent, t.spawn,
+    )  # fmt: skip
 
 
 def _rules_text(rules: Rules | None) -> str | None:
@@ -70,8 +75,9 @@ def _task_rows(group: list[s.SaveTask]) -> list[Row]:
 
 def _tasks(group: list[s.SaveTask]) -> list[Statement]:
     sql = (
-        "INSERT INTO tasks (id, queue_seq, name, rules, function, session, submitted_s, payload) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING"
+        "INSERT INTO tasks "
+        "(id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job, parent, spawn) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING"
     )
     return [Statement(sql, _task_rows(group), fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
 
@@ -121,16 +127,52 @@ def _attempts(group: list[s.SaveAttempt]) -> list[Statement]:
 def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
     # A recovery task's payload may come with the first of its requeues only; further ones of it keep it.
     sql = (
-        "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery, payload, function) "
-        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE {_THERE} AND NOT EXISTS (SELECT 1 FROM finals WHERE task = ?1) "
+        "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery, payload, function, "
+        "until_s, trial, began_s, state, received) "
+        "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 "
+        f"WHERE {_THERE} AND NOT EXISTS (SELECT 1 FROM finals WHERE task = ?1) "
         "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, errors = ?4, losses = ?5, recovery = ?6, "
         "payload = iif(?7 IS NULL AND ?6 = recovery, payload, ?7), "
-        "function = iif(?7 IS NULL AND ?6 = recovery, function, ?8) WHERE ?3 >= attempt"
+        "function = iif(?7 IS NULL AND ?6 = recovery, function, ?8), until_s = ?9, trial = ?10, began_s = ?11, "
+        "state = ifnull(?12, state), received = ?13 WHERE ?3 >= attempt"
     )
     rows: list[Row] = [
-        (q.task, q.queue_seq, q.attempt, q.errors, q.losses, q.recovery, q.payload, q.function) for q in group
-    ]
+        (
+            q.task, q.queue_seq, q.attempt, q.errors, q.losses, q.recovery, q.payload, q.function,
+            q.until_s, q.trial, q.began_s, q.state, q.received,
+        )
+        for q in group
+    ]  # fmt: skip
     return [Statement(sql, rows, fences=True)]
+
+
+def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
+    ids: list[Row] = [(r.task,) for r in group]
+    ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
+    becomes = (
+        "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
+        "SELECT task, attempts, engine_id, node, started_s, started_s + run_s, ?2, NULL, NULL, NULL FROM finals "
+        "WHERE task = ?1 ON CONFLICT (task, number) DO NOTHING"
+    )
+    progress = (
+        "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE {ended} "
+        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL"
+    )
+    return [
+        Statement(becomes, [(r.task, r.outcome) for r in group]),
+        Statement(progress, [(r.task, r.queue_seq, r.attempt, r.errors, r.losses, r.recovery) for r in group]),
+        Statement(f"DELETE FROM blob_uses WHERE task = ?1 AND part = 'result' AND {ended}", ids),
+        Statement("DELETE FROM finals WHERE task = ?1", ids, fences=True),
+    ]
+
+
+def _mails(group: list[s.SaveMail]) -> list[Statement]:
+    sql = (
+        "INSERT INTO mail (task, outgoing, seq, sender, mark, at_s, body) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {_THERE} ON CONFLICT DO NOTHING"
+    )
+    return [Statement(sql, [(x.task, x.outgoing, x.seq, x.sender, x.mark, x.at_s, x.body) for x in group])]
 
 
 def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
@@ -164,10 +206,13 @@ def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     spans: list[Row] = list(_spans(id for save in group for id in save.ids))
     ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = tasks.id)"
     statements = [Statement(f"DELETE FROM tasks WHERE id BETWEEN ? AND ? AND {ended}", spans)]
-    for table in ("finals", "attempts", "progress", "blob_uses"):
+    for table in ("finals", "attempts", "progress", "blob_uses", "mail"):
         gone = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
         statements.append(Statement(f"DELETE FROM {table} WHERE task BETWEEN ? AND ? AND {gone}", spans))
     statements.append(Statement("DELETE FROM refusals WHERE task BETWEEN ? AND ?", spans))
+    # A job goes with the last of its tasks.
+    over = "json_extract(spec, '$.total') <= arrived AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = jobs.id)"
+    statements.append(Statement(f"DELETE FROM jobs WHERE {over}", [()]))
     return statements
 
 
@@ -195,10 +240,11 @@ def _settings(group: list[s.SaveSetting]) -> list[Statement]:
 
 def _jobs(group: list[s.SaveJob]) -> list[Statement]:
     sql = (
-        "INSERT INTO jobs (id, spec, session, arrived, failed) VALUES (?1, ?2, ?3, ?4, ?5) "
-        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5"
+        "INSERT INTO jobs (id, spec, session, arrived, failed, paused) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6"
     )
-    return [Statement(sql, [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed) for j in group])]
+    found: list[Row] = [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused) for j in group]
+    return [Statement(sql, found)]
 
 
 def _sticky(group: list[s.SaveSticky]) -> list[Statement]:
@@ -227,6 +273,8 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.DropHandOut: _dropped_handouts,
     s.SaveAttempt: _attempts,
     s.SaveRequeue: _requeues,
+    s.SaveReopen: _reopened,
+    s.SaveMail: _mails,
     s.SaveFinal: _finals,
     s.SaveClear: _cleared,
     s.SaveRefusal: _refusals,
@@ -256,18 +304,38 @@ OLDEST_FINALS = (
 )
 FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
-JOBS = "SELECT spec, session, arrived, failed FROM jobs"
+JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
+OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
+OF_PARENT = "SELECT id, spawn FROM tasks WHERE parent = ? ORDER BY id"
+EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
+MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
+MAIL_COUNTS = (
+    "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM mail AS m "
+    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = m.task) GROUP BY m.task, m.outgoing"
+)
+STATES = (
+    "SELECT p.task, p.state FROM json_each(?) AS asked CROSS JOIN progress AS p ON p.task = asked.value "
+    "WHERE p.state IS NOT NULL"
+)
 STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"
 FUNCTIONS = (
     "SELECT f.digest, f.code FROM json_each(?) AS asked CROSS JOIN functions AS f ON f.digest = asked.value "
     "ORDER BY asked.key"
 )
 
-UNFINISHED = (
-    "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), "
-    "t.session, ifnull(p.attempt, 0), ifnull(p.errors, 0), ifnull(p.losses, 0), ifnull(p.recovery, 0), "
-    "length(ifnull(p.payload, t.payload)) FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
+_RECORD = (
+    "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
+    "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
+    "ifnull(p.recovery, 0), length(ifnull(p.payload, t.payload)), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
+    "ifnull(p.received, 0), t.parent, t.spawn "
+)
+UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
+    "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) ORDER BY t.id"
+)
+ENDED = _RECORD.format(attempts="f.attempts") + (
+    "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task "
+    "LEFT JOIN progress AS p ON p.task = t.id WHERE f.reason = '' ORDER BY t.id"
 )
 WORK = (
     "SELECT t.id, iif(p.payload IS NULL, t.payload, p.payload), iif(p.payload IS NULL, t.function, p.function) "
@@ -276,7 +344,7 @@ WORK = (
 )
 ORIGINALS = (
     "SELECT t.id, t.payload, t.function, t.name, t.rules, "
-    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work') "
+    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work'), t.needs "
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
 )
 
@@ -308,8 +376,8 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 
 def read_job(row: Row) -> s.SaveJob:
     """A row of `JOBS`."""
-    spec, *rest = row
-    return s.SaveJob(_decode_job(spec), *rest)
+    spec, session, arrived, failed, paused = row
+    return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
 
 
 class RulesReader:
@@ -350,9 +418,17 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
         s.TaskRecord(
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
             attempt, errors, losses, recovery, history.get(id, []) if history else [], size,
+            None if needs is None else decode_needs(needs), *rest,
         )
-        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, size in found
+        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, size, needs,
+        *rest in found
     ]  # fmt: skip
+
+
+def attempt_of(final: Final) -> AttemptRow:
+    """The last attempt of a task that had ended."""
+    ended_s = final.started_s + final.run_s
+    return AttemptRow(final.attempts, final.engine_id, final.node, final.started_s, ended_s, final.reason)
 
 
 def final(row: Row, history: list[AttemptRow]) -> Final:

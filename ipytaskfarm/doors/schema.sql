@@ -35,8 +35,14 @@ CREATE TABLE tasks (
     function     TEXT,                  -- digest, see functions; NULL: a string task
     session      TEXT NOT NULL,
     submitted_s  REAL,
-    payload      BLOB NOT NULL          -- opaque to controller and store
+    payload      BLOB NOT NULL,         -- opaque to controller and store
+    needs        TEXT,                  -- JSON: what it waits for, whose results it takes; NULL: nothing
+    job          TEXT,                  -- the job it belongs to, see jobs
+    parent       INTEGER,               -- the task that submitted it
+    spawn        TEXT                   -- that one's trial, and which of its submissions it came with: "1.3"
 );
+CREATE INDEX tasks_by_job ON tasks (job) WHERE job IS NOT NULL;
+CREATE INDEX tasks_by_parent ON tasks (parent) WHERE parent IS NOT NULL;
 
 -- How far a task has come that went back to its queue at least once.
 CREATE TABLE progress (
@@ -47,7 +53,12 @@ CREATE TABLE progress (
     losses       INTEGER NOT NULL,      -- engines lost
     recovery     INTEGER NOT NULL,      -- how far down the chain of recovery tasks; 0: the task itself
     payload      BLOB,                  -- the recovery task's own payload and function, when it is its turn
-    function     TEXT
+    function     TEXT,
+    until_s      REAL,                  -- it waits so long; NULL: for nothing but an engine
+    trial        INTEGER NOT NULL DEFAULT 1, -- 1 + runs that ended with a deferral
+    began_s      REAL,                  -- when its first trial began
+    state        BLOB,                  -- what a trial left for the next one; opaque
+    received     INTEGER NOT NULL DEFAULT 0 -- so many of the messages to it were read by earlier trials
 );
 
 -- Attempts that were not the task's end.
@@ -118,8 +129,21 @@ CREATE TABLE jobs (
     spec         TEXT NOT NULL,
     session      TEXT NOT NULL,         -- the client's session
     arrived      INTEGER NOT NULL,      -- so many of its tasks have been handed in
-    failed       TEXT NOT NULL          -- why all its tasks are aborted; '': they are not
+    failed       TEXT NOT NULL,         -- why all its tasks are aborted; '': they are not
+    paused       INTEGER NOT NULL DEFAULT 0 -- 1: nothing of it is started
 );
+
+-- Messages to tasks that run, and from them.
+CREATE TABLE mail (
+    task         INTEGER NOT NULL,
+    outgoing     INTEGER NOT NULL,      -- 0: to the task; 1: from it
+    seq          INTEGER NOT NULL,      -- 1, 2, 3 ... of that direction
+    sender       TEXT NOT NULL,         -- for people
+    mark         TEXT NOT NULL,         -- the sender's own name for it: a repeated one is taken once
+    at_s         REAL NOT NULL,
+    body         BLOB NOT NULL,         -- a packed value; opaque
+    PRIMARY KEY (task, outgoing, seq)
+) WITHOUT ROWID;
 
 -- Farm-wide values that outlive the controller.
 CREATE TABLE settings (

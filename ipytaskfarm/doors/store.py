@@ -29,13 +29,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
 from ..core.messages import TaskRow
 from ..core.parcels import Final, Function, Submission
 from . import disk, rows
 
-SCHEMA = 3
+SCHEMA = 4
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -374,6 +376,7 @@ class Store:
             next_handout=self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"),
             blocks=db.execute(rows.BLOCKS).fetchall(),
             tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
+            mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[s.FinalRecord(*row) for row in db.execute(rows.FINAL_RECORDS)],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
             handouts=[
@@ -396,9 +399,59 @@ class Store:
         read_rules = rows.RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
         return [
-            Submission(id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs))
-            for id, payload, function, name, text, blobs in found
+            Submission(
+                id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs),
+                None if needs is None else rows.decode_needs(needs),
+            )
+            for id, payload, function, name, text, blobs, needs in found
+        ]  # fmt: skip
+
+    def states(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """What these tasks left for their next trial."""
+        return dict(self._rows(rows.STATES, ids))
+
+    def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
+        """Those of these that have ended, as they are to run again: their last attempt stands in their history.
+        dependents: and all that stand on their results, however far."""
+        wanted = self._with_dependents(ids) if dependents else list(ids)
+        records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
+        return [
+            msgspec.structs.replace(record, history=[*record.history, rows.attempt_of(final)])
+            for record, final in zip(records, self.finals([record.id for record in records]), strict=True)
         ]
+
+    def _with_dependents(self, ids: Sequence[int]) -> list[int]:
+        edges: dict[int, list[int]] = {}
+        with self._reading():
+            for task, needs in self._db.execute(rows.EDGES):
+                for other in rows.decode_needs(needs).after:
+                    edges.setdefault(other, []).append(task)
+        found = dict.fromkeys(ids)
+        waiting = list(found)
+        while waiting:
+            for task in edges.get(waiting.pop(), ()):
+                if task not in found:
+                    found[task] = None
+                    waiting.append(task)
+        return list(found)
+
+    def tasks_of_job(self, job: str) -> list[int]:
+        """Ids of its tasks that were not cleared, in order."""
+        self._usable()
+        with self._reading():
+            return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
+
+    def children_of(self, parent: int) -> list[tuple[int, str]]:
+        """(id, spawn) of the tasks that this one has submitted, in order."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.OF_PARENT, (parent,)).fetchall()
+
+    def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
+        """(number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that number."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
 
     def functions(self, digests: Sequence[str]) -> list[Function]:
         """The code of these, in the order asked for."""

@@ -24,15 +24,14 @@ from ..messages import (
     Watch,
     Watched,
 )
+from ..needs import Needs
 from ..parcels import Failure, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveJob, SaveSetting
 from ..states import ABORTS, Reason, State
 from ..task import DEFAULT_RULES, Handed, Task
 from ..transition import accept, final_without_answer, finish, forget
-from .asking import weigh_asks
-from .depends import need_verdicts
 from .jobs import client_is_gone, go_on_with
-from .submit import is_on_its_way, refused, take_ids
+from .submit import is_on_its_way, refused, take_ids, weigh
 
 RETRIED = "retried"
 """The setting that keeps what retries came to."""
@@ -179,15 +178,17 @@ def grace_of(farm: Farm, task: Task) -> float:
 def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
     """Forget final results; ids go on counting."""
     if question.ids is None:
-        ids = [*farm.finals]
+        ids = [i for i in farm.finals if i not in farm.takers]
         refusals = [*farm.refusals]
         missing: list[int] = []
         unfinished: list[int] = []
+        needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.finals]
+        ids = [i for i in asked if i in farm.finals and i not in farm.takers]
         refusals = [i for i in asked if i in farm.refusals]
         unfinished = [i for i in asked if i in farm.tasks]
+        needed = [i for i in asked if i in farm.finals and i in farm.takers]
         missing = [i for i in asked if i not in farm.finals and i not in farm.refusals and i not in farm.tasks]
     for task_id in ids:
         forget(farm, task_id)
@@ -196,7 +197,7 @@ def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: D
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.sends.append((session, Answer(n, Cleared(len(gone), missing, unfinished))))
+    out.sends.append((session, Answer(n, Cleared(len(gone), missing, unfinished, needed))))
 
 
 def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
@@ -232,20 +233,18 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
     block = take_ids(farm, session, len(event.tasks), out)
     client = farm.client(session)
     client.blocks.append(block)
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             go_on_with(farm, rules.job, out)
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
-        again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked)
+        needs = _needs_again(farm, original.needs, dict(pairs)) if original.needs is not None else None
+        again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
         block.next += 1
         task = accept(farm, again, session, linked, out)
         pairs.append((original.id, again.id))
-        if linked.depend is not None:
-            need_verdicts(farm, linked.depend, out)
-        if linked.asks is not None:
-            weigh_asks(farm, task, linked.asks, now, out)
+        weigh(farm, task, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried(pairs, event.missing, event.not_failed)
     farm.retried[f"{session} {event.n}"] = reply
@@ -253,6 +252,14 @@ def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Deci
         del farm.retried[next(iter(farm.retried))]
     out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.retried).decode()))
     out.sends.append((session, Answer(event.n, reply)))
+
+
+def _needs_again(farm: Farm, needs: Needs, pairs: dict[int, int]) -> Needs:
+    """What a task that is tried again waits for: those that are tried again with it, for themselves."""
+    inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
+    known = [pairs.get(i, i) for i in needs.after]
+    after = tuple(i for i in known if i in farm.tasks or i in farm.finals)  # what was cleared had ended
+    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 def fail_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:

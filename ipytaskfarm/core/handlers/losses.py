@@ -16,7 +16,7 @@ from ..task import RETRIED, RETURNED, Task
 from ..transition import begin, final_without_answer, give_back, note_attempt, requeue
 from .commands import fail_commands_of
 from .nodes import charge_loss, failed_on
-from .results import end_or_recover, save_batches
+from .results import after_delay, end_or_recover, is_retried_on, save_batches
 from .streams import forget_outputs
 
 BACKOFF_MIN_S = 0.1
@@ -91,7 +91,7 @@ def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, n
         kind = charge_loss(task)
         task.suspect = True
     else:
-        repeat = task.retries_left > 0
+        repeat = task.retries_left > 0 and is_retried_on(task, failure)
         kind = "error"
         task.errors += 1
     if repeat and task.losses >= farm.settings.max_engine_losses:
@@ -102,7 +102,7 @@ def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, n
         end_or_recover(farm, task, final, row, out)
     else:
         note_attempt(task, row, out)
-        requeue(farm, task, RETRIED, out)
+        requeue(farm, task, RETRIED if reason is Reason.ENGINE_LOST else after_delay(task, now), out)
     failed_on(farm, engine.agent, task, kind, now, out)
 
 

@@ -6,14 +6,16 @@ from ..decision import Decision
 from ..eligibility import refresh_class, wake
 from ..ending import end_engine
 from ..farm import Batch, Engine, EngineState, Farm, Now
+from ..graph import inputs_lost, note_remade
 from ..messages import Results, Returned
-from ..parcels import AttemptRow, Ended, Failure, Final
+from ..parcels import AttemptRow, Deferral, Ended, Failure, Final
 from ..placement import begin_oldest, release
 from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut
-from ..states import ABORTS, CHARGED_AS_ERROR, RECOVERABLE, Reason, Waiting
-from ..task import RETRIED, RETURNED, Queued, Rejection, Task
-from ..transition import final_of_answer, finish, give_back, note_attempt, reclass, recovery_of, requeue
+from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
+from ..task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, Task
+from ..transition import final_of_answer, finish, give_back, note_attempt, recovery_of, requeue
+from ..transition import rejoin as join_again
 from .nodes import failed_on, succeeded_on
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
@@ -46,6 +48,8 @@ def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision
         if task is None or not task.is_current(engine.name, run):
             continue
         if ended.outcome == "":
+            if task.course is not None and task.course.again:
+                note_remade(farm, task, now)
             finish(farm, task, final_of_answer(task, engine, ended, now), out)
         else:
             _failed(farm, task, engine, ended, now, out)
@@ -71,7 +75,18 @@ def after_answer(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
 
 
 def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
-    if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS:
+    if ended.outcome == DEFERS:
+        _deferred(farm, task, engine, ended, now, out)
+        return
+    if ended.outcome == LOSES_INPUTS:
+        row = _row(engine, ended)
+        why_not = inputs_lost(farm, task, engine, ended, now, out)
+        if not why_not:
+            note_attempt(task, row, out)
+            return
+        failure = Failure("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
+        ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
+    if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS | CONSEQUENCES:
         # A task may raise TaskCancelled by itself: to the farm that is an error like any other.
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
     if ended.outcome == Reason.REJECTED:
@@ -80,15 +95,55 @@ def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out:
     if farm.settings.failure_penalty_s:
         engine.withheld_until_s = now.mono_s + farm.settings.failure_penalty_s
         farm.set_timer(engine.withheld_until_s, "wake", engine.name)
-    if ended.outcome in CHARGED_AS_ERROR and task.retries_left > 0:
+    if ended.outcome in CHARGED_AS_ERROR and task.retries_left > 0 and is_retried_on(task, ended.failure):
         task.errors += 1
         task.avoid = (task.avoid or frozenset()) | {engine.name}
         task.suspect = False
         note_attempt(task, _row(engine, ended), out)
-        requeue(farm, task, RETRIED, out)
+        requeue(farm, task, after_delay(task, now), out)
     else:
         end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
     failed_on(farm, engine.agent, task, "error", now, out)
+
+
+def is_retried_on(task: Task, failure: Failure | None) -> bool:
+    """Whether a failure is one of those after which the task is to be run again."""
+    wanted = (task.rules or DEFAULT_RULES).retry_on
+    if not wanted or failure is None:
+        return not wanted
+    return not {*failure.kinds, f"ipytaskfarm.core.errors.{failure.etype}"}.isdisjoint(wanted)
+
+
+def after_delay(task: Task, now: Now) -> Queued:
+    """Where a task waits for the run after an error."""
+    delays_s = (task.rules or DEFAULT_RULES).retry_delays_s
+    delay_s = delays_s[min(max(task.errors, 1), len(delays_s)) - 1] if delays_s else 0.0
+    return Queued(Waiting.RETRY, now.mono_s + delay_s, now.wall_s + delay_s) if delay_s else RETRIED
+
+
+def _deferred(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
+    """ "Later": the next trial, uncharged, or the end if the first one began too long ago."""
+    word = ended.word if isinstance(ended.word, Deferral) else Deferral()
+    rules = task.rules or DEFAULT_RULES
+    course = task.own_course()
+    if course.began_s is None:
+        course.began_s = ended.started_s
+    delay_s = rules.defer_s if word.after_s is None else word.after_s
+    if now.wall_s + delay_s - course.began_s > rules.defer_max_s:
+        said = f": {word.message}" if word.message else ""
+        text = f"task {task.id} was deferred at trial {course.trial}, {rules.defer_max_s:g} s after its first{said}"
+        last = Ended(
+            ended.task, ended.attempt, Reason.DEFERRED, ended.started_s, ended.run_s,
+            Failure("DeferredTooLong", text), ended.body,
+        )  # fmt: skip
+        finish(farm, task, final_of_answer(task, engine, last, now), out)
+        return
+    course.trial += 1
+    course.received = word.received
+    task.suspect = False
+    note_attempt(task, _row(engine, ended), out)
+    why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
+    requeue(farm, task, why, out, state=word.state)
 
 
 def end_or_recover(farm: Farm, task: Task, final: Final, row: AttemptRow, out: Decision) -> None:
@@ -171,8 +226,9 @@ def lift_rejection(farm: Farm, task_id: int, engine: str) -> None:
         refresh_class(farm, task.task_class)
 
 
-def rejoin(farm: Farm, task_id: int) -> None:
+def rejoin(farm: Farm, task_id: int, now: Now) -> None:
     """A delayed task is due."""
     task = farm.tasks.get(task_id)
-    if task is not None and type(task.place) is Queued and task.task_class is None:
-        reclass(farm, task)
+    place = task.place if task is not None else None
+    if task is not None and type(place) is Queued and place.until_s is not None and place.until_s <= now.mono_s:
+        join_again(farm, task)

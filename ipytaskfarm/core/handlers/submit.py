@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from .. import graph
 from ..decision import Decision
 from ..farm import Block, Client, Farm, Now
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..parcels import Failure, Final, Rules, Submission
 from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
+from ..task import Task
 from ..transition import accept
 from .asking import weigh_asks
 from .code import save_functions
@@ -72,28 +74,47 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
 
 
 def _take_in(farm: Farm, client: Client, submission: Submission, rules: Rules | None, now: Now, out: Decision) -> None:
-    if submission.function is None and rules is None:
+    if submission.function is None and rules is None and submission.needs is None:
         accept(farm, submission, client.session, rules, out)
         return
-    missing = _missing_function(farm, submission, rules)
-    if missing is not None:
-        text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
-        farm.refusals[submission.id] = ("TaskError", text)
-        out.saves.append(SaveRefusal(submission.id, "TaskError", text))
-        client.finals.append(refused(submission.id, "TaskError", text))
+    refusal = why_refused(farm, submission, rules)
+    if refusal is not None:
+        farm.refusals[submission.id] = refusal
+        out.saves.append(SaveRefusal(submission.id, *refusal))
+        client.finals.append(refused(submission.id, *refusal))
         farm.touched[client.session] = client
         has_arrived(farm, rules)
         return
     task = accept(farm, submission, client.session, rules, out)
+    weigh(farm, task, now, out)
+    if rules is not None and rules.job is not None:
+        has_arrived(farm, rules)
+
+
+def weigh(farm: Farm, task: Task, now: Now, out: Decision) -> None:
+    """A task was accepted: what its rules bring with them."""
+    rules = task.rules
     if rules is not None:
-        if rules.job is not None:
-            has_arrived(farm, rules)
         if rules.depend is not None:
             need_verdicts(farm, rules.depend, out)
         if rules.asks is not None:
             weigh_asks(farm, task, rules.asks, now, out)
     if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
         farm.set_timer(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
+
+
+def why_refused(farm: Farm, submission: Submission, rules: Rules | None) -> tuple[str, str] | None:
+    """(error, text) for a submission that can never be accepted."""
+    missing = _missing_function(farm, submission, rules)
+    if missing is not None:
+        text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
+        return "TaskError", text
+    if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
+        return "TaskError", why
+    unique = rules.unique if rules is not None else None
+    if unique is not None and unique in farm.unique:
+        return "DuplicateTask", f"task {farm.unique[unique]} of the unique key {unique!r} has not ended"
+    return None
 
 
 def _missing_function(farm: Farm, submission: Submission, rules: Rules | None) -> str | None:

@@ -30,7 +30,7 @@ TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
     "recall_patience": lambda farm, data, now, out: give_elsewhere(farm, data[0], data[1], out),
     "recycle": lambda farm, data, now, out: time_is_up(farm, data[0], data[1], now, out),
     "reject": lambda farm, data, now, out: lift_rejection(farm, data[0], data[1]),
-    "rejoin": lambda farm, task_id, now, out: rejoin(farm, task_id),
+    "rejoin": lambda farm, task_id, now, out: rejoin(farm, task_id, now),
     "shut": lambda farm, _, now, out: look_for_the_end(farm, now, out),
     "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
     "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),

@@ -1,0 +1,133 @@
+"""What a running task says to the farm, and what it hears: children, messages, progress.
+
+Calls go engine -> agent -> controller, as that attempt's own: they count only while it is the current one on that
+engine.  Each is repeated until it is answered, and says what is wanted, never what is to be added, so a repeated one
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .parcels import Final, Function, Incarnation, RunKey, Submission
+
+
+class Letter(msgspec.Struct, frozen=True, array_like=True):
+    """A message to a task, or from one."""
+
+    seq: int
+    sender: str
+    at_s: float
+    body: bytes
+    """A packed value."""
+
+
+class Letters(msgspec.Struct, frozen=True, tag=True):
+    """In order.  over: no more will come."""
+
+    letters: list[Letter]
+    over: bool = False
+
+
+class Spawn(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: run these, as mine.  Answer: `Spawned`.  The same n of the same trial gets the same ids."""
+
+    n: int
+    tasks: list[Submission]
+    """Their ids mean nothing, but for the edges between them: the controller gives others."""
+    functions: list[Function] = []
+
+
+class Children(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: what has become of mine?  Answer: `ChildTable`."""
+
+
+class Await(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: it waits until these have ended ([]: it waits no more), and lends its place meanwhile.
+    Answer: `Counted`, how many of them failed."""
+
+    ids: list[int]
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: the results of these, which have ended.  Answer: `Taken`."""
+
+    ids: list[int]
+
+
+class Post(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: messages for whoever reads them, the first of them numbered so within the attempt.
+    Answer: `Counted`, the last one that is on disk."""
+
+    first: int
+    bodies: list[bytes]
+
+
+class Receive(msgspec.Struct, frozen=True, tag=True):
+    """From a running task: what was sent to it behind that number.  Answer: `Letters`, as soon as there are some."""
+
+    after: int
+
+
+TaskQuestion: TypeAlias = Spawn | Children | Await | Take | Post | Receive
+
+
+class TaskCall(msgspec.Struct, frozen=True, tag=True):
+    """A running task's own question.  Answer: `TaskReply` with the same n.  Repeated while there is none."""
+
+    engine: Incarnation
+    run: RunKey
+    n: int
+    question: TaskQuestion
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """How far a running task has come, by its own word; at most some ten a second."""
+
+    engine: Incarnation
+    run: RunKey
+    value: float
+    total: float | None = None
+    message: str = ""
+
+
+class Spawned(msgspec.Struct, frozen=True, tag=True):
+    """The ids of a `Spawn`, in its order."""
+
+    ids: list[int]
+
+
+class ChildTable(msgspec.Struct, frozen=True, tag=True):
+    """(id, state) in the order of submission."""
+
+    rows: list[tuple[int, str]]
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """A number."""
+
+    value: int
+
+
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    """Ends of tasks, in full."""
+
+    finals: list[Final]
+
+
+class Declined(msgspec.Struct, frozen=True, tag=True):
+    """An answer that is an error: `etype` is a name of `core.errors` or a builtin's."""
+
+    etype: str
+    text: str
+
+
+class TaskReply(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a `TaskCall`."""
+
+    engine: Incarnation
+    run: RunKey
+    n: int
+    reply: Spawned | ChildTable | Counted | Taken | Letters | Declined
