@@ -209,6 +209,11 @@ class Model:
             settings=self.settings,
             sticky=list(self.sticky.values()),
             mail=self.marks(),
+            children=[
+                (t.parent, t.spawn, id)
+                for id, t in sorted(self.tasks.items())
+                if t.parent is not None and t.spawn is not None and t.parent in self.tasks.keys() - self.finals.keys()
+            ],
         )
 
     def end(self, id: int) -> Final:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..core.calls import TaskReply
 from ..core.decision import Decision
 from ..core.errors import StoreFull
 from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
@@ -185,7 +186,7 @@ class Controller:
             self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
             session, reply = replies.answer(self._store, load)
-            if isinstance(reply, Answer):
+            if isinstance(reply, (Answer, TaskReply)):
                 self._hub.send(session, reply)
             else:
                 self._next.append((session, reply))

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import time
 
-from ..core.decision import Load, LoadCompacted, LoadEnded, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+import msgspec
+
+from ..core.calls import Letter, Letters, Take, Taken, TaskReply
+from ..core.decision import (
+    Load,
+    LoadCompacted,
+    LoadEnded,
+    LoadExplanation,
+    LoadFinals,
+    LoadHistory,
+    LoadJobs,
+    LoadMail,
+    LoadOriginals,
+    LoadTable,
+    LoadTaken,
+)
 from ..core.errors import StoreFull
 from ..core.events import EndedLoaded, Event, Originals
 from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, Fetched, Refusal, Text
+from ..core.messages import Answer, EventTable, Fetched, JobTable, Refusal, Text
 from ..core.parcels import Final
 from ..doors.store import Store
 
+MAIL_AT_ONCE = 1000
+"""Messages of a task that are read at once."""
 
-def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
+
+def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """What to send, or (for `LoadOriginals` and `LoadEnded`) the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
         finals = [*store.finals(load.ids), *load.refusals]
@@ -28,9 +46,28 @@ def answer(store: Store, load: Load) -> tuple[str, Answer] | tuple[str, Event]:
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome)
+    if isinstance(load, LoadMail):
+        return _mail(store, load)
+    if isinstance(load, LoadTaken):
+        ids = load.call.question.ids if isinstance(load.call.question, Take) else []
+        taken = Taken(store.finals(ids))
+        return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
+    if isinstance(load, LoadJobs):
+        jobs = [msgspec.structs.replace(row, ids=store.tasks_of_job(row.id)) for row in load.rows]
+        return load.session, Answer(load.n, JobTable(jobs))
+    if isinstance(load, LoadHistory):
+        return load.session, Answer(load.n, EventTable(store.history(load.question)))
     if isinstance(load, LoadCompacted):
         return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))
+
+
+def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:
+    found = [Letter(*row) for row in store.mail(load.task, load.outgoing, load.after, MAIL_AT_ONCE)]
+    letters = Letters(found, load.over and len(found) < MAIL_AT_ONCE)
+    if load.call is not None:
+        return load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters)
+    return load.session, Answer(load.n, letters)
 
 
 def _compacted(store: Store) -> Text | Refusal:

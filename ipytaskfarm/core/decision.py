@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from .calls import TaskCall
 from .demands import Allotment, Environment, Recycle
-from .messages import Message, TaskRow
+from .messages import History, JobRow, Message, TaskRow
 from .parcels import Final, Incarnation
 from .saves import Save
 from .verdicts import Evaluate
@@ -86,6 +87,42 @@ class LoadEnded(NamedTuple):
     dependents: bool = False
 
 
+class LoadMail(NamedTuple):
+    """Read a task's messages (outgoing: from it) behind that number, for question `n` of a client, or for a call of
+    the task itself.  over: no more will come."""
+
+    session: str
+    n: int
+    task: int
+    outgoing: bool
+    after: int
+    call: TaskCall | None = None
+    over: bool = False
+
+
+class LoadTaken(NamedTuple):
+    """Read ends of tasks for a running task's `Take`."""
+
+    agent: str
+    call: TaskCall
+
+
+class LoadJobs(NamedTuple):
+    """Answer question `n` with these jobs, and the ids of their tasks."""
+
+    session: str
+    n: int
+    rows: list[JobRow]
+
+
+class LoadHistory(NamedTuple):
+    """Answer question `n` with what happened."""
+
+    session: str
+    n: int
+    question: History
+
+
 class LoadExplanation(NamedTuple):
     """Explain a final task from the store: answer question `n` with `Text`."""
 
@@ -101,7 +138,10 @@ class LoadCompacted(NamedTuple):
     n: int
 
 
-Load: TypeAlias = LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadExplanation | LoadCompacted
+Load: TypeAlias = (
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadHistory
+    | LoadExplanation | LoadCompacted
+)  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -156,13 +156,18 @@ def free_slots(farm: Farm) -> int:
     """Slots that hold no engine, and could."""
     occupied = sum(1 for engine in farm.engines.values() if engine.occupies)
     starting = sum(len(agent.starting) for agent in farm.agents.values())
-    return max(0, min(farm.wanted - occupied - starting, sum(map(_room, farm.agents.values()))))
+    wanted = farm.wanted + sum(farm.lent.values())
+    return max(0, min(wanted - occupied - starting, sum(room_on(farm, agent) for agent in farm.agents.values())))
 
 
-def _room(agent: Agent) -> int:
+def room_on(farm: Farm, agent: Agent) -> int:
+    """How many engines more it may have; for each that lends its place, one."""
     if not agent.able:
         return 0
-    return MANY if agent.slots is None else max(0, agent.slots - len(agent.engines) - len(agent.starting))
+    if agent.slots is None:
+        return MANY
+    slots = agent.slots + farm.lent.get(agent.session, 0)
+    return max(0, slots - len(agent.engines) - len(agent.starting))
 
 
 def slots_to_fill(farm: Farm) -> int:

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .demands import Allotment, Environment, Recycle
+from .inside import Family, Lending, Mailbox
 from .messages import Demand, NodeState, Properties, Retried
 from .parcels import Final, Incarnation, JobSpec, Rules, RunKey
 from .queue import Heads, PolicyKey, TaskClass, fifo_key
@@ -160,6 +161,8 @@ class Handing:
     task_class: TaskClass | None
     recalled_s: float | None = None
     claim: Claim | None = None
+    waiting: Lending | None = None
+    """It waits, inside its run, for other tasks."""
 
 
 class EngineState:
@@ -432,6 +435,21 @@ class Farm:
     ready_joins: deque[int] = field(default_factory=deque)
     remade: dict[int, float] = field(default_factory=dict)
     """Reopened tasks that have ended again -> when (monotonic)."""
+    families: dict[int, Family] = field(default_factory=dict)
+    """Of tasks that have not ended: their children."""
+    awaited: dict[int, set[tuple[Incarnation, RunKey]]] = field(default_factory=dict)
+    """Task -> runs that wait for it, inside."""
+    returning: dict[tuple[Incarnation, RunKey], None] = field(default_factory=dict)
+    """Runs whose waiting is over."""
+    lent: dict[str, int] = field(default_factory=dict)
+    """Agent -> how many of its engines' places are lent."""
+    mail: dict[int, Mailbox] = field(default_factory=dict)
+    progress: dict[int, tuple[float, float | None, str]] = field(default_factory=dict)
+    """Running task -> (value, total, message)."""
+    refused_jobs: dict[str, str] = field(default_factory=dict)
+    """Jobs whose key another one has -> that one's id."""
+    drained: set[str] = field(default_factory=set)
+    """Nodes whose engines get nothing more."""
     paused: set[str] = field(default_factory=set)
     """Jobs of which nothing is started."""
     unique: dict[str, int] = field(default_factory=dict)

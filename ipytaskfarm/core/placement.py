@@ -16,6 +16,7 @@ from .ending import recall, recycle
 from .environments import for_blank, gives_way, idle_mate, make_room, slots_to_fill, take_on
 from .farm import Agent, Batch, Engine, EngineState, Farm, Handing, Now
 from .gates import claim, gate, look_again, overload, park, release_claim, reserves
+from .lending import stop_lending
 from .parcels import RunKey
 from .queue import TaskClass, serves_environment
 from .recycling import note_settings, rest, room_left
@@ -37,6 +38,8 @@ def _has_room(farm: Farm, engine: Engine, now: Now) -> bool:
         return False
     if not engine.handed:
         return True
+    if engine.agent in farm.lent and any(handing.waiting is not None for handing in engine.handed.values()):
+        return False
     if now.mono_s - engine.since_s > farm.settings.recall_after_s:
         return False  # what it runs lasts longer than was expected: nothing more behind it
     return engine.closed == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
@@ -336,6 +339,8 @@ def release(farm: Farm, engine: Engine, run: RunKey, out: Decision) -> Handing |
     engine.closed -= not handing.quick
     runs = handing.batch.runs
     del runs[run]
+    if handing.waiting is not None:
+        stop_lending(farm, engine, handing, None)
     agent = farm.agents.get(engine.agent)
     if handing.claim is not None:
         release_claim(farm, agent, engine.agent, handing.claim, run)

@@ -14,6 +14,8 @@ from .gates import claim
 from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
 from .handlers.jobs import keep_referenced
+from .inside import Family
+from .mail import restore_mail
 from .messages import Retried
 from .parcels import Incarnation, RunKey
 from .saves import SaveHandOut, Snapshot
@@ -21,6 +23,7 @@ from .states import State, Waiting
 from .task import QUEUED, Queued
 from .transition import count_needs, rehand, restore, task_of
 
+_decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
@@ -53,6 +56,13 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
         if saved.spec.environment is not None:
             job.environments.add(saved.spec.environment)
     _restore_tasks(farm, snapshot, now)
+    for task_id, outgoing, last, marks in snapshot.mail:
+        restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
+    for parent, spawn, child in snapshot.children:
+        trial, n, check = spawn.split(".")
+        family = farm.families.setdefault(parent, Family())
+        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)
+    farm.drained = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
     for job in farm.jobs.values():
         job.ended = job.complete
         if not job.ended:

@@ -241,5 +241,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     settings: dict[str, int | float | str | None]
     sticky: list[SaveSticky]
     jobs: list[SaveJob] = []
+    children: list[tuple[int, str, int]] = []
+    """(parent, spawn, id) of children whose parents have not ended."""
     mail: list[tuple[int, int, int, str]] = []
     """(task, 1 if from it, last number, JSON list of marks) for tasks that have not ended."""

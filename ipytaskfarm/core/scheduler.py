@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import graph
+from . import graph, lending, mail
 from . import messages as m
+from .calls import Progress, TaskCall
 from .decision import Decision
 from .eligibility import refresh_classes, wake
 from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
@@ -30,8 +31,12 @@ from .handlers import (
     commands,
     depends,
     explain,
+    inside,
+    jobs,
     lifecycle,
     losses,
+    nodes,
+    operate,
     results,
     streams,
     submit,
@@ -59,6 +64,15 @@ QUESTIONS: dict[type, Answerer] = {
     m.Check: asking.on_check,
     m.Stuck: explain.on_stuck,
     m.Outputs: streams.on_outputs,
+    m.MarkDone: operate.on_mark_done,
+    m.MarkFailed: operate.on_mark_failed,
+    m.PauseJobs: operate.on_pause_jobs,
+    m.Drain: nodes.on_drain,
+    m.FindJobs: operate.on_find_jobs,
+    m.Send: mail.on_send,
+    m.Read: mail.on_read,
+    m.ProgressOf: inside.on_progress_of,
+    m.History: operate.on_history,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,
@@ -87,10 +101,12 @@ def on_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) 
 
 
 def on_silent(farm: Farm, session: str, event: Silent, now: Now, out: Decision) -> None:
-    """A silent client costs nothing; a silent agent gets no more work."""
+    """A silent agent gets no more work; a silent client costs nothing, but jobs that are to end with it do."""
     agent = farm.agents.get(session)
     if agent is not None:
         losses.agent_silent(farm, agent, now)
+    else:
+        jobs.abort_disconnected(farm, session)
 
 
 def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> None:
@@ -150,6 +166,8 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
+    TaskCall: inside.on_task_call,
+    Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
     Joined: on_joined,
     Back: on_back,
@@ -183,6 +201,8 @@ class Scheduler:
             clients.abort_with_jobs(farm, now, out)
         if farm.perhaps_ended or farm.perhaps_unused:
             settle_jobs(farm, now, out)
+        if farm.returning:
+            lending.settle_returning(farm, now, out)
         if farm.freed:
             agents.answer_demands(farm, out)
         if farm.checks:

@@ -13,6 +13,8 @@ from .decision import Decision
 from .eligibility import announce, class_for
 from .environments import use_of
 from .farm import Charge, Engine, Farm, Now
+from .lending import note_end
+from .mail import close
 from .needs import Needs
 from .parcels import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
 from .queue import TaskClass, class_key_of
@@ -145,7 +147,7 @@ def _count_in_job(farm: Farm, task: Task) -> None:
     if job is None:
         return
     job.unfinished += 1
-    if job.spec.abort_on_failure:
+    if job.spec.abort_on_failure or job.spec.abort_on_disconnect:
         job.tasks[task.id] = None
         if job.failed:  # it came too late
             farm.to_abort[job.spec.id] = None
@@ -160,12 +162,12 @@ def _end_in_job(farm: Farm, task: Task, final: Final) -> None:
     if job is None:
         return
     job.unfinished -= 1
-    if job.spec.abort_on_failure:
+    if job.tasks:
         job.tasks.pop(task.id, None)
-        if final.reason and not job.failed and final.reason not in CONSEQUENCES:
-            why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
-            job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
-            farm.to_abort[job.spec.id] = None
+    if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
+        why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
+        job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
+        farm.to_abort[job.spec.id] = None
     if job.complete:
         farm.perhaps_ended[job.spec.id] = None
 
@@ -297,6 +299,8 @@ def hand(farm: Farm, task: Task, engine: Engine, running: bool, now: Now) -> Non
     task.attempt += 1
     since, wall = (now.mono_s, now.wall_s) if running else (None, None)
     _place(farm, task, Handed(engine.name, task.attempt, since, wall))
+    if running and task.rules is not None:
+        _watch(farm, task, now)
     farm.served = task.key
     client = farm.clients.get(task.session)
     if client is not None:
@@ -318,6 +322,13 @@ def begin(farm: Farm, task: Task, now: Now) -> None:
         raise IllegalMove(f"task {task.id} begins without an engine")
     if place.since_s is None:
         _place(farm, task, Handed(place.engine, place.attempt, now.mono_s, now.wall_s))
+        _watch(farm, task, now)
+
+
+def _watch(farm: Farm, task: Task, now: Now) -> None:
+    """It has begun: somebody may want to know when it takes long."""
+    if task.rules is not None and task.rules.warn_after_s is not None:
+        farm.set_timer(now.mono_s + task.rules.warn_after_s, "late", (task.id, task.attempt))
 
 
 def give_back(farm: Farm, task: Task, why: Queued) -> None:
@@ -350,6 +361,7 @@ def requeue(
     task.queue_seq = farm.next_queue_seq
     farm.next_queue_seq += 1
     _policy_key(farm, task)
+    farm.progress.pop(task.id, None)
     out.saves.append(_requeued(task, task.attempt, why, recovery, state))
     _stand(farm, task, why)
 
@@ -412,6 +424,8 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
         _end_needs(farm, task.needs)
     if farm.dependents and task.id in farm.dependents:
         farm.ended_needs.append(task.id)
+    if farm.awaited or farm.mail or farm.progress or farm.families:
+        _let_go(farm, task, out)
     if task.rules is not None and farm.unique.get(task.rules.unique or "") == task.id:
         del farm.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
@@ -429,6 +443,14 @@ def _tell(farm: Farm, session: str, final: Final) -> None:
     if client is not None and client.here:
         client.finals.append(final)
         farm.touched[session] = client
+
+
+def _let_go(farm: Farm, task: Task, out: Decision) -> None:
+    """What was known of it as long as it ran."""
+    note_end(farm, task.id)
+    close(farm, task.id, out)
+    farm.progress.pop(task.id, None)
+    farm.families.pop(task.id, None)
 
 
 def final_of_answer(task: Task, engine: Engine, ended: Ended, now: Now) -> Final:

@@ -306,7 +306,24 @@ FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS 
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
 OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
-OF_PARENT = "SELECT id, spawn FROM tasks WHERE parent = ? ORDER BY id"
+CHILDREN = (
+    "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "
+    "AND EXISTS (SELECT 1 FROM tasks AS p WHERE p.id = t.parent) "
+    "AND NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.parent) ORDER BY id"
+)
+EVENTS = (
+    "WITH events (at_s, task, what, engine_id, more) AS ("
+    "SELECT submitted_s, id, 'accepted', -1, '' FROM tasks UNION ALL "
+    "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts UNION ALL "
+    "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
+    "FROM attempts UNION ALL "
+    "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals WHERE engine_id >= 0 UNION ALL "
+    "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "
+    "ifnull(etype || ': ' || value, '') FROM finals) "
+    "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more FROM events AS e JOIN tasks AS t ON t.id = e.task "
+    "WHERE (?1 IS NULL OR e.task IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR t.name = ?2) "
+    "AND (?3 IS NULL OR e.what LIKE '%' || ?3 || '%') AND e.at_s >= ?4 ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
+)
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
 MAIL_COUNTS = (

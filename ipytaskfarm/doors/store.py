@@ -33,7 +33,7 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import TaskRow
+from ..core.messages import History, TaskRow
 from ..core.parcels import Final, Function, Submission
 from . import disk, rows
 
@@ -376,6 +376,7 @@ class Store:
             next_handout=self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"),
             blocks=db.execute(rows.BLOCKS).fetchall(),
             tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
+            children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[s.FinalRecord(*row) for row in db.execute(rows.FINAL_RECORDS)],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
@@ -441,11 +442,13 @@ class Store:
         with self._reading():
             return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
 
-    def children_of(self, parent: int) -> list[tuple[int, str]]:
-        """(id, spawn) of the tasks that this one has submitted, in order."""
+    def history(self, question: History) -> list[tuple[float, int, str | None, str, int, str]]:
+        """(when, task, name, what, engine id or -1, more) of the last so many events that match, in order of time."""
+        ids = rows.asked(question.ids) if question.ids is not None else None
         self._usable()
         with self._reading():
-            return self._db.execute(rows.OF_PARENT, (parent,)).fetchall()
+            asked = (ids, question.name, question.what, question.since_s, question.last)
+            return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """(number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that number."""

@@ -6,7 +6,7 @@ from ..decision import Decision
 from ..demands import CORES, MEMORY
 from ..eligibility import refresh_classes, wake
 from ..ending import recycle
-from ..environments import slots_to_fill, take_on
+from ..environments import room_on, slots_to_fill, take_on
 from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
 from ..gates import adopt_claim, answer_demand
 from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Properties, SetUp, StartEngine
@@ -18,6 +18,7 @@ from ..transition import give_back
 from .depends import ask_about, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
 from .losses import agent_silent, back_off
+from .nodes import DRAINED
 from .results import save_batches
 
 
@@ -33,6 +34,8 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
     agent.gpus, agent.priority = event.gpus, event.priority
     agent.utc_offset_s = event.utc_offset_s
+    if event.node in farm.drained:
+        agent.aside = DRAINED
     agent.here = agent.reachable = True
     agent.deadline_s = None
     agent.starting.clear()
@@ -241,5 +244,6 @@ def _roomiest(farm: Farm) -> Agent | None:
     def load(agent: Agent) -> int:
         return len(agent.engines) + len(agent.starting)
 
-    able = [a for a in farm.agents.values() if a.able and (a.slots is None or load(a) < a.slots)]
-    return min(able, key=lambda a: load(a) / max(1, a.cores), default=None)
+    able = [a for a in farm.agents.values() if room_on(farm, a)]
+    # Where a place is lent, that is where the additional engine belongs.
+    return min(able, key=lambda a: (load(a) - farm.lent.get(a.session, 0)) / max(1, a.cores), default=None)

@@ -26,11 +26,11 @@ from ..messages import (
 )
 from ..needs import Needs
 from ..parcels import Failure, Final, Rules, RunKey
-from ..saves import SaveAccepted, SaveClear, SaveJob, SaveSetting
+from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..states import ABORTS, Reason, State
 from ..task import DEFAULT_RULES, Handed, Task
 from ..transition import accept, final_without_answer, finish, forget
-from .jobs import client_is_gone, go_on_with
+from .jobs import client_is_gone, go_on_with, save_of
 from .submit import is_on_its_way, refused, take_ids, weigh
 
 RETRIED = "retried"
@@ -138,7 +138,7 @@ def abort_with_jobs(farm: Farm, now: Now, out: Decision) -> None:
         job = farm.jobs[job_id]
         for task_id in list(job.tasks):
             _abort_one(farm, farm.tasks[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
-        out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
+        out.saves.append(save_of(job))
     farm.to_abort.clear()
     _recall_all(farm, recalls, now, out)
 

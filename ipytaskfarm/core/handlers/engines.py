@@ -35,5 +35,6 @@ def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None
 def retire_surplus(farm: Farm, out: Decision) -> None:
     """More engines than wanted: the highest ids end as soon as they are empty."""
     staying = sorted((e for e in farm.engines.values() if e.occupies), key=lambda e: e.id)
-    for engine in staying[farm.wanted :] if farm.wanted < len(staying) else ():
+    wanted = farm.wanted + sum(farm.lent.values())
+    for engine in staying[wanted:] if wanted < len(staying) else ():
         retire(farm, engine, out)

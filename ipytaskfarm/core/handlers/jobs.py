@@ -14,6 +14,10 @@ def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
     """Tasks of this job follow.  Said with each message that holds some of them."""
     job = farm.jobs.get(spec.id)
     if job is None:
+        other = _same(farm, spec)
+        if other is not None:
+            farm.refused_jobs[spec.id] = other
+            return
         job = farm.jobs[spec.id] = Job(spec, session)
     elif spec.total > job.spec.total:
         job.spec, job.ended = spec, False
@@ -21,6 +25,16 @@ def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
         job.environments.add(spec.environment)
     if not job.ended:
         keep_referenced(farm, job)
+
+
+def _same(farm: Farm, spec: JobSpec) -> str | None:
+    """Another job of its unique key that has not ended."""
+    if spec.unique is None:
+        return None
+    for job in farm.jobs.values():
+        if job.spec.unique == spec.unique and not job.ended:
+            return job.spec.id
+    return None
 
 
 def keep_referenced(farm: Farm, job: Job) -> None:
@@ -42,10 +56,17 @@ def has_arrived(farm: Farm, rules: Rules | None) -> None:
 def save_jobs(farm: Farm, specs: list[JobSpec], out: Decision) -> None:
     """How far they have arrived."""
     for spec in specs:
-        job = farm.jobs[spec.id]
+        job = farm.jobs.get(spec.id)
+        if job is None:
+            continue
         if not job.ended:
             keep_referenced(farm, job)
-        out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
+        out.saves.append(save_of(job))
+
+
+def save_of(job: Job) -> SaveJob:
+    """A job as the store is to know it."""
+    return SaveJob(job.spec, job.session, job.arrived, job.failed, job.paused)
 
 
 def go_on_with(farm: Farm, job_id: str, out: Decision) -> None:
@@ -53,7 +74,7 @@ def go_on_with(farm: Farm, job_id: str, out: Decision) -> None:
     job = farm.jobs.get(job_id)
     if job is not None and job.failed:
         job.failed = ""
-        out.saves.append(SaveJob(job.spec, job.session, job.arrived))
+        out.saves.append(save_of(job))
 
 
 def end_orphans(farm: Farm, out: Decision) -> None:
@@ -70,5 +91,14 @@ def client_is_gone(farm: Farm, session: str, out: Decision) -> None:
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec
             job.spec = msgspec.structs.replace(spec, total=job.arrived)
-            out.saves.append(SaveJob(job.spec, job.session, job.arrived, job.failed))
+            out.saves.append(save_of(job))
             farm.perhaps_ended[spec.id] = None
+    abort_disconnected(farm, session)
+
+
+def abort_disconnected(farm: Farm, session: str) -> None:
+    """A client has gone, or seems to: its jobs that are to end with it do."""
+    for job in farm.jobs.values():
+        if job.session == session and job.spec.abort_on_disconnect and not job.ended and not job.failed:
+            job.failed = "its client has gone (abort_on_disconnect)"
+            farm.to_abort[job.spec.id] = None

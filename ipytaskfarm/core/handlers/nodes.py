@@ -10,7 +10,9 @@ from ..decision import Decision
 from ..eligibility import asleep, refresh_classes, wake
 from ..ending import recall
 from ..farm import Agent, Charge, EngineState, FailedAttempt, Farm, Kind, Now
+from ..messages import Answer, Drain, Number
 from ..queue import ClassKey
+from ..saves import SaveSetting
 from ..task import DEFAULT_RULES, Task
 from ..transition import refund
 
@@ -91,15 +93,43 @@ def _set_aside(farm: Farm, agent: Agent, now: Now, out: Decision) -> None:
 def take_back(farm: Farm, now: Now) -> None:
     """Nodes that were set aside get tasks again: somebody says that they are mended."""
     for agent in farm.agents.values():
-        if not agent.aside:
+        if agent.aside and agent.node not in farm.drained:
+            _take_back(farm, agent, now)
+
+
+def _take_back(farm: Farm, agent: Agent, now: Now) -> None:
+    agent.aside = ""
+    farm.set_timer(now.mono_s, "balance")
+    refresh_classes(farm, agent.engines.values())
+    for engine in agent.engines.values():
+        engine.note = ""
+        if engine.state == EngineState.UP:
+            wake(farm, engine)
+
+
+DRAINED = "it is drained: what runs there comes to its end, and nothing more is started"
+
+
+def on_drain(farm: Farm, session: str, n: int, question: Drain, now: Now, out: Decision) -> None:
+    """These nodes' engines get nothing more, or go on.  It outlives controller and agents: nodes are meant."""
+    before = set(farm.drained)
+    (farm.drained.update if question.on else farm.drained.difference_update)(question.nodes)
+    if farm.drained != before:
+        out.saves.append(SaveSetting("drained", "\n".join(sorted(farm.drained))))
+    count = 0
+    for agent in farm.agents.values():
+        if agent.node not in question.nodes:
             continue
-        agent.aside = ""
-        farm.set_timer(now.mono_s, "balance")
-        refresh_classes(farm, agent.engines.values())
-        for engine in agent.engines.values():
-            engine.note = ""
-            if engine.state == EngineState.UP:
-                wake(farm, engine)
+        count += 1
+        if not question.on and agent.aside == DRAINED:
+            _take_back(farm, agent, now)
+        elif question.on:
+            agent.aside = DRAINED
+            for engine in agent.engines.values():
+                recall(farm, engine, [run for run in engine.handed if run != engine.oldest()], now, out)
+                asleep(farm, engine)
+            refresh_classes(farm, agent.engines.values())
+    out.sends.append((session, Answer(n, Number(count))))
 
 
 def _end_streak(farm: Farm, agent: Agent) -> None:

@@ -111,6 +111,8 @@ def why_refused(farm: Farm, submission: Submission, rules: Rules | None) -> tupl
         return "TaskError", text
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
+    if rules is not None and rules.job in farm.refused_jobs:
+        return "DuplicateTask", f"job {farm.refused_jobs[rules.job or '']} of the same unique key has not ended"
     unique = rules.unique if rules is not None else None
     if unique is not None and unique in farm.unique:
         return "DuplicateTask", f"task {farm.unique[unique]} of the unique key {unique!r} has not ended"

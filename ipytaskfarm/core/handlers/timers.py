@@ -17,6 +17,7 @@ from .depends import ask_again
 from .jobs import end_orphans
 from .lifecycle import drained, give_elsewhere, look_for_the_end
 from .losses import give_up_agent
+from .operate import is_late
 from .results import lift_rejection, rejoin
 
 TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
@@ -24,6 +25,7 @@ TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: drained(farm, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
+    "late": lambda farm, data, now, out: is_late(farm, data[0], data[1], now, out),
     "lease": lambda farm, session, now, out: give_up_agent(farm, session, "its lease is over", now, out),
     "orphans": lambda farm, _, now, out: end_orphans(farm, out),
     "recall": lambda farm, _, now, out: recall_for_others(farm, now, out),

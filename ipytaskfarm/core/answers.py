@@ -1,0 +1,20 @@
+"""Answers, addressed."""
+
+from __future__ import annotations
+
+from .calls import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
+from .decision import Decision
+from .farm import Engine
+from .messages import Answer, Reply
+
+
+def answer(session: str, n: int, said: Reply, out: Decision) -> None:
+    """To a client's question."""
+    out.sends.append((session, Answer(n, said)))
+
+
+def reply(
+    engine: Engine, call: TaskCall, said: Spawned | ChildTable | Counted | Taken | Letters | Declined, out: Decision
+) -> None:
+    """To a running task's call."""
+    out.sends.append((engine.agent, TaskReply(engine.name, call.run, call.n, said)))

@@ -1,0 +1,185 @@
+"""What people do to tasks and jobs from outside: marks, pausing, finding jobs again, looking back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..answers import answer
+from ..decision import Decision, LoadEnded, LoadHistory, LoadJobs
+from ..ending import recall
+from ..farm import Farm, Now
+from ..messages import (
+    FindJobs,
+    Flag,
+    History,
+    Interrupt,
+    JobRow,
+    MarkDone,
+    MarkFailed,
+    Notice,
+    Number,
+    PauseJobs,
+    Refusal,
+    Text,
+)
+from ..parcels import AttemptRow, Failure, Final
+from ..states import Reason, Waiting
+from ..task import RETRIED, Handed, Queued, Task
+from ..transition import final_without_answer, finish, note_attempt, rejoin, requeue
+from .clients import grace_of
+from .jobs import save_of
+from .results import end_or_recover
+
+MARKED_FAILED = "marked as failed"
+
+
+def on_mark_done(farm: Farm, session: str, n: int, question: MarkDone, now: Now, out: Decision) -> None:
+    """Ended well, with a result from outside.  What runs is interrupted, and its answer changes nothing."""
+    task = farm.tasks.get(question.id)
+    if task is None:
+        answer(session, n, _not_unfinished(farm, question.id), out)
+        return
+    _stop_run(farm, task, now, out)
+    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
+    final = Final(
+        task.id, "", -1, "", task.attempt, *times, None, question.body, task.history or [], question.blobs
+    )  # fmt: skip
+    finish(farm, task, final, out)
+    answer(session, n, Flag(True), out)
+
+
+def on_mark_failed(farm: Farm, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
+    """A run counts as failed; a task that has ended well runs again."""
+    task = farm.tasks.get(question.id)
+    if task is not None:
+        answer(session, n, Text(_fail(farm, task, question.why, now, out)), out)
+    elif farm.finals.get(question.id) == "":
+        out.loads.append(LoadEnded([question.id], f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"))
+        answer(session, n, Text("reopened"), out)
+    else:
+        answer(session, n, _not_unfinished(farm, question.id), out)
+
+
+def _not_unfinished(farm: Farm, task_id: int) -> Refusal:
+    if task_id in farm.finals or task_id in farm.refusals:
+        return Refusal("TaskError", f"task {task_id} has ended already")
+    return Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
+
+
+def _fail(farm: Farm, task: Task, why: str, now: Now, out: Decision) -> str:
+    """What a mark means for a task that has not ended: an error like any other."""
+    text = f"it was {MARKED_FAILED}" + (f": {why}" if why else "")
+    failure = Failure("TaskError", text)
+    place = task.place
+    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    final = final_without_answer(task, engine, Reason.ERROR, failure, now)
+    began = type(place) is Handed and place.since_s is not None
+    _stop_run(farm, task, now, out)
+    if not began:
+        finish(farm, task, final, out)
+        return "failed"
+    engine_id, node = (engine.id, engine.node) if engine is not None else (-1, "")
+    row = AttemptRow(task.attempt, engine_id, node, final.started_s, now.wall_s, Reason.ERROR, failure)
+    if task.retries_left > 0:
+        task.errors += 1
+        note_attempt(task, row, out)
+        requeue(farm, task, RETRIED, out)
+        return "runs again"
+    end_or_recover(farm, task, final, row, out)
+    return "failed"
+
+
+def _stop_run(farm: Farm, task: Task, now: Now, out: Decision) -> None:
+    place = task.place
+    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    if engine is None or type(place) is not Handed:
+        return
+    run = (task.id, place.attempt)
+    if place.since_s is None:
+        recall(farm, engine, [run], now, out)
+    else:
+        out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
+
+
+# -- jobs
+
+
+def on_pause_jobs(farm: Farm, session: str, n: int, question: PauseJobs, now: Now, out: Decision) -> None:
+    """Nothing more of these jobs is started, or they go on.  What runs comes to its end."""
+    unknown = [job_id for job_id in question.ids if job_id not in farm.jobs]
+    if unknown:
+        answer(
+            session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"), out
+        )
+        return
+    chosen = set(question.ids)
+    for job_id in chosen:
+        job = farm.jobs[job_id]
+        if job.paused is not question.on:
+            job.paused = question.on
+            out.saves.append(save_of(job))
+    (farm.paused.update if question.on else farm.paused.difference_update)(chosen)
+    waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)
+    answer(session, n, Number(waiting), out)
+
+
+def _pause(farm: Farm, jobs: set[str], now: Now, out: Decision) -> int:
+    recalls: dict[str, list[tuple[int, int]]] = {}
+    waiting = 0
+    for task in _tasks_of(farm, jobs):
+        place = task.place
+        if type(place) is Handed:
+            if place.since_s is None:
+                recalls.setdefault(place.engine, []).append((task.id, place.attempt))
+        elif task.task_class is not None:
+            rejoin(farm, task)
+            waiting += 1
+    for name, runs in recalls.items():
+        recall(farm, farm.engines[name], runs, now, out)
+        waiting += len(runs)
+    return waiting
+
+
+def _go_on(farm: Farm, jobs: set[str]) -> int:
+    waiting = 0
+    for task in _tasks_of(farm, jobs):
+        if type(task.place) is Queued and task.place.why is Waiting.PAUSED:
+            rejoin(farm, task)
+            waiting += 1
+    return waiting
+
+
+def _tasks_of(farm: Farm, jobs: set[str]) -> Iterable[Task]:
+    return [task for task in farm.tasks.values() if task.job in jobs]
+
+
+def on_find_jobs(farm: Farm, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
+    """Jobs by id or name, of whichever client."""
+    rows = [
+        JobRow(
+            job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,
+            job.spec.opened_s,
+        )
+        for job in farm.jobs.values()
+        if question.wanted is None or question.wanted in (job.spec.id, job.spec.name)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row.opened_s)
+    out.loads.append(LoadJobs(session, n, rows))
+
+
+def on_history(farm: Farm, session: str, n: int, question: History, now: Now, out: Decision) -> None:
+    """The store knows it."""
+    out.loads.append(LoadHistory(session, n, question))
+
+
+def is_late(farm: Farm, task_id: int, attempt: int, now: Now, out: Decision) -> None:
+    """A run takes longer than its `warn_after`: nothing is ended, but its client and the log are told."""
+    task = farm.tasks.get(task_id)
+    place = task.place if task is not None else None
+    if task is None or type(place) is not Handed or place.attempt != attempt or task.rules is None:
+        return
+    task.own_course().late = True
+    name = f" ({task.rules.name})" if task.rules.name else ""
+    text = f"task {task_id}{name} has run for more than {task.rules.warn_after_s:g} s (warn_after)"
+    out.notes.append(text)
+    out.sends.append((task.session, Notice(text)))

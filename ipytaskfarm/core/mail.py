@@ -1,0 +1,117 @@
+"""Messages between clients and running tasks: on disk before they are acknowledged, in order, each taken once.
+
+What a task is sent waits for it, also from one attempt to the next; what it sends is kept with its result.  Bodies stay
+in the store: here are only numbers, and who waits for the next one.
+"""
+
+from __future__ import annotations
+
+from .answers import answer, reply
+from .calls import Counted, Letters, Post, Receive, TaskCall
+from .decision import Decision, LoadMail
+from .farm import Engine, Farm, Now
+from .inside import Mailbox, Reader
+from .messages import Number, Read, Refusal, Send
+from .saves import SaveMail
+from .task import Task
+
+
+def _box(farm: Farm, task_id: int) -> Mailbox:
+    return farm.mail.setdefault(task_id, Mailbox())
+
+
+def on_send(farm: Farm, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
+    """To a task that has not ended."""
+    if question.id not in farm.tasks:
+        ended = question.id in farm.finals or question.id in farm.refusals
+        what = "has ended" if ended else "is not known"
+        text = f"task {question.id} {what}: nobody will read what is sent to it (quiet=True: never mind)"
+        answer(session, n, Refusal("TaskError" if ended else "IndexError", text), out)
+        return
+    box = _box(farm, question.id)
+    who, _, number = question.mark.rpartition(":")
+    last, known = box.marks.get(who, (0, 0))
+    if int(number) > last:
+        client = farm.clients.get(session)
+        sender = client.name if client is not None and client.name else "client"
+        for body in question.bodies:
+            box.incoming += 1
+            out.saves.append(SaveMail(question.id, False, box.incoming, sender, question.mark, now.wall_s, body))
+        known = box.incoming
+        box.marks[who] = int(number), known
+        _wake_task(farm, question.id, box, out)
+    answer(session, n, Number(known), out)
+
+
+def _wake_task(farm: Farm, task_id: int, box: Mailbox, out: Decision) -> None:
+    if box.receiver is not None:
+        engine = farm.engines.get(box.receiver.engine)
+        question = box.receiver.question
+        if engine is not None and isinstance(question, Receive):
+            out.loads.append(LoadMail(engine.agent, 0, task_id, False, question.after, box.receiver))
+        box.receiver = None
+
+
+def receive(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Receive, out: Decision) -> None:
+    """A running task reads on, or waits for the next message."""
+    box = _box(farm, task.id)
+    box.receiver = call
+    if box.incoming > question.after:
+        _wake_task(farm, task.id, box, out)
+
+
+def post(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Post, now: Now, out: Decision) -> None:
+    """A running task says something to whoever reads it."""
+    box = _box(farm, task.id)
+    sender = f"task {task.id}"
+    mark = f"{call.run[1]}"
+    done = box.posted.get(call.run[1], 0)
+    for number, body in enumerate(question.bodies, question.first):
+        if number <= done:
+            continue  # said before, and not heard to be taken
+        box.outgoing += 1
+        done = number
+        out.saves.append(SaveMail(task.id, True, box.outgoing, sender, mark, now.wall_s, body))
+    box.posted[call.run[1]] = done
+    reply(engine, call, Counted(done), out)
+    readers, box.readers = box.readers, []
+    for reader in readers:
+        out.loads.append(LoadMail(reader.session, reader.n, task.id, True, reader.after))
+
+
+def on_read(farm: Farm, session: str, n: int, question: Read, now: Now, out: Decision) -> None:
+    """What a task has sent; of one that runs, as soon as there is something."""
+    if question.id in farm.tasks:
+        box = _box(farm, question.id)
+        if box.outgoing > question.after:
+            out.loads.append(LoadMail(session, n, question.id, True, question.after))
+        else:
+            box.readers.append(Reader(session, n, question.after))
+    elif question.id in farm.finals:
+        out.loads.append(LoadMail(session, n, question.id, True, question.after, over=True))
+    elif question.id in farm.refusals:
+        answer(session, n, Letters([], True), out)
+    else:
+        text = f"task ID not registered: {question.id} (never issued, or cleared)"
+        answer(session, n, Refusal("IndexError", text), out)
+
+
+def close(farm: Farm, task_id: int, out: Decision) -> None:
+    """A task has ended: who waits for its messages gets the rest."""
+    box = farm.mail.pop(task_id, None)
+    for reader in box.readers if box is not None else ():
+        out.loads.append(LoadMail(reader.session, reader.n, task_id, True, reader.after, over=True))
+
+
+def restore_mail(farm: Farm, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:
+    """What the store has of a task that has not ended."""
+    box = _box(farm, task_id)
+    if outgoing:
+        box.outgoing = last
+        for mark in marks:
+            box.posted[int(mark)] = box.posted.get(int(mark), 0) + 1
+    else:
+        box.incoming = last
+        for number, mark in enumerate(marks, 1):
+            who, _, own = mark.rpartition(":")
+            box.marks[who] = int(own), number
