@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from ..core.calls import Progress, TaskCall, TaskReply
 from ..core.messages import (
     AgentState,
     CommandDone,
@@ -327,13 +328,21 @@ class Agent:
     def _on_engine_message(
         self,
         engine: Engine,
-        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared | Granted,
+        message: HandOut
+        | Recall
+        | Interrupt
+        | EngineCommand
+        | OutputQuery
+        | StopEngine
+        | EnginePrepared
+        | Granted
+        | TaskReply,
     ) -> None:
         match message:
             case HandOut():
                 engine.is_handed(message)
                 connected = self._lane.forward(engine.incarnation, self._relay.hand_out(engine.account, message))
-            case Recall() | EngineCommand() | OutputQuery():
+            case Recall() | EngineCommand() | OutputQuery() | TaskReply():
                 connected = self._lane.send(engine.incarnation, message)
             case Granted():
                 engine.holding = message.run, message.allotment
@@ -387,7 +396,7 @@ class Agent:
             case SetUp():
                 engine.set_up = not message.error
                 self._relay.say(message)
-            case EngineNote() | OutputText() | Demand():
+            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------

@@ -80,6 +80,12 @@ class Arrivals:
         if self._cache_bytes > self._cache_bytes_max:
             self._evict()
 
+    def reopened(self, ids: Iterable[int]) -> None:
+        """These had ended, and run again: their ends are yet to come."""
+        again = list(ids)
+        self.forget(again)
+        self.handed_in.update(again)
+
     def unknown(self, ids: Iterable[int]) -> None:
         """The controller knows nothing of these: nobody should wait for them any longer."""
         self._end(dict.fromkeys(i for i in ids if i not in self.finals))

@@ -36,6 +36,7 @@ from ..core.messages import (
     NeedIds,
     Notice,
     Output,
+    Reopened,
     Reply,
     Submit,
     Watch,
@@ -297,6 +298,8 @@ class IoThread:
                 stream.take(message)
         elif isinstance(message, Notice):
             self.notices.append(message.text)
+        elif isinstance(message, Reopened):
+            self.arrivals.reopened(message.ids)
         elif isinstance(message, IdBlock):
             self._outbox.block_came(message)
         elif isinstance(message, Full):

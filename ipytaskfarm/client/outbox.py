@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 from ..core.messages import Full, IdBlock
+from ..core.needs import Needs
 from ..core.parcels import Function, JobSpec, Rules, Submission
 
 CHUNK_TASKS = 1_000
@@ -122,6 +123,7 @@ class Outbox:
         functions: tuple[Function, ...] = (),
         blobs: tuple[str, ...] = (),
         job: JobSpec | None = None,
+        needs: Needs | None = None,
     ) -> int:
         """Take the next id (`has_id` was true) and queue the task; returns the id."""
         chunk = self._open
@@ -143,7 +145,7 @@ class Outbox:
             chunk.jobs[job.id] = job
         # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
         # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
-        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs))
+        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs))
         self.next_id = task_id + 1
         chunk.size_bytes += size
         self.size_bytes += size

@@ -37,6 +37,9 @@ _BY_REASON: dict[str, type[Exception]] = {
     Reason.UNMET: errors.TaskTimeout,
     Reason.TOO_LARGE: errors.ResultTooLarge,
     Reason.ENVIRONMENT: errors.EnvironmentSetupError,
+    Reason.NEEDED: errors.DependencyFailed,
+    Reason.SKIPPED: errors.TaskSkipped,
+    Reason.DEFERRED: errors.DeferredTooLong,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from ..core.checks import check_count, check_seconds
 from ..core.choice import PLACEMENTS
 from ..core.demands import OPERATORS, SIZES, Asks, Condition, Want, bytes_of
+from ..core.needs import FAIL, IF_FAILED
 from ..core.parcels import Function, Recovery, Rules
 from ..doors.pack import pack_function
 from ..environment import TaskEnvironment
@@ -39,6 +40,15 @@ class Asking(TypedDict, total=False):
     locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
     grace: seconds between its interrupt and the signals that end its engine.
     lost_retries: how often it is run again after the loss of its engine; None: that comes out of its retries.
+    after: tasks that have to end first: ids, futures, or tasks of the same job.
+    if_failed: what becomes of it when one of them fails: "fail" (it fails too), "skip" (it ends as skipped, which
+        nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception then).
+    retry_delay: seconds before it is run again after an error, or a function of the attempt that failed (1, 2 …).
+    retry_on: an exception type, or several: only these are worth a retry; (): all.
+    defer_time, defer_max: seconds before the next trial of a deferred run, and after which a deferral is its end.
+    warn_after: seconds of a run after which its client is told, and `status` shows it; nothing is ended.
+    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
+        returns that one's id.
     """
 
     environment: TaskEnvironment | None
@@ -54,6 +64,15 @@ class Asking(TypedDict, total=False):
     locality: Callable[[dict[str, Any]], int] | None
     grace: float | timedelta | None
     lost_retries: int | None
+    after: Any
+    if_failed: str
+    retry_delay: Any
+    retry_on: Any
+    defer_time: float | timedelta
+    defer_max: float | timedelta
+    warn_after: float | timedelta | None
+    unique: str | None
+    on_duplicate: str
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,6 +213,25 @@ def _locality(value: Any) -> Any:
     return value
 
 
+def _retry_delay(value: Any) -> Any:
+    return value if callable(value) else check_seconds("retry_delay", value)
+
+
+def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise wrong("retry_on", "an exception type, or several", kind)
+    return tuple(kinds)
+
+
+def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
+    """A word out of a few."""
+    if value not in choices:
+        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "retries": _retries,
     "depend": _depend,
@@ -214,13 +252,23 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "locality": _locality,
     "grace": partial(check_seconds, "grace"),
     "lost_retries": partial(check_count, "lost_retries", least=0),
+    "if_failed": partial(one_of, "if_failed", IF_FAILED),
+    "retry_delay": _retry_delay,
+    "retry_on": _retry_on,
+    "defer_time": partial(check_seconds, "defer_time"),
+    "defer_max": partial(check_seconds, "defer_max"),
+    "warn_after": partial(check_seconds, "warn_after"),
+    "unique": partial(_text, "unique"),
+    "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
 
 DEFAULTS: dict[str, Any] = {
     "retries": 0, "recovery_task": None, "depend": None, "name": None, "priority": 0, "time_limit": None,
     "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
-    "locality": None, "grace": None, "lost_retries": None,
+    "locality": None, "grace": None, "lost_retries": None, "after": (), "if_failed": FAIL, "retry_delay": 0.0,
+    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "unique": None,
+    "on_duplicate": "refuse",
 }  # fmt: skip
 
 
@@ -259,11 +307,28 @@ def pack_rules(
         job=job,
         asks=asks,
         grace_s=said.get("grace"),
+        retry_delays_s=_delays(said.get("retry_delay"), said.get("retries", 0)),
+        retry_on=tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in said.get("retry_on", ())),
+        defer_s=said.get("defer_time", 300.0),
+        defer_max_s=said.get("defer_max", 3600.0),
+        warn_after_s=said.get("warn_after"),
+        unique=said.get("unique"),
     )
     return None if rules == _NO_RULES else rules
 
 
-_ASKED = frozenset(Asking.__annotations__) - {"grace", "lost_retries"}
+DELAYS_MAX = 1000
+"""So many delays of a function are asked for; the last one holds for later retries."""
+
+
+def _delays(delay: Any, retries: int) -> tuple[float, ...]:
+    if callable(delay):
+        found = [check_seconds("retry_delay", delay(n)) for n in range(1, min(retries, DELAYS_MAX) + 1)]
+        return tuple(float(each or 0.0) for each in found)
+    return (float(delay),) if delay else ()
+
+
+_ASKED = frozenset(Asks.__struct_fields__) & frozenset(Asking.__annotations__)
 _ENVIRONMENT = frozenset({"environment"})
 
 

@@ -12,11 +12,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
 
 from ..core import errors
 from ..core.messages import Ask, Command, Fetch, Fetched, Question, Refusal, Reply, Watch, Watched
-from ..core.parcels import Final, JobSpec
+from ..core.needs import Needs
+from ..core.parcels import Final, JobSpec, Packed
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
@@ -24,7 +27,6 @@ from .io import Asked, IoThread
 from .outbox import LIMIT_BYTES
 from .patience import Patience, say_interrupted
 from .results import error_named
-from .tasks import Packed
 
 GONE_S = 10.0
 """A farm whose connection file has been missing for so long was stopped; until then it may be restarting."""
@@ -125,9 +127,13 @@ class Session(IoThread):
     # ----------------------------------------------------------------------------------------------
     # Handing in
 
-    def hand_in(self, packed: Packed, job: JobSpec | None = None) -> int:
-        """Queue a task and return its id.  Waits for ids the first time, and when the outbox is full."""
-        payload, function, rules, functions, raw, blobs = packed
+    def hand_in(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
+        """Queue a task and return its id.  Waits for ids the first time, and when the outbox is full.
+
+        ids: of its job's tasks, by position: it may wait for some of them."""
+        payload, function, rules, functions, raw, blobs, needs = packed
+        if needs is not None and ids:
+            needs = _resolved(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
         if size > PAYLOAD_BYTES_MAX:
             raise errors.ResultTooLarge(
@@ -141,7 +147,7 @@ class Session(IoThread):
                 outbox.next_id > outbox.last_id and not outbox.has_id()
             ) or outbox.size_bytes > LIMIT_BYTES or self.fatal is not None:  # fmt: skip
                 self._wait_for_room()
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job)
+            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs)
             self.arrivals.handed_in.add(task_id)
             if raw:
                 self.raw_ids.add(task_id)
@@ -462,6 +468,13 @@ class Session(IoThread):
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
+
+
+def _resolved(needs: Needs, ids: Sequence[int]) -> Needs:
+    """With ids in the places of positions, which are -1, -2, …"""
+    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
+    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
+    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 def _refusal(why: str) -> errors.TaskFarmError:

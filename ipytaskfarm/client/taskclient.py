@@ -11,7 +11,7 @@ from operator import index
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from ..core import messages
+from ..core import errors, messages
 from ..core.parcels import Final
 from ..core.states import ABORTS, Reason
 from ..doors.runtime import Where
@@ -136,7 +136,19 @@ class TaskClient:
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
         new_id = self._session.hand_in(pack_task(task, self._session.blobs))
+        if task.unique is not None:
+            new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
+
+    def _only_one(self, new_id: int, on_duplicate: str) -> int:
+        """A task with a unique key: its id, or that of the one which is there already."""
+        try:
+            self.flush()
+        except errors.DuplicateTask as refused:
+            if on_duplicate == "return" and isinstance(refused.first, int):
+                return refused.first
+            raise
+        return new_id
 
     def create_job(self, name: str | None = None, **shared: Any) -> Job:
         """A `Job`: tasks that belong together; `shared` are rules that all of them have, as of a `Task`.
@@ -325,8 +337,10 @@ class TaskClient:
         if wanted is not None and not wanted:
             return 0
         reply = self._ask(messages.Clear(wanted), messages.Cleared)
-        left = {*reply.missing, *reply.unfinished}
+        left = {*reply.missing, *reply.unfinished, *reply.needed}
         self._session.forget_results(None if wanted is None else [i for i in wanted if i not in left])
+        if reply.needed:
+            raise KeyError(f"other tasks have yet to take the result of task {', '.join(map(str, reply.needed))}")
         if reply.missing:
             raise KeyError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
         if wanted is not None and reply.unfinished:

@@ -15,14 +15,17 @@ import linecache
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from operator import index
 from typing import Any, ClassVar, NamedTuple, Unpack
 
 import msgspec
 
-from ..core.parcels import Function, Recovery, Rules
+from ..core.needs import FAIL, Needs
+from ..core.parcels import Function, Packed, Recovery, Rules
 from ..core.work import CallWork, StringWork
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function
+from ..doors.pack_refs import noting
 from ..environment import TaskEnvironment
 from .rules import CHECKS, DEFAULTS, Asking, flag, pack_rules, wrong
 
@@ -93,6 +96,17 @@ def _recovery_task(value: Any) -> Task | None:
     return value
 
 
+def _after(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    several = not isinstance(value, (Task, str)) and not hasattr(value, "__index__") and hasattr(value, "__iter__")
+    found = tuple(value) if several else (value,)
+    for each in found:
+        if not isinstance(each, Task) and not hasattr(each, "__index__"):
+            raise wrong("after", "an id, a future, a Task of the same job, or several of them", each)
+    return found
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "expression": _expression,
     "pull": _pull,
@@ -103,6 +117,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "clear_before": partial(flag, "clear_before"),
     "clear_after": partial(flag, "clear_after"),
     "recovery_task": _recovery_task,
+    "after": _after,
     **CHECKS,
 }
 
@@ -130,6 +145,8 @@ class Task:
         targets: engine ids on which it may run (an int or several); None: any.
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
         placement, locality, grace, lost_retries: what it asks of its engine and its node, see `rules.Asking`.
+        after, if_failed: what it waits for; retry_delay, retry_on, defer_time, defer_max, warn_after, unique,
+        on_duplicate: how it is repeated, watched, and kept from standing there twice; see there too.
 
     Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
     `push` are those of IPython 0.10's task interface.
@@ -157,6 +174,15 @@ class Task:
     locality: Callable[[dict[str, Any]], int] | None = None
     grace: float | timedelta | None = None
     lost_retries: int | None = None
+    after: Any = ()
+    if_failed: str = FAIL
+    retry_delay: Any = 0.0
+    retry_on: Any = ()
+    defer_time: float | timedelta = 300.0
+    defer_max: float | timedelta = 3600.0
+    warn_after: float | timedelta | None = None
+    unique: str | None = None
+    on_duplicate: str = "refuse"
 
     _ruled: bool = False
     """Some rule was set: only then is there anything to look at when it is packed."""
@@ -214,6 +240,10 @@ class Task:
             # Short: chains of recovery tasks may be long, and may form a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else repr(value):.60}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
+
+    def _pack(self, blobs: Blobs | None) -> Packed:
+        """As it travels from within a running task."""
+        return pack_task(self, blobs)
 
     def run_local(self) -> Any:
         """Run it here, in the caller's own kernel, to debug it: what it raises is raised with the code's own frames.
@@ -399,6 +429,28 @@ class MapTask(CallTask):
         )
 
 
+class Join(Task):
+    """Ends when the tasks that it waits for have ended: no code, no engine.
+
+    n tasks before it and m after it are n + m edges, where each after each would be n × m::
+
+        join = job.add_task(Join(after=first))
+        for task in second: task.after = join
+
+    With ``if_failed="run"`` it ends well whatever became of them.
+    """
+
+    _attributes = _RULES
+
+    def __init__(self, after: Any = (), *, name: str | None = None, if_failed: str = FAIL) -> None:
+        self.after = after
+        self._set(name=name)
+        self.if_failed = if_failed
+
+    def _first(self) -> str:
+        return f"after={len(self.after)} tasks"
+
+
 class EachTask(MapTask):
     """A chunk of a map: ``args=(items, star)``, see `core.work.CallWork.each`.  Made by `maps` alone."""
 
@@ -427,17 +479,12 @@ def as_task(thing: Any) -> Task:
 # Packing
 
 
-class Packed(NamedTuple):
-    """A task ready to be handed in; the id comes later."""
-
-    payload: bytes
-    function: str | None = None
-    rules: Rules | None = None
-    functions: tuple[Function, ...] = ()
-    """The code of `function`, of the depend functions and of the recovery tasks."""
-    raw: bool = False
-    blobs: tuple[str, ...] = ()
-    """Digests of the large values that were written beside it."""
+def refuse_task(task: Task) -> int:
+    """A task is referred to that has no id."""
+    raise TypeError(
+        f"{task._short()} has no id yet: wait for, or refer to, the id that run() gave; within a job a Task will do, "
+        "once both were added to it"
+    )
 
 
 class Shared(NamedTuple):
@@ -450,6 +497,8 @@ class Shared(NamedTuple):
     """As they travel with a task that has none at all, …"""
     functions: tuple[Function, ...]
     """… and the functions that they need."""
+    place: Callable[[Task], int] = refuse_task
+    """Where another task of the job stands: its id, or -1 - position."""
 
 
 def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
@@ -458,6 +507,41 @@ def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = No
     Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
     """
     keeper = None if blobs is None else Keeper(blobs)
+    if task.__class__ is StringTask and not task._ruled and not task.push:
+        payload = _encode(_string_work(task, None))
+        return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
+    noted = _Noted(shared.place if shared is not None else refuse_task)
+    with noting(noted.note):
+        packed = _packed(task, keeper, shared)
+    needs = noted.needs(task)
+    return packed if needs is None else packed._replace(needs=needs)
+
+
+class _Noted:
+    """The tasks whose results are referred to among a task's arguments."""
+
+    def __init__(self, place: Callable[[Task], int]) -> None:
+        self._place = place
+        self._inputs: dict[int, None] = {}
+
+    def note(self, task: object) -> int:
+        number = self._number(task)
+        self._inputs[number] = None
+        return number
+
+    def _number(self, task: object) -> int:
+        return self._place(task) if isinstance(task, Task) else index(task)  # type: ignore[arg-type]
+
+    def needs(self, task: Task) -> Needs | None:
+        join = isinstance(task, Join)
+        if not (task.after or self._inputs or join):
+            return None
+        after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
+        inputs = tuple((number, number) for number in self._inputs)
+        return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
+
+
+def _packed(task: Task, keeper: Keeper | None, shared: Shared | None) -> Packed:
     if task.__class__ is StringTask and not task._ruled:
         payload = _encode(_string_work(task, keeper))
         taken = keeper.taken() if keeper is not None else ()
@@ -515,6 +599,8 @@ def _string_work(task: StringTask, keeper: Keeper | None) -> StringWork:
 def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> tuple[bytes, str | None]:
     if isinstance(task, StringTask):
         return _encode(_string_work(task, keeper)), None
+    if isinstance(task, Join):
+        return b"", None
     if not isinstance(task, CallTask):
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
     function = pack_function(task.function)

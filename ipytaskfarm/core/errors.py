@@ -19,6 +19,9 @@
     │   ├── EnvironmentSetupError
     │   ├── InputsLost                  raised by a task: these results are gone, make them again
     │   ├── DependencyFailed            a task it waits for failed
+    │   │   └── TaskSkipped             … and it was to be skipped then
+    │   ├── DuplicateTask               another one of its unique key has not ended
+    │   ├── DeferredTooLong             (TimeoutError) its defer_max is over
     │   ├── MemoryLimitExceeded         (MemoryError)
     │   ├── BlobMissing                 (LookupError) the data of a value is gone, or on another machine
     │   ├── ResultTooLarge              (ValueError)
@@ -44,7 +47,9 @@ from __future__ import annotations
 
 import builtins
 import html
+import re
 import sys
+from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 
@@ -164,7 +169,17 @@ class EnvironmentSetupError(TaskError):
 
 
 class InputsLost(TaskError):
-    """Raise it in a task whose inputs are gone: ``InputsLost({engine: [task ids]})``; they are made again."""
+    """Raise it in a task whose inputs are gone: ``InputsLost({engine: [task ids]})`` (or just the ids).
+
+    Those tasks run again, and what was made of their results, then the raiser; nothing of it counts as a retry.
+    engine_lost: those engines are replaced too.  From bndl.execute's DependenciesFailed.
+    """
+
+    def __init__(self, lost: Mapping[int, Iterable[int]] | Iterable[int], engine_lost: bool = False) -> None:
+        by_engine = {e: list(ids) for e, ids in lost.items()} if isinstance(lost, Mapping) else {}
+        self.ids = [i for ids in by_engine.values() for i in ids] if by_engine else [int(i) for i in lost]
+        self.engines = list(by_engine) if engine_lost else []
+        super().__init__(f"the results of tasks {', '.join(map(str, self.ids))} are lost")
 
 
 DependenciesFailed = InputsLost
@@ -172,6 +187,26 @@ DependenciesFailed = InputsLost
 
 class DependencyFailed(TaskError):
     """A task that this one waits for failed."""
+
+
+class TaskSkipped(DependencyFailed):
+    """A task that this one waits for failed, and ``if_failed="skip"``."""
+
+
+class DuplicateTask(TaskError):
+    """Another task (or job) of the same unique key has not ended; `first` is its id."""
+
+    @property
+    def first(self) -> int | str | None:
+        """Its id, as the message names it."""
+        found = re.search(r"(?:^|: )(task|job) (\w+) of", str(self))
+        if found is None:
+            return None
+        return int(found[2]) if found[1] == "task" else found[2]
+
+
+class DeferredTooLong(TaskError, TimeoutError):
+    """The task was deferred once more when its ``defer_max`` was over."""
 
 
 class MemoryLimitExceeded(TaskError, MemoryError):

@@ -10,7 +10,7 @@ An *engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* i
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -104,6 +104,21 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Digests of the blobs that its payload and its recovery tasks' need, see `doors.blobs`."""
     needs: Needs | None = None
     """What it waits for."""
+
+
+class Packed(NamedTuple):
+    """A task ready to be handed in; the id comes later."""
+
+    payload: bytes
+    function: str | None = None
+    rules: Rules | None = None
+    functions: tuple[Function, ...] = ()
+    """The code of `function`, of the depend functions and of the recovery tasks."""
+    raw: bool = False
+    blobs: tuple[str, ...] = ()
+    """Digests of the large values that were written beside it."""
+    needs: Needs | None = None
+    """What it waits for; tasks of its own job that have no id yet stand there as -1 - position."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
+
+
+class Message(NamedTuple):
+    """A message to a task, or from one."""
+
+    value: Any
+    sender: str
+    """The name of a client, or "task 7"."""
+    at_s: float
+    """When it was accepted."""
 
 
 class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
@@ -58,5 +68,9 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     stderr: str = ""
     outputs: list[dict[str, Any]] = []
     """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+    progress: tuple[float, float | None, str] | None = None
+    """The last that the task said of its progress: (value, total, message)."""
+    accumulated: dict[str, bytes] = {}
+    """Accumulator -> packed sum of what the task added to it."""
     kind: str = "names"
     """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""

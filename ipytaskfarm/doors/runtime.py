@@ -147,6 +147,13 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
     raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
 
 
+def lock_folder() -> Path:
+    """The folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
+    base = _socket_bases()[-1]
+    private_folder(base)
+    return private_folder(base / "locks")
+
+
 def _socket_bases() -> list[Path]:
     bases = [Path(f"/tmp/ipytaskfarm-{os.geteuid()}")]
     given = os.environ.get("XDG_RUNTIME_DIR", "")

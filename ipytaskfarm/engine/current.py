@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from operator import index
+from typing import Any, NoReturn
 
-from ..core.demands import CORES, GPU, Allotment, bytes_of
-from ..core.messages import Demand, FromEngine, Granted
-from ..core.parcels import RunKey
+from ..core.calls import Await, Children, Letter, Receive, Spawn, Take, TaskReply
+from ..core.messages import Granted, Run, Special
+from ..core.parcels import Deferral, Function
+from ..core.work import Message
+from ..doors.blobs import Blobs
+from ..doors.pack import pack, unpack
+from .calls import Calls
+from .children import packed_child, submission
+from .holding import Holding
+from .inputs import value_of
+from .interrupt import Interrupts
+from .node_lock import NodeLock
 
-THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
-"""What libraries read to know how many threads they may have."""
-DEVICES = "CUDA_VISIBLE_DEVICES"
-ASK_AGAIN_S = 5.0
+STATE_BYTES_MAX = 64 * 1024
+FLUSH_S = 5.0
+"""How long a failed run waits for its messages to be on disk; one that ends well waits as long as it takes."""
+
+_NOTHING_SPECIAL = Special()
+
+
+class Deferred(BaseException):
+    """Ends a run that wishes to come again.  Not an Exception: a task's own ``except Exception`` lets it pass."""
+
+    def __init__(self, word: Deferral) -> None:
+        super().__init__(word.message or "deferred")
+        self.word = word
 
 
 class CurrentTask:
-    """The running task.  Its calls are valid until it has ended."""
+    """The running task.  Its calls are valid until it has ended.
+
+    What it asks of the farm survives the controller's restart: it is asked again until it is answered.
+    """
 
     def __init__(
         self,
         engine: str,
-        run: RunKey,
-        allotment: Allotment | None,
-        send: Callable[[FromEngine], None],
+        run: Run,
+        send: Callable[[Any], None],
+        names: MutableMapping[str, Any],
+        blobs: Blobs | None,
+        interrupts: Interrupts,
         environment: Any = None,
     ) -> None:
-        self._engine = engine
         self._run = run
-        self._send = send
+        self._special = run.special or _NOTHING_SPECIAL
+        self._names = names
+        self._blobs = blobs
+        self._interrupts = interrupts
         self._environment = environment
-        self._first = self._allotment = allotment or Allotment()
-        self._asked = 0
-        self._changed = threading.Condition()
-        self._granted: Granted | None = None
-        self._pools: Any = None
+        self._holding = Holding(engine, (run.task, run.attempt), run.allotment, send)
+        self.calls = Calls(engine, (run.task, run.attempt), send)
+        self._state: dict[str, Any] | None = None
+        self._submitted = 0
+        self._inbox: deque[Letter] = deque()
+        self._read = self._special.received
+
+    # -- what it is
 
     @property
     def id(self) -> int:
         """The task's id."""
-        return self._run[0]
+        return self._run.task
 
     @property
     def attempt(self) -> int:
         """Which run of it this is, from 1."""
-        return self._run[1]
+        return self._run.attempt
+
+    @property
+    def trial(self) -> int:
+        """1 + earlier runs that ended with `defer`."""
+        return self._special.trial
+
+    @property
+    def parent(self) -> int | None:
+        """Id of the task that submitted it; None: a client did."""
+        return self._special.parent
 
     @property
     def environment(self) -> Any:
@@ -59,103 +93,178 @@ class CurrentTask:
         return self._environment
 
     @property
+    def is_aborting(self) -> bool:
+        """Whether it was asked to stop: `TaskCancelled` (or its time limit) was raised in it."""
+        return self._interrupts.raised is not None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A small dict of the task's own, kept from trial to trial (64 KiB packed); `defer` saves it."""
+        if self._state is None:
+            self._state = unpack(self._special.state, self._names) if self._special.state else {}
+        return self._state
+
+    # -- what it holds
+
+    @property
     def allotment(self) -> dict[str, Any]:
         """What it holds of its node now: ``{"cores": 2.0, "memory": 2147483648.0, "gpu": 1.0, "gpus": ("0",)}``.
 
         Memory is in bytes; ``gpus`` are the devices' names, there if any are held, ``exclusive`` if the node is."""
-        held: dict[str, Any] = dict(self._allotment.amounts)
-        if self._allotment.gpus:
-            held["gpus"] = self._allotment.gpus
-        if self._allotment.exclusive:
-            held["exclusive"] = True
-        return held
+        return self._holding.amounts
 
     def yield_resources(self, **amounts: float | str) -> dict[str, Any]:
         """Give back so much of what it holds, ``yield_resources(cores=1)``, or all of it; others may start with it.
 
         Returns the allotment left.  Raises ValueError for what it does not hold."""
-        held = dict(self._allotment.amounts)
-        for name, value in _checked(amounts).items() if amounts else held.copy().items():
-            if held.get(name, 0.0) < value:
-                text = f"{value:g} {name} were to be given back, and {held.get(name, 0):g} are held"
-                raise ValueError(f"yield_resources: {text}")
-            held[name] -= value
-        return self._hold(held, None)
+        return self._holding.yield_resources(**amounts)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
         """Take so much more, ``reserve_resources(cores=2)``, or what it was allotted at first; waits until it is free.
 
         Its own time limit goes on meanwhile.  Returns the allotment.  Raises TimeoutError after `timeout` seconds, and
         ValueError for what its node does not have at all."""
-        wanted = dict(self._allotment.amounts)
-        if amounts:
-            for name, value in _checked(amounts).items():
-                wanted[name] = wanted.get(name, 0.0) + value
-        else:
-            wanted.update({n: max(v, wanted.get(n, 0.0)) for n, v in self._first.amounts.items()})
-        return self._hold(wanted, timeout)
+        return self._holding.reserve_resources(timeout, **amounts)
 
-    def _hold(self, amounts: dict[str, float], timeout: float | None) -> dict[str, Any]:
-        before = dict(self._allotment.amounts)
-        granted = self._ask(amounts, timeout)
-        if granted is None:
-            self._ask(before, None)  # it may be granted yet: take it back
-            raise TimeoutError(f"task {self.id} has waited {timeout:g} s for {amounts}")
-        if granted.error:
-            raise ValueError(granted.error)
-        self.apply()
-        return self.allotment
+    # -- later
 
-    def _ask(self, amounts: dict[str, float], timeout: float | None) -> Granted | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            self._asked += 1
-            n = self._asked
-            while True:
-                self._send(Demand(self._engine, self._run, n, amounts))
-                again = time.monotonic() + ASK_AGAIN_S  # a controller that has been restarted knows nothing of it
-                until = again if deadline is None else min(again, deadline)
-                while (left := until - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                    if self._granted is not None and self._granted.n == n:
-                        return self._granted
-                if deadline is not None and time.monotonic() >= deadline:
-                    return None
+    def defer(self, message: str = "", after: float | None = None) -> NoReturn:
+        """End this run, to come again as the next trial after `after` seconds (None: the task's `defer_time`).
 
-    def granted(self, answer: Granted) -> None:
-        """The answer to `_ask`; from the lane's thread."""
-        with self._changed:
-            if answer.run == self._run:
-                self._granted = answer
-                self._allotment = answer.allotment
-                self._changed.notify_all()
+        It is not charged as a retry; `state` is kept.  When `defer_max` seconds after the first trial's begin are over,
+        the task fails instead.  From core4."""
+        if after is not None and not after >= 0:
+            raise ValueError(f"after must be 0 or more seconds, not {after!r}")
+        state = pack(self._state, "state") if self._state is not None else self._special.state
+        if len(state) > STATE_BYTES_MAX:
+            raise ValueError(
+                f"the state is {len(state):,} bytes packed, more than {STATE_BYTES_MAX:,}: keep less in it"
+            )
+        raise Deferred(Deferral(after, str(message), state, self._read))
 
-    # -- what the allotment means for the libraries that the task uses
+    # -- progress and messages
+
+    def progress(self, value: float, total: float | None = 1.0, message: str = "") -> None:
+        """Say how far it has come, ``progress(0.3)`` or ``progress(30, 100, "reading")``; as often as one likes.
+
+        Who looks gets the latest, within some tenths of a second, and always the last."""
+        self.calls.tell(float(value), None if total is None else float(total), str(message))
+
+    def send(self, obj: Any) -> None:
+        """A message to whoever reads ``tc.messages(id)``: in order, kept with the result, lost with no crash.
+
+        Raises UnpickleableException for what cannot travel."""
+        self.calls.post(pack(obj, "message"))
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message that was sent to this task (``tc.send(id, obj)``), with its sender; waits for it.
+
+        A later trial goes on where this one stops, a repeated attempt begins with the first one again.
+        Raises TimeoutError after `timeout` seconds."""
+        if not self._inbox:
+            found = self.calls.ask(Receive(self._read), timeout)
+            if found is None:
+                raise TimeoutError(f"task {self.id} was sent no message within {timeout:g} s")
+            self._inbox.extend(found.letters)
+        letter = self._inbox.popleft()
+        self._read = letter.seq
+        return Message(unpack(letter.body, self._names), letter.sender, letter.at_s)
+
+    # -- children
+
+    def submit(self, what: Any, *args: Any, **kwargs: Any) -> int:
+        """Run a `Task`, or ``what(*args, **kwargs)``, as a child of this one; its id, once it is on disk.
+
+        A repeated run of the same trial that submits the same in the same order gets the same children; another
+        payload in that place raises RuntimeError."""
+        return self._spawn([packed_child(what, args, kwargs, self._blobs)])[0]
+
+    def submit_all(self, tasks: Iterable[Any]) -> list[int]:
+        """Several at once: `Task` objects or functions without arguments; their ids."""
+        made = [packed_child(task, (), {}, self._blobs) for task in tasks]
+        return self._spawn(made) if made else []
+
+    def map(self, function: Callable[..., Any], *sequences: Iterable[Any]) -> list[int]:
+        """``submit(function, …)`` for each item (or items side by side), at once; the children's ids."""
+        made = [packed_child(function, args, {}, self._blobs) for args in zip(*sequences, strict=True)]
+        return self._spawn(made) if made else []
+
+    def _spawn(self, made: list[Any]) -> list[int]:
+        self._submitted += 1
+        functions: dict[str, Function] = {f.digest: f for packed in made for f in packed.functions}
+        tasks = [submission(-1 - number, packed) for number, packed in enumerate(made)]
+        found: list[int] = self.calls.ask(Spawn(self._submitted, tasks, list(functions.values()))).ids
+        return found
+
+    def children(self, state: str | None = None) -> list[int]:
+        """Ids of all that this task has submitted, in earlier trials too; only those in that state: scheduled,
+        running, succeeded, failed, or unfinished."""
+        rows: list[tuple[int, str]] = self.calls.ask(Children()).rows
+        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(state, (state,))
+        return [child for child, found in rows if wanted is None or found in wanted]
+
+    def wait(self, ids: Iterable[Any] | None = None, timeout: float | None = None) -> int:
+        """Wait until these tasks (None: all children) have ended; how many of them failed.
+
+        Meanwhile this task lends its place: what it holds of the node is free for others, and one engine more is
+        started, so that children run even where there is only one slot.  Its own time limit goes on.
+        Raises TimeoutError after `timeout` seconds."""
+        wanted = self.children() if ids is None else [index(i) for i in ids]
+        found = self.calls.ask(Await(wanted), timeout)
+        if found is None:
+            self.calls.ask(Await([]))  # it has its place again
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout:g} s")
+        return int(found.value)
+
+    def results(self, ids: Iterable[Any] | None = None, return_exceptions: bool = False) -> list[Any]:
+        """Wait for these tasks (None: all children) and give their values, in order; the first failure is raised, or
+        stands in its place with `return_exceptions`."""
+        wanted = self.children() if ids is None else [index(i) for i in ids]
+        self.wait(wanted)
+        values = []
+        for first in range(0, len(wanted), 256):
+            some = wanted[first : first + 256]
+            finals = {final.id: final for final in self.calls.ask(Take(some)).finals}
+            for task in some:
+                if task not in finals:
+                    raise IndexError(f"task {task} has no result: it was cleared, or never was")
+                final = finals[task]
+                value = value_of(task, final.reason, final.body, final.failure, self._names)
+                if final.reason and not return_exceptions:
+                    raise value
+                values.append(value)
+        return values
+
+    # -- the node
+
+    @contextmanager
+    def node_lock(self, name: str) -> Iterator[None]:
+        """``with current_task().node_lock("download"):``: one at a time on this machine, among all tasks of this user.
+
+        It is given up by the kernel when the engine ends, however it ends."""
+        lock = NodeLock(name)
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- for the runner
 
     def apply(self) -> None:
-        """Tell libraries how many threads and which devices they may use; the runner puts it all back."""
-        cores = self._allotment.amounts.get(CORES)
-        if cores:
-            count = max(1, int(cores))
-            os.environ.update(dict.fromkeys(THREADS, str(count)))
-            self._limit_pools(count)
-        if GPU in self._first.amounts:
-            os.environ[DEVICES] = ",".join(self._allotment.gpus)
+        """Libraries are to keep to the allotment."""
+        self._holding.apply()
 
-    def _limit_pools(self, count: int) -> None:
-        if "numpy" not in sys.modules and "scipy" not in sys.modules:
-            return  # no pool is there yet: it will read the variables
-        import threadpoolctl
+    def granted(self, answer: Granted) -> None:
+        """From the lane's thread."""
+        self._holding.granted(answer)
 
-        self.end()
-        self._pools = threadpoolctl.threadpool_limits(count)
+    def answered(self, reply: TaskReply) -> None:
+        """From the lane's thread."""
+        self.calls.answered(reply)
 
-    def end(self) -> None:
-        """Give libraries back the threads that they had."""
-        if self._pools is not None:
-            self._pools.restore_original_limits()
-            self._pools = None
-
-
-def _checked(amounts: dict[str, float | str]) -> dict[str, float]:
-    return {name: bytes_of(value) if isinstance(value, str) else float(value) for name, value in amounts.items()}
+    def end(self, failed: bool) -> None:
+        """The run has ended."""
+        if failed:
+            self.calls.flush(FLUSH_S)
+        self._holding.end()

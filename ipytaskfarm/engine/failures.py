@@ -44,7 +44,8 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
         half = TRACEBACK_CHARS_MAX // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
     body = msgspec.structs.replace(body, traceback=text)
-    return Failure(body.etype, body.value[:VALUE_CHARS_MAX], place), body
+    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-2])
+    return Failure(body.etype, body.value[:VALUE_CHARS_MAX], place, kinds), body
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 import msgspec
 import zmq
 
+from ..core.calls import TaskReply
 from ..core.messages import (
     Batch,
     EngineCommand,
@@ -65,6 +66,7 @@ class Works(Protocol):
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
+    def answered(self, reply: TaskReply) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -200,6 +202,8 @@ class Lane:
             self.send(self._works.output(message))
         elif isinstance(message, Granted):
             self._works.granted(message)
+        elif isinstance(message, TaskReply):
+            self._works.answered(message)
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):

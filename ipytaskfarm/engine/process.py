@@ -22,6 +22,7 @@ import msgspec
 
 from .. import __version__
 from .. import engine as package
+from ..core.calls import TaskReply
 from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText
 from ..core.messages import Properties as PropertiesMessage
 from ..doors.blobs import Blobs, use
@@ -205,11 +206,15 @@ class EngineProcess:
         """In the lane's thread, 20 times a second while there is work."""
         self._capture.shrink()
         self._interrupts.again()
+        self._runner.watch()
         if self._unrung:
             self._ring()
 
     def granted(self, answer: Granted) -> None:
         self._runner.granted(answer)
+
+    def answered(self, reply: TaskReply) -> None:
+        self._runner.answered(reply)
 
     def stop(self) -> None:
         """Tear the environment down, end the loop, and with it the process."""

@@ -21,18 +21,21 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core.errors import TaskRejectError
+from ..core.calls import TaskReply
+from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run
-from ..core.parcels import Ended, Failure, RunKey
-from ..core.states import Reason
+from ..core.parcels import Deferral, Ended, Failure, LostInputs, RunKey
+from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.work import CallWork, ResultBody, StringWork, Work
 from ..doors.blobs import Keeper
 from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
+from ..doors.pack_refs import give_inputs
 from .capture import SINK, Sink
-from .current import CurrentTask
+from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
 from .failures import describe
+from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
 from .parts import Parts
@@ -100,6 +103,7 @@ class Runner:
         self._baseline = parts.baseline
         self._send = parts.send
         self._environments = parts.environments
+        self._blobs = parts.blobs
         self._interrupts = interrupts
         self._plain = plain
         self._finished = finished
@@ -140,7 +144,7 @@ class Runner:
             value, error = self._guarded((run.task, run.attempt), call)
             if error is None and type(value) is CoroutineType:
                 return self._run_in_loop(attempt, value)
-            self._end(attempt, value, error)
+            self._end(attempt, value, error or self._flush(attempt))
         finally:
             SINK.reset(token)
         return None
@@ -178,8 +182,10 @@ class Runner:
         if attempt.current is None:
             run = attempt.run
             environment = self._environments.instance if run.environment is not None else None
-            key = run.task, run.attempt
-            attempt.current = CurrentTask(self._engine, key, run.allotment, self._send, environment)
+            names = self._namespace.names
+            attempt.current = CurrentTask(
+                self._engine, run, self._send, names, self._blobs, self._interrupts, environment
+            )
         return attempt.current
 
     def granted(self, answer: Granted) -> None:
@@ -187,6 +193,18 @@ class Runner:
         attempt = self._attempt
         if attempt is not None and attempt.current is not None:
             attempt.current.granted(answer)
+
+    def answered(self, reply: TaskReply) -> None:
+        """What a running task asked; from the lane's thread."""
+        attempt = self._attempt
+        if attempt is not None and attempt.current is not None:
+            attempt.current.answered(reply)
+
+    def watch(self) -> None:
+        """Tell of progress that was not told; from the lane's thread, 20 times a second."""
+        attempt = self._attempt
+        if attempt is not None and attempt.current is not None:
+            attempt.current.calls.watch()
 
     def _guarded(self, key: RunKey, call: Call) -> tuple[Any, BaseException | None]:
         try:
@@ -220,7 +238,13 @@ class Runner:
         self._interrupts.awaiting = None
         self._interrupts.current = None
         value, error = (None, _cancelled()) if task.cancelled() else task.result()
-        self._end(attempt, value, error)
+        self._end(attempt, value, error or self._flush(attempt))
+
+    def _flush(self, attempt: Attempt) -> BaseException | None:
+        """A run that ends well has its messages on the controller's disk first; what came between."""
+        if attempt.current is None:
+            return None
+        return self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)[1]
 
     def output(self, query: OutputQuery) -> OutputText:
         """What a run that goes on has printed; called by the lane's thread."""
@@ -234,6 +258,9 @@ class Runner:
     def _prepare(self, attempt: Attempt, job: Job) -> Call:
         """All that can be done before the user's code begins: decode, clear, compile."""
         work = attempt.work = self._decoder.decode(job.run.payload)
+        special = job.run.special
+        if special is not None and special.inputs:
+            give_inputs(giver(special.inputs, self._namespace.names))
         if work.clear_before:
             self._namespace.clear()
         if isinstance(work, CallWork):
@@ -317,7 +344,9 @@ class Runner:
         self._attempt = None
         self._capture.end(sink)
         if attempt.current is not None:
-            attempt.current.end()
+            attempt.current.end(error is not None)
+        if run.special is not None:
+            give_inputs(None)
         record = self._record(attempt, run_s, value, error)
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and they the values
@@ -351,10 +380,12 @@ class Runner:
         failure: Failure | None = None
         body_failure = None
         outcome = ""
+        word: Deferral | LostInputs | None = None
         if error is not None and self._interrupts.raised is not None:
             error = self._interrupts.raised  # whatever came of it on its way: a CancelledError, a broken clean-up
         if error is not None:
             outcome = self._outcome(attempt, error)
+            word = _word(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
             failure, body_failure = describe(error, filename_of(code) if code else "", code)
             error.__traceback__ = None
@@ -364,21 +395,35 @@ class Runner:
             sink.stdout.text() if sink.stdout is not None else "",
             sink.stderr.text() if sink.stderr is not None else "",
             sink.outputs if sink.outputs is not None else [],
+            attempt.current.calls.progress if attempt.current is not None else None,
+            {},
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         encode = self._encoder.encode
         blobs = self._keeper.taken() if self._keeper is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         return encode(
-            Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs, memory)
+            Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs, memory, word)
         )
 
-    def _outcome(self, attempt: Attempt, error: BaseException) -> Reason:
+    def _outcome(self, attempt: Attempt, error: BaseException) -> str:
         if isinstance(error, TaskRejectError):
             return Reason.REJECTED
+        if isinstance(error, Deferred):
+            return DEFERS
+        if isinstance(error, InputsLost):
+            return LOSES_INPUTS
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
+
+
+def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
+    if isinstance(error, Deferred) and outcome == DEFERS:
+        return error.word
+    if isinstance(error, InputsLost) and outcome == LOSES_INPUTS:
+        return LostInputs(tuple(error.ids), tuple(error.engines))
+    return None
 
 
 def _cancelled() -> asyncio.CancelledError:

@@ -1,0 +1,47 @@
+"""Results of other tasks, as a running one gets them: for its arguments, and of its children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from ..core.errors import DependencyFailed, TaskAborted
+from ..core.messages import Input
+from ..core.parcels import Failure
+from ..core.states import ABORTS
+from ..core.work import ResultBody
+from ..doors.pack import unpack, unpack_error
+
+_decode = msgspec.msgpack.Decoder(ResultBody).decode
+
+
+def value_of(
+    task: int, reason: str, body: bytes | None, failure: Failure | None, names: MutableMapping[str, Any]
+) -> Any:
+    """What a task left: its value, or the exception with which it failed (returned, not raised)."""
+    left = _decode(body) if body else ResultBody()
+    if not reason:
+        return unpack(left.value, names) if left.value is not None else None
+    text = f"task {task} failed ({reason}): {failure.value if failure is not None else ''}"
+    if reason in ABORTS:
+        return TaskAborted(text)
+    return unpack_error(left.failure) if left.failure is not None else DependencyFailed(text)
+
+
+def giver(inputs: list[Input], names: MutableMapping[str, Any]) -> Callable[[int], Any]:
+    """Gives the value of an input by the number under which the arguments ask for it; each is unpacked once."""
+    by_number = {each.number: each for each in inputs}
+    made: dict[int, Any] = {}
+
+    def give(number: int) -> Any:
+        if number not in made:
+            each = by_number[number]
+            if each.body is None:
+                text = f"the result of task {each.task}, an argument of this one, was cleared before it was taken"
+                raise DependencyFailed(text)
+            made[number] = value_of(each.task, each.reason, each.body, each.failure, names)
+        return made[number]
+
+    return give

@@ -1,0 +1,54 @@
+"""A lock that all tasks of a user on one machine share, whichever farm they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from hashlib import sha256
+
+from ..doors.runtime import lock_folder
+
+AGAIN_S = 0.01
+
+
+class NodeLock:
+    """A file that one process has locked.  The kernel gives it up when that process ends, however it ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = sha256(name.encode()).hexdigest()[:32]
+        self._handle = -1
+
+    def acquire(self) -> None:
+        """Wait for it; what interrupts a task interrupts this."""
+        while not self._try():
+            time.sleep(AGAIN_S)
+
+    def _try(self) -> bool:
+        path = lock_folder() / self._name
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return False  # the folder went with another lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it takes the file away: what is locked must be what others find.
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                self._handle, handle = handle, -1
+                return True
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        finally:
+            if handle >= 0:
+                os.close(handle)
+        return False
+
+    def release(self) -> None:
+        """Give it up; the file goes, and the folder with the last one."""
+        path = lock_folder() / self._name
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(self._handle)
+        with contextlib.suppress(OSError):
+            os.rmdir(path.parent)
