@@ -202,7 +202,10 @@ class Model:
             next_handout=max(self.handouts, default=0) + 1,
             blocks=[tuple(b) for _, b in sorted(self.blocks.items())],
             tasks=[self.record(id) for id in sorted(self.tasks) if id not in self.finals],
-            finals=[s.FinalRecord(id, end.reason, names[id]) for id, end in sorted(self.finals.items())],
+            finals=[
+                s.FinalRecord(id, end.reason, names[id], (needs := self.tasks[id].needs) is not None and needs.keep)
+                for id, end in sorted(self.finals.items())
+            ],
             refusals=[(id, r.etype, r.text) for id, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
             functions=sorted(self.functions),
@@ -252,6 +255,7 @@ needs = st.none() | st.builds(
     inputs=st.lists(st.tuples(ids, ids), max_size=2).map(tuple),
     if_failed=st.sampled_from(["fail", "skip", "run"]),
     join=st.booleans(),
+    keep=st.booleans(),
 )
 runs = st.lists(st.tuples(ids, small), max_size=3)
 # fmt: off

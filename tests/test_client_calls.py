@@ -167,7 +167,7 @@ def test_abort(fake: FakeController, tc: TaskClient) -> None:
     with pytest.raises(IndexError, match="4"):
         tc.abort(4)
     with pytest.raises(TypeError):
-        tc.abort("1")  # type: ignore[arg-type]
+        tc.abort("1")
     tc.abort([1, 2, 3])
     tc.abort([])
     with pytest.raises(IndexError, match="4"):

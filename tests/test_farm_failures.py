@@ -200,7 +200,7 @@ def test_an_abort_in_each_state(tc: TaskClient, gate: Gate) -> None:
     with pytest.raises(IndexError):
         tc.abort(10**9)
     with pytest.raises(TypeError):
-        tc.abort("1")  # type: ignore[arg-type]
+        tc.abort("1")
     assert tc.status(waiting).reason == "aborted"
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from ..core.parcels import Final
+from ..core.parcels import Failure, Final
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024
@@ -61,6 +61,10 @@ class Arrivals:
         """Ids of others that have not ended, whose end the controller will tell us."""
         self.refused: list[Final] = []
         """Refusals that `flush` has not raised yet."""
+        self.on_end: dict[int, list[Callable[[Final], object]]] = {}
+        """What is to be called when a task has ended; quick, and in the IO thread."""
+        self.followers: dict[str, list[Final]] = {}
+        """Accumulator -> tasks of this session that have succeeded since it looked, and perhaps added to it."""
         self._waiters: list[Waiter] = []
         self._cache_bytes_max = cache_bytes
         self._cache_bytes = 0
@@ -76,6 +80,14 @@ class Arrivals:
         self.finals.update(batch)
         self._cache_bytes += sum([len(f.body) + _FINAL_BYTES if f.body else _FINAL_BYTES for f in batch.values()])
         self.refused += [f for f in finals if f.reason == Reason.REFUSED and f.id in self.handed_in]
+        if self.followers:
+            # What a result added to accumulators stands in its body by name; results without a body are fetched later.
+            added = [
+                f for f in finals
+                if not f.reason and f.id in self.handed_in and (f.body is None or b"accumulated" in f.body)
+            ]  # fmt: skip
+            for followed in self.followers.values():
+                followed += added
         self._end(batch)
         if self._cache_bytes > self._cache_bytes_max:
             self._evict()
@@ -93,6 +105,12 @@ class Arrivals:
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
         self.watched.difference_update(batch)
         self.handed_in.difference_update(batch)
+        if self.on_end:
+            for task_id in batch.keys() & self.on_end.keys():
+                final = batch[task_id]
+                if final is not None:
+                    for then in self.on_end.pop(task_id):
+                        then(final)
         if not self._waiters:
             return
         failed = [i for i, final in batch.items() if final is not None and final.reason]
@@ -143,6 +161,14 @@ class Arrivals:
         """Nobody waits there any longer."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
+
+    def end_all(self, why: str) -> None:
+        """The session has failed: nothing more will be heard of those whose ends are waited for with `on_end`."""
+        failure = Failure("ConnectionError", f"nothing more is heard of this task: {why}")
+        for task_id, waiting in self.on_end.items():
+            for then in waiting:
+                then(Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))
+        self.on_end.clear()
 
     def wake_all(self) -> None:
         """Something happened that every waiter has to see."""

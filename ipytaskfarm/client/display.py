@@ -97,3 +97,22 @@ def value_html(value: object) -> str:
         if isinstance(shown, str):
             return shown
     return text_html(repr(value))
+
+
+def job_html(name: str, counts: dict[str, int], progress: float) -> str:
+    """A job with a bar: how far it has come, green and red."""
+    total = sum(counts.values()) or 1
+    parts = [
+        ("#4a4", counts.get("succeeded", 0)),
+        ("#c44", counts.get("failed", 0)),
+        ("#48c", counts.get("pending", 0)),
+    ]
+    bars = "".join(
+        f'<span style="display:inline-block;height:100%;width:{100 * count / total:.1f}%;background:{colour}"></span>'
+        for colour, count in parts
+    )
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing handed in"
+    return (
+        f"<div>Job {html.escape(harmless(name))}: {progress:.0%}"
+        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(said)}</div>'
+    )

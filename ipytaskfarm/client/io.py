@@ -139,6 +139,7 @@ class IoThread:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         session_id = os.urandom(12).hex()
+        self.session_id = session_id
         self._link = Link(self._read_again, "client", session_id, name, farm=self.info.incarnation)
         self._thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
 
@@ -346,6 +347,7 @@ class IoThread:
             waiting = list(self._asked.values())
             self._asked.clear()
             self.arrivals.wake_all()
+            self.arrivals.end_all(f"{type(error).__name__}: {error}")
             self._changed.notify_all()
         for asked in waiting:
             asked.done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import time
 import uuid
@@ -13,16 +12,23 @@ from typing import TYPE_CHECKING, Any
 from ..core import messages
 from ..core.parcels import Function, JobSpec
 from ..environment import TaskEnvironment
-from .display import html_table
+from .display import job_html
 from .environments import pack_environment_of
+from .job_parts import Graph, JobEvents, Member
+from .results import TaskResult
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
-from .tasks import Shared, StringTask, Task, as_task, pack_task
+from .tasks import Shared, Task, as_task, pack_task
 
 if TYPE_CHECKING:
     from .taskclient import TaskClient
 
-_SHARED = frozenset(DEFAULTS) - {"name", "recovery_task"}
-_OWN = {"abort_on_failure": "abort_on_failure", "cancel_on_task_failure": "abort_on_failure"}
+_SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
+_OWN = {
+    "abort_on_failure": "abort_on_failure",
+    "cancel_on_task_failure": "abort_on_failure",
+    "abort_on_disconnect": "abort_on_disconnect",
+    "cancel_on_client_disconnection": "abort_on_disconnect",
+}
 """Attributes of the job itself, by the names under which they may be set."""
 _numbers = itertools.count(1)
 
@@ -38,6 +44,14 @@ class Job:
     empty one the recycle settings can be set in place, ``job.environment.recycle.on_job_end = True``.
 
     `abort_on_failure`: the first of its tasks that fails for good ends the others, reason "aborted with its job".
+    `abort_on_disconnect`: so does the end of this client (closed, or not heard of for some seconds).
+    `unique`: a key (True: its name): refused while another job of this key has not ended.
+
+    Its tasks may wait for one another, ``Task(…, after=[first, second])``, and take each other's results,
+    ``Task(f, args=(Ref(first),))``; `Join` ends when others have.  Once handed in, each task of it has ``id``,
+    ``dependencies`` and ``dependents`` (`Member`).
+
+    Functions given to `on_task_done`, `on_state` and `on_progress` are called in a thread of the job's.
 
     From STK Parallel Computing's Job.
     """
@@ -49,6 +63,11 @@ class Job:
         d["_tasks"] = []
         d["_ids"] = []
         d["abort_on_failure"] = False
+        d["abort_on_disconnect"] = False
+        d["unique"] = None
+        d["_opened_s"] = 0.0
+        d["_graph"] = Graph()
+        d["_events"] = JobEvents(self)
         d["id"] = uuid.uuid4().hex
         d["name"] = name if name is not None else f"job {next(_numbers)}"
         for attribute, value in shared.items():
@@ -61,8 +80,11 @@ class Job:
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
             return
+        if attribute == "unique":
+            self.__dict__["unique"] = self.name if value is True else value or None
+            return
         if attribute not in _SHARED:
-            known = ", ".join(sorted(_SHARED | _OWN.keys()))
+            known = ", ".join(sorted(_SHARED | _OWN.keys() | {"unique"}))
             raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
@@ -81,9 +103,14 @@ class Job:
     _shared: dict[str, Any]
     _tasks: list[Task]
     _ids: list[int]
+    _opened_s: float
+    _graph: Graph
+    _events: JobEvents
     id: str
     """Its own, for ever."""
     abort_on_failure: bool
+    abort_on_disconnect: bool
+    unique: str | None
     name: str
 
     def set_task_environment(self, environment: TaskEnvironment) -> None:
@@ -100,7 +127,12 @@ class Job:
         return made
 
     def submit(self) -> list[int]:
-        """Hand in the tasks added since the last time; their ids.  Raises ValueError when there are none."""
+        """Hand in the tasks added since the last time, each after those that it waits for; their ids, in the order of
+        adding.
+
+        Raises ValueError when there are none, or when they wait for one another in a circle, which it names;
+        DuplicateTask for a job whose unique key another one has; then nothing is handed in.
+        """
         fresh = self._tasks[len(self._ids) :]
         if not fresh:
             raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
@@ -108,16 +140,27 @@ class Job:
         # All are packed before the first is handed in: one that cannot travel must not leave half a job behind.
         functions: dict[str, Function] = {}
         common = pack_rules({}, self._shared, self.id, None, functions)
-        shared = Shared(self._shared, self.id, common, tuple(functions.values()))
+        shared = Shared(self._shared, self.id, common, tuple(functions.values()), self._graph.place_of(self._tasks))
         packed = [pack_task(task, session.blobs, shared) for task in fresh]
+        order = self._graph.add(self._tasks, packed)
+        self.__dict__["_opened_s"] = self._opened_s or time.time()
         spec = self._spec()
-        self._ids.extend([session.hand_in(each, spec) for each in packed])
+        ids = [*self._ids, *[-1] * len(fresh)]
+        for position in order:
+            ids[position] = session.hand_in(packed[position - len(self._ids)], spec, ids)
+        if self.unique is not None:
+            session.flush()  # a duplicate is refused as a whole
+        self._ids[:] = ids
+        self._events.begin()
         return self._ids[-len(fresh) :]
 
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
         identity = environment.identity if environment is not None else None
-        return JobSpec(self.id, self.name, len(self._tasks), identity, recycle, self.abort_on_failure)
+        return JobSpec(
+            self.id, self.name, len(self._tasks), identity, recycle, self.abort_on_failure, self.abort_on_disconnect,
+            self.unique, self._opened_s,
+        )  # fmt: skip
 
     @property
     def ids(self) -> list[int]:
@@ -125,12 +168,12 @@ class Job:
         return list(self._ids)
 
     @property
-    def tasks(self) -> list[Task]:
-        """Its tasks, as they were added."""
-        return list(self._tasks)
+    def tasks(self) -> list[Member]:
+        """Its tasks, as they were added, each with its id, state, and what it waits for and what waits for it."""
+        return [Member(self, position) for position in range(len(self))]
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return max(len(self._tasks), len(self._ids))
 
     # -- waiting and fetching
 
@@ -191,8 +234,7 @@ class Job:
             if return_exceptions:
                 return error
             raise
-        is_code = isinstance(self._tasks[self._ids.index(task_id)], StringTask)
-        return dict(result.results) if is_code else result.result
+        return result.result
 
     def _handed_in(self) -> None:
         if len(self._ids) < len(self._tasks):
@@ -206,11 +248,52 @@ class Job:
         if self._ids:
             self._client.abort(self._ids, interrupt, reason)
 
-    def retry(self) -> list[int]:
-        """Hand in those of its tasks that failed once more, as new ones that take the place of the old; their ids."""
-        again = self._client._retry([row.id for row in self._rows() if row.state == "failed"])
+    def pause(self) -> None:
+        """Start nothing more of it; what runs comes to its end."""
+        self._handed_in()
+        self._client.pause(self)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._client.resume(self)
+
+    def retry(self, failed: bool = True) -> list[int]:
+        """Hand in those of its tasks that failed once more, as new ones that take the place of the old; their ids.
+        failed=False: all that have ended."""
+        ended = ("failed",) if failed else ("failed", "succeeded")
+        again = self._client._retry([row.id for row in self._rows() if row.state in ended], failed_only=failed)
         self._ids[:] = [again.get(task_id, task_id) for task_id in self._ids]
         return list(again.values())
+
+    # -- how far it has come
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1: the share of its tasks that have ended, with what running ones say of themselves."""
+        rows = self._rows()
+        if not rows:
+            return 0.0
+        ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
+        running = [row.id for row in rows if row.state == "pending"]
+        said = self._client.progress_of(running) if running else {}
+        return min(1.0, (ended + sum(each.fraction or 0.0 for each in said.values())) / max(len(self), len(rows)))
+
+    def on_task_done(self, function: Callable[[TaskResult], object]) -> None:
+        """Call ``function(result)`` for each of its tasks as soon as it has ended, well or not."""
+        self._events.add("task_done", function)
+
+    def on_state(self, function: Callable[[Job, str], object]) -> None:
+        """Call ``function(job, state)`` when it begins to run, and when it has "succeeded" or "failed"."""
+        self._events.add("state", function)
+
+    def on_progress(self, function: Callable[[Job, float], object]) -> None:
+        """Call ``function(job, progress)`` when its progress has changed, some times a second; at last with 1.0."""
+        self._events.add("progress", function)
+
+    def show(self, timeout: float | timedelta | None = None) -> bool:
+        """Wait with a live bar, ``[####----] 42 of 100``, in a notebook or a terminal; False when time is over."""
+        self._handed_in()
+        return self._wait(timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
 
     def _rows(self) -> list[messages.TaskRow]:
         return self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else []
@@ -230,5 +313,15 @@ class Job:
         )
 
     def _repr_html_(self) -> str:
-        counts = self.counts()
-        return f"<div>Job {html.escape(self.name)}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
+        return job_html(self.name, self.counts(), self.progress if self._ids else 0.0)
+
+
+def found_job(client: TaskClient, row: messages.JobRow) -> Job:
+    """A job that somebody handed in: without the descriptions of its tasks."""
+    job = Job(client, row.name)
+    job.__dict__["id"] = row.id
+    job.__dict__["_opened_s"] = row.opened_s
+    job._ids[:] = row.ids
+    job._graph.known(row.ids)
+    client._session.watch(row.ids)
+    return job

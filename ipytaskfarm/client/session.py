@@ -291,6 +291,29 @@ class Session(IoThread):
             say_interrupted(waiter.remaining)
             raise
 
+    def follow_accumulator(self, key: str) -> None:
+        """Remember for it which tasks succeed from now on."""
+        with self._lock:
+            self.arrivals.followers[key] = []
+
+    def take_accumulated(self, key: str) -> list[Final]:
+        """Tasks that have succeeded since the last call, and perhaps added to it."""
+        with self._lock:
+            found, self.arrivals.followers[key] = self.arrivals.followers[key], []
+        return found
+
+    def on_end(self, task_id: int, then: Callable[[Final], object]) -> None:
+        """Call `then` with the end of a task (without its result, perhaps): now, or in the IO thread."""
+        with self._lock:
+            final = self.arrivals.finals.get(task_id)
+            if final is None and self.arrivals.is_live(task_id):
+                self.arrivals.on_end.setdefault(task_id, []).append(then)
+                return
+        if final is None:
+            final = self.fetch(task_id)
+        if final is not None:
+            then(final)
+
     async def ended(self, task_id: int) -> None:
         """Wait in an asyncio loop until this task, watched already, has ended."""
         loop = asyncio.get_running_loop()

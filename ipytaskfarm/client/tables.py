@@ -6,9 +6,9 @@ import html
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..core.messages import TaskRow
+from ..core.messages import JobRow, TaskRow
 from .display import harmless, html_table, table, text_html
 from .results import failure_text
 
@@ -89,6 +89,82 @@ class TaskTable:
         import pandas
 
         return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
+
+
+class Listing:
+    """Lines of one kind: a list of named tuples that shows itself as a table."""
+
+    def __init__(self, headings: Sequence[str], rows: Sequence[Any], nothing: str) -> None:
+        self._headings = headings
+        self.rows = list(rows)
+        self._nothing = nothing
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.rows[position]
+
+    def __repr__(self) -> str:
+        return table(self._headings, self._cells()) if self.rows else self._nothing
+
+    def _repr_html_(self) -> str:
+        return html_table(self._headings, self._cells()) if self.rows else self._nothing
+
+    def _cells(self) -> Iterator[Sequence[object]]:
+        for row in self.rows:
+            yield [each.strftime("%Y/%m/%d %H:%M:%S") if isinstance(each, datetime) else each for each in row]
+
+    def to_dataframe(self) -> Any:
+        """As a pandas DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=list(self._headings))
+
+
+class Event(NamedTuple):
+    """Something that happened to a task."""
+
+    at: datetime | None
+    task: int
+    name: str | None
+    what: str
+    engine: int | None
+    more: str
+
+
+def event_table(rows: Sequence[tuple[float, int, str | None, str, int, str]]) -> Listing:
+    """What `tc.history` gives out."""
+    events = [
+        Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)
+        for at_s, task, name, what, engine, more in rows
+    ]
+    return Listing(Event._fields, events, "nothing happened")
+
+
+class JobLine(NamedTuple):
+    """One job, as `tc.jobs` shows it."""
+
+    name: str
+    id: str
+    tasks: int
+    unfinished: int
+    state: str
+    opened: datetime | None
+
+
+def job_table(rows: Sequence[JobRow]) -> Listing:
+    """What `tc.jobs` gives out."""
+    lines = []
+    for row in rows:
+        over = row.unfinished == 0 and row.arrived >= row.total
+        state = "ended" if over else "paused" if row.paused else "running"
+        state = f"{state}: {row.failed}" if row.failed else state
+        lines.append(JobLine(row.name, row.id, row.total, row.unfinished, state, _when(row.opened_s)))
+    return Listing(JobLine._fields, lines, "no jobs")
 
 
 class FailureGroup:

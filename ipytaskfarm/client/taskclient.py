@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from functools import partial
-from operator import index
 from os import PathLike
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
-from ..core import errors, messages
+from ..core import errors
+from ..core import messages as m
 from ..core.parcels import Final
 from ..core.states import ABORTS, Reason
 from ..doors.runtime import Where
-from . import sessions
+from . import futures, operate, sessions, shared, talking
 from .display import Text, html_table
+from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import Check, Snapshot
@@ -26,34 +26,8 @@ from .streams import Stream
 from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from .tasks import StringTask, Task, as_task, pack_task
 
-Ids: TypeAlias = int | Iterable[int]
-Timeout: TypeAlias = float | timedelta | None
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 _R = TypeVar("_R")
-
-
-def seconds(timeout: Timeout) -> float | None:
-    """A public duration in seconds."""
-    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-
-
-def task_id(value: object) -> int:
-    """An id as an int; TypeError for what is none (a numpy integer is one, True is not)."""
-    if isinstance(value, bool):
-        raise TypeError(f"an integer task id expected: {value!r}")
-    try:
-        return index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"an integer task id expected: {value!r}") from None
-
-
-def id_list(ids: Ids) -> list[int]:
-    """One id or several, as a list."""
-    if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
-        return [i if i.__class__ is int else task_id(i) for i in ids]
-    return [task_id(ids)]
-
 
 _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching such a task raises: there is no result to be looked at."""
@@ -107,13 +81,13 @@ class TaskClient:
     def _repr_html_(self) -> str:
         head = html.escape(repr(self)[1:-1])
         try:
-            reply = self._session.ask(messages.QueueStatus(), timeout_s=LOOK_S)
+            reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: what is shown says so
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = reply.counts if isinstance(reply, messages.QueueStatusReply) else {}
+        counts = reply.counts if isinstance(reply, m.QueueStatusReply) else {}
         return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
 
-    def _ask(self, question: messages.Question, expected: type[_R]) -> _R:
+    def _ask(self, question: m.Question, expected: type[_R]) -> _R:
         reply = self._session.ask(question)
         if not isinstance(reply, expected):
             raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
@@ -149,6 +123,10 @@ class TaskClient:
                 return refused.first
             raise
         return new_id
+
+    submit = futures.submit
+    broadcast = shared.broadcast
+    accumulator = shared.accumulator
 
     def create_job(self, name: str | None = None, **shared: Any) -> Job:
         """A `Job`: tasks that belong together; `shared` are rules that all of them have, as of a `Task`.
@@ -320,7 +298,7 @@ class TaskClient:
         ids = [task_id(taskid)] if single else id_list(taskid)
         if not ids:
             return
-        reply = self._ask(messages.Abort(ids, bool(interrupt), str(reason)), messages.Aborted)
+        reply = self._ask(m.Abort(ids, bool(interrupt), str(reason)), m.Aborted)
         unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
@@ -336,7 +314,7 @@ class TaskClient:
         wanted = None if ids is None else id_list(ids)
         if wanted is not None and not wanted:
             return 0
-        reply = self._ask(messages.Clear(wanted), messages.Cleared)
+        reply = self._ask(m.Clear(wanted), m.Cleared)
         left = {*reply.missing, *reply.unfinished, *reply.needed}
         self._session.forget_results(None if wanted is None else [i for i in wanted if i not in left])
         if reply.needed:
@@ -354,29 +332,41 @@ class TaskClient:
         """
         return list(self._retry(id_list(ids)).values())
 
-    def _retry(self, wanted: list[int]) -> dict[int, int]:
+    def _retry(self, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
         """Old id -> new id."""
         if not wanted:
             return {}
-        reply = self._ask(messages.Retry(wanted), messages.Retried)
+        reply = self._ask(m.Retry(wanted, failed_only), m.Retried)
         new = dict(reply.ids)
         self._session.adopt(new.values())
         if reply.missing:
             raise IndexError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
         if reply.not_failed:
-            raise ValueError(f"only failed tasks are tried again: task {', '.join(map(str, reply.not_failed))} is not")
+            what = "only failed tasks are tried again" if failed_only else "only ended tasks are handed in again"
+            raise ValueError(f"{what}: task {', '.join(map(str, reply.not_failed))} is not")
         return new
+
+    mark_done = operate.mark_done
+    mark_failed = operate.mark_failed
+    restart = operate.restart
+    job = operate.job
+    jobs = operate.jobs
+    pause = operate.pause
+    resume = operate.resume
+    drain = operate.drain
+    send = talking.send
+    messages = talking.read_messages
 
     def spin(self) -> bool:
         """Drop cached answers of `depend` functions and look again; True if that started something."""
-        return self._ask(messages.Spin(), messages.Flag).value
+        return self._ask(m.Spin(), m.Flag).value
 
     # ----------------------------------------------------------------------------------------------
     # Looking
 
     def queue_status(self, verbose: bool = False) -> dict[str, Any]:
         """``{'scheduled', 'pending', 'succeeded', 'failed'}``: numbers of tasks, or lists of their ids if verbose."""
-        reply = self._ask(messages.QueueStatus(bool(verbose)), messages.QueueStatusReply)
+        reply = self._ask(m.QueueStatus(bool(verbose)), m.QueueStatusReply)
         found: dict[str, Any] = dict(reply.counts) if not verbose or reply.ids is None else dict(reply.ids)
         empty: Any = [] if verbose else 0
         return {state: found.get(state, empty) for state in ("scheduled", "pending", "succeeded", "failed")}
@@ -384,7 +374,7 @@ class TaskClient:
     def status(self, taskid: int) -> TaskStatus:
         """State, reason, engine, attempts and times of one task.  IndexError if it is not there."""
         wanted = task_id(taskid)
-        rows = self._ask(messages.Tasks([wanted]), messages.TaskTable).rows
+        rows = self._ask(m.Tasks([wanted]), m.TaskTable).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
         return TaskStatus(rows[0])
@@ -405,31 +395,35 @@ class TaskClient:
         if state is not None and state not in states:
             raise ValueError(f"state must be one of {', '.join(states)}, not {state!r}")
         asked = "pending" if state == "running" else state
-        reply = self._ask(messages.Tasks(wanted, name, asked, max(0, last)), messages.TaskTable)
+        reply = self._ask(m.Tasks(wanted, name, asked, max(0, last)), m.TaskTable)
         return TaskTable(reply.rows, reply.omitted)
+
+    progress_of = talking.progress_of
+    history = operate.history
+    await_engines = operate.await_engines
 
     def explain(self, taskid: int) -> Text:
         """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""
-        return Text(self._ask(messages.Explain(task_id(taskid)), messages.Text).text)
+        return Text(self._ask(m.Explain(task_id(taskid)), m.Text).text)
 
     def check(self, task: Any) -> Check:
         """Which engines could serve a task that is not handed in, and why not the others; true if one could."""
         made = task if isinstance(task, Task) else as_task(task)
         packed = pack_task(made, None)
-        return Check(self._ask(messages.Check(packed.rules, list(packed.functions)), messages.Checked))
+        return Check(self._ask(m.Check(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
         """The farm's nodes now: platform, cores, load, memory, disk, what is reserved, engines and environments."""
-        return Snapshot(self._ask(messages.FarmStatus(), messages.FarmState))
+        return Snapshot(self._ask(m.FarmStatus(), m.FarmState))
 
     def stack(self, taskid: int) -> Text:
         """Where a running task is now: its Python stack."""
-        return Text(self._ask(messages.Stack(task_id(taskid)), messages.Text).text)
+        return Text(self._ask(m.Stack(task_id(taskid)), m.Text).text)
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Failed tasks grouped by error type and place, the largest group first, with one traceback each."""
         wanted = None if ids is None else id_list(ids)
-        rows = self._ask(messages.Tasks(wanted, None, "failed"), messages.TaskTable).rows
+        rows = self._ask(m.Tasks(wanted, None, "failed"), m.TaskTable).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")

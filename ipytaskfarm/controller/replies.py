@@ -45,7 +45,7 @@ def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[s
         gone = sorted(set(load.ids) - {task.id for task in tasks})
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
     if isinstance(load, LoadEnded):
-        return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome)
+        return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
     if isinstance(load, LoadMail):
         return _mail(store, load)
     if isinstance(load, LoadTaken):

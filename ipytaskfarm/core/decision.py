@@ -85,6 +85,8 @@ class LoadEnded(NamedTuple):
     ids: list[int]
     outcome: str
     dependents: bool = False
+    asker: tuple[str, int] | None = None
+    """(session, question number) of who asked for it."""
 
 
 class LoadMail(NamedTuple):

@@ -57,6 +57,7 @@ class EndedLoaded(msgspec.Struct, frozen=True):
     asked: list[int]
     outcome: str
     """What becomes of their last attempt."""
+    asker: tuple[str, int] | None = None
 
 
 Event: TypeAlias = (

@@ -432,6 +432,8 @@ class Farm:
     """Tasks that have ended, with dependents that have not been told."""
     takers: dict[int, int] = field(default_factory=dict)
     """Task -> how many that have not ended take its result: it is not cleared."""
+    kept: set[int] = field(default_factory=set)
+    """Final tasks that are cleared by their ids alone."""
     ready_joins: deque[int] = field(default_factory=deque)
     remade: dict[int, float] = field(default_factory=dict)
     """Reopened tasks that have ended again -> when (monotonic)."""

@@ -6,6 +6,8 @@ through lists, never by recursion: a chain may be as long as memory allows.  The
 
 from __future__ import annotations
 
+import msgspec
+
 from .decision import Decision, LoadEnded
 from .ending import recycle
 from .farm import Engine, Farm, Now
@@ -120,6 +122,8 @@ def on_ended_loaded(farm: Farm, records: list[TaskRecord], asked: list[int], out
     for record in records:
         if farm.finals.get(record.id) == "":
             task = task_of(farm, record)
+            if task.history:
+                task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
             fresh.append((task, record.needs))
     again = {task.id for task, _ in fresh}

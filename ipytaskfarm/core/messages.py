@@ -81,9 +81,11 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 
 
 class Retry(msgspec.Struct, frozen=True, tag=True):
-    """Question: hand these failed tasks in again as new linked ones.  Answer: `Retried`."""
+    """Question: hand these failed tasks in again as new linked ones (failed_only=False: those that ended well too).
+    Answer: `Retried`."""
 
     ids: list[int]
+    failed_only: bool = True
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):

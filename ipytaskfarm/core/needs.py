@@ -24,6 +24,8 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     join: bool = False
     """It has no payload: it ends well as soon as `after` have, without an engine.  n tasks before and m after a join
     are n + m edges instead of n × m."""
+    keep: bool = False
+    """It is not cleared with all others, only by its id: it stands for something that is held for later tasks."""
 
     @property
     def takes(self) -> tuple[int, ...]:

@@ -46,6 +46,8 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
         farm.clients.setdefault(session, Client(session)).blocks.append(block)
     for record in snapshot.finals:
         farm.finals[record.id] = record.reason
+        if record.kept:
+            farm.kept.add(record.id)
         farm.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
     farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:

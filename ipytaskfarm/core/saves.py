@@ -218,6 +218,8 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
     id: int
     reason: str
     name: str | None
+    kept: bool = False
+    """See `needs.Needs.keep`."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

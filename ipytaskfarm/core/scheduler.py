@@ -139,6 +139,8 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
 def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Ended tasks that are to run again were read from the store."""
     graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)
+    if event.asker is not None:
+        out.sends.append((event.asker[0], m.Answer(event.asker[1], m.Text("reopened"))))
 
 
 def on_store_room(farm: Farm, session: str, event: StoreRoom, now: Now, out: Decision) -> None:

@@ -33,6 +33,7 @@ from .task import (
     Task,
     TaskInfo,
 )
+from .work import NOTHING
 
 
 class IllegalMove(AssertionError):
@@ -422,6 +423,8 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
         _end_in_job(farm, task, final)
     if task.needs is not None:
         _end_needs(farm, task.needs)
+        if task.needs.keep:
+            farm.kept.add(task.id)
     if farm.dependents and task.id in farm.dependents:
         farm.ended_needs.append(task.id)
     if farm.awaited or farm.mail or farm.progress or farm.families:
@@ -497,7 +500,7 @@ def final_without_answer(task: Task, engine: Engine | None, reason: Reason, fail
 def joined(task: Task, now: Now) -> Final:
     """The end of a join: no engine, no result."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
-    return Final(task.id, "", -1, "", task.attempt, *times, None, b"", task.history or [])
+    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
 
 
 def recovery_of(task: Task) -> Recovery | None:
@@ -508,4 +511,5 @@ def recovery_of(task: Task) -> Recovery | None:
 def forget(farm: Farm, task_id: int) -> None:
     """Cleared: a final task is no longer counted."""
     reason = farm.finals.pop(task_id)
+    farm.kept.discard(task_id)
     farm.counts[State.FAILED if reason else State.SUCCEEDED] -= 1

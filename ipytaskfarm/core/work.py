@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+NOTHING = msgspec.msgpack.encode({"kind": "call"})
+"""The `ResultBody` of what ran no code: a value of None."""
+
 
 class Message(NamedTuple):
     """A message to a task, or from one."""

@@ -302,7 +302,10 @@ OLDEST_FINALS = (
     "(SELECT group_concat(digest) FROM blob_uses AS u WHERE u.task = f.task) "
     "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task LIMIT ?1"
 )
-FINAL_RECORDS = "SELECT f.task, f.reason, t.name FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
+FINAL_RECORDS = (
+    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1 "
+    "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
+)
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
 OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"

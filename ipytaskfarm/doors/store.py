@@ -378,7 +378,10 @@ class Store:
             tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
-            finals=[s.FinalRecord(*row) for row in db.execute(rows.FINAL_RECORDS)],
+            finals=[
+                s.FinalRecord(task, reason, name, bool(kept))
+                for task, reason, name, kept in db.execute(rows.FINAL_RECORDS)
+            ],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
             handouts=[
                 s.SaveHandOut(n, e, i, rows.decode_runs(runs), at_s)

@@ -31,6 +31,7 @@ from ..doors.blobs import Keeper
 from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from ..doors.pack_refs import give_inputs
+from ..doors.pack_shared import forget_added, take_added
 from .capture import SINK, Sink
 from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
@@ -348,6 +349,7 @@ class Runner:
         if run.special is not None:
             give_inputs(None)
         record = self._record(attempt, run_s, value, error)
+        forget_added()
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and they the values
             self._namespace.clear()
@@ -396,7 +398,7 @@ class Runner:
             sink.stderr.text() if sink.stderr is not None else "",
             sink.outputs if sink.outputs is not None else [],
             attempt.current.calls.progress if attempt.current is not None else None,
-            {},
+            take_added() if error is None else {},
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         encode = self._encoder.encode

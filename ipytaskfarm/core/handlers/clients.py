@@ -178,7 +178,7 @@ def grace_of(farm: Farm, task: Task) -> float:
 def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
     """Forget final results; ids go on counting."""
     if question.ids is None:
-        ids = [i for i in farm.finals if i not in farm.takers]
+        ids = [i for i in farm.finals if i not in farm.takers and i not in farm.kept]
         refusals = [*farm.refusals]
         missing: list[int] = []
         unfinished: list[int] = []
@@ -210,7 +210,7 @@ def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: D
         return
     ids, missing, not_failed = [], [], []
     for task_id in dict.fromkeys(question.ids):
-        if farm.finals.get(task_id):
+        if farm.finals.get(task_id) or (task_id in farm.finals and not question.failed_only):
             ids.append(task_id)
         elif task_id in farm.finals or task_id in farm.tasks:
             not_failed.append(task_id)

@@ -54,8 +54,8 @@ def on_mark_failed(farm: Farm, session: str, n: int, question: MarkFailed, now: 
     if task is not None:
         answer(session, n, Text(_fail(farm, task, question.why, now, out)), out)
     elif farm.finals.get(question.id) == "":
-        out.loads.append(LoadEnded([question.id], f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"))
-        answer(session, n, Text("reopened"), out)
+        outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
+        out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
     else:
         answer(session, n, _not_unfinished(farm, question.id), out)
 

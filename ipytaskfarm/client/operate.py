@@ -1,0 +1,168 @@
+"""Calls of `TaskClient` by which people act on tasks, jobs and nodes from outside, and look back.
+
+Functions with the client as their first argument: `taskclient` has them as methods.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..core import errors, messages
+from ..core.work import ResultBody
+from ..doors.blobs import Keeper
+from ..doors.pack import pack
+from .ids import Ids, id_list, task_id
+from .jobs import Job, found_job
+from .tables import Listing, event_table, job_table
+
+if TYPE_CHECKING:
+    from .taskclient import TaskClient
+
+_encode = msgspec.msgpack.Encoder().encode
+STABLE_S = 1.0
+"""So long no engine comes or goes, and those that are there are all."""
+
+
+def mark_done(self: TaskClient, taskid: int, result: Any = None) -> None:
+    """Let a task that has not ended have succeeded, with this result; what waits for it goes on.
+
+    It does not run; what runs of it is interrupted, and its answer changes nothing.  A dict with names for keys is what
+    a StringTask pulls, anything else a function's return value.
+    Raises TaskError for a task that has ended, IndexError for one that is not there.  From bndl.
+    """
+    names = isinstance(result, dict) and all(isinstance(name, str) for name in result)
+    keeper = Keeper(self._session.blobs) if self._session.blobs is not None else None
+    body = ResultBody(pack(result, "result", keeper), kind="names" if names else "call")
+    blobs = keeper.taken() if keeper is not None else ()
+    self._ask(messages.MarkDone(task_id(taskid), _encode(body), blobs), messages.Flag)
+
+
+def mark_failed(self: TaskClient, taskid: int, reason: str = "") -> str:
+    """Let a task's run, or its result, count as failed; returns what became of it: runs again, failed, reopened.
+
+    One that runs is interrupted: it runs again if it has retries left, else it has failed.  One that waits has failed.
+    One that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its history, and what
+    waits for it and has not begun waits again.  Raises TaskError for a task that has failed.  From bndl.
+    """
+    return self._ask(messages.MarkFailed(task_id(taskid), str(reason)), messages.Text).text
+
+
+def restart(self: TaskClient, ids: Ids) -> list[int]:
+    """Hand in ended tasks again, whatever became of them, as new tasks linked to the old; returns the new ids.
+
+    `retry` is the same for failed ones alone.  Raises IndexError for ids that are not there, ValueError for tasks that
+    have not ended, after the rest.  From core4.
+    """
+    return list(self._retry(id_list(ids), failed_only=False).values())
+
+
+def jobs(self: TaskClient) -> Listing:
+    """The farm's jobs, of every client, as a table; the latest last."""
+    return job_table(self._ask(messages.FindJobs(), messages.JobTable).rows)
+
+
+def job(self: TaskClient, name_or_id: str) -> Job:
+    """A job that was handed in here or elsewhere, by its id, or the latest of that name.
+
+    It can be waited for, looked at, paused, aborted; its tasks' own descriptions stayed with who made them.  A job is
+    gone when all its tasks were cleared.  Raises KeyError when there is none.
+    """
+    rows = self._ask(messages.FindJobs(name_or_id, True), messages.JobTable).rows
+    rows = [row for row in rows if row.ids]
+    if not rows:
+        raise KeyError(f"farm {self.farm!r} has no job {name_or_id!r}: it was never handed in, or was cleared")
+    return found_job(self, rows[-1])
+
+
+def pause(self: TaskClient, job: Job | str | None = None) -> None:
+    """Start nothing more of a job (None: of the whole farm); what runs comes to its end.  `resume` lets it go on."""
+    _hold(self, job, True)
+
+
+def resume(self: TaskClient, job: Job | str | None = None) -> None:
+    """Let a paused job (None: the whole farm) go on."""
+    _hold(self, job, False)
+
+
+def _hold(client: TaskClient, which: Job | str | None, on: bool) -> None:
+    if which is None:
+        client._ask(messages.Hold(on), messages.Flag)
+        return
+    found = which if isinstance(which, Job) else job(client, which)
+    client._ask(messages.PauseJobs([found.id], on), messages.Number)
+
+
+def drain(self: TaskClient, nodes: str | Iterable[str], on: bool = True) -> int:
+    """Give the engines of these nodes (by their names) nothing more, while what runs there comes to its end; on=False:
+    let them go on.  It outlives controller and agents.  Returns how many agents there are on them."""
+    names = [nodes] if isinstance(nodes, str) else list(nodes)
+    return self._ask(messages.Drain(names, bool(on)), messages.Number).value
+
+
+def history(
+    self: TaskClient,
+    ids: Ids | None = None,
+    name: str | None = None,
+    what: str | None = None,
+    since: float | datetime | timedelta | None = None,
+    last: int = 1000,
+) -> Listing:
+    """What happened to tasks, in order of time: accepted, started, succeeded, failed and why, deferred …
+
+    Args:
+        ids: of these tasks alone.  name: of tasks of that name.
+        what: only events with this text in them.
+        since: seconds since 1970, a datetime, or a timedelta back from now.
+        last: no more than so many, the latest.
+    """
+    wanted = None if ids is None else id_list(ids)
+    if isinstance(since, timedelta):
+        since = time.time() - since.total_seconds()
+    elif isinstance(since, datetime):
+        since = since.timestamp()
+    question = messages.History(wanted, name, what, float(since or 0.0), max(1, last))
+    return event_table(self._ask(question, messages.EventTable).rows)
+
+
+def await_engines(
+    self: TaskClient, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
+) -> list[int]:
+    """Wait until there are exactly `count` engines, or (None) until no more come; their ids.
+
+    connect_timeout: seconds until the first engine must be there, else NoEnginesRegistered (a RuntimeError).
+    stable_timeout: seconds after which whatever is there is enough.  From bndl's ``await_workers``.
+    """
+    return wait_for_engines(lambda: _engines(self), f"farm {self.farm!r}", count, connect_timeout, stable_timeout)
+
+
+def _engines(client: TaskClient) -> list[int]:
+    rows = client._ask(messages.Engines(), messages.EngineTable).rows
+    return [row.id for row in rows if row.state in ("idle", "busy")]
+
+
+def wait_for_engines(
+    look: Any, whose: str, count: int | None, connect_timeout: float, stable_timeout: float
+) -> list[int]:
+    """`await_engines` for whoever can look: `look()` gives the ids that are there."""
+    began = changed = time.monotonic()
+    first: float | None = None
+    ids: list[int] = []
+    while True:
+        there = sorted(look())
+        now = time.monotonic()
+        if there != ids:
+            ids, changed = there, now
+        first = now if ids and first is None else first
+        if count is not None and len(ids) == count:
+            return ids
+        if first is None and now - began > connect_timeout:
+            raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_timeout:g} s")
+        settled = count is None and now - changed > STABLE_S
+        if first is not None and (settled or now - first > stable_timeout):
+            return ids
+        time.sleep(0.05)
