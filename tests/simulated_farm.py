@@ -13,13 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.decision import Assignment, Decision, LoadFinals, LoadOriginals
+from ipytaskfarm.core.calls import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
+from ipytaskfarm.core.decision import Assignment, Decision, LoadEnded, LoadFinals, LoadMail, LoadOriginals, LoadTaken
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
-from ipytaskfarm.core.events import Event, Gone, Joined, Originals, Tick
+from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals, Tick
 from ipytaskfarm.core.farm import Now, Settings
-from ipytaskfarm.core.parcels import AttemptRow, Ended, Failure, Final, Function, JobSpec, Rules, RunKey, Submission
+from ipytaskfarm.core.needs import Needs
+from ipytaskfarm.core.parcels import (
+    AttemptRow,
+    Deferral,
+    Ended,
+    Failure,
+    Final,
+    Function,
+    JobSpec,
+    LostInputs,
+    Rules,
+    RunKey,
+    Submission,
+)
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.verdicts import Evaluated, Verdict
@@ -43,6 +59,7 @@ class SimStore:
     functions: set[str] = field(default_factory=set)
     cleared: set[int] = field(default_factory=set)
     jobs: dict[str, s.SaveJob] = field(default_factory=dict)
+    mail: list[s.SaveMail] = field(default_factory=list)
     epoch: int = 0
 
     def commit(self, saves: list[s.Save]) -> None:
@@ -77,6 +94,22 @@ class SimStore:
         assert save.task in self.tasks
         assert save.task not in self.finals, f"task {save.task} was queued after its end"
         self.progress[save.task] = save
+
+    def _save_reopen(self, save: s.SaveReopen) -> None:
+        end = self.finals.pop(save.task)
+        assert not end.reason, f"task {save.task} was reopened and had failed"
+        ended_s = end.started_s + end.run_s
+        row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, ended_s, save.outcome)
+        self.history.setdefault(save.task, []).append(row)
+        self.progress[save.task] = s.SaveRequeue(
+            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery
+        )
+
+    def _save_mail(self, save: s.SaveMail) -> None:
+        assert save.task in self.tasks
+        before = [x.seq for x in self.mail if (x.task, x.outgoing) == (save.task, save.outgoing)]
+        assert save.seq == len(before) + 1, f"message {save.seq} of task {save.task} is out of order"
+        self.mail.append(save)
 
     def _save_final(self, save: s.SaveFinal) -> None:
         assert save.final.id in self.tasks
@@ -124,7 +157,45 @@ class SimStore:
             settings=dict(self.settings),
             sticky=list(self.sticky.values()),
             jobs=list(self.jobs.values()),
+            children=[
+                (t.parent, t.spawn, i)
+                for i, t in sorted(self.tasks.items())
+                if t.parent is not None
+                and t.spawn is not None
+                and t.parent in self.tasks
+                and t.parent not in self.finals
+            ],
+            mail=self._mail(),
         )
+
+    def _mail(self) -> list[tuple[int, int, int, str]]:
+        found: dict[tuple[int, int], list[s.SaveMail]] = {}
+        for save in self.mail:
+            if save.task in self.tasks and save.task not in self.finals:
+                found.setdefault((save.task, int(save.outgoing)), []).append(save)
+        return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
+
+    def with_dependents(self, ids: list[int]) -> list[int]:
+        """These, and all that stand on their results."""
+        found: dict[int, None] = {}
+        waiting = list(ids)
+        while waiting:
+            task_id = waiting.pop()
+            if task_id not in found:
+                found[task_id] = None
+                waiting += [i for i, t in self.tasks.items() if t.needs is not None and task_id in t.needs.after]
+        return list(found)
+
+    def ended(self, ids: list[int], dependents: bool) -> list[s.TaskRecord]:
+        wanted = self.with_dependents(ids) if dependents else ids
+        records = []
+        for task_id in wanted:
+            end = self.finals.get(task_id)
+            if end is not None and not end.reason:
+                row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, end.started_s, "")
+                record = self._record(self.tasks[task_id])
+                records.append(msgspec.structs.replace(record, attempt=end.attempts, history=[*record.history, row]))
+        return records
 
     def _record(self, task: s.SaveTask) -> s.TaskRecord:
         p = self.progress.get(task.id)
@@ -140,6 +211,14 @@ class SimStore:
             p.losses if p else 0,
             p.recovery if p else 0,
             list(self.history.get(task.id, [])),
+            0,
+            task.needs,
+            p.until_s if p else None,
+            p.trial if p else 1,
+            p.began_s if p else None,
+            p.received if p else 0,
+            task.parent,
+            task.spawn,
         )
 
 
@@ -157,6 +236,8 @@ class SimEngine:
     holding: tuple[RunKey, Allotment] | None = None
     finished: int = 0
     recycling: tuple[tuple[str, Recycle], ...] = ()
+    heard: list[TaskReply] = field(default_factory=list)
+    calls: int = 0
 
     def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.queue]
@@ -227,6 +308,7 @@ class SimFarm:
             for task_id, attempt, *_ in assignment.tasks:
                 recorded = [h for h in self.store.handouts.values() if (task_id, attempt) in h.runs]
                 assert recorded, f"run {(task_id, attempt)} was handed out unrecorded"
+                self._check_needs(task_id)
         for receiver, message in out.sends:
             self._send(receiver, message)
         for assignment in out.assignments:
@@ -234,7 +316,16 @@ class SimFarm:
                 self.agents[assignment.agent].inbox.append(assignment)
         self.finished = self.finished or out.finished
         for load in out.loads:
-            if isinstance(load, LoadFinals):
+            if isinstance(load, LoadEnded):
+                records = self.store.ended(load.ids, load.dependents)
+                self.handle(EndedLoaded(records, load.ids, load.outcome, load.asker))
+            elif isinstance(load, LoadMail):
+                self._mail(load)
+            elif isinstance(load, LoadTaken):
+                asked = load.call.question.ids if isinstance(load.call.question, Take) else []
+                taken = Taken([self.store.finals[i] for i in asked if i in self.store.finals])
+                self._send(load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken))
+            elif isinstance(load, LoadFinals):
                 finals = [self.store.finals[i] for i in load.ids] + load.refusals
                 reply = m.Fetched(finals, load.unfinished, load.unknown)
                 self.told.setdefault(load.session, []).append(m.Answer(load.n, reply))
@@ -246,6 +337,30 @@ class SimFarm:
             self.handle(Evaluated(question.n, question.depend, verdicts, question.scored))
         return out
 
+    def _check_needs(self, task_id: int) -> None:
+        """What is handed out has nothing left to wait for."""
+        needs = self.store.tasks[task_id].needs
+        assert needs is None or not needs.join, f"join {task_id} was handed to an engine"
+        for other in needs.after if needs is not None else ():
+            end = self.store.finals.get(other)
+            assert end is not None or other in self.store.cleared or other in self.store.refusals, (
+                f"task {task_id} was handed out before task {other} had ended"
+            )
+            failed = end is not None and end.reason
+            assert not failed or (needs is not None and needs.if_failed == "run"), (
+                f"task {task_id} was handed out although task {other} had failed"
+            )
+
+    def _mail(self, load: LoadMail) -> None:
+        found = [
+            x for x in self.store.mail if (x.task, x.outgoing) == (load.task, load.outgoing) and x.seq > load.after
+        ]
+        letters = Letters([Letter(x.seq, x.sender, x.at_s, x.body) for x in found], load.over)
+        if load.call is not None:
+            self._send(load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters))
+        else:
+            self.told.setdefault(load.session, []).append(m.Answer(load.n, letters))
+
     def _verdict(self, engine: str, version: int, scored: bool) -> Verdict:
         score = self.scores.get(engine, 0)
         error = "" if self.verdict is not None else "raised"
@@ -253,7 +368,7 @@ class SimFarm:
 
     def _original(self, task_id: int) -> Submission:
         task = self.store.tasks[task_id]
-        return Submission(task.id, task.payload, 0.0, task.function, task.rules)
+        return Submission(task.id, task.payload, 0.0, task.function, task.rules, task.blobs, task.needs)
 
     def _send(self, receiver: str, message: m.Message) -> None:
         if receiver in self.agents:
@@ -290,11 +405,12 @@ class SimFarm:
         rules: Rules | None = None,
         session: str = "client",
         jobs: Sequence[JobSpec] = (),
+        needs: Needs | None = None,
     ) -> None:
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
         functions = [Function(digest, b"code") for digest in needed if digest is not None]
-        submission = Submission(task_id, b"work", self.now.wall_s, None, rules)
+        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs)
         self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:
@@ -383,6 +499,8 @@ class SimFarm:
             agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, True))
         elif isinstance(message, m.EnginePrepared):
             engine.prepared = True
+        elif isinstance(message, TaskReply):
+            engine.heard.append(message)
         elif isinstance(message, m.StopEngine):
             self.kill(agent, engine, expected=True)
 
@@ -400,8 +518,21 @@ class SimFarm:
             return True
         return False
 
+    def call(self, agent: SimAgent, engine: SimEngine, question: TaskQuestion) -> int:
+        """The running task asks something; the number of its call."""
+        assert engine.running is not None
+        engine.calls += 1
+        agent.outbox.append(TaskCall(engine.name, engine.running, engine.calls, question))
+        return engine.calls
+
     def end(
-        self, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001, memory: int = 0
+        self,
+        agent: SimAgent,
+        engine: SimEngine,
+        outcome: str = "",
+        run_s: float = 0.001,
+        memory: int = 0,
+        word: Deferral | LostInputs | None = None,
     ) -> m.Results | None:
         """The engine's run ends."""
         if engine.running is None:
@@ -409,7 +540,7 @@ class SimFarm:
         run, engine.running = engine.running, None
         engine.finished += 1
         failure = Failure("ValueError", "planted") if outcome else None
-        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory)
+        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory, word)
         engine.done[run] = ended
         results = m.Results(engine.name, [ended])
         agent.outbox.append(results)

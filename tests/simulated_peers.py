@@ -10,8 +10,10 @@ import msgspec
 
 from ipytaskfarm.client.outbox import Outbox
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.calls import Spawn, Spawned, TaskCall, TaskReply
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
-from ipytaskfarm.core.parcels import Ended, Failure, Final, Function, Rules, RunKey
+from ipytaskfarm.core.needs import Needs
+from ipytaskfarm.core.parcels import Deferral, Ended, Failure, Final, Function, LostInputs, Rules, RunKey, Submission
 from ipytaskfarm.core.session import Greeting, Heard, Session
 from ipytaskfarm.doors import wire
 
@@ -113,21 +115,26 @@ class Client(Speaker):
         super().__init__(world, session)
         self.outbox = Outbox()
         self.handed_in: dict[int, Rules | None] = {}
+        self.needs: dict[int, Needs] = {}
         self.told: dict[int, Final] = {}
         self.asked: dict[int, m.Question] = {}
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
         self.cleared: set[int] = set()
+        self.refused: set[int] = set()
         self.n = 0
 
     def decode(self, body: Any) -> Sequence[object]:
         return wire.to_client.decode(body)
 
-    def hand_in(self, count: int, rules: Rules | None) -> None:
+    def hand_in(self, count: int, rules: Rules | None, needs: Needs | None = None) -> None:
         for _ in range(count):
             if not self.outbox.has_id():
                 break
-            self.handed_in[self.outbox.add(b"work", self.world.clock.wall_s, None, rules)] = rules
+            task_id = self.outbox.add(b"work", self.world.clock.wall_s, None, rules, needs=needs)
+            self.handed_in[task_id] = rules
+            if needs is not None:
+                self.needs[task_id] = needs
 
     def ask(self, question: m.Question) -> None:
         self.n += 1
@@ -178,9 +185,18 @@ class Client(Speaker):
                 for old, new in message.reply.ids:
                     self.handed_in[new] = self.handed_in[old]
                     self.ask(m.Watch([new]))
+        elif isinstance(message, m.Reopened):
+            for task_id in message.ids:
+                self.told.pop(task_id, None)
+                self.ask(m.Watch([task_id]))
         elif isinstance(message, m.Finals):
             for final in message.finals:
+                if final.reason == "refused":
+                    self.refused.add(final.id)
                 known = self.told.setdefault(final.id, final)
+                if final.id in self.world.reopened:
+                    self.told[final.id] = final
+                    continue
                 assert known.reason == final.reason, f"task {final.id} was told {known.reason!r}, then {final.reason!r}"
 
 
@@ -306,6 +322,8 @@ class Agent(Speaker):
             batch = msgspec.msgpack.decode(message.batch, type=m.Batch)
             assert [(run.task, run.attempt) for run in batch.runs] == message.runs
             assert all(run.payload in (b"work", b"recovery") for run in batch.runs)
+            for run in batch.runs:
+                self.world.check_needs(run)
             assert engine.environment in (None, message.environment), "an engine was given another environment"
             engine.environment, engine.recycling = message.environment, message.recycling
             if message.allotment is not None:
@@ -313,6 +331,10 @@ class Agent(Speaker):
             engine.queue.extend(message.runs)
         elif isinstance(message, m.Recall):
             self._give_back(engine, [run for run in message.runs if run in engine.queue])
+        elif isinstance(message, TaskReply):
+            assert isinstance(message.reply, Spawned), f"the same children were refused: {message.reply}"
+            known = self.world.spawned.setdefault((message.run, message.n), message.reply.ids)
+            assert known == message.reply.ids, "a submission gave other children than before"
         elif isinstance(message, m.Interrupt):
             if engine.running == message.run:
                 self.end(engine, "aborted")
@@ -350,13 +372,19 @@ class Agent(Speaker):
             engine.running = engine.queue.popleft()
             self.world.begun[engine.running[0]].append(engine.running)
 
-    def end(self, engine: Engine, outcome: str) -> None:
+    def spawn(self, engine: Engine, n: int) -> None:
+        """The running task submits children, again and again the same under the same number."""
+        assert engine.running is not None
+        made = [Submission(-1 - i, b"work", 0.0) for i in range(n)]
+        self.tell(TaskCall(engine.name, engine.running, n, Spawn(n, made)))
+
+    def end(self, engine: Engine, outcome: str, word: Deferral | LostInputs | None = None) -> None:
         run, engine.running = engine.running, None
         engine.finished += 1
         if run is None:
             return
         failure = Failure("ValueError", "planted") if outcome else None
-        engine.done[run] = Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body")
+        engine.done[run] = Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body", (), 0, word)
         if not outcome:
             self.world.succeeded.add(run)
         self._say_results(engine, [run])

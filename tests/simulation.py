@@ -32,15 +32,17 @@ from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.farm import Now, Settings
-from ipytaskfarm.core.parcels import Recovery, Rules, RunKey
+from ipytaskfarm.core.needs import Needs
+from ipytaskfarm.core.parcels import Deferral, LostInputs, Recovery, Rules, RunKey
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.session import BEGIN_ANEW, Greeting, Heard, Session
+from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from ipytaskfarm.doors import wire
 from ipytaskfarm.doors.store import Store
 from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
-from tests.simulated_peers import Agent, Client, Connection, Frame, Speaker, encode
+from tests.simulated_peers import Agent, Client, Connection, Engine, Frame, Speaker, encode
 
 MEMORY_DISK = Path("/dev/shm")
 SETTINGS = Settings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
@@ -221,6 +223,11 @@ class World:
         self.speakers: dict[str, Speaker] = {}
         self.begun: defaultdict[int, list[RunKey]] = defaultdict(list)
         self.succeeded: set[RunKey] = set()
+        self.uncharged: Counter[int] = Counter()
+        """Task -> runs that were deferred, or found their inputs lost."""
+        self.reopened: set[int] = set()
+        """Tasks that may have been reopened: by a mark, or because a result that they stand on was lost."""
+        self.spawned: dict[tuple[RunKey, int], list[int]] = {}
         self.deaths: Counter[str] = Counter()
         self.hub = SimHub(self)
         self.store: Store | None = None
@@ -319,13 +326,49 @@ class World:
         elif luck < 0.75:
             self.engines_do()
         elif luck < 0.84:
-            self.client.hand_in(chance.randint(1, 12), chance.choice(RULES))
+            self.client.hand_in(chance.randint(1, 12), chance.choice(RULES), self.some_needs())
         elif luck < 0.90:
             self.clock.pass_(chance.choice((0.001, 0.01, 0.1, 1.0, 1.0, 6.0)))
         else:
             self.misfortune(chance.random(), speaker)
         if (speaker.connection is None or speaker.connection.cut) and chance.random() < 0.3:
             speaker.dial()
+
+    def some_needs(self) -> Needs | None:
+        """Edges to some of the tasks that were handed in last."""
+        chance = self.chance
+        recent = [i for i in list(self.client.handed_in)[-20:] if i not in self.client.cleared]
+        if not recent or chance.random() < 0.5:
+            return None
+        after = tuple(chance.sample(recent, min(len(recent), chance.randint(1, 4))))
+        join = chance.random() < 0.2
+        inputs = ((after[0], after[0]),) if not join and chance.random() < 0.5 else ()
+        return Needs(after=after, inputs=inputs, if_failed=chance.choice(("fail", "skip", "run")), join=join)
+
+    def check_needs(self, run: m.Run) -> None:
+        """What an engine is handed has nothing left to wait for, and has the results that it takes."""
+        needs = self.client.needs.get(run.task)
+        if needs is None:
+            return
+        assert not needs.join, f"join {run.task} was handed to an engine"
+        assert self.store is not None
+        reasons = {final.id: final.reason for final in self.store.finals(list(needs.after))}
+        for other in needs.after:
+            gone = other in self.client.cleared or other in self.client.refused or other in self.reopened
+            assert other in reasons or gone, f"task {run.task} was handed out before task {other} had ended"
+            if reasons.get(other) and other not in self.reopened:
+                assert needs.if_failed == "run", f"task {run.task} was handed out although task {other} had failed"
+        given = {each.number for each in run.special.inputs} if run.special is not None else set()
+        assert given == {number for number, _ in needs.inputs}, f"task {run.task} was given other inputs than it takes"
+
+    def reopens(self, ids: Sequence[int]) -> None:
+        """These, and all that stand on them, may run again."""
+        waiting = list(ids)
+        while waiting:
+            task_id = waiting.pop()
+            if task_id not in self.reopened:
+                self.reopened.add(task_id)
+                waiting += [i for i, needs in self.client.needs.items() if task_id in needs.after]
 
     def misfortune(self, luck: float, speaker: Speaker) -> None:
         chance = self.chance
@@ -348,6 +391,10 @@ class World:
                 self.client.retry(chance.choice(failed))
         elif luck < 0.84:
             self.client.ask(m.SetWanted(chance.randint(1, 4)))
+        elif luck < 0.845 and self.client.told:
+            marked = chance.choice(list(self.client.told))
+            self.reopens([marked])
+            self.client.ask(m.MarkFailed(marked, "planted"))
         elif luck < 0.85:
             self.client.ask(m.SetSticky(chance.choice("ab"), "execute", b"start-up"))
         elif luck < 0.87 and self.client.told:
@@ -382,7 +429,25 @@ class World:
                 if engine.running is None:
                     agent.begin(engine)
                 elif self.chance.random() < 0.5 or not self.hostile:
-                    agent.end(engine, "error" if self.chance.random() < 0.15 and self.hostile else "")
+                    self.end_one(agent, engine)
+
+    def end_one(self, agent: Agent, engine: Engine) -> None:
+        """A run says something, or ends: well, badly, for later, or without its inputs."""
+        luck = self.chance.random() if self.hostile else 1.0
+        assert engine.running is not None
+        task_id = engine.running[0]
+        needs = self.client.needs.get(task_id)
+        if luck < 0.10:
+            agent.spawn(engine, self.chance.randint(1, 2))
+        elif luck < 0.16:
+            self.uncharged[task_id] += 1
+            agent.end(engine, DEFERS, Deferral(self.chance.choice((0.0, 2.0))))
+        elif luck < 0.20 and needs is not None:
+            self.uncharged[task_id] += 1
+            self.reopens(needs.after)
+            agent.end(engine, LOSES_INPUTS, LostInputs(needs.after))
+        else:
+            agent.end(engine, "error" if luck < 0.32 else "")
 
     # -- the end
 
@@ -395,7 +460,8 @@ class World:
             self.round()
             self.engines_do()
             self.clock.pass_(0.05 if round_number % 10 else 2.0)
-            if self.all_told() and self.client.outbox.is_empty and not self.client.asked:
+            idle = not self.controller._scheduler.farm.tasks if self.controller is not None else False
+            if self.all_told() and idle and self.client.outbox.is_empty and not self.client.asked:
                 return
         left = sorted(self.client.handed_in.keys() - self.client.told.keys())
         raise AssertionError(f"{len(left)} tasks never ended: {left[:10]}")
@@ -423,14 +489,23 @@ class World:
         """What must hold after all that."""
         assert self.store is not None
         finals = {final.id: final for final in self.store.finals(sorted(self.client.handed_in))}
-        assert finals.keys() == self.client.handed_in.keys() - self.client.cleared, "a task is missing, or came back"
+        expected = self.client.handed_in.keys() - self.client.cleared - self.client.refused
+        # What others take, or what ran again just then, was not cleared when that was asked.
+        kept = {source for needs in self.client.needs.values() for source in needs.takes} | self.reopened
+        off = sorted((finals.keys() ^ expected) - (self.client.cleared & kept))
+        assert not off, f"tasks are missing, or came back: {off}"
         again = Counter(rules.retry_of for rules in self._linked_rules() if rules is not None)
         assert all(count == 1 for task, count in again.items() if task is not None), f"retried twice: {again}"
         for task_id, rules in self.client.handed_in.items():
             told = self.client.told[task_id]
+            if task_id in self.client.refused:
+                continue
+            if task_id in self.reopened:
+                told = finals.get(task_id, told)
             final = finals.get(task_id, told)  # of one that was cleared only what was told is left
             assert final.reason == told.reason, f"task {task_id} is {final.reason!r}, its client knows {told.reason!r}"
-            if not final.reason and final.attempts:  # whoever watches late is told the reason alone
+            join = task_id in self.client.needs and self.client.needs[task_id].join
+            if not final.reason and final.attempts and not join:  # whoever watches late is told the reason alone
                 assert (task_id, final.attempts) in self.succeeded, f"task {task_id} succeeded without a run that did"
             if (
                 final.reason == "engine lost"
@@ -438,7 +513,9 @@ class World:
                 and "may have run" not in final.failure.value
             ):
                 assert (task_id, final.attempts) in self.begun[task_id], f"task {task_id} was charged, and never begun"
-            assert len(self.begun[task_id]) <= allowed(rules), f"task {task_id} was begun {self.begun[task_id]}"
+            most = allowed(rules) + self.uncharged[task_id]
+            begun = self.begun[task_id]
+            assert len(begun) <= most or task_id in self.reopened, f"task {task_id} was begun {begun}"
             assert len(set(self.begun[task_id])) == len(self.begun[task_id]), f"task {task_id}: one attempt began twice"
 
 

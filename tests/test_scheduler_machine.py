@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.calls import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.events import Back, Gone, Silent
 from ipytaskfarm.core.farm import Settings
-from ipytaskfarm.core.parcels import JobSpec, Recovery, Rules, RunKey
+from ipytaskfarm.core.handlers.explain import explain
+from ipytaskfarm.core.needs import Needs
+from ipytaskfarm.core.parcels import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
+from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm
 
@@ -72,6 +76,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
+        self.marks = 0
         self.old: list[tuple[str, m.Results]] = []
         self.handed_in: dict[int, Rules | None] = {}
         self.vague: set[int] = set()
@@ -101,6 +106,22 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(rules=RULES, count=st.integers(1, 4))
     def submit(self, rules: Rules | None, count: int) -> None:
+        self.hand_in(rules, count, None)
+
+    @precondition(lambda self: self.handed_in)
+    @rule(
+        data=st.data(), rules=RULES, count=st.integers(1, 3), join=st.booleans(), takes=st.booleans(),
+        if_failed=st.sampled_from(["fail", "skip", "run"]),
+    )  # fmt: skip
+    def submit_after(
+        self, data: st.DataObject, rules: Rules | None, count: int, join: bool, takes: bool, if_failed: str
+    ) -> None:
+        recent = sorted(self.handed_in)[-8:]
+        after = tuple(data.draw(st.lists(st.sampled_from(recent), min_size=1, max_size=3, unique=True)))
+        inputs = ((after[0], after[0]),) if takes and not join else ()
+        self.hand_in(rules, count, Needs(after=after, inputs=inputs, if_failed=if_failed, join=join))
+
+    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None) -> None:
         for _ in range(count):
             if self.next_id > self.block.last:
                 self.block = self.sim.ids()
@@ -108,7 +129,7 @@ class FarmMachine(RuleBasedStateMachine):
             self.handed_in[self.next_id] = rules
             name = rules.job if rules is not None else None
             jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
-            self.sim.submit(self.next_id, rules, jobs=jobs)
+            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs)
             self.next_id += 1
 
     @precondition(lambda self: self.handed_in)
@@ -132,6 +153,29 @@ class FarmMachine(RuleBasedStateMachine):
             for old, new in reply.ids:
                 self.handed_in[new] = self.sim.store.tasks[new].rules
                 assert self.sim.store.tasks[new].rules.retry_of == old  # type: ignore[union-attr]
+
+    @rule(data=st.data(), well=st.booleans())
+    def mark(self, data: st.DataObject, well: bool) -> None:
+        task_id = self.some_id(data)
+        self.sim.ask(m.MarkDone(task_id, b"body") if well else m.MarkFailed(task_id, "planted"))
+
+    @rule(on=st.booleans(), job=st.sampled_from(["j", "k"]))
+    def pause(self, on: bool, job: str) -> None:
+        self.sim.ask(m.PauseJobs([job], on))
+
+    @rule(on=st.booleans())
+    def drain(self, on: bool) -> None:
+        self.sim.ask(m.Drain(["node"], on))
+
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def write(self, data: st.DataObject, count: int) -> None:
+        self.marks += 1
+        self.sim.ask(m.Send(self.some_id(data), [b"letter"] * count, f"client:{self.marks}"))
+
+    @rule(data=st.data(), after=st.integers(0, 2))
+    def read(self, data: st.DataObject, after: int) -> None:
+        self.sim.handle(m.Ask(3, m.Read(self.some_id(data), after)), "client")
+        self.sim.ask(m.ProgressOf([self.some_id(data)]))
 
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
@@ -191,6 +235,50 @@ class FarmMachine(RuleBasedStateMachine):
             results = self.sim.end(*found, outcome, run_s)
             if results is not None:
                 self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.5, 4.0]))
+    def defer_run(self, data: st.DataObject, seconds: float) -> None:
+        found = self.engine(data)
+        if found:
+            results = self.sim.end(*found, DEFERS, word=Deferral(seconds, "later", b"state", 1))
+            if results is not None:
+                self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), engines=st.sampled_from([(), (0,)]))
+    def lose_inputs(self, data: st.DataObject, engines: tuple[int, ...]) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            saved = self.sim.store.tasks.get(found[1].running[0])
+            ids = saved.needs.after if saved is not None and saved.needs is not None else (self.some_id(data),)
+            results = self.sim.end(*found, LOSES_INPUTS, word=LostInputs(ids, engines))
+            assert results is not None
+            self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), n=st.integers(1, 2), count=st.integers(1, 3))
+    def spawn(self, data: st.DataObject, n: int, count: int) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            children = [Submission(-1 - i, b"work", 0.0) for i in range(count)]
+            if count == 3:
+                children[2] = Submission(-3, b"", 0.0, None, None, (), Needs(after=(-1, -2), join=True))
+            self.sim.call(*found, Spawn(n, children))
+
+    @rule(data=st.data())
+    def talk(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            run = found[1].running
+            said: list[TaskQuestion] = [Children(), Receive(0), Receive(1), Post(1, [b"a", b"b"])]
+            self.sim.call(*found, data.draw(st.sampled_from(said)))
+            found[0].outbox.append(Progress(found[1].name, run, 1.0, 2.0))
+
+    @rule(data=st.data(), nothing=st.booleans())
+    def await_children(self, data: st.DataObject, nothing: bool) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            parent = found[1].running[0]
+            children = [i for i, t in self.sim.store.tasks.items() if t.parent == parent]
+            self.sim.call(*found, Await([] if nothing else children))
 
     @precondition(lambda self: self.old)
     @rule(data=st.data())
@@ -270,8 +358,14 @@ class FarmMachine(RuleBasedStateMachine):
             assert len(set(runs)) == len(runs), f"run {runs} began twice"
             rules = self.handed_in.get(task_id)
             if rules is None and task_id not in self.vague:
+                if task_id in self.sim.store.cleared:
+                    continue
                 rejected = len({r for r in runs if self._was(task_id, r, "rejected")})
-                assert len(runs) <= 1 + rejected, f"task {task_id} without retries began {len(runs)} times"
+                history = self.sim.store.history.get(task_id, [])
+                again = sum(
+                    1 for row in history if row.outcome in (DEFERS, LOSES_INPUTS) or row.outcome.startswith("marked")
+                )
+                assert len(runs) <= 1 + rejected + again, f"task {task_id} without retries began {len(runs)} times"
 
     def _was(self, task_id: int, run: RunKey, outcome: str) -> bool:
         return any(
@@ -290,6 +384,9 @@ class FarmMachine(RuleBasedStateMachine):
             agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
         sim.verdict = True
         sim.ask(m.Hold(False))
+        sim.ask(m.Drain(["node"], False))
+        for job in list(sim.scheduler.farm.jobs):
+            sim.ask(m.PauseJobs([job], False))
         sim.ask(m.SetWanted(0))
         sim.settle()
         sim.advance(70.0)
@@ -299,7 +396,8 @@ class FarmMachine(RuleBasedStateMachine):
         sim.ask(m.Spin())
         sim.settle()
         left = {i: t.place for i, t in sim.scheduler.farm.tasks.items()}
-        assert not left, f"tasks wait for ever: {left}; {[e.state for e in sim.scheduler.farm.engines.values()]}"
+        why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks[i], sim.now) for i in list(left)[:3]}
+        assert not left, f"tasks wait for ever: {left}; {why}"
         sim.ask(m.Stop(0.0))
         sim.settle()
         for agent in sim.agents.values():

@@ -86,7 +86,10 @@ def _restore_tasks(farm: Farm, snapshot: Snapshot, now: Now) -> None:
         why = QUEUED
         if record.until_s is not None and record.until_s > now.wall_s:
             waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
-            why = Queued(waits, now.mono_s + record.until_s - now.wall_s, record.until_s)
+            # Never longer than it was to wait when its last attempt ended, though the wall clock was set back since.
+            since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
+            delay_s = record.until_s - since_s
+            why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
         restore(farm, task, why)
 
 

@@ -181,7 +181,6 @@ def count_needs(farm: Farm, task: Task, needs: Needs) -> None:
     wait_for(farm, task, needs.after)
     if needs.join and not task.left:
         farm.ready_joins.append(task.id)
-    farm.ended_needs.extend(i for i in needs.after if farm.finals.get(i) or i in farm.refusals)
 
 
 def _end_needs(farm: Farm, needs: Needs) -> None:
@@ -196,6 +195,8 @@ def wait_for(farm: Farm, task: Task, ids: Iterable[int]) -> None:
     left = {i for i in ids if i in farm.tasks or farm.finals.get(i) or i in farm.refusals}
     for task_id in left:
         farm.dependents.setdefault(task_id, []).append(task.id)
+        if task_id not in farm.tasks:
+            farm.ended_needs.append(task_id)  # it has failed already: what that means is settled with the turn
     task.left = left | task.left if task.left else left
 
 
