@@ -432,6 +432,8 @@ class Farm:
     """Tasks that have ended, with dependents that have not been told."""
     takers: dict[int, int] = field(default_factory=dict)
     """Task -> how many that have not ended take its result: it is not cleared."""
+    undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
+    """Functions of tasks that came back to their queues: (digest, whether it scores)."""
     kept: set[int] = field(default_factory=set)
     """Final tasks that are cleared by their ids alone."""
     ready_joins: deque[int] = field(default_factory=deque)

@@ -116,8 +116,8 @@ def inputs_lost(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, 
     return ""
 
 
-def on_ended_loaded(farm: Farm, records: list[TaskRecord], asked: list[int], outcome: str, out: Decision) -> None:
-    """Ended tasks, read back from the store, are to run again."""
+def on_ended_loaded(farm: Farm, records: list[TaskRecord], asked: list[int], outcome: str, out: Decision) -> list[Task]:
+    """Ended tasks, read back from the store, are to run again; gives them back."""
     fresh = []
     for record in records:
         if farm.finals.get(record.id) == "":
@@ -144,6 +144,7 @@ def on_ended_loaded(farm: Farm, records: list[TaskRecord], asked: list[int], out
             out.sends.append((task.session, Reopened([task.id])))
     # Cleared in the meantime: who waits for it learns that it is gone.
     farm.ended_needs.extend(i for i in asked if i not in farm.tasks)
+    return [task for task, _ in fresh]
 
 
 def _hold_back(farm: Farm, again: set[int]) -> None:

@@ -138,7 +138,8 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
 
 def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Ended tasks that are to run again were read from the store."""
-    graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out)
+    for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
+        submit.weigh(farm, task, now, out)
     if event.asker is not None:
         out.sends.append((event.asker[0], m.Answer(event.asker[1], m.Text("reopened"))))
 
@@ -207,6 +208,9 @@ class Scheduler:
             lending.settle_returning(farm, now, out)
         if farm.freed:
             agents.answer_demands(farm, out)
+        for digest, scored in farm.undecided:
+            depends.need_verdicts(farm, digest, out, scored)
+        farm.undecided.clear()
         if farm.checks:
             asking.answer_checks(farm, out)
         dispatch(farm, now, out)

@@ -67,8 +67,18 @@ def _stand(farm: Farm, task: Task, why: Queued) -> None:
     else:
         _place(farm, task, why)
         _join_queue(farm, task)
+        if task.rules is not None:
+            _note_functions(farm, task.rules)
         return
     _place(farm, task, why)
+
+
+def _note_functions(farm: Farm, rules: Rules) -> None:
+    """Engines may have come while nothing waited for what its functions say of them."""
+    if rules.depend is not None:
+        farm.undecided[rules.depend, False] = None
+    if rules.asks is not None and rules.asks.locality is not None:
+        farm.undecided[rules.asks.locality, True] = None
 
 
 def _join_queue(farm: Farm, task: Task) -> TaskClass:
