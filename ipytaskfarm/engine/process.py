@@ -37,6 +37,7 @@ from .lane import Job, Lane, Step
 from .namespace import Namespace
 from .parts import Parts
 from .plain import PlainTest
+from .profiling import Profiling
 from .properties import Properties
 from .runner import Runner
 
@@ -158,6 +159,7 @@ class EngineProcess:
             _blobs(settings.blobs),
             self._lane.send,
             self._environments,
+            Profiling(),
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
@@ -187,6 +189,9 @@ class EngineProcess:
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
         self._commands.clear_queue(command, waiting)
+
+    def profile(self, command: EngineCommand) -> None:
+        self._commands.profile(command)
 
     def output(self, query: OutputQuery) -> OutputText:
         return self._runner.output(query)
