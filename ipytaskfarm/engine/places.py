@@ -15,7 +15,7 @@ from ..core.verbs import Place
 Spot: TypeAlias = tuple[str, str, int]
 """(function, file, line) as the interpreter has them; function "": a line."""
 
-OTHER: Spot = ("(others)", "", 0)
+OTHER: Spot = ("(others)", "(others)", 0)
 """What there is no room for, all in one."""
 TEXT_MAX = 300
 """Characters kept of a function's or a file's name: users make them up."""
