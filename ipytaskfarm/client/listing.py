@@ -86,7 +86,7 @@ class Listing:
         strip_dirs: bool = True,
     ) -> None:
         self._kind = kind
-        pairs = [(name, None) if isinstance(name, str) else (name[0], name[1]) for name in columns or kind.usual]
+        pairs = [column if isinstance(column, tuple) else (column, None) for column in columns or kind.usual]
         self._columns = [(kind.column(name, "a column"), width) for name, width in pairs]
         self._strip_dirs = strip_dirs
         wanted, unwanted = _names(include), _names(exclude)

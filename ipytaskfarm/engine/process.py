@@ -146,6 +146,8 @@ class EngineProcess:
         self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
         namespace = Namespace(shell, settings.id)
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
+        profiling = Profiling()
+        self._sampler = profiling.sampler
         parts = Parts(
             settings.engine,
             settings.id,
@@ -159,7 +161,7 @@ class EngineProcess:
             _blobs(settings.blobs),
             self._lane.send,
             self._environments,
-            Profiling(),
+            profiling,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
@@ -198,10 +200,12 @@ class EngineProcess:
 
     def begin_slice(self) -> None:
         """Leave the console's world."""
+        self._sampler.busy()
         self._capture.settle(to_console=False)
         self._baseline.refresh()
 
     def end_slice(self) -> None:
+        self._sampler.idle()
         self._baseline.restore_folder()
         if self._unrung:
             self._ring()

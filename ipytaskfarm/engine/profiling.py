@@ -113,7 +113,8 @@ class CpuProfiler:
         own = self._kernels | {ident for ident, name in names.items() if name.startswith(OWN_THREADS)}
         theirs = {thread.id for thread in self._yappi.get_thread_stats() if thread.tid not in own}
         for stat in self._yappi.get_func_stats(filter_callback=lambda stat: stat.ctx_id in theirs):
-            if not stat.module.startswith(MACHINERY):
+            # yappi tells of a call that has not returned as one that took no time.
+            if (stat.nactualcall or stat.tsub) and not stat.module.startswith(MACHINERY):
                 self._add(stat)
 
     def _add(self, stat: Any) -> None:
