@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pstats
 import random
+import re
 import sys
 import threading
 import xml.etree.ElementTree as ET
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from ipytaskfarm.client.flamegraph import HEAD, WIDTH, bars, flamegraph
 from ipytaskfarm.client.listing import PerEngine, is_within
 from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, SampleStats, snapshot_of
+from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
 from ipytaskfarm.core.verbs import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
 from ipytaskfarm.engine import sampler as sampler_module
 from ipytaskfarm.engine.places import known_file, module_of
@@ -250,6 +252,17 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     parts = PerEngine({p.engine: MemorySnapshot([p]) for p in memory_profiles()})
     assert snapshot_of(parts).traced_bytes == 5050
     assert repr(parts).startswith("engine 0\n")
+
+
+# -- what the page says
+
+
+def test_what_the_page_names_is_there() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "profiling.md").read_text()
+    named = set(re.findall(r"\btc\.(cpu_profiling|memory_profiling|sampling)\.(\w+)", page))
+    classes = {"cpu_profiling": CpuProfiling, "memory_profiling": MemoryProfiling, "sampling": Sampling}
+    assert len(named) > 5
+    assert [name for name in named if not hasattr(classes[name[0]], name[1])] == []
 
 
 # -- names of places

@@ -268,7 +268,7 @@ class Sampling:
         tc.sampling.start()
         …
         tc.sampling.print_stats()
-        tc.sampling.flamegraph("farm.svg")
+        tc.sampling.flamegraph("flames.svg")
 
     It costs less than 2 % and may stay on; it sees what runs now, also in the middle of a task.  It counts time on the
     clock, waiting included, of each engine's main thread while a task or a MultiEngine command runs there; time in C
