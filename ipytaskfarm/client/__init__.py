@@ -7,6 +7,7 @@ This is the module of IPython 0.10's documentation: ``from ipytaskfarm import cl
     tasks, results, commands    what goes in and what comes back
     rules, environments, jobs   what tasks ask for, and what they share
     maps, tables, nodes, display  conveniences over these
+    profiling, profiles         asking engines what takes the time, and what they say; listing, flamegraph show it
     sessions, io                one connection per process and farm, on one IO thread
     outbox, arrivals            what that thread and its callers share
 """

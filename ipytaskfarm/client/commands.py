@@ -123,11 +123,18 @@ class PendingResult:
     """
 
     def __init__(
-        self, session: Session, verb: str, parts: Sequence[Part], read: Callable[[bytes], Any], text: str = ""
+        self,
+        session: Session,
+        verb: str,
+        parts: Sequence[Part],
+        read: Callable[[bytes], Any],
+        text: str = "",
+        at_once: bool = False,
     ) -> None:
-        """parts: what is sent to whom.  read: makes an engine's entry of its answer."""
+        """parts: what is sent to whom.  read: makes an engine's entry of its answer.  at_once: it waits for no task."""
         self._session = session
         self._verb = verb
+        self._at_once = at_once
         self._text = text or verb
         self._read = read
         self._lock = threading.Lock()
@@ -180,7 +187,7 @@ class PendingResult:
 
     def _wait_for_all(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        tell_s = time.monotonic() + TELL_AFTER_S
+        tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
         for _, asked in self._parts:
             told = min(tell_s, deadline) if deadline is not None else tell_s
             if self._session.wait_for_answer(asked, max(0.0, told - time.monotonic())):

@@ -39,7 +39,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "" or cell.replace(".", "", 1).isdigit()
+    return cell == "" or cell.removeprefix("-").removeprefix("+").replace(".", "", 1).isdigit()
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

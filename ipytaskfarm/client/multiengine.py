@@ -25,6 +25,7 @@ from .commands import Part, PendingResult, ResultList
 from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
 from .imports import collected
+from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
 from .session import Session
 from .tasks import _push
 
@@ -436,6 +437,24 @@ class MultiEngineClient:
     def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Delete all properties."""
         return self._send("properties", _properties("clear"), targets, block, commands.nothing)
+
+    # ----------------------------------------------------------------------------------------------
+    # Profiles
+
+    @property
+    def cpu_profiling(self) -> CpuProfiling:
+        """CPU time by function on the engines of `targets`, with yappi: see `CpuProfiling`."""
+        return CpuProfiling(Engines(self._session, self._chosen(None)))
+
+    @property
+    def memory_profiling(self) -> MemoryProfiling:
+        """Memory by line on the engines of `targets`, with tracemalloc: see `MemoryProfiling`."""
+        return MemoryProfiling(Engines(self._session, self._chosen(None)))
+
+    @property
+    def sampling(self) -> Sampling:
+        """Where tasks spend their time on the engines of `targets`, cheap enough to stay on: see `Sampling`."""
+        return Sampling(Engines(self._session, self._chosen(None)))
 
     # ----------------------------------------------------------------------------------------------
     # Sticky state

@@ -20,6 +20,7 @@ from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import Check, Snapshot
+from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
 from .streams import Stream
@@ -440,6 +441,21 @@ class TaskClient:
             found.append(FailureGroup(etype, place, members, message, text))
         found.sort(key=lambda group: -len(group.ids))
         return found
+
+    @property
+    def cpu_profiling(self) -> CpuProfiling:
+        """CPU time by function on all engines, with yappi: see `CpuProfiling`."""
+        return CpuProfiling(Engines(self._session))
+
+    @property
+    def memory_profiling(self) -> MemoryProfiling:
+        """Memory by line on all engines, with tracemalloc: see `MemoryProfiling`."""
+        return MemoryProfiling(Engines(self._session))
+
+    @property
+    def sampling(self) -> Sampling:
+        """Where tasks spend their time on all engines, cheap enough to stay on: see `Sampling`."""
+        return Sampling(Engines(self._session))
 
     # ----------------------------------------------------------------------------------------------
     # Maps

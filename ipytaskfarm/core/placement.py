@@ -313,9 +313,9 @@ def _take(
 
 
 def _wants(task: Task) -> Wants | None:
-    if task.needs is None and task.course is None and task.parent is None:
-        return None
     inputs = task.needs.inputs if task.needs is not None else ()
+    if not inputs and task.course is None and task.parent is None:
+        return None
     trial, received = (task.course.trial, task.course.received) if task.course is not None else (1, 0)
     return Wants(inputs, trial, received, task.parent)
 

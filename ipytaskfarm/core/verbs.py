@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,8 +18,12 @@ VERBS = {
     "map": "MapBody -> packed list of values",
     "clear_queue": "b'' -> b'', answered at once, not in its turn",
     "properties": "PropertiesBody -> packed value",
+    "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
 """What a MultiEngine command's body and answer hold.  "Packed" is `doors.pack`, "encoded" is msgpack."""
+
+PROFILE = "profile"
+"""The verb that is answered while a task runs: who profiles a long task does not want to wait for its end."""
 
 
 class ExecuteBody(msgspec.Struct, frozen=True):
@@ -65,3 +69,66 @@ class PropertiesBody(msgspec.Struct, frozen=True):
     keys: list[str] | None = None
     packed: bytes | None = None
     facts: bool = False
+
+
+# -- profiles: plain numbers and text, so that whoever reads one runs nobody's code
+
+
+class ProfileBody(msgspec.Struct, frozen=True):
+    """What is to be done with one of an engine's profilers.
+
+    "read" answers what it has gathered, or None where it was never started; the others answer None.
+    """
+
+    profiler: Literal["cpu", "memory", "sampling"]
+    op: Literal["start", "stop", "read"]
+    clock: Literal["cpu", "wall"] = "cpu"
+    """cpu: what its functions are timed with."""
+    builtins: bool = False
+    """cpu: whether functions written in C have rows of their own."""
+    nframes: int = 1
+    """memory: how many frames are kept of each allocation's traceback."""
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A function, or with `function` "" a line."""
+
+    function: str
+    module: str
+    """Dotted, as it is imported; what has no module says so in angle brackets: ``<task>``, ``<cell>``."""
+    file: str
+    line: int
+    """The function's first one."""
+
+
+class CpuProfile(msgspec.Struct, frozen=True):
+    """What yappi measured on one engine."""
+
+    engine: int
+    clock: str
+    runs: int
+    """Tasks and commands that were profiled."""
+    places: list[Place]
+    calls: list[tuple[int, int, float, float]]
+    """(index of the place, calls, seconds in the function itself, seconds with what it called)."""
+
+
+class MemoryProfile(msgspec.Struct, frozen=True):
+    """What tracemalloc knows of one engine."""
+
+    engine: int
+    traced_bytes: int
+    peak_bytes: int
+    places: list[Place]
+    blocks: list[tuple[list[int], int, int]]
+    """(traceback as indices of places, the most recent call last; bytes; number of blocks)."""
+
+
+class SampleProfile(msgspec.Struct, frozen=True):
+    """What the sampler saw on one engine."""
+
+    engine: int
+    interval_s: float
+    places: list[Place]
+    stacks: list[tuple[list[int], int]]
+    """(stack as indices of places, the outermost function first; samples)."""

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import starmap
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
-from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, PropertiesBody, PushBody
+from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from .capture import SINK, Sink
@@ -38,6 +39,7 @@ OWN_SESSION = ""
 
 Finish: TypeAlias = Callable[[Sink], bytes]
 """Makes the answer once the output is all there."""
+Verb: TypeAlias = Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]
 
 
 class Commands:
@@ -55,6 +57,10 @@ class Commands:
         self._capture = parts.capture
         self._baseline = parts.baseline
         self._send = parts.send
+        self._profiling = parts.profiling
+        self._profiling.sampler.mark(Commands._begin.__code__, _caught.__code__)
+        # Its thread begins with the first command that it is given.
+        self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
@@ -63,7 +69,7 @@ class Commands:
         """Guards the answers: the lane's thread clears queues."""
         self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
-        self._verbs: dict[str, Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]] = {
+        self._verbs: dict[str, Verb] = {
             "execute": self._execute,
             "push": self._push,
             "pull": self._pull,
@@ -87,7 +93,9 @@ class Commands:
             verb = self._verbs.get(command.verb)
             if verb is None:
                 raise KernelError(f"an engine has no command {command.verb!r}: client and engine differ in version")
-            finish = verb(command)
+            if self._profiling.cpu.on:
+                self._profiling.cpu.begin()
+            finish = self._begin(verb, command)
             if isinstance(finish, Coroutine):
                 task = asyncio.get_running_loop().create_task(_caught(finish))
                 task.add_done_callback(partial(self._ended_in_loop, command, sink))
@@ -98,6 +106,22 @@ class Commands:
         finally:
             SINK.reset(token)
         return None
+
+    def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
+        """A frame by which the sampler knows that what lies above it is the user's."""
+        return verb(command)
+
+    def profile(self, command: EngineCommand) -> None:
+        """Start, stop or read a profiler, whatever runs; called by the lane's thread.  Done twice it does no harm."""
+        self._profiling_thread.submit(self._profile, command)
+
+    def _profile(self, command: EngineCommand) -> None:
+        try:
+            found = self._profiling.do(msgspec.msgpack.decode(command.body, type=ProfileBody), self._engine_id)
+            answer = True, msgspec.msgpack.encode(found)
+        except Exception as error:
+            answer = False, _encode_failure(error)
+        self._answer(command, *answer)
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
         """These will not run; called by the lane's thread, which has taken them."""
@@ -112,6 +136,8 @@ class Commands:
             self._end(command, sink, *task.result())
 
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
+        if self._profiling.cpu.running:
+            self._profiling.cpu.end()
         self._capture.end(sink)
         self._baseline.renew()
         self._recorder.end_command()

@@ -36,6 +36,7 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.parcels import RunKey
+from ..core.verbs import PROFILE
 
 SLICE_S = 0.0015
 FUNCTIONS_KEPT = 8192
@@ -44,7 +45,7 @@ WATCH_MS = 50
 """While work is there, the lane's thread looks at the descriptors' files this often."""
 
 CLEAR_QUEUE = "clear_queue"
-"""The one verb that is answered by the lane's thread, at once."""
+"""The verb that is answered by the lane's thread, at once.  PROFILE is answered at once too, by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
 """What running something gives: None when it has ended, else a task of the loop that goes on with it."""
@@ -64,6 +65,7 @@ class Works(Protocol):
     def run(self, job: Job) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
+    def profile(self, command: EngineCommand) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
     def answered(self, reply: TaskReply) -> None: ...
@@ -196,6 +198,8 @@ class Lane:
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
                 self._works.clear_queue(message, self.take_commands(message.session))
+            elif message.verb == PROFILE:
+                self._works.profile(message)
             else:
                 self._commands.append(message)
         elif isinstance(message, OutputQuery):

@@ -14,6 +14,7 @@ from .capture import Capture
 from .cells import Cells
 from .environments import Environments
 from .namespace import Namespace
+from .profiling import Profiling
 from .properties import Properties
 
 
@@ -36,3 +37,4 @@ class Parts:
     send: Callable[[FromEngine], None]
     """To the agent, from any thread."""
     environments: Environments
+    profiling: Profiling

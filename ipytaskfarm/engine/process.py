@@ -38,6 +38,7 @@ from .lane import Job, Lane, Step
 from .namespace import Namespace
 from .parts import Parts
 from .plain import PlainTest
+from .profiling import Profiling
 from .properties import Properties
 from .runner import Runner
 
@@ -146,6 +147,8 @@ class EngineProcess:
         self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
         namespace = Namespace(shell, settings.id)
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
+        profiling = Profiling()
+        self._sampler = profiling.sampler
         parts = Parts(
             settings.engine,
             settings.id,
@@ -159,6 +162,7 @@ class EngineProcess:
             _blobs(settings.blobs),
             self._lane.send,
             self._environments,
+            profiling,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
@@ -189,15 +193,20 @@ class EngineProcess:
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
         self._commands.clear_queue(command, waiting)
 
+    def profile(self, command: EngineCommand) -> None:
+        self._commands.profile(command)
+
     def output(self, query: OutputQuery) -> OutputText:
         return self._runner.output(query)
 
     def begin_slice(self) -> None:
         """Leave the console's world."""
+        self._sampler.busy()
         self._capture.settle(to_console=False)
         self._baseline.refresh()
 
     def end_slice(self) -> None:
+        self._sampler.idle()
         self._baseline.restore_folder()
         if self._unrung:
             self._ring()

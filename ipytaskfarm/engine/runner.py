@@ -105,6 +105,7 @@ class Runner:
         self._send = parts.send
         self._environments = parts.environments
         self._blobs = parts.blobs
+        self._cpu_profiler = parts.profiling.cpu
         self._interrupts = interrupts
         self._plain = plain
         self._finished = finished
@@ -117,6 +118,7 @@ class Runner:
         self._encoder = msgspec.msgpack.Encoder()
         self._nothing = pack({})
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
+        parts.profiling.sampler.mark(*interrupts.protected)
 
     def run(self, job: Job) -> Step:
         """Run an attempt to its end, or to the first await of one that needs the loop."""
@@ -141,6 +143,8 @@ class Runner:
             except Exception as unready:
                 self._end(attempt, None, unready)
                 return None
+            if self._cpu_profiler.on:
+                self._cpu_profiler.begin()
             attempt.begun = time.perf_counter()
             value, error = self._guarded((run.task, run.attempt), call)
             if error is None and type(value) is CoroutineType:
@@ -341,6 +345,8 @@ class Runner:
         run_s = time.perf_counter() - attempt.begun
         if os.getpid() != self._pid:
             _leave_fork(error)
+        if self._cpu_profiler.running:
+            self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
         self._capture.end(sink)

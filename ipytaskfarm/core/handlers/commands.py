@@ -29,6 +29,7 @@ from ..messages import (
 from ..saves import DropSticky, SaveSticky
 from ..states import State
 from ..task import Handed
+from ..verbs import PROFILE
 from ..work import FailureBody
 from .engines import engine_is_ready, prepare
 
@@ -55,7 +56,7 @@ def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision
             return
         engines = [by_id[i] for i in event.engines]
     for engine in engines:
-        engine.touched = True
+        engine.touched = engine.touched or event.verb != PROFILE  # which leaves nothing that could be missed
         key = (session, event.n, engine.name)
         farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))

@@ -1,0 +1,349 @@
+"""What profilers give out: what several engines measured, summed up, as tables, files and pictures.
+
+Functions count as the same on all engines when name, module and line are the same: their files may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ..core.verbs import CpuProfile, MemoryProfile, Place, SampleProfile
+from .display import harmless
+from .flamegraph import flamegraph
+from .listing import Column, Kind, Listing, PerEngine, Row, place_row
+
+File: TypeAlias = str | PathLike[str]
+GroupBy: TypeAlias = Literal["lineno", "filename", "traceback"]
+GROUPS = ("lineno", "filename", "traceback")
+SHOWN = 30
+"""Rows that show themselves."""
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.6f}"
+
+
+def _kib(value: float) -> str:
+    return f"{value / 1024:.1f}"
+
+
+def _kib_diff(value: float) -> str:
+    return f"{value / 1024:+.1f}"
+
+
+def _diff(value: int) -> str:
+    return f"{value:+d}"
+
+
+CPU = Kind(
+    {
+        "name": Column("name"),
+        "where": Column("where"),
+        "ncall": Column("ncall"),
+        "tsub": Column("tsub", _seconds),
+        "ttot": Column("ttot", _seconds),
+        "tavg": Column("tavg", _seconds),
+    },
+    ("name", "where", "ncall", "tsub", "ttot", "tavg"),
+    "ttot",
+    {
+        "callcount": "ncall",
+        "ncalls": "ncall",
+        "subtime": "tsub",
+        "totaltime": "ttot",
+        "tottime": "ttot",
+        "avgtime": "tavg",
+    },
+)
+SAMPLES = Kind(
+    {
+        "name": Column("name"),
+        "where": Column("where"),
+        "self": Column("self"),
+        "cumulative": Column("cumulative"),
+        "tsub": Column("tsub", _seconds),
+        "ttot": Column("ttot", _seconds),
+    },
+    ("name", "where", "self", "cumulative", "tsub", "ttot"),
+    "self",
+    {"subtime": "tsub", "totaltime": "ttot", "tottime": "ttot"},
+)
+_BLOCKS = {
+    "where": Column("where"),
+    "size": Column("KiB", _kib),
+    "count": Column("count"),
+    "average": Column("average KiB", _kib),
+    "callers": Column("called from"),
+}
+MEMORY = Kind(_BLOCKS, ("where", "size", "count", "average", "callers"), "size")
+MEMORY_CHANGES = Kind(
+    {**_BLOCKS, "size_diff": Column("KiB +", _kib_diff), "count_diff": Column("count +", _diff)},
+    ("where", "size", "size_diff", "count", "count_diff", "average", "callers"),
+    "size_diff",
+)
+
+
+class _Known:
+    """One place for all that are the same."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str, int], Place] = {}
+
+    def of(self, places: Sequence[Place]) -> list[Place]:
+        return [self._places.setdefault((place.function, place.module, place.line), place) for place in places]
+
+
+class CpuStats:
+    """CPU time (or time on the clock) by function; shows itself as a table of the first 30.
+
+    `rows` has a dict for each function: name, module, file, line, ncall, tsub (seconds in the function itself), ttot
+    (with what it called), tavg (ttot of one call).  `engines` are the ids whose numbers are in it, `runs` the tasks
+    and commands that were measured, `clock` is "cpu" or "wall".
+    """
+
+    def __init__(self, profiles: Sequence[CpuProfile]) -> None:
+        self.engines = [profile.engine for profile in profiles]
+        self.runs = sum(profile.runs for profile in profiles)
+        self.clock = " and ".join(sorted({profile.clock for profile in profiles}))
+        self.rows = _summed_calls(profiles)
+
+    def top(self, **settings: Any) -> Listing:
+        """A `Listing` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        return Listing(CPU, self.rows, **settings)
+
+    def __repr__(self) -> str:
+        head = f"{self.clock} time of {self.runs} runs on {_engines(self.engines)}, in seconds"
+        return f"{head}\n{self.top(max_rows=SHOWN)!r}"
+
+    def _repr_html_(self) -> str:
+        return self.top(max_rows=SHOWN)._repr_html_()
+
+    def to_dataframe(self) -> Any:
+        """All of it as a pandas DataFrame."""
+        return self.top().to_dataframe()
+
+    def save(self, path: File) -> None:
+        """Write a file that ``pstats.Stats(path)`` reads, and with it snakeviz and others (it knows no callers)."""
+        stats: dict[tuple[str, int, str], tuple[int, int, float, float, dict[Any, Any]]] = {
+            (row["file"] or row["module"], row["line"], row["name"]): (
+                row["ncall"],
+                row["ncall"],
+                row["tsub"],
+                row["ttot"],
+                {},
+            )
+            for row in self.rows
+        }
+        Path(path).write_bytes(marshal.dumps(stats))
+
+
+def _summed_calls(profiles: Sequence[CpuProfile]) -> list[Row]:
+    known = _Known()
+    sums: dict[Place, Row] = {}
+    for profile in profiles:
+        places = known.of(profile.places)
+        for number, ncall, tsub, ttot in profile.calls:
+            place = places[number]
+            row = sums.setdefault(place, {**place_row(place), "ncall": 0, "tsub": 0.0, "ttot": 0.0})
+            row["ncall"] += ncall
+            row["tsub"] += tsub
+            row["ttot"] += ttot
+    for row in sums.values():
+        row["tavg"] = row["ttot"] / row["ncall"] if row["ncall"] else 0.0
+    return list(sums.values())
+
+
+class SampleStats:
+    """Where tasks were when the sampler looked; shows itself as a table of the first 30 functions.
+
+    `stacks` has how often each stack was seen, as tuples of `Place`s, the outermost function first; `samples` is the
+    sum, `interval_s` the seconds that one stands for, `engines` are the ids whose samples are in it.
+    """
+
+    def __init__(self, profiles: Sequence[SampleProfile]) -> None:
+        self.engines = [profile.engine for profile in profiles]
+        self.interval_s = max((profile.interval_s for profile in profiles), default=0.0)
+        self.stacks: dict[tuple[Place, ...], int] = {}
+        self._profiles = profiles
+        known = _Known()
+        for profile in profiles:
+            places = known.of(profile.places)
+            for numbers, samples in profile.stacks:
+                stack = tuple([places[number] for number in numbers])
+                self.stacks[stack] = self.stacks.get(stack, 0) + samples
+        self.samples = sum(self.stacks.values())
+
+    @property
+    def rows(self) -> list[Row]:
+        """A dict for each function: name, module, file, line; self (samples in the function itself), cumulative (in it
+        or in what it called), and the same in seconds as tsub and ttot."""
+        own: dict[Place, int] = {}
+        cumulative: dict[Place, int] = {}
+        for stack, samples in self.stacks.items():
+            own[stack[-1]] = own.get(stack[-1], 0) + samples
+            for place in set(stack):  # once, however often a function calls itself
+                cumulative[place] = cumulative.get(place, 0) + samples
+        return [
+            {
+                **place_row(place),
+                "self": own.get(place, 0),
+                "cumulative": samples,
+                "tsub": own.get(place, 0) * self.interval_s,
+                "ttot": samples * self.interval_s,
+            }
+            for place, samples in cumulative.items()
+        ]
+
+    def top(self, **settings: Any) -> Listing:
+        """A `Listing` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        return Listing(SAMPLES, self.rows, **settings)
+
+    def __repr__(self) -> str:
+        took = f"{self.samples} samples ({self.samples * self.interval_s:.2f} s)"
+        return f"{took} on {_engines(self.engines)}\n{self.top(max_rows=SHOWN)!r}"
+
+    def _repr_html_(self) -> str:
+        return self.top(max_rows=SHOWN)._repr_html_()
+
+    def to_dataframe(self) -> Any:
+        """All functions as a pandas DataFrame."""
+        return self.top().to_dataframe()
+
+    def labels(self, per_engine: bool = False) -> dict[tuple[str, ...], int]:
+        """The stacks as text, ``function (module:line)``; per_engine: each begins with its engine."""
+        if not per_engine:
+            return _labelled(self.stacks)
+        found: dict[tuple[str, ...], int] = {}
+        for profile in self._profiles:
+            for stack, samples in SampleStats([profile]).labels().items():
+                found[f"engine {profile.engine}", *stack] = samples
+        return found
+
+    def save(self, path: File, per_engine: bool = False) -> None:
+        """Write collapsed stacks, ``outer;inner 17`` in each line: what flamegraph.pl, speedscope and others read."""
+        lines = [
+            f"{';'.join(_field(label) for label in stack)} {samples}\n"
+            for stack, samples in sorted(self.labels(per_engine).items())
+        ]
+        Path(path).write_text("".join(lines), encoding="utf-8")
+
+    def flamegraph(self, path: File, per_engine: bool = False) -> None:
+        """Write a flame graph, an SVG picture that needs nothing else; per_engine: one beside the other."""
+        took = f"{self.samples} samples, {self.samples * self.interval_s:.1f} s on {_engines(self.engines)}"
+        picture = flamegraph(self.labels(per_engine), took, self.interval_s)
+        Path(path).write_text(picture, encoding="utf-8")
+
+
+def _labelled(stacks: dict[tuple[Place, ...], int]) -> dict[tuple[str, ...], int]:
+    found: dict[tuple[str, ...], int] = {}
+    for stack, samples in stacks.items():
+        label = tuple([f"{p.function} ({p.module}:{p.line})" if p.line else p.function for p in stack])
+        found[label] = found.get(label, 0) + samples
+    return found
+
+
+def _field(label: str) -> str:
+    """A label without what separates labels and lines."""
+    return "".join(c if c.isprintable() and c != ";" else " " for c in label)
+
+
+class MemorySnapshot:
+    """What is allocated, by the line that allocated it; shows itself as a table of the first 30 lines.
+
+    `engines` are the ids whose memory is in it, `traced_bytes` and `peak_bytes` the sums over them.
+    """
+
+    def __init__(self, profiles: Sequence[MemoryProfile]) -> None:
+        self.engines = [profile.engine for profile in profiles]
+        self.traced_bytes = sum(profile.traced_bytes for profile in profiles)
+        self.peak_bytes = sum(profile.peak_bytes for profile in profiles)
+        self._profiles = list(profiles)
+
+    def rows(self, group_by: GroupBy = "lineno", compare_to: MemorySnapshot | None = None) -> list[Row]:
+        """A dict for each line, file or traceback: module, file, line; size and average in bytes, count of blocks; for
+        tracebacks callers; with compare_to size_diff and count_diff, also for what is there no more."""
+        if group_by not in GROUPS:
+            raise ValueError(f"group_by must be one of {', '.join(GROUPS)}, not {group_by!r}")
+        now = _summed_blocks(self._profiles, group_by)
+        before = {} if compare_to is None else _summed_blocks(compare_to._profiles, group_by)
+        rows = []
+        for places in now | before:
+            size, count = now.get(places, (0, 0))
+            row = {**place_row(places[-1]), "size": size, "count": count, "average": size / count if count else 0.0}
+            row["callers"] = " < ".join(f"{place.module}:{place.line}" for place in reversed(places[:-1]))
+            if compare_to is not None:
+                size_before, count_before = before.get(places, (0, 0))
+                row |= {"size_diff": size - size_before, "count_diff": count - count_before}
+            rows.append(row)
+        return rows
+
+    def top(self, group_by: GroupBy = "lineno", compare_to: Any = None, **settings: Any) -> Listing:
+        """A `Listing` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+
+        Args:
+            group_by: "lineno", "filename", or "traceback", which is as deep as `start` was told.
+            compare_to: an earlier snapshot, or the file of one, of the same engines: what has grown most comes first.
+        """
+        kind = MEMORY if compare_to is None else MEMORY_CHANGES
+        if "columns" not in settings and group_by != "traceback":
+            settings["columns"] = [name for name in kind.usual if name != "callers"]
+        return Listing(kind, self.rows(group_by, None if compare_to is None else snapshot_of(compare_to)), **settings)
+
+    def of(self, engine: int) -> MemorySnapshot:
+        """That of one engine alone; empty if it is not in it."""
+        return MemorySnapshot([profile for profile in self._profiles if profile.engine == engine])
+
+    def __repr__(self) -> str:
+        head = f"{self.traced_bytes / 2**20:.1f} MiB on {_engines(self.engines)}"
+        return f"{head}\n{self.top(max_rows=SHOWN)!r}"
+
+    def _repr_html_(self) -> str:
+        return self.top(max_rows=SHOWN)._repr_html_()
+
+    def to_dataframe(self) -> Any:
+        """All lines as a pandas DataFrame."""
+        return self.top().to_dataframe()
+
+    def save(self, path: File) -> None:
+        """Write it as JSON; ``compare_to=path`` reads it again."""
+        Path(path).write_bytes(msgspec.json.encode(self._profiles))
+
+
+def snapshot_of(found: Any) -> MemorySnapshot:
+    """A snapshot of one, of one per engine, or of the file of one.  TypeError, ValueError: it is none."""
+    if isinstance(found, MemorySnapshot):
+        return found
+    if isinstance(found, PerEngine):
+        return MemorySnapshot([profile for snapshot in found.values() for profile in snapshot._profiles])
+    if not isinstance(found, str | PathLike):
+        raise TypeError(f"a snapshot or the path of one expected, not {type(found).__name__}")
+    try:
+        return MemorySnapshot(msgspec.json.decode(Path(found).read_bytes(), type=list[MemoryProfile]))
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{harmless(found)} is not a snapshot that was saved: {error}") from None
+
+
+def _summed_blocks(profiles: Sequence[MemoryProfile], group_by: GroupBy) -> dict[tuple[Place, ...], tuple[int, int]]:
+    known = _Known()
+    sums: dict[tuple[Place, ...], tuple[int, int]] = {}
+    for profile in profiles:
+        places = profile.places
+        if group_by == "filename":
+            places = [Place("", place.module, place.file, 0) for place in places]
+        places = known.of(places)
+        for numbers, size, count in profile.blocks:
+            wanted = numbers if group_by == "traceback" else numbers[-1:]
+            key = tuple([places[number] for number in wanted])
+            size_before, count_before = sums.get(key, (0, 0))
+            sums[key] = size_before + size, count_before + count
+    return sums
+
+
+def _engines(ids: Sequence[int]) -> str:
+    return f"engine {ids[0]}" if len(ids) == 1 else f"{len(ids)} engines"

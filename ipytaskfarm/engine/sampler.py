@@ -1,0 +1,169 @@
+"""The sampling profiler: where the main thread is, fifty times a second.
+
+A thread looks at the main thread's stack while a task or a command runs.  It counts time on the clock, waiting
+included, and costs less than 2 %, so it may stay on; where nothing runs it sleeps.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from types import CodeType, FrameType
+from typing import Final
+
+from ..core.verbs import SampleProfile
+from .places import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
+
+INTERVAL_S: Final = 0.02
+IDLE_LOOKS = 50
+"""After so many that found nothing it sleeps until there is work."""
+DEPTH_MAX = 500
+"""Frames of one stack; of a deeper one the innermost are kept."""
+STACKS_MAX = 20_000
+SPOTS_MAX = 20_000
+"""Distinct stacks, and distinct functions in them; what comes later counts as others."""
+CODES_MAX = 2000
+"""Code objects whose function is remembered: looking at 400 frames by name takes longer than waking up for it."""
+
+
+class Sampler:
+    """Samples one thread."""
+
+    def __init__(self, thread_id: int) -> None:
+        """thread_id: the thread's ident."""
+        self._thread_id = thread_id
+        self._marks: set[int] = set()
+        self._lock = threading.Lock()
+        self._spots: dict[Spot, int] | None = None
+        """None: never started."""
+        self._stacks: dict[tuple[int, ...], int] = {}
+        self._known: dict[int, tuple[CodeType, int]] = {}
+        """By the code's id, which stays its own as long as it is in here."""
+        self._running = threading.Lock()
+        """Held while the thread is to run.  An Event, which makes a lock for each wait, costs a quarter more."""
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._awake = threading.Event()
+        self._parked = False
+        self._busy = False
+
+    def busy(self) -> None:
+        """There may be work from now on; from the sampled thread."""
+        # In this order, and in the other one where it parks: one of the two sees what the other has written.
+        self._busy = True
+        if self._parked:
+            self._awake.set()
+
+    def idle(self) -> None:
+        """There is none."""
+        self._busy = False
+
+    def mark(self, *codes: CodeType) -> None:
+        """What these call is the user's; a stack without one of them is not counted.  They must live for ever."""
+        self._marks.update(map(id, codes))  # hashing a code object itself takes microseconds
+
+    def start(self) -> None:
+        """Begin anew; if it is on already, go on."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            self._spots, self._stacks, self._known = {OTHER: 0}, {}, {}
+        self._ending = False
+        self._running.acquire()
+        self._thread = threading.Thread(target=self._serve, name="Sampling", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what was counted stays until the next start."""
+        if self._thread is not None:
+            self._ending = True
+            self._running.release()
+            self._awake.set()
+            self._thread.join()
+            self._thread = None
+            self._known = {}
+
+    def read(self, engine_id: int) -> SampleProfile | None:
+        """What was counted so far; None: never started."""
+        with self._lock:
+            if self._spots is None:
+                return None
+            spots, stacks = list(self._spots), list(self._stacks.items())
+        places = Places()
+        for spot in spots:
+            places.number(spot)
+        return SampleProfile(engine_id, INTERVAL_S, places.all(), [(list(stack), n) for stack, n in stacks])
+
+    def _serve(self) -> None:
+        due = time.monotonic() + INTERVAL_S
+        found_nothing = 0
+        # Not at even distances, which work that repeats itself could keep step with.
+        while not self._running.acquire(timeout=max(0.0, due - time.monotonic()) + random.uniform(0, INTERVAL_S / 2)):
+            late = max(0.0, time.monotonic() - due)
+            # C code that held the interpreter for two seconds has kept a hundred samples from being taken: they are
+            # its own, for what comes next after it is the line that called it.
+            samples = 1 + int(late / INTERVAL_S)
+            due += samples * INTERVAL_S
+            found_nothing = 0 if self._take(samples) else found_nothing + 1
+            if found_nothing >= IDLE_LOOKS and not self._busy:
+                self._park()
+                found_nothing, due = 0, time.monotonic() + INTERVAL_S
+        self._running.release()
+
+    def _park(self) -> None:
+        self._awake.clear()
+        self._parked = True
+        if not self._busy and not self._ending:
+            self._awake.wait()
+        self._parked = False
+
+    def _take(self, samples: int) -> bool:
+        """Look once; whether there was something."""
+        codes = self._codes(sys._current_frames().get(self._thread_id))
+        if codes:
+            with self._lock:
+                self._count(codes, samples)
+        return bool(codes)
+
+    def _codes(self, frame: FrameType | None) -> list[CodeType]:
+        """The user's part of a stack, the outermost function first; empty: there is none."""
+        marks = self._marks
+        codes: list[CodeType] = []
+        while frame is not None:
+            code = frame.f_code
+            if id(code) in marks:
+                break
+            codes.append(code)
+            frame = frame.f_back
+        else:
+            return []
+        while codes and codes[-1].co_filename.startswith(MACHINERY):
+            codes.pop()
+        del codes[DEPTH_MAX:]
+        codes.reverse()
+        return codes
+
+    def _count(self, codes: list[CodeType], samples: int) -> None:
+        known = self._known
+        if len(known) > CODES_MAX:
+            known.clear()
+        numbers = []
+        for code in codes:
+            found = known.get(id(code))
+            if found is None:
+                found = known[id(code)] = code, self._number(code)
+            numbers.append(found[1])
+        key = tuple(numbers)
+        if key not in self._stacks and len(self._stacks) >= STACKS_MAX:
+            key = (0,)
+        self._stacks[key] = self._stacks.get(key, 0) + samples
+
+    def _number(self, code: CodeType) -> int:
+        spots = self._spots
+        assert spots is not None
+        spot = code.co_qualname[:TEXT_MAX], known_file(code.co_filename), code.co_firstlineno
+        if spot not in spots and len(spots) < SPOTS_MAX:
+            spots[spot] = len(spots)
+        return spots.get(spot, 0)
