@@ -9,7 +9,7 @@ import pytest
 
 from ipytaskfarm import RecycleSettings, Task, TaskEnvironment
 from ipytaskfarm.client.environments import pack_environment_of
-from ipytaskfarm.client.tasks import pack_task
+from ipytaskfarm.client.packing import pack_task
 from ipytaskfarm.core.demands import Asks, Condition, Recycle, Want
 from ipytaskfarm.core.parcels import Function
 

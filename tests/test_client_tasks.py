@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipytaskfarm.client.tasks import CallTask, MapTask, StringTask, Task, as_task, pack_task
+from ipytaskfarm.client.packing import pack_task
+from ipytaskfarm.client.tasks import CallTask, MapTask, StringTask, Task, as_task
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parcels import Packed
 from ipytaskfarm.core.work import CallWork, StringWork, Work

@@ -15,9 +15,10 @@ from ..environment import TaskEnvironment
 from .display import job_html
 from .environments import pack_environment_of
 from .job_parts import Graph, JobEvents, Member
+from .packing import Shared, pack_task
 from .results import TaskResult
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
-from .tasks import Shared, Task, as_task, pack_task
+from .tasks import Task, as_task
 
 if TYPE_CHECKING:
     from .taskclient import TaskClient

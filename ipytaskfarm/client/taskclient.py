@@ -20,12 +20,13 @@ from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import Check, Snapshot
+from .packing import pack_task
 from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
 from .streams import Stream
 from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
-from .tasks import StringTask, Task, as_task, pack_task
+from .tasks import StringTask, Task, as_task
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _R = TypeVar("_R")

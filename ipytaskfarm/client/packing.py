@@ -1,0 +1,157 @@
+"""Tasks as they travel: payload, rules, code, and what they wait for.
+
+`pack_task` runs once per `run` call, so a plain StringTask takes a path of its own through it that builds one payload
+and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import index
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..core.needs import Needs
+from ..core.parcels import Function, Packed, Recovery, Rules
+from ..core.work import CallWork, StringWork
+from ..doors.blobs import Blobs, Keeper
+from ..doors.pack import pack, pack_function
+from ..doors.pack_refs import noting
+from .rules import pack_rules
+from .tasks import CallTask, Join, MapTask, StringTask, Task
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def refuse_task(task: Task) -> int:
+    """A task is referred to that has no id."""
+    raise TypeError(
+        f"{task._short()} has no id yet: wait for, or refer to, the id that run() gave; within a job a Task will do, "
+        "once both were added to it"
+    )
+
+
+class Shared(NamedTuple):
+    """What a job's tasks have in common."""
+
+    said: Mapping[str, Any]
+    """Rules that hold where a task has none of its own."""
+    job: str
+    rules: Rules | None
+    """As they travel with a task that has none at all, …"""
+    functions: tuple[Function, ...]
+    """… and the functions that they need."""
+    place: Callable[[Task], int] = refuse_task
+    """Where another task of the job stands: its id, or -1 - position."""
+
+
+def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
+    """Pack a task and its chain of recovery tasks.  A loop: ValueError that shows it.
+
+    Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
+    """
+    keeper = None if blobs is None else Keeper(blobs)
+    if task.__class__ is StringTask and not task._ruled and not task.push:
+        payload = _encode(_string_work(task, None))
+        return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
+    noted = _Noted(shared.place if shared is not None else refuse_task)
+    with noting(noted.note):
+        packed = _packed(task, keeper, shared)
+    needs = noted.needs(task)
+    return packed if needs is None else packed._replace(needs=needs)
+
+
+class _Noted:
+    """The tasks whose results are referred to among a task's arguments."""
+
+    def __init__(self, place: Callable[[Task], int]) -> None:
+        self._place = place
+        self._inputs: dict[int, None] = {}
+
+    def note(self, task: object) -> int:
+        number = self._number(task)
+        self._inputs[number] = None
+        return number
+
+    def _number(self, task: object) -> int:
+        return self._place(task) if isinstance(task, Task) else index(task)  # type: ignore[arg-type]
+
+    def needs(self, task: Task) -> Needs | None:
+        join = isinstance(task, Join)
+        if not (task.after or self._inputs or join):
+            return None
+        after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
+        inputs = tuple((number, number) for number in self._inputs)
+        return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
+
+
+def _packed(task: Task, keeper: Keeper | None, shared: Shared | None) -> Packed:
+    if task.__class__ is StringTask and not task._ruled:
+        payload = _encode(_string_work(task, keeper))
+        taken = keeper.taken() if keeper is not None else ()
+        if shared is None:
+            return Packed(payload, blobs=taken)
+        return Packed(payload, None, shared.rules, shared.functions, blobs=taken)
+    chain = _chain(task)
+    functions: dict[str, Function] = {}
+    recovery: Recovery | None = None
+    for link in reversed(chain[1:]):
+        payload, function = _work(link, functions, keeper)
+        recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
+    payload, function = _work(task, functions, keeper)
+    rules = _rules(task, shared, recovery, functions)
+    taken = keeper.taken() if keeper is not None else ()
+    return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask), taken)
+
+
+def _rules(
+    task: Task, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
+) -> Rules | None:
+    if shared is None:
+        return pack_rules(task.__dict__, {}, None, recovery, functions) if task._ruled else None
+    if not task._ruled and recovery is None:
+        functions.update((code.digest, code) for code in shared.functions)
+        return shared.rules
+    return pack_rules(task.__dict__, shared.said, shared.job, recovery, functions)
+
+
+def _chain(task: Task) -> list[Task]:
+    chain = [task]
+    seen = {id(task)}
+    link = task.recovery_task
+    while link is not None:
+        if id(link) in seen:
+            loop = " -> ".join(t._short() for t in [*chain, link])
+            raise ValueError(f"recovery tasks form a loop: {loop}")
+        seen.add(id(link))
+        chain.append(link)
+        link = link.recovery_task
+    return chain
+
+
+def _string_work(task: StringTask, keeper: Keeper | None) -> StringWork:
+    push = task.push
+    return StringWork(
+        task.expression,
+        tuple(task.pull),  # type: ignore[arg-type]
+        pack(push, "push", keeper) if push else None,
+        task.clear_before,
+        task.clear_after,
+    )
+
+
+def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> tuple[bytes, str | None]:
+    if isinstance(task, StringTask):
+        return _encode(_string_work(task, keeper)), None
+    if isinstance(task, Join):
+        return b"", None
+    if not isinstance(task, CallTask):
+        raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
+    function = pack_function(task.function)
+    functions[function.digest] = function
+    arguments = None
+    if task.args or task.kwargs:
+        arguments = pack((task.args, task.kwargs), ("args", "kwargs"), keeper)
+    work = CallWork(arguments, task.clear_before, task.clear_after, task._raw, task._each)
+    return _encode(work), function.digest
