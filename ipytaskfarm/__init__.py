@@ -40,6 +40,9 @@ __all__ = [
     "StringTask",
     "MapTask",
     "TaskResult",
+    "TaskFuture",
+    "Ref",
+    "Join",
     "Job",
     "TaskEnvironment",
     "RecycleSettings",
@@ -49,11 +52,14 @@ __all__ = [
 if TYPE_CHECKING:
     from . import client as client
     from .client import Job as Job
+    from .client import Join as Join
     from .client import MapTask as MapTask
     from .client import MultiEngineClient as MultiEngineClient
+    from .client import Ref as Ref
     from .client import StringTask as StringTask
     from .client import Task as Task
     from .client import TaskClient as TaskClient
+    from .client import TaskFuture as TaskFuture
     from .client import TaskResult as TaskResult
     from .core import errors as errors
     from .environment import RecycleSettings as RecycleSettings
@@ -73,6 +79,9 @@ else:
         "StringTask": ("ipytaskfarm.client", "StringTask"),
         "MapTask": ("ipytaskfarm.client", "MapTask"),
         "TaskResult": ("ipytaskfarm.client", "TaskResult"),
+        "TaskFuture": ("ipytaskfarm.client", "TaskFuture"),
+        "Ref": ("ipytaskfarm.client", "Ref"),
+        "Join": ("ipytaskfarm.client", "Join"),
         "Job": ("ipytaskfarm.client", "Job"),
         "TaskEnvironment": ("ipytaskfarm.environment", "TaskEnvironment"),
         "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),

@@ -8,7 +8,6 @@ import os
 import secrets
 import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -36,7 +35,6 @@ from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
-    from ipytaskfarm.client.progress import Progress
     from ipytaskfarm.core.messages import FarmState
 
 STABLE_S = 0.5
@@ -247,39 +245,21 @@ class Farm:
         connect_timeout: seconds until the first engine must be there, else `NoEnginesRegistered`.
         stable_timeout: seconds after which whatever is there is enough.
         """
+        from ipytaskfarm.client.operate import STABLE_S, wait_for_engines
         from ipytaskfarm.client.progress import Progress
 
         with Progress(count or 0, "engine") as progress:
-            return self._await_engines(count, connect_timeout, stable_timeout, progress)
 
-    def _await_engines(
-        self, count: int | None, connect_timeout: float, stable_timeout: float, progress: Progress
-    ) -> list[int]:
-        began = time.monotonic()
-        first: float | None = None
-        ids: list[int] = []
-        changed = began
-        while True:
-            self._must_run()
-            state = self._supervisor.state
-            now = time.monotonic()
-            there = (
-                sorted(row.id for row in state.engines if row.state in ("idle", "busy")) if state is not None else []
-            )
-            if there != ids:
-                ids, changed = there, now
-            first = now if ids and first is None else first
-            if count is not None:
-                progress.left(max(0, count - len(ids)))
-                if len(ids) == count:
-                    return ids
-            if first is None and now - began > connect_timeout:
-                raise errors.NoEnginesRegistered(f"no engine of {self!r} within {connect_timeout:g} s")
+            def look() -> list[int]:
+                self._must_run()
+                state = self._supervisor.state
+                rows = state.engines if state is not None else []
+                there = [row.id for row in rows if row.state in ("idle", "busy")]
+                progress.left(max(0, (count or 0) - len(there)))
+                return there
+
             # The supervisor looks once a second: half of that cannot show that nothing changes.
-            settled = count is None and now - changed > STABLE_S + 1.0
-            if first is not None and (settled or now - first > stable_timeout):
-                return ids
-            time.sleep(0.05)
+            return wait_for_engines(look, repr(self), count, connect_timeout, stable_timeout, STABLE_S + 1.0)
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone.  A second call does nothing.

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import CompositeError, TaskAborted, TaskFarmError, TaskRejectError, TaskTimeout
+from ..doors.pack_refs import Ref
 from ..environment import RecycleSettings, TaskEnvironment
 from .commands import PendingResult, ResultList
+from .futures import TaskFuture
 from .jobs import Job
 from .multiengine import MultiEngineClient
 from .results import NS, Failure, TaskResult
 from .taskclient import TaskClient
-from .tasks import CallTask, MapTask, StringTask, Task
+from .tasks import CallTask, Join, MapTask, StringTask, Task
 
 if TYPE_CHECKING:
     default_task_address: tuple[str, int]
@@ -36,10 +38,12 @@ __all__ = [
     "CompositeError",
     "Failure",
     "Job",
+    "Join",
     "MapTask",
     "MultiEngineClient",
     "PendingResult",
     "RecycleSettings",
+    "Ref",
     "ResultList",
     "StringTask",
     "Task",
@@ -47,6 +51,7 @@ __all__ = [
     "TaskClient",
     "TaskEnvironment",
     "TaskFarmError",
+    "TaskFuture",
     "TaskRejectError",
     "TaskResult",
     "TaskTimeout",

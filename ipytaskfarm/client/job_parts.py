@@ -161,6 +161,8 @@ class Member:
         return self.id is not None and not self._job._client._session.arrivals.is_live(self.id)
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, Task):
+            return self.task is other
         return isinstance(other, Member) and (other._job, other.position) == (self._job, self.position)
 
     def __hash__(self) -> int:

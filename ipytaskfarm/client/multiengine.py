@@ -25,6 +25,7 @@ from .commands import Part, PendingResult, ResultList
 from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
 from .imports import collected
+from .operate import await_engines_of
 from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
 from .session import Session
 from .tasks import _push
@@ -101,6 +102,12 @@ class MultiEngineClient:
         reply = self._session.ask(messages.Engines())
         assert isinstance(reply, messages.EngineTable)
         return reply.rows
+
+    def await_engines(
+        self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
+    ) -> list[int]:
+        """Wait until there are exactly `count` engines, or (None) until no more come; see ``TaskClient``'s."""
+        return await_engines_of(self._session, count, connect_timeout, stable_timeout)
 
     def get_ids(self) -> list[int]:
         """The ids of the engines that take commands now."""

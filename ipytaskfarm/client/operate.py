@@ -6,7 +6,7 @@ Functions with the client as their first argument: `taskclient` has them as meth
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .jobs import Job, found_job
 from .tables import Listing, event_table, job_table
 
 if TYPE_CHECKING:
+    from .session import Session
     from .taskclient import TaskClient
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -137,16 +138,27 @@ def await_engines(
     connect_timeout: seconds until the first engine must be there, else NoEnginesRegistered (a RuntimeError).
     stable_timeout: seconds after which whatever is there is enough.  From bndl's ``await_workers``.
     """
-    return wait_for_engines(lambda: _engines(self), f"farm {self.farm!r}", count, connect_timeout, stable_timeout)
+    return await_engines_of(self._session, count, connect_timeout, stable_timeout)
 
 
-def _engines(client: TaskClient) -> list[int]:
-    rows = client._ask(messages.Engines(), messages.EngineTable).rows
-    return [row.id for row in rows if row.state in ("idle", "busy")]
+def await_engines_of(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
+    """The same, for clients of any kind."""
+
+    def look() -> list[int]:
+        reply = session.ask(messages.Engines())
+        rows = reply.rows if isinstance(reply, messages.EngineTable) else []
+        return [row.id for row in rows if row.state in ("idle", "busy")]
+
+    return wait_for_engines(look, f"farm {session.farm!r}", count, connect_timeout, stable_timeout)
 
 
 def wait_for_engines(
-    look: Any, whose: str, count: int | None, connect_timeout: float, stable_timeout: float
+    look: Callable[[], list[int]],
+    whose: str,
+    count: int | None,
+    connect_timeout: float,
+    stable_timeout: float,
+    stable_s: float = STABLE_S,
 ) -> list[int]:
     """`await_engines` for whoever can look: `look()` gives the ids that are there."""
     began = changed = time.monotonic()
@@ -162,7 +174,7 @@ def wait_for_engines(
             return ids
         if first is None and now - began > connect_timeout:
             raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_timeout:g} s")
-        settled = count is None and now - changed > STABLE_S
+        settled = count is None and now - changed > stable_s
         if first is not None and (settled or now - first > stable_timeout):
             return ids
         time.sleep(0.05)

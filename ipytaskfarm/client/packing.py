@@ -148,7 +148,8 @@ def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> 
         return b"", None
     if not isinstance(task, CallTask):
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
-    function = pack_function(task.function)
+    with noting(None):
+        function = pack_function(task.function)
     functions[function.digest] = function
     arguments = None
     if task.args or task.kwargs:

@@ -66,7 +66,7 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
         # What the task itself saw was TaskCancelled; that is not what happened to the caller.
         text = final.failure.value if final.failure else ""
         error = errors.TaskAborted(text or f"task {final.id} was aborted")
-    elif body.failure is not None:
+    elif body.failure is not None and final.reason != Reason.DEFERRED:
         error = unpack_error(body.failure, final.engine_id)
     elif final.reason in _BY_REASON:
         text = final.failure.value if final.failure else ""

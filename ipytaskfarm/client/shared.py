@@ -75,6 +75,10 @@ class Accumulator:
         self._key = uuid.uuid4().hex
         client._session.follow_accumulator(self._key)
 
+    def add(self, value: Any) -> None:
+        """Add to it; in a task, what counts when the task has succeeded."""
+        self._total = self._op(self._total, value)
+
     @property
     def value(self) -> Any:
         """The sum over all tasks that have ended until now."""

@@ -175,7 +175,12 @@ class InputsLost(TaskError):
     engine_lost: those engines are replaced too.  From bndl.execute's DependenciesFailed.
     """
 
-    def __init__(self, lost: Mapping[int, Iterable[int]] | Iterable[int], engine_lost: bool = False) -> None:
+    def __init__(self, lost: Mapping[int, Iterable[int]] | Iterable[int] | str, engine_lost: bool = False) -> None:
+        self.ids: list[int] = []
+        self.engines: list[int] = []
+        if isinstance(lost, str):  # as it comes back from an engine
+            super().__init__(lost)
+            return
         by_engine = {e: list(ids) for e, ids in lost.items()} if isinstance(lost, Mapping) else {}
         self.ids = [i for ids in by_engine.values() for i in ids] if by_engine else [int(i) for i in lost]
         self.engines = list(by_engine) if engine_lost else []

@@ -62,8 +62,9 @@ def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
 
 
 @contextmanager
-def noting(note: Callable[[object], int]) -> Iterator[None]:
-    """References packed within are told to `note`, which gives the number that they travel under."""
+def noting(note: Callable[[object], int] | None) -> Iterator[None]:
+    """References packed within are told to `note`, which gives the number that they travel under; None: there may be
+    none (what is packed once and used again cannot hold any)."""
     before, _here.note = _here.note, note
     try:
         yield

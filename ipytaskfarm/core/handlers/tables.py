@@ -118,8 +118,12 @@ def reason_of(farm: Farm, task: Task) -> str:
         if place.since_s is None:
             return Waiting.SENT_AHEAD
         engine = farm.engines.get(place.engine)
-        prepares = task.environment is not None and engine is not None and not engine.set_up
-        return "preparing its environment" if prepares else "running"
+        if task.environment is not None and engine is not None and not engine.set_up:
+            return "preparing its environment"
+        handing = engine.handed.get((task.id, place.attempt)) if engine is not None else None
+        if handing is not None and handing.waiting is not None:
+            return "waiting for its children"
+        return "running, longer than warn_after" if task.course is not None and task.course.late else "running"
     if farm.held:
         return Waiting.PAUSED
     if task.task_class is not None and task.task_class.restricted and not task.task_class.eligible:
