@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Task, TaskClient, errors
 from tests.farms import DEADLINE_S, Gate, module_farm
+from tests.polling import eventually
 
 pytestmark = pytest.mark.farm
 
@@ -129,3 +135,157 @@ def test_retries_after_the_loss_of_an_engine_are_counted_apart(one: TaskClient, 
     assert [attempt.outcome for attempt in tr.attempts] == ["engine lost", ""]
     failing = one.run(Task("1/0", lost_retries=5), block=True)
     assert len(failing.attempts) == 1, "an error is not the loss of an engine"
+
+
+# -- graphs, events, pausing, duplicates, and jobs of clients that have gone
+
+
+def test_a_jobs_events_and_progress(one: TaskClient) -> None:
+    def work(n: int) -> int:
+        from ipytaskfarm.engine import current_task
+
+        current_task().progress(n, 10)
+        return n
+
+    job = one.create_job("events")
+    for n in range(5):
+        job.add_task(Task(work, args=(n,)))
+    job.add_task(Task("1/0"))
+    done: list[int] = []
+    states: list[str] = []
+    progress: list[float] = []
+    job.on_task_done(lambda result: done.append(result.taskid))
+    job.on_state(lambda job, state: states.append(state))
+    job.on_progress(lambda job, share: progress.append(share))
+    job.submit()
+    assert job.wait(DEADLINE_S)
+    eventually(lambda: states == ["running", "failed"], DEADLINE_S)
+    assert sorted(done) == sorted(job.ids)
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    assert job.progress == 1.0
+    html = job._repr_html_()
+    assert "5 succeeded, 1 failed" in html
+    assert "background:#4a4" in html
+    (again,) = job.retry()
+    assert job.wait(DEADLINE_S)
+    assert again in job.ids
+    assert one.jobs()[-1].name == "events"
+
+
+def test_a_paused_job_starts_nothing_and_others_go_on(one: TaskClient, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    job = one.create_job("paused")
+    for _ in range(3):
+        job.add_task(Task(gate.code))
+    job.submit()
+    eventually(lambda: job.counts()["pending"] == 1, DEADLINE_S)
+    job.pause()
+    other = one.run(Task("a = 1"))
+    gate.open()
+    one.barrier(other, timeout=DEADLINE_S)
+    assert job.counts() == {"scheduled": 2, "pending": 0, "succeeded": 1, "failed": 0}
+    assert {row.reason for row in one.tasks(ids=job.ids, state="scheduled").rows} == {"paused"}
+    assert one.jobs()[-1].state == "paused"
+    later = job.add_task(Task("b = 1"))
+    job.submit()
+    assert one.status(job.ids[-1]).reason == "paused"
+    one.resume("paused")
+    assert job.wait(DEADLINE_S)
+    assert later in job.tasks
+
+
+def test_an_active_duplicate_is_refused_or_returned(one: TaskClient, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    first = one.run(Task(gate.code, unique="nightly"))
+    with pytest.raises(errors.DuplicateTask, match=f"task {first} of the unique key 'nightly'") as caught:
+        one.run(Task("1", unique="nightly"))
+    assert caught.value.first == first
+    assert one.run(Task("1", unique="nightly", on_duplicate="return")) == first
+    job = one.create_job("report")
+    job.unique = True
+    job.add_task(Task(gate.code))
+    job.submit()
+    twin = one.create_job("report", priority=1)
+    twin.unique = True
+    twin.add_task(Task("1"))
+    with pytest.raises(errors.DuplicateTask, match=f"job {job.id}"):
+        twin.submit()
+    gate.open()
+    one.barrier([first, *job.ids], timeout=DEADLINE_S)
+    assert one.run(Task("1", unique="nightly")) > first, "a key is free again when its task has ended"
+    third = one.create_job("report")
+    third.unique = True
+    third.add_task(Task("1"))
+    assert third.submit()
+
+
+CLIENT = """
+import sys
+from ipytaskfarm import Task, TaskClient
+tc = TaskClient(sys.argv[1])
+for name, ends in (("stays", False), ("goes", True)):
+    job = tc.create_job(name)
+    job.abort_on_disconnect = ends
+    for _ in range(2):
+        job.add_task(Task("import time; time.sleep(%s)" % (30 if ends else 0.2)))
+    job.submit()
+    tc.flush()
+    print(job.id, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_a_job_outlives_its_client_unless_it_is_to_end_with_it(tmp_path: Path, end: str) -> None:
+    with module_farm(2) as farm, farm.task_client() as tc:
+        tc.progress = False
+        client = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, str(farm.connection_file)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert client.stdout is not None
+        assert client.stdin is not None
+        with client:
+            stays, goes = (client.stdout.readline().strip() for _ in range(2))
+            began_s = time.monotonic()
+            if end == "kill":
+                client.kill()
+            else:
+                client.stdin.close()
+            client.wait(DEADLINE_S)
+        found = tc.job(goes)
+        assert found.wait(DEADLINE_S)
+        assert time.monotonic() - began_s < 5.0 + 2.0, "it was to end within 5 s"
+        assert {row.reason for row in tc.tasks(ids=found.ids).rows} == {"aborted with its job"}
+        with pytest.raises(errors.TaskAborted, match="its client has gone"):
+            tc.get_task_result(found.ids[0])
+        attached = tc.job("stays")
+        assert attached.id == stays
+        assert attached.wait(DEADLINE_S)
+        assert attached.counts()["succeeded"] == 2
+        assert attached.results() == [{}, {}]
+        tc.clear(attached.ids)
+        with pytest.raises(KeyError, match="was never handed in, or was cleared"):
+            tc.job("stays")
+
+
+def test_what_happened_can_be_looked_up(one: TaskClient) -> None:
+    one.clear()
+    good = one.run(Task("a = 1", name="good"))
+    bad = one.run(Task("1/0", name="bad", retries=1))
+    one.barrier([good, bad], timeout=DEADLINE_S)
+    whole = one.history()
+    assert [event.what for event in one.history(ids=good)] == ["accepted", "started", "succeeded"]
+    assert [event.what for event in one.history(name="bad")] == [
+        "accepted", "started", "error", "started", "failed: error",
+    ]  # fmt: skip
+    assert {event.task for event in one.history(what="fail")} == {bad}
+    assert "ZeroDivisionError" in one.history(what="fail")[0].more
+    assert len(one.history(last=2)) == 2
+    assert list(one.history(since=timedelta(minutes=5))) == list(whole)
+    assert "ZeroDivisionError" in repr(whole)
+    again = one.restart(good)
+    one.barrier(again, timeout=DEADLINE_S)
+    assert again[0] > bad

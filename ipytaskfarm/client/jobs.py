@@ -111,7 +111,8 @@ class Job:
     """Its own, for ever."""
     abort_on_failure: bool
     abort_on_disconnect: bool
-    unique: str | None
+    unique: Any
+    """A key, or None; assigning True makes it the job's name."""
     name: str
 
     def set_task_environment(self, environment: TaskEnvironment) -> None:

@@ -420,7 +420,7 @@ class Hub:
         self._judged_awake_s = awake_s
         for state in list(self._states.values()):
             silent_s = awake_s - state.heard_awake_s
-            if silent_s > wire.SILENCE_S and not state.silent:
+            if silent_s > wire.silence_s(state.peer.role) and not state.silent:
                 state.silent = True
                 # Nothing more is put onto it, so a peer that only cannot be heard falls silent to itself, and redials.
                 self._unbind(state)
