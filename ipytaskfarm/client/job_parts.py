@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import contextvars
 import threading
 import time
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -232,3 +235,34 @@ class JobEvents:
                 self._call("state", job, "failed" if failed else "succeeded")
                 return
             time.sleep(LOOK_EVERY_S)
+
+
+def show_live(job: Job) -> None:
+    """Show a job in an interactive session: a bar that follows it as long as it runs, where there is a notebook.
+
+    IPython is not imported: if it is there, it is among the builtins."""
+    find_shell = getattr(builtins, "get_ipython", None)
+    shell = find_shell() if find_shell is not None else None
+    if shell is None or getattr(shell, "kernel", None) is None:
+        print(repr(job))
+        return
+    transient = {"display_id": uuid.uuid4().hex}
+
+    def publish(update: bool) -> None:
+        data = {"text/plain": repr(job), "text/html": job._repr_html_()}
+        shell.display_pub.publish(data, transient=transient, update=update)
+
+    def follow() -> None:
+        try:
+            while job._client._session.arrivals.live(set(job._ids)):
+                time.sleep(LOOK_EVERY_S)
+                publish(True)
+            publish(True)
+        except Exception:  # the farm or the client is gone: what is shown stays as it is
+            return
+
+    publish(False)
+    if job._ids and job._client._session.arrivals.live(set(job._ids)):
+        # What is published belongs to the cell that is known by this context.
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(follow,), name="ipytaskfarm job display", daemon=True).start()

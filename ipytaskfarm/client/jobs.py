@@ -14,7 +14,7 @@ from ..core.parcels import Function, JobSpec
 from ..environment import TaskEnvironment
 from .display import job_html
 from .environments import pack_environment_of
-from .job_parts import Graph, JobEvents, Member
+from .job_parts import Graph, JobEvents, Member, show_live
 from .packing import Shared, pack_task
 from .results import TaskResult
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
@@ -292,11 +292,6 @@ class Job:
         """Call ``function(job, progress)`` when its progress has changed, some times a second; at last with 1.0."""
         self._events.add("progress", function)
 
-    def show(self, timeout: float | timedelta | None = None) -> bool:
-        """Wait with a live bar, ``[####----] 42 of 100``, in a notebook or a terminal; False when time is over."""
-        self._handed_in()
-        return self._wait(timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
-
     def _rows(self) -> list[messages.TaskRow]:
         return self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else []
 
@@ -313,6 +308,9 @@ class Job:
         return (
             f"<Job {self.name!r}: {', '.join(f'{count} {state}' for state, count in self.counts().items() if count)}>"
         )
+
+    def _ipython_display_(self) -> None:
+        show_live(self)
 
     def _repr_html_(self) -> str:
         return job_html(self.name, self.counts(), self.progress if self._ids else 0.0)
