@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from IPython.core.error import UsageError
 
-from ipytaskfarm import Farm, TaskClient, errors
+from ipytaskfarm import Farm, StringTask, TaskClient, errors
 from ipytaskfarm.client import TaskResult
+from ipytaskfarm.jupyter.task_actions import ACTIONS, OPTIONS
 from ipytaskfarm.jupyter.task_magics import split_map
 from tests.farms import DEADLINE_S, Gate, module_farm, until_running
 from tests.polling import eventually
@@ -251,3 +253,48 @@ def test_unloading_takes_the_magics_away(shell: Shell) -> None:
     shell.ok("%unload_ext ipytaskfarm")
     assert shell.run("%tasks").error is not None
     shell.ok("%load_ext ipytaskfarm")
+
+
+# -- what %task can do, without asking the farm
+
+
+def test_each_action_is_documented_and_explained(shell: Shell) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "magics.md").read_text()
+    text = shell.shell.magics_manager.magics["line"]["task"].__doc__
+    section = page.partition("## Tasks\n")[2].partition("\n## ")[0]
+    for action, what in ACTIONS.items():
+        assert re.search(rf"[` ]{action}[ `]", section), f"docs/magics.md says nothing about %task {action}"
+        assert re.search(rf"\b{action}\b[^.]*:", text), f"%task? says nothing about {action}"
+        for option in what.options:
+            assert f"--{option.replace('_', '-')}" in section
+    assert {option for what in ACTIONS.values() for option in what.options} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("%task abort 5 --off", "%task abort does not take --off; it takes --job, --reason, --no-interrupt"),
+        ("%task status 5 --job x", "%task status does not take --job; it takes no options"),
+        ("%task abort", "of which task"),
+        ("%task abort 5 --job x", "not both"),
+        ("%task remove 5 --all", "not both"),
+        ("%task pause 5", "what is '5' for"),
+        ("%task job", "which job"),
+        ("%task job a b", "one job at a time"),
+        ("%task drain", "which nodes"),
+        ("%task abort 9-3", "write 3-9"),
+        ("%task history --since yesterday", "'yesterday' is no time"),
+        ("%task history --last many", "invalid int"),
+    ],
+)
+def test_words_that_do_not_fit_an_action(shell: Shell, line: str, told: str) -> None:
+    cell = shell.fails(line, UsageError, told)
+    assert len(cell.shown.strip().splitlines()) == 1
+
+
+def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) -> None:
+    ids = [tc.run(StringTask(gate.code)) for _ in range(3)]
+    shell.ok(f"%task abort --reason 'too many of them' {ids[0]},{ids[1]} --no-interrupt {ids[2]}")
+    tc.barrier(ids, timeout=DEADLINE_S)
+    assert {row.reason for row in tc.tasks(ids=ids).rows} == {"aborted"}
+    assert "too many of them" in tc.explain(ids[2])

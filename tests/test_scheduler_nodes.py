@@ -157,3 +157,12 @@ def test_resume_takes_it_back() -> None:
     world.sim.ask(m.Hold(False))
     assert world.aside == ""
     assert world.step(world.bad, "")
+
+
+def test_a_drained_node_says_so() -> None:
+    world = World(1, None)
+    for on, shown in ((True, "drained"), (False, "up")):
+        assert world.sim.ask(m.Drain(["node"], on)) == m.Number(2)
+        state = world.sim.ask(m.FarmStatus())
+        assert isinstance(state, m.FarmState)
+        assert [agent["state"] for agent in state.agents] == [shown, shown]

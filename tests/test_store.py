@@ -101,6 +101,15 @@ def test_ids_are_never_given_twice(store: Store) -> None:
     assert store.load().next_id == 1024
 
 
+def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
+    store.commit([task(i, rules=Rules(job=job)) for i, job in ((1, "a"), (2, "a"), (3, "b"), (4, None))])
+    store.commit([final(i) for i in (1, 2, 3)])
+    assert store.jobs_with_tasks(["a", "b", "never"]) == {"a", "b"}
+    store.commit([s.SaveClear([1, 3])])
+    assert store.jobs_with_tasks(["a", "b"]) == {"a"}
+    assert store.tasks_of_job("a") == [2]
+
+
 def test_one_end_per_task(store: Store) -> None:
     store.commit([task(1), task(2), task(3)])
     assert store.commit([final(1), final(2), final(1, "error"), final(9)]) == [1, 9]

@@ -15,7 +15,9 @@ from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
 
 from ipytaskfarm import __version__
 from ipytaskfarm.cli import COMMANDS
+from ipytaskfarm.cli.show import safe
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.written import parse_ids
 from ipytaskfarm.home import Home
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
@@ -124,13 +126,13 @@ class Command(Application):
 
     def number_arguments(self, what: str) -> list[int]:
         """The words of the command line as task or engine ids; at least one."""
-        if not self.extra_args:
-            raise UsageError(f"which {what}? Give one or more ids")
         try:
-            return [int(word) for word in self.extra_args]
-        except ValueError:
-            bad = next(word for word in self.extra_args if not word.isdigit())
-            raise UsageError(f"{bad!r} is no {what} id: those are whole numbers") from None
+            ids = parse_ids(self.extra_args, what)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if not ids:
+            raise UsageError(f"which {what}? Give one or more ids, like 3, 3-9 or 3,5,7")
+        return ids
 
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
         """The command in one screen: usage, what it does, flags, examples."""
@@ -166,11 +168,15 @@ class Command(Application):
         return list(self._classes_inc_parents())
 
 
+JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
+"""For `switches`."""
+
+
 class JsonCommand(Command):
     """A command whose answer can be had for a program."""
 
     json = Bool(False, help="print JSON, for programs").tag(config=True)
-    flags: Any = switches(("json", "JsonCommand.json", True, "print JSON, for programs"))
+    flags: Any = switches(JSON)
 
 
 def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
@@ -226,7 +232,9 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError) as error:
-        _complain(name, str(error) or type(error).__name__)
+        # Of a KeyError str() makes a repr.
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        _complain(name, text or type(error).__name__)
         return exit_code(error)
 
 
@@ -250,7 +258,8 @@ def _command(name: str) -> Command:
 
 
 def _complain(name: str, text: str) -> None:
-    print(f"ipytaskfarm {name}: {text}", file=sys.stderr)
+    shown = "\n".join(map(safe, text.split("\n")))  # names of tasks and jobs may stand in it
+    print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
 
 
 def complete(words: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
-from ipytaskfarm.cli.look import engine_table, print_json
+from ipytaskfarm.cli.look import engine_table
+from ipytaskfarm.cli.shapes import engine_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.questions import connect
 
@@ -42,7 +43,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
             reply = questioner.answer(messages.Engines())
         assert isinstance(reply, messages.EngineTable)
         if self.json:
-            print_json(reply.rows)
+            print_json([engine_shape(row) for row in reply.rows])
         elif reply.rows:
             engine_table(reply.rows)
         else:

@@ -9,13 +9,12 @@ from traitlets import Bool
 
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
-from ipytaskfarm.cli.look import farm_state, print_json
+from ipytaskfarm.cli.look import farm_state
+from ipytaskfarm.cli.shapes import print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
 from ipytaskfarm.home import Home, remove_path
 from ipytaskfarm.questions import connect
-
-COLUMNS = ("name", "state", "engines", "waiting", "running", "finished", "address", "store")
 
 
 class List(JsonCommand):
@@ -30,31 +29,22 @@ class List(JsonCommand):
         if self.json:
             print_json(farms)
         elif farms:
-            show.table(
-                ("farm", "", "engines", "waiting", "running", "finished", "address", "store"),
-                [
-                    (
-                        f["name"],
-                        f["state"],
-                        f["engines"],
-                        f["waiting"],
-                        f["running"],
-                        f["finished"],
-                        f["address"],
-                        f["store"],
-                    )
-                    for f in farms
-                ],
-                right=(2, 3, 4, 5),
-            )
+            headings = ("farm", "", "engines", "waiting", "running", "finished", "address", "store")
+            show.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
         else:
             print("no farms: `ipytaskfarm start` makes one")
         return OK
 
 
+def _cells(farm: dict[str, Any]) -> list[object]:
+    *known, store_bytes = farm.values()
+    return ["" if value is None else value for value in known] + [show.size(store_bytes)]
+
+
 def _describe(home: Home) -> dict[str, Any]:
-    farm: dict[str, Any] = dict.fromkeys(("engines", "waiting", "running", "finished", "address"), "")
-    farm |= {"name": home.name, "state": "stopped", "store": show.size(home.store_bytes())}
+    farm: dict[str, Any] = {"name": home.name, "state": "stopped"}
+    farm |= dict.fromkeys(("engines", "waiting", "running", "finished", "address"))
+    farm["store_bytes"] = home.store_bytes()
     info = home.living_info()
     if info is None:
         return farm

@@ -3,49 +3,76 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from traitlets import Bool, Int
 
-from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
-from ipytaskfarm.core.messages import Engines as EngineTableQuestion
-from ipytaskfarm.core.messages import EngineTable
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.history import event_table, events
+from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.work import ResultBody
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
 
 FOLLOW_S = 0.2
+EVENTS_MAX = 1000
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ")
 
 
-class Logs(Command):
+class Logs(JsonCommand):
     """``ipytaskfarm logs``"""
 
     name = "logs"
     arguments = "[controller | agent | supervisor | engine N]"
-    description = "Shows the end of a log (default: the controller's), of a stopped farm too."
+    description = """
+Shows the end of a log (default: the controller's), of a stopped farm too. With --task ID: all lines of all the farm's
+logs that speak of that task, what happened to it, and what it printed.
+"""
     examples = """
         ipytaskfarm logs
         ipytaskfarm logs agent -f
         ipytaskfarm logs engine 3 --lines 500
+        ipytaskfarm logs --task 12
     """
     follow = Bool(False, help="go on showing what is added").tag(config=True)
     lines = Int(100, help="how many of the last lines").tag(config=True, metavar="N")
-    aliases: Any = values(("lines", "Logs.lines"))
-    flags: Any = switches(("f follow", "Logs.follow", True, "go on showing what is added; Ctrl-C ends"))
+    task = Int(None, allow_none=True, help="all that speaks of this task, and what it printed").tag(
+        config=True, metavar="ID"
+    )
+    aliases: Any = values(("lines", "Logs.lines"), ("task", "Logs.task"))
+    flags: Any = switches(("f follow", "Logs.follow", True, "go on showing what is added; Ctrl-C ends"), JSON)
 
     def carry_out(self) -> int:
         home = self.home()
+        if self.follow and (self.json or self.task is not None):
+            raise UsageError("--follow is for one log, and for people: not with --json or --task")
+        if self.task is not None:
+            if self.extra_args:
+                raise UsageError("--task looks through all logs: name none")
+            return self._about_task(home, self.task)
         paths = [path for path in self._candidates(home) if path.exists() and path.stat().st_size]
         if not paths:
             raise FileNotFoundError(f"farm {self.farm!r} has no such log yet; its logs are in {home.logs}")
-        for path in paths:
+        ends = [_tail(path, self.lines) for path in paths]
+        if self.json:
+            print_json([
+                {"log": path.name, "path": str(path), "lines": lines}
+                for path, (lines, _) in zip(paths, ends, strict=True)
+            ])  # fmt: skip
+            return OK
+        for path, (lines, _) in zip(paths, ends, strict=True):
             if len(paths) > 1:
                 print(f"==> {path} <==")
-            end = _tail(path, self.lines)
+            _print_lines(lines)
         if self.follow:
-            _follow(paths[-1], end)
+            _follow(paths[-1], ends[-1][1])
         return OK
 
     def _candidates(self, home: Home) -> list[Path]:
@@ -61,8 +88,8 @@ class Logs(Command):
     def _engine_output(self, home: Home, engine: int) -> Path:
         """What an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last lines."""
         with connect(self.farm) as questioner:
-            table = questioner.answer(EngineTableQuestion())
-        assert isinstance(table, EngineTable)
+            table = questioner.answer(messages.Engines())
+        assert isinstance(table, messages.EngineTable)
         row = next((row for row in table.rows if row.id == engine), None)
         if row is None:
             raise IndexError(
@@ -71,16 +98,94 @@ class Logs(Command):
         counter = row.engine.rpartition(".")[2]
         return home.agent_folder(0) / f"engine-{counter}.out"
 
+    # -- what there is of one task
 
-def _tail(path: Path, lines: int) -> int:
-    """Print the last lines; where the file ended."""
+    def _about_task(self, home: Home, task: int) -> int:
+        lines = lines_about(home.logs, task)
+        known = self._known(home, task)
+        if known is None and not lines:
+            raise IndexError(f"nothing is known of task {task}: it was never handed in, or was removed")
+        happened, ended, body = known or ([], True, ResultBody())
+        if self.json:
+            print_json({
+                "task": task,
+                "lines": [line._asdict() for line in lines],
+                "events": [event_shape(row) for row in happened],
+                "stdout": body.stdout,
+                "stderr": body.stderr,
+            })  # fmt: skip
+            return OK
+        for line in lines:
+            _print_lines([f"{line.log}: {line.text}"])
+        if happened:
+            event_table(happened)
+        for name, text in (("stdout", body.stdout), ("stderr", body.stderr)):
+            if text:
+                print(f"==> {name} <==")
+                _print_lines(text.splitlines())
+        if not ended:
+            print(f"it has not ended: `tc.barrier({task}, stream=True)` shows what it prints meanwhile")
+        return OK
+
+    def _known(self, home: Home, task: int) -> tuple[list[EventRow], bool, ResultBody] | None:
+        """What happened to it, whether it has ended, and what it left; None: the farm knows it not, or does not run."""
+        if home.living_info() is None:
+            print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
+            return None
+        with connect(self.farm) as questioner:
+            fetched = questioner.answer(messages.Fetch([task]))
+            assert isinstance(fetched, messages.Fetched)
+            if fetched.unknown:
+                return None
+            happened = events(questioner, messages.History([task], last=EVENTS_MAX))
+        body = fetched.finals[0].body if fetched.finals else None
+        decoded = msgspec.msgpack.decode(body, type=ResultBody) if body else ResultBody()
+        return happened, not fetched.unfinished, decoded
+
+
+class LogLine(NamedTuple):
+    """A record of a log; a traceback has several lines."""
+
+    log: str
+    text: str
+
+
+def lines_about(folder: Path, task: int) -> list[LogLine]:
+    """The records of all logs in this folder, rotated ones too, that speak of the task, in order of time."""
+    speaks = re.compile(rf"\btasks? \[?(?:\d+, )*{task}\b")
+    found = [
+        LogLine(path.name, record)
+        for path in sorted(folder.glob("*"))
+        if path.is_file()
+        for record in _records(path)
+        if speaks.search(record)
+    ]
+    found.sort(key=lambda line: line.text[:23] if _STAMP.match(line.text) else "~")
+    return found
+
+
+def _records(path: Path) -> Iterator[str]:
+    """What was logged at once; without a time in front, each line is a record."""
+    record = ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if record and _STAMP.match(record) and not _STAMP.match(line):
+                record += line
+                continue
+            if record:
+                yield record.rstrip("\n")
+            record = line
+    if record:
+        yield record.rstrip("\n")
+
+
+def _tail(path: Path, lines: int) -> tuple[list[str], int]:
+    """The last lines, and where the file ended."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - lines * 400))
         text = file.read(end - file.tell()).decode(errors="replace")
-    for line in text.splitlines()[-lines:]:
-        print(_visible(line))
-    return end
+    return text.splitlines()[-lines:], end
 
 
 def _follow(path: Path, end: int) -> None:
@@ -98,6 +203,11 @@ def _follow(path: Path, end: int) -> None:
         except FileNotFoundError:
             continue
         sys.stdout.write("\n".join(_visible(line) for line in text.decode(errors="replace").split("\n")))
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        print("\n".join(map(_visible, line.split("\n"))))
 
 
 def _visible(line: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
-import msgspec
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import show
-from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
+from ipytaskfarm.cli.jobs import LONG_S, find_job, task_rows, task_table
+from ipytaskfarm.cli.shapes import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.demands import amount
 from ipytaskfarm.questions import Questioner, connect
@@ -23,11 +22,6 @@ def farm_state(questioner: Questioner) -> messages.FarmState:
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, messages.FarmState)
     return state
-
-
-def print_json(value: Any) -> None:
-    """For programs: one JSON document."""
-    print(json.dumps(msgspec.to_builtins(value), indent=2, default=repr))
 
 
 def engine_table(rows: list[messages.EngineRow]) -> None:
@@ -85,7 +79,7 @@ class Status(JsonCommand):
         with connect(self.farm) as questioner:
             state = farm_state(questioner)
         if self.json:
-            print_json(state)
+            print_json(farm_shape(state))
             return OK
         words = ["stopping" if state.stopping else "held: no task is started" if state.held else "running"]
         print(f"farm {state.name!r}: {words[0]}, up {show.ago(state.started_s)}, controller pid {state.pid}")
@@ -113,58 +107,48 @@ class Tasks(JsonCommand):
     arguments = "[ID…]"
     examples = """
         ipytaskfarm tasks --state failed
-        ipytaskfarm tasks 12 13 --json
+        ipytaskfarm tasks --job primes --state unfinished
+        ipytaskfarm tasks 12 15-19 --json
     """
 
     state = Enum([None, *STATES], default_value=None, allow_none=True, help=f"one of {', '.join(STATES)}").tag(
         config=True, metavar="STATE"
     )
     named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
+    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
+        config=True, metavar="NAME"
+    )
     last = Int(100, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
 
-    aliases: Any = values(("state", "Tasks.state"), ("name", "Tasks.named"), ("last", "Tasks.last"))
+    aliases: Any = values(
+        ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
+    )
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task") if self.extra_args else None
+        if ids is not None and self.job:
+            raise UsageError("ids or --job: not both")
         with connect(self.farm) as questioner:
+            if self.job:
+                ids = find_job(questioner, self.job).ids
             asked = messages.Tasks(ids, self.named or None, self.state, max(0, self.last))
-            reply = questioner.answer(asked, timeout_s=60.0)
+            reply = questioner.answer(asked, timeout_s=LONG_S)
         assert isinstance(reply, messages.TaskTable)
-        rows = reply.rows
         if self.json:
-            print(json.dumps([msgspec.structs.asdict(row) for row in rows], default=msgspec.to_builtins))
+            print_json([task_shape(row) for row in reply.rows])
         else:
-            _task_table(rows)
+            task_table(reply.rows)
             if reply.omitted:
                 print(f"… and {reply.omitted:,} before these; --last 0 shows all")
         if reply.unknown:
-            raise IndexError(f"there is no task {', '.join(map(str, reply.unknown))}")
+            raise IndexError(
+                f"there is no task {', '.join(map(str, reply.unknown))} (never handed in, or removed):"
+                " `ipytaskfarm tasks` shows what there is"
+            )
         return OK
 
 
-def _task_table(rows: list[messages.TaskRow]) -> None:
-    if not rows:
-        print("no tasks")
-        return
-    shown = [
-        (
-            row.id,
-            "running" if row.state == "pending" else row.state,
-            row.reason,
-            show.safe(row.name or "", 30),
-            "" if row.engine_id is None else row.engine_id,
-            row.attempts,
-            show.ago(row.submitted_s),
-            show.span(row.run_s),
-            "" if row.failure is None else show.safe(f"{row.failure.etype}: {row.failure.value}", 60),
-        )
-        for row in rows
-    ]
-    headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
-    show.table(headings, shown, right=(0, 4, 5, 7))
-
-
-class Explain(Command):
+class Explain(JsonCommand):
     """``ipytaskfarm explain``"""
 
     name = "explain"
@@ -178,7 +162,11 @@ class Explain(Command):
             raise UsageError("one task at a time")
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.Explain(ids[0]))
+            rows = task_rows(questioner, ids) if self.json else []
         assert isinstance(reply, messages.Text)
+        if self.json:
+            print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
+            return OK
         for line in reply.text.splitlines():
-            sys.stdout.write(show.safe(line) + "\n")
+            print(show.safe(line))
         return OK

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..core.messages import JobRow, TaskRow
+from ..core.shown import job_state
 from .display import harmless, html_table, table, text_html
 from .results import failure_text
 
@@ -158,12 +159,7 @@ class JobLine(NamedTuple):
 
 def job_table(rows: Sequence[JobRow]) -> Listing:
     """What `tc.jobs` gives out."""
-    lines = []
-    for row in rows:
-        over = row.unfinished == 0 and row.arrived >= row.total
-        state = "ended" if over else "paused" if row.paused else "running"
-        state = f"{state}: {row.failed}" if row.failed else state
-        lines.append(JobLine(row.name, row.id, row.total, row.unfinished, state, _when(row.opened_s)))
+    lines = [JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s)) for row in rows]
     return Listing(JobLine._fields, lines, "no jobs")
 
 

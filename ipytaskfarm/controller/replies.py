@@ -23,7 +23,7 @@ from ..core.decision import (
 from ..core.errors import StoreFull
 from ..core.events import EndedLoaded, Event, Originals
 from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, EventTable, Fetched, JobTable, Refusal, Text
+from ..core.messages import Answer, EventTable, Fetched, JobRow, JobTable, Refusal, Text
 from ..core.parcels import Final
 from ..doors.store import Store
 
@@ -53,13 +53,18 @@ def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[s
         taken = Taken(store.finals(ids))
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
     if isinstance(load, LoadJobs):
-        jobs = [msgspec.structs.replace(row, ids=store.tasks_of_job(row.id)) for row in load.rows]
-        return load.session, Answer(load.n, JobTable(jobs))
+        return load.session, Answer(load.n, JobTable(_jobs(store, load)))
     if isinstance(load, LoadHistory):
         return load.session, Answer(load.n, EventTable(store.history(load.question)))
     if isinstance(load, LoadCompacted):
         return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))
+
+
+def _jobs(store: Store, load: LoadJobs) -> list[JobRow]:
+    kept = store.jobs_with_tasks([row.id for row in load.rows])
+    rows = [row for row in load.rows if row.id in kept]
+    return [msgspec.structs.replace(row, ids=store.tasks_of_job(row.id)) for row in rows] if load.tasks else rows
 
 
 def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:

@@ -110,11 +110,13 @@ class LoadTaken(NamedTuple):
 
 
 class LoadJobs(NamedTuple):
-    """Answer question `n` with these jobs, and the ids of their tasks."""
+    """Answer question `n` with those of these jobs that have tasks which were not cleared."""
 
     session: str
     n: int
     rows: list[JobRow]
+    tasks: bool
+    """With the ids of their tasks."""
 
 
 class LoadHistory(NamedTuple):

@@ -162,7 +162,8 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 class FindJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: jobs of that id or name (None: all), tasks=True: with the ids of their tasks.  Answer: `JobTable`."""
+    """Question: jobs of that id or name (None: all) whose tasks were not all cleared.  Answer: `JobTable`.
+    tasks=True: with the ids of their tasks."""
 
     wanted: str | None = None
     tasks: bool = False

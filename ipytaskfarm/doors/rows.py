@@ -309,6 +309,7 @@ FINAL_RECORDS = (
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
 OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
+WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
 CHILDREN = (
     "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "
     "AND EXISTS (SELECT 1 FROM tasks AS p WHERE p.id = t.parent) "

@@ -445,6 +445,10 @@ class Store:
         with self._reading():
             return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
 
+    def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
+        """Those of these jobs of which not every task was cleared."""
+        return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
+
     def history(self, question: History) -> list[tuple[float, int, str | None, str, int, str]]:
         """(when, task, name, what, engine id or -1, more) of the last so many events that match, in order of time."""
         ids = rows.asked(question.ids) if question.ids is not None else None

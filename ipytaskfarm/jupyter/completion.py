@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
+from ..client import Job
 from ..core import messages
 from ..doors.runtime import list_farms
 from ..questions import Questioner
@@ -19,6 +20,7 @@ from ..questions import connect as question
 from . import connection
 from .farm_magics import FarmMagics
 from .handles import TaskHandle
+from .task_actions import ACTIONS
 from .task_magics import TaskMagics
 
 _R = TypeVar("_R")
@@ -41,8 +43,12 @@ _PARSERS: dict[str, Any] = {
     "%%task": TaskMagics.task_cell,
     "%%taskmap": TaskMagics.taskmap,
 }
-_OF_INTEREST = {
+_OF_INTEREST: dict[str, tuple[str | None, ...]] = {
     "abort": ("unfinished", "pending"),
+    "mark-done": ("unfinished", "pending"),
+    "progress": ("pending",),
+    "restart": ("finished", "failed"),
+    "remove": ("finished", "failed"),
     "barrier": ("unfinished", "pending"),
     "stack": ("pending",),
     "retry": ("failed",),
@@ -97,11 +103,13 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
     if option is not None and option.nargs != 0:
         return option.choices or _values(shell, option.dest)
     if token.startswith("-"):
-        return [key for key in parser._option_string_actions if key not in words]
+        taken = ACTIONS[words[0]].options if name == "task" and words and words[0] in ACTIONS else None
+        known = parser._option_string_actions.items()
+        return [key for key, what in known if key not in words and (taken is None or what.dest in taken)]
     if name == "taskfarm":
         return _farm_words(words)
     if name == "task":
-        return _task_words(shell, parser, words, token)
+        return _task_words(shell, words, token)
     # The iterable of %%taskmap is an expression, which is Python's matter.
     return [] if name == "%%taskmap" else parser._option_string_actions
 
@@ -115,6 +123,10 @@ def _values(shell: Any, option: str) -> Iterable[str]:
         return [name for name in space if not name.startswith("_") and (option == "push" or callable(space[name]))]
     if option == "farm_option":
         return [farm.name for farm in list_farms()]
+    if option == "job":
+        return _jobs(shell)
+    if option == "after":
+        return [name for name, value in shell.user_ns.items() if isinstance(value, TaskHandle | Job)]
     return POLICIES if option == "queue_policy" else ()
 
 
@@ -126,13 +138,27 @@ def _farm_words(words: list[str]) -> Iterable[str]:
     return [farm.name for farm in list_farms() if farm.running or chosen == "start"]
 
 
-def _task_words(shell: Any, parser: Any, words: list[str], token: str) -> Iterator[str]:
+def _task_words(shell: Any, words: list[str], token: str) -> Iterator[str]:
     if not words:
-        yield from next(action.choices for action in parser._actions if action.dest == "action")
+        yield from ACTIONS
         return
-    yield from (name for name, value in shell.user_ns.items() if isinstance(value, TaskHandle) and name[0] != "_")
+    kind = ACTIONS[words[0]].words if words[0] in ACTIONS else ""
+    if kind == "job":
+        yield from _jobs(shell) if len(words) == 1 else ()
+    elif kind == "nodes":
+        state = _ask(shell, messages.FarmStatus(), messages.FarmState)
+        yield from dict.fromkeys(str(agent["node"]) for agent in state.agents)
+    if kind != "tasks":
+        return
+    yield from (n for n, value in shell.user_ns.items() if isinstance(value, TaskHandle | Job) and n[0] != "_")
     ids = _ids(shell, _OF_INTEREST.get(words[0], _ALL))
     yield from [i for i in map(str, reversed(ids)) if i.startswith(token) and i not in words][:RECENT]
+
+
+def _jobs(shell: Any) -> list[str]:
+    """Names of jobs, the latest first; those that fit into a line."""
+    rows = _ask(shell, messages.FindJobs(), messages.JobTable).rows
+    return [name for row in reversed(rows) if (name := row.name).isprintable() and not re.search(r"\s", name)][:RECENT]
 
 
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
@@ -142,6 +168,7 @@ def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
         unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
         sizes = {state: counts.get(state or "", 0) for state in states}
         sizes |= {None: sum(counts.values()), "unfinished": unfinished}
+        sizes["finished"] = sum(counts.values()) - unfinished
         for state in states:
             if sizes[state] <= ROWS:
                 table = _answer(questioner, messages.Tasks(None, None, state), messages.TaskTable)

@@ -11,14 +11,15 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
+from IPython.utils.process import arg_split  # type: ignore[attr-defined]
 
-from ..client import StringTask, TaskClient, TaskResult
+from ..client import Job, StringTask, TaskClient, TaskResult
 from ..client.tables import FailureGroups, TaskTable
+from ..core.written import parse_ids
 from . import connection
 from .handles import TaskHandle, follow
+from .task_actions import ACTIONS, Asked, check
 from .tracebacks import short_errors
-
-ACTIONS = ("status", "result", "barrier", "abort", "explain", "retry", "failures", "stack")
 
 
 def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,6 +29,10 @@ def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
             argument("--pull", default="", metavar="A,B", help="names to bring back"),
             argument("--push", default="", metavar="X,Y", help="names of this notebook to send along"),
             argument("--retries", type=int, default=0, metavar="N", help="run it again, so often, when it fails"),
+            argument("--retry-delay", type=float, default=0.0, metavar="S", help="seconds before that"),
+            argument(
+                "--after", default="", metavar="IDS", help="run it when these have ended: 5,7-9, or names of them"
+            ),
             argument("--depend", metavar="F", help="a function of an engine's properties: run only where it is true"),
             argument("--env", metavar="E", help="an environment: its engine is prepared with it, and it is env there"),
             argument("--time-limit", type=float, metavar="S", help="seconds that one run may take"),
@@ -64,6 +69,7 @@ class TaskMagics(Magics):
     @magic_arguments()
     @called("%task")
     @task_arguments
+    @argument("--unique", metavar="KEY", help="refuse it while another task of this key has not ended")
     @argument("-b", "--block", action="store_true", help="wait, show what it shows, and bind the pulled names here")
     @cell_magic("task")  # type: ignore[arg-type]
     def task_cell(self, line: str, cell: str) -> None:
@@ -75,7 +81,8 @@ class TaskMagics(Magics):
         given = parse_argstring(self.task_cell, line)
         with short_errors():
             client = connection.task_client(self.shell)
-            task = StringTask(cell, _names(given.pull), self._pushed(given.push), **self._rules(given))
+            rules = {**self._rules(given), "unique": _unquoted(given.unique)}
+            task = StringTask(cell, _names(given.pull), self._pushed(given.push), **rules)
             task_id = client.run(task)
             handle = TaskHandle(client, task_id)
             if given.out:
@@ -114,33 +121,51 @@ class TaskMagics(Magics):
     @magic_arguments()
     @called("task")
     @argument("action", choices=ACTIONS, help="what to do")
-    @argument("ids", nargs="*", help="task ids (5 7-9), or names of ids, of handles or of lists of them")
+    @argument("words", nargs="*", help="task ids (5 7-9 11,12), or names of ids, handles, jobs or lists; a job; nodes")
+    @argument("--job", metavar="NAME", help="abort, retry, restart, remove, pause, resume: this job, by name or id")
+    @argument("--reason", metavar="TEXT", help="abort, mark-failed: why")
+    @argument("--no-interrupt", action="store_true", help="abort: let running ones end, and drop their results")
+    @argument("--all", action="store_true", help="remove: all that have ended")
+    @argument("--off", action="store_true", help="drain: let them go on")
+    @argument("--result", metavar="EXPR", help="mark-done: the result; a dict is what a task of code pulls")
+    @argument("--name", help="history: of tasks of that name")
+    @argument("--what", metavar="TEXT", help="history: events with this text in them")
+    @argument("--since", metavar="WHEN", help="history: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00")
+    @argument("--last", type=int, metavar="N", help="history: the last so many (default 1000)")
     @line_magic("task")  # type: ignore[arg-type]
     def task_line(self, line: str) -> Any:
         """About tasks that were handed in: ``%task result 5``.
 
         status: where they are.  result: their results.  barrier: wait for them (all of this session, if none is named).
         abort: stop them.  explain: what happened, and why they wait.  retry: failed ones again, as new tasks.
-        failures: failed ones, grouped.  stack: where they are in their code now.
+        restart: any ended ones.  remove: forget ended ones.  failures: failed ones, grouped.
+        stack: where they are in their code now.  history: what happened, and when.  progress: how far they have come.
+        messages: what they send, until they end.  mark-done, mark-failed: as if they had ended so.
+        jobs: all jobs.  job: one, by its name.  pause, resume: the farm, or a job.
+        drain: nodes whose engines get nothing more.
         """
-        given = parse_argstring(self.task_line, line)
+        given = self.task_line.parser.parse_intermixed_args(arg_split(line))
+        for option in vars(given).keys() - {"action", "words"}:
+            setattr(given, option, _unquoted(getattr(given, option)))
+        action = check(given.action, given.words, given)
         with short_errors():
             client = connection.task_client(self.shell)
-            ids = [i for word in given.ids for i in self._ids(word)]
-            if not ids and given.action not in ("barrier", "failures"):
-                raise UsageError(f"%task {given.action}: of which task?  %tasks shows them")
-            return _ACTIONS[given.action](client, ids)
+            ids = [i for word in given.words for i in self._ids(word)] if action.words == "tasks" else []
+            return action.call(client, Asked(ids, given.words, given, self.shell.ev))
 
     @magic_arguments()
     @argument("--state", choices=["scheduled", "running", "succeeded", "failed", "unfinished", "finished"])
     @argument("--name", help="only tasks of that name")
+    @argument("--job", metavar="NAME", help="only tasks of this job, by its name or id")
     @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
     @line_magic
     def tasks(self, line: str) -> TaskTable:
         """A table of tasks and where they are."""
         given = parse_argstring(self.tasks, line)
         with short_errors():
-            return connection.task_client(self.shell).tasks(given.name, given.state, last=given.last)
+            client = connection.task_client(self.shell)
+            ids = client.job(_unquoted(given.job)).ids if given.job else None
+            return client.tasks(given.name, given.state, ids, last=given.last)
 
     # -- what they have in common
 
@@ -156,6 +181,8 @@ class TaskMagics(Magics):
     def _rules(self, given: Any) -> dict[str, Any]:
         return {
             "retries": given.retries,
+            "retry_delay": given.retry_delay,
+            "after": [i for word in _names(given.after) for i in self._ids(word)],
             "depend": None if given.depend is None else self.shell.ev(given.depend),
             "time_limit": given.time_limit,
             "clear_before": given.clear_before,
@@ -167,11 +194,15 @@ class TaskMagics(Magics):
         }
 
     def _ids(self, word: str) -> list[int]:
-        if match := re.fullmatch(r"(\d+)-(\d+)", word):
-            return list(range(int(match[1]), int(match[2]) + 1))
-        if word.isdigit():
-            return [int(word)]
+        """``5``, ``7-9``, ``11,12``, or an expression: an id, a future, a handle, a job, or several of them."""
+        if re.fullmatch(r"[\d,-]+", word):
+            try:
+                return parse_ids([word])
+            except ValueError as error:
+                raise UsageError(str(error)) from None
         value = self.shell.ev(word)
+        if isinstance(value, Job):
+            return value.ids
         return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
 
     def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
@@ -193,20 +224,11 @@ class TaskMagics(Magics):
         follow(handle, shown.update)
 
 
-_ACTIONS: dict[str, Callable[[TaskClient, list[int]], Any]] = {
-    "status": lambda client, ids: client.status(ids[0]) if len(ids) == 1 else client.tasks(ids=ids),
-    "result": lambda client, ids: _one([client.get_task_result(i, raw=False) or client.status(i) for i in ids]),
-    "barrier": lambda client, ids: client.barrier(ids or None),
-    "abort": lambda client, ids: client.abort(ids[0] if len(ids) == 1 else ids),
-    "explain": lambda client, ids: _one([client.explain(i) for i in ids]),
-    "retry": lambda client, ids: client.retry(ids),
-    "failures": lambda client, ids: client.failures(ids or None),
-    "stack": lambda client, ids: _one([client.stack(i) for i in ids]),
-}
-
-
-def _one(found: list[Any]) -> Any:
-    return found[0] if len(found) == 1 else found
+def _unquoted(value: Any) -> Any:
+    """IPython leaves the quotes around what has spaces in it."""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value
 
 
 def _names(text: str) -> list[str]:

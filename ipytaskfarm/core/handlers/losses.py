@@ -24,6 +24,9 @@ BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
 """An engine that is lost so soon, with nothing done, is taken for one that cannot start."""
 
+NAMED_MAX = 20
+"""So many tasks a line of the log names."""
+
 
 def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: Decision) -> None:
     """An engine's process has ended.  Only what it was running is charged; what it never began goes back as it was."""
@@ -33,14 +36,22 @@ def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: D
     engine = farm.engines.get(event.engine)
     if engine is None:
         return
+    begun = {event.running} if event.known else set(engine.handed)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
     if not event.expected:
         farm.losses.append(text)
-        out.notes.append(text)
+        out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
         if engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
             back_off(farm, now)
-    begun = {event.running} if event.known else set(engine.handed)
     lose_engine(farm, engine, {run for run in begun if run is not None}, event.crash, event.known, now, out)
+
+
+def _over(tasks: list[int], known: bool) -> str:
+    """For the log, which is searched for tasks: over which it was lost."""
+    if not tasks:
+        return ""
+    some = ", ".join(map(str, tasks[:NAMED_MAX])) + (" …" if len(tasks) > NAMED_MAX else "")
+    return f"; it {'ran' if known else 'may have run'} {'task' if len(tasks) == 1 else 'tasks'} {some}"
 
 
 def lose_engine(

@@ -164,7 +164,7 @@ def on_find_jobs(farm: Farm, session: str, n: int, question: FindJobs, now: Now,
         if question.wanted is None or question.wanted in (job.spec.id, job.spec.name)
     ]  # fmt: skip
     rows.sort(key=lambda row: row.opened_s)
-    out.loads.append(LoadJobs(session, n, rows))
+    out.loads.append(LoadJobs(session, n, rows, question.tasks))
 
 
 def on_history(farm: Farm, session: str, n: int, question: History, now: Now, out: Decision) -> None:

@@ -25,6 +25,7 @@ from ..messages import (
 from ..queue import TaskClass
 from ..states import FINAL, State, Waiting
 from ..task import Handed, Queued, Task
+from .nodes import DRAINED
 
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
@@ -188,7 +189,7 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "engines": len(agent.engines),
         "starting": len(agent.starting),
         "slots": agent.slots,
-        "state": "set aside" if agent.aside else "up" if agent.here and agent.reachable else "unreachable",
+        "state": _state_of(agent),
         "platform": agent.platform,
         "python": agent.python,
         "cores": agent.cores,
@@ -202,6 +203,12 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "environments": {str(e.id): e.environment.name for e in agent.engines.values() if e.environment is not None},
         "guard": guard,
     }
+
+
+def _state_of(agent: Agent) -> str:
+    if agent.aside:
+        return "drained" if agent.aside == DRAINED else "set aside"
+    return "up" if agent.here and agent.reachable else "unreachable"
 
 
 def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:

@@ -1,0 +1,85 @@
+"""``ipytaskfarm history``"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from traitlets import Int, Unicode
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
+from ipytaskfarm.cli.jobs import LONG_S
+from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.written import parse_since
+from ipytaskfarm.questions import Questioner, connect
+
+
+class History(JsonCommand):
+    """``ipytaskfarm history``"""
+
+    name = "history"
+    description = """
+Shows what happened to tasks, in order of time: accepted, started, succeeded, failed and why, deferred; the last 100
+events unless asked for more. Removed tasks have no history.
+"""
+    arguments = "[ID…]"
+    examples = """
+        ipytaskfarm history 12
+        ipytaskfarm history --what failed --since 2h
+        ipytaskfarm history --name fit --since 2026-11-21T10:00 --json
+    """
+    named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
+    what = Unicode("", help="only events with this text in them: started, failed, engine lost").tag(
+        config=True, metavar="TEXT"
+    )
+    since = Unicode("", help="only later ones: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00").tag(
+        config=True, metavar="WHEN"
+    )
+    last = Int(100, help="how many of the last ones to show").tag(config=True, metavar="N")
+    aliases: Any = values(
+        ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
+    )
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task") if self.extra_args else None
+        try:
+            since_s = parse_since(self.since, time.time()) if self.since else 0.0
+        except ValueError as error:
+            raise UsageError(f"--since: {error}") from None
+        question = messages.History(ids, self.named or None, self.what or None, since_s, max(1, self.last))
+        with connect(self.farm) as questioner:
+            rows = events(questioner, question)
+        if self.json:
+            print_json([event_shape(row) for row in rows])
+        elif rows:
+            event_table(rows)
+            if len(rows) == question.last:
+                print("the last ones that match; --last N shows more")
+        else:
+            print("nothing happened")
+        return OK
+
+
+def events(questioner: Questioner, question: messages.History) -> list[EventRow]:
+    """In order of time."""
+    reply = questioner.answer(question, timeout_s=LONG_S)
+    assert isinstance(reply, messages.EventTable)
+    return reply.rows
+
+
+def event_table(rows: list[EventRow]) -> None:
+    """Events, one a line."""
+    shown = [
+        (
+            time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s)),
+            task,
+            show.safe(name or "", 30),
+            show.safe(what, 60),
+            engine if engine >= 0 else "",
+            show.safe(more, 60),
+        )
+        for at_s, task, name, what, engine, more in rows
+    ]
+    show.table(("when", "task", "name", "what", "engine", ""), shown, right=(1, 4))

@@ -1,0 +1,149 @@
+"""Jobs on the command line: ``ipytaskfarm jobs``, and what other commands share that take ``--job NAME``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traitlets import Unicode
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
+from ipytaskfarm.cli.shapes import job_shape, print_json, task_shape
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.shown import job_state
+from ipytaskfarm.questions import Questioner, connect
+
+LONG_S = 60.0
+"""Questions about very many tasks."""
+
+
+def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[messages.JobRow]:
+    """The jobs of this name or id (None: all), the latest last."""
+    reply = questioner.answer(messages.FindJobs(wanted, tasks), timeout_s=LONG_S)
+    assert isinstance(reply, messages.JobTable)
+    return reply.rows
+
+
+def find_job(questioner: Questioner, wanted: str) -> messages.JobRow:
+    """The latest job of this name, or the one of this id, with the ids of its tasks.  IndexError: there is none."""
+    rows = jobs_of(questioner, wanted, tasks=True)
+    if not rows:
+        raise IndexError(
+            f"there is no job {wanted!r} (never handed in, or removed): `ipytaskfarm jobs` shows what there is"
+        )
+    return rows[-1]
+
+
+def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[messages.TaskRow]:
+    """Those of these tasks that are in that state, as lines of a table."""
+    reply = questioner.answer(messages.Tasks(ids, None, state), timeout_s=LONG_S)
+    assert isinstance(reply, messages.TaskTable)
+    return reply.rows
+
+
+class OnTasks(JsonCommand):
+    """A command about tasks: ids, or those of a job."""
+
+    arguments = "ID… | --job NAME"
+    job = Unicode("", help="the tasks of this job: its name (the latest of that name), or its id").tag(
+        config=True, metavar="NAME"
+    )
+    aliases: Any = values(("job", "OnTasks.job"))
+
+    def read(self, argv: list[str]) -> None:
+        """And it must be plain which tasks are meant, before anybody is asked."""
+        super().read(argv)
+        if not self.named_otherwise():
+            self.number_arguments("task")
+        elif self.extra_args:
+            raise UsageError("ids, or all of a kind: not both")
+
+    def named_otherwise(self) -> bool:
+        """Whether the tasks are named by something else than their ids."""
+        return bool(self.job)
+
+    def chosen(self, questioner: Questioner, state: str | None = None) -> list[int]:
+        """The ids; of a job those in `state` (None: all)."""
+        if not self.job:
+            return self.number_arguments("task")
+        ids = find_job(questioner, self.job).ids
+        return ids if state is None else [row.id for row in task_rows(questioner, ids, state)]
+
+
+class Jobs(JsonCommand):
+    """``ipytaskfarm jobs``"""
+
+    name = "jobs"
+    description = """
+Lists the jobs of a farm, of every client, the latest last; or shows one, by its name or id, with its tasks. A job is
+gone when all its tasks were removed.
+"""
+    arguments = "[NAME]"
+    examples = """
+        ipytaskfarm jobs
+        ipytaskfarm jobs primes --json
+    """
+
+    def carry_out(self) -> int:
+        if len(self.extra_args) > 1:
+            raise UsageError("one job at a time")
+        with connect(self.farm) as questioner:
+            if self.extra_args:
+                job = find_job(questioner, self.extra_args[0])
+                return self._show_one(job, task_rows(questioner, job.ids))
+            rows = jobs_of(questioner, None)
+        if self.json:
+            print_json([job_shape(row) for row in rows])
+        elif rows:
+            job_table(rows)
+        else:
+            print("no jobs")
+        return OK
+
+    def _show_one(self, job: messages.JobRow, tasks: list[messages.TaskRow]) -> int:
+        if self.json:
+            print_json({**job_shape(job), "members": [task_shape(row) for row in tasks]})
+        else:
+            job_table([job])
+            print()
+            task_table(tasks)
+        return OK
+
+
+def job_table(rows: list[messages.JobRow]) -> None:
+    """Jobs, one a line."""
+    shown = [
+        (
+            show.safe(row.name, 40),
+            row.id,
+            row.total,
+            row.unfinished,
+            show.safe(job_state(row), 60),
+            show.ago(row.opened_s),
+        )
+        for row in rows
+    ]
+    show.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
+
+
+def task_table(rows: list[messages.TaskRow]) -> None:
+    """Tasks, one a line."""
+    if not rows:
+        print("no tasks")
+        return
+    shown = [
+        (
+            row.id,
+            "running" if row.state == "pending" else row.state,
+            row.reason,
+            show.safe(row.name or "", 30),
+            "" if row.engine_id is None else row.engine_id,
+            row.attempts,
+            show.ago(row.submitted_s),
+            show.span(row.run_s),
+            "" if row.failure is None else show.safe(f"{row.failure.etype}: {row.failure.value}", 60),
+        )
+        for row in rows
+    ]
+    headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
+    show.table(headings, shown, right=(0, 4, 5, 7))

@@ -1,0 +1,51 @@
+"""Ids and times as people write them, on the command line and behind magics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+
+IDS_MAX = 1_000_000
+"""More ids at once are a slip of the finger: ``3-90000000``."""
+
+_ID = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
+    """``["7", "3-5", "5,9"]`` -> [7, 3, 4, 5, 9]: in the order given, each once.
+
+    Raises ValueError, which names the part that is none; `what` says what the ids are of.
+    """
+    found: dict[int, None] = {}
+    for part in (part.strip() for word in words for part in word.split(",")):
+        if match := _RANGE.fullmatch(part):
+            first, last = int(match[1]), int(match[2])
+            if last < first:
+                raise ValueError(f"{part!r} is no range of {what} ids: write {last}-{first}")
+            if last - first >= IDS_MAX:
+                raise ValueError(f"{part!r} are {last - first + 1:,} {what} ids: no more than {IDS_MAX:,} at once")
+            found.update(dict.fromkeys(range(first, last + 1)))
+        elif _ID.fullmatch(part):
+            found[int(part)] = None
+        elif part:
+            raise ValueError(f"{part!r} is no {what} id: those are whole numbers, like 3, 3-9 or 3,5,7")
+    return list(found)
+
+
+def parse_since(text: str, now_s: float) -> float:
+    """A moment, in seconds since 1970: so long before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in
+    ISO 8601 (``2026-11-21T10:00``), of this machine's time zone unless it names another.
+
+    Raises ValueError, which says what was expected.
+    """
+    if match := _SPAN.fullmatch(text):
+        return now_s - float(match[1]) * _UNITS_S[match[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):  # the latter two: a year that no clock has
+        expected = "how long ago, like 90s, 10m, 2h or 1d, or since when, like 2026-11-21T10:00"
+        raise ValueError(f"{text!r} is no time: {expected}") from None

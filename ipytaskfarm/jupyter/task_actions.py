@@ -1,0 +1,189 @@
+"""What ``%task`` can do: each action is one call of `TaskClient`, with the options that it takes.
+
+To add one: write its function, name it in `ACTIONS`, and say what it does in ``docs/magics.md`` (a test looks there)
+and in the docstring of ``%task``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from IPython.core.error import UsageError
+
+from ..client import TaskClient
+from ..client.display import harmless
+from ..core.written import parse_since
+
+
+@dataclass
+class Asked:
+    """What stands behind an action."""
+
+    ids: list[int]
+    words: list[str]
+    """The same as it was typed: names of jobs and nodes are no ids."""
+    options: Any
+    """Of the parser."""
+    value_of: Callable[[str], Any]
+    """The value of an expression in the shell."""
+
+
+class Action(NamedTuple):
+    """One of them."""
+
+    call: Callable[[TaskClient, Asked], Any]
+    words: str = "tasks"
+    """What its words are: tasks, job, nodes, or "" for none."""
+    least: int = 1
+    """How many words it needs, unless an option names the tasks."""
+    options: tuple[str, ...] = ()
+    """Which options it takes."""
+
+
+def _status(client: TaskClient, asked: Asked) -> Any:
+    return client.status(asked.ids[0]) if len(asked.ids) == 1 else client.tasks(ids=asked.ids)
+
+
+def _result(client: TaskClient, asked: Asked) -> Any:
+    return _one([client.get_task_result(i, raw=False) or client.status(i) for i in asked.ids])
+
+
+def _abort(client: TaskClient, asked: Asked) -> None:
+    interrupt, reason = not asked.options.no_interrupt, asked.options.reason or ""
+    if asked.options.job:
+        client.job(asked.options.job).abort(reason, interrupt)
+    else:
+        client.abort(asked.ids[0] if len(asked.ids) == 1 else asked.ids, interrupt, reason)
+
+
+def _retry(client: TaskClient, asked: Asked) -> list[int]:
+    return client.job(asked.options.job).retry() if asked.options.job else client.retry(asked.ids)
+
+
+def _restart(client: TaskClient, asked: Asked) -> list[int]:
+    return client.job(asked.options.job).retry(failed=False) if asked.options.job else client.restart(asked.ids)
+
+
+def _remove(client: TaskClient, asked: Asked) -> int:
+    if asked.options.all:
+        return client.clear()
+    return client.clear(client.job(asked.options.job).ids if asked.options.job else asked.ids)
+
+
+def _pause(client: TaskClient, asked: Asked) -> None:
+    client.pause(asked.options.job)
+    print(f"{_held(client, asked)} is paused; what runs goes on")
+
+
+def _resume(client: TaskClient, asked: Asked) -> None:
+    client.resume(asked.options.job)
+    print(f"{_held(client, asked)} goes on")
+
+
+def _held(client: TaskClient, asked: Asked) -> str:
+    return f"job {harmless(asked.options.job)!r}" if asked.options.job else f"farm {client.farm!r}"
+
+
+def _drain(client: TaskClient, asked: Asked) -> None:
+    agents = client.drain(asked.words, on=not asked.options.off)
+    what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
+    print(f"{', '.join(map(harmless, asked.words))}: {what}" if agents else _nobody_there(client))
+
+
+def _nobody_there(client: TaskClient) -> str:
+    there = ", ".join(harmless(node.name) for node in client.snapshot())
+    return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
+
+
+def _history(client: TaskClient, asked: Asked) -> Any:
+    options = asked.options
+    try:
+        since = parse_since(options.since, time.time()) if options.since else None
+    except ValueError as error:
+        raise UsageError(f"--since: {error}") from None
+    return client.history(asked.ids or None, options.name, options.what, since, options.last or 1000)
+
+
+def _mark_done(client: TaskClient, asked: Asked) -> None:
+    result = None if asked.options.result is None else asked.value_of(asked.options.result)
+    for task_id in asked.ids:
+        client.mark_done(task_id, result)
+
+
+def _mark_failed(client: TaskClient, asked: Asked) -> Any:
+    return _one([client.mark_failed(task_id, asked.options.reason or "") for task_id in asked.ids])
+
+
+def _messages(client: TaskClient, asked: Asked) -> None:
+    """Shown as they come; the stop button ends the looking, not the task."""
+    for task_id in asked.ids:
+        try:
+            for message in client.messages(task_id):
+                at = time.strftime("%H:%M:%S", time.localtime(message.at_s))
+                print(f"{at} {harmless(message.sender)}: {harmless(repr(message.value))}", flush=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _one(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else found
+
+
+ACTIONS: dict[str, Action] = {
+    "status": Action(_status),
+    "result": Action(_result),
+    "barrier": Action(lambda client, asked: client.barrier(asked.ids or None), least=0),
+    "abort": Action(_abort, options=("job", "reason", "no_interrupt")),
+    "explain": Action(lambda client, asked: _one([client.explain(i) for i in asked.ids])),
+    "retry": Action(_retry, options=("job",)),
+    "restart": Action(_restart, options=("job",)),
+    "remove": Action(_remove, options=("job", "all")),
+    "failures": Action(lambda client, asked: client.failures(asked.ids or None), least=0),
+    "stack": Action(lambda client, asked: _one([client.stack(i) for i in asked.ids])),
+    "history": Action(_history, least=0, options=("name", "what", "since", "last")),
+    "progress": Action(lambda client, asked: client.progress_of(asked.ids)),
+    "messages": Action(_messages),
+    "mark-done": Action(_mark_done, options=("result",)),
+    "mark-failed": Action(_mark_failed, options=("reason",)),
+    "jobs": Action(lambda client, asked: client.jobs(), words="", least=0),
+    "job": Action(lambda client, asked: client.job(asked.words[0]), words="job"),
+    "pause": Action(_pause, words="", least=0, options=("job",)),
+    "resume": Action(_resume, words="", least=0, options=("job",)),
+    "drain": Action(_drain, words="nodes", options=("off",)),
+}
+"""In the order in which Tab offers them."""
+
+OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result")
+"""All that some action takes."""
+
+
+def check(action: str, words: list[str], options: Any) -> Action:
+    """The action, if these words and options fit it; else UsageError says what does."""
+    chosen = ACTIONS[action]
+    for option in OPTIONS:
+        if getattr(options, option) not in (None, False) and option not in chosen.options:
+            takes = ", ".join(_flag(each) for each in chosen.options) or "no options"
+            raise UsageError(f"%task {action} does not take {_flag(option)}; it takes {takes}")
+    named_otherwise = any(getattr(options, option) for option in ("job", "all") if option in chosen.options)
+    if words and (not chosen.words or named_otherwise):
+        what = "--job NAME or --all, or ids: not both" if chosen.words else f"what is {words[0]!r} for?"
+        raise UsageError(f"%task {action}: {what}")
+    if len(words) < chosen.least and not named_otherwise:
+        raise UsageError(f"%task {action}: {_MISSING[chosen.words]}")
+    if chosen.words == "job" and len(words) > 1:
+        raise UsageError(f"%task {action}: one job at a time")
+    return chosen
+
+
+_MISSING = {
+    "tasks": "of which task?  %tasks shows them",
+    "job": "which job?  %task jobs shows them",
+    "nodes": "which nodes?  %taskfarm status shows them",
+}
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"

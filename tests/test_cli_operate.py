@@ -1,0 +1,158 @@
+"""The commands that act on tasks, jobs and nodes, without a farm: their words, and the shapes of their JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipytaskfarm.cli import main
+from ipytaskfarm.cli.application import JsonCommand, _command
+from ipytaskfarm.cli.logs import lines_about
+from ipytaskfarm.cli.shapes import engine_shape, event_shape, farm_shape, job_shape, moment, print_json, task_shape
+from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_table, job_table
+from ipytaskfarm.core.messages import EngineRow, FarmState, JobRow, TaskRow
+from ipytaskfarm.core.parcels import Failure
+from tests.conftest import Dirs
+
+AT_S = 1_700_000_000.25
+ENGINE = EngineRow(0, "a.1", "node", 42, "idle", None, 0, AT_S, {"memory": 2**30})
+FARM = FarmState("f", "uuid", 1, 7, AT_S, 2, False, False, {"scheduled": 3}, [ENGINE], [{"node": "n"}], 1, 4096)
+SHOWING = ("list", "status", "engines", "tasks", "explain", "jobs", "history", "logs")
+ACTING = ("abort", "retry", "restart", "remove", "mark-done", "mark-failed", "pause", "resume", "drain")
+
+
+@pytest.mark.parametrize("name", SHOWING + ACTING)
+def test_it_can_print_json(name: str) -> None:
+    assert isinstance(_command(name), JsonCommand)
+    assert any(line.strip().startswith("--json") for line in _command(name)._flag_lines())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["restart"], "which task? Give one or more ids, like 3, 3-9 or 3,5,7"),
+        (["remove"], "which task?"),
+        (["mark-done"], "which task?"),
+        (["mark-failed", "x"], "'x' is no task id"),
+        (["abort", "9-3"], "write 3-9"),
+        (["abort", "3", "--job", "primes"], "not both"),
+        (["remove", "3", "--all"], "not both"),
+        (["remove", "--job", "primes", "--all"], "not both"),
+        (["tasks", "3", "--job", "primes"], "not both"),
+        (["pause", "primes"], "takes only flags"),
+        (["drain"], "which nodes?"),
+        (["jobs", "a", "b"], "one job at a time"),
+        (["history", "--since", "yesterday"], "--since: 'yesterday' is no time"),
+        (["mark-done", "3", "--result", "{a}"], "is no JSON"),
+        (["logs", "--task", "3", "-f"], "--follow is for one log"),
+        (["logs", "--json", "-f"], "--follow is for one log"),
+        (["logs", "agent", "--task", "3"], "name none"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    words: list[str], told: str, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["jobs"], ["history"], ["pause", "--job", "x"], ["remove", "--all"], ["drain", "n"], ["mark-done", "1"]]
+    + [[word, "1"] for word in ("restart", "remove", "mark-failed")],
+)
+def test_a_farm_that_does_not_run_ends_with_4(
+    words: list[str], farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--farm", "nowhere"]) == 4
+    complaint = capsys.readouterr().err
+    assert "ipytaskfarm start --farm nowhere" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_a_result_may_be_any_json() -> None:
+    command: Any = _command("mark-done")
+    command.read(["3", "--result", '"quoted"'])
+    assert command.result == '"quoted"'
+
+
+# ---------------------------------------------------------------------------------------- JSON
+
+
+def parsed(shape: dict[str, Any], *moments: str) -> dict[str, Any]:
+    """As a program reads it, with its moments as such."""
+    read: dict[str, Any] = json.loads(json.dumps(shape))
+    return {key: datetime.fromisoformat(value) if key in moments and value else value for key, value in read.items()}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        TaskRow(1, "scheduled", "queued", None, None, 0, AT_S),
+        TaskRow(2, "failed", "error", "n", 3, 2, AT_S, AT_S + 1, 0.5, AT_S + 2, Failure("ValueError", "no")),
+    ],
+)
+def test_a_task_has_the_names_of_python(row: TaskRow) -> None:
+    assert parsed(task_shape(row), "submitted_at", "started_at", "completed_at") == vars(TaskStatus(row))
+
+
+def test_a_job_has_the_names_of_python() -> None:
+    row = JobRow("id", "primes", 3, 3, 1, False, "", AT_S)
+    (line,) = job_table([row])
+    assert parsed(job_shape(row), "opened") == line._asdict()
+    assert list(job_shape(row)) == list(JobLine._fields)
+
+
+@pytest.mark.parametrize("engine", [-1, 3])
+def test_an_event_has_the_names_of_python(engine: int) -> None:
+    row = (AT_S, 1, None, "started", engine, "attempt 1")
+    (event,) = event_table([row])
+    assert parsed(event_shape(row), "at") == event._asdict()
+    assert list(event_shape(row)) == list(Event._fields)
+
+
+def test_engines_and_farms_tell_moments_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json(farm_shape(FARM))
+    read = json.loads(capsys.readouterr().out)
+    assert read["started_at"] == read["engines"][0]["started_at"] == moment(AT_S)
+    assert read["engines"][0]["facts"] == {"memory": 2**30}
+    fields = {*FarmState.__struct_fields__} - {"started_s"} | {"started_at"}
+    assert read.keys() == fields
+    assert engine_shape(ENGINE).keys() == {*EngineRow.__struct_fields__} - {"started_s"} | {"started_at"}
+
+
+def test_a_moment_names_its_time_zone() -> None:
+    assert moment(None) is None
+    told = datetime.fromisoformat(str(moment(AT_S)))
+    assert told.tzinfo is not None
+    assert told.timestamp() == AT_S
+
+
+# ---------------------------------------------------------------------------------------- logs
+
+
+def test_the_lines_that_speak_of_a_task(tmp_path: Path) -> None:
+    (tmp_path / "controller.log").write_text(
+        "2026-11-21 10:00:02,000 INFO c: engine 7 was lost; it ran task 12\n"
+        "2026-11-21 10:00:03,000 INFO c: task 120 has run for more than 12 s\n"
+        "2026-11-21 10:00:05,000 ERROR c: Traceback\n"
+        "  File x\n"
+        "KeyError: of task 12\n"
+        "2026-11-21 10:00:06,000 INFO c: engine 12 is up\n"
+    )
+    (tmp_path / "agent-0.log.1").write_text("2026-11-21 10:00:01,000 WARNING a: refused stale rows of tasks [3, 12]\n")
+    (tmp_path / "agent-0.log").write_text("2026-11-21 10:00:04,000 WARNING a: time limit of task 12 ignored\n")
+    (tmp_path / "controller.out").write_text("Fatal error\nin task 12\n")
+    (tmp_path / "folder").mkdir()
+    assert [(line.log, line.text[20:23] or line.text, line.text.count("\n")) for line in lines_about(tmp_path, 12)] == [
+        ("agent-0.log.1", "000", 0),
+        ("controller.log", "000", 0),
+        ("agent-0.log", "000", 0),
+        ("controller.log", "000", 2),
+        ("controller.out", "in task 12", 0),
+    ]
+    assert lines_about(tmp_path, 7) == []
