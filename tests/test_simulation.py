@@ -29,6 +29,8 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # it does nothing but compute: 20 s, six times that on a machine with other things to do
 def test_hundreds_of_lives_of_a_farm() -> None:
     deaths: Counter[str] = Counter()
     for seed in range(SEEDS):
