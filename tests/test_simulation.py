@@ -41,7 +41,7 @@ def test_hundreds_of_lives_of_a_farm() -> None:
     assert all(deaths[where] > 50 for where in (*simulation.KILL_POINTS, "in recovery")), deaths
 
 
-PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider")
+PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
     "drop the attempt check": (*PYTEST, "tests/test_scheduler.py"),
     "lose the ring": (*PYTEST, "tests/test_agent.py", "-k", "survives_its_agent"),
