@@ -2,8 +2,14 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py"
+# What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py".  These tests run one after
+# the other; without it all run, several at a time.
 PYTEST_ARGS ?=
+# How many at a time.  Two keep two cores busy: while one waits for a farm, the other computes.
+WORKERS ?= 2
+# Workers have whole files, as the tests of a file share farms; tests/conftest.py says in which order.  One that dies is
+# not replaced: its successor would be given the test that it died of.
+BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Of what chaos and soak do by chance; and how long a soak is, in seconds.
 SEED ?= $(shell date +%s)
@@ -22,7 +28,7 @@ export PYTHONNOUSERSITE := 1
 
 help:
 	@echo "make demo        start a small farm, run the quick start on it, stop it again"
-	@echo "make test        lint, then all tests: the pure ones first, then those on real farms"
+	@echo "make test        lint, then all tests: those that measure alone, then the others beside each other"
 	@echo "make lint        ruff check, ruff format --check, mypy --strict"
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
@@ -36,7 +42,14 @@ demo: $(VENV)/stamp-run
 	@$(BIN)/ipytaskfarm demo
 
 test: lint apt
+ifneq ($(strip $(PYTEST_ARGS)),)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@failed=""; \
+	$(BIN)/python -m pytest -m alone || failed="tests that run alone"; \
+	$(BIN)/python -m pytest -m "not alone" $(BESIDE) || failed="$${failed:+$$failed, }tests beside each other"; \
+	test -z "$$failed" || { echo "failed, see above: $$failed"; exit 1; }
+endif
 
 lint: $(VENV)/stamp-test,lint
 	@$(BIN)/ruff check

@@ -230,9 +230,20 @@ def mec(farm: Farm) -> MultiEngineClient:
     return farm.multiengine_client()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Who uses a real farm is marked so, and runs after all that do not: what is quick to fail fails first."""
     for item in items:
         if FARM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.farm)
     items.sort(key=lambda item: item.get_closest_marker("farm") is not None)
+    if hasattr(config, "workerinput"):
+        _long_files_first(items)
+
+
+def _long_files_first(items: list[pytest.Item]) -> None:
+    """For several workers, each of which takes the next file when it has done one: they are to end at the same time."""
+    rank: dict[Path, int] = {}
+    for item in items:
+        marked = [item.get_closest_marker(name) is not None for name in ("slow", "farm")]
+        rank[item.path] = min(rank.get(item.path, 2), marked.index(True) if any(marked) else 2)
+    items.sort(key=lambda item: rank[item.path])

@@ -82,4 +82,5 @@ def shell_with_magics() -> Iterator[Shell]:
     finally:
         atexit.unregister(shell.atexit_operations)
         shell.atexit_operations()
+        shell.restore_sys_module_state()  # or its namespace stays the __main__ of all tests that follow
         InteractiveShell.clear_instance()

@@ -28,6 +28,7 @@ def test_a_measurement_gives_its_rows(module: ModuleType, farm_dirs: object, mon
     assert all(row.figure > 0 for row in rows if row.unit != "B")  # so few tasks may need no further page
 
 
+@pytest.mark.alone
 def test_many_engines_and_classes_cost_little_more_than_few() -> None:
     """The small form of the simulated measurement: no step may look through all engines or all classes."""
     few = simulated.Simulation(20, 2)

@@ -447,6 +447,7 @@ def test_exit_names_what_is_lost(fake: FakeController) -> None:
     assert "no room on the disk" in said
 
 
+@pytest.mark.alone
 def test_cost_of_a_run_call(fake: FakeController, tc: TaskClient) -> None:
     """A coarse guard: the real numbers are in benchmarks.  Thread time, so that other people's load does not count."""
     tc.run(Task("a"), block=True)

@@ -89,6 +89,7 @@ def two() -> Iterator[TaskClient]:
 # -- setup once
 
 
+@pytest.mark.alone
 def test_setup_once_per_engine_and_not_again_for_a_later_job(log: Path) -> None:
     class Slow(Logged):
         def setup(self) -> None:
@@ -223,6 +224,7 @@ def test_by_count_seven_tasks_are_three_three_and_one(one: TaskClient, log: Path
     assert setups(log) == list(dict.fromkeys(pids))
 
 
+@pytest.mark.alone
 def test_by_idleness(one: TaskClient, log: Path) -> None:
     (pid,) = run(one, Logged(log, idle_timeout=1.0))
     idle = time.monotonic()
@@ -245,6 +247,7 @@ def test_by_the_time_of_day(one: TaskClient, log: Path) -> None:
     eventually(lambda: teardowns(log) == setups(log), 6.0)
 
 
+@pytest.mark.slow
 def test_by_memory_a_leak_stays_bounded(one: TaskClient, log: Path) -> None:
     """A task that leaks 50 MiB each run."""
     code = (

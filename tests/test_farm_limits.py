@@ -101,6 +101,7 @@ def test_results_are_cleared_by_age(farm_dirs: Dirs) -> None:
         tc.run(Task("a = 1"), block=True)
 
 
+@pytest.mark.slow
 def test_results_are_cleared_by_size(farm_dirs: Dirs) -> None:
     with Farm(n=1, keep_results_size="3 MiB") as farm, farm.task_client() as tc:
         ids = [tc.run(Task("import os; a = os.urandom(50_000)", pull="a")) for _ in range(100)]

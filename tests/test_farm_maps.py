@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, TaskClient, errors
-from tests.farms import module_farm
+from tests.farms import DEADLINE_S, module_farm
+from tests.polling import eventually
 
 pytestmark = pytest.mark.farm
 
@@ -53,6 +54,7 @@ def test_slow_calls_have_a_task_each(tc: TaskClient) -> None:
 
 
 def test_nothing_is_left_of_a_map_that_gave_its_values(tc: TaskClient) -> None:
+    eventually(lambda: tc.queue_status()["pending"] == 0, DEADLINE_S, what="what earlier tests left has ended")
     before = tc.queue_status()
     tc.map(abs, range(1_000))
     assert tc.queue_status() == before

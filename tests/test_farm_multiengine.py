@@ -282,7 +282,9 @@ def test_queue_status_and_clear_queue(mec: MultiEngineClient, tc: TaskClient, ga
     assert mec.queue_status() == [(0, idle), (1, idle), (2, idle)]
     task = tc.run(Task(gate.code, targets=1))
     until_running(tc, task)
-    running = mec.execute(gate.code + "ran = 1", targets=0, block=False)
+    begun = gate.path.with_name("begun")
+    running = mec.execute(f"import os; open({str(begun)!r}, 'w')\n{gate.code}ran = 1", targets=0, block=False)
+    eventually(begun.exists, DEADLINE_S)
     dropped = [mec.execute("dropped = 1", targets=[0, 1], block=False), mec.push({"dropped": 2}, [0, 1], False)]
     found = dict(mec.queue_status([0, 1]))
     assert found[1] == {"queue": ["execute(dropped = 1)", "push(dropped)"], "pending": f"task {task}"}

@@ -130,6 +130,7 @@ def test_higher_priority_goes_first(tc: TaskClient, gate: Gate) -> None:
     assert not any(began[-1] > b for b in began[:-1]), "tasks of low priority went first"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("low_s", "work_s"), [(0.05, 0.05), (0.001, 0.1)])
 def test_ten_thousand_low_ones_hardly_delay_a_high_one(low_s: float, work_s: float) -> None:
     with module_farm(1) as farm, farm.task_client() as tc:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
+from ipytaskfarm.client import patience
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, module_farm, python, until_running
 from tests.polling import eventually
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.farm
 
 SOON_S = 5.5
 """Within five seconds, and what a busy machine adds."""
+LOOK_AFTER_S = 1.0
+"""For tests of what is said, not of when."""
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,19 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 # -- why nothing moves
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LOOK_AFTER_S", LOOK_AFTER_S)
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_a_wait_in_which_nothing_can_move_says_why_once(tc: TaskClient, capfd: pytest.CaptureFixture[str]) -> None:
     ids = [tc.run(Task("a = 1", depend=lambda properties: properties.get("never"))) for _ in range(3)]
+    eventually(lambda: "its depend function said no" in tc.explain(ids[0]), DEADLINE_S)
     began_s = time.monotonic()
     with pytest.raises(TimeoutError):
-        tc.barrier(ids, timeout=8.0)
-    assert time.monotonic() - began_s < 8.0 + DEADLINE_S
+        tc.barrier(ids, timeout=3 * LOOK_AFTER_S)
+    assert time.monotonic() - began_s < 3 * LOOK_AFTER_S + DEADLINE_S
     err = capfd.readouterr().err
     assert err.count("nothing of what you wait for can run now") == 1
     assert f"task {ids[0]} is scheduled: no suitable engine" in err
@@ -74,21 +84,24 @@ def test_it_is_said_within_five_seconds(tc: TaskClient, capfd: pytest.CaptureFix
     tc.abort(task)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_wait_for_what_runs_or_is_next_says_nothing(
     tc: TaskClient, gate: Gate, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ids = [tc.run(Task(gate.code)) for _ in range(6)]
+    until_running(tc, ids[0])
     with pytest.raises(TimeoutError):
-        tc.barrier(ids, timeout=SOON_S)
+        tc.barrier(ids, timeout=3 * LOOK_AFTER_S)
     assert "nothing of what you wait for" not in capfd.readouterr().err
     gate.open()
     tc.barrier(ids, timeout=DEADLINE_S)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_farm_without_engines_and_a_held_one(farm_dirs: Dirs, capfd: pytest.CaptureFixture[str]) -> None:
     with Farm(n=0) as farm, farm.task_client() as tc:
         with pytest.raises(TimeoutError):
-            tc.barrier(tc.run(Task("1")), timeout=SOON_S)
+            tc.barrier(tc.run(Task("1")), timeout=3 * LOOK_AFTER_S)
         assert "the farm has no engines now" in capfd.readouterr().err
 
 

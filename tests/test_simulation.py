@@ -29,6 +29,8 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # it does nothing but compute: 20 s, six times that on a machine with other things to do
 def test_hundreds_of_lives_of_a_farm() -> None:
     deaths: Counter[str] = Counter()
     for seed in range(SEEDS):
@@ -39,7 +41,7 @@ def test_hundreds_of_lives_of_a_farm() -> None:
     assert all(deaths[where] > 50 for where in (*simulation.KILL_POINTS, "in recovery")), deaths
 
 
-PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider")
+PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
     "drop the attempt check": (*PYTEST, "tests/test_scheduler.py"),
     "lose the ring": (*PYTEST, "tests/test_agent.py", "-k", "survives_its_agent"),
