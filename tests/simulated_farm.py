@@ -7,16 +7,12 @@ start a new controller from; it also checks what no SQL could: that nothing is h
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.calls import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
 from ipytaskfarm.core.decision import Assignment, Decision, LoadEnded, LoadFinals, LoadMail, LoadOriginals, LoadTaken
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
@@ -24,7 +20,6 @@ from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals,
 from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import (
-    AttemptRow,
     Deferral,
     Ended,
     Failure,
@@ -39,187 +34,7 @@ from ipytaskfarm.core.parcels import (
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.verdicts import Evaluated, Verdict
-
-RunKey = RunKey
-
-
-@dataclass
-class SimStore:
-    """What the disk holds."""
-
-    tasks: dict[int, s.SaveTask] = field(default_factory=dict)
-    progress: dict[int, s.SaveRequeue] = field(default_factory=dict)
-    history: dict[int, list[AttemptRow]] = field(default_factory=dict)
-    finals: dict[int, Final] = field(default_factory=dict)
-    handouts: dict[int, s.SaveHandOut] = field(default_factory=dict)
-    blocks: dict[int, list[int | str]] = field(default_factory=dict)
-    settings: dict[str, int | float | str | None] = field(default_factory=dict)
-    sticky: dict[str, s.SaveSticky] = field(default_factory=dict)
-    refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
-    functions: set[str] = field(default_factory=set)
-    cleared: set[int] = field(default_factory=set)
-    jobs: dict[str, s.SaveJob] = field(default_factory=dict)
-    mail: list[s.SaveMail] = field(default_factory=list)
-    epoch: int = 0
-
-    def commit(self, saves: list[s.Save]) -> None:
-        for save in saves:
-            getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", type(save).__name__).lower())(save)
-
-    def _save_block(self, save: s.SaveBlock) -> None:
-        self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
-
-    def _save_accepted(self, save: s.SaveAccepted) -> None:
-        self.blocks[save.block_first][2] = save.upto
-
-    def _save_task(self, save: s.SaveTask) -> None:
-        assert save.id not in self.tasks, f"task {save.id} was accepted twice"
-        assert save.id not in self.cleared, f"task {save.id} came back after it was cleared"
-        self.tasks[save.id] = save
-
-    def _save_function(self, save: s.SaveFunction) -> None:
-        self.functions.add(save.digest)
-
-    def _save_hand_out(self, save: s.SaveHandOut) -> None:
-        self.handouts[save.number] = save
-
-    def _drop_hand_out(self, save: s.DropHandOut) -> None:
-        self.handouts.pop(save.number, None)
-
-    def _save_attempt(self, save: s.SaveAttempt) -> None:
-        assert save.task not in self.finals, f"task {save.task} went on after its end"
-        self.history.setdefault(save.task, []).append(save.row)
-
-    def _save_requeue(self, save: s.SaveRequeue) -> None:
-        assert save.task in self.tasks
-        assert save.task not in self.finals, f"task {save.task} was queued after its end"
-        self.progress[save.task] = save
-
-    def _save_reopen(self, save: s.SaveReopen) -> None:
-        end = self.finals.pop(save.task)
-        assert not end.reason, f"task {save.task} was reopened and had failed"
-        ended_s = end.started_s + end.run_s
-        row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, ended_s, save.outcome)
-        self.history.setdefault(save.task, []).append(row)
-        self.progress[save.task] = s.SaveRequeue(
-            save.task, save.queue_seq, save.attempt, save.errors, save.losses, save.recovery
-        )
-
-    def _save_mail(self, save: s.SaveMail) -> None:
-        assert save.task in self.tasks
-        before = [x.seq for x in self.mail if (x.task, x.outgoing) == (save.task, save.outgoing)]
-        assert save.seq == len(before) + 1, f"message {save.seq} of task {save.task} is out of order"
-        self.mail.append(save)
-
-    def _save_final(self, save: s.SaveFinal) -> None:
-        assert save.final.id in self.tasks
-        assert save.final.id not in self.finals, f"task {save.final.id} ended twice"
-        self.finals[save.final.id] = save.final
-
-    def _save_clear(self, save: s.SaveClear) -> None:
-        for task_id in save.ids:
-            assert task_id in self.finals or task_id in self.refusals
-            self.cleared.add(task_id)
-            for table in (self.tasks, self.finals, self.progress, self.history, self.refusals):
-                table.pop(task_id, None)
-
-    def _save_refusal(self, save: s.SaveRefusal) -> None:
-        self.refusals[save.task] = (save.etype, save.text)
-
-    def _save_setting(self, save: s.SaveSetting) -> None:
-        self.settings[save.key] = save.value
-
-    def _save_job(self, save: s.SaveJob) -> None:
-        self.jobs[save.spec.id] = save
-
-    def _save_sticky(self, save: s.SaveSticky) -> None:
-        self.sticky[save.key] = save
-
-    def _drop_sticky(self, save: s.DropSticky) -> None:
-        for key in list(self.sticky) if save.keys is None else save.keys:
-            self.sticky.pop(key, None)
-
-    def load(self) -> s.Snapshot:
-        self.epoch += 1
-        return s.Snapshot(
-            epoch=self.epoch,
-            farm="farm",
-            next_id=max((int(b[1]) for b in self.blocks.values()), default=-1) + 1,
-            next_queue_seq=1
-            + max([t.queue_seq for t in self.tasks.values()] + [p.queue_seq for p in self.progress.values()] + [-1]),
-            next_handout=max(self.handouts, default=0) + 1,
-            blocks=[(int(b[0]), int(b[1]), int(b[2]), str(b[3])) for _, b in sorted(self.blocks.items())],
-            tasks=[self._record(t) for i, t in sorted(self.tasks.items()) if i not in self.finals],
-            finals=[s.FinalRecord(f.id, f.reason, None) for _, f in sorted(self.finals.items())],
-            refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
-            handouts=[h for _, h in sorted(self.handouts.items())],
-            functions=sorted(self.functions),
-            settings=dict(self.settings),
-            sticky=list(self.sticky.values()),
-            jobs=list(self.jobs.values()),
-            children=[
-                (t.parent, t.spawn, i)
-                for i, t in sorted(self.tasks.items())
-                if t.parent is not None
-                and t.spawn is not None
-                and t.parent in self.tasks
-                and t.parent not in self.finals
-            ],
-            mail=self._mail(),
-        )
-
-    def _mail(self) -> list[tuple[int, int, int, str]]:
-        found: dict[tuple[int, int], list[s.SaveMail]] = {}
-        for save in self.mail:
-            if save.task in self.tasks and save.task not in self.finals:
-                found.setdefault((save.task, int(save.outgoing)), []).append(save)
-        return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
-
-    def with_dependents(self, ids: list[int]) -> list[int]:
-        """These, and all that stand on their results."""
-        found: dict[int, None] = {}
-        waiting = list(ids)
-        while waiting:
-            task_id = waiting.pop()
-            if task_id not in found:
-                found[task_id] = None
-                waiting += [i for i, t in self.tasks.items() if t.needs is not None and task_id in t.needs.after]
-        return list(found)
-
-    def ended(self, ids: list[int], dependents: bool) -> list[s.TaskRecord]:
-        wanted = self.with_dependents(ids) if dependents else ids
-        records = []
-        for task_id in wanted:
-            end = self.finals.get(task_id)
-            if end is not None and not end.reason:
-                row = AttemptRow(end.attempts, end.engine_id, end.node, end.started_s, end.started_s, "")
-                record = self._record(self.tasks[task_id])
-                records.append(msgspec.structs.replace(record, attempt=end.attempts, history=[*record.history, row]))
-        return records
-
-    def _record(self, task: s.SaveTask) -> s.TaskRecord:
-        p = self.progress.get(task.id)
-        return s.TaskRecord(
-            task.id,
-            p.queue_seq if p else task.queue_seq,
-            p.function if p and p.recovery else task.function,
-            task.rules,
-            task.submitted_s,
-            task.session,
-            p.attempt if p else 0,
-            p.errors if p else 0,
-            p.losses if p else 0,
-            p.recovery if p else 0,
-            list(self.history.get(task.id, [])),
-            0,
-            task.needs,
-            p.until_s if p else None,
-            p.trial if p else 1,
-            p.began_s if p else None,
-            p.received if p else 0,
-            task.parent,
-            task.spawn,
-        )
+from tests.simulated_store import SimStore
 
 
 @dataclass
