@@ -20,7 +20,7 @@ from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.doors.tape import EVENTS, PolicyName, Tape, mark_of, read
 
-from .simulated_farm import SimStore
+from .simulated_store import SimStore
 from .store_model import final, task
 
 FIFO = PolicyName("ipytaskfarm.policies:FIFO")
