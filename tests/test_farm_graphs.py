@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 
 from ipytaskfarm import Farm, Join, Ref, Task, TaskClient, errors
 from ipytaskfarm.client.operate import wait_for_engines
-from tests.farms import DEADLINE_S, Gate, module_farm
+from ipytaskfarm.core import messages as m
+from tests.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -54,7 +57,7 @@ def test_edges_hold_and_what_is_independent_overlaps(tc: TaskClient, gate: Gate)
     other = tc.run(Task("c = 3"))
     tc.barrier(other, timeout=DEADLINE_S)
     assert tc.status(second).reason == "waiting for tasks"
-    assert f"task {first}" in str(tc.explain(second))
+    assert f"it waits for task {first} (running)" in str(tc.explain(second))
     gate.open()
     tc.barrier(second, timeout=DEADLINE_S)
     results = [tc.get_task_result(i) for i in (first, second)]
@@ -155,6 +158,30 @@ def test_a_chain_of_thousands_ends_and_fails_without_recursion(tc: TaskClient) -
     tc.barrier(last, timeout=DEADLINE_S)
     assert tc.status(last).reason == "a needed task failed"
     assert first < last
+
+
+def test_a_graph_outlives_the_controller(tc: TaskClient, farm: Farm, tmp_path: Path) -> None:
+    def step(path: str, number: int, *before: int) -> int:
+        with open(path, "a") as ledger:
+            ledger.write(f"{number}\n")
+        time.sleep(0.005)
+        return number + sum(before)
+
+    path = str(tmp_path / "ledger")
+    job = tc.create_job("through a crash", retries=2)
+    layer = [job.add_task(Task(step, args=(path, 1))) for _ in range(10)]
+    for _ in range(9):
+        join = job.add_task(Join(after=layer))
+        layer = [job.add_task(Task(step, args=(path, 1, Ref(other)), after=join)) for other in layer]
+    job.submit()
+    eventually(lambda: Path(path).exists() and len(Path(path).read_text().split()) > 20, DEADLINE_S)
+    state = ask(farm, m.FarmStatus())
+    assert isinstance(state, m.FarmState)
+    os.kill(state.pid, 9)
+    assert job.wait(DEADLINE_S)
+    assert job.counts()["succeeded"] == len(job)
+    assert [value(tc, i) for i in job.ids[-10:]] == [10] * 10
+    assert len(Path(path).read_text().split()) == 100, "a task ran twice, or not at all"
 
 
 # -- SEEDS 18

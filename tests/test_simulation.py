@@ -16,7 +16,7 @@ import pytest
 from tests import simulation
 
 ROOT = Path(__file__).parent.parent
-SEEDS = 500
+SEEDS = 300
 EVENTS = 200
 TRIED = 400
 """Seeds in which each mutation must show."""
@@ -44,6 +44,7 @@ def test_hundreds_of_lives_of_a_farm() -> None:
 PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
     "drop the attempt check": (*PYTEST, "tests/test_scheduler.py"),
+    "forget what waits for a reopened task": (*PYTEST, "tests/test_scheduler_graphs.py"),
     "lose the ring": (*PYTEST, "tests/test_agent.py", "-k", "survives_its_agent"),
 }
 """The others are caught by the simulation."""
@@ -87,6 +88,22 @@ MUTATIONS = {
     "forget what agents hold": (
         "core/handlers/agents.py",
         "    _reconcile(farm, engine, report.held, now, out)\n",
+        "",
+    ),
+    "forget what waits for a reopened task": ("core/graph.py", "    _hold_back(farm, again)\n", ""),
+    "begin before what it waits for": (
+        "core/transition.py",
+        "    if task.left:\n        why = FOR_TASKS\n",
+        "    if False:\n        why = FOR_TASKS\n",
+    ),
+    "forget needs that had failed": (
+        "core/transition.py",
+        "            farm.ended_needs.append(task_id)  # it has failed already",
+        "            pass  # it has failed already",
+    ),
+    "submit children twice": (
+        "core/restore.py",
+        '        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)\n',
         "",
     ),
     "forget what was handed out": (

@@ -51,23 +51,44 @@ def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = No
 
     Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
     """
-    keeper = None if blobs is None else Keeper(blobs)
-    if task.__class__ is StringTask and not task._ruled and not task.push:
-        payload = _encode(_string_work(task, None))
+    if task.__class__ is StringTask and not task._ruled and not task.push and not task.after:
+        payload = _encode(_string_work(task, _NOTHING))
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
-    noted = _Noted(shared.place if shared is not None else refuse_task)
-    with noting(noted.note):
-        packed = _packed(task, keeper, shared)
-    needs = noted.needs(task)
-    return packed if needs is None else packed._replace(needs=needs)
+    noted = _Noted(Keeper(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task)
+    if task.__class__ is StringTask and not task._ruled:
+        payload, taken = _encode(_string_work(task, noted)), noted.taken()
+        needs = noted.needs(task)
+        if shared is None:
+            return Packed(payload, blobs=taken, needs=needs)
+        return Packed(payload, None, shared.rules, shared.functions, False, taken, needs)
+    chain = _chain(task)
+    functions: dict[str, Function] = {}
+    recovery: Recovery | None = None
+    for link in reversed(chain[1:]):
+        payload, function = _work(link, functions, noted)
+        recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
+    payload, function = _work(task, functions, noted)
+    rules = _rules(task, shared, recovery, functions)
+    raw = isinstance(task, MapTask)
+    return Packed(payload, function, rules, tuple(functions.values()), raw, noted.taken(), noted.needs(task))
 
 
 class _Noted:
-    """The tasks whose results are referred to among a task's arguments."""
+    """What comes to light while a task's data is packed: large values, and tasks whose results are referred to."""
 
-    def __init__(self, place: Callable[[Task], int]) -> None:
+    __slots__ = ("_inputs", "_keeper", "_place")
+
+    def __init__(self, keeper: Keeper | None, place: Callable[[Task], int]) -> None:
+        self._keeper = keeper
         self._place = place
         self._inputs: dict[int, None] = {}
+
+    def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
+        with noting(self.note):
+            return pack(data, names, self._keeper)
+
+    def taken(self) -> tuple[str, ...]:
+        return self._keeper.taken() if self._keeper is not None else ()
 
     def note(self, task: object) -> int:
         number = self._number(task)
@@ -78,31 +99,15 @@ class _Noted:
         return self._place(task) if isinstance(task, Task) else index(task)  # type: ignore[arg-type]
 
     def needs(self, task: Task) -> Needs | None:
-        join = isinstance(task, Join)
-        if not (task.after or self._inputs or join):
+        join = task.__class__ is Join
+        if not task.after and not self._inputs and not join:
             return None
         after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
         inputs = tuple((number, number) for number in self._inputs)
         return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
 
 
-def _packed(task: Task, keeper: Keeper | None, shared: Shared | None) -> Packed:
-    if task.__class__ is StringTask and not task._ruled:
-        payload = _encode(_string_work(task, keeper))
-        taken = keeper.taken() if keeper is not None else ()
-        if shared is None:
-            return Packed(payload, blobs=taken)
-        return Packed(payload, None, shared.rules, shared.functions, blobs=taken)
-    chain = _chain(task)
-    functions: dict[str, Function] = {}
-    recovery: Recovery | None = None
-    for link in reversed(chain[1:]):
-        payload, function = _work(link, functions, keeper)
-        recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
-    payload, function = _work(task, functions, keeper)
-    rules = _rules(task, shared, recovery, functions)
-    taken = keeper.taken() if keeper is not None else ()
-    return Packed(payload, function, rules, tuple(functions.values()), isinstance(task, MapTask), taken)
+_NOTHING = _Noted(None, refuse_task)
 
 
 def _rules(
@@ -130,29 +135,28 @@ def _chain(task: Task) -> list[Task]:
     return chain
 
 
-def _string_work(task: StringTask, keeper: Keeper | None) -> StringWork:
+def _string_work(task: StringTask, noted: _Noted) -> StringWork:
     push = task.push
     return StringWork(
         task.expression,
         tuple(task.pull),  # type: ignore[arg-type]
-        pack(push, "push", keeper) if push else None,
+        noted.pack(push, "push") if push else None,
         task.clear_before,
         task.clear_after,
     )
 
 
-def _work(task: Task, functions: dict[str, Function], keeper: Keeper | None) -> tuple[bytes, str | None]:
+def _work(task: Task, functions: dict[str, Function], noted: _Noted) -> tuple[bytes, str | None]:
     if isinstance(task, StringTask):
-        return _encode(_string_work(task, keeper)), None
+        return _encode(_string_work(task, noted)), None
     if isinstance(task, Join):
         return b"", None
     if not isinstance(task, CallTask):
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
-    with noting(None):
-        function = pack_function(task.function)
+    function = pack_function(task.function)
     functions[function.digest] = function
     arguments = None
     if task.args or task.kwargs:
-        arguments = pack((task.args, task.kwargs), ("args", "kwargs"), keeper)
+        arguments = noted.pack((task.args, task.kwargs), ("args", "kwargs"))
     work = CallWork(arguments, task.clear_before, task.clear_after, task._raw, task._each)
     return _encode(work), function.digest

@@ -118,6 +118,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 _RULES = frozenset(DEFAULTS)
+_EDGES = frozenset({"after", "if_failed", "on_duplicate"})
+"""Of these, what a task waits for, and what is said to whoever runs it: no rules that travel."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class Task:
     def __setattr__(self, attribute: str, value: Any) -> None:
         if attribute in self._attributes:
             value = _CHECKS[attribute](value)
-            if attribute in _RULES:
+            if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
             # A class of the user's own may keep what it likes on its tasks; on ours it is a slip of the pen.

@@ -105,3 +105,21 @@ def settle_returning(farm: Farm, now: Now, out: Decision) -> None:
         failed = sum(1 for i in waiting.ids if farm.finals.get(i) or i in farm.refusals)
         reply(engine, waiting.call, Counted(failed), out)
         stop_lending(farm, engine, handing, now.mono_s)
+
+
+def check_lending(farm: Farm) -> None:
+    """What must hold of it between two turns.  Raises AssertionError."""
+    lent: dict[str, int] = {}
+    for engine in farm.engines.values():
+        for run, handing in engine.handed.items():
+            waiting = handing.waiting
+            if waiting is None:
+                continue
+            lent[engine.agent] = lent.get(engine.agent, 0) + waiting.lends
+            over = not waiting.left
+            assert over == ((engine.name, run) in farm.returning), f"run {run} waits for nothing, or is forgotten"
+            for task_id in waiting.left:
+                assert task_id in farm.tasks, f"run {run} waits for task {task_id}, which has ended"
+                assert (engine.name, run) in farm.awaited.get(task_id, ()), f"run {run} is not told of {task_id}"
+    found = {agent: count for agent, count in lent.items() if count}
+    assert found == farm.lent, f"lent places are miscounted: {farm.lent} should be {found}"

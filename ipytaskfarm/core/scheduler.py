@@ -277,6 +277,7 @@ def check(farm: Farm) -> None:
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
     graph.check_graph(farm)
+    lending.check_lending(farm)
 
 
 def _check_queues(farm: Farm) -> None:

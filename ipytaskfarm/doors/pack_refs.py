@@ -8,8 +8,7 @@ a call of `input_value`, which gives the value itself on the engine, out of the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from operator import index
 from typing import Any
 
@@ -61,15 +60,20 @@ def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
     return (input_value, (number,)) if name is None else (input_name, (number, name))
 
 
-@contextmanager
-def noting(note: Callable[[object], int] | None) -> Iterator[None]:
-    """References packed within are told to `note`, which gives the number that they travel under; None: there may be
-    none (what is packed once and used again cannot hold any)."""
-    before, _here.note = _here.note, note
-    try:
-        yield
-    finally:
-        _here.note = before
+class noting:  # noqa: N801 - it is used as a statement
+    """``with noting(note):``: references packed within are told to `note`, which gives the number that they travel
+    under."""
+
+    __slots__ = ("_before", "_note")
+
+    def __init__(self, note: Callable[[object], int]) -> None:
+        self._note = note
+
+    def __enter__(self) -> None:
+        self._before, _here.note = _here.note, self._note
+
+    def __exit__(self, *exc_info: object) -> None:
+        _here.note = self._before
 
 
 def give_inputs(give: Callable[[int], Any] | None) -> None:

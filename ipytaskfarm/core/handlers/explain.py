@@ -7,12 +7,16 @@ from ..durations import SLOW_S
 from ..eligibility import may_serve
 from ..farm import Engine, EngineState, Farm, Now
 from ..gates import gate
+from ..lending import MAX_EXTRA_ENGINES
 from ..messages import Answer, Explain, Refusal, Stuck, Text
 from ..queue import ClassKey, serves_environment
-from ..states import State
+from ..states import State, Waiting
 from ..task import DEFAULT_RULES, Handed, Queued, Task
 from .asking import why_nobody, why_not
 from .tables import name_of, reason_of
+
+SHOWN = 5
+"""So many of those that a task waits for are named."""
 
 
 def on_explain(farm: Farm, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
@@ -50,11 +54,30 @@ def _may_move(farm: Farm, task: Task) -> bool:
         return engine is not None and engine.state != EngineState.AWAY
     if farm.held or farm.stopping:
         return False
+    if task.left:
+        return _any_may_move(farm, task.left)
     if type(place) is Queued and task.task_class is None:
-        return True  # it comes back by itself, at its time
+        return place.why is not Waiting.PAUSED  # it comes back by itself, at its time
     if task.task_class is not None and task.task_class.restricted:
         return bool(task.task_class.eligible) and not why_nobody(farm, task.rules or DEFAULT_RULES)
     return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.values())
+
+
+def _any_may_move(farm: Farm, needed: set[int]) -> bool:
+    """Whether anything that these wait for, however far, may move."""
+    seen = set(needed)
+    waiting = list(needed)
+    while waiting:
+        task = farm.tasks.get(waiting.pop())
+        if task is None:
+            return True
+        if task.left:
+            fresh = task.left - seen
+            seen |= fresh
+            waiting += fresh
+        elif _may_move(farm, task):
+            return True
+    return False
 
 
 def explain(farm: Farm, task: Task, now: Now) -> list[str]:
@@ -73,6 +96,9 @@ def explain(farm: Farm, task: Task, now: Now) -> list[str]:
         lines.append("the farm is held: `ipytaskfarm` start without --hold, or resume, lets tasks run")
     if farm.stopping:
         lines.append("the farm is stopping")
+    if type(place) is Queued and task.task_class is None:
+        lines.append(_explain_away(farm, task, place, now))
+        return lines
     if not farm.engines:
         starting = sum(len(a.starting) for a in farm.agents.values())
         lines.append(f"the farm has no engines now ({starting} starting, {farm.wanted} wanted)")
@@ -81,14 +107,39 @@ def explain(farm: Farm, task: Task, now: Now) -> list[str]:
     return lines
 
 
+def _explain_away(farm: Farm, task: Task, place: Queued, now: Now) -> str:
+    """Of a task that stands in no queue."""
+    if task.left:
+        first = sorted(task.left)[:SHOWN]
+        more = f" and {len(task.left) - len(first)} more" if len(task.left) > len(first) else ""
+        states = ", ".join(
+            f"task {i} ({reason_of(farm, farm.tasks[i]) if i in farm.tasks else 'ended'})" for i in first
+        )
+        return f"it waits for {states}{more}"
+    if place.until_s is not None:
+        return f"it comes again in {max(0.0, place.until_s - now.mono_s):.1f} s"
+    job = farm.jobs.get(task.job or "")
+    return f"its job {job.spec.name!r} is paused" if job is not None else "it waits for its turn"
+
+
 def _explain_handed(farm: Farm, task: Task, place: Handed, now: Now) -> str:
     engine = farm.engines.get(place.engine)
     where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
     if place.since_s is not None:
-        return f"on {where} for {now.mono_s - place.since_s:.1f} s"
+        return f"on {where} for {now.mono_s - place.since_s:.1f} s{_waits_inside(engine, task, place)}"
     oldest = engine.oldest() if engine else None
     behind = f" behind task {oldest[0]}, which holds the interpreter" if oldest else ""
     return f"sent ahead to {where},{behind} not begun" if behind else f"sent ahead to {where}, not begun"
+
+
+def _waits_inside(engine: Engine | None, task: Task, place: Handed) -> str:
+    handing = engine.handed.get((task.id, place.attempt)) if engine is not None else None
+    if handing is None or handing.waiting is None:
+        return ""
+    text = f"; it waits for {len(handing.waiting.left)} tasks"
+    if not handing.waiting.lends:
+        text += f", and lends no place: {MAX_EXTRA_ENGINES} engines of its node do already"
+    return text
 
 
 def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
