@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm import RecycleSettings, Task, TaskEnvironment
+from ipytaskfarm import Join, RecycleSettings, Ref, Task, TaskEnvironment, errors
 from ipytaskfarm.client.environments import pack_environment_of
-from ipytaskfarm.client.packing import pack_task
+from ipytaskfarm.client.job_parts import Graph
+from ipytaskfarm.client.packing import Shared, pack_task
 from ipytaskfarm.core.demands import Asks, Condition, Recycle, Want
+from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import Function
 
 
@@ -76,6 +78,16 @@ def test_resources_as_they_travel(given: dict[str, Any], travels: list[Want]) ->
         ({"grace": -1}, ValueError, "grace must be 0 seconds or more"),
         ({"time_limit": 0}, ValueError, "time_limit must be more than 0 seconds"),
         ({"colour": "red"}, TypeError, "has no argument 'colour'"),
+        ({"after": "first"}, TypeError, "after must be an id, a future, a Task of the same job"),
+        ({"after": [1, None]}, TypeError, "after must be an id"),
+        ({"if_failed": "ignore"}, ValueError, "if_failed must be one of 'fail', 'skip', 'run'"),
+        ({"retry_delay": -1}, ValueError, "retry_delay must be 0 seconds or more"),
+        ({"retry_on": "OSError"}, TypeError, "retry_on must be an exception type, or several"),
+        ({"retry_on": [int]}, TypeError, "retry_on must be an exception type"),
+        ({"defer_time": "soon"}, TypeError, "defer_time must be"),
+        ({"warn_after": -2}, ValueError, "warn_after must be 0 seconds or more"),
+        ({"unique": 3}, TypeError, "unique must be a str or None"),
+        ({"on_duplicate": "maybe"}, ValueError, "on_duplicate must be one of 'refuse', 'return'"),
     ],
 )
 def test_what_is_wrong_is_named(rules: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -224,3 +236,33 @@ def test_settings_of_an_environment_are_set_in_place_or_whole() -> None:
     assert environment.recycle.after_tasks == 2
     with pytest.raises(TypeError, match="recycle must be RecycleSettings"):
         environment.recycle = {"after_tasks": 2}  # type: ignore[assignment]
+
+
+def test_edges_and_references_as_they_travel() -> None:
+    first, other = Task("1"), Task("2")
+    packed = pack_task(Task(max, args=(Ref(7), [Ref(8, "x")]), kwargs={"key": {"deep": Ref(7)}}, after=[3, 8]))
+    assert packed.needs == Needs(after=(3, 8, 7), inputs=((7, 7), (8, 8)))
+    assert pack_task(Task("a", push={"x": Ref(5)}, if_failed="run")).needs == Needs(
+        after=(5,), inputs=((5, 5),), if_failed="run"
+    )
+    assert pack_task(Task("a")).needs is None
+    assert pack_task(Join(after=[1, 2])).needs == Needs(after=(1, 2), join=True)
+    graph = Graph()
+    tasks = [first, other, Task(max, args=(Ref(first),), after=other)]
+    shared = Shared({}, "job", None, (), graph.place_of(tasks))
+    made = [pack_task(task, None, shared) for task in tasks]
+    assert made[2].needs == Needs(after=(-2, -1), inputs=((-1, -1),))
+    assert graph.add(tasks, made) == [0, 1, 2]
+    assert graph.dependents(0) == [2]
+    with pytest.raises(ValueError, match="was not added to this job"):
+        pack_task(Task("1", after=Task("2")), None, shared)
+    ref = Ref(4)
+    with pytest.raises(errors.UnpickleableException, match="closure or global cannot wait"):
+        pack_task(Task(lambda: ref))
+
+
+def test_delays_of_a_function_are_asked_for_each_retry() -> None:
+    rules = pack_task(Task("1", retries=3, retry_delay=lambda n: 2.0**n, retry_on=(OSError, KeyError))).rules
+    assert rules is not None
+    assert rules.retry_delays_s == (2.0, 4.0, 8.0)
+    assert rules.retry_on == ("builtins.OSError", "builtins.KeyError")
