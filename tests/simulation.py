@@ -30,8 +30,10 @@ import msgspec
 from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.decision import Decision
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
-from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.farm import Farm, Now, Settings
+from ipytaskfarm.core.handlers import timers
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import Deferral, LostInputs, Recovery, Rules, RunKey
 from ipytaskfarm.core.restore import restored_farm
@@ -224,7 +226,7 @@ class World:
         self.begun: defaultdict[int, list[RunKey]] = defaultdict(list)
         self.succeeded: set[RunKey] = set()
         self.uncharged: Counter[int] = Counter()
-        """Task -> runs that were deferred, or found their inputs lost."""
+        """Task -> runs that were deferred, found their inputs lost, or were not given back in time."""
         self.reopened: set[int] = set()
         """Tasks that may have been reopened: by a mark, or because a result that they stand on was lost."""
         self.spawned: dict[tuple[RunKey, int], list[int]] = {}
@@ -528,6 +530,25 @@ def allowed(rules: Rules | None) -> int:
 
 
 @contextmanager
+def counted_elsewhere(world: World) -> Iterator[None]:
+    """Runs that an engine did not give back in time go elsewhere, uncharged: they may be begun there and here."""
+    usual = timers.TIMERS["recall_patience"]
+
+    def count(farm: Farm, data: Any, now: Now, out: Decision) -> None:
+        there = {run for run in data[1] if run[0] in farm.tasks and farm.tasks[run[0]].is_current(data[0], run)}
+        usual(farm, data, now, out)
+        for run in there:
+            if not farm.tasks[run[0]].is_current(data[0], run):
+                world.uncharged[run[0]] += 1
+
+    timers.TIMERS["recall_patience"] = count
+    try:
+        yield
+    finally:
+        timers.TIMERS["recall_patience"] = usual
+
+
+@contextmanager
 def virtual_time(clock: Clock) -> Iterator[None]:
     """The controller's loop reads this clock."""
     setattr(loop, "time", clock)  # noqa: B010 - it is a module that stands there
@@ -543,7 +564,7 @@ def run(seed: int, events: int = 200) -> Counter[str]:
     try:
         folder.chmod(0o700)
         world = World(seed, folder)
-        with virtual_time(world.clock):
+        with virtual_time(world.clock), counted_elsewhere(world):
             for _ in range(events):
                 world.step()
             world.heal()

@@ -58,16 +58,17 @@ def _tell_dependents(farm: Farm, ended: int, now: Now, out: Decision) -> None:
     if ended in farm.tasks:  # it was reopened in the same turn: they wait on
         return
     reason = Reason.REFUSED if ended in farm.refusals else farm.finals.get(ended, "")
+    tasks = farm.tasks
     for task_id in farm.dependents.pop(ended, ()):
-        task = farm.tasks.get(task_id)
-        if task is None or not task.left or ended not in task.left:
+        task = tasks.get(task_id)
+        left = task.left if task is not None else None
+        if task is None or not left or ended not in left:
             continue
-        task.left.discard(ended)
+        left.discard(ended)
         needs = task.needs
-        waits_for_it = needs is not None and ended in needs.after
-        if reason and waits_for_it and needs is not None and needs.if_failed != RUN:
+        if reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
             finish(farm, task, _with_its_need(task, ended, reason, needs, now), out)
-        elif not task.left and type(task.place) is Queued:
+        elif not left and type(task.place) is Queued:
             if needs is not None and needs.join:
                 farm.ready_joins.append(task_id)
             else:

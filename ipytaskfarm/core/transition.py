@@ -65,7 +65,10 @@ def _stand(farm: Farm, task: Task, why: Queued) -> None:
     elif task.job in farm.paused:
         why = PAUSED
     else:
-        _place(farm, task, why)
+        if type(task.place) is Queued:
+            task.place = why  # it is scheduled, and was
+        else:
+            _place(farm, task, why)
         _join_queue(farm, task)
         if task.rules is not None:
             _note_functions(farm, task.rules)
@@ -186,8 +189,9 @@ def _end_in_job(farm: Farm, task: Task, final: Final) -> None:
 def count_needs(farm: Farm, task: Task, needs: Needs) -> None:
     """A task waits for others: for those of them that have not ended."""
     task.needs = needs
-    for source in needs.takes:
-        farm.takers[source] = farm.takers.get(source, 0) + 1
+    if needs.inputs:
+        for source in needs.takes:
+            farm.takers[source] = farm.takers.get(source, 0) + 1
     wait_for(farm, task, needs.after)
     if needs.join and not task.left:
         farm.ready_joins.append(task.id)
@@ -202,10 +206,15 @@ def _end_needs(farm: Farm, needs: Needs) -> None:
 
 def wait_for(farm: Farm, task: Task, ids: Iterable[int]) -> None:
     """It does not begin before these have ended, those of them that have not."""
-    left = {i for i in ids if i in farm.tasks or farm.finals.get(i) or i in farm.refusals}
+    tasks, dependents = farm.tasks, farm.dependents
+    left = {i for i in ids if i in tasks or farm.finals.get(i) or i in farm.refusals}
     for task_id in left:
-        farm.dependents.setdefault(task_id, []).append(task.id)
-        if task_id not in farm.tasks:
+        waiting = dependents.get(task_id)
+        if waiting is None:
+            dependents[task_id] = [task.id]
+        else:
+            waiting.append(task.id)
+        if task_id not in tasks:
             farm.ended_needs.append(task_id)  # it has failed already: what that means is settled with the turn
     task.left = left | task.left if task.left else left
 
@@ -218,8 +227,9 @@ def accept(
     out: Decision,
     parent: int | None = None,
     spawn: str | None = None,
+    needs: Needs | None = None,
 ) -> Task:
-    """None -> scheduled.  rules: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
+    """None -> scheduled.  rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     seq = farm.next_queue_seq
     farm.next_queue_seq = seq + 1
     task = Task(submission.id, seq, submission.submitted_s, session, submission.function, rules)
@@ -231,7 +241,7 @@ def accept(
         _count_in_job(farm, task)
         if rules.unique is not None:
             farm.unique[rules.unique] = task.id
-    needs = submission.needs
+    needs = needs or submission.needs
     out.saves.append(
         SaveTask(
             task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
@@ -433,7 +443,8 @@ def finish(farm: Farm, task: Task, final: Final, out: Decision) -> None:
     if task.job is not None:
         _end_in_job(farm, task, final)
     if task.needs is not None:
-        _end_needs(farm, task.needs)
+        if task.needs.inputs:
+            _end_needs(farm, task.needs)
         if task.needs.keep:
             farm.kept.add(task.id)
     if farm.dependents and task.id in farm.dependents:

@@ -48,9 +48,8 @@ def asked(keys: Iterable[int] | Iterable[str]) -> str:
 _THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
 
 
-def _task(t: s.SaveTask, text: str | None) -> Row:
+def _task(t: s.SaveTask, text: str | None, needs: str | None) -> Row:
     name, job = (t.rules.name, t.rules.job) if t.rules is not None else (None, None)
-    needs = _encode(t.needs).decode() if t.needs is not None else None
     return (
         t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, needs, job, t.parent, t.spawn,
     )  # fmt: skip
@@ -66,10 +65,13 @@ def _rules_text(rules: Rules | None) -> str | None:
 def _task_rows(group: list[s.SaveTask]) -> list[Row]:
     rows = []
     rules, text = None, None
+    edges, needs = None, None
     for save in group:
         if save.rules is not rules:  # tasks that came together share them
             rules, text = save.rules, _rules_text(save.rules)
-        rows.append(_task(save, text))
+        if save.needs is not edges:
+            edges, needs = save.needs, _encode(save.needs).decode() if save.needs is not None else None
+        rows.append(_task(save, text, needs))
     return rows
 
 

@@ -8,6 +8,7 @@ from .. import graph
 from ..decision import Decision
 from ..farm import Block, Client, Farm, Now
 from ..messages import Full, IdBlock, NeedIds, Submit
+from ..needs import Needs
 from ..parcels import Failure, Final, Rules, Submission
 from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
@@ -52,6 +53,7 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
     block: Block | None = None
     fresh = False
     last: Rules | None = None
+    edges: Needs | None = None
     for submission in event.tasks:
         if block is None or not block.first <= submission.id <= block.last:
             _acknowledge(farm, client, block, fresh, out)
@@ -68,13 +70,23 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
             if rules is not None:
                 # Most tasks of a message have the same rules: one object for all of them, of which all is known.
                 rules = last = last if rules == last else rules
-            _take_in(farm, client, submission, rules, now, out)
+            if submission.needs is not None:
+                edges = submission.needs if submission.needs != edges else edges
+            _take_in(farm, client, submission, rules, edges if submission.needs is not None else None, now, out)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, event.jobs, out)
 
 
-def _take_in(farm: Farm, client: Client, submission: Submission, rules: Rules | None, now: Now, out: Decision) -> None:
-    if submission.function is None and rules is None and submission.needs is None:
+def _take_in(
+    farm: Farm,
+    client: Client,
+    submission: Submission,
+    rules: Rules | None,
+    needs: Needs | None,
+    now: Now,
+    out: Decision,
+) -> None:
+    if submission.function is None and rules is None and needs is None:
         accept(farm, submission, client.session, rules, out)
         return
     refusal = why_refused(farm, submission, rules)
@@ -85,8 +97,9 @@ def _take_in(farm: Farm, client: Client, submission: Submission, rules: Rules | 
         farm.touched[client.session] = client
         has_arrived(farm, rules)
         return
-    task = accept(farm, submission, client.session, rules, out)
-    weigh(farm, task, now, out)
+    task = accept(farm, submission, client.session, rules, out, needs=needs)
+    if rules is not None:
+        weigh(farm, task, now, out)
     if rules is not None and rules.job is not None:
         has_arrived(farm, rules)
 
