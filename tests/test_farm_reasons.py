@@ -42,7 +42,7 @@ def reject() -> None:
 
 
 def _aborted(tc: TaskClient) -> int:
-    task = tc.run(Task("import time; time.sleep(60)"))
+    task = int(tc.run(Task("import time; time.sleep(60)")))
     tc.abort(task, reason="a test")
     return task
 
@@ -76,7 +76,7 @@ HOW: dict[Reason, Callable[[TaskClient], int]] = {
     Reason.REFUSED: _refused,
 }
 RUN_NEVER = {Reason.REFUSED, Reason.UNMET, Reason.NEEDED, Reason.SKIPPED}
-ELSEWHERE = {Reason.TOO_LARGE: "a result of 4 GiB: tests/test_engine_runner.py plays it"}
+ELSEWHERE = {Reason.TOO_LARGE: "a result of 4 GiB: tests/test_agent_parts.py plays it"}
 
 
 def test_no_reason_is_forgotten() -> None:
