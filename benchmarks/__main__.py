@@ -13,7 +13,8 @@ from benchmarks.harness import Options, Row, machine
 from benchmarks.profile import profile
 
 NAMES = (
-    "run_loop", "functions", "latency", "maps", "million", "depend", "data", "start", "idle", "scaling", "simulated",
+    "run_loop", "functions", "latency", "maps", "graphs", "million", "depend", "data", "start", "idle", "scaling",
+    "simulated",
 )  # fmt: skip
 
 

@@ -195,6 +195,25 @@ def test_children_know_their_parent_and_their_failures_are_raised(tc: TaskClient
     assert text == "child 2"
 
 
+def test_a_child_job(tc: TaskClient) -> None:
+    def square(n: int) -> int:
+        return n * n
+
+    def parent() -> tuple[list[int], list[int], int]:
+        job = current_task().create_job("squares of a task")
+        for n in range(4):
+            job.add_task(square, n)
+        ids = job.submit()
+        return ids, job.results(), job.wait()
+
+    ids, squares, failed = value(tc, tc.run(Task(parent)))
+    assert (squares, failed) == ([0, 1, 4, 9], 0)
+    found = tc.job("squares of a task")
+    assert found.ids == ids
+    assert found.counts()["succeeded"] == 4
+    assert tc.jobs()[-1].state == "succeeded"
+
+
 def test_a_repeated_run_gets_the_same_children(tc: TaskClient, tmp_path: Path) -> None:
     def child(n: int) -> int:
         return n

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .parcels import Final, Function, Incarnation, RunKey, Submission
+from .parcels import Final, Function, Incarnation, JobSpec, RunKey, Submission
 
 
 class Letter(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +38,8 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     tasks: list[Submission]
     """Their ids mean nothing, but for the edges between them: the controller gives others."""
     functions: list[Function] = []
+    job: JobSpec | None = None
+    """The job that they belong to: a child job of the task's."""
 
 
 class Children(msgspec.Struct, frozen=True, tag=True):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..core.needs import Needs
-from ..core.parcels import Packed, Submission
+from ..core.parcels import Packed, Rules, Submission
 from ..core.work import CallWork
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function
 from ..doors.pack_refs import noting
+
+if TYPE_CHECKING:
+    from .current import CurrentTask
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -45,6 +48,47 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
     return Packed(_encode(CallWork(arguments)), function.digest, None, (function,), False, taken, needs)
 
 
-def submission(number: int, packed: Packed) -> Submission:
+def submission(number: int, packed: Packed, job: str | None = None) -> Submission:
     """As it travels; the controller gives the id."""
-    return Submission(number, packed.payload, 0.0, packed.function, packed.rules, packed.blobs, packed.needs)
+    rules = packed.rules
+    if job is not None:
+        rules = msgspec.structs.replace(rules or Rules(), job=job)
+    return Submission(number, packed.payload, 0.0, packed.function, rules, packed.blobs, packed.needs)
+
+
+class ChildJob:
+    """A job that a running task submits: `add_task`, `submit`, `wait`, `results`.  Made by
+    ``current_task().create_job(name)``.
+
+    Clients find it by its name (``tc.job(name)``).  Waiting for it lends the task's place, as ``current_task().wait``
+    does.  From STK Parallel Computing's child jobs.
+    """
+
+    def __init__(self, parent: CurrentTask, name: str, abort_on_failure: bool) -> None:
+        self._parent = parent
+        self._made: list[Packed] = []
+        self.name = name
+        self.abort_on_failure = abort_on_failure
+        self.ids: list[int] = []
+        """Of its tasks, once they were submitted."""
+
+    def add_task(self, what: Any, *args: Any, **kwargs: Any) -> None:
+        """A `Task`, or ``what(*args, **kwargs)``; handed in by `submit`."""
+        if self.ids:
+            raise ValueError(f"child job {self.name!r} was submitted: create another one")
+        self._made.append(self._parent.packed(what, args, kwargs))
+
+    def submit(self) -> list[int]:
+        """Hand its tasks in; their ids.  ValueError when there are none."""
+        if not self._made:
+            raise ValueError(f"child job {self.name!r} has no tasks to hand in: add_task() first")
+        self.ids = self._parent.spawn(self._made, self.name, self.abort_on_failure)
+        return self.ids
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all its tasks have ended; how many of them failed.  TimeoutError after `timeout` seconds."""
+        return self._parent.wait(self.ids, timeout)
+
+    def results(self, return_exceptions: bool = False) -> list[Any]:
+        """Wait, and give its tasks' values in the order of adding; see ``current_task().results``."""
+        return self._parent.results(self.ids, return_exceptions)

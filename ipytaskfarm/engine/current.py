@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -10,12 +11,12 @@ from typing import Any, NoReturn
 
 from ..core.calls import Await, Children, Letter, Receive, Spawn, Take, TaskReply
 from ..core.messages import Granted, Run, Special
-from ..core.parcels import Deferral, Function
+from ..core.parcels import Deferral, Function, JobSpec, Packed
 from ..core.work import Message
 from ..doors.blobs import Blobs
 from ..doors.pack import pack, unpack
 from .calls import Calls
-from .children import packed_child, submission
+from .children import ChildJob, packed_child, submission
 from .holding import Holding
 from .inputs import value_of
 from .interrupt import Interrupts
@@ -177,23 +178,37 @@ class CurrentTask:
 
         A repeated run of the same trial that submits the same in the same order gets the same children; another
         payload in that place raises RuntimeError."""
-        return self._spawn([packed_child(what, args, kwargs, self._blobs)])[0]
+        return self.spawn([self.packed(what, args, kwargs)])[0]
 
     def submit_all(self, tasks: Iterable[Any]) -> list[int]:
         """Several at once: `Task` objects or functions without arguments; their ids."""
-        made = [packed_child(task, (), {}, self._blobs) for task in tasks]
-        return self._spawn(made) if made else []
+        made = [self.packed(task) for task in tasks]
+        return self.spawn(made) if made else []
 
     def map(self, function: Callable[..., Any], *sequences: Iterable[Any]) -> list[int]:
         """``submit(function, …)`` for each item (or items side by side), at once; the children's ids."""
-        made = [packed_child(function, args, {}, self._blobs) for args in zip(*sequences, strict=True)]
-        return self._spawn(made) if made else []
+        made = [self.packed(function, args) for args in zip(*sequences, strict=True)]
+        return self.spawn(made) if made else []
 
-    def _spawn(self, made: list[Any]) -> list[int]:
+    def create_job(self, name: str | None = None, abort_on_failure: bool = False) -> ChildJob:
+        """A `ChildJob`: children that clients see together, under a name."""
+        return ChildJob(self, name or f"children of task {self.id}", abort_on_failure)
+
+    def packed(self, what: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Packed:
+        """A child, ready to travel."""
+        return packed_child(what, args, kwargs or {}, self._blobs)
+
+    def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
+        """Submit what was packed, as a job of that name if there is one."""
         self._submitted += 1
         functions: dict[str, Function] = {f.digest: f for packed in made for f in packed.functions}
-        tasks = [submission(-1 - number, packed) for number, packed in enumerate(made)]
-        found: list[int] = self.calls.ask(Spawn(self._submitted, tasks, list(functions.values()))).ids
+        # The same run of the same trial names the same job.
+        job_id = f"{self.id}.{self.trial}.{self._submitted}" if job else None
+        spec = None
+        if job_id is not None:
+            spec = JobSpec(job_id, job, len(made), abort_on_failure=abort_on_failure, opened_s=time.time())
+        tasks = [submission(-1 - number, packed, job_id) for number, packed in enumerate(made)]
+        found: list[int] = self.calls.ask(Spawn(self._submitted, tasks, list(functions.values()), spec)).ids
         return found
 
     def children(self, state: str | None = None) -> list[int]:

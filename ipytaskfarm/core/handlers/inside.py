@@ -34,6 +34,7 @@ from ..states import State
 from ..task import Task
 from ..transition import accept
 from .code import save_functions
+from .jobs import has_arrived, open_job, save_jobs
 from .submit import take_ids, weigh, why_refused
 
 
@@ -99,12 +100,18 @@ def _spawn(farm: Farm, engine: Engine, parent: Task, event: TaskCall, question: 
         reply(engine, event, Declined("StoreFull" if farm.full else "ConnectionError", why), out)
         return
     save_functions(farm, question.functions, out)
+    if question.job is not None:
+        open_job(farm, parent.session, question.job)
     for made in question.tasks:
         refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
         if refusal is not None:
             reply(engine, event, Declined(*refusal), out)
             return
     ids = _take_in(farm, parent, f"{key}.{check}", question.tasks, now, out)
+    if question.job is not None:
+        for made in question.tasks:
+            has_arrived(farm, made.rules)
+        save_jobs(farm, [question.job], out)
     family.spawned[key] = check, ids
     reply(engine, event, Spawned(ids), out)
 

@@ -1,0 +1,57 @@
+"""Graphs: layers of tasks through joins, against the same tasks without edges; and how long many edges take."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.harness import Options, Row, farm_with_client, in_turn
+from benchmarks.peers import nothing
+from ipytaskfarm import Join, Task, TaskClient
+
+WIDTH = 100
+
+
+def measure(options: Options) -> list[Row]:
+    """Tasks per second, handed in by a loop, in 1,000 layers of 100."""
+    layers = options.count(1000)
+    with farm_with_client(options.engines) as (_, tc):
+
+        def independent() -> float:
+            began_s = time.perf_counter()
+            tc.barrier([tc.run(Task(nothing, args=(n,))) for n in range(layers * WIDTH)])
+            return _rate(tc, layers, began_s)
+
+        def layered() -> float:
+            began_s = time.perf_counter()
+            join = None
+            for _ in range(layers):
+                after = () if join is None else join
+                join = tc.run(Join(after=[tc.run(Task(nothing, args=(n,), after=after)) for n in range(WIDTH)]))
+            assert join is not None
+            tc.barrier(join)
+            return _rate(tc, layers, began_s)
+
+        rates = in_turn({"graph": layered, "independent": independent}, options.rounds)
+        edges_s = _bipartite(tc)
+    ratio = rates["graph"] / rates["independent"]
+    return [
+        Row(
+            f"{layers:,} layers of {WIDTH} through joins, against as many without edges",
+            f"{rates['graph']:,.0f}/s", f"{rates['independent']:,.0f}/s", ratio, 0.5, 0.6,
+        ),
+        Row("500 tasks each after each of 500 others: 250,000 edges", f"{edges_s:.2f} s", "–", edges_s, unit=" s"),
+    ]  # fmt: skip
+
+
+def _rate(tc: TaskClient, layers: int, began_s: float) -> float:
+    rate = layers * WIDTH / (time.perf_counter() - began_s)
+    tc.clear()
+    return rate
+
+
+def _bipartite(tc: TaskClient) -> float:
+    """Seconds from the first task's handing in to the last one's end."""
+    began_s = time.perf_counter()
+    first = [tc.run(Task(nothing, args=(n,))) for n in range(500)]
+    tc.barrier([tc.run(Task(nothing, args=(n,), after=first)) for n in range(500)])
+    return time.perf_counter() - began_s
