@@ -201,7 +201,11 @@ def test_an_active_duplicate_is_refused_or_returned(one: TaskClient, tmp_path: P
     with pytest.raises(errors.DuplicateTask, match=f"task {first} of the unique key 'nightly'") as caught:
         one.run(Task("1", unique="nightly"))
     assert caught.value.first == first
+    one.run(Task("1", after=10**9))  # another refusal is not this one's
     assert one.run(Task("1", unique="nightly", on_duplicate="return")) == first
+    assert one.run(Task(gate.code, unique="weekly")) > first
+    with pytest.raises(errors.TaskError, match="no task 1000000000 to wait for"):
+        one.flush()
     job = one.create_job("report")
     job.unique = True
     job.add_task(Task(gate.code))

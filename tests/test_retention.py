@@ -13,6 +13,7 @@ import pytest
 from ipytaskfarm.controller import retention
 from ipytaskfarm.controller.retention import Retention
 from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.doors.blobs import Blobs, blobs_folder
 from ipytaskfarm.doors.store import Store
 
@@ -60,6 +61,15 @@ def test_by_size_the_oldest_go_and_no_more_than_need_be(store: Store, tmp_path: 
     assert 15 <= len(going) <= 25
     store.commit([s.SaveClear(going)])
     assert len(keeper.due(retention.SIZE_LOOK_S, 0.0)) <= 2, "what a row takes is an estimate"
+
+
+def test_what_is_held_for_later_tasks_does_not_go(store: Store, tmp_path: Path) -> None:
+    held = msgspec.structs.replace(task(0), needs=Needs(after=(), join=True, keep=True))
+    store.commit([held, *(task(n) for n in range(1, 5))])
+    body = os.urandom(50_000)
+    store.commit([s.SaveFinal(msgspec.structs.replace(final(n, body=body).final, completed_s=1.0)) for n in range(5)])
+    assert Retention(store, tmp_path, 60.0, None).due(0.0, ENDED_S) == [1, 2, 3, 4]
+    assert Retention(store, tmp_path, None, 1).due(0.0, ENDED_S) == [1, 2, 3, 4]
 
 
 def test_large_values_count(store: Store, tmp_path: Path) -> None:

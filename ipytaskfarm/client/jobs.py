@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import messages
 from ..core.parcels import Function, JobSpec
+from ..core.states import Reason
 from ..environment import TaskEnvironment
 from .display import job_html
 from .environments import pack_environment_of
 from .job_parts import Graph, JobEvents, Member, show_live
 from .packing import Shared, pack_task
-from .results import TaskResult
+from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
 from .tasks import Task, as_task
 
@@ -150,8 +151,11 @@ class Job:
         ids = [*self._ids, *[-1] * len(fresh)]
         for position in order:
             ids[position] = session.hand_in(packed[position - len(self._ids)], spec, ids)
-        if self.unique is not None:
-            session.flush()  # a duplicate is refused as a whole
+        if self.unique is not None:  # a duplicate is refused as a whole
+            for task_id in ids[-len(fresh) :]:
+                final = session.accepted(task_id)
+                if final is not None and final.reason == Reason.REFUSED:
+                    raise error_of(final, decode_body(final))
         self._ids[:] = ids
         self._events.begin()
         return self._ids[-len(fresh) :]

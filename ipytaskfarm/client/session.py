@@ -169,6 +169,19 @@ class Session(IoThread):
             self._ring()
             self._changed.wait(TICK_S)
 
+    def accepted(self, task_id: int) -> Final | None:
+        """Wait until this task, handed in here, is on disk; its end, if it has ended already.  Its refusal is not
+        raised by `flush` again."""
+        with self._lock:
+            self._ring()
+            while self._outbox.oldest_id() <= task_id:
+                self.check()
+                if self._outbox.full_why is not None:
+                    raise _refusal(self._outbox.full_why)
+                self._changed.wait(TICK_S)
+            self.arrivals.refused = [final for final in self.arrivals.refused if final.id != task_id]
+            return self.arrivals.finals.get(task_id)
+
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all that was handed in until now is on disk; raise what was refused."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

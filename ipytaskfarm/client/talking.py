@@ -44,7 +44,8 @@ def send(self: TaskClient, taskid: int, *objects: Any, quiet: bool = False) -> N
     UnpickleableException for what cannot travel.
     """
     wanted = task_id(taskid)
-    self._session.flush()
+    if self._session.arrivals.is_live(wanted):
+        self._session.accepted(wanted)  # it is there before what is sent to it
     bodies = [pack(each, "message") for each in objects]
     try:
         for first in range(0, len(bodies), CHUNK):

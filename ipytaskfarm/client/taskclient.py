@@ -118,13 +118,13 @@ class TaskClient:
 
     def _only_one(self, new_id: int, on_duplicate: str) -> int:
         """A task with a unique key: its id, or that of the one which is there already."""
-        try:
-            self.flush()
-        except errors.DuplicateTask as refused:
-            if on_duplicate == "return" and isinstance(refused.first, int):
-                return refused.first
-            raise
-        return new_id
+        final = self._session.accepted(new_id)
+        if final is None or final.reason != Reason.REFUSED:
+            return new_id
+        error = error_of(final, decode_body(final))
+        if on_duplicate == "return" and isinstance(error, errors.DuplicateTask) and isinstance(error.first, int):
+            return error.first
+        raise error
 
     submit = futures.submit
     broadcast = shared.broadcast

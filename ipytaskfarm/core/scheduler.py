@@ -237,12 +237,13 @@ def _tell_clients(farm: Farm, out: Decision) -> None:
 
 
 def _tell(client: Client, out: Decision) -> None:
-    if client.accepted:
-        out.sends.append((client.session, m.Accepted(list(client.accepted.items()))))
-        client.accepted = {}
+    # Refusals are among the ends: who waits for the acceptance is to know of them then.
     if client.finals:
         out.sends.append((client.session, m.Finals(client.finals)))
         client.finals = []
+    if client.accepted:
+        out.sends.append((client.session, m.Accepted(list(client.accepted.items()))))
+        client.accepted = {}
 
 
 def check(farm: Farm) -> None:

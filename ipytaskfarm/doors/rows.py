@@ -298,11 +298,15 @@ def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
 # The CROSS JOINs fix the order of the loops (SQLite's extension): look each asked-for key up, scan nothing.
 
 BLOCKS = "SELECT first, last, accepted_upto, session FROM blocks ORDER BY first"
-FINAL_IDS = "SELECT task, completed_s FROM finals WHERE task > ?1 ORDER BY task LIMIT ?2"
+_NOT_KEPT = "(t.needs IS NULL OR json_extract(t.needs, '$.keep') IS NOT 1)"
+FINAL_IDS = (
+    "SELECT f.task, f.completed_s FROM finals AS f JOIN tasks AS t ON t.id = f.task "
+    f"WHERE f.task > ?1 AND {_NOT_KEPT} ORDER BY f.task LIMIT ?2"
+)
 OLDEST_FINALS = (
     "SELECT f.task, ifnull(length(f.body), 0) + length(t.payload), "
     "(SELECT group_concat(digest) FROM blob_uses AS u WHERE u.task = f.task) "
-    "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task LIMIT ?1"
+    f"FROM finals AS f JOIN tasks AS t ON t.id = f.task WHERE {_NOT_KEPT} ORDER BY f.task LIMIT ?1"
 )
 FINAL_RECORDS = (
     "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1 "
