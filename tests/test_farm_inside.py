@@ -47,6 +47,7 @@ def value(tc: TaskClient, task: Any) -> Any:
 # -- SEEDS 20
 
 
+@pytest.mark.alone
 def test_the_latest_progress_is_seen_soon_and_the_last_one_always(tc: TaskClient) -> None:
     def work() -> int:
         me = current_task()

@@ -240,6 +240,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_a_job_outlives_its_client_unless_it_is_to_end_with_it(tmp_path: Path, end: str) -> None:
     with module_farm(2) as farm, farm.task_client() as tc:
