@@ -212,3 +212,14 @@ def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
         with pytest.raises(AssertionError, match=f"pid={planted.pid}"):
             assert_no_inhabitants(tmp_path, 0.0)
         assert planted.wait(10) == -9
+
+
+def test_a_job_that_is_shown_follows_itself(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
+    notebook.run(f"job = tc.create_job('alive')\nfor _ in range(3): job.add_task(Task({gate.code!r}))\njob.submit()")
+    cell = notebook.run("job")
+    cell.shows("Job alive: 0%")
+    running(tc)
+    assert not cell.running
+    gate.open()
+    cell.shows("Job alive: 100%")
+    cell.shows("3 succeeded")
