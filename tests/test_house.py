@@ -101,3 +101,14 @@ def test_the_tests_that_the_guarantees_name_are_there() -> None:
     named = set(re.findall(r"\btest_\w+", (Path(__file__).parents[1] / "docs" / "guarantees.md").read_text()))
     assert len(named) > 30
     assert [name for name in sorted(named) if not Path(__file__).with_name(f"{name}.py").exists()] == []
+
+
+def test_nobody_draws_from_the_users_chance() -> None:
+    """Clients and engines share a process with user code, whose ``random.seed(1)`` is to mean what it says."""
+    drawing = re.compile(r"\brandom\.(?!(System)?Random\b)[a-z]\w*\(|^from random import", re.MULTILINE)
+    found = [
+        str(path)
+        for path in (Path(__file__).parents[1] / "ipytaskfarm").rglob("*.py")
+        if drawing.search(path.read_text())
+    ]
+    assert not found, f"use a random.SystemRandom() of your own in {found}"

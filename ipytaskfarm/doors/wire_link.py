@@ -32,6 +32,9 @@ from ..core.session import Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
 from .runtime import ConnectionInfo
 
+_chance = random.SystemRandom()
+"""Our own: what users seed is theirs, and we share their process."""
+
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
 FRAMES_PER_STEP = 256
@@ -288,7 +291,7 @@ class Link:
         self.problem = why
         delay_s = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(self._tries, 10))
         self._tries += 1
-        self._retry_at_s = self._now_s + delay_s * random.uniform(0.5, 1.0)
+        self._retry_at_s = self._now_s + delay_s * _chance.uniform(0.5, 1.0)
 
     def _drop(self, why: str, events: list[LinkEvent]) -> None:
         if self._up:

@@ -16,6 +16,9 @@ from typing import Final
 from ..core.verbs import SampleProfile
 from .places import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
 
+_chance = random.SystemRandom()
+"""Our own: what users seed is theirs, and we share their process."""
+
 INTERVAL_S: Final = 0.02
 IDLE_LOOKS = 50
 """After so many that found nothing it sleeps until there is work."""
@@ -100,7 +103,7 @@ class Sampler:
         due = time.monotonic() + INTERVAL_S
         found_nothing = 0
         # Not at even distances, which work that repeats itself could keep step with.
-        while not self._running.acquire(timeout=max(0.0, due - time.monotonic()) + random.uniform(0, INTERVAL_S / 2)):
+        while not self._running.acquire(timeout=max(0.0, due - time.monotonic()) + _chance.uniform(0, INTERVAL_S / 2)):
             late = max(0.0, time.monotonic() - due)
             # C code that held the interpreter for two seconds has kept a hundred samples from being taken: they are
             # its own, for what comes next after it is the line that called it.
