@@ -261,6 +261,46 @@ def test_a_deferred_run_comes_back_uncharged_with_its_state(tc: TaskClient) -> N
     assert all(gap >= 0.19 for gap in gaps)
 
 
+def test_messages_of_a_deferred_run_are_there_and_the_next_trial_reads_on(tc: TaskClient) -> None:
+    def chat() -> list[int]:
+        me = current_task()
+        me.state.setdefault("got", []).append(me.receive(timeout=20).value)
+        me.send(me.trial)
+        if me.trial < 3:
+            me.defer(after=0.05)
+        return list(me.state["got"])
+
+    task = tc.run(Task(chat))
+    tc.send(task, 10, 20, 30)
+    assert value(tc, task) == [10, 20, 30]
+    assert [message.value for message in tc.messages(task)] == [1, 2, 3]
+
+
+def test_several_children_at_once_and_a_task_that_is_told_to_stop(tc: TaskClient, tmp_path: Path) -> None:
+    def parent() -> list[object]:
+        me = current_task()
+        return me.results(me.submit_all([Task(max, args=(1, 2)), Task("a = 3", pull="a"), list]))
+
+    assert value(tc, tc.run(Task(parent))) == [2, {"a": 3}, []]
+
+    def stubborn(path: str) -> None:
+        from pathlib import Path
+
+        me = current_task()
+        before = me.is_aborting
+        try:
+            Path(path, "began").touch()
+            time.sleep(60)
+        except KeyboardInterrupt:
+            Path(path, "told").write_text(f"{before} {me.is_aborting}")
+            raise
+
+    task = tc.run(Task(stubborn, args=(str(tmp_path),)))
+    eventually((tmp_path / "began").exists, DEADLINE_S)
+    tc.abort(task)
+    eventually(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() == "False True", DEADLINE_S)
+
+
 def test_deferring_has_an_end(tc: TaskClient) -> None:
     def never() -> None:
         try:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ..core.parcels import Final
 from ..core.states import ABORTS
+from ..core.work import ResultBody
 from ..doors.pack_refs import reference
 from .results import TaskResult, error_of
 from .tasks import CallTask, as_task
@@ -104,13 +105,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 super().set_result(None)
 
 
-def _no_body() -> Any:
-    from ..core.work import ResultBody
-
-    return ResultBody()
-
-
-_NO_BODY = _no_body()
+_NO_BODY = ResultBody()
 
 
 class Settler:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import errors, messages
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 _marks = itertools.count(1)
 CHUNK = 500
 """Messages that travel together."""
-LOOK_S = 1.0
 
 
 class Progress(NamedTuple):
@@ -89,11 +87,3 @@ def progress_of(self: TaskClient, ids: Ids) -> dict[int, Progress]:
         if final is not None and final.body and (said := decode_body(final).progress) is not None:
             found[each] = Progress(*said)
     return found
-
-
-def follow(client: TaskClient, ids: Iterable[int], stop: Any, every_s: float = 0.15) -> Iterator[dict[int, Progress]]:
-    """Progress again and again, until `stop` (an Event) is set."""
-    wanted = list(ids)
-    while not stop.is_set():
-        yield progress_of(client, wanted)
-        time.sleep(every_s)

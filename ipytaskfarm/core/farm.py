@@ -528,10 +528,6 @@ class Farm:
             client.blocks = [block for block in self.blocks if block.session == session]
         return client
 
-    def agent_of(self, engine: Engine) -> Agent | None:
-        """Whose engine it is."""
-        return self.agents.get(engine.agent)
-
     def enter(self, engine: Engine) -> None:
         """An engine joins."""
         self.engines[engine.name] = engine

@@ -6,11 +6,13 @@ so a second asking changes nothing.  Answers come from the lane's thread.
 
 from __future__ import annotations
 
+import builtins
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from ..core import errors
 from ..core.calls import Counted, Declined, Post, Progress, TaskCall, TaskQuestion, TaskReply
 from ..core.messages import FromEngine
 from ..core.parcels import RunKey
@@ -135,7 +137,5 @@ class Calls:
 def _value(reply: TaskReply) -> Any:
     if not isinstance(reply.reply, Declined):
         return reply.reply
-    from ..core import errors
-
-    found = getattr(errors, reply.reply.etype, None) or {"RuntimeError": RuntimeError}.get(reply.reply.etype)
+    found = getattr(errors, reply.reply.etype, None) or getattr(builtins, reply.reply.etype, None)
     raise (found or errors.TaskError)(reply.reply.text)

@@ -152,7 +152,10 @@ class CurrentTask:
         self.calls.tell(float(value), None if total is None else float(total), str(message))
 
     def send(self, obj: Any) -> None:
-        """A message to whoever reads ``tc.messages(id)``: in order, kept with the result, lost with no crash.
+        """A message to whoever reads ``tc.messages(id)``: in order, and kept with the result.
+
+        A run that ends well, or is deferred, ends when its messages are on the farm's disk; one that fails waits 5 s
+        for that.
 
         Raises UnpickleableException for what cannot travel."""
         self.calls.post(pack(obj, "message"))

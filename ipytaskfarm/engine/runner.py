@@ -149,7 +149,7 @@ class Runner:
             value, error = self._guarded((run.task, run.attempt), call)
             if error is None and type(value) is CoroutineType:
                 return self._run_in_loop(attempt, value)
-            self._end(attempt, value, error or self._flush(attempt))
+            self._end(attempt, value, self._flushed(attempt, error))
         finally:
             SINK.reset(token)
         return None
@@ -243,13 +243,14 @@ class Runner:
         self._interrupts.awaiting = None
         self._interrupts.current = None
         value, error = (None, _cancelled()) if task.cancelled() else task.result()
-        self._end(attempt, value, error or self._flush(attempt))
+        self._end(attempt, value, self._flushed(attempt, error))
 
-    def _flush(self, attempt: Attempt) -> BaseException | None:
-        """A run that ends well has its messages on the controller's disk first; what came between."""
-        if attempt.current is None:
-            return None
-        return self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)[1]
+    def _flushed(self, attempt: Attempt, error: BaseException | None) -> BaseException | None:
+        """A run that ends well, or for now, has its messages on the controller's disk first; the error it ends with."""
+        if attempt.current is None or not (error is None or isinstance(error, Deferred)):
+            return error
+        _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
+        return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
         """What a run that goes on has printed; called by the lane's thread."""
