@@ -16,7 +16,7 @@ from ipytaskfarm.core.messages import FarmState, FarmStatus
 from ipytaskfarm.core.messages import Stop as StopFarm
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.launchers import Part, Placed
-from ipytaskfarm.launchers.local import LocalLauncher, LocalProcess
+from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.questions import connect
 
 ANSWER_S = 15.0
@@ -52,7 +52,7 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
     read_end, write_end = os.pipe()
     arguments = ("start", *words, f"--Start.progress_fd={write_end}")
     part = Part(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), Path.cwd(), fds=(write_end,))
-    process = LocalLauncher().start(part)
+    process = LocalProcesses().start(part)
     os.close(write_end)
     threading.Thread(target=_reap, args=(process,), name="supervisor's end", daemon=True).start()
     try:
@@ -123,8 +123,8 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
 
 def _living(home: Home) -> dict[str, Placed]:
     """What runs of this farm, by the supervisor's record of it; the supervisor itself too."""
-    launcher = LocalLauncher()
-    found = {str(record["kind"]): launcher.adopt(record) for record in home.read_processes()}
+    processes = LocalProcesses()
+    found = {str(record["kind"]): processes.adopt(record) for record in home.read_processes()}
     return {kind: placed for kind, placed in found.items() if placed is not None}
 
 

@@ -31,8 +31,8 @@ from ipytaskfarm.core.messages import FarmState, FarmStatus, Hold, Question, Ref
 from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
-from ipytaskfarm.launchers import EXIT_UNKNOWN, Launcher, Part, Placed, describe_exit
-from ipytaskfarm.launchers.local import LocalLauncher, trim
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
+from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
 
@@ -106,7 +106,7 @@ class Supervisor:
         settings: FarmSettings,
         home: Home,
         audience: Audience,
-        launcher: Launcher | None = None,
+        processes: Processes | None = None,
         *,
         in_python: bool = False,
     ) -> None:
@@ -119,7 +119,7 @@ class Supervisor:
         self.error: Exception | None = None
         """Why the farm ended, if it was not asked to."""
         self._audience = audience
-        self._launcher: Launcher = launcher or LocalLauncher()
+        self._processes: Processes = processes or LocalProcesses()
         self._controller = _Watched("controller", self._controller_part)
         self._agents = [_Watched("agent-0", self._agent_part)]
         self._questioner: Questioner | None = None
@@ -211,13 +211,13 @@ class Supervisor:
         for record in self.home.read_processes():
             for watched in (self._controller, *self._agents):
                 if record.get("kind") == watched.kind and not watched.lives:
-                    watched.placed = self._launcher.adopt(record)
+                    watched.placed = self._processes.adopt(record)
                     if watched.placed is not None:
                         self._audience.say(f"adopted the {watched.kind} that was running (pid {record.get('pid')})")
         return self._controller.lives
 
     def _place(self, watched: _Watched) -> None:
-        watched.placed = self._launcher.start(watched.make())
+        watched.placed = self._processes.start(watched.make())
         watched.placed_s = time.monotonic()
         self._ours.add(watched.kind)
         if watched is self._controller:

@@ -16,7 +16,7 @@ from ipytaskfarm.doors.runtime import FarmRecord, process_started, read_farm_rec
 from ipytaskfarm.home import Home, sweep_temporary
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, describe_exit
 from ipytaskfarm.launchers import cores as cores_module
-from ipytaskfarm.launchers.local import LocalLauncher, child_environment, rotate, trim
+from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
 from ipytaskfarm.settings import FarmSettings
 from ipytaskfarm.supervisor import changes, ready_engines
 from tests.conftest import Dirs
@@ -43,7 +43,7 @@ def part(folder: Path, *code: str) -> Part:
 
 
 def test_a_process_is_started_detached_and_watched(tmp_path: Path) -> None:
-    process = LocalLauncher().start(part(tmp_path, "import os; print(os.getsid(0) == os.getpid()); os._exit(7)"))
+    process = LocalProcesses().start(part(tmp_path, "import os; print(os.getsid(0) == os.getpid()); os._exit(7)"))
     assert eventually(lambda: process.poll() is not None)
     assert process.poll() == 7
     process.close()
@@ -51,15 +51,15 @@ def test_a_process_is_started_detached_and_watched(tmp_path: Path) -> None:
 
 def test_what_a_process_said_begins_with_its_own_start(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("from an earlier one\n")
-    process = LocalLauncher().start(part(tmp_path, "import os; print(os.getsid(0) == os.getpid())"))
+    process = LocalProcesses().start(part(tmp_path, "import os; print(os.getsid(0) == os.getpid())"))
     eventually(lambda: process.poll() is not None)
     assert process.said().startswith("True")
     process.close()
 
 
 def test_a_living_process_is_adopted_and_a_dead_one_is_not(tmp_path: Path) -> None:
-    first = LocalLauncher().start(part(tmp_path, "import time; time.sleep(60)"))
-    adopted = LocalLauncher().adopt(first.record())
+    first = LocalProcesses().start(part(tmp_path, "import time; time.sleep(60)"))
+    adopted = LocalProcesses().adopt(first.record())
     assert adopted is not None
     assert adopted.poll() is None
     adopted.terminate()
@@ -67,8 +67,8 @@ def test_a_living_process_is_adopted_and_a_dead_one_is_not(tmp_path: Path) -> No
     assert first.poll() == -signal.SIGTERM
     assert adopted.poll() == EXIT_UNKNOWN
     adopted.kill()  # nothing happens
-    assert LocalLauncher().adopt(first.record()) is None
-    assert LocalLauncher().adopt({**first.record(), "pid": os.getpid()}) is None
+    assert LocalProcesses().adopt(first.record()) is None
+    assert LocalProcesses().adopt({**first.record(), "pid": os.getpid()}) is None
     for process in (first, adopted):
         process.close()
 

@@ -34,7 +34,8 @@
     ├── VersionMismatch
     ├── StoreError
     │   └── StoreFull                   (OSError) no room on the disk; what was accepted is safe
-    └── FarmExists                      a farm of this name runs already
+    ├── FarmExists                      a farm of this name runs already
+    └── LauncherError                   the system that is to place agents refused, or is not there
 
     TaskCancelled(KeyboardInterrupt)    raised inside a running task that is aborted; outside the tree so
                                         that a task's ``except Exception`` does not swallow it
@@ -272,6 +273,10 @@ class StoreFull(StoreError, OSError):
 
 class FarmExists(TaskFarmError):
     """A farm of this name runs already."""
+
+
+class LauncherError(TaskFarmError):
+    """The system that is to place agents (Slurm, ssh, ...) refused, or is not there; the text is its own word."""
 
 
 class TaskCancelled(KeyboardInterrupt):

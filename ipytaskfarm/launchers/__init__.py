@@ -1,11 +1,8 @@
 """How the processes of a farm get onto machines.
 
-A launcher knows one way of starting controller and agents: here, by a batch system, by Dask, by ssh.  The supervisor
-(`ipytaskfarm.supervisor`) decides *what* runs and how often; a launcher only places it.  Script text, process control
-and configuration stay apart: a `Part` says what to run, a `Launcher` where, a `Placed` is what came of it.
-
-To add one: a module here with a class that satisfies `Launcher`, whose `Placed` may be a batch job as well as a
-process: nothing outside this folder assumes a pid.
+Here: controller, supervisor and the agent of this machine, as processes (`local`).  The supervisor
+(`ipytaskfarm.supervisor`) decides *what* runs and how often; a `Part` says what to run, `Processes` starts it, a
+`Placed` is what came of it.  Elsewhere: agents alone, by existing systems (`agents`: batch systems, Dask, ssh).
 """
 
 from __future__ import annotations
@@ -58,14 +55,14 @@ class Placed(Protocol):
         """The last of what it printed since it was started."""
 
     def record(self) -> dict[str, Any]:
-        """What `Launcher.adopt` needs to find it again from another process, as JSON."""
+        """What `Processes.adopt` needs to find it again from another process, as JSON."""
 
     def close(self) -> None:
         """Forget it, living or not."""
 
 
-class Launcher(Protocol):
-    """One way of placing parts."""
+class Processes(Protocol):
+    """What starts parts, and finds them again."""
 
     def start(self, part: Part) -> Placed:
         """Start it, detached from our terminal and signals: it outlives us."""

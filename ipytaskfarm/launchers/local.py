@@ -86,7 +86,7 @@ class LocalProcess:
             self._child.returncode = 0
 
 
-class LocalLauncher:
+class LocalProcesses:
     """Starts processes on this machine, each in a session of its own."""
 
     def start(self, part: Part) -> LocalProcess:
