@@ -35,7 +35,7 @@ from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
-    from ipytaskfarm.core.messages import FarmState
+    from ipytaskfarm.core.tables import FarmState
 
 STABLE_S = 0.5
 """Engines that come up together do so within this long of one another."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.core.messages import EngineRow, FarmState
+from ipytaskfarm.core.tables import EngineRow, FarmState
 from ipytaskfarm.doors.runtime import FarmRecord, process_started, read_farm_record, write_farm_record
 from ipytaskfarm.home import Home, sweep_temporary
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, describe_exit

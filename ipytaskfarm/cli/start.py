@@ -17,7 +17,7 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.messages import FarmState
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
 from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.cores import usable_cores
