@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
+from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
