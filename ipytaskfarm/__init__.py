@@ -14,6 +14,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``launchers``   how processes get onto machines
 ``settings``    how a farm is to be; ``home``: its folders on this machine
 ``questions``   asking a farm without the weight of the client
+``enrol``       keys of a farm, made, replaced and taken away
 ``supervisor``  one per farm: has controller and agents running
 ``farm``        `Farm`: starts, connects, stops
 ``detached``    farms that go on by themselves: started and stopped from outside

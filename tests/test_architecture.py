@@ -33,11 +33,14 @@ LAYERS: dict[str, str] = {
     "settings": "core",
     "home": "core doors settings",
     "questions": "core doors settings home",
-    "supervisor": "core doors launchers settings home questions",
-    "farm": "core doors client launchers settings home questions supervisor",
+    "enrol": "core doors home questions",
+    "supervisor": "core doors launchers settings home questions enrol",
+    "farm": "core doors client launchers settings home questions enrol supervisor",
     "detached": "core doors launchers settings home questions",
     "jupyter": "core doors client settings home questions farm detached",
-    "cli": "core policies doors agent controller client launchers settings home questions supervisor farm detached",
+    "cli": (
+        "core policies doors agent controller client launchers settings home questions enrol supervisor farm detached"
+    ),
     "testing": "core policies doors client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""

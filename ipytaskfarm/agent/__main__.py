@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         farm=given.farm,
         node=given.node or socket.gethostname(),
         startup_cwd=(given.startup_cwd or Path.cwd()).absolute(),
+        name=given.name,
         slots=given.slots,
         lease_s=given.lease,
         grace_s=given.grace,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="for sockets and flight recorders; on a local disk")
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
+    parser.add_argument("--name", default="", help="the agent's own (default: the one that its key was made for)")
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     parser.add_argument(

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
     CommandDone,
@@ -79,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     farm: str
     node: str
     startup_cwd: Path
+    name: str = ""
+    """By which its launcher knows it; "": the one that its connection file was made for."""
     slots: int | None = None
     lease_s: float = 900.0
     grace_s: float = 1.0
@@ -90,6 +93,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
 
 
+def _name_in(connection_file: Path) -> str:
+    """The agent's name as its key bears it.  This machine's own agents may be started before there is a file: they
+    share a key, and have the role's name."""
+    try:
+        return read_connection_file(connection_file).agent or "agent"
+    except TaskFarmError:
+        return "agent"  # `Link` says what is wrong with it
+
+
 class Agent:
     """One per machine.  `run` returns the process's exit code."""
 
@@ -98,7 +110,7 @@ class Agent:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
-        session = secrets.token_hex(8)
+        session = f"{settings.name or _name_in(settings.connection_file)}:{secrets.token_hex(8)}"
         self._former = succeed(settings.folder, session)
         dead = sweep(settings.folder)
         self._lane = Lane(settings.folder / "lane.sock")

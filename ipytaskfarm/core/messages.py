@@ -33,7 +33,7 @@ from .calls import Letters, Progress, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Peers with another number are refused, with both versions named."""
 
 
@@ -250,6 +250,14 @@ class Compact(msgspec.Struct, frozen=True, tag=True):
     Answer: `Text`."""
 
 
+class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
+    """Question: the farm's keys have changed, read them anew.  Answer: `Number`, how many connections were cut."""
+
+
+class Connections(msgspec.Struct, frozen=True, tag=True):
+    """Question: who is connected, by which key.  Answer: `ConnectionTable`."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Question: end the farm.  Answer: `Flag` at once.
     drain_s: how long running tasks may go on (None: until they end)."""
@@ -282,7 +290,7 @@ Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
     | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky
+    | ClearSticky | ReloadKeys | Connections
 )  # fmt: skip
 
 
@@ -532,6 +540,23 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """What the controller found in the store when it started."""
 
 
+class Connection(msgspec.Struct, frozen=True, array_like=True):
+    """One peer's session."""
+
+    key: str
+    """The title of its key, see `doors.keys`: client, reader, agent, agent:NAME."""
+    name: str
+    """``user@host pid``, or an agent's node."""
+    there: bool
+    """It is connected now."""
+
+
+class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
+    """All sessions that the controller knows."""
+
+    rows: list[Connection]
+
+
 class StickyTable(msgspec.Struct, frozen=True, tag=True):
     """(key, verb, text) in the order in which fresh engines run them."""
 
@@ -541,7 +566,7 @@ class StickyTable(msgspec.Struct, frozen=True, tag=True):
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
     | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
-    | CommandQueueTable | FarmState | StickyTable
+    | CommandQueueTable | FarmState | StickyTable | ConnectionTable
 )  # fmt: skip
 
 
