@@ -110,8 +110,8 @@ class Slurm:
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
         """Those that wait are removed, and the agents of those that run are told to end.  Asked again, by the same
-        launcher, Slurm itself ends what still runs: a plain ``scancel`` sends SIGTERM to every process of a job, engines
-        and what they started, and SIGKILL after the site's ``KillWait``.
+        launcher, Slurm itself ends what still runs: a plain ``scancel`` sends SIGTERM to every process of a job,
+        engines and what they started too, and SIGKILL after the site's ``KillWait``.
         """
         job = str(handle["job"])
         indices = _indices(handle, names)
