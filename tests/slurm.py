@@ -159,7 +159,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _idle() -> int:
     ended = subprocess.run(
-        ["sinfo", "--noheader", "--Node", "--format=%T"], capture_output=True, text=True, check=False, timeout=DEADLINE_S
+        ["sinfo", "--noheader", "--Node", "--format=%T"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
     )
     return ended.stdout.split().count("idle")
 
@@ -172,7 +176,9 @@ def _empty(cluster: Cluster) -> None:
     """Whatever a failed test left: jobs outlive the daemons unless they are ended before."""
     cluster.run("scancel", f"--user={getuser()}")
     try:
-        eventually(lambda: not cluster.queue() and not cluster.processes(), DEADLINE_S, every_s=0.1, what="an empty queue")
+        eventually(
+            lambda: not cluster.queue() and not cluster.processes(), DEADLINE_S, every_s=0.1, what="an empty queue"
+        )
     finally:
         for process in cluster.processes():
             process.kill()

@@ -85,11 +85,9 @@ class Slurm:
         """ValueError: an option has a value that cannot be used."""
         batch_text.check_options(options)
         self._options = dict(options)
-        self._asked: set[tuple[str, int]] = set()
-        """(job, index) of those that were asked to end."""
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …  ValueError: count does not fit."""
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
         return numbered("slurm", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -109,22 +107,12 @@ class Slurm:
         return _by_name(handle, batch_text.slurm_status(said), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """Those that wait are removed, and the agents of those that run are told to end.  Asked again, by the same
-        launcher, Slurm itself ends what still runs: a plain ``scancel`` sends SIGTERM to every process of a job,
-        engines and what they started too, and SIGKILL after the site's ``KillWait``.
-        """
+        """SIGTERM to every process of a job, engines and what they started too, and SIGKILL after the site's
+        ``KillWait``: what runs should have been called back before."""
         job = str(handle["job"])
-        indices = _indices(handle, names)
-        insist = [index for index in indices if (job, index) in self._asked]
-        ask = [index for index in indices if (job, index) not in self._asked]
-        command = ["scancel", "--quiet", *_clusters(handle)]
-        if ask:
-            ids = [job] if names is None and not insist else [f"{job}_{index}" for index in ask]
-            _do(SLURM, [*command, "--state=PENDING", *ids])
-            _do(SLURM, [*command, "--state=RUNNING", "--batch", "--signal=TERM", *ids])
-            self._asked.update((job, index) for index in ask)
-        if insist:
-            _do(SLURM, [*command, *(f"{job}_{index}" for index in insist)])
+        ids = [job] if names is None else [f"{job}_{index}" for index in _indices(handle, names)]
+        if ids:
+            _do(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
 
     def tend(self, handle: Handle) -> Handle:
         """Slurm itself starts again what its nodes lost."""
@@ -142,7 +130,7 @@ class Pbs:
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …  ValueError: count does not fit."""
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
         return numbered("pbs", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -182,7 +170,7 @@ class Lsf:
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …  ValueError: count does not fit."""
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
         return numbered("lsf", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -200,7 +188,8 @@ class Lsf:
         return _by_name(handle, batch_text.lsf_status(said) if said else {}, 1)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """SIGINT, SIGTERM and SIGKILL, ten seconds apart unless the site says otherwise."""
+        """SIGINT, SIGTERM and SIGKILL, ten seconds apart; to a job of several slots SIGKILL alone, unless the site has
+        ``LSB_USE_SEQUENTIAL_SIGNAL``."""
         job = str(handle["job"])
         ids = [job] if names is None else [f"{job}[{index + 1}]" for index in _indices(handle, names)]
         if ids:
@@ -215,10 +204,10 @@ class Lsf:
 
 
 def numbered(system: str, group: str, count: int | None) -> list[str]:
-    """The names of a submission's agents.  ValueError: it is not said how many, or none."""
-    if count is None or count < 1:
-        raise ValueError(f"{system}: say how many agents, 1 or more: {system}:4")
-    return [f"{group}.{index}" for index in range(count)]
+    """The names of a submission's agents; None: of one.  ValueError: there are none."""
+    if count is not None and count < 1:
+        raise ValueError(f"{system}: how many agents must be 1 or more, not {count}")
+    return [f"{group}.{index}" for index in range(count or 1)]
 
 
 def _script(system: str, options: Mapping[str, str], values: batch_text.Values) -> str:
@@ -235,9 +224,9 @@ def _by_name(handle: Handle, found: Mapping[int, AgentStatus], first: int) -> di
     return {name: found.get(index, forgotten) for index, name in enumerate(handle["names"], first)}
 
 
-def _indices(handle: Handle, names: Sequence[str] | None) -> list[int]:
+def _indices(handle: Handle, names: Sequence[str]) -> list[int]:
     places = {name: index for index, name in enumerate(handle["names"])}
-    return list(places.values()) if names is None else [places[name] for name in names if name in places]
+    return [places[name] for name in names if name in places]
 
 
 def _clusters(handle: Handle) -> list[str]:
@@ -255,15 +244,13 @@ class _Answer(NamedTuple):
 
 def _submit(system: System, words: Sequence[str], script: str) -> str:
     """Not tried again: what a busy controller did not answer it may still have taken."""
-    answer = _run(system, words, script)
+    remedy = "It may have taken the job all the same: look, then try again"
+    answer = _run(system, words, script, remedy)
     if answer.code == 0:
         return answer.said
-    if any(text in answer.complaint for text in system.busy):
-        raise LauncherError(
-            f"{system.name} is busy: {_shown(words, answer)}\n"
-            "It may have taken the job all the same: look, then try again"
-        )
-    raise LauncherError(f"{_shown(words, answer)}\nCorrect the options or the template; --dry-run shows the script")
+    if not _is_busy(system, answer):
+        remedy = "Correct the options or the template; --dry-run shows the script"
+    raise LauncherError(f"{_shown(words, answer)}\n{remedy}")
 
 
 def _ask(system: System, words: Sequence[str]) -> str:
@@ -273,7 +260,7 @@ def _ask(system: System, words: Sequence[str]) -> str:
         return answer.said
     if any(text in answer.complaint for text in system.gone):
         return ""
-    raise LauncherError(f"{_shown(words, answer)}\n{system.name} does not say how its jobs do: try again later")
+    raise LauncherError(f"{_shown(words, answer)}\n{system.name} does not say how its jobs do: try again")
 
 
 def _do(system: System, words: Sequence[str]) -> None:
@@ -288,13 +275,17 @@ def _do(system: System, words: Sequence[str]) -> None:
 
 def _twice(system: System, words: Sequence[str]) -> _Answer:
     answer = _run(system, words)
-    if answer.code != 0 and any(text in answer.complaint for text in system.busy):
+    if _is_busy(system, answer):
         time.sleep(AGAIN_S)
         answer = _run(system, words)
     return answer
 
 
-def _run(system: System, words: Sequence[str], text: str = "") -> _Answer:
+def _is_busy(system: System, answer: _Answer) -> bool:
+    return answer.code != 0 and any(text in answer.complaint for text in system.busy)
+
+
+def _run(system: System, words: Sequence[str], text: str = "", remedy: str = "Try again") -> _Answer:
     try:
         ended = subprocess.run(
             words, input=text, capture_output=True, text=True, errors="replace", check=False, timeout=COMMAND_S,
@@ -309,11 +300,11 @@ def _run(system: System, words: Sequence[str], text: str = "") -> _Answer:
         raise LauncherError(f"{words[0]} cannot be run: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise LauncherError(
-            f"{words[0]} did not answer within {COMMAND_S:g} s: {system.name}'s controller is away or busy; try again"
+            f"{words[0]} did not answer within {COMMAND_S:g} s: {system.name}'s controller is away or busy. {remedy}"
         ) from error
     return _Answer(ended.returncode, ended.stdout, ended.stderr)
 
 
 def _shown(words: Sequence[str], answer: _Answer) -> str:
     complaint = answer.complaint.strip() or answer.said.strip() or "it said nothing"
-    return f"{' '.join(words[:1])} ended with exit code {answer.code}: {complaint}"
+    return f"{words[0]} ended with exit code {answer.code}: {complaint}"
