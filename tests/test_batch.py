@@ -108,7 +108,7 @@ def test_what_has_ended_is_cancelled_in_silence(commands: Callable[..., Path]) -
     commands("scancel", f"{gone}; exit 1")
     Slurm({}).cancel(SLURM_JOB)
     commands("scancel", f"{gone}; echo 'scancel: error: Kill job error: Access denied' >&2; exit 1")
-    with pytest.raises(LauncherError, match=r"scancel ended with exit code 1: .*Access denied"):
+    with pytest.raises(LauncherError, match=r"scancel ended with exit code 1: (?s:.*)Access denied"):
         Slurm({}).cancel(SLURM_JOB)
 
 
