@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import logging
 import logging.handlers
@@ -65,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(settings))
     finally:
         lock.release()
+        if given.folder is None:
+            # The last agent of the farm on this machine leaves nothing behind.
+            with contextlib.suppress(OSError):
+                settings.folder.parent.rmdir()
 
 
 async def _run(settings: Settings) -> int:
