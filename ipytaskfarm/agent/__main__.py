@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(settings))
     finally:
         lock.release()
+        if given.folder is None:
+            _leave_base(settings.folder.parent)
 
 
 async def _run(settings: Settings) -> int:
@@ -112,7 +114,16 @@ def own_folder(farm: str, connection_file: Path, name: str) -> Path:
     incarnation = read_connection_file(connection_file).incarnation
     # The names of sockets in it must stay short.
     leaf = name if len(name) <= NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:NAME_SHOWN]
-    return socket_folder(farm, Path(incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
+    # Told apart by the incarnation alone, wherever we are started.
+    return socket_folder(farm, Path("/", incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
+
+
+def _leave_base(base: Path) -> None:
+    """The folder that agents of one farm share on this machine goes with the last of them."""
+    try:
+        base.rmdir()
+    except OSError:
+        pass  # another agent is in it, or what we have left is to be delivered
 
 
 def _engines(text: str) -> int:
