@@ -24,7 +24,7 @@ from tests.polling import eventually
 SSHD = "/usr/sbin/sshd"
 """It starts itself again for each connection, and wants to know by which path."""
 SEPARATION = Path("/run/sshd")
-"""Where sshd locks its unprivileged half in; made by init, where there is one."""
+"""Where sshd locks its unprivileged half in; made by init, where there is one.  Empty, and left: others may use it."""
 HOSTS = ("node01", "node02")
 
 

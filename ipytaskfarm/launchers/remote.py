@@ -27,7 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from ipytaskfarm.core.errors import TaskFarmError
-from ipytaskfarm.doors.runtime import private_folder, process_started, read_private, write_private
+from ipytaskfarm.doors.runtime import (
+    agent_folder,
+    leave_folder,
+    private_folder,
+    process_started,
+    read_connection_file,
+    read_private,
+    write_private,
+)
 
 from .local import rotate
 from .ssh_text import MARK
@@ -76,7 +84,7 @@ def look(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(data: dict[str, Any]) -> dict[str, Any]:
-    """End the agent of {"folder", "patience_s"}: SIGTERM now, SIGKILL after so long; the folder goes with it.
+    """End the agent of {"folder", "name", "patience_s"}: SIGTERM now, SIGKILL after so long; its folders go with it.
 
     "state": ``ending``, or ``gone`` when nothing is left.
     """
@@ -86,10 +94,10 @@ def end(data: dict[str, Any]) -> dict[str, Any]:
     (folder / "cancelled").touch(mode=0o600)
     record = _record(folder)
     if record is None or not _lives(record):
-        _remove(folder)
+        _remove(folder, data["name"])
         return {"state": "gone"}
     _signal(record, signal.SIGTERM)
-    words = [sys.executable, "-P", "-m", __spec__.name, "finish", str(folder), str(float(data["patience_s"]))]
+    words = [sys.executable, "-P", "-m", __spec__.name, "finish", str(folder), data["name"], f"{data['patience_s']:g}"]
     subprocess.Popen(
         words, cwd="/", start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -97,20 +105,20 @@ def end(data: dict[str, Any]) -> dict[str, Any]:
     return {"state": "ending"}
 
 
-def finish(folder: Path, patience_s: float) -> None:
-    """Wait for the end of an agent that has been told, and make sure of it; then remove its folder."""
+def finish(folder: Path, name: str, patience_s: float) -> None:
+    """Wait for the end of an agent that has been told, and make sure of it; then remove its folders."""
     record = _record(folder)
     if record is not None and not _until(lambda: not _lives(record), patience_s):
         _signal(record, signal.SIGKILL)
         _until(lambda: not _lives(record), APPEAR_S)
     _until((folder / "exit").exists, SETTLE_S)
-    _remove(folder)
+    _remove(folder, name)
 
 
 def _spawn(folder: Path, words: list[str]) -> dict[str, Any]:
     for name in ("exit", "pid", "agent.json"):
         (folder / name).unlink(missing_ok=True)
-    rotate(folder / "agent.out")
+    rotate(folder / "agent.out", limit_bytes=1)  # each run has its own
     output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         shell = subprocess.Popen(
@@ -176,12 +184,17 @@ def _said(folder: Path, limit_bytes: int = 1000) -> str:
     return ""
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(folder: Path, name: str) -> None:
     try:
-        folder.parent.rmdir()
-    except OSError:
-        pass  # other agents are in it
+        info = read_connection_file(folder / "connection.json")
+        # What an agent that was killed has left of its engines.
+        own = agent_folder(info.farm, info.incarnation, name)
+        shutil.rmtree(own, ignore_errors=True)
+        leave_folder(own.parent)
+    except TaskFarmError:
+        pass  # it has none that could be told
+    shutil.rmtree(folder, ignore_errors=True)
+    leave_folder(folder.parent)
 
 
 def _until(predicate: Callable[[], bool], limit_s: float) -> bool:
@@ -202,7 +215,7 @@ def main(argv: list[str]) -> int:
     """Do what the first word says."""
     os.umask(0o077)
     if argv[0] == "finish":
-        finish(Path(argv[1]), float(argv[2]))
+        finish(Path(argv[1]), argv[2], float(argv[3]))
         return 0
     try:
         answer = VERBS[argv[0]](json.load(sys.stdin))

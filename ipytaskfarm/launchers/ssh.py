@@ -166,6 +166,7 @@ class Ssh:
             )
         folder = self._remote_folder(answer, info, seat.name)
         agent: dict[str, Any] = {
+            "name": seat.name,
             "host": host.target, "python": answer["python"], "folder": folder, "tunneled": tunneled, "tunnel": None,
             "connection_file": str(seat.connection_file), "log": str(spec.logs / f"{seat.name}.tunnel.log"),
             "patience_s": spec.leave_s + MARGIN_S, "restarts": [], "over": False, "sent": "",
@@ -252,7 +253,7 @@ class Ssh:
 
     def _end(self, handle: Handle, agent: dict[str, Any]) -> None:
         try:
-            answer = self._told(handle["config"], agent, "end", patience_s=agent["patience_s"])
+            answer = self._told(handle["config"], agent, "end", name=agent["name"], patience_s=agent["patience_s"])
         except LauncherError:
             _end_tunnel(agent)  # of no use, as the host cannot be reached
             raise
