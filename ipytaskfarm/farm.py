@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
+from ipytaskfarm.core.elastic import IDLE_S
 from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
+    Agents,
     FarmSettings,
     SchedulingArguments,
-    check_engines,
+    check_agents,
+    check_limits,
     check_scheduling,
+    engines_at_first,
     folder_list,
     policy_name,
     read_startup,
@@ -55,7 +59,7 @@ class Farm:
 
     Returns when the engines are ready.
 
-    n: how many engines; default: the usable cores.
+    n: how many engines on this machine; default: the usable cores.
     name: the farm's name, or None.
     startup: code that every fresh engine runs first, a str; or a file of such code, a `pathlib.Path`.
     queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, ``"FairShareJobs"``, or
@@ -88,6 +92,10 @@ class Farm:
     take_over: begin anew here with a farm whose store is on another host.
     start_timeout: seconds that the engines may take to come up.
     drain: seconds that running tasks may go on when the farm is stopped.
+    agents: agents on other machines, each bringing engines of its own: ``"slurm:3"``, an `Agents`, or several.  With
+        agents, `n` is 0 unless it is given.
+    min, max: the number of this machine's engines follows the work that waits, within these; `n` is where it begins.
+    idle: seconds (or a timedelta) after which engines that nobody needs end, with `min` and `max`.
 
     Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
     and `NoEnginesRegistered` when no engine came up.
@@ -118,12 +126,19 @@ class Farm:
         take_over: bool = False,
         start_timeout: float | timedelta = 60.0,
         drain: float | timedelta | None = 10.0,
+        agents: Agents | str | Sequence[Agents | str] = (),
+        min: int | None = None,
+        max: int | None = None,
+        idle: float | timedelta = IDLE_S,
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
         code = read_startup(startup)
+        asked, elastic = check_agents(agents), check_limits(min, max, idle)
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
-            engines=usable_cores() if n is None else check_engines(n),
+            engines=engines_at_first(n, elastic, asked, usable_cores),
+            elastic=elastic,
+            agents=asked,
             owned=name is None,
             startup=code[0],
             startup_name=code[1],
@@ -171,7 +186,8 @@ class Farm:
             raise self._supervisor.error
         state = self._supervisor.state
         missing = self._settings.engines_at_start - (ready_engines(state) if state is not None else 0)
-        if missing == self._settings.engines_at_start > 0:
+        # Agents elsewhere may have to wait for their turn.
+        if missing == self._settings.engines_at_start > 0 and not self._settings.agents:
             log = self._home.log("agent-0")
             text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             self.stop(drain=0)
@@ -260,6 +276,29 @@ class Farm:
 
             # The supervisor looks once a second: half of that cannot show that nothing changes.
             return wait_for_engines(look, repr(self), count, connect_timeout, stable_timeout, STABLE_S + 1.0)
+
+    def add_agents(self, agents: Agents | str) -> str:
+        """Have agents placed on other machines, each bringing engines of its own; the name of their group.
+
+        Returns when their system has taken them, which may be long before they run.  Raises `LauncherError`, in the
+        words of that system, and ValueError.
+        """
+        from ipytaskfarm import groups
+
+        self._must_run()
+        (asked,) = check_agents(agents)
+        return groups.add(self._home, asked).name
+
+    def remove_agents(self, *names: str, drain: float | timedelta | None = None) -> None:
+        """Send agents away, by their names or their groups'; returns when they are gone.
+
+        drain: how many seconds what runs there may go on (None: to its end); then it goes back to its queue if it may
+        repeat, and fails if not.  ValueError: there is none of that name.
+        """
+        from ipytaskfarm.departures import send_away
+
+        self._must_run()
+        send_away(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone.  A second call does nothing.

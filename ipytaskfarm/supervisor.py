@@ -33,9 +33,11 @@ from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
+from ipytaskfarm.launchers.agents import Launcher
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
+from ipytaskfarm.tender import Tender
 
 RESTARTS = 3
 WORKED_S = 5.0
@@ -110,8 +112,10 @@ class Supervisor:
         processes: Processes | None = None,
         *,
         in_python: bool = False,
+        launchers: dict[str, Launcher] | None = None,
     ) -> None:
-        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
+        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm.
+        launchers: see `Tender`."""
         self.settings = settings
         self.home = home
         self.phase = Phase.STARTING
@@ -141,6 +145,8 @@ class Supervisor:
         self._wanted: int | None = None
         self._stopped_well = False
         self._ours: set[str] = set()
+        self._reports: deque[str | Exception] = deque()
+        self._tender = Tender(settings, home, self._report, self._report, self._wake, launchers)
         self._own_record = {
             "kind": OWNER if in_python else SUPERVISOR,
             "pid": os.getpid(),
@@ -185,6 +191,7 @@ class Supervisor:
         """One round: wait until something happens, at most `limit_s`, and deal with it."""
         self._wait(limit_s)
         now = time.monotonic()
+        self._take_reports()
         self._take_stop_requests(now)
         for watched in (self._controller, *self._agents):
             self._look_after(watched, now)
@@ -198,6 +205,19 @@ class Supervisor:
         """Stop the farm; a second time: without waiting for anything; a third time: kill it."""
         self._stop_requests.append(self.settings.drain_s if default else drain_s)
         self._wake()
+
+    def _report(self, what: str | Exception) -> None:
+        """From the tender's thread: something to be said, or why the farm cannot go on."""
+        self._reports.append(what)
+        self._wake()
+
+    def _take_reports(self) -> None:
+        while self._reports:
+            report = self._reports.popleft()
+            if isinstance(report, Exception):
+                self._fail(report)
+            else:
+                self._audience.say(report)
 
     def in_child_process(self) -> None:
         """After a fork: what the child holds must not keep an owned farm alive."""
@@ -350,6 +370,7 @@ class Supervisor:
         self._wanted = settings.engines
         self.phase = Phase.FILLING
         self._filling_since = time.monotonic()
+        self._tender.begin()
 
     def _encoded_startup(self, code: str) -> bytes:
         import msgspec
@@ -402,7 +423,13 @@ class Supervisor:
             for kind in ("controller", "agent-0"):
                 trim(self.home.output(kind))
         if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
-            self._end()
+            self._tender.end()
+            if self._tender.ended.is_set():
+                self._take_reports()
+                self._end()
+            else:
+                self._kill_at = None
+                self._audience.progress("waiting for the agents on other machines to end")
         elif self._kill_at is not None and now >= self._kill_at:
             self._kill(now)
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,16 +18,20 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
+from ipytaskfarm.core.elastic import IDLE_S
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
 from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.home import Home
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
+    Agents,
     FarmSettings,
     Scheduling,
-    check_engines,
+    check_agents,
+    check_limits,
     check_scheduling,
+    engines_at_first,
     policy_name,
     read_startup,
 )
@@ -135,11 +140,34 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ipytaskfarm -n 4
         ipytaskfarm start -n 4 --daemonize
         ipytaskfarm start --farm nightly --startup imports.py --queue-policy FairShare
+        ipytaskfarm start --min 1 --max 8
+        ipytaskfarm start --host 0.0.0.0 --agents slurm:3 --agent-engines 4 --agent-time 2h
         ipytaskfarm start --queue-policy mine:Policy --policy-path ~/policies
     """
     classes: Any = List([Controller])
 
     n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
+    agents = List(Unicode(), help="agents on other machines, by a launcher: slurm:3").tag(
+        config=True, metavar="LAUNCHER:N"
+    )
+    agent_engines = Int(None, allow_none=True, help="how many engines each agent brings (default: one per core)").tag(
+        config=True, metavar="N"
+    )
+    agent_time = Unicode(None, allow_none=True, help="when the system ends them: 90m, 2h").tag(
+        config=True, metavar="SPAN"
+    )
+    agent_option = List(Unicode(), help="an option of the launcher: partition=short").tag(
+        config=True, metavar="KEY=VALUE"
+    )
+    least = Int(None, allow_none=True, help="at least so many engines, or agents if there are --agents").tag(
+        config=True, metavar="N"
+    )
+    most = Int(None, allow_none=True, help="at most so many: their number follows the work").tag(
+        config=True, metavar="N"
+    )
+    idle = Float(IDLE_S, help="with --min and --max: give back what nobody needs for so long").tag(
+        config=True, metavar="SECONDS"
+    )
     startup = Unicode(None, allow_none=True, help="code that every fresh engine runs first").tag(
         config=True, metavar="FILE"
     )
@@ -153,6 +181,13 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
 
     aliases: Any = values(
         ("n engines", "Start.n"),
+        ("agents", "Start.agents"),
+        ("agent-engines", "Start.agent_engines"),
+        ("agent-time", "Start.agent_time"),
+        ("agent-option", "Start.agent_option"),
+        ("min", "Start.least"),
+        ("max", "Start.most"),
+        ("idle", "Start.idle"),
         ("startup", "Start.startup"),
         ("queue-policy", "Controller.queue_policy"),
         ("policy-path", "Controller.policy_path"),
@@ -192,6 +227,22 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
             return _detach(home, self.argv, settings)
         return _supervise(settings, home, self._audience(settings))
 
+    def _agents(self) -> tuple[Agents, ...]:
+        """With settings of all agents; they are for one launcher, where there are options or limits."""
+        given = check_agents(self.agents)
+        if not given and (self.agent_option or self.agent_engines or self.agent_time):
+            raise ValueError("--agent-engines, --agent-time and --agent-option go with --agents")
+        if len(given) > 1 and (self.agent_option or self.least is not None or self.most is not None):
+            raise ValueError("--agent-option, --min and --max go with one --agents; `ipytaskfarm agents add` adds more")
+        options = option_pairs("--agent-option", self.agent_option)
+        return tuple(
+            Agents(
+                each.launcher, each.count, self.agent_engines, self.agent_time,
+                min=self.least, max=self.most, idle=self.idle, options=options,
+            )
+            for each in given
+        )  # fmt: skip
+
     def _audience(self, settings: FarmSettings) -> Audience:
         if self.progress_fd >= 0:
             return Reporter(os.fdopen(self.progress_fd, "w", buffering=1), settings.name)
@@ -201,10 +252,14 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         """What the command line and the config files ask for, checked."""
         controller = Controller(parent=self)
         try:
+            agents = self._agents()
+            elastic = None if agents else check_limits(self.least, self.most, self.idle)
             code, code_name = read_startup(None if self.startup is None else Path(self.startup))
             return FarmSettings(
                 name=self.home().name,
-                engines=usable_cores() if self.n is None else check_engines(self.n),
+                engines=engines_at_first(self.n, elastic, agents, usable_cores),
+                elastic=elastic,
+                agents=agents,
                 startup=code,
                 startup_name=code_name,
                 queue_policy=policy_name(controller.queue_policy),
@@ -230,6 +285,15 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
             )
         except (ValueError, TypeError, SyntaxError, FileNotFoundError) as error:
             raise UsageError(str(error)) from None
+
+
+def option_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE, several times."""
+    pairs = [text.partition("=") for text in texts]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise ValueError(f"{flag}: KEY=VALUE is expected, like partition=short, not {key!r}")
+    return {key: value for key, _, value in pairs}
 
 
 def _folder(flag: str, text: str) -> Path:
