@@ -196,6 +196,17 @@ def test_agents_are_sent_away_by_name() -> None:
     assert count(sim, m.RemoveAgents(["dask-1"])) == 0
 
 
+def test_an_engine_that_comes_up_on_a_leaving_agent_ends() -> None:
+    sim = SimFarm(Settings())
+    sim.join_client()
+    agent = sim.join_agent("one", name="one", brings=1)
+    sim.process(agent)
+    sim.deliver(agent)  # it starts an engine, which nobody knows of yet
+    assert count(sim, m.RemoveAgents(["one"])) == 1
+    sim.settle()
+    assert not sim.agents
+
+
 def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     sim = farm_of(one={"brings": 1})
     sim.submit(0)
