@@ -139,6 +139,8 @@ class Agent:
         self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
+        self._closed = False
+        """A turn that was called for before may still come."""
         self._rung = False
         self._called = False
         """The controller has said something."""
@@ -220,6 +222,8 @@ class Agent:
         self._wake()
 
     def _turn(self) -> None:
+        if self._closed:
+            return
         self._woken = False
         now_s = time.monotonic()
         if self._called:
@@ -506,6 +510,7 @@ class Agent:
             self._loop.remove_reader(fd)
         await self._engines.close()
         clean = self._all_delivered()
+        self._closed = True
         self._link.close()
         self._lane.close()
         self._bell.close()
