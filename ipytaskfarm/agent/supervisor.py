@@ -358,6 +358,7 @@ class Agent:
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
+                self._engines.leaving = True
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -467,6 +468,7 @@ class Agent:
 
     def _leave(self) -> None:
         self._leave_by_s = time.monotonic() + self._settings.leave_s
+        self._engines.leaving = True
         self._relay.say(Leaving(self._settings.leave_s))
 
     def _judge_leave(self, now_s: float) -> None:
