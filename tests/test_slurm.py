@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm import Farm, Task
+from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors.keys import agent_file
 from ipytaskfarm.groups import read_groups
 from ipytaskfarm.home import STORE_NAME
 from ipytaskfarm.settings import Agents
@@ -18,6 +20,7 @@ from tests.conftest import Dirs
 from tests.farms import engines, until_engines
 from tests.polling import eventually
 from tests.slurm import NODES, Cluster, slurm_cluster
+from tests.test_farm import background_farm, command
 
 pytestmark = [pytest.mark.farm, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -133,3 +136,40 @@ def test_a_thousand_tasks_while_agents_come_and_go(slurm: Cluster, farm_dirs: Di
     assert sum(begun.values()) <= TASKS + 2
     assert slurm.queue() == []
     eventually(lambda: slurm.processes() == [], DEADLINE_S, what="nothing runs below Slurm")
+
+
+def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Dirs) -> None:
+    more = ("--engines", "1", "--time-limit", "10m", "--option", "cpus=2")
+    with background_farm("-n", "0", farm="slurmy") as home:
+        shown = said("agents", "add", "slurm", "2", *more, "--dry-run")
+        assert "#SBATCH --array=0-1\n" in shown
+        assert "#SBATCH --time=0:10:00\n" in shown
+        assert slurm.queue() == []
+
+        assert "slurm-1: 2 agents asked for" in said("agents", "add", "slurm", "2", *more)
+        eventually(lambda: said("agents").count("running node0") == 2, DEADLINE_S, every_s=0.2, what="two agents")
+        with TaskClient(home.name) as tc:
+            tc.progress = False
+            inside = tc.run(Task("import os; found = dict(os.environ)", pull="found"), block=True)["found"]
+        assert inside["SLURMD_NODENAME"] in NODES
+
+        job = read_groups(home)[0].handle["job"]
+        key = runtime.read_connection_file(agent_file(home.folder, "slurm-1.0")).secret_key
+        script = slurm.run("scontrol", "write", "batch_script", f"{job}_0", "-")
+        assert "connection_file=" in script
+        assert key not in script + str(inside) + " ".join(word for p in slurm.processes() for word in p.cmdline())
+
+        assert "2 agents sent away" in said("agents", "remove", "slurm-1")
+        eventually(lambda: slurm.queue() == [], DEADLINE_S, what="an empty queue")
+
+        refused = command("agents", "add", "slurm", "--option", "partition=nowhere", "--farm", "slurmy")
+        assert refused.returncode != 0
+        assert "invalid partition specified: nowhere" in refused.stderr
+        assert read_groups(home) == []
+
+
+def said(*words: str) -> str:
+    """What a command on the farm says."""
+    ended = command(*words, "--farm", "slurmy")
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
