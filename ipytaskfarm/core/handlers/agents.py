@@ -7,7 +7,7 @@ from itertools import count
 from ..decision import Decision
 from ..demands import CORES, MEMORY
 from ..eligibility import refresh_classes, wake
-from ..ending import recycle, retire
+from ..ending import recycle
 from ..environments import take_on
 from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
 from ..gates import adopt_claim, answer_demand
@@ -91,8 +91,6 @@ def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decis
     farm.backoff_s = 0.0
     _adopt(farm, agent, event.report, now, out)
     out.notes.append(f"engine {event.report.id} on {agent.node} is up (pid {event.report.pid})")
-    if agent.leaving:  # it was asked for before
-        retire(farm, farm.engines[event.report.engine], out)
 
 
 def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decision) -> None:
