@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
@@ -65,7 +65,9 @@ class Farm:
     queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, ``"FairShareJobs"``, or
         your own `QueuePolicy`, as a class or as ``"module:Class"``.
     policy_path: folders to import it from.
-    host, port: where the controller listens; default: this machine alone, the farm's own port.
+    host, port: where the controller listens; default: this machine alone, the farm's own port.  ``"0.0.0.0"``: on all
+        addresses, for agents and clients of other machines.
+    location: the name or address by which other machines find it; default: `host`, or this host's name for all.
     store_dir: the folder for the store, on a local disk.
     unmet_timeout: seconds (or a timedelta) after which a task that no engine may run fails; default: it waits.
     failure_penalty: seconds for which an engine is withheld after a failed task; default: 0.
@@ -110,6 +112,7 @@ class Farm:
         *,
         policy_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         host: str = DEFAULT_HOST,
+        location: str | None = None,
         port: int | None = None,
         store_dir: str | os.PathLike[str] | None = None,
         unmet_timeout: float | timedelta | None = None,
@@ -145,6 +148,7 @@ class Farm:
             queue_policy=policy_name(queue_policy),
             policy_path=folder_list(policy_path),
             host=host,
+            location=location,
             port=port,
             store_dir=None if store_dir is None else Path(store_dir).expanduser(),
             unmet_timeout_s=check_seconds("unmet_timeout", unmet_timeout),
@@ -164,12 +168,11 @@ class Farm:
             drain_s=check_seconds("drain", drain),
         )
         self._home = Home.temporary(self._settings.name) if name is None else Home.of(self._settings.name)
-        self._ready, self._ended = threading.Event(), threading.Event()
-        self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
-        self._clients: list[Any] = []
         self._start()
 
     def _start(self) -> None:
+        self._ready, self._ended = threading.Event(), threading.Event()
+        self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
         # Not in the thread: what `start` finds wrong is raised here, with the user's own frames.
         self._supervisor.start()
         thread = threading.Thread(target=self._supervise, name=f"ipytaskfarm {self.name}", daemon=True)
@@ -295,7 +298,7 @@ class Farm:
         drain: how many seconds what runs there may go on (None: to its end); then it goes back to its queue if it may
         repeat, and fails if not.  ValueError: there is none of that name.
         """
-        from ipytaskfarm.departures import send_away
+        from ipytaskfarm.groups import send_away
 
         self._must_run()
         send_away(self._home, names, check_seconds("drain", drain))
@@ -347,7 +350,8 @@ class Farm:
         counts = state.counts
         tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
-        return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}>"
+        open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
+        return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"
 
     def _repr_html_(self) -> str:
         from ipytaskfarm.client.display import html_table

@@ -8,9 +8,11 @@ its lock for as long as that takes, calls of the launcher included: nobody submi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,16 +21,22 @@ from typing import Any
 import msgspec
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import FarmStatus, RemoveAgents
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.enrol import enrol, revoke
 from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle, Launcher, Seat, find_launcher
+from ipytaskfarm.questions import Questioner
 from ipytaskfarm.settings import Agents
 
 log = logging.getLogger(__name__)
 
 GROUPS_FILE = "agents.json"
 LOCK_FILE = "agents.lock"
+POLL_S = 0.2
+END_S = 15.0
+"""Beyond what runs is allowed, agents have this long to end; then their launchers end them."""
 
 Make = Callable[[Agents], Launcher]
 """How a launcher is made; another one than `launcher_of` where it works in this very process."""
@@ -133,13 +141,7 @@ def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
         time_limit_s=limit_s,
         leave_s=leave_s,
     )
-    return spec if agents.python is None else _with_python(spec, agents.python)
-
-
-def _with_python(spec: AgentSpec, python: str) -> AgentSpec:
-    import dataclasses
-
-    return dataclasses.replace(spec, python=python)
+    return spec if agents.python is None else dataclasses.replace(spec, python=agents.python)
 
 
 def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, AgentStatus]:
@@ -214,6 +216,34 @@ def chosen(groups: Sequence[Group], words: Sequence[str]) -> list[str]:
             raise ValueError(f"there is no agent and no group {word!r}: groups are {known}")
         found.update(dict.fromkeys(names))
     return list(found)
+
+
+def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
+    """Remove agents, by their names or their groups'; the names of those that were.  Returns when they are gone.
+
+    within_s: how long what runs may go on; None: to its end.  ValueError: there is none of that name.
+    """
+    names = chosen(read_groups(home), words)
+    with Questioner(home.read_info) as questioner:
+        questioner.answer(RemoveAgents(names, within_s))
+        deadline_s = None if within_s is None else time.monotonic() + within_s + END_S
+        delay = threading.Event()
+        while _are_there(questioner, names) and (deadline_s is None or time.monotonic() < deadline_s):
+            delay.wait(POLL_S)
+    cancel(home, names)
+    return names
+
+
+def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
+    state = questioner.answer(FarmStatus())
+    assert isinstance(state, FarmState)
+    # One that is away keeps its lease: nothing is to be waited for there.
+    return any(
+        row["name"] == name or row["name"].startswith(f"{name}.")
+        for row in state.agents
+        if row["state"] != "unreachable"
+        for name in names
+    )
 
 
 def describe(group: Group) -> dict[str, Any]:

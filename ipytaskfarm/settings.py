@@ -193,6 +193,8 @@ class FarmSettings:
     """``module:Class``."""
     policy_path: tuple[Path, ...] = ()
     host: str = DEFAULT_HOST
+    location: str | None = None
+    """Where other machines find the farm; None: at `host`, or by this host's name if that is a wildcard."""
     port: int | None = None
     """None: the farm's own, else the default one, else any."""
     store_dir: Path | None = None
@@ -265,6 +267,7 @@ def controller_flags(settings: FarmSettings) -> list[str]:
     for folder in settings.policy_path:
         policy += ["--policy-path", str(folder.resolve())]
     return policy + _given(
+        ("--location", settings.location),
         ("--unmet-timeout", settings.unmet_timeout_s),
         ("--failure-penalty", settings.failure_penalty_s),
         ("--grace", settings.grace_s),

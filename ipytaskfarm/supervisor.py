@@ -121,6 +121,8 @@ class Supervisor:
         self.phase = Phase.STARTING
         self.state: FarmState | None = None
         """What the controller last said of itself; at most `RUNNING_POLL_S` old while RUNNING."""
+        self.listening = ""
+        """Where other machines find the farm; "": nowhere, it listens on loopback alone."""
         self.error: Exception | None = None
         """Why the farm ended, if it was not asked to."""
         self._audience = audience
@@ -361,6 +363,9 @@ class Supervisor:
         settings = self.settings
         if reply.found and not settings.owned:
             self._audience.say(f"farm {reply.name!r} goes on: {reply.found}; --fresh begins anew")
+        self.listening = self.home.listening()
+        if self.listening:
+            self._audience.say(self.listening)
         if settings.hold:
             self._ask(Hold(True), self._expect_no_refusal)
         if settings.startup is not None:

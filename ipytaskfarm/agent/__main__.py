@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
-    parser.add_argument("--name", default="", help="the name under which it was enrolled, or NAME.anything")
+    parser.add_argument("--name", default="", help="its own (default: that of its key), or KEY.anything")
     parser.add_argument(
         "--engines", type=_engines, metavar="N", help="bring so many, beside those the farm wants; cores: one per core"
     )
@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _own_folder(given: argparse.Namespace) -> Path:
-    return agent_folder(given.farm, read_connection_file(given.connection_file).incarnation, given.name)
+    info = read_connection_file(given.connection_file)
+    return agent_folder(given.farm, info.incarnation, given.name or info.agent)
 
 
 def _engines(text: str) -> int:

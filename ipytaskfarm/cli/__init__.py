@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": ("ipytaskfarm.cli.hold.Pause", "start no further tasks, of the farm or a job"),
     "resume": ("ipytaskfarm.cli.hold.Resume", "go on after a pause, or after start --hold"),
     "drain": ("ipytaskfarm.cli.hold.Drain", "give a node's engines nothing more"),
+    "keys": ("ipytaskfarm.cli.keys.Keys", "who may speak with a farm: list, add, rotate, revoke"),
     "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),

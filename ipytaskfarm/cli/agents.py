@@ -16,7 +16,6 @@ from ipytaskfarm.cli.start import option_pairs
 from ipytaskfarm.core import tables
 from ipytaskfarm.core.checks import check_seconds
 from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.departures import send_away
 from ipytaskfarm.launchers.agents import ENTRY_POINTS
 from ipytaskfarm.questions import connect
 from ipytaskfarm.settings import Agents
@@ -131,7 +130,7 @@ shows what there is, with the options of each.
             raise UsageError("which? Give names of agents or groups, as `ipytaskfarm agents list` shows them")
         connect(self.farm).close()
         try:
-            names = send_away(self.home(), words, check_seconds("--drain", self.drain))
+            names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
         except ValueError as error:
             raise UsageError(str(error)) from None
         print(f"{show.number(len(names), 'agent')} sent away: {', '.join(names)}")

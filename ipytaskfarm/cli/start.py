@@ -44,6 +44,9 @@ class Controller(Configurable):
     host = Unicode(DEFAULT_HOST, help="the address to listen on (this machine alone, unless you say otherwise)").tag(
         config=True, metavar="ADDRESS"
     )
+    location = Unicode(
+        None, allow_none=True, help="where other machines find it (default: that address, or this host's name)"
+    ).tag(config=True, metavar="ADDRESS")
     port = Int(
         None, allow_none=True, help="the port to listen on (default: the farm's own, else 10113 if free, else any)"
     ).tag(config=True, metavar="PORT")
@@ -209,6 +212,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ("resource-patience", "Controller.resource_patience"),
         ("store-dir", "Controller.store_dir"),
         ("host", "Controller.host"),
+        ("location", "Controller.location"),
         ("port", "Controller.port"),
         ("start-timeout", "Start.start_timeout"),
         ("drain", "Start.drain"),
@@ -265,6 +269,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
                 queue_policy=policy_name(controller.queue_policy),
                 policy_path=tuple(_folder("--policy-path", folder) for folder in controller.policy_path),
                 host=controller.host,
+                location=controller.location,
                 port=controller.port,
                 store_dir=None if controller.store_dir is None else Path(controller.store_dir).expanduser(),
                 unmet_timeout_s=check_seconds("--unmet-timeout", controller.unmet_timeout),
