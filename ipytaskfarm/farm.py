@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.elastic import IDLE_S
+from ipytaskfarm.core.shown import ready_engines
 from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
@@ -28,14 +28,13 @@ from ipytaskfarm.settings import (
     FarmSettings,
     SchedulingArguments,
     check_agents,
-    check_limits,
     check_scheduling,
     engines_at_first,
     folder_list,
     policy_name,
     read_startup,
 )
-from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
+from ipytaskfarm.supervisor import Phase, Supervisor
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
@@ -97,7 +96,7 @@ class Farm:
     agents: agents on other machines, each bringing engines of its own: ``"slurm:3"``, an `Agents`, or several.  With
         agents, `n` is 0 unless it is given.
     min, max: the number of this machine's engines follows the work that waits, within these; `n` is where it begins.
-    idle: seconds (or a timedelta) after which engines that nobody needs end, with `min` and `max`.
+    idle: seconds (or a timedelta) after which engines that nobody needs end, with `min` and `max`; default: 60.
 
     Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
     and `NoEnginesRegistered` when no engine came up.
@@ -130,17 +129,12 @@ class Farm:
         start_timeout: float | timedelta = 60.0,
         drain: float | timedelta | None = 10.0,
         agents: Agents | str | Sequence[Agents | str] = (),
-        min: int | None = None,
-        max: int | None = None,
-        idle: float | timedelta = IDLE_S,
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
-        code = read_startup(startup)
-        asked, elastic = check_agents(agents), check_limits(min, max, idle)
+        code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
-            engines=engines_at_first(n, elastic, asked, usable_cores),
-            elastic=elastic,
+            engines=engines_at_first(n, scheduled.elastic, asked, usable_cores),
             agents=asked,
             owned=name is None,
             startup=code[0],
@@ -160,14 +154,18 @@ class Farm:
             keep_results_s=check_seconds("keep_results", keep_results),
             keep_results_bytes=check_bytes("keep_results_size", keep_results_size),
             record=None if record is None else Path(record).expanduser().absolute(),
-            scheduling=check_scheduling(**scheduling),
+            scheduling=scheduled,
             hold=hold,
             fresh=fresh,
             take_over=take_over,
             start_timeout_s=check_seconds("start_timeout", start_timeout) or 0.0,
             drain_s=check_seconds("drain", drain),
         )
-        self._home = Home.temporary(self._settings.name) if name is None else Home.of(self._settings.name)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        name = self._settings.name
+        self._home = Home.temporary(name) if self._settings.owned else Home.of(name)
         self._start()
 
     def _start(self) -> None:

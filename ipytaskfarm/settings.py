@@ -41,6 +41,8 @@ class Scheduling:
     environment_patience_s: float | None = None
     """Below 0: off."""
     resource_patience_s: float | None = None
+    elastic: Limits | None = None
+    """The number of this machine's engines follows the work within these; None: it stays."""
 
 
 class SchedulingArguments(TypedDict, total=False):
@@ -53,6 +55,9 @@ class SchedulingArguments(TypedDict, total=False):
     free_memory: int | str | None
     environment_patience: float | timedelta | Literal[False] | None
     resource_patience: float | timedelta | None
+    min: int | None
+    max: int | None
+    idle: float | timedelta | None
 
 
 def check_scheduling(
@@ -63,6 +68,9 @@ def check_scheduling(
     free_memory: object = None,
     environment_patience: object = None,
     resource_patience: object = None,
+    min: object = None,
+    max: object = None,
+    idle: object = None,
 ) -> Scheduling:
     """These arguments of `Farm`, checked."""
     patience = -1.0 if environment_patience is False else check_seconds("environment_patience", environment_patience)
@@ -74,6 +82,7 @@ def check_scheduling(
         free_memory_bytes=check_bytes("free_memory", free_memory),
         environment_patience_s=patience,
         resource_patience_s=check_seconds("resource_patience", resource_patience),
+        elastic=_limits(min, max, idle),
     )
 
 
@@ -179,8 +188,6 @@ class FarmSettings:
     name: str
     engines: int
     """How many engines are wanted on this machine."""
-    elastic: Limits | None = None
-    """Their number follows the work within these; None: it stays."""
     agents: tuple[Agents, ...] = ()
     """Agents on other machines."""
     owned: bool = False
@@ -241,8 +248,7 @@ def check_engines(n: object) -> int:
     return n
 
 
-def check_limits(least: object, most: object, idle: object) -> Limits | None:
-    """`min`, `max` and `idle` of a farm's own engines, checked; None: their number stays."""
+def _limits(least: object, most: object, idle: object) -> Limits | None:
     low, high = check_count("min", least, 0), check_count("max", most, 1)
     if low is None and high is None:
         return None

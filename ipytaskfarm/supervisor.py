@@ -28,12 +28,12 @@ from typing import Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.shown import changes, ready_engines
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
-from ipytaskfarm.launchers.agents import Launcher
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
@@ -48,8 +48,6 @@ FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
 OWNED_LEASE_S = 60.0
 """An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
-UP = ("idle", "busy")
-"""The states of an engine that can be given work."""
 TRIM_S = 30.0
 ANSWER_S = 15.0
 """Beyond what it was told to wait for, a controller has this long to stop."""
@@ -112,10 +110,8 @@ class Supervisor:
         processes: Processes | None = None,
         *,
         in_python: bool = False,
-        launchers: dict[str, Launcher] | None = None,
     ) -> None:
-        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm.
-        launchers: see `Tender`."""
+        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
         self.settings = settings
         self.home = home
         self.phase = Phase.STARTING
@@ -148,7 +144,7 @@ class Supervisor:
         self._stopped_well = False
         self._ours: set[str] = set()
         self._reports: deque[str | Exception] = deque()
-        self._tender = Tender(settings, home, self._report, self._report, self._wake, launchers)
+        self._tender = Tender(settings, home, self._report, self._report, self._wake)
         self._own_record = {
             "kind": OWNER if in_python else SUPERVISOR,
             "pid": os.getpid(),
@@ -580,34 +576,3 @@ class Supervisor:
             self._wake_write.send(b".")
         except OSError:
             pass  # it is full of reasons to wake already, or all is over
-
-
-def ready_engines(state: FarmState) -> int:
-    """How many engines can be given work."""
-    return sum(row.state in UP for row in state.engines)
-
-
-def changes(before: FarmState | None, after: FarmState) -> list[str]:
-    """One line for each engine that came, went or was lost in between."""
-    old = {row.engine: row for row in before.engines} if before is not None else {}
-    new = {row.engine: row for row in after.engines}
-    lines = _appended(before.losses if before is not None else [], after.losses)
-    lost = " ".join(lines)
-    for engine, row in old.items():
-        if engine not in new and f"engine {row.id} " not in lost:
-            lines.append(f"engine {row.id} ended (pid {row.pid})")
-    for engine, row in new.items():
-        was = old.get(engine)
-        if row.state in UP and (was is None or was.state not in UP):
-            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
-        if row.note and (was is None or was.note != row.note):
-            lines.append(f"engine {row.id}: {row.note}")
-    return lines
-
-
-def _appended(before: list[str], after: list[str]) -> list[str]:
-    """What is new in a list that grows at its end and forgets its beginning."""
-    for length in range(min(len(before), len(after)), 0, -1):
-        if before[-length:] == after[:length]:
-            return after[length:]
-    return list(after)

@@ -71,16 +71,14 @@ class Tender:
         say: Callable[[str], None],
         fail: Callable[[Exception], None],
         wake: Callable[[], None],
-        launchers: dict[str, Launcher] | None = None,
     ) -> None:
-        """say, fail, wake (at the end): called in the tender's thread.  launchers: of agents that are placed by this
-        very process, by the launcher's name."""
+        """say, fail, wake (at the end): called in the tender's thread."""
         self._home = home
         self._say = say
         self._fail = fail
         self._wake = wake
-        self._own = launchers or {}
-        self._engines = Scaler(settings.elastic, ENGINE_PATIENCE_S) if settings.elastic is not None else None
+        elastic = settings.scheduling.elastic
+        self._engines = Scaler(elastic, ENGINE_PATIENCE_S) if elastic is not None else None
         self._pools = [_pool(number, agents) for number, agents in enumerate(settings.agents)]
         self._made: dict[str, Launcher] = {}
         self._ending = threading.Event()
@@ -134,8 +132,6 @@ class Tender:
         return self._questioner.answer(question)
 
     def _launcher(self, agents: Agents) -> Launcher:
-        if agents.launcher in self._own:
-            return self._own[agents.launcher]
         key = f"{agents.launcher} {sorted(agents.options.items())}"
         if key not in self._made:
             self._made[key] = grouped.launcher_of(agents)

@@ -19,6 +19,7 @@ from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, swit
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
 from ipytaskfarm.core.elastic import IDLE_S
+from ipytaskfarm.core.shown import ready_engines
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
 from ipytaskfarm.doors.cores import usable_cores
@@ -29,13 +30,12 @@ from ipytaskfarm.settings import (
     FarmSettings,
     Scheduling,
     check_agents,
-    check_limits,
     check_scheduling,
     engines_at_first,
     policy_name,
     read_startup,
 )
-from ipytaskfarm.supervisor import Audience, Supervisor, ready_engines
+from ipytaskfarm.supervisor import Audience, Supervisor
 
 
 class Controller(Configurable):
@@ -105,7 +105,7 @@ class Controller(Configurable):
         None, allow_none=True, help="after so long, what becomes free is kept for a task that waits for it"
     ).tag(config=True, metavar="SECONDS")
 
-    def scheduling(self) -> Scheduling:
+    def scheduling(self, least: int | None, most: int | None, idle_s: float) -> Scheduling:
         """Those of these that say which engines there are for whom, checked."""
         patience = self.environment_patience
         declared = dict(_declared(text) for text in self.resource)
@@ -117,6 +117,9 @@ class Controller(Configurable):
             self.free_memory,
             False if patience is not None and patience < 0 else patience,
             self.resource_patience,
+            least,
+            most,
+            idle_s,
         )
 
 
@@ -257,12 +260,12 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         controller = Controller(parent=self)
         try:
             agents = self._agents()
-            elastic = None if agents else check_limits(self.least, self.most, self.idle)
+            least, most = (None, None) if agents else (self.least, self.most)
+            scheduling = controller.scheduling(least, most, self.idle)
             code, code_name = read_startup(None if self.startup is None else Path(self.startup))
             return FarmSettings(
                 name=self.home().name,
-                engines=engines_at_first(self.n, elastic, agents, usable_cores),
-                elastic=elastic,
+                engines=engines_at_first(self.n, scheduling.elastic, agents, usable_cores),
                 agents=agents,
                 startup=code,
                 startup_name=code_name,
@@ -281,7 +284,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
                 keep_results_s=check_seconds("--keep-results", controller.keep_results),
                 keep_results_bytes=check_bytes("--keep-results-size", controller.keep_results_size),
                 record=None if controller.record is None else Path(controller.record).expanduser().absolute(),
-                scheduling=controller.scheduling(),
+                scheduling=scheduling,
                 hold=self.hold,
                 fresh=self.fresh,
                 take_over=self.take_over,
