@@ -24,7 +24,7 @@ from ipytaskfarm.doors.runtime import ConnectionInfo, read_connection_file, read
 from .agents import AgentSpec, AgentStatus, Handle, Seat, elsewhere
 from .keeper import Plan
 
-ANSWER_S = 20.0
+ANSWER_S = 10.0
 """A scheduler that has not answered by then is not there."""
 ENDED = AgentStatus("ended", why="the scheduler does not know of it: the cluster is another, or it was cancelled")
 
@@ -158,7 +158,7 @@ def launch(client: Any, seat: Seat, spec: AgentSpec, engines_per_worker: int | N
     from .dask_plugin import AgentPlugin
 
     try:
-        client.register_plugin(AgentPlugin(plan), name=name)
+        client.register_plugin(AgentPlugin(plan, name), name=name)
     except Exception as error:  # whatever a worker raised
         client.unregister_worker_plugin(name)
         raise LauncherError(f"Dask's workers do not take the plugin: {type(error).__name__}: {error}") from error
@@ -175,19 +175,29 @@ def _spec(stored: Mapping[str, Any]) -> AgentSpec:
 
 
 def look(client: Any, handle: Handle) -> dict[str, AgentStatus]:
-    """How the agents of a handle do: by the machines that have workers, if the scheduler knows of the plugin."""
-    hosts, known = _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"])))
-    name = handle["name"]
-    if not known:
-        return {name: ENDED}
-    if not hosts:
-        return {name: AgentStatus("waiting", why="the cluster has no workers")}
-    return {name: AgentStatus("running", ", ".join(hosts))}
+    """How the agents of a handle do, as the workers have told the scheduler with their last heartbeats."""
+    said: dict[str, list[tuple[str, str]]] | None = _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"])))
+    return {handle["name"]: _status(said)}
+
+
+def _status(said: Mapping[str, Sequence[tuple[str, str]]] | None) -> AgentStatus:
+    """said: host -> what its workers say; None: the scheduler does not know of the plugin."""
+    if said is None:
+        return ENDED
+    hosts = {state: [host for host in said if state in dict(said[host])] for state in ("running", "waiting", "ended")}
+    if hosts["running"]:
+        return AgentStatus("running", ", ".join(hosts["running"]))
+    if hosts["ended"] and not hosts["waiting"]:
+        return AgentStatus("ended", ", ".join(hosts["ended"]), dict(said[hosts["ended"][0]])["ended"])
+    if not said:
+        return AgentStatus("waiting", why="the cluster has no workers")
+    whys = [dict(said[host])["waiting"] for host in hosts["waiting"]]
+    return AgentStatus("waiting", ", ".join(hosts["waiting"]), whys[0] if whys else "its workers have not said yet")
 
 
 def end(client: Any, handle: Handle) -> None:
     """End the agents of a handle; returns when they were told.  Nothing happens if they have been before."""
-    if _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"])))[1]:
+    if _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"]))) is not None:
         _asked(lambda: client.unregister_worker_plugin(handle["plugin"]))
 
 
@@ -222,10 +232,14 @@ def _version_teller() -> Callable[[], tuple[str, str]]:
     return tell
 
 
-def _looker(plugin: str) -> Callable[[Any], tuple[list[str], bool]]:
-    def look(dask_scheduler: Any) -> tuple[list[str], bool]:
-        hosts = {state.host for state in dask_scheduler.workers.values()}
-        return sorted(hosts), plugin in dask_scheduler.worker_plugins
+def _looker(plugin: str) -> Callable[[Any], dict[str, list[tuple[str, str]]] | None]:
+    def look(dask_scheduler: Any) -> dict[str, list[tuple[str, str]]] | None:
+        if plugin not in dask_scheduler.worker_plugins:
+            return None
+        said: dict[str, list[tuple[str, str]]] = {}
+        for state in dask_scheduler.workers.values():
+            said.setdefault(state.host, []).append(tuple(state.metrics.get(plugin) or ("", "")))
+        return said
 
     return look
 

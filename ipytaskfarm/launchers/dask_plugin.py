@@ -22,20 +22,24 @@ class AgentPlugin(WorkerPlugin):
     It raises nothing: a worker that could not start for our sake would be an ill turn.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, name: str) -> None:
+        """name: the plugin's, and of the metric by which the scheduler is told how the agent does."""
         self._plan = plan
+        self._name = name
         self._keeper: Keeper | None = None
 
     def setup(self, worker: Worker) -> None:
         """By the worker, as it starts or as the plugin is registered."""
-        self._keeper = Keeper(self._plan)
-        self._keeper.start()
+        self._keeper = keeper = Keeper(self._plan)
+        worker.metrics[self._name] = lambda worker: list(keeper.said)
+        keeper.start()
 
     async def teardown(self, worker: Worker) -> None:
         """By the worker, as it closes or as the plugin is unregistered; then it lives on, and nobody waits here."""
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
+        worker.metrics.pop(self._name, None)
         keeper.stop()
         closing = worker.status in (Status.closing, Status.closed, Status.closing_gracefully)
         deadline_s = time.monotonic() + (CLOSE_S if closing else 0.0)

@@ -9,6 +9,7 @@ the other starts the next agent as soon as that has.  The last to leave removes 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -87,6 +88,7 @@ class Keeper:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._digest = hashlib.sha256(plan.connection.encode()).hexdigest()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])
         self.agent_name = f"{plan.name}.{host}"
         self._folder = Path()
@@ -95,8 +97,8 @@ class Keeper:
         self._presence: int | None = None
         self._stopping = threading.Event()
         self.ended = threading.Event()
-        self.pid: int | None = None
-        """The agent's, while it is our child."""
+        self.said: tuple[str, str] = ("", "")
+        """(state, why) of the agent as `AgentStatus` has them; empty: it is another's, or not looked at yet."""
         # The kernel looks at the thread that started the agent, so one thread does all.
         self._thread = threading.Thread(target=self._run, name=f"agent of {plan.spec.farm}", daemon=True)
 
@@ -126,6 +128,7 @@ class Keeper:
                     os.close(held)
             self._depart()
         except (OSError, TaskFarmError) as error:
+            self.said = "ended", str(error)
             log.error("no agent of farm %s here: %s", self._plan.spec.farm, error)
         finally:
             if self._presence is not None:
@@ -134,17 +137,18 @@ class Keeper:
 
     def _hold(self) -> None:
         """We have the lock: see that the agent runs, until we are to leave."""
-        folder, restarts = self._folder, list[float]()
-        write_private(folder / "connection.json", self._plan.connection.encode())
+        restarts: list[float] = []
+        self.said = "waiting", "it is being started"
+        write_private(self._folder / "connection.json", self._plan.connection.encode())
         if not self._until(self._former_ended):
             return
-        while self._until(lambda: not (folder / "over").exists()):
+        while self._until(lambda: not self._is_over()):
             code = self._run_agent(self._settled())
             if code in (EXIT_STOPPED, EXIT_REFUSED):
                 # The farm has sent it away, or refuses it: that is meant for its successors on this machine too.
-                (folder / "over").touch(mode=0o600)
-                log.info("the agent of farm %s %s: no other is started", self._plan.spec.farm, describe_exit(code))
+                write_private(self._folder / "over", f"{self._digest} {code}".encode())
             elif code is not None:
+                self.said = "waiting", f"it {describe_exit(code)}; it is to be started again"
                 log.error("the agent of farm %s %s: starting it again", self._plan.spec.farm, describe_exit(code))
                 now_s = time.monotonic()
                 restarts = [at for at in restarts if now_s - at < RESTART_WINDOW_S]
@@ -157,23 +161,31 @@ class Keeper:
         if self._stopping.is_set():
             return None
         agent = self._spawn(engines)
-        self.pid = agent.pid
+        self.said = "running", ""
+        changed_s = math.inf
+        while agent.poll() is None:
+            if self._stopping.wait(POLL_S):
+                self._end(agent)
+                return None
+            self._attend()
+            now_s, there = time.monotonic(), self._engines()
+            changed_s = math.inf if there == engines else min(changed_s, now_s)
+            if now_s - changed_s >= (GROWN_S if (there or 0) > (engines or 0) else SHRUNK_S):
+                log.info("%s engines instead of %s: another agent", there, engines)
+                self._end(agent)
+                return None
+        return agent.returncode
+
+    def _is_over(self) -> bool:
+        """Whether an agent of the same keys has been sent away from here, or was refused."""
         try:
-            changed_s = math.inf
-            while agent.poll() is None:
-                if self._stopping.wait(POLL_S):
-                    self._end(agent)
-                    return None
-                self._attend()
-                now_s, there = time.monotonic(), self._engines()
-                changed_s = math.inf if there == engines else min(changed_s, now_s)
-                if now_s - changed_s >= (GROWN_S if (there or 0) > (engines or 0) else SHRUNK_S):
-                    log.info("%s engines instead of %s: another agent", there, engines)
-                    self._end(agent)
-                    return None
-            return agent.returncode
-        finally:
-            self.pid = None
+            digest, code = read_private(self._folder / "over").decode().split()
+        except FileNotFoundError:
+            return False
+        if digest != self._digest:
+            return False
+        self.said = "ended", "ended as told" if int(code) == EXIT_STOPPED else "the controller refuses it"
+        return True
 
     def _spawn(self, engines: int | None) -> subprocess.Popen[bytes]:
         spec, folder = self._plan.spec, self._folder
