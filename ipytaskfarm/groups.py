@@ -64,10 +64,12 @@ def launcher_of(agents: Agents) -> Launcher:
 def read_groups(home: Home) -> list[Group]:
     """What there is, oldest first."""
     try:
-        return msgspec.json.decode(runtime.read_private(home.folder / GROUPS_FILE), type=list[Group])
+        rows = msgspec.json.decode(runtime.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
+        # Not by msgspec: what `Agents` takes in may be several types, what it keeps is one.
+        return [Group(**{**row, "agents": Agents(**row["agents"]), "names": tuple(row["names"])}) for row in rows]
     except FileNotFoundError:
         return []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         path = home.folder / GROUPS_FILE
         raise errors.LauncherError(
             f"{path} is damaged ({error}): end the farm's agents by their systems' own means, then remove it"
