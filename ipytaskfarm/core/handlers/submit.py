@@ -10,6 +10,7 @@ from ..farm import Block, Client, Farm, Now
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..needs import Needs
 from ..parcels import Failure, Final, Rules, Submission
+from ..plausible import unbearable
 from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
 from ..task import Task
@@ -122,6 +123,8 @@ def why_refused(farm: Farm, submission: Submission, rules: Rules | None) -> tupl
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
+    if rules is not None and (why := unbearable(rules)):
+        return "TaskError", f"task {submission.id} cannot be kept: {why}"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.refused_jobs:
