@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.calls import TaskReply
+from ..core.calls import Declined, TaskReply
 from ..core.decision import AtTheDoor, Decision, LoadConnections
-from ..core.errors import SecurityError, StoreFull
+from ..core.errors import ResultTooLarge, SecurityError, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.farm import Now
 from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, Message, Number, Refusal, Stop
@@ -182,10 +182,11 @@ class Controller:
 
     def _perform(self, out: Decision) -> None:
         for note in out.notes:
-            log.info("%s", note)
+            # Texts of others stand in them: none of their lines is to look like one of ours.
+            log.info("%s", note.replace("\n", "\n    "))
         for session, message in out.sends:
             if session:
-                self._hub.send(session, self._completed(session, message))
+                self._send(session, self._completed(session, message))
         for assignment in out.assignments:
             self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
@@ -194,13 +195,19 @@ class Controller:
                 continue
             session, reply = replies.answer(self._store, load)
             if isinstance(reply, (Answer, TaskReply)):
-                self._hub.send(session, reply)
+                self._send(session, reply)
             else:
                 self._next.append((session, reply))
         for question in out.evaluations:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
+
+    def _send(self, session: str, message: Message) -> None:
+        try:
+            self._hub.send(session, message)
+        except ResultTooLarge as error:
+            self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 
     def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
         if self._door is None:
@@ -237,6 +244,15 @@ class Controller:
     def _code_of(self, digest: str) -> bytes | None:
         functions = self._payloads.functions([digest])
         return functions[0].code if functions else None
+
+
+def _refused(message: Message, why: str) -> Message:
+    """What is said instead of an answer that is too large to be sent."""
+    if type(message) is Answer:
+        return Answer(message.n, Refusal("ResultTooLarge", why))
+    if type(message) is TaskReply:
+        return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
+    raise ResultTooLarge(why)
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:

@@ -45,6 +45,7 @@ from .handlers import (
     timers,
 )
 from .placement import dispatch
+from .plausible import heard
 from .recycling import settle_jobs
 from .states import State
 from .task import Handed
@@ -209,8 +210,12 @@ class Scheduler:
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
-        for session, event in events:
-            HANDLERS[type(event)](farm, session, event, now, out)
+        for session, said in events:
+            event = heard(farm, session, said, now)
+            if event is not None:
+                HANDLERS[type(event)](farm, session, event, now, out)
+            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)

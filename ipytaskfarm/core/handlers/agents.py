@@ -42,6 +42,7 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.platform, agent.python = event.platform, event.python
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
     agent.gpus, agent.priority = event.gpus, event.priority
+    agent.former = frozenset(event.former)
     agent.utc_offset_s = event.utc_offset_s
     if event.node in farm.drained:
         agent.aside = DRAINED
