@@ -42,6 +42,7 @@ from ..doors.tape import PolicyName, Tape
 from ..doors.wire_hub import Hub
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -221,7 +222,7 @@ def _serve(
         watch = _signals()
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
-        blobs = blobs_folder(Path(record.store))
+        blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = Controller(
             Scheduler(farm),
             store,
@@ -229,8 +230,9 @@ def _serve(
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
-            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            reader=BlobReader(blobs),
+            upkeep=Upkeep(blobs, Path(record.store)),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
             tape=tape,
             watch_fds=watch,
         )

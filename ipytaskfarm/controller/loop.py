@@ -30,6 +30,7 @@ from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, Peer
 from . import replies
 from .evaluation import Evaluator
 from .payloads import Payloads
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -58,6 +59,7 @@ class Controller:
         *,
         found: str = "",
         min_free_bytes: int = 0,
+        reader: BlobReader | None = None,
         upkeep: Upkeep | None = None,
         retention: Retention | None = None,
         tape: Tape | None = None,
@@ -69,6 +71,7 @@ class Controller:
         self._payloads = Payloads(store)
         self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
+        self._reader = reader
         self._upkeep = upkeep
         self._retention = retention
         self._tape = tape
@@ -89,6 +92,8 @@ class Controller:
             self._hub.flush(time.monotonic())
         finally:
             self._evaluator.close()
+            if self._reader is not None:
+                self._reader.close()
 
     def turn(self) -> bool:
         """One turn; True when the farm has stopped."""
@@ -116,8 +121,8 @@ class Controller:
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:
-        evaluator = self._evaluator.fd()
-        return [*self._watch_fds, evaluator] if evaluator is not None else list(self._watch_fds)
+        others = (self._evaluator.fd(), self._reader.fd() if self._reader is not None else None)
+        return [*self._watch_fds, *(fd for fd in others if fd is not None)]
 
     def _events(self, ready: set[int], now: Now) -> Iterator[tuple[str, Event]]:
         later, self._next = self._next, []
@@ -194,6 +199,15 @@ class Controller:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
+        if self._reader is not None:
+            self._send_pieces(self._reader, out)
+
+    def _send_pieces(self, reader: BlobReader, out: Decision) -> None:
+        for session, piece in reader.answers():
+            self._hub.send(session, piece)
+        for read in out.reads:
+            reader.ask(read)
+        reader.go_on(self._hub.backlog_bytes)
 
     def _completed(self, session: str, message: Message) -> Message:
         """Messages that hold something only the shell knows, or that are too much for their receiver now."""

@@ -148,6 +148,15 @@ Load: TypeAlias = (
 )  # fmt: skip
 
 
+class ReadPiece(NamedTuple):
+    """Read a piece of a blob, beside the turns: for question `n` of a client, or (None) for an agent."""
+
+    session: str
+    n: int | None
+    digest: bytes
+    offset: int
+
+
 @dataclass(slots=True)
 class Decision:
     """What the shell must do after a turn: commit all `saves`, and only then everything else."""
@@ -156,6 +165,7 @@ class Decision:
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+    reads: list[ReadPiece] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """One line each, for the log."""
