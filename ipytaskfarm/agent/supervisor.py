@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.messages import (
     AgentState,
     CommandDone,
@@ -411,7 +411,11 @@ class Agent:
                 self._relay.say(message)
             case WantBlob():
                 self._fetches.want(incarnation, message)
-            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
+            case TaskCall():
+                if why := self._relay.say(message):
+                    declined = Declined("ResultTooLarge", why)
+                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
+            case EngineNote() | OutputText() | Demand() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from ..core import errors
-from ..core.messages import Ask, Command, Fetch, Fetched, Question, Refusal, Reply, Watch, Watched
+from ..core.messages import Ask, Command, Fetch, Fetched, MarkDone, Question, Refusal, Reply, SetSticky, Watch, Watched
 from ..core.needs import Needs
 from ..core.parcels import Final, JobSpec, Packed
 from ..doors.blobs import fetch_from, fetch_no_more
@@ -146,11 +146,7 @@ class Session(IoThread):
         if needs is not None and ids:
             needs = _resolved(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
-        if size > PAYLOAD_BYTES_MAX:
-            raise errors.ResultTooLarge(
-                f"a task of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
-                "hand large data over in a file, or in pieces"
-            )
+        _check_size("a task", size)
         now_s = time.time()
         with self._lock:
             outbox = self._outbox
@@ -421,6 +417,8 @@ class Session(IoThread):
 
     def begin(self, question: Question) -> Asked:
         """Ask the controller; the caller waits with `answer`, or calls `forget`."""
+        if isinstance(question, SetSticky | MarkDone):
+            _check_size(type(question).__name__, len(question.body))
         return self._begin(lambda n: Ask(n, question))
 
     def answer(self, asked: Asked, timeout_s: float | None = None) -> Reply:
@@ -449,10 +447,7 @@ class Session(IoThread):
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
         text: what `queue_status` shows of it.  blobs: those that the body needs until it was answered."""
-        if len(body) > PAYLOAD_BYTES_MAX:
-            raise errors.ResultTooLarge(
-                f"{verb} of {len(body):,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}"
-            )
+        _check_size(verb, len(body))
         asked = self._begin(lambda n: Command(n, engines, verb, body, text), on_done)
         asked.blobs = blobs
         return asked
@@ -529,6 +524,14 @@ def _resolved(needs: Needs, ids: Sequence[int]) -> Needs:
     after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
     inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > PAYLOAD_BYTES_MAX:
+        raise errors.ResultTooLarge(
+            f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
+            "hand large data over in a file, or in pieces"
+        )
 
 
 def _refusal(why: str) -> errors.TaskFarmError:

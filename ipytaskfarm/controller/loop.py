@@ -17,17 +17,17 @@ import msgspec
 
 from ..core.calls import TaskReply
 from ..core.decision import Decision
-from ..core.errors import StoreFull
+from ..core.errors import ResultTooLarge, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
 from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, Message, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, HandOut, Message, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from . import replies
+from . import oversize, replies
 from .evaluation import Evaluator
 from .payloads import Payloads
 from .reading import BlobReader
@@ -186,13 +186,13 @@ class Controller:
             log.info("%s", note)
         for session, message in out.sends:
             if session:
-                self._hub.send(session, self._completed(session, message))
+                self._send(session, self._completed(session, message))
         for assignment in out.assignments:
-            self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
+            self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
             session, reply = replies.answer(self._store, load)
             if isinstance(reply, (Answer, TaskReply)):
-                self._hub.send(session, reply)
+                self._send(session, reply)
             else:
                 self._next.append((session, reply))
         for question in out.evaluations:
@@ -201,6 +201,25 @@ class Controller:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
         if self._reader is not None:
             self._send_pieces(self._reader, out)
+
+    def _send(self, session: str, message: Message) -> None:
+        try:
+            self._hub.send(session, message)
+        except ResultTooLarge as error:
+            excuse = oversize.excuse(message, str(error))
+            if excuse is None:
+                raise
+            self._hub.send(session, excuse)
+
+    def _hand_out(self, agent: str, message: HandOut) -> None:
+        try:
+            self._hub.send(agent, message)
+        except ResultTooLarge as error:
+            if len(message.runs) > 1:
+                for alone in oversize.singly(message):
+                    self._hand_out(agent, alone)
+            else:
+                self._next.append((agent, oversize.unsent(message, str(error), time.time())))
 
     def _send_pieces(self, reader: BlobReader, out: Decision) -> None:
         for session, piece in reader.answers():
@@ -211,7 +230,7 @@ class Controller:
 
     def _completed(self, session: str, message: Message) -> Message:
         """Messages that hold something only the shell knows, or that are too much for their receiver now."""
-        if type(message) is Finals and self._hub.backlog_bytes(session) > PUSH_BYTES:
+        if type(message) is Finals and self._is_much(session, message):
             return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
         if type(message) is Answer and type(message.reply) is FarmState:
             state = msgspec.structs.replace(
@@ -223,6 +242,10 @@ class Controller:
             )
             return Answer(message.n, state)
         return message
+
+    def _is_much(self, session: str, message: Finals) -> bool:
+        bodies_bytes = sum([len(final.body) for final in message.finals if final.body])
+        return self._hub.backlog_bytes(session) + bodies_bytes > PUSH_BYTES
 
     def _code_of(self, digest: str) -> bytes | None:
         functions = self._payloads.functions([digest])
