@@ -1,4 +1,4 @@
-"""Blobs on their way to where the farm's folder is not seen: read in pieces, brought once, checked, kept within bounds."""
+"""Blobs on their way to where the farm's folder is not seen: read in pieces, brought once, checked, bounded."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from tests.polling import eventually
 pytestmark = pytest.mark.farm
 
 THERE = {"node": NODE}
+HERE = {"node": f"!= {NODE}"}
 LARGE = 12_500_000
 """Of 8 bytes: 100 MB."""
 ITEMS = 200_000
@@ -64,7 +65,7 @@ def there(farm: Farm, agent: Path) -> list[int]:
 
 
 def fetched(farm: Farm) -> tuple[int, int]:
-    """What the far agent says that it has brought, once it says so twice."""
+    """(blobs, bytes) that the far agent says it has brought: a moment ago, a few seconds at most."""
     node = far_node(farm)
     return node.fetched_blobs, node.fetched_bytes
 
@@ -73,11 +74,11 @@ def copies(agent: Path) -> set[str]:
     return {path.name for path in (agent / "blobs").glob("??/*")}
 
 
-def ones(count: int) -> np.ndarray:  # type: ignore[type-arg]
+def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 
-def total(*arrays: np.ndarray) -> float:  # type: ignore[type-arg]
+def total(*arrays: np.ndarray) -> float:
     return float(sum(array.sum() for array in arrays))
 
 
@@ -135,14 +136,16 @@ def test_a_value_that_is_gone_fails_its_task_alone(tc: TaskClient, agent: Path) 
 def test_results_go_from_machine_to_machine(tc: TaskClient, agent: Path) -> None:
     """Made there they travel inside, made here they are files; either way whoever needs them has them."""
     before = copies(agent)
-    made = {where: tc.submit(Task(ones, args=(LARGE // 2,), requires={"node": where})) for where in (NODE, "!= " + NODE)}
+    made = {
+        where: tc.submit(Task(ones, args=(LARGE // 2,), requires={"node": where})) for where in (NODE, "!= " + NODE)
+    }
     assert not copies(agent) - before
-    for rules in ({"requires": THERE}, {"requires": {"node": "!= " + NODE}}):
-        for future in made.values():
-            assert tc.submit(Task(total, args=(future,), **rules)).result(timeout=60) == LARGE // 2
-    assert tc.submit(Task(total, args=tuple(made.values()), requires=THERE)).result(timeout=60) == 2 * (LARGE // 2)
+    for where in (THERE, HERE):
+        for future in made:
+            assert tc.submit(Task(total, args=(future,), requires=where)).result(timeout=60) == LARGE // 2
+    assert tc.submit(Task(total, args=tuple(made), requires=THERE)).result(timeout=60) == 2 * (LARGE // 2)
     assert len(copies(agent) - before) == 1
-    assert all(total(future.result()) == LARGE // 2 for future in made.values())
+    assert all(total(future.result()) == LARGE // 2 for future in made)
 
 
 def test_broadcasts_maps_and_names(tc: TaskClient, agent: Path) -> None:
@@ -154,7 +157,9 @@ def test_broadcasts_maps_and_names(tc: TaskClient, agent: Path) -> None:
     assert len(copies(agent) - before) == 2  # the array, and the pickle that it is part of
     rows = tc.map(lambda row: row * 2, [np.full(ITEMS, float(i)) for i in range(6)])
     assert [row[0] for row in rows] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    pulled = tc.run(Task("a = numpy.ones(n); b = a * 2", push={"n": ITEMS, "numpy": np}, pull=["a", "b"], requires=THERE))
+    pulled = tc.run(
+        Task("a = numpy.ones(n); b = a * 2", push={"n": ITEMS, "numpy": np}, pull=["a", "b"], requires=THERE)
+    )
     later = Task("s = float(a.sum() + b.sum())", push={"a": Ref(pulled, "a"), "b": Ref(pulled, "b")}, pull="s")
     assert tc.run(later, block=True)["s"] == 3 * ITEMS
 
@@ -192,7 +197,8 @@ with TaskClient(sys.argv[1]) as tc:
     names = tc.run(Task("a = list(range(100_000))", pull="a", requires={"node": "!= far"}), block=True)
     assert names["a"] == list(range(100_000))
     before = came()
-    assert tc.submit(Task(lambda a: float(a.sum()), args=(future,), requires={"node": "far"})).result(60) == rows(items).sum()
+    there = tc.submit(Task(lambda a: float(a.sum()), args=(future,), requires={"node": "far"}))
+    assert there.result(60) == rows(items).sum()
     assert tc.submit(lambda a: a[:3], rows(items)).result(60).tolist() == [0.0, 1.0, 2.0]
     assert came() == before, "arguments do not come by the client"
     mec = MultiEngineClient(sys.argv[1])
