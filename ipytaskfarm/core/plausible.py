@@ -40,6 +40,7 @@ from .messages import (
     StackText,
 )
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
+from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
 """Of one agent: four times the cores of the largest machines."""
@@ -59,6 +60,7 @@ SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
 TEARDOWN_MAX_S = 3600.0
+DIGEST_BYTES = 32
 SHARED = "agent"
 """The name in sessions of agents that share the role's key."""
 
@@ -294,6 +296,11 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
     )
 
 
+def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
+    sound = len(event.digest) == DIGEST_BYTES and 0 <= event.offset <= NUMBER_MAX
+    return event if sound and session in farm.agents else None
+
+
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
     asked = farm.stacks.get(event.n)
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
@@ -324,6 +331,7 @@ _CHECKS: dict[type, Check] = {
     Demand: _demand,
     TaskCall: _of_engine,
     Progress: _progress,
+    ReadBlob: _read_blob,
 }
 """Each message of agents; a test looks that none is missing."""
 
