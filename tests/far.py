@@ -16,7 +16,8 @@ import msgspec
 
 from ipytaskfarm import Farm
 from ipytaskfarm.client.nodes import Node
-from ipytaskfarm.core.messages import FarmState, FarmStatus, SetWanted
+from ipytaskfarm.core.messages import FarmStatus, SetWanted
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.doors import runtime
 from tests.farms import DEADLINE_S, ask, until_engines
 from tests.polling import eventually

@@ -25,7 +25,7 @@ from ..doors.runtime import ConnectionInfo
 from ..doors.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
 from .fetching import Fetching
-from .io import Asked, IoThread
+from .io import READER, Asked, IoThread
 from .outbox import LIMIT_BYTES
 from .patience import Patience, say_interrupted
 from .results import error_named
@@ -122,6 +122,14 @@ class Session(IoThread):
                     return
                 self._changed.wait(min(left, TICK_S))
 
+    def _must_be_allowed(self, what: str) -> None:
+        """What a read-only key does not allow is said here, not by the end of the connection."""
+        if self.info.role == READER:
+            raise errors.SecurityError(
+                f"this client of farm {self.farm!r} may look and cannot {what}: its connection file is for readers "
+                "(`ipytaskfarm keys add --client` makes another)"
+            )
+
     def after_fork(self) -> None:
         """In a forked child: nothing of this works here, and no lock of the parent's may be touched."""
         self._forked = True
@@ -165,6 +173,7 @@ class Session(IoThread):
 
     def _wait_for_room(self) -> None:
         """Called with the lock held: until there is an id and room in the outbox."""
+        self._must_be_allowed("hand in tasks")
         while True:
             self.check()
             full_why = self._outbox.full_why
@@ -447,6 +456,7 @@ class Session(IoThread):
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
         text: what `queue_status` shows of it.  blobs: those that the body needs until it was answered."""
+        self._must_be_allowed("run anything on engines")
         _check_size(verb, len(body))
         asked = self._begin(lambda n: Command(n, engines, verb, body, text), on_done)
         asked.blobs = blobs

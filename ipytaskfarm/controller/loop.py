@@ -15,19 +15,21 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.calls import TaskReply
-from ..core.decision import Decision
-from ..core.errors import ResultTooLarge, StoreFull
-from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
+from ..core.calls import Declined, TaskReply
+from ..core.decision import AtTheDoor, Decision, LoadConnections
+from ..core.errors import ResultTooLarge, SecurityError, StoreFull
+from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, HandOut, Message, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Number, Refusal, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
+from ..core.tables import ConnectionTable, FarmState
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import oversize, replies
+from .door import Door
 from .evaluation import Evaluator
 from .payloads import Payloads
 from .reading import BlobReader
@@ -63,6 +65,7 @@ class Controller:
         upkeep: Upkeep | None = None,
         retention: Retention | None = None,
         tape: Tape | None = None,
+        door: Door | None = None,
         watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -75,6 +78,7 @@ class Controller:
         self._upkeep = upkeep
         self._retention = retention
         self._tape = tape
+        self._door = door
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -183,13 +187,17 @@ class Controller:
 
     def _perform(self, out: Decision) -> None:
         for note in out.notes:
-            log.info("%s", note)
+            # Texts of others stand in them: none of their lines is to look like one of ours.
+            log.info("%s", note.replace("\n", "\n    "))
         for session, message in out.sends:
             if session:
                 self._send(session, self._completed(session, message))
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
+            if isinstance(load, AtTheDoor):
+                self._hub.send(load.session, Answer(load.n, self._at_the_door(load)))
+                continue
             session, reply = replies.answer(self._store, load)
             if isinstance(reply, (Answer, TaskReply)):
                 self._send(session, reply)
@@ -201,15 +209,6 @@ class Controller:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
         if self._reader is not None:
             self._send_pieces(self._reader, out)
-
-    def _send(self, session: str, message: Message) -> None:
-        try:
-            self._hub.send(session, message)
-        except ResultTooLarge as error:
-            excuse = oversize.excuse(message, str(error))
-            if excuse is None:
-                raise
-            self._hub.send(session, excuse)
 
     def _hand_out(self, agent: str, message: HandOut) -> None:
         try:
@@ -227,6 +226,29 @@ class Controller:
         for read in out.reads:
             reader.ask(read)
         reader.go_on(self._hub.backlog_bytes)
+
+    def _send(self, session: str, message: Message) -> None:
+        try:
+            self._hub.send(session, message)
+        except ResultTooLarge as error:
+            self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
+
+    def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
+        if self._door is None:
+            return Refusal("SecurityError", "this controller has no keys of its own")
+        if isinstance(load, LoadConnections):
+            return self._door.connections()
+        try:
+            cut, over = self._door.reload()
+        except (SecurityError, OSError) as error:
+            log.error("the keys were not read anew: %s", error)
+            return Refusal("SecurityError", f"the keys of before hold on: {error}")
+        self.give_up(over)
+        return Number(cut)
+
+    def give_up(self, sessions: list[str]) -> None:
+        """Those of these that are agents' never come back: their keys were revoked."""
+        self._next.extend((session, Revoked()) for session in sessions)
 
     def _completed(self, session: str, message: Message) -> Message:
         """Messages that hold something only the shell knows, or that are too much for their receiver now."""
@@ -250,6 +272,15 @@ class Controller:
     def _code_of(self, digest: str) -> bytes | None:
         functions = self._payloads.functions([digest])
         return functions[0].code if functions else None
+
+
+def _refused(message: Message, why: str) -> Message:
+    """What is said instead of an answer that is too large to be sent."""
+    if type(message) is Answer:
+        return Answer(message.n, Refusal("ResultTooLarge", why))
+    if type(message) is TaskReply:
+        return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
+    raise ResultTooLarge(why)
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:

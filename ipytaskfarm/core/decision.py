@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeAlias
 
 from .calls import TaskCall
 from .demands import Allotment, Environment, Recycle
-from .messages import History, JobRow, Message, TaskRow
+from .messages import History, Message
 from .parcels import Final, Incarnation
 from .saves import Save
+from .tables import JobRow, TaskRow
 from .verdicts import Evaluate
 
 
@@ -142,10 +143,28 @@ class LoadCompacted(NamedTuple):
     n: int
 
 
+class LoadKeys(NamedTuple):
+    """Read the farm's keys anew: answer question `n` with `Number`."""
+
+    session: str
+    n: int
+
+
+class LoadConnections(NamedTuple):
+    """Answer question `n` with who is connected."""
+
+    session: str
+    n: int
+
+
 Load: TypeAlias = (
     LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadHistory
     | LoadExplanation | LoadCompacted
 )  # fmt: skip
+"""Answered from the store."""
+
+AtTheDoor: TypeAlias = LoadKeys | LoadConnections
+"""Answered where peers come in."""
 
 
 class ReadPiece(NamedTuple):
@@ -164,7 +183,7 @@ class Decision:
     saves: list[Save] = field(default_factory=list)
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
+    loads: list[Load | AtTheDoor] = field(default_factory=list)
     reads: list[ReadPiece] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

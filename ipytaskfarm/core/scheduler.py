@@ -22,7 +22,7 @@ from . import messages as m
 from .calls import Progress, TaskCall
 from .decision import Decision
 from .eligibility import refresh_classes, wake
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
 from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
@@ -34,6 +34,7 @@ from .handlers import (
     explain,
     inside,
     jobs,
+    leaving,
     lifecycle,
     losses,
     nodes,
@@ -46,6 +47,7 @@ from .handlers import (
 )
 from .pieces import ReadBlob
 from .placement import dispatch
+from .plausible import heard
 from .recycling import settle_jobs
 from .states import State
 from .task import Handed
@@ -82,8 +84,12 @@ QUESTIONS: dict[type, Answerer] = {
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
+    m.RemoveAgents: leaving.on_remove_agents,
+    m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
     m.Compact: lifecycle.on_compact,
+    m.ReloadKeys: lifecycle.on_reload_keys,
+    m.Connections: lifecycle.on_connections,
     m.Stop: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
@@ -139,6 +145,13 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
         del farm.agents[session]
 
 
+def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
+    """An agent that may not come back: nobody waits for its lease."""
+    agent = farm.agents.get(session)
+    if agent is not None:
+        losses.give_up(farm, agent, "its key was revoked", now, out)
+
+
 def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Ended tasks that are to run again were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
@@ -160,6 +173,7 @@ HANDLERS: dict[type, Handler] = {
     m.Ask: on_ask,
     m.Command: commands.on_command,
     m.AgentState: agents.on_agent_state,
+    m.Leaving: leaving.on_leaving,
     m.EngineUp: agents.on_engine_up,
     m.EngineLost: losses.on_engine_lost,
     m.Results: results.on_results,
@@ -180,6 +194,7 @@ HANDLERS: dict[type, Handler] = {
     Back: on_back,
     Silent: on_silent,
     Gone: on_gone,
+    Revoked: on_revoked,
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
@@ -198,8 +213,13 @@ class Scheduler:
         """Handle what has arrived, run the timers that are due, and hand out work."""
         out = Decision()
         farm = self.farm
-        for session, event in events:
-            HANDLERS[type(event)](farm, session, event, now, out)
+        farm.mono_s = now.mono_s
+        for session, said in events:
+            event = heard(farm, session, said, now)
+            if event is not None:
+                HANDLERS[type(event)](farm, session, event, now, out)
+            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)

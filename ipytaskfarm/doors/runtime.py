@@ -33,6 +33,8 @@ IPC_PATH_MAX = 107
 """Bytes in the name of a unix socket."""
 IPC_ROOM = 48
 """What agents put behind a farm's folder for sockets: ``/agent-12/kernel-12345-ipc-5`` and the like."""
+_NAME_SHOWN = 12
+"""Longer names of agents are digests in the names of their folders."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 _PREFIX = "ipytaskfarm-"
 _AGENT = "-agent"
@@ -64,12 +66,41 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The host on which that pid means something; "": it means nothing."""
     blobs: str = ""
     """The folder of large values, for who sees the same file system (`doors.blobs`)."""
+    location: str = ""
+    """Where other hosts find the controller; "": at `host`."""
+    agent: str = ""
+    """The agent that the key was made for; "": it is a role's."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("farm", self.farm), ("role", self.role), ("host", self.host), ("port", self.port)]
+
+
+def dialled(info: ConnectionInfo) -> str:
+    """The address at which the controller is found from this host."""
+    return info.host if not info.location or info.node == socket.gethostname() else info.location
+
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of a host's -> the one by which the host itself gets there."""
+
+
+def addresses(host: str, location: str | None) -> tuple[str, str]:
+    """(from the controller's own host, from others) where one is found that listens on `host`.
+
+    location: what its owner says of the latter; None: the same address, or this host's name for a wildcard."""
+    elsewhere = socket.gethostname() if host in _WILDCARDS else host
+    return _WILDCARDS.get(host, host), location or elsewhere
+
+
+def listening(host: str, port: int, location: str) -> str:
+    """For people, who can reach it; "": nobody but this machine."""
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return ""
+    where = "all addresses of this machine" if host in _WILDCARDS else host
+    return f"listening on {where}, port {port}; other machines find it at {location}:{port}"
 
 
 class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +176,25 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
                     private_folder(path)
                 return path
     raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
+
+
+def agent_folder(farm: str, incarnation: str, name: str) -> Path:
+    """The folder of an agent that was given none, on this machine: the next one of that farm and name finds it again.
+
+    Not created here; the one above it is, in which a farm's agents are beside one another.
+    """
+    # The names of sockets in it must stay short.
+    leaf = name if len(name) <= _NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:_NAME_SHOWN]
+    # Told apart by the incarnation alone, wherever we are started.
+    return socket_folder(farm, Path("/", incarnation)) / f"agent-{leaf or socket.gethostname()[:_NAME_SHOWN]}"
+
+
+def leave_folder(path: Path) -> None:
+    """Remove a folder that several share, if we are the last."""
+    try:
+        path.rmdir()
+    except OSError:
+        pass  # somebody else is in it
 
 
 def lock_folder() -> Path:
@@ -315,7 +365,12 @@ class Lock:
 def write_connection_file(info: ConnectionInfo, path: Path) -> None:
     """Write it atomically, 0600, into a folder of 0700."""
     private_folder(path.parent)
-    write_private(path, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
+    write_private(path, connection_text(info))
+
+
+def connection_text(info: ConnectionInfo) -> bytes:
+    """What stands in the file."""
+    return msgspec.json.format(msgspec.json.encode(info)) + b"\n"
 
 
 def read_connection_file(path: Path) -> ConnectionInfo:
@@ -385,14 +440,14 @@ def _by_address(where: tuple[str, int], key_file: str | os.PathLike[str] | None)
         raise ValueError(f"an address is (host, port), not {where!r}") from None
     if key_file is not None:
         info = read_connection_file(Path(key_file).expanduser())
-        return msgspec.structs.replace(info, host=host, port=port)
+        return msgspec.structs.replace(info, host=host, port=port, location="")
     for path in _connection_files():
         try:
             info = read_connection_file(path)
         except errors.TaskFarmError:
             continue
         if info.port == port and _same_host(info.host, host):
-            return msgspec.structs.replace(info, host=host)
+            return msgspec.structs.replace(info, host=host, location="")
     raise errors.SecurityError(
         f"there are no keys for {host}:{port}: no connection file in {runtime_folder()} has this address. Copy the "
         "farm's connection file from its host and give its path as key_file"

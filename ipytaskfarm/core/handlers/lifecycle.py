@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from ..decision import Decision, LoadCompacted
+from ..decision import Decision, LoadCompacted, LoadConnections, LoadKeys
 from ..eligibility import wake
 from ..ending import end_engine, patience_s, recall, retire
 from ..farm import EngineState, Farm, Now
 from ..messages import (
     Answer,
     Compact,
+    Connections,
     Flag,
     Hold,
     Interrupt,
     Number,
     Refusal,
+    ReloadKeys,
     RemoveEngines,
     SetWanted,
     Shutdown,
@@ -53,7 +55,12 @@ def on_remove_engines(farm: Farm, session: str, n: int, question: RemoveEngines,
         out.sends.append((session, Answer(n, Refusal("InvalidEngineID", text))))
         return
     leaving = {i for i in question.ids if not by_id[i].retiring}
-    farm.wanted = max(0, farm.wanted - len(leaving))
+    for engine_id in leaving:
+        agent = farm.agents.get(by_id[engine_id].agent)
+        if agent is not None and agent.brings is not None:
+            agent.brings = max(0, agent.brings - 1)
+        else:
+            farm.wanted = max(0, farm.wanted - 1)
     out.saves.append(SaveSetting("wanted", farm.wanted))
     for engine_id in leaving:
         retire(farm, by_id[engine_id], out)
@@ -78,6 +85,16 @@ def on_hold(farm: Farm, session: str, n: int, question: Hold, now: Now, out: Dec
 def on_compact(farm: Farm, session: str, n: int, question: Compact, now: Now, out: Decision) -> None:
     """The shell has the store."""
     out.loads.append(LoadCompacted(session, n))
+
+
+def on_reload_keys(farm: Farm, session: str, n: int, question: ReloadKeys, now: Now, out: Decision) -> None:
+    """The shell has the door."""
+    out.loads.append(LoadKeys(session, n))
+
+
+def on_connections(farm: Farm, session: str, n: int, question: Connections, now: Now, out: Decision) -> None:
+    """So it has."""
+    out.loads.append(LoadConnections(session, n))
 
 
 def on_spin(farm: Farm, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:
@@ -113,11 +130,12 @@ def drained(farm: Farm, now: Now, out: Decision) -> None:
     if farm.shut:
         return
     for task in [task for task in farm.tasks.values() if type(task.place) is Handed]:
-        _part(farm, task, now, out)
+        part(farm, task, "farm stopped", now, out)
     _shut(farm, now, out)
 
 
-def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
+def part(farm: Farm, task: Task, why: str, now: Now, out: Decision) -> None:
+    """A task and its engine are parted: it may go on elsewhere if it may repeat, else it ends."""
     place = task.place
     if type(place) is not Handed:
         return
@@ -128,7 +146,7 @@ def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
     if task.may_repeat or not begun:
         requeue(farm, task, RETURNED, out)
         return
-    failure = Failure("EngineLost", f"farm stopped while engine {engine.id if engine else '?'} ran the task")
+    failure = Failure("EngineLost", f"{why} while engine {engine.id if engine else '?'} ran the task")
     finish(farm, task, final_without_answer(task, engine, Reason.ENGINE_LOST, failure, now), out)
 
 
