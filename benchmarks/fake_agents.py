@@ -212,7 +212,9 @@ class FakeAgent:
 class Crowd:
     """All of them, turned by one loop."""
 
-    def __init__(self, path: Path, agents: int, engines: int, service_s: float, say: Callable[[dict[str, float]], None]):
+    def __init__(
+        self, path: Path, agents: int, engines: int, service_s: float, say: Callable[[dict[str, float]], None]
+    ):
         self.engines = engines
         self.service_s = service_s
         self._say = say
@@ -306,7 +308,11 @@ def main() -> int:
     parser.add_argument("--service", type=float, default=1.0, help="seconds that a run takes")
     given = parser.parse_args()
     crowd = Crowd(
-        given.connection_file, given.agents, given.engines, given.service, lambda line: print(json.dumps(line), flush=True)
+        given.connection_file,
+        given.agents,
+        given.engines,
+        given.service,
+        lambda line: print(json.dumps(line), flush=True),
     )
     try:
         crowd.run()
