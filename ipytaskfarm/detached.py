@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import FarmState, FarmStatus
+from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages import Stop as StopFarm
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.launchers import Part, Placed
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses

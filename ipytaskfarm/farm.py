@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
+from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,
@@ -35,7 +35,7 @@ from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
-    from ipytaskfarm.core.messages import FarmState
+    from ipytaskfarm.core.tables import FarmState
 
 STABLE_S = 0.5
 """Engines that come up together do so within this long of one another."""

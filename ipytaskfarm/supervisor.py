@@ -27,7 +27,8 @@ from enum import IntEnum
 from typing import Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import FarmState, FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock

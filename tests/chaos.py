@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipytaskfarm import Task, TaskClient
-from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core import errors, messages, tables
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
 from tests.conftest import assert_nothing_left, isolated
@@ -125,7 +125,7 @@ class Nemesis(threading.Thread):
     def _engine(self) -> bool:
         with connect(self.home.name) as questioner:
             table = questioner.answer(messages.Engines(), timeout_s=1.0)
-        assert isinstance(table, messages.EngineTable)
+        assert isinstance(table, tables.EngineTable)
         # One that the controller knows from the store alone has no number yet: 0 would be our own process group.
         pids = [row.pid for row in table.rows if row.pid > 0]
         if pids:

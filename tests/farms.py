@@ -12,7 +12,7 @@ from typing import Any
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.messages import EngineRow, EngineTable
+from ipytaskfarm.core.tables import EngineRow, EngineTable
 from ipytaskfarm.questions import connect
 from tests.conftest import assert_nothing_left, isolated
 from tests.polling import eventually

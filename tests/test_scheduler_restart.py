@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.core.events import Back, Silent
 from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.parcels import Rules, Submission
@@ -123,7 +124,7 @@ def test_start_up_code_comes_first_whenever_it_was_set() -> None:
     sim, _, _ = one_engine()
     sim.ask(m.SetSticky("x", "push", b"x"))
     sim.ask(m.SetSticky("startup", "execute", b"first"))
-    expected = m.StickyTable([("startup", "execute", ""), ("x", "push", "")])
+    expected = tables.StickyTable([("startup", "execute", ""), ("x", "push", "")])
     assert sim.ask(m.ListSticky()) == expected
     sim.crash()
     sim.join_client()

@@ -1,9 +1,10 @@
-"""``python -m ipytaskfarm.agent --connection-file F --folder DIR --farm NAME``: one per machine, by a launcher."""
+"""``python -m ipytaskfarm.agent --connection-file F --farm NAME …``: one per machine, by a launcher."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import logging
 import logging.handlers
 import os
@@ -14,9 +15,13 @@ from pathlib import Path
 import setproctitle
 
 from ..core.errors import TaskFarmError
-from ..doors.runtime import Lock, private_folder
+from ..doors.cores import usable_cores
+from ..doors.runtime import Lock, private_folder, read_connection_file, socket_folder
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
+
+NAME_SHOWN = 12
+"""Longer names of agents are digests in the names of their folders."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,9 +30,18 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     setproctitle.setproctitle(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
+    try:
+        folder = given.folder or own_folder(given.farm, given.connection_file, given.name)
+    except TaskFarmError as error:
+        logging.critical("%s", error)
+        return EXIT_REFUSED
     settings = Settings(
         connection_file=given.connection_file.absolute(),
-        folder=given.folder.absolute(),
+        folder=folder.absolute(),
+        name=given.name,
+        brings=given.engines,
+        ends_at_s=given.ends_at,
+        leave_s=given.leave,
         farm=given.farm,
         node=given.node or socket.gethostname(),
         startup_cwd=(given.startup_cwd or Path.cwd()).absolute(),
@@ -60,9 +74,19 @@ async def _run(settings: Settings) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("ipytaskfarm agent", description="Supervise the engines of this machine.")
     parser.add_argument("--connection-file", type=Path, required=True, help="the agents' connection file of the farm")
-    parser.add_argument("--folder", type=Path, required=True, help="for sockets and flight recorders; on a local disk")
+    parser.add_argument(
+        "--folder", type=Path, help="for sockets and flight recorders, on a local disk (default: one of its own)"
+    )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
+    parser.add_argument("--name", default="", help="the name under which it was enrolled, or NAME.anything")
+    parser.add_argument(
+        "--engines", type=_engines, metavar="N", help="bring so many, beside those the farm wants; cores: one per core"
+    )
+    parser.add_argument("--ends-at", type=float, metavar="TIME", help="when it has to be gone, in seconds since 1970")
+    parser.add_argument(
+        "--leave", type=float, default=0.0, metavar="S", help="how long running tasks may go on when it is told to end"
+    )
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     parser.add_argument(
@@ -81,6 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser
+
+
+def own_folder(farm: str, connection_file: Path, name: str) -> Path:
+    """A folder on this machine that the next agent of the same farm and name will find again."""
+    incarnation = read_connection_file(connection_file).incarnation
+    # The names of sockets in it must stay short.
+    leaf = name if len(name) <= NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:NAME_SHOWN]
+    return socket_folder(farm, Path(incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
+
+
+def _engines(text: str) -> int:
+    return usable_cores() if text == "cores" else int(text)
 
 
 def _resource(text: str) -> tuple[str, float]:

@@ -34,6 +34,8 @@ from ..core.messages import (
     HandOut,
     Interrupt,
     LaneHello,
+    Leave,
+    Leaving,
     OutputQuery,
     OutputText,
     Properties,
@@ -65,6 +67,8 @@ STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
+STOP_S = 2.0
+"""What engines have to end by themselves when the controller does not say."""
 DELIVER_S = 10.0
 """At the end: how long to wait for a controller that is not there to take the last results."""
 DELIVER_MAX_S = 120.0
@@ -88,6 +92,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Declared by the owner, beside what is found."""
     priority: int = 0
     preload: tuple[str, ...] = ()
+    name: str = ""
+    """By which its launcher knows it."""
+    brings: int | None = None
+    ends_at_s: float | None = None
+    """Wall clock: whoever placed us ends us then."""
+    leave_s: float = 0.0
+    """How long what runs may go on when we are told to end."""
 
 
 class Agent:
@@ -129,6 +140,11 @@ class Agent:
         self._heard_s = time.monotonic()
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
+        self._leave_by_s: float | None = None
+        """Told to leave: the controller ends the engines one by one, and we end with the last, then at the latest."""
+        # The wall clock may be set while we run: it is read once.
+        ends_at_s = settings.ends_at_s
+        self._due_s = math.inf if ends_at_s is None else self._heard_s + ends_at_s - time.time() - settings.leave_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -214,6 +230,7 @@ class Agent:
             self._wake()
         self._engines.forget_reported()
         self._judge_lease(now_s)
+        self._judge_leave(now_s)
         self._judge_end(now_s)
         self._rearm(now_s, look_s)
 
@@ -241,6 +258,8 @@ class Agent:
                 self._loop.add_reader(fd, self._on_link)
             self._link_fds = list(fds)
         self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
+        if self._leave_by_s is None:
+            self._turn_by_s = min(self._turn_by_s, self._due_s)
         self._arm(look_s)
 
     def _arm(self, look_s: float) -> None:
@@ -292,6 +311,8 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
+        if self._leave_by_s is not None:
+            self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
     def _state(self) -> AgentState:
         return AgentState(
@@ -308,6 +329,9 @@ class Agent:
             self._gpus,
             self._settings.priority,
             time.localtime().tm_gmtoff,
+            self._settings.name,
+            self._settings.brings,
+            None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
         )
 
     def _on_message(self, message: Any) -> None:
@@ -316,6 +340,9 @@ class Agent:
                 self._engines.start(message.id)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
+            case Leave():
+                log.info("the farm sends us away")
+                self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -415,10 +442,27 @@ class Agent:
         if self._engines.ending:
             self._engines.kill_all("")
             self._end_by_s = 0.0
+        elif self._settings.leave_s > 0 and self._leave_by_s is None and self._relay.is_up:
+            log.info("told to end by a signal: what runs has %g s", self._settings.leave_s)
+            self._leave()
         else:
             log.info("told to end by a signal")
-            self._end(EXIT_STOPPED, 2.0)
+            self._end(EXIT_STOPPED, STOP_S)
         self._wake()
+
+    def _leave(self) -> None:
+        self._leave_by_s = time.monotonic() + self._settings.leave_s
+        self._relay.say(Leaving(self._settings.leave_s))
+
+    def _judge_leave(self, now_s: float) -> None:
+        if self._engines.ending:
+            return
+        if now_s >= self._due_s and self._leave_by_s is None:
+            log.info("the time that was given to us is over in %g s", self._settings.leave_s)
+            self._leave()
+        # Engines that are told to end do so within moments; the controller may be away.
+        if self._leave_by_s is not None and (now_s > self._leave_by_s + STOP_S or not self._engines.any_left):
+            self._end(EXIT_STOPPED, STOP_S)
 
     def _end(self, code: int, grace_s: float) -> None:
         if not self._engines.ending:

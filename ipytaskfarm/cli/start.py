@@ -17,10 +17,10 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.messages import FarmState
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
+from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     FarmSettings,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.demands import amount
-from ..core.messages import Checked, FarmState
+from ..core.messages import Checked
+from ..core.tables import FarmState
 from .display import html_table, table
 
 _HEADINGS = (

@@ -20,10 +20,11 @@ from ..core.decision import Decision
 from ..core.errors import StoreFull
 from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
 from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, FarmState, Finals, Message, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, Message, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
+from ..core.tables import FarmState
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp

@@ -76,7 +76,7 @@ def _is_free(farm: Farm, other: Engine, engine: Engine, task_class: TaskClass) -
         and agent.able
         and (not task_class.restricted or other in task_class.eligible)
         and serves_environment(other, task_class.environment)
-        and gate(farm, agent, task_class.key.asks) is None
+        and gate(farm, agent, task_class.key.asks, task_class.key.limit_s) is None
     )
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeAlias
 
 from .calls import TaskCall
 from .demands import Allotment, Environment, Recycle
-from .messages import History, JobRow, Message, TaskRow
+from .messages import History, Message
 from .parcels import Final, Incarnation
 from .saves import Save
+from .tables import JobRow, TaskRow
 from .verdicts import Evaluate
 
 

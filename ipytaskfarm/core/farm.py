@@ -265,6 +265,12 @@ class Agent:
     platform: str = ""
     python: str = ""
     slots: int | None = None
+    name: str = ""
+    """By which its launcher knows it; "": none placed it."""
+    brings: int | None = None
+    """How many engines it brings, beside those that the farm wants; None: it takes its share of those."""
+    ends_s: float | None = None
+    """When (monotonic) its time is over, where that is limited."""
     here: bool = True
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
@@ -278,6 +284,8 @@ class Agent:
     """Kinds of tasks that succeeded on other nodes meanwhile."""
     aside: str = ""
     """Why it gets no more tasks; "": it does."""
+    leaving: bool = False
+    """It ends when its engines have."""
     priority: int = 0
     capacity: dict[str, float] = field(default_factory=dict)
     """Resource -> how much there is."""
@@ -486,6 +494,12 @@ class Farm:
     shut: bool = False
     """Agents have been told to end."""
     shut_by_s: float | None = None
+    balanced: bool = True
+    """False: whether there are as many engines as wanted is to be looked at within this turn."""
+    mortal: bool = False
+    """Agents have been here whose time is limited: tasks with a time limit wait in classes of their own."""
+    mono_s: float = 0.0
+    """When (monotonic) this turn began."""
     backoff_s: float = 0.0
     start_after_s: float = 0.0
     served: Any = None

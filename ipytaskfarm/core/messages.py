@@ -7,9 +7,9 @@ The processes of a farm never import one another: this file is where they meet. 
 3. agent -> engine and back (the *lane*).
 
 What a task is made of, and what comes back of it, stands in `core.parcels`.
-What client and engine say to each other through the others' hands stands in `core.work` and `core.verbs`, what tasks
-ask of their engines in `core.demands`, the handshake of a connection in `core.handshake`, what the evaluator is asked
-in `core.verdicts`.
+Tables that answer questions stand in `core.tables`, what client and engine say to each other through the others' hands
+in `core.work` and `core.verbs`, what tasks ask of their engines in `core.demands`, the handshake of a connection in
+`core.handshake`, what the evaluator is asked in `core.verdicts`.
 
 Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by
 their class name, so that a tape of messages can be read by a person.
@@ -32,8 +32,19 @@ import msgspec
 from .calls import Letters, Progress, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
+from .tables import (
+    CommandQueueTable,
+    EngineTable,
+    EventTable,
+    FarmState,
+    JobTable,
+    ProgressTable,
+    QueueStatusReply,
+    StickyTable,
+    TaskTable,
+)
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Peers with another number are refused, with both versions named."""
 
 
@@ -239,6 +250,21 @@ class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     drain: bool = True
 
 
+class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
+    """Question: send these agents away, by their names.  Answer: `Number`, how many are there.
+    within_s: how long what runs there may go on (None: to its end); then it is dealt with as at a stop."""
+
+    names: list[str]
+    within_s: float | None = None
+
+
+class AgentsEnded(msgspec.Struct, frozen=True, tag=True):
+    """Question: their launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
+
+    names: list[str]
+    why: str
+
+
 class Hold(msgspec.Struct, frozen=True, tag=True):
     """Question: start no task (on=False: go on).  Answer: `Flag`, whether it was held before."""
 
@@ -282,7 +308,7 @@ Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
     | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky
+    | ClearSticky | RemoveAgents | AgentsEnded
 )  # fmt: skip
 
 
@@ -396,70 +422,6 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
     """Why no engine ever can, as the farm is now; "": one can."""
 
 
-class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
-    """Numbers per state, and the ids when asked verbosely."""
-
-    counts: dict[str, int]
-    ids: dict[str, list[int]] | None = None
-
-
-class TaskRow(msgspec.Struct, frozen=True, array_like=True):
-    """One line of a table of tasks."""
-
-    id: int
-    state: str
-    reason: str
-    name: str | None
-    engine_id: int | None
-    attempts: int
-    submitted_s: float
-    started_s: float | None = None
-    run_s: float | None = None
-    completed_s: float | None = None
-    failure: Failure | None = None
-
-
-class TaskTable(msgspec.Struct, frozen=True, tag=True):
-    """Rows in order of id; asked-for ids that are not there."""
-
-    rows: list[TaskRow]
-    unknown: list[int] = []
-    omitted: int = 0
-    """So many before these match too, and were not asked for."""
-
-
-class JobRow(msgspec.Struct, frozen=True):
-    """One job."""
-
-    id: str
-    name: str
-    total: int
-    arrived: int
-    unfinished: int
-    paused: bool
-    failed: str
-    opened_s: float
-    ids: list[int] = []
-
-
-class JobTable(msgspec.Struct, frozen=True, tag=True):
-    """Jobs, the latest last."""
-
-    rows: list[JobRow]
-
-
-class ProgressTable(msgspec.Struct, frozen=True, tag=True):
-    """(id, value, total or None, message) of those that run and have said something, or whose children have."""
-
-    rows: list[tuple[int, float, float | None, str]]
-
-
-class EventTable(msgspec.Struct, frozen=True, tag=True):
-    """(when, task, name, what, engine id or -1, more), in order of time."""
-
-    rows: list[tuple[float, int, str | None, str, int, str]]
-
-
 class Text(msgspec.Struct, frozen=True, tag=True):
     """Lines for people."""
 
@@ -476,66 +438,6 @@ class Number(msgspec.Struct, frozen=True, tag=True):
     """A count."""
 
     value: int
-
-
-class EngineRow(msgspec.Struct, frozen=True):
-    """One engine as clients see it."""
-
-    id: int
-    engine: Incarnation
-    node: str
-    pid: int
-    state: str
-    """starting, preparing, idle, busy, unreachable, stopping."""
-    task: int | None
-    ahead: int
-    """Tasks sent ahead, not begun."""
-    started_s: float
-    facts: dict[str, Any]
-    connection_file: str = ""
-    note: str = ""
-    environment: str = ""
-    """The name of its environment; "": it is blank."""
-
-
-class EngineTable(msgspec.Struct, frozen=True, tag=True):
-    """All engines, by id."""
-
-    rows: list[EngineRow]
-
-
-class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
-    """(engine id, task that runs there or None, texts of the commands there in their order), by id."""
-
-    rows: list[tuple[int, int | None, list[str]]]
-
-
-class FarmState(msgspec.Struct, frozen=True, tag=True):
-    """What `ipytaskfarm status` shows."""
-
-    name: str
-    incarnation: str
-    epoch: int
-    pid: int
-    started_s: float
-    wanted: int
-    held: bool
-    stopping: bool
-    counts: dict[str, int]
-    engines: list[EngineRow]
-    agents: list[dict[str, Any]]
-    clients: int
-    store_bytes: int
-    losses: list[str] = []
-    """The last lost engines, one line each."""
-    found: str = ""
-    """What the controller found in the store when it started."""
-
-
-class StickyTable(msgspec.Struct, frozen=True, tag=True):
-    """(key, verb, text) in the order in which fresh engines run them."""
-
-    rows: list[tuple[str, str, str]]
 
 
 Reply: TypeAlias = (
@@ -651,6 +553,18 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     """Agents of a higher one are given tasks first."""
     utc_offset_s: int = 0
     """Of the node's local time, as it is now; `NodeState` says when it changes."""
+    name: str = ""
+    """By which its launcher knows it; "": none placed it."""
+    brings: int | None = None
+    """How many engines it brings; None: it takes its share of those that the farm wants."""
+    time_left_s: float | None = None
+    """Until it is to leave; None: nobody limits its time."""
+
+
+class Leaving(msgspec.Struct, frozen=True, tag=True):
+    """Whoever placed this agent has told it to end: give it nothing more.  within_s: it cannot stay any longer."""
+
+    within_s: float
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag=True):
@@ -767,6 +681,7 @@ class EngineNote(msgspec.Struct, frozen=True, tag=True):
 
 AgentMessage: TypeAlias = (
     AgentState
+    | Leaving
     | EngineUp
     | EngineLost
     | Results
@@ -923,6 +838,12 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     grace_s: float = 2.0
 
 
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """End yourself when your engines have ended, which are told one by one.  within_s: then at the latest."""
+
+    within_s: float | None = None
+
+
 class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
     """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
 
@@ -939,6 +860,7 @@ ToAgent: TypeAlias = (
     | StackQuery
     | OutputQuery
     | EnginePrepared
+    | Leave
     | Granted
     | TaskReply
     | Shutdown

@@ -13,7 +13,7 @@ from .decision import Assignment, Decision, ToRun, Wants
 from .demands import Asks
 from .eligibility import wake
 from .ending import recall, recycle
-from .environments import for_blank, gives_way, idle_mate, make_room, slots_to_fill, take_on
+from .environments import for_blank, gives_way, idle_mate, make_room, take_on
 from .farm import Agent, Batch, Engine, EngineState, Farm, Handing, Now
 from .gates import claim, gate, look_again, overload, park, release_claim, reserves
 from .lending import stop_lending
@@ -21,6 +21,7 @@ from .parcels import RunKey
 from .queue import TaskClass, serves_environment
 from .recycling import note_settings, rest, room_left
 from .saves import SaveHandOut
+from .slots import slots_to_fill
 from .task import DEFAULT_RULES, Handed, Task
 from .transition import begin, hand
 
@@ -81,7 +82,9 @@ def _own_first(farm: Farm, agent: Agent, engine: Engine, now: Now) -> tuple[_Hea
     waits for room on its node, and before which nothing later may start there."""
     while (own := engine.heads.first(engine)) is not None:
         task_class = own[2]
-        closed = gate(farm, agent, task_class.key.asks) if task_class.gated or farm.guarded else None
+        closed = (
+            gate(farm, agent, task_class.key.asks, task_class.key.limit_s) if task_class.gated or farm.guarded else None
+        )
         if closed is None:
             if task_class.environment is None or engine.environment is not None:
                 return own, False

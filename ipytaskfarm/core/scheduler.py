@@ -33,6 +33,7 @@ from .handlers import (
     explain,
     inside,
     jobs,
+    leaving,
     lifecycle,
     losses,
     nodes,
@@ -80,6 +81,8 @@ QUESTIONS: dict[type, Answerer] = {
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
+    m.RemoveAgents: leaving.on_remove_agents,
+    m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
     m.Compact: lifecycle.on_compact,
     m.Stop: lifecycle.on_stop,
@@ -157,6 +160,7 @@ HANDLERS: dict[type, Handler] = {
     m.Ask: on_ask,
     m.Command: commands.on_command,
     m.AgentState: agents.on_agent_state,
+    m.Leaving: leaving.on_leaving,
     m.EngineUp: agents.on_engine_up,
     m.EngineLost: losses.on_engine_lost,
     m.Results: results.on_results,
@@ -194,6 +198,7 @@ class Scheduler:
         """Handle what has arrived, run the timers that are due, and hand out work."""
         out = Decision()
         farm = self.farm
+        farm.mono_s = now.mono_s
         for session, event in events:
             HANDLERS[type(event)](farm, session, event, now, out)
         timers.on_tick(farm, "", Tick(), now, out)

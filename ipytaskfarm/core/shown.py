@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .messages import JobRow
+from .tables import JobRow
 
 
 def job_state(row: JobRow) -> str:

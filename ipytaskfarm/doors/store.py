@@ -33,8 +33,9 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import History, TaskRow
+from ..core.messages import History
 from ..core.parcels import Final, Function, Submission
+from ..core.tables import TaskRow
 from . import disk, rows
 
 SCHEMA = 4
