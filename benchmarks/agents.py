@@ -18,6 +18,7 @@ import psutil
 from benchmarks.harness import Options, Row
 from ipytaskfarm import StringTask, TaskClient
 from ipytaskfarm.core import messages
+from ipytaskfarm.core.tables import QueueStatusReply
 from ipytaskfarm.questions import connect
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +115,7 @@ class Crowded:
 
     def _counts(self) -> dict[str, int]:
         reply = self.ask(messages.QueueStatus())
-        assert isinstance(reply, messages.QueueStatusReply)
+        assert isinstance(reply, QueueStatusReply)
         return reply.counts
 
     def ask(self, question: messages.Question) -> messages.Reply:
@@ -154,7 +155,7 @@ def crowded(agents: int) -> Iterator[Crowded]:
 def settle(world: Crowded, service_s: float, window_s: float) -> None:
     """Give them enough to do for a window, and wait until their first runs, which are shorter, are over."""
     offered = world.agents * ENGINES / service_s
-    world.submit(int(offered * (2 * service_s + 1.5 * window_s)) + world.agents * ENGINES)
+    world.submit(int(offered * (2 * service_s + 1.5 * window_s + 2.0)) + world.agents * ENGINES)
     time.sleep(1.5 * service_s)
 
 
