@@ -23,6 +23,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.blobs import blobs_folder
 from ipytaskfarm.doors.disk import network_file_system
+from ipytaskfarm.doors.keys import AGENTS_FOLDER, KEYS_FILE
 from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
 from ipytaskfarm.settings import DEFAULT_PORT, FarmSettings
 
@@ -142,6 +143,11 @@ class Home:
             return None
         return None if runtime.is_stale(info) else info
 
+    def listening(self) -> str:
+        """What the running controller listens on and where others find it, for people; "": on loopback alone."""
+        record, info = runtime.read_farm_record(self.folder), self.living_info()
+        return runtime.listening(record.host, info.port, info.location) if record and info else ""
+
     # ------------------------------------------------------------------ before a start
 
     def prepare(self, settings: FarmSettings) -> list[str]:
@@ -210,8 +216,8 @@ class Home:
                 os.replace(blobs_folder(store), blobs_folder(aside))
             if aside.exists():
                 remarks.append(f"the old store is set aside: {aside}")
-        for name in (runtime.FARM_FILE, "keys.json"):
-            (self.folder / name).unlink(missing_ok=True)
+        for name in (runtime.FARM_FILE, KEYS_FILE, AGENTS_FOLDER):
+            remove_path(self.folder / name)
         return remarks
 
     def _new_record(self, settings: FarmSettings, remarks: list[str]) -> FarmRecord:

@@ -33,11 +33,17 @@ LAYERS: dict[str, str] = {
     "settings": "core",
     "home": "core doors settings",
     "questions": "core doors settings home",
-    "supervisor": "core doors launchers settings home questions",
-    "farm": "core doors client launchers settings home questions supervisor",
-    "detached": "core doors launchers settings home questions",
+    "enrol": "core doors home questions",
+    "groups": "core doors launchers settings home questions enrol",
+    "tender": "core doors launchers settings home questions groups",
+    "supervisor": "core doors launchers settings home questions tender",
+    "farm": "core doors client launchers settings home questions enrol groups supervisor",
+    "detached": "core doors launchers settings home questions tender",
     "jupyter": "core doors client settings home questions farm detached",
-    "cli": "core policies doors agent controller client launchers settings home questions supervisor farm detached",
+    "cli": (
+        "core policies doors agent controller client launchers settings home questions enrol groups supervisor farm "
+        "detached"
+    ),
     "testing": "core policies doors client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""

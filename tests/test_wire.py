@@ -60,7 +60,7 @@ def test_a_link_comes_up_and_messages_cross_both_ways(w: World) -> None:
     assert (link.farm, link.epoch, link.problem) == ("farm-1", 1, "")
     (peer, first), *_ = w.heard
     assert isinstance(first, PeerNewEpoch)
-    assert (peer.session, peer.role, peer.name, peer.read_only) == ("s1", "client", "tester", False)
+    assert (peer.session, peer.role, peer.name, peer.title) == ("s1", "client", "tester", "client")
     link.send(NeedIds(), "token")
     assert w.hub.send("s1", IdBlock(1, 1024))
     w.until(lambda: w.told(link))
@@ -74,10 +74,10 @@ def test_a_link_comes_up_and_messages_cross_both_ways(w: World) -> None:
 
 
 def test_an_agent_speaks_its_own_language(w: World) -> None:
-    link = w.up("a1", "agent")
+    link = w.up("agent:a1", "agent")
     link.send(AGENT_STATE)
-    w.hub.send("a1", StartEngine(3))
-    w.until(lambda: w.told(link) == [StartEngine(3)] and w.said("a1") == [AGENT_STATE])
+    w.hub.send("agent:a1", StartEngine(3))
+    w.until(lambda: w.told(link) == [StartEngine(3)] and w.said("agent:a1") == [AGENT_STATE])
 
 
 def test_nothing_is_acknowledged_before_the_commit(w: World) -> None:
@@ -257,20 +257,20 @@ def test_a_client_silent_for_a_minute_is_forgotten_and_comes_back_anew(w: World)
 
 
 def test_an_agent_is_forgotten_only_when_the_controller_says_so(w: World) -> None:
-    link = w.up("a1", "agent")
+    link = w.up("agent:a1", "agent")
     events = w.events.pop(link)
     w.pass_time(100.0, step_s=2.0)
-    assert w.said("a1") == [PeerSilent()]
-    w.hub.send("a1", StartEngine(1))
+    assert w.said("agent:a1") == [PeerSilent()]
+    w.hub.send("agent:a1", StartEngine(1))
     w.events[link] = events
     w.until(lambda: w.told(link), pace_s=0.125)
-    assert PeerUp() in w.said("a1")
-    w.hub.forget("a1")
+    assert PeerUp() in w.said("agent:a1")
+    w.hub.forget("agent:a1")
     w.until(lambda: w.of(link, NewEpoch), pace_s=0.125)
 
 
 def test_beats_keep_an_idle_conversation(w: World) -> None:
-    link, agent = w.up("s1"), w.up("a1", "agent")
+    link, agent = w.up("s1"), w.up("agent:a1", "agent")
     w.pass_time(120.0)
     assert not w.events[link]
     assert not w.events[agent]
@@ -278,7 +278,7 @@ def test_beats_keep_an_idle_conversation(w: World) -> None:
 
 
 def test_a_suspended_machine_expires_nobody(w: World) -> None:
-    link, agent = w.up("s1"), w.up("a1", "agent")
+    link, agent = w.up("s1"), w.up("agent:a1", "agent")
     for _ in range(3):
         w.stall(30.0)
         w.pass_time(1.0)

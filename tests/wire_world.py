@@ -161,7 +161,8 @@ class World:
         """A link that is connected, with the events so far forgotten."""
         link = self.link(session, role, key=key)
         # The hub must have heard of it since, or a cut now would begin it anew.
-        self.until(lambda: link.is_up and self.hub._states[session].session._proven)
+        name = f"reader:{session}" if key == "reader" else session
+        self.until(lambda: link.is_up and self.hub._states[name].session._proven)
         self.events[link].clear()
         self.heard.clear()
         return link

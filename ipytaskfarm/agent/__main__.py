@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import logging
 import logging.handlers
@@ -65,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(settings))
     finally:
         lock.release()
+        if given.folder is None:
+            # The last agent of the farm on this machine leaves nothing behind.
+            with contextlib.suppress(OSError):
+                settings.folder.parent.rmdir()
 
 
 async def _run(settings: Settings) -> int:
@@ -79,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
-    parser.add_argument("--name", default="", help="the name under which it was enrolled, or NAME.anything")
+    parser.add_argument("--name", default="", help="its own (default: that of its key), or KEY.anything")
     parser.add_argument(
         "--engines", type=_engines, metavar="N", help="bring so many, beside those the farm wants; cores: one per core"
     )
@@ -109,10 +114,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def own_folder(farm: str, connection_file: Path, name: str) -> Path:
     """A folder on this machine that the next agent of the same farm and name will find again."""
-    incarnation = read_connection_file(connection_file).incarnation
+    info = read_connection_file(connection_file)
+    name = name or info.agent
     # The names of sockets in it must stay short.
     leaf = name if len(name) <= NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:NAME_SHOWN]
-    return socket_folder(farm, Path(incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
+    return socket_folder(farm, Path(info.incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
 
 
 def _engines(text: str) -> int:

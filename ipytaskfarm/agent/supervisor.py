@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
     CommandDone,
@@ -93,12 +94,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     preload: tuple[str, ...] = ()
     name: str = ""
-    """By which its launcher knows it."""
+    """By which its launcher knows it; "": the one that its connection file was made for."""
     brings: int | None = None
     ends_at_s: float | None = None
     """Wall clock: whoever placed us ends us then."""
     leave_s: float = 0.0
     """How long what runs may go on when we are told to end."""
+
+
+def _name_in(connection_file: Path) -> str:
+    """The agent's name as its key bears it; "": of this machine's own, which share a key, and may be started before
+    there is a file."""
+    try:
+        return read_connection_file(connection_file).agent
+    except TaskFarmError:
+        return ""  # `Link` says what is wrong with it
 
 
 class Agent:
@@ -109,7 +119,8 @@ class Agent:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
-        session = secrets.token_hex(8)
+        self._name = settings.name or _name_in(settings.connection_file)
+        session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
         self._former = succeed(settings.folder, session)
         dead = sweep(settings.folder)
         self._lane = Lane(settings.folder / "lane.sock")
@@ -329,7 +340,7 @@ class Agent:
             self._gpus,
             self._settings.priority,
             time.localtime().tm_gmtoff,
-            self._settings.name,
+            self._name,
             self._settings.brings,
             None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
         )

@@ -37,9 +37,11 @@ from ..core.states import State
 from ..doors import runtime
 from ..doors.blobs import Blobs, blobs_folder
 from ..doors.keys import FarmKeys, farm_keys
+from ..doors.runtime import ConnectionInfo
 from ..doors.store import Store
 from ..doors.tape import PolicyName, Tape
 from ..doors.wire_hub import Hub
+from .door import Door, orphans
 from .loop import Controller
 from .policy import PolicyError, load_policy
 from .retention import Retention
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--farm-folder", type=Path, required=True, help="keys, store and logs live here")
     parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--location", default=None, metavar="ADDRESS", help="where other machines find us")
     parser.add_argument("--port", type=int, default=0, help="0: the farm's last one, or any that is free")
     parser.add_argument("--any-port", action="store_true", help="nobody asked for that port: taken, another will do")
     parser.add_argument("--queue-policy", default="ipytaskfarm.policies:FIFO", metavar="MODULE:CLASS")
@@ -221,6 +224,8 @@ def _serve(
         watch = _signals()
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
+        info = _connection(options, record, keys, hub.port)
+        door = Door(hub, info, folder)
         blobs = blobs_folder(Path(record.store))
         controller = Controller(
             Scheduler(farm),
@@ -232,11 +237,15 @@ def _serve(
             upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
             retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
             tape=tape,
+            door=door,
             watch_fds=watch,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
-        paths = _write_connection_files(options, record, keys, hub.port)
+        controller.give_up(orphans(list(farm.agents), keys))
+        paths = door.write_files(keys)
         log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
+        if elsewhere := runtime.listening(options.host, hub.port, info.location):
+            log.info("%s", elsewhere)
         _say_ready(options.ready_fd, hub.port, found)
         controller.run()
         log.info("stopped")
@@ -285,31 +294,26 @@ def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
     return max(MIN_FREE_BYTES, int(found.f_blocks * found.f_frsize * MIN_FREE_SHARE))
 
 
-def _write_connection_files(
-    options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, port: int
-) -> list[Path]:
-    paths = []
-    for role, pair in (("client", keys.client), ("agent", keys.agent)):
-        info = runtime.ConnectionInfo(
-            farm=options.farm,
-            incarnation=record.incarnation,
-            host=options.host,
-            port=port,
-            server_key=keys.server.public,
-            public_key=pair.public,
-            secret_key=pair.secret,
-            role=role,
-            controller_pid=os.getpid(),
-            controller_started=runtime.process_started() or 0.0,
-            version=__version__,
-            protocol=PROTOCOL,
-            node=socket.gethostname(),
-            blobs=str(blobs_folder(Path(record.store))),
-        )
-        path = runtime.connection_path(options.farm, role)
-        runtime.write_connection_file(info, path)
-        paths.append(path)
-    return paths
+def _connection(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, port: int) -> ConnectionInfo:
+    """The clients' connection file, of which the others are made."""
+    host, location = runtime.addresses(options.host, options.location)
+    return ConnectionInfo(
+        farm=options.farm,
+        incarnation=record.incarnation,
+        host=host,
+        port=port,
+        server_key=keys.server.public,
+        public_key=keys.client.public,
+        secret_key=keys.client.secret,
+        role="client",
+        controller_pid=os.getpid(),
+        controller_started=runtime.process_started() or 0.0,
+        version=__version__,
+        protocol=PROTOCOL,
+        node=socket.gethostname(),
+        blobs=str(blobs_folder(Path(record.store))),
+        location=location,
+    )
 
 
 def _say_ready(fd: int | None, port: int, found: str) -> None:

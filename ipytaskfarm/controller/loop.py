@@ -16,19 +16,20 @@ from pathlib import Path
 import msgspec
 
 from ..core.calls import TaskReply
-from ..core.decision import Decision
-from ..core.errors import StoreFull
-from ..core.events import Back, Event, Gone, Joined, Silent, StoreRoom
+from ..core.decision import AtTheDoor, Decision, LoadConnections
+from ..core.errors import SecurityError, StoreFull
+from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, Message, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, Message, Number, Refusal, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
-from ..core.tables import FarmState
+from ..core.tables import ConnectionTable, FarmState
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
+from .door import Door
 from .evaluation import Evaluator
 from .payloads import Payloads
 from .retention import Retention
@@ -62,6 +63,7 @@ class Controller:
         upkeep: Upkeep | None = None,
         retention: Retention | None = None,
         tape: Tape | None = None,
+        door: Door | None = None,
         watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -73,6 +75,7 @@ class Controller:
         self._upkeep = upkeep
         self._retention = retention
         self._tape = tape
+        self._door = door
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -186,6 +189,9 @@ class Controller:
         for assignment in out.assignments:
             self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
+            if isinstance(load, AtTheDoor):
+                self._hub.send(load.session, Answer(load.n, self._at_the_door(load)))
+                continue
             session, reply = replies.answer(self._store, load)
             if isinstance(reply, (Answer, TaskReply)):
                 self._hub.send(session, reply)
@@ -195,6 +201,23 @@ class Controller:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
+
+    def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
+        if self._door is None:
+            return Refusal("SecurityError", "this controller has no keys of its own")
+        if isinstance(load, LoadConnections):
+            return self._door.connections()
+        try:
+            cut, over = self._door.reload()
+        except (SecurityError, OSError) as error:
+            log.error("the keys were not read anew: %s", error)
+            return Refusal("SecurityError", f"the keys of before hold on: {error}")
+        self.give_up(over)
+        return Number(cut)
+
+    def give_up(self, sessions: list[str]) -> None:
+        """Those of these that are agents' never come back: their keys were revoked."""
+        self._next.extend((session, Revoked()) for session in sessions)
 
     def _completed(self, session: str, message: Message) -> Message:
         """Messages that hold something only the shell knows, or that are too much for their receiver now."""

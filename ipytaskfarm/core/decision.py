@@ -143,10 +143,28 @@ class LoadCompacted(NamedTuple):
     n: int
 
 
+class LoadKeys(NamedTuple):
+    """Read the farm's keys anew: answer question `n` with `Number`."""
+
+    session: str
+    n: int
+
+
+class LoadConnections(NamedTuple):
+    """Answer question `n` with who is connected."""
+
+    session: str
+    n: int
+
+
 Load: TypeAlias = (
     LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadHistory
     | LoadExplanation | LoadCompacted
 )  # fmt: skip
+"""Answered from the store."""
+
+AtTheDoor: TypeAlias = LoadKeys | LoadConnections
+"""Answered where peers come in."""
 
 
 @dataclass(slots=True)
@@ -156,7 +174,7 @@ class Decision:
     saves: list[Save] = field(default_factory=list)
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
+    loads: list[Load | AtTheDoor] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """One line each, for the log."""

@@ -31,6 +31,10 @@ class Gone(msgspec.Struct, frozen=True):
     """A peer has left, or was silent for so long that its session is forgotten."""
 
 
+class Revoked(msgspec.Struct, frozen=True):
+    """An agent's key was revoked: it is gone for good."""
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed: look at the timers."""
 
@@ -61,6 +65,6 @@ class EndedLoaded(msgspec.Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Tick | StoreRoom | Originals
-    | EndedLoaded
+    ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | Tick | StoreRoom
+    | Originals | EndedLoaded
 )  # fmt: skip

@@ -34,6 +34,7 @@ from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
 from .tables import (
     CommandQueueTable,
+    ConnectionTable,
     EngineTable,
     EventTable,
     FarmState,
@@ -276,6 +277,14 @@ class Compact(msgspec.Struct, frozen=True, tag=True):
     Answer: `Text`."""
 
 
+class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
+    """Question: the farm's keys have changed, read them anew.  Answer: `Number`, how many connections were cut."""
+
+
+class Connections(msgspec.Struct, frozen=True, tag=True):
+    """Question: who is connected, by which key.  Answer: `ConnectionTable`."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Question: end the farm.  Answer: `Flag` at once.
     drain_s: how long running tasks may go on (None: until they end)."""
@@ -308,7 +317,7 @@ Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
     | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky | RemoveAgents | AgentsEnded
+    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections
 )  # fmt: skip
 
 
@@ -443,7 +452,7 @@ class Number(msgspec.Struct, frozen=True, tag=True):
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
     | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
-    | CommandQueueTable | FarmState | StickyTable
+    | CommandQueueTable | FarmState | StickyTable | ConnectionTable
 )  # fmt: skip
 
 

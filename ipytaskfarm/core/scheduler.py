@@ -22,7 +22,7 @@ from . import messages as m
 from .calls import Progress, TaskCall
 from .decision import Decision
 from .eligibility import refresh_classes, wake
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Silent, StoreRoom, Tick
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
 from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
@@ -85,6 +85,8 @@ QUESTIONS: dict[type, Answerer] = {
     m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
     m.Compact: lifecycle.on_compact,
+    m.ReloadKeys: lifecycle.on_reload_keys,
+    m.Connections: lifecycle.on_connections,
     m.Stop: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
@@ -139,6 +141,13 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
         del farm.agents[session]
 
 
+def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
+    """An agent that may not come back: nobody waits for its lease."""
+    agent = farm.agents.get(session)
+    if agent is not None:
+        losses.give_up(farm, agent, "its key was revoked", now, out)
+
+
 def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Ended tasks that are to run again were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
@@ -180,6 +189,7 @@ HANDLERS: dict[type, Handler] = {
     Back: on_back,
     Silent: on_silent,
     Gone: on_gone,
+    Revoked: on_revoked,
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,

@@ -131,6 +131,23 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """What the controller found in the store when it started."""
 
 
+class Connection(msgspec.Struct, frozen=True, array_like=True):
+    """One peer's session."""
+
+    key: str
+    """The title of its key, see `doors.keys`: client, reader, agent, agent:NAME."""
+    name: str
+    """``user@host pid``, or an agent's node."""
+    there: bool
+    """It is connected now."""
+
+
+class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
+    """All sessions that the controller knows."""
+
+    rows: list[Connection]
+
+
 class StickyTable(msgspec.Struct, frozen=True, tag=True):
     """(key, verb, text) in the order in which fresh engines run them."""
 

@@ -64,12 +64,41 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The host on which that pid means something; "": it means nothing."""
     blobs: str = ""
     """The folder of large values, for who sees the same file system (`doors.blobs`)."""
+    location: str = ""
+    """Where other hosts find the controller; "": at `host`."""
+    agent: str = ""
+    """The agent that the key was made for; "": it is a role's."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("farm", self.farm), ("role", self.role), ("host", self.host), ("port", self.port)]
+
+
+def dialled(info: ConnectionInfo) -> str:
+    """The address at which the controller is found from this host."""
+    return info.host if not info.location or info.node == socket.gethostname() else info.location
+
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of a host's -> the one by which the host itself gets there."""
+
+
+def addresses(host: str, location: str | None) -> tuple[str, str]:
+    """(from the controller's own host, from others) where one is found that listens on `host`.
+
+    location: what its owner says of the latter; None: the same address, or this host's name for a wildcard."""
+    elsewhere = socket.gethostname() if host in _WILDCARDS else host
+    return _WILDCARDS.get(host, host), location or elsewhere
+
+
+def listening(host: str, port: int, location: str) -> str:
+    """For people, who can reach it; "": nobody but this machine."""
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return ""
+    where = "all addresses of this machine" if host in _WILDCARDS else host
+    return f"listening on {where}, port {port}; other machines find it at {location}:{port}"
 
 
 class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,7 +344,12 @@ class Lock:
 def write_connection_file(info: ConnectionInfo, path: Path) -> None:
     """Write it atomically, 0600, into a folder of 0700."""
     private_folder(path.parent)
-    write_private(path, msgspec.json.format(msgspec.json.encode(info)) + b"\n")
+    write_private(path, connection_text(info))
+
+
+def connection_text(info: ConnectionInfo) -> bytes:
+    """What stands in the file."""
+    return msgspec.json.format(msgspec.json.encode(info)) + b"\n"
 
 
 def read_connection_file(path: Path) -> ConnectionInfo:
@@ -385,14 +419,14 @@ def _by_address(where: tuple[str, int], key_file: str | os.PathLike[str] | None)
         raise ValueError(f"an address is (host, port), not {where!r}") from None
     if key_file is not None:
         info = read_connection_file(Path(key_file).expanduser())
-        return msgspec.structs.replace(info, host=host, port=port)
+        return msgspec.structs.replace(info, host=host, port=port, location="")
     for path in _connection_files():
         try:
             info = read_connection_file(path)
         except errors.TaskFarmError:
             continue
         if info.port == port and _same_host(info.host, host):
-            return msgspec.structs.replace(info, host=host)
+            return msgspec.structs.replace(info, host=host, location="")
     raise errors.SecurityError(
         f"there are no keys for {host}:{port}: no connection file in {runtime_folder()} has this address. Copy the "
         "farm's connection file from its host and give its path as key_file"

@@ -43,6 +43,9 @@ FRAME_BYTES_MAX = PACKET_BYTES + 4096
 TEXT_MAX = 2000
 """Of texts that a peer chose and a person may read."""
 
+SESSION_MAX = 160
+"""Characters in the name of a session: an agent's name is within it."""
+
 READABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 """What decoding a hostile body may raise."""
 
@@ -195,4 +198,4 @@ class Patience:
 
 def is_hello(message: Handshake) -> bool:
     """Whether it opens a conversation within bounds."""
-    return isinstance(message, Hello) and 0 < len(message.session) <= 64 and message.last_in >= 0
+    return isinstance(message, Hello) and 0 < len(message.session) <= SESSION_MAX and message.last_in >= 0

@@ -45,7 +45,7 @@ from ..core.messages import (
 )
 from ..core.session import BEGIN_ANEW, Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
-from .keys import FarmKeys
+from .keys import FarmKeys, role_of, session_fits
 
 GONE_S = 60.0
 """A client silent for so long is forgotten; should it come back, it begins anew."""
@@ -67,7 +67,13 @@ class Peer(msgspec.Struct, frozen=True):
     role: str
     """client or agent."""
     name: str
-    read_only: bool = False
+    title: str = ""
+    """Of its key, see `doors.keys`."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it may change nothing."""
+        return self.title == "reader"
 
 
 class PeerUp(msgspec.Struct, frozen=True):
@@ -88,6 +94,12 @@ class PeerGone(msgspec.Struct, frozen=True):
     """It said good-bye, or was a client and silent for a minute: its session is forgotten."""
 
 
+REPLACED = "the key of this connection was replaced: read the connection file again"
+REVOKED = (
+    "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
+)
+
+
 PeerEvent: TypeAlias = PeerUp | PeerNewEpoch | PeerSilent | PeerGone
 Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
 
@@ -95,9 +107,10 @@ Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
 class _State:
     """What the hub knows of one session."""
 
-    def __init__(self, peer: Peer, key_role: str) -> None:
+    def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.key_role = key_role
+        self.user = ""
+        """The ZeroMQ user id of its present connection, which tells the key."""
         self.session = Session()
         self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
         self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
@@ -139,7 +152,11 @@ class Hub:
         self._discarding = False
         self.rejected: Counter[str] = Counter()
         """What was turned away, counted by reason."""
-        self._roles = {wire.raw_key(pair.public): role for role, pair in keys.peers().items()}
+        self._users: dict[bytes, str] = {}
+        """Raw public key -> user id of all that comes under it."""
+        self._titles: dict[str, str] = {}
+        """User id -> the title of that key."""
+        self._open_door(keys)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._gate = self._context.socket(zmq.REP)
         self._gate.linger = 0
@@ -165,6 +182,12 @@ class Hub:
         # Without it libzmq lets everybody in should the gatekeeper ever be missing.
         self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._router.bind(wire.tcp_endpoint(host, port or "*"))
+
+    def _open_door(self, keys: FarmKeys) -> None:
+        # The user id tells the very key: what comes under one that was replaced is not taken for the new one's.
+        titles = {f"{title} {pair.public}": title for title, pair in keys.peers().items()}
+        self._users = {wire.raw_key(user.rpartition(" ")[2]): user for user in titles}
+        self._titles = titles
 
     # --------------------------------------------------------------------------------------- asked
 
@@ -197,6 +220,34 @@ class Hub:
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
+
+    def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
+        """From now on these keys open the door, and no others; the controller's own stays as it is.
+
+        Connections under a key that was replaced are cut so that their peers read the connection file again and go on;
+        those under a revoked one for good, and their sessions are forgotten. Returns how many connections were cut,
+        and which sessions are over.
+        """
+        self._open_door(keys)
+        titles, cut, over = set(self._titles.values()), 0, []
+        for session, state in list(self._states.items()):
+            connection, revoked = state.connection, state.peer.title not in titles
+            if connection is not None and state.user not in self._titles:
+                cut += 1
+                self._turn_away(connection, state.user)
+            if revoked:
+                over.append(session)
+                self.forget(session)
+        return cut, over
+
+    def _turn_away(self, connection: bytes, user: str) -> None:
+        """Of what comes under a key that is one no longer, nothing is heard."""
+        self.rejected["key of the past"] += 1
+        state = self._by_connection.get(connection)
+        if state is not None:
+            self._unbind(state)
+        replaced = user.rpartition(" ")[0] in self._titles.values()
+        self._answer(connection, Refuse("SecurityError", REPLACED if replaced else REVOKED, later=replaced))
 
     def poll(self, timeout_s: float, extra_fds: Sequence[int] = ()) -> set[int]:
         """Wait until a peer said something, one of `extra_fds` is readable (those are returned), or time is up.
@@ -257,14 +308,14 @@ class Hub:
         """Answer ZeroMQ's questions whether a key may come in. The answer is the user id of all that comes from it."""
         while wire.has_input(self._gate):
             version, request, domain, _, _, mechanism, *credentials = self._gate.recv_multipart(zmq.NOBLOCK)
-            role = None
+            user = None
             if domain == wire.DOMAIN and mechanism == b"CURVE" and len(credentials) == 1:
-                role = self._roles.get(credentials[0])
-            if role is None:
+                user = self._users.get(credentials[0])
+            if user is None:
                 self.rejected["unknown key"] += 1
                 verdict = [b"400", b"this key is not of this farm", b""]
             else:
-                verdict = [b"200", b"", role.encode()]
+                verdict = [b"200", b"", user.encode()]
             self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
 
     # ------------------------------------------------------------------------------------- hearing
@@ -284,15 +335,17 @@ class Hub:
             self.rejected["too many parts"] += 1
             self._discarding = True
             return True
-        key_role = str(packet.get(wire.USER_ID))
+        user = str(packet.get(wire.USER_ID))
         frame = packet.buffer
         kind = kind_of(frame)
         state = self._by_connection.get(connection)
-        if kind is Kind.HANDSHAKE:
-            self._on_handshake(connection, key_role, wire.decode_handshake(frame), heard, awake_s)
+        if user not in self._titles:
+            self._turn_away(connection, user)
+        elif kind is Kind.HANDSHAKE:
+            self._on_handshake(connection, user, wire.decode_handshake(frame), heard, awake_s)
         elif state is None:
             self._answer(connection, WhoAreYou())
-        elif kind is None or state.key_role != key_role:
+        elif kind is None or state.user != user:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
         elif kind is Kind.BYE:
             self.forget(state.peer.session)
@@ -366,7 +419,7 @@ class Hub:
     def _on_handshake(
         self,
         connection: bytes,
-        key_role: str,
+        user: str,
         message: Handshake,
         heard: list[tuple[Peer, Incoming]],
         awake_s: float,
@@ -375,15 +428,16 @@ class Hub:
             return self._refuse(connection, message.etype, message.text, "version")
         if not isinstance(message, Hello) or not wire.is_hello(message):
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
-        refuse = self._objection(message, key_role)
+        title = self._titles[user]
+        refuse = self._objection(message, title)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
         state = self._states.get(message.session)
         if state is None:
-            name = message.name[:200]
-            state = _State(Peer(message.session, message.role, name, key_role == "reader"), key_role)
+            state = _State(Peer(message.session, message.role, message.name[:200], title))
             self._states[message.session] = state
+        state.user = user
         self._unbind(state)
         former = self._by_connection.get(connection)
         if former is not None:
@@ -397,17 +451,21 @@ class Hub:
         anew = state.welcome is Greeting.ANEW
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
 
-    def _objection(self, hello: Hello, key_role: str) -> Refuse | None:
+    def _objection(self, hello: Hello, title: str) -> Refuse | None:
         """Why this peer may not come in; None: it may."""
-        if hello.role != ("client" if key_role == "reader" else key_role):
-            return Refuse("SecurityError", f"a {key_role}'s key does not allow to be {hello.role[:40]!r}")
+        role = role_of(title)
+        if hello.role != ("client" if role == "reader" else role):
+            return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
+        if not session_fits(title, hello.session):
+            text = f"a key of {title} does not allow to speak for the session {hello.session!r}"
+            return Refuse("SecurityError", text)
         if hello.farm is not None and hello.farm != self._farm:
             text = (
                 f"farm {self._name!r} is another one than the farm of that name which this peer knew: make a new client"
             )
             return Refuse("FarmReplaced", text)
         state = self._states.get(hello.session)
-        if state is not None and state.key_role != key_role:
+        if state is not None and state.peer.title != title:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
         if state is None and len(self._states) >= SESSIONS_MAX:
             return Refuse("ConnectionError", f"farm {self._name!r} has {SESSIONS_MAX:,} sessions already", later=True)

@@ -30,7 +30,7 @@ from ..core.handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from ..core.messages import PROTOCOL, ToAgent, ToClient
 from ..core.session import Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
-from .runtime import ConnectionInfo
+from .runtime import ConnectionInfo, dialled
 
 _chance = random.SystemRandom()
 """Our own: what users seed is theirs, and we share their process."""
@@ -96,7 +96,8 @@ class Link:
 
     read_info: returns the connection file's content; called before each dialling. Its FarmNotRunning (or another
     ConnectionError or OSError) means "not now", its SecurityError is final.
-    role: "client" or "agent". session: a nonce that lives as long as this process. name: for people.
+    role: "client" or "agent". session: a nonce that lives as long as this process, behind an agent's name and a colon
+    (`doors.keys`). name: for people.
     farm: the incarnation to insist on; None: whichever answers first.
     """
 
@@ -126,6 +127,7 @@ class Link:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._address = ""
+        self._owner = ""
         self._over = False
         self._up = False
         self._more = False
@@ -234,20 +236,23 @@ class Link:
             return self._end(wire.version_refusal(controller, wire.own_version()), events)
         if self.farm is not None and info.incarnation != self.farm:
             return self._end(_replaced(info.farm), events)
-        self._address = f"{info.host}:{info.port}"
+        host = dialled(info)
+        self._address = f"{host}:{info.port}"
+        # Under another key we are somebody else: sessions are bound to their keys by their names.
+        self._owner = "reader:" if info.role == "reader" else ""
         try:
-            self._open(info)
+            self._open(info, host)
         except (zmq.ZMQError, ValueError) as error:
             self._hang_up(0)
             return self._retry(f"the connection file of farm {info.farm!r} cannot be used: {error}")
         self._say_hello()
 
-    def _open(self, info: ConnectionInfo) -> None:
+    def _open(self, info: ConnectionInfo, host: str) -> None:
         self._socket = socket = self._context.socket(zmq.DEALER)
         wire.guard(socket)
         socket.reconnect_ivl = -1
         socket.connect_timeout = int(wire.HANDSHAKE_S * 1000)
-        socket.ipv6 = ":" in info.host
+        socket.ipv6 = ":" in host
         socket.curve_serverkey = info.server_key.encode()
         socket.curve_publickey = info.public_key.encode()
         socket.curve_secretkey = info.secret_key.encode()
@@ -258,16 +263,15 @@ class Link:
         self._monitor.linger = 0
         self._epoll.register(socket.FD, select.EPOLLIN)
         self._epoll.register(self._monitor.FD, select.EPOLLIN)
-        socket.connect(wire.tcp_endpoint(info.host, info.port))
+        socket.connect(wire.tcp_endpoint(host, info.port))
 
     def _say_hello(self) -> None:
         """Also on a connection that stands, when the controller asks who we are, or something was lost on the way."""
         self._up = False
         self._beat_at_s = self._ack_at_s = math.inf
         epoch, last_in = self._session.position()
-        hello = Hello(
-            PROTOCOL, __version__, self._python, self._role, self._nonce, self.farm, epoch, last_in, self._name
-        )
+        session = self._owner + self._nonce
+        hello = Hello(PROTOCOL, __version__, self._python, self._role, session, self.farm, epoch, last_in, self._name)
         self._put(wire.encode_handshake(hello))
 
     def _hang_up(self, linger_ms: int) -> None:

@@ -175,15 +175,21 @@ def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
 
 
 def give_up_agent(farm: Farm, session: str, why: str, now: Now, out: Decision) -> None:
-    """Its lease is over: everything that was handed to its engines counts as begun."""
+    """Its lease is over, unless it was renewed meanwhile."""
     agent = farm.agents.get(session)
-    if agent is None or agent.deadline_s is None or now.mono_s < agent.deadline_s:
-        return
+    if agent is not None and agent.deadline_s is not None and now.mono_s >= agent.deadline_s:
+        give_up(farm, agent, why, now, out)
+
+
+def give_up(farm: Farm, agent: Agent, why: str, now: Now, out: Decision) -> None:
+    """It is gone for good: everything that was handed to its engines counts as begun."""
     text = f"agent on {agent.node} is given up: {why}"
     out.notes.append(text)
     farm.losses.append(text)
     agent.here = False
+    agent.starting.clear()
     for engine in list(agent.engines.values()):
         lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
-    farm.agents.pop(session, None)
-    farm.failing.discard(session)
+    farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
+    farm.agents.pop(agent.session, None)
+    farm.failing.discard(agent.session)

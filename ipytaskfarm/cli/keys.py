@@ -1,0 +1,181 @@
+"""``ipytaskfarm keys``: who may speak with a farm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Unicode
+
+from ipytaskfarm import enrol
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
+from ipytaskfarm.cli.shapes import moment, print_json
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import Connections
+from ipytaskfarm.core.tables import ConnectionTable
+from ipytaskfarm.doors.keys import ROLES, SERVER, FarmKeys, check_agent_name, load_keys, role_of
+from ipytaskfarm.home import Home
+from ipytaskfarm.questions import connect
+
+
+class Keys(JsonCommand):
+    """``ipytaskfarm keys``"""
+
+    name = "keys"
+    arguments = "list | add NAME | rotate NAME… | revoke NAME…"
+    description = """
+Lists the keys by which clients and agents are let in, makes one for an agent on another machine, replaces keys, or
+takes agents' keys away. On the controller's host, by the farm's own user; a running farm heeds it at once.
+"""
+    examples = """
+        ipytaskfarm keys list
+        ipytaskfarm keys add node7 --output node7.json
+        ipytaskfarm keys add --reader --output colleagues.json
+        ipytaskfarm keys rotate client reader
+        ipytaskfarm keys revoke node7
+    """
+    output = Unicode(None, allow_none=True, help="with add: write the connection file there").tag(
+        config=True, metavar="FILE"
+    )
+    reader = Bool(False, help="with add: a file for those who may look and change nothing").tag(config=True)
+    client = Bool(False, help="with add: a file for clients, who may do everything").tag(config=True)
+    everything = Bool(False, help="with rotate: every key").tag(config=True)
+    aliases: Any = values(("output", "Keys.output"))
+    flags: Any = switches(
+        ("reader", "Keys.reader", True, "with add: a file for those who may look and change nothing"),
+        ("client", "Keys.client", True, "with add: a file for clients, who may do everything"),
+        ("all", "Keys.everything", True, "with rotate: every key"),
+        JSON,
+    )
+
+    def carry_out(self) -> int:
+        what, *words = self.extra_args or ["list"]
+        actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
+        if what not in actions:
+            raise UsageError(f"{what!r} is none of {complete(list(actions))}")
+        home = self.home()
+        if load_keys(home.folder) is None:
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+        return actions[what](home, words)
+
+    # ------------------------------------------------------------------------------------ list
+
+    def _list(self, home: Home, words: list[str]) -> int:
+        if words:
+            raise UsageError("`keys list` takes nothing more")
+        keys = load_keys(home.folder)
+        assert keys is not None
+        rows = _rows(keys, _connected(home))
+        if self.json:
+            print_json(rows)
+            return OK
+        shown = [
+            (
+                row["name"],
+                row["role"],
+                (row["made_at"] or "")[:19].replace("T", " "),
+                len(row["connected"]) or "",
+                ", ".join(row["connected"]),
+            )
+            for row in rows
+        ]
+        show.table(("key", "role", "made", "connected", "from"), shown, right=(3,))
+        return OK
+
+    # ------------------------------------------------------------------------------------ add
+
+    def _add(self, home: Home, words: list[str]) -> int:
+        if self.reader or self.client:
+            title = "reader" if self.reader else "client"
+            if words or self.output is None or (self.reader and self.client):
+                raise UsageError("`keys add --reader --output FILE` (or --client): one of the two, and no name")
+            enrol.write_copy(enrol.connection_info(home, title), self._target())
+            return self._say(title, self._target(), f"a file for {title}s is {self._target()}")
+        if len(words) != 1:
+            raise UsageError("which agent? `keys add NAME`, with one name")
+        (name,) = words
+        try:
+            check_agent_name(name)
+            path = enrol.enrol(home, [name])[name]
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if self.output is not None:
+            path = self._target()
+            enrol.write_copy(enrol.connection_info(home, f"agent:{name}"), path)
+        later = "" if path.exists() else ", as soon as the farm is started"
+        return self._say(name, path, f"agent {name!r} connects by {path}{later}")
+
+    def _target(self) -> Path:
+        return Path(str(self.output)).expanduser().absolute()
+
+    def _say(self, name: str, path: Path, line: str) -> int:
+        if self.json:
+            print_json({"name": name, "connection_file": str(path)})
+        else:
+            print(line)
+        return OK
+
+    # ------------------------------------------------------------------------------------ rotate, revoke
+
+    def _rotate(self, home: Home, words: list[str]) -> int:
+        keys = load_keys(home.folder)
+        assert keys is not None
+        if bool(words) is self.everything:
+            raise UsageError("which keys? Their names, as `keys list` shows them, or --all")
+        names = [SERVER, *ROLES, *keys.agents] if self.everything else words
+        cut = enrol.rotate(home, names)
+        lines = [f"{_number(names)} replaced, {show.number(cut, 'connection')} cut; copies of the old files are void"]
+        if SERVER in names:
+            lines.append("the server's key takes effect when the farm is started next; then all copies are void")
+        return self._tell(names, cut, lines)
+
+    def _revoke(self, home: Home, words: list[str]) -> int:
+        if not words:
+            raise UsageError("whose key? `keys revoke NAME`, as `keys list` shows it")
+        roles = [name for name in words if name in (*ROLES, SERVER)]
+        if roles:
+            raise UsageError(
+                f"{roles[0]} is a key of the farm's own: `keys rotate {roles[0]}` shuts out who has the old"
+            )
+        cut = enrol.revoke(home, words)
+        return self._tell(words, cut, [f"{_number(words)} revoked, {show.number(cut, 'connection')} cut"])
+
+    def _tell(self, names: list[str], cut: int, lines: list[str]) -> int:
+        if self.json:
+            print_json({"names": names, "connections_cut": cut})
+        else:
+            print("\n".join(lines))
+        return OK
+
+
+def _number(names: list[str]) -> str:
+    return show.number(len(set(names)), "key")
+
+
+def _connected(home: Home) -> dict[str, list[str]]:
+    """Title of a key -> who is connected by it now."""
+    if home.living_info() is None:
+        return {}
+    with connect(home.name) as questioner:
+        reply = questioner.answer(Connections())
+    assert isinstance(reply, ConnectionTable)
+    found: dict[str, list[str]] = {}
+    for row in reply.rows:
+        if row.there:
+            found.setdefault(row.key, []).append(row.name)
+    return found
+
+
+def _rows(keys: FarmKeys, connected: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """One for each key, and nothing of what it is."""
+    pairs = {SERVER: keys.server, **keys.peers()}
+    return [
+        {
+            "name": title.partition(":")[2] or title,
+            "role": role_of(title),
+            "made_at": moment(pair.made_s or None),
+            "connected": sorted(connected.get(title, [])),
+        }
+        for title, pair in pairs.items()
+    ]
