@@ -82,7 +82,7 @@ class FakeAgent:
 
     def __init__(self, number: int, path: Path, crowd: Crowd) -> None:
         self.node = f"node{number:03}"
-        self.session = f"{number:016x}"
+        self.session = f"agent:{number:016x}"
         self.link = Link(lambda: read_connection_file(path), "agent", self.session, self.node)
         self.crowd = crowd
         self.engines: dict[str, FakeEngine] = {}
