@@ -256,7 +256,7 @@ class Store:
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
         db = self._db
-        # Nothing else touches the table of hand-outs: dropped between the ends of tasks, each would part two statements.
+        # Nothing else touches the table of hand-outs, and ends of tasks between them would be a statement each.
         handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
         others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
         for kind, group in itertools.groupby([*others, *handouts], type):
