@@ -133,8 +133,7 @@ class Farm:
         agents: Agents | str | Sequence[Agents | str] = (),
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
-        code = read_startup(startup)
-        asked, scheduled = check_agents(agents), check_scheduling(**scheduling)
+        code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
             engines=engines_at_first(n, scheduled.elastic, asked, usable_cores),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import hashlib
 import logging
 import logging.handlers
 import os
@@ -17,12 +15,9 @@ import setproctitle
 
 from ..core.errors import TaskFarmError
 from ..doors.cores import usable_cores
-from ..doors.runtime import Lock, private_folder, read_connection_file, socket_folder
+from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
-
-NAME_SHOWN = 12
-"""Longer names of agents are digests in the names of their folders."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     setproctitle.setproctitle(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
     try:
-        folder = given.folder or own_folder(given.farm, given.connection_file, given.name)
+        folder = given.folder or _own_folder(given)
     except TaskFarmError as error:
         logging.critical("%s", error)
         return EXIT_REFUSED
@@ -67,9 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         lock.release()
         if given.folder is None:
-            # The last agent of the farm on this machine leaves nothing behind.
-            with contextlib.suppress(OSError):
-                settings.folder.parent.rmdir()
+            leave_folder(settings.folder.parent)
 
 
 async def _run(settings: Settings) -> int:
@@ -115,13 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def own_folder(farm: str, connection_file: Path, name: str) -> Path:
-    """A folder on this machine that the next agent of the same farm and name will find again."""
-    info = read_connection_file(connection_file)
-    name = name or info.agent
-    # The names of sockets in it must stay short.
-    leaf = name if len(name) <= NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:NAME_SHOWN]
-    return socket_folder(farm, Path(info.incarnation)) / f"agent-{leaf or socket.gethostname()[:NAME_SHOWN]}"
+def _own_folder(given: argparse.Namespace) -> Path:
+    info = read_connection_file(given.connection_file)
+    return agent_folder(given.farm, info.incarnation, given.name or info.agent)
 
 
 def _engines(text: str) -> int:

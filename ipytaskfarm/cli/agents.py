@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ shows what there is, with the options of each.
         if words:
             raise UsageError("`agents launchers` takes nothing more")
         found = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
-        kinds = {entry.name: dict(entry.load().OPTIONS) for entry in found}
+        kinds = {entry.name: _options_of(entry) for entry in found}
         if self.json:
             print_json(kinds)
             return OK
@@ -149,6 +149,13 @@ shows what there is, with the options of each.
             for option, text in options.items():
                 print(f"    {option:<12} {text}")
         return OK
+
+
+def _options_of(entry: EntryPoint) -> dict[str, str]:
+    try:
+        return dict(entry.load().OPTIONS)
+    except ImportError as error:
+        return {"-": f"cannot be used: {error}"}
 
 
 def _rows(state: tables.FarmState, statuses: dict[str, Any]) -> list[tuple[object, ...]]:
