@@ -247,6 +247,8 @@ class Engine:
         return next(iter(self.handed), None)
 
 
+IdleEntry: TypeAlias = tuple[bool, int, int, int, Engine]
+"""(it has an environment, number of its last hand-out, id, which entry it is, the engine)"""
 Kind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
 """Of a task: (depend, targets), the part of its class that says what it is."""
 Charge: TypeAlias = Literal["error", "loss", "error and loss"]
@@ -421,6 +423,8 @@ class Farm:
     """Engines with room that have not been looked at since something changed."""
     waiting: dict[Engine, None] = field(default_factory=dict)
     """Engines with room for which nothing was found, longest waiting first."""
+    idle: dict[str, list[IdleEntry]] = field(default_factory=dict)
+    """Agent -> a heap of its engines that wait, and of some that waited, see `core.choice`."""
     roomy: dict[Engine, None] = field(default_factory=dict)
     """Busy engines that could be sent more ahead, for which nothing was found."""
     laden: dict[Engine, None] = field(default_factory=dict)
