@@ -292,8 +292,8 @@ class SimFarm:
         self._perhaps_end(agent)
 
     def _perhaps_end(self, agent: SimAgent) -> None:
-        if agent.leaving and not (agent.engines or agent.outbox or agent.lost):
-            del self.agents[agent.session]
+        empty = not (agent.engines or agent.outbox or agent.lost)
+        if agent.leaving and empty and self.agents.pop(agent.session, None) is not None:
             self.handle(Gone(), agent.session)
 
     def tell_to_end(self, agent: SimAgent, within_s: float) -> None:

@@ -196,6 +196,17 @@ def test_agents_are_sent_away_by_name() -> None:
     assert count(sim, m.RemoveAgents(["dask-1"])) == 0
 
 
+def test_an_engine_that_comes_up_on_a_leaving_agent_ends() -> None:
+    sim = SimFarm(Settings())
+    sim.join_client()
+    agent = sim.join_agent("one", name="one", brings=1)
+    sim.process(agent)
+    sim.deliver(agent)  # it starts an engine, which nobody knows of yet
+    assert count(sim, m.RemoveAgents(["one"])) == 1
+    sim.settle()
+    assert not sim.agents
+
+
 def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     sim = farm_of(one={"brings": 1})
     sim.submit(0)
@@ -208,6 +219,20 @@ def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     move(sim, sim.agents["one"])
     assert sim.scheduler.farm.agents["one"].leaving
     assert not sim.agents["one"].engines or not only_engine(sim.agents["one"]).queue
+
+
+def test_an_engine_that_comes_up_when_its_agent_leaves_ends() -> None:
+    sim = SimFarm(Settings())
+    sim.join_client()
+    agent = sim.join_agent("one", name="one", brings=1)
+    while not agent.engines:
+        sim.process(agent)
+        sim.advance(0.1)
+        sim.deliver(agent)
+    assert isinstance(agent.outbox[-1], m.EngineUp)
+    assert count(sim, m.RemoveAgents(["one"])) == 1
+    sim.settle()
+    assert not sim.agents
 
 
 def test_a_leaving_agent_says_so_to_the_next_controller() -> None:

@@ -214,7 +214,14 @@ class FarmMachine(RuleBasedStateMachine):
         """A launcher does: it brings engines, and its time may be limited."""
         self.placed += 1
         ends_s = None if time_left_s is None else self.sim.now.mono_s + time_left_s
-        self.sim.join_agent(f"placed{self.placed}", name=f"slurm-1.{self.placed}", brings=brings, ends_s=ends_s)
+        self.sim.join_agent(
+            f"placed{self.placed}",
+            name=f"slurm-1.{self.placed}",
+            brings=brings,
+            ends_s=ends_s,
+            resources={"gpu": 1.0},
+            gpus=("0",),
+        )
 
     def placed_one(self, data: st.DataObject) -> SimAgent | None:
         names = sorted(session for session, agent in self.sim.agents.items() if agent.name)
@@ -417,6 +424,8 @@ class FarmMachine(RuleBasedStateMachine):
         sim = self.sim
         for agent in sim.agents.values():
             sim.handle(Back(), agent.session)
+            if agent.ends_s is not None:  # its time is over at last: what waits for its engines gets others
+                sim.tell_to_end(agent, 1.0)
             agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
         sim.verdict = True
         sim.ask(m.Hold(False))

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -50,12 +50,14 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
+from ..core.pieces import BlobPiece, ReadBlob, WantBlob
 from ..doors.blobs import Blobs
 from ..doors.recorder import Bell
 from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .fetching import Fetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
@@ -68,6 +70,7 @@ log = logging.getLogger(__name__)
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
+COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
 """What engines have to end by themselves when the controller does not say."""
@@ -130,10 +133,11 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._fetches = Fetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folder,
+            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -141,6 +145,8 @@ class Agent:
         self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
+        self._closed = False
+        """A turn that was called for before may still come."""
         self._rung = False
         self._called = False
         """The controller has said something."""
@@ -182,12 +188,18 @@ class Agent:
         self._info = read_connection_file(self._settings.connection_file)
         return self._info
 
-    def _blobs_folder(self) -> str:
-        """The farm's blobs, if this machine sees them; "": engines keep large values inside."""
+    def _blobs_folders(self) -> dict[str, str]:
+        """Where an engine finds large values: in the farm's folder, if this machine sees it, else in one of our own."""
         if self._info is None:
-            return ""
+            return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
-        return str(found.folder) if found is not None else ""
+        if found is not None:
+            return {"blobs": str(found.folder)}
+        return {"copies": self._fetches.folder(self._settings.folder / COPIES, self._info.incarnation)}
+
+    def _ask_for_piece(self, question: ReadBlob) -> None:
+        self._relay.say(question)
+        self._wake()
 
     # ----------------------------------------------------------------------------------------------
     # the turn
@@ -223,6 +235,8 @@ class Agent:
         self._wake()
 
     def _turn(self) -> None:
+        if self._closed:
+            return
         self._woken = False
         now_s = time.monotonic()
         if self._called:
@@ -238,7 +252,7 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        if (state := self._node.look(now_s)) is not None:
+        if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send what was said
             self._wake()
@@ -329,6 +343,7 @@ class Agent:
         self._node.restate()
         if self._leave_by_s is not None:
             self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
+        self._fetches.restate()
 
     def _state(self) -> AgentState:
         return AgentState(
@@ -361,6 +376,9 @@ class Agent:
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
+                self._engines.leaving = True
+            case BlobPiece():
+                self._fetches.came(message)
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -441,7 +459,13 @@ class Agent:
             case SetUp():
                 engine.set_up = not message.error
                 self._relay.say(message)
-            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
+            case WantBlob():
+                self._fetches.want(incarnation, message)
+            case TaskCall():
+                if why := self._relay.say(message):
+                    declined = Declined("ResultTooLarge", why)
+                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
+            case EngineNote() | OutputText() | Demand() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------
@@ -470,6 +494,7 @@ class Agent:
 
     def _leave(self) -> None:
         self._leave_by_s = time.monotonic() + self._settings.leave_s
+        self._engines.leaving = True
         self._relay.say(Leaving(self._settings.leave_s))
 
     def _judge_leave(self, now_s: float) -> None:
@@ -512,7 +537,9 @@ class Agent:
         for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
             self._loop.remove_reader(fd)
         await self._engines.close()
+        await self._fetches.close()
         clean = self._all_delivered()
+        self._closed = True
         self._link.close()
         self._lane.close()
         self._bell.close()

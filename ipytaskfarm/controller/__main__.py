@@ -23,8 +23,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from setproctitle import setproctitle
-
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
@@ -40,10 +38,12 @@ from ..doors.keys import FarmKeys, farm_keys
 from ..doors.runtime import ConnectionInfo
 from ..doors.store import Store
 from ..doors.tape import PolicyName, Tape
+from ..doors.title import name_process
 from ..doors.wire_hub import Hub
 from .door import Door, orphans
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -61,7 +61,7 @@ MIN_FREE_SHARE = 0.02
 def main(argv: list[str] | None = None) -> int:
     """Run a controller until it is stopped; returns the exit code."""
     options = _parser().parse_args(argv)
-    setproctitle(f"ipytaskfarm controller --farm {options.farm}")
+    name_process(f"ipytaskfarm controller --farm {options.farm}")
     os.umask(0o077)
     folder = runtime.private_folder(options.farm_folder)
     _set_up_logs(options.log)
@@ -227,7 +227,7 @@ def _serve(
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
         info = _connection(options, record, keys, hub.port)
         door = Door(hub, info, folder)
-        blobs = blobs_folder(Path(record.store))
+        blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = Controller(
             Scheduler(farm),
             store,
@@ -235,8 +235,9 @@ def _serve(
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
-            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            reader=BlobReader(blobs),
+            upkeep=Upkeep(blobs, Path(record.store)),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
             tape=tape,
             door=door,
             watch_fds=watch,

@@ -283,6 +283,8 @@ class Agent:
     """How many engines it brings, beside those that the farm wants; None: it takes its share of those."""
     ends_s: float | None = None
     """When (monotonic) its time is over, where that is limited."""
+    former: frozenset[str] = frozenset()
+    """Sessions of dead agents for whose engines it speaks, having found their folder."""
     here: bool = True
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
@@ -487,12 +489,12 @@ class Farm:
     """Some task had a placement or a locality of its own."""
     chance: int = 1
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
-    stacks: dict[int, tuple[str, int]] = field(default_factory=dict)
-    outputs: dict[int, tuple[str, Incarnation]] = field(default_factory=dict)
-    """(session, engine) by number: queries about output that have not been answered."""
+    stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
+    """Number of a stack query -> (client session, question number, agent)."""
+    outputs: dict[int, tuple[str, Incarnation, RunKey]] = field(default_factory=dict)
+    """(session, engine, run) by number: queries about output that have not been answered."""
     outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
     """When (monotonic) they were asked."""
-    """Number of a stack query -> (client session, question number)."""
     functions: set[str] = field(default_factory=set)
     """Digests whose code is in the store."""
     retried: dict[str, Retried] = field(default_factory=dict)
@@ -518,6 +520,8 @@ class Farm:
     start_after_s: float = 0.0
     served: Any = None
     numbers: int = 0
+    dropped: int = 0
+    """Messages of agents, and parts of such, that were not theirs to say."""
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     touched: dict[str, Client] = field(default_factory=dict)
     """Clients with finals or acceptances to be told at the end of the turn."""
@@ -538,7 +542,10 @@ class Farm:
         return self.numbers
 
     def set_timer(self, at_s: float, what: str, data: Any = None) -> None:
-        """`what` names a function of `handlers.timers`."""
+        """`what` names a function of `handlers.timers`.  at_s: what is no number would put all others out of order, and
+        means at once."""
+        if at_s != at_s:
+            at_s = 0.0
         heappush(self.timers, (at_s, self.number(), what, data))
 
     def due(self, mono_s: float) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
     asking,
+    blobs,
     clients,
     commands,
     depends,
@@ -44,7 +45,9 @@ from .handlers import (
     tables,
     timers,
 )
+from .pieces import ReadBlob
 from .placement import dispatch
+from .plausible import heard
 from .recycling import settle_jobs
 from .states import State
 from .task import Handed
@@ -91,6 +94,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
+    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
@@ -182,6 +186,7 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
+    ReadBlob: blobs.on_read_blob,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
@@ -209,8 +214,12 @@ class Scheduler:
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
-        for session, event in events:
-            HANDLERS[type(event)](farm, session, event, now, out)
+        for session, said in events:
+            event = heard(farm, session, said, now)
+            if event is not None:
+                HANDLERS[type(event)](farm, session, event, now, out)
+            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)

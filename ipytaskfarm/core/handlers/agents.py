@@ -42,6 +42,7 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.platform, agent.python = event.platform, event.python
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
     agent.gpus, agent.priority = event.gpus, event.priority
+    agent.former = frozenset(event.former)
     agent.utc_offset_s = event.utc_offset_s
     if event.node in farm.drained:
         agent.aside = DRAINED
@@ -104,6 +105,8 @@ def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decisi
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine
+    if agent.leaving:  # it was about to start when its agent was told to end
+        engine.retiring = True
     _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report.held, now, out)
     _adopt_holding(farm, agent, engine, report)
