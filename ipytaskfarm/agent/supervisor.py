@@ -35,6 +35,7 @@ from ..core.messages import (
     HandOut,
     Interrupt,
     LaneHello,
+    Lease,
     Leave,
     Leaving,
     OutputQuery,
@@ -89,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     startup_cwd: Path
     slots: int | None = None
     lease_s: float = 900.0
+    """Until the controller says what the farm's is."""
     grace_s: float = 1.0
     stopped_s: float = STOPPED_S
     memory_limit_bytes: int | None = None
@@ -155,6 +157,7 @@ class Agent:
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
+        self._lease_s = settings.lease_s
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
         self._leave_by_s: float | None = None
@@ -285,6 +288,8 @@ class Agent:
         self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
         if self._leave_by_s is None:
             self._turn_by_s = min(self._turn_by_s, self._due_s)
+        if not self._engines.ending:
+            self._turn_by_s = min(self._turn_by_s, self._heard_s + self._lease_s)
         self._arm(look_s)
 
     def _arm(self, look_s: float) -> None:
@@ -325,7 +330,7 @@ class Agent:
                 case Refused():
                     self._on_refused(event.refuse.etype, event.refuse.text)
         if self._link.is_up:
-            self._heard_s = now_s
+            self._heard_s = self._link.heard_s
         return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
@@ -368,6 +373,8 @@ class Agent:
                 self._spawn(self._answer_stack(message))
             case BlobPiece():
                 self._fetches.came(message)
+            case Lease():
+                self._lease_s = message.lease_s
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
@@ -465,9 +472,9 @@ class Agent:
     # the end
 
     def _judge_lease(self, now_s: float) -> None:
-        if now_s - self._heard_s <= self._settings.lease_s or self._engines.ending:
+        if now_s - self._heard_s < self._lease_s or self._engines.ending:
             return
-        log.error("no controller for %g s: the lease is over", self._settings.lease_s)
+        log.error("no controller for %g s: the lease is over", self._lease_s)
         # The controller gives the engines' work to others from now on.
         self._engines.kill_all("its lease was over")
         self._end(EXIT_STOPPED, 0.0)

@@ -26,7 +26,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import Farm, Now, Settings
+from ..core.farm import Farm, Now, Settings, lease_margin_s
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
 from ..core.saves import Snapshot
@@ -140,6 +140,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         policy = load_policy(options.queue_policy, options.policy_path)
         settings = Settings(
             lease_s=options.lease,
+            lease_margin_s=lease_margin_s(options.lease),
             failure_penalty_s=options.failure_penalty,
             unmet_timeout_s=options.unmet_timeout,
             max_engine_losses=options.max_engine_losses,

@@ -192,6 +192,8 @@ class Controller:
         for session, message in out.sends:
             if session:
                 self._send(session, self._completed(session, message))
+        for session in out.given_up:
+            self._hub.forget(session)
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:

@@ -188,5 +188,7 @@ class Decision:
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """One line each, for the log."""
+    given_up: list[str] = field(default_factory=list)
+    """Agents whose sessions are over: one that speaks again begins anew."""
     finished: bool = False
     """The farm has stopped: the controller ends."""

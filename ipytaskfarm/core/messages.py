@@ -860,6 +860,12 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
     within_s: float | None = None
 
 
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """The farm's lease: so long after you last heard the controller your engines have to be gone."""
+
+    lease_s: float
+
+
 class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
     """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
 
@@ -877,6 +883,7 @@ ToAgent: TypeAlias = (
     | OutputQuery
     | EnginePrepared
     | Leave
+    | Lease
     | Granted
     | TaskReply
     | BlobPiece

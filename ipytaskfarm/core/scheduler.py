@@ -142,7 +142,7 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
     elif agent.engines:
         losses.agent_silent(farm, agent, now)
     else:
-        del farm.agents[session]
+        losses.forget_agent(farm, agent, out)
 
 
 def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
@@ -323,6 +323,9 @@ def _check_queues(farm: Farm) -> None:
 
 
 def _check_engines(farm: Farm) -> None:
+    for engine in farm.waiting:
+        noted = [entry for entry in farm.idle.get(engine.agent, ()) if entry[-1] is engine and entry[1] == engine.given]
+        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
     assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
     for engine in farm.engines.values():
         assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"
