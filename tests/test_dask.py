@@ -93,11 +93,13 @@ def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) ->
             (agent,) = agent_processes()
             (worker,) = [each for each in workers() if agent in each.children(recursive=True)]
             gate = Gate(farm_dirs.work / "gate")
-            ids = [tc.run(StringTask(gate.code)), *squares(tc, 500)]
+            # It has its time to end, for which the other worker waits; then it goes back and is run again.
+            ids = [tc.run(StringTask(gate.code, retries=1)), *squares(tc, 500)]
+            until_running(tc, ids[0])
             worker.kill()
             ids += squares(tc, 500)
-            gate.open()
             eventually(lambda: [found for found in agent_processes() if found.pid != agent.pid], DEADLINE_S)
+            gate.open()
             tc.barrier(ids, timeout=60)
             assert outcomes(tc, ids) == {"succeeded"}
             assert not agent.is_running()

@@ -1,7 +1,7 @@
 """``python -m ipytaskfarm.launchers.tether``: stands between a `keeper` and its agent, and outlives the keeper.
 
-When the keeper's process dies, however it does, the kernel says SIGTERM to us.  We pass it on to the agent, so that what runs
-there may end, and then clear away what nobody else will.
+When the keeper's process dies, however it does, the kernel says SIGTERM to us.  We pass it on to the agent, so that
+what runs there may end, and then clear away what nobody else will.
 """
 
 from __future__ import annotations
