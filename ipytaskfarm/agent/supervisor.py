@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -49,12 +49,14 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
+from ..core.pieces import BlobPiece, ReadBlob, WantBlob
 from ..doors.blobs import Blobs
 from ..doors.recorder import Bell
 from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .fetching import Fetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
@@ -67,6 +69,7 @@ log = logging.getLogger(__name__)
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
+COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
 """What engines have to end by themselves when the controller does not say."""
@@ -128,10 +131,11 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._fetches = Fetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folder,
+            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -181,12 +185,18 @@ class Agent:
         self._info = read_connection_file(self._settings.connection_file)
         return self._info
 
-    def _blobs_folder(self) -> str:
-        """The farm's blobs, if this machine sees them; "": engines keep large values inside."""
+    def _blobs_folders(self) -> dict[str, str]:
+        """Where an engine finds large values: in the farm's folder, if this machine sees it, else in one of our own."""
         if self._info is None:
-            return ""
+            return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
-        return str(found.folder) if found is not None else ""
+        if found is not None:
+            return {"blobs": str(found.folder)}
+        return {"copies": self._fetches.folder(self._settings.folder / COPIES, self._info.incarnation)}
+
+    def _ask_for_piece(self, question: ReadBlob) -> None:
+        self._relay.say(question)
+        self._wake()
 
     # ----------------------------------------------------------------------------------------------
     # the turn
@@ -239,7 +249,7 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        if (state := self._node.look(now_s)) is not None:
+        if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send what was said
             self._wake()
@@ -326,6 +336,7 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
+        self._fetches.restate()
         if self._leave_by_s is not None:
             self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
@@ -355,6 +366,8 @@ class Agent:
                 self._engines.start(message.id)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
+            case BlobPiece():
+                self._fetches.came(message)
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
@@ -439,7 +452,13 @@ class Agent:
             case SetUp():
                 engine.set_up = not message.error
                 self._relay.say(message)
-            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
+            case WantBlob():
+                self._fetches.want(incarnation, message)
+            case TaskCall():
+                if why := self._relay.say(message):
+                    declined = Declined("ResultTooLarge", why)
+                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
+            case EngineNote() | OutputText() | Demand() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------
@@ -511,6 +530,7 @@ class Agent:
         for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
             self._loop.remove_reader(fd)
         await self._engines.close()
+        await self._fetches.close()
         clean = self._all_delivered()
         self._closed = True
         self._link.close()

@@ -43,6 +43,7 @@ from ..doors.wire_hub import Hub
 from .door import Door, orphans
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -225,7 +226,7 @@ def _serve(
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
         info = _connection(options, record, keys, hub.port)
         door = Door(hub, info, folder)
-        blobs = blobs_folder(Path(record.store))
+        blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = Controller(
             Scheduler(farm),
             store,
@@ -233,8 +234,9 @@ def _serve(
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
-            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            reader=BlobReader(blobs),
+            upkeep=Upkeep(blobs, Path(record.store)),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
             tape=tape,
             door=door,
             watch_fds=watch,

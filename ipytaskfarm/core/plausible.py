@@ -40,6 +40,7 @@ from .messages import (
     StackText,
 )
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
+from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
 """Of one agent: four times the cores of the largest machines."""
@@ -291,7 +292,14 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
         _within(event.free_memory, 0, NUMBER_MAX),
         _within(event.free_disk, 0, NUMBER_MAX),
         _within(event.utc_offset_s, -86_400, 86_400),
+        _within(event.fetched_blobs, 0, NUMBER_MAX),
+        _within(event.fetched_bytes, 0, NUMBER_MAX),
     )
+
+
+def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
+    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
+    return event if session in farm.agents else None
 
 
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
@@ -324,6 +332,7 @@ _CHECKS: dict[type, Check] = {
     Demand: _demand,
     TaskCall: _of_engine,
     Progress: _progress,
+    ReadBlob: _read_blob,
 }
 """Each message of agents; a test looks that none is missing."""
 

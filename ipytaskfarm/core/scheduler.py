@@ -27,6 +27,7 @@ from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
     asking,
+    blobs,
     clients,
     commands,
     depends,
@@ -44,6 +45,7 @@ from .handlers import (
     tables,
     timers,
 )
+from .pieces import ReadBlob
 from .placement import dispatch
 from .plausible import heard
 from .recycling import settle_jobs
@@ -92,6 +94,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
+    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
@@ -183,6 +186,7 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
+    ReadBlob: blobs.on_read_blob,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,

@@ -202,6 +202,8 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "memory": agent.memory_bytes,
         "free_memory": state.free_memory if state is not None else None,
         "free_disk": state.free_disk if state is not None else None,
+        "fetched_blobs": state.fetched_blobs if state is not None else 0,
+        "fetched_bytes": state.fetched_bytes if state is not None else 0,
         "priority": agent.priority,
         "capacity": dict(agent.capacity),
         "used": dict(agent.used),
