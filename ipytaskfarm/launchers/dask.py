@@ -50,6 +50,7 @@ class Dask:
             raise ValueError(f"engines_per_worker={given!r}: a number of at least 1 was expected")
         self._per_worker = int(given) if given else None
         self._client: Any = None
+        self.options = dict(options)
         distributed()
 
     @classmethod
