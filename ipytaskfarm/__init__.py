@@ -15,6 +15,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``settings``    how a farm is to be; ``home``: its folders on this machine
 ``questions``   asking a farm without the weight of the client
 ``enrol``       keys of a farm, made, replaced and taken away
+``groups``      agents on other machines: asked of launchers, remembered, sent away; ``tender``: looks after them
 ``supervisor``  one per farm: has controller and agents running
 ``farm``        `Farm`: starts, connects, stops
 ``detached``    farms that go on by themselves: started and stopped from outside
@@ -35,6 +36,7 @@ __all__ = [
     "client",
     "errors",
     "Farm",
+    "Agents",
     "TaskClient",
     "MultiEngineClient",
     "Task",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from .environment import RecycleSettings as RecycleSettings
     from .environment import TaskEnvironment as TaskEnvironment
     from .farm import Farm as Farm
+    from .settings import Agents as Agents
 else:
     # Controller, agent and evaluator import this file too, on their way to their own folder: what they
     # do not use (the client, the launchers) must not cost them start-up time. The list above is for
@@ -74,6 +77,7 @@ else:
         "client": ("ipytaskfarm.client", None),
         "errors": ("ipytaskfarm.core.errors", None),
         "Farm": ("ipytaskfarm.farm", "Farm"),
+        "Agents": ("ipytaskfarm.settings", "Agents"),
         "TaskClient": ("ipytaskfarm.client", "TaskClient"),
         "MultiEngineClient": ("ipytaskfarm.client", "MultiEngineClient"),
         "Task": ("ipytaskfarm.client", "Task"),

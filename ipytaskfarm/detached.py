@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import FarmState, FarmStatus
+from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages import Stop as StopFarm
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.launchers import Part, Placed
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.questions import connect
+from ipytaskfarm.tender import end_agents
 
 ANSWER_S = 15.0
 """Beyond what it was told to wait for, a farm has this long to end."""
@@ -103,6 +105,7 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         _end(processes)
     if OWNER not in processes:
         with home.lock():
+            end_agents(home)
             home.tidy(temporary=False)
 
 

@@ -18,24 +18,27 @@ from typing import TYPE_CHECKING, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
+from ipytaskfarm.core.shown import ready_engines
+from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
+    Agents,
     FarmSettings,
     SchedulingArguments,
-    check_engines,
+    check_agents,
     check_scheduling,
+    engines_at_first,
     folder_list,
     policy_name,
     read_startup,
 )
-from ipytaskfarm.supervisor import Phase, Supervisor, ready_engines
+from ipytaskfarm.supervisor import Phase, Supervisor
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
-    from ipytaskfarm.core.messages import FarmState
+    from ipytaskfarm.core.tables import FarmState
 
 STABLE_S = 0.5
 """Engines that come up together do so within this long of one another."""
@@ -55,7 +58,7 @@ class Farm:
 
     Returns when the engines are ready.
 
-    n: how many engines; default: the usable cores.
+    n: how many engines on this machine; default: the usable cores.
     name: the farm's name, or None.
     startup: code that every fresh engine runs first, a str; or a file of such code, a `pathlib.Path`.
     queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, ``"FairShareJobs"``, or
@@ -84,12 +87,18 @@ class Farm:
         or has less of its memory free (bytes, or text like ``"1 GiB"``); those with ``force=True`` are. Default: none.
     environment_patience: seconds after which a task is no longer passed over by later ones whose environment an engine
         already has; False: it always is; default: 10.
+    lease: seconds after which an agent that does not hear the controller ends its engines, 5 or more; a little later
+        their work is done elsewhere; default: 900, and 60 for a temporary farm.
     resource_patience: seconds after which what becomes free on a node is kept for a task that waits; default: 10.
     hold: start no task until ``ipytaskfarm resume``.
     fresh: begin anew; the store of a farm of this name is set aside.
     take_over: begin anew here with a farm whose store is on another host.
     start_timeout: seconds that the engines may take to come up.
     drain: seconds that running tasks may go on when the farm is stopped.
+    agents: agents on other machines, each bringing engines of its own: ``"slurm:3"``, an `Agents`, or several.  With
+        agents, `n` is 0 unless it is given.
+    min, max: the number of this machine's engines follows the work that waits, within these; `n` is where it begins.
+    idle: seconds (or a timedelta) after which engines that nobody needs end, with `min` and `max`; default: 60.
 
     Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
     and `NoEnginesRegistered` when no engine came up.
@@ -121,12 +130,14 @@ class Farm:
         take_over: bool = False,
         start_timeout: float | timedelta = 60.0,
         drain: float | timedelta | None = 10.0,
+        agents: Agents | str | Sequence[Agents | str] = (),
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
-        code = read_startup(startup)
+        code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
             name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
-            engines=usable_cores() if n is None else check_engines(n),
+            engines=engines_at_first(n, scheduled.elastic, asked, usable_cores),
+            agents=asked,
             owned=name is None,
             startup=code[0],
             startup_name=code[1],
@@ -145,14 +156,18 @@ class Farm:
             keep_results_s=check_seconds("keep_results", keep_results),
             keep_results_bytes=check_bytes("keep_results_size", keep_results_size),
             record=None if record is None else Path(record).expanduser().absolute(),
-            scheduling=check_scheduling(**scheduling),
+            scheduling=scheduled,
             hold=hold,
             fresh=fresh,
             take_over=take_over,
             start_timeout_s=check_seconds("start_timeout", start_timeout) or 0.0,
             drain_s=check_seconds("drain", drain),
         )
-        self._home = Home.temporary(self._settings.name) if name is None else Home.of(self._settings.name)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        name = self._settings.name
+        self._home = Home.temporary(name) if self._settings.owned else Home.of(name)
         self._start()
 
     def _start(self) -> None:
@@ -174,7 +189,8 @@ class Farm:
             raise self._supervisor.error
         state = self._supervisor.state
         missing = self._settings.engines_at_start - (ready_engines(state) if state is not None else 0)
-        if missing == self._settings.engines_at_start > 0:
+        # Agents elsewhere may have to wait for their turn.
+        if missing == self._settings.engines_at_start > 0 and not self._settings.agents:
             log = self._home.log("agent-0")
             text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             self.stop(drain=0)
@@ -263,6 +279,29 @@ class Farm:
 
             # The supervisor looks once a second: half of that cannot show that nothing changes.
             return wait_for_engines(look, repr(self), count, connect_timeout, stable_timeout, STABLE_S + 1.0)
+
+    def add_agents(self, agents: Agents | str) -> str:
+        """Have agents placed on other machines, each bringing engines of its own; the name of their group.
+
+        Returns when their system has taken them, which may be long before they run.  Raises `LauncherError`, in the
+        words of that system, and ValueError.
+        """
+        from ipytaskfarm import groups
+
+        self._must_run()
+        (asked,) = check_agents(agents)
+        return groups.add(self._home, asked).name
+
+    def remove_agents(self, *names: str, drain: float | timedelta | None = None) -> None:
+        """Send agents away, by their names or their groups'; returns when they are gone.
+
+        drain: how many seconds what runs there may go on (None: to its end); then it goes back to its queue if it may
+        repeat, and fails if not.  ValueError: there is none of that name.
+        """
+        from ipytaskfarm.groups import send_away
+
+        self._must_run()
+        send_away(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
         """Stop the farm and wait until it is gone.  A second call does nothing.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -14,11 +14,18 @@ from typing import Literal, TypedDict
 from .core.checks import check_bytes, check_count, check_seconds
 from .core.choice import PLACEMENTS
 from .core.demands import bytes_of
+from .core.elastic import IDLE_S, Limits
+from .core.written import parse_span
 
 DEFAULT_NAME = "default"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 10113
 """Taken if it is free and the farm has no port of its own yet."""
+
+OWNED_LEASE_S = 60.0
+"""An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
+LEASE_LEAST_S = 5.0
+"""Before that nobody is taken for unreachable."""
 
 _POLICY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
@@ -39,6 +46,11 @@ class Scheduling:
     environment_patience_s: float | None = None
     """Below 0: off."""
     resource_patience_s: float | None = None
+    lease_s: float | None = None
+    """So long after an agent last heard the controller its engines end, and a little later their work is done
+    elsewhere."""
+    elastic: Limits | None = None
+    """The number of this machine's engines follows the work within these; None: it stays."""
 
 
 class SchedulingArguments(TypedDict, total=False):
@@ -51,6 +63,10 @@ class SchedulingArguments(TypedDict, total=False):
     free_memory: int | str | None
     environment_patience: float | timedelta | Literal[False] | None
     resource_patience: float | timedelta | None
+    lease: float | timedelta | None
+    min: int | None
+    max: int | None
+    idle: float | timedelta | None
 
 
 def check_scheduling(
@@ -61,6 +77,10 @@ def check_scheduling(
     free_memory: object = None,
     environment_patience: object = None,
     resource_patience: object = None,
+    min: object = None,
+    max: object = None,
+    idle: object = None,
+    lease: object = None,
 ) -> Scheduling:
     """These arguments of `Farm`, checked."""
     patience = -1.0 if environment_patience is False else check_seconds("environment_patience", environment_patience)
@@ -72,6 +92,8 @@ def check_scheduling(
         free_memory_bytes=check_bytes("free_memory", free_memory),
         environment_patience_s=patience,
         resource_patience_s=check_seconds("resource_patience", resource_patience),
+        lease_s=_lease(lease),
+        elastic=_limits(min, max, idle),
     )
 
 
@@ -94,6 +116,13 @@ def resource_amount(name: object, value: object) -> float:
     return float(value)
 
 
+def _lease(value: object) -> float | None:
+    lease_s = check_seconds("lease", value)
+    if lease_s is not None and lease_s < LEASE_LEAST_S:
+        raise ValueError(f"lease must be {LEASE_LEAST_S:g} seconds or more, not {lease_s:g}")
+    return lease_s
+
+
 def _placement(value: object) -> str | None:
     if value is not None and value not in PLACEMENTS:
         raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {value!r}")
@@ -108,13 +137,77 @@ def _share(what: str, value: object) -> float | None:
     return float(value)
 
 
+@dataclass(frozen=True)
+class Agents:
+    """Agents on other machines: ``Agents("slurm", 3, engines=2, options={"partition": "short"})``.
+
+    launcher: ``slurm``, ``pbs``, ``lsf``, ``ssh``, ``dask``, or the name of one that another package brings.
+    count: how many; None: as many as the launcher's options say (hosts of ssh, workers of Dask), else one.
+    engines: how many each brings, beside the farm's own; None: one per core that it may use.
+    time_limit: when the system ends them: seconds, a timedelta, or text like ``"2h"``; None: the system's own.
+    leave: seconds (or a timedelta) for which running tasks go on once an agent was told to end.
+    min, max: as many as the queue's work needs, within these; `count` is then where it begins.
+    idle: seconds (or a timedelta) after which agents that nobody needs are given back, with `min` and `max`.
+    python: the interpreter there; None: the same as here.
+    options: the launcher's own, see ``ipytaskfarm agents add LAUNCHER --help``.
+    """
+
+    launcher: str
+    count: int | None = None
+    engines: int | None = None
+    time_limit: float | timedelta | str | None = None
+    leave: float | timedelta = 25.0
+    min: int | None = None
+    max: int | None = None
+    idle: float | timedelta = IDLE_S
+    python: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("count", "min", "max"):
+            check_count(what, getattr(self, what), 0)
+        check_count("engines", self.engines, 1)
+        if (self.min is None) != (self.max is None):
+            raise ValueError("min and max go together: how many agents at least and at most")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        limit = parse_span(self.time_limit) if isinstance(self.time_limit, str) else self.time_limit
+        for name, value in (("time_limit", limit), ("leave", self.leave), ("idle", self.idle)):
+            object.__setattr__(self, name, check_seconds(name, value, zero=name != "time_limit"))
+        object.__setattr__(self, "options", {str(key): str(value) for key, value in self.options.items()})
+
+    @property
+    def at_start(self) -> int:
+        """How many engines come with them at least, as far as can be said beforehand."""
+        agents = self.min if self.min is not None else self.count
+        return (1 if agents is None else agents) * (self.engines or 1)
+
+
+def check_agents(agents: object) -> tuple[Agents, ...]:
+    """Agents as `Farm` takes them: an `Agents`, text like ``"slurm:3"``, or several of either."""
+    if agents is None:
+        return ()
+    if isinstance(agents, Agents):
+        return (agents,)
+    if isinstance(agents, str):
+        launcher, colon, count = agents.partition(":")
+        if not launcher or (colon and not count.isdecimal()):
+            raise ValueError(f"agents: a launcher and how many are expected, like 'slurm:3', not {agents!r}")
+        return (Agents(launcher, int(count) if colon else None),)
+    if isinstance(agents, Iterable):
+        return tuple(each for one in agents for each in check_agents(one))
+    raise TypeError(f"agents: an Agents or text like 'slurm:3' is expected, not {type(agents).__name__}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FarmSettings:
     """Everything that can be said about a farm before it starts.  Durations are seconds."""
 
     name: str
     engines: int
-    """How many engines are wanted."""
+    """How many engines are wanted on this machine."""
+    agents: tuple[Agents, ...] = ()
+    """Agents on other machines."""
     owned: bool = False
     """The farm lives in a temporary folder and goes with its owner, whatever becomes of that one."""
     startup: str | None = None
@@ -157,10 +250,17 @@ class FarmSettings:
     """How long running tasks may go on when the farm is stopped; None: until they end."""
 
     @property
+    def own_lease_s(self) -> float | None:
+        """The lease that controller and agents are told; None: their own default."""
+        lease_s = self.scheduling.lease_s
+        return OWNED_LEASE_S if lease_s is None and self.owned else lease_s
+
+    @property
     def engines_at_start(self) -> int:
         """How many engines come up before there is any work: others are started when they are needed."""
         warm = self.scheduling.warm
-        return self.engines if warm is None else min(self.engines, warm)
+        engines = self.engines + sum(agents.at_start for agents in self.agents)
+        return engines if warm is None else min(engines, warm)
 
 
 def check_engines(n: object) -> int:
@@ -172,6 +272,25 @@ def check_engines(n: object) -> int:
     return n
 
 
+def _limits(least: object, most: object, idle: object) -> Limits | None:
+    low, high = check_count("min", least, 0), check_count("max", most, 1)
+    if low is None and high is None:
+        return None
+    if low is None or high is None or low > high:
+        raise ValueError(f"min and max go together, min no more than max: {least} and {most} were given")
+    idle_s = check_seconds("idle", idle)
+    return Limits(low, high) if idle_s is None else Limits(low, high, idle_s)
+
+
+def engines_at_first(n: object, elastic: Limits | None, agents: tuple[Agents, ...], cores: Callable[[], int]) -> int:
+    """How many engines this machine begins with; cores: how many when nothing says anything else."""
+    if elastic is not None:
+        return elastic.least if n is None else max(elastic.least, min(elastic.most, check_engines(n)))
+    if n is None:
+        return 0 if agents else cores()
+    return check_engines(n)
+
+
 def controller_flags(settings: FarmSettings) -> list[str]:
     """The settings that the controller is told on its command line, those that were given."""
     policy = [] if settings.queue_policy is None else ["--queue-policy", settings.queue_policy]
@@ -181,6 +300,7 @@ def controller_flags(settings: FarmSettings) -> list[str]:
         ("--location", settings.location),
         ("--unmet-timeout", settings.unmet_timeout_s),
         ("--failure-penalty", settings.failure_penalty_s),
+        ("--lease", settings.own_lease_s),
         ("--grace", settings.grace_s),
         ("--max-engine-losses", settings.max_engine_losses),
         ("--node-failures", settings.node_failures),
@@ -199,7 +319,11 @@ def controller_flags(settings: FarmSettings) -> list[str]:
 def agent_flags(settings: FarmSettings) -> list[str]:
     """The same for the agents."""
     declared = [word for name, each in settings.scheduling.resources for word in ("--resource", f"{name}={each:g}")]
-    return declared + _given(("--grace", settings.grace_s), ("--memory-limit", settings.memory_limit_bytes))
+    return declared + _given(
+        ("--lease", settings.own_lease_s),
+        ("--grace", settings.grace_s),
+        ("--memory-limit", settings.memory_limit_bytes),
+    )
 
 
 def _given(*flags: tuple[str, object]) -> list[str]:

@@ -27,7 +27,9 @@ from enum import IntEnum
 from typing import Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import FarmState, FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.shown import changes, ready_engines
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.core.verbs import ExecuteBody
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
@@ -35,6 +37,7 @@ from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describ
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
+from ipytaskfarm.tender import Tender
 
 RESTARTS = 3
 WORKED_S = 5.0
@@ -43,10 +46,6 @@ RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
-OWNED_LEASE_S = 60.0
-"""An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
-UP = ("idle", "busy")
-"""The states of an engine that can be given work."""
 TRIM_S = 30.0
 ANSWER_S = 15.0
 """Beyond what it was told to wait for, a controller has this long to stop."""
@@ -142,6 +141,8 @@ class Supervisor:
         self._wanted: int | None = None
         self._stopped_well = False
         self._ours: set[str] = set()
+        self._reports: deque[str | Exception] = deque()
+        self._tender = Tender(settings, home, self._report, self._report, self._wake)
         self._own_record = {
             "kind": OWNER if in_python else SUPERVISOR,
             "pid": os.getpid(),
@@ -186,6 +187,7 @@ class Supervisor:
         """One round: wait until something happens, at most `limit_s`, and deal with it."""
         self._wait(limit_s)
         now = time.monotonic()
+        self._take_reports()
         self._take_stop_requests(now)
         for watched in (self._controller, *self._agents):
             self._look_after(watched, now)
@@ -199,6 +201,19 @@ class Supervisor:
         """Stop the farm; a second time: without waiting for anything; a third time: kill it."""
         self._stop_requests.append(self.settings.drain_s if default else drain_s)
         self._wake()
+
+    def _report(self, what: str | Exception) -> None:
+        """From the tender's thread: something to be said, or why the farm cannot go on."""
+        self._reports.append(what)
+        self._wake()
+
+    def _take_reports(self) -> None:
+        while self._reports:
+            report = self._reports.popleft()
+            if isinstance(report, Exception):
+                self._fail(report)
+            else:
+                self._audience.say(report)
 
     def in_child_process(self) -> None:
         """After a fork: what the child holds must not keep an owned farm alive."""
@@ -248,7 +263,7 @@ class Supervisor:
         if settings.hold and not self._controller.restarts:
             arguments += ["--hold"]
         if self._owner_pipe is not None:
-            arguments += ["--owner-fd", str(self._owner_pipe[0]), "--lease", str(OWNED_LEASE_S)]
+            arguments += ["--owner-fd", str(self._owner_pipe[0])]
             fds.append(self._owner_pipe[0])
         return Part(
             "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
@@ -260,7 +275,6 @@ class Supervisor:
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
-            *(("--lease", str(OWNED_LEASE_S)) if self.settings.owned else ()),
             *agent_flags(self.settings),
         )
         return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
@@ -354,6 +368,7 @@ class Supervisor:
         self._wanted = settings.engines
         self.phase = Phase.FILLING
         self._filling_since = time.monotonic()
+        self._tender.begin()
 
     def _encoded_startup(self, code: str) -> bytes:
         import msgspec
@@ -406,7 +421,13 @@ class Supervisor:
             for kind in ("controller", "agent-0"):
                 trim(self.home.output(kind))
         if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
-            self._end()
+            self._tender.end()
+            if self._tender.ended.is_set():
+                self._take_reports()
+                self._end()
+            else:
+                self._kill_at = None
+                self._audience.progress("waiting for the agents on other machines to end")
         elif self._kill_at is not None and now >= self._kill_at:
             self._kill(now)
 
@@ -552,34 +573,3 @@ class Supervisor:
             self._wake_write.send(b".")
         except OSError:
             pass  # it is full of reasons to wake already, or all is over
-
-
-def ready_engines(state: FarmState) -> int:
-    """How many engines can be given work."""
-    return sum(row.state in UP for row in state.engines)
-
-
-def changes(before: FarmState | None, after: FarmState) -> list[str]:
-    """One line for each engine that came, went or was lost in between."""
-    old = {row.engine: row for row in before.engines} if before is not None else {}
-    new = {row.engine: row for row in after.engines}
-    lines = _appended(before.losses if before is not None else [], after.losses)
-    lost = " ".join(lines)
-    for engine, row in old.items():
-        if engine not in new and f"engine {row.id} " not in lost:
-            lines.append(f"engine {row.id} ended (pid {row.pid})")
-    for engine, row in new.items():
-        was = old.get(engine)
-        if row.state in UP and (was is None or was.state not in UP):
-            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
-        if row.note and (was is None or was.note != row.note):
-            lines.append(f"engine {row.id}: {row.note}")
-    return lines
-
-
-def _appended(before: list[str], after: list[str]) -> list[str]:
-    """What is new in a list that grows at its end and forgets its beginning."""
-    for length in range(min(len(before), len(after)), 0, -1):
-        if before[-length:] == after[:length]:
-            return after[length:]
-    return list(after)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipytaskfarm import Task, TaskClient
-from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core import errors, messages, tables
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
 from tests.conftest import assert_nothing_left, isolated
@@ -38,7 +38,7 @@ CODE = """
 import os, time
 ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 os.write(ledger, b"begin {number}\\n")
-time.sleep(0.005)
+time.sleep({run_s})
 os.write(ledger, b"end {number}\\n")
 os.close(ledger)
 a = {number}
@@ -125,7 +125,7 @@ class Nemesis(threading.Thread):
     def _engine(self) -> bool:
         with connect(self.home.name) as questioner:
             table = questioner.answer(messages.Engines(), timeout_s=1.0)
-        assert isinstance(table, messages.EngineTable)
+        assert isinstance(table, tables.EngineTable)
         # One that the controller knows from the store alone has no number yet: 0 would be our own process group.
         pids = [row.pid for row in table.rows if row.pid > 0]
         if pids:
@@ -142,11 +142,11 @@ class Nemesis(threading.Thread):
         return str(info.port) in found.stdout
 
 
-def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int]) -> dict[int, int]:
-    """Tasks with these numbers; id -> number."""
+def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
+    """Tasks with these numbers, which run for so long; id -> number."""
     found = {}
     for number in numbers:
-        code = CODE.format(path=str(ledger), number=number)
+        code = CODE.format(path=str(ledger), number=number, run_s=run_s)
         retries = 0 if number % ONCE_EVERY == 0 else 10**6
         found[tc.run(Task(code, pull="a", retries=retries))] = number
     return found

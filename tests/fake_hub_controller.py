@@ -17,7 +17,7 @@ import msgspec
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import work
+from ipytaskfarm.core import tables, work
 from ipytaskfarm.core.parcels import Final, Submission
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.keys import make_farm_keys
@@ -79,7 +79,9 @@ class FakeController:
         self.answers: dict[type, Callable[[Any], Any]] = {
             m.Watch: self._watch,
             m.Fetch: self._fetch,
-            m.QueueStatus: lambda q: m.QueueStatusReply({"succeeded": len(self.finals)}, {"succeeded": [*self.finals]}),
+            m.QueueStatus: lambda q: tables.QueueStatusReply(
+                {"succeeded": len(self.finals)}, {"succeeded": [*self.finals]}
+            ),
         }
         self.engines: list[int] = []
         """Whom a command to all goes to."""

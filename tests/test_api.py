@@ -22,6 +22,7 @@ PUBLIC = {
     "client",
     "errors",
     "Farm",
+    "Agents",
     "TaskClient",
     "MultiEngineClient",
     "Task",

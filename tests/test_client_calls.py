@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
-from ipytaskfarm.core import errors
+from ipytaskfarm.core import errors, tables
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.parcels import Failure, Final, Submission
 from ipytaskfarm.core.states import Reason
@@ -109,7 +109,7 @@ def run_chunk(task: Submission) -> Final:
 
 @pytest.fixture
 def chunks(fake: FakeController) -> FakeController:
-    fake.answers[m.Engines] = lambda q: m.EngineTable([])
+    fake.answers[m.Engines] = lambda q: tables.EngineTable([])
     fake.answers[m.Clear] = lambda q: m.Cleared(len(q.ids))
     fake.respond = run_chunk
     return fake
@@ -214,11 +214,11 @@ def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None
 
 def test_tables(fake: FakeController, tc: TaskClient) -> None:
     rows = [
-        m.TaskRow(0, "pending", "running", "first", 1, 1, 1000.0),
-        m.TaskRow(3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "bad\nvalue", "cell:1")),
-        m.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "worse", "cell:1")),
+        tables.TaskRow(0, "pending", "running", "first", 1, 1, 1000.0),
+        tables.TaskRow(3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "bad\nvalue", "cell:1")),
+        tables.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "worse", "cell:1")),
     ]
-    fake.answers[m.Tasks] = lambda q: m.TaskTable(
+    fake.answers[m.Tasks] = lambda q: tables.TaskTable(
         [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, r.state)]
     )
     for i in (3, 4):
@@ -310,8 +310,8 @@ def test_a_long_wait_names_the_task_it_waits_for(
     fake: FakeController, mec: MultiEngineClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(commands, "TELL_AFTER_S", 0.05)
-    rows = [m.EngineRow(i, f"x.{i}", "here", 1, "busy", 17 if i else None, 0, 0.0, {}) for i in (0, 1)]
-    fake.answers[m.Engines] = lambda q: m.EngineTable(rows)
+    rows = [tables.EngineRow(i, f"x.{i}", "here", 1, "busy", 17 if i else None, 0, 0.0, {}) for i in (0, 1)]
+    fake.answers[m.Engines] = lambda q: tables.EngineTable(rows)
     held: list[m.CommandAnswer] = []
 
     def hold(command: m.Command, engine_id: int) -> m.CommandAnswer:
@@ -359,7 +359,7 @@ def test_properties_and_sticky(fake: FakeController, mec: MultiEngineClient) -> 
         return m.Flag(True)
 
     fake.answers[m.SetSticky] = store
-    fake.answers[m.ListSticky] = lambda q: m.StickyTable([(s.key, s.verb, s.text) for s in stored])
+    fake.answers[m.ListSticky] = lambda q: tables.StickyTable([(s.key, s.verb, s.text) for s in stored])
     fake.answers[m.ClearSticky] = lambda q: m.Number(len(stored))
     assert mec.push({"a": 1, "b": 2}, sticky=True) == []
     assert mec.execute("import os", sticky=True) == []

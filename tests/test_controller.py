@@ -18,11 +18,12 @@ from ipytaskfarm.controller.replies import answer, explain_final
 from ipytaskfarm.core.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.events import Originals
 from ipytaskfarm.core.farm import Now, Settings
-from ipytaskfarm.core.messages import AgentState, Answer, Batch, EngineReport, Fetched, NeedIds, Submit, TaskTable, Text
+from ipytaskfarm.core.messages import AgentState, Answer, Batch, EngineReport, Fetched, NeedIds, Submit, Text
 from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Rules, Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.tables import TaskTable
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
 from ipytaskfarm.doors.pack import pack_function

@@ -19,7 +19,7 @@ from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_h
 from ipytaskfarm.client.progress import Progress
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import work
+from ipytaskfarm.core import tables, work
 from ipytaskfarm.core.parcels import Failure
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.doors.pack import pack, pack_error
@@ -75,7 +75,7 @@ def test_text_of_tasks_is_never_html() -> None:
         text_html(EVIL, error=True),
         errors.CompositeError(EVIL, [(0, EVIL, ValueError(EVIL))])._repr_html_(),
         FailureGroups([FailureGroup(EVIL, EVIL, [1], EVIL, EVIL)])._repr_html_(),
-        TaskTable([m.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=Failure(EVIL, EVIL))])._repr_html_(),
+        TaskTable([tables.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=Failure(EVIL, EVIL))])._repr_html_(),
         ResultList([entry(stdout=EVIL, raw=EVIL)])._repr_html_(),
         ResultList([EVIL])._repr_html_(),
     ]
@@ -114,7 +114,7 @@ def test_commands_show_each_engine() -> None:
 
 
 def test_a_status_is_one_line_whatever_the_task_says() -> None:
-    row = m.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=Failure("E", "a\nb\x1b[31m"))
+    row = tables.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=Failure("E", "a\nb\x1b[31m"))
     assert "\n" not in repr(TaskStatus(row))
     assert "\x1b" not in repr(TaskStatus(row))
 
@@ -130,9 +130,9 @@ def fake(tmp_path: Path) -> Iterator[FakeController]:
 
 
 def test_clients_show_what_there_is(fake: FakeController) -> None:
-    fake.answers[m.QueueStatus] = lambda q: m.QueueStatusReply({"scheduled": 5, "failed": 1})
-    row = m.EngineRow(0, "x.1", EVIL, 99, "busy", 12, 0, 0.0, {})
-    fake.answers[m.Engines] = lambda q: m.EngineTable([row])
+    fake.answers[m.QueueStatus] = lambda q: tables.QueueStatusReply({"scheduled": 5, "failed": 1})
+    row = tables.EngineRow(0, "x.1", EVIL, 99, "busy", 12, 0, 0.0, {})
+    fake.answers[m.Engines] = lambda q: tables.EngineTable([row])
     tc, mec = TaskClient(str(fake.connection_file)), MultiEngineClient(str(fake.connection_file))
     assert "<td>5</td>" in tc._repr_html_()
     html = mec._repr_html_()
@@ -214,6 +214,6 @@ def test_text_stands_to_the_left_and_numbers_to_the_right() -> None:
 
 
 def test_a_table_says_what_was_left_out() -> None:
-    table = TaskTable([m.TaskRow(7, "scheduled", "queued", None, None, 0, 0.0)], 1_000)
+    table = TaskTable([tables.TaskRow(7, "scheduled", "queued", None, None, 0, 0.0)], 1_000)
     assert repr(table).endswith("… and 1,000 before these")
     assert "… and 1,000 before these" in table._repr_html_()

@@ -16,6 +16,7 @@ import pytest
 from ipytaskfarm import Farm, Join, Ref, Task, TaskClient, errors
 from ipytaskfarm.client.operate import wait_for_engines
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from tests.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.polling import eventually
 
@@ -176,7 +177,7 @@ def test_a_graph_outlives_the_controller(tc: TaskClient, farm: Farm, tmp_path: P
     job.submit()
     eventually(lambda: Path(path).exists() and len(Path(path).read_text().split()) > 20, DEADLINE_S)
     state = ask(farm, m.FarmStatus())
-    assert isinstance(state, m.FarmState)
+    assert isinstance(state, tables.FarmState)
     os.kill(state.pid, 9)
     assert job.wait(DEADLINE_S)
     assert job.counts()["succeeded"] == len(job)

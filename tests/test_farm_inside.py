@@ -14,6 +14,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.engine import current_task
 from tests.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.polling import eventually
@@ -142,7 +143,7 @@ def test_messages_outlive_the_controller(tc: TaskClient, farm: Farm) -> None:
     answers = tc.messages(task)
     assert [next(answers).value for _ in range(3)] == [1, 2, 3]
     state = ask(farm, m.FarmStatus())
-    assert isinstance(state, m.FarmState)
+    assert isinstance(state, tables.FarmState)
     os.kill(state.pid, 9)
     tc.send(task, 4, 5, 6)
     assert [message.value for message in answers] == [4, 5, 6]

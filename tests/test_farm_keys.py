@@ -14,6 +14,7 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient, enrol, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.keys import SERVER, agent_file, farm_keys, load_keys
 from ipytaskfarm.home import Home
@@ -52,7 +53,7 @@ def agent(file: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def two_nodes(farm: Farm) -> m.EngineRow:
+def two_nodes(farm: Farm) -> tables.EngineRow:
     """One engine on each; that of the other node."""
     ask(farm, m.SetWanted(2))
     until_engines(farm, 2)
@@ -63,7 +64,7 @@ def two_nodes(farm: Farm) -> m.EngineRow:
 def until_joined(farm: Farm) -> None:
     def joined() -> bool:
         state = ask(farm, m.FarmStatus())
-        assert isinstance(state, m.FarmState)
+        assert isinstance(state, tables.FarmState)
         return any(row["node"] == "node7" and row["state"] == "up" for row in state.agents)
 
     eventually(joined, DEADLINE_S, every_s=0.05)
@@ -72,7 +73,7 @@ def until_joined(farm: Farm) -> None:
 def connected(farm: Farm) -> dict[str, int]:
     """Title of a key -> how many are connected by it."""
     table = ask(farm, m.Connections())
-    assert isinstance(table, m.ConnectionTable)
+    assert isinstance(table, tables.ConnectionTable)
     found: dict[str, int] = {}
     for row in table.rows:
         if row.there:
@@ -112,9 +113,9 @@ def test_an_agent_with_a_copied_file_works_and_is_shut_out(
     assert "no key of an agent 'node7'" in capsys.readouterr().err
 
 
-def ask_state(farm: Farm) -> m.FarmState:
+def ask_state(farm: Farm) -> tables.FarmState:
     state = ask(farm, m.FarmStatus())
-    assert isinstance(state, m.FarmState)
+    assert isinstance(state, tables.FarmState)
     return state
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, ask, incarnations, module_farm, until_engines
 from tests.polling import eventually
@@ -89,7 +89,7 @@ def test_poison_is_quarantined_with_its_evidence(farm: Farm, tc: TaskClient) -> 
 def test_the_farms_state_tells_of_losses(farm: Farm, tc: TaskClient) -> None:
     tc.run(Task("import os; os._exit(3)"), block=True)
     state = ask(farm, messages.FarmStatus())
-    assert isinstance(state, messages.FarmState)
+    assert isinstance(state, tables.FarmState)
     assert "exited with code 3" in state.losses[-1]
 
 

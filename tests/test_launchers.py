@@ -11,14 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.core.messages import EngineRow, FarmState
+from ipytaskfarm.core.shown import changes, ready_engines
+from ipytaskfarm.core.tables import EngineRow, FarmState
+from ipytaskfarm.doors import cores as cores_module
 from ipytaskfarm.doors.runtime import FarmRecord, process_started, read_farm_record, write_farm_record
 from ipytaskfarm.home import Home, sweep_temporary
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, describe_exit
-from ipytaskfarm.launchers import cores as cores_module
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
 from ipytaskfarm.settings import FarmSettings
-from ipytaskfarm.supervisor import changes, ready_engines
 from tests.conftest import Dirs
 from tests.polling import eventually
 

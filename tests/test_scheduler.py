@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.core.decision import Assignment, LoadTable
 from ipytaskfarm.core.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.farm import Settings
@@ -522,11 +523,11 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
         6,
     )
     reply = sim.ask(m.Tasks(state="unfinished", last=3))
-    assert isinstance(reply, m.TaskTable)
+    assert isinstance(reply, tables.TaskTable)
     assert ([row.id - first for row in reply.rows], reply.omitted) == ([6, 7, 9], 5)
-    assert last_rows(load.rows, [], 2, 1) == m.TaskTable(load.rows[-2:], [], 2)
+    assert last_rows(load.rows, [], 2, 1) == tables.TaskTable(load.rows[-2:], [], 2)
     everything = sim.ask(m.Tasks(state="unfinished"))
-    assert isinstance(everything, m.TaskTable)
+    assert isinstance(everything, tables.TaskTable)
     assert (len(everything.rows), everything.omitted) == (8, 0)
 
 

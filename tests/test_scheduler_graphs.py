@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.core.calls import (
     Await,
     Children,
@@ -26,7 +27,7 @@ from tests.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, o
 def reason(sim: SimFarm, task_id: int) -> str:
     """Of an unfinished task, in a word."""
     reply = sim.ask(m.Tasks([task_id]))
-    assert isinstance(reply, m.TaskTable)
+    assert isinstance(reply, tables.TaskTable)
     return reply.rows[0].reason
 
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec import inspect
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import plausible, scheduler
+from ipytaskfarm.core import plausible, scheduler, tables
 from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
 from ipytaskfarm.core.demands import Condition, unmet
 from ipytaskfarm.core.events import Joined, Revoked
@@ -240,7 +240,7 @@ def test_a_table_of_the_last_minus_five() -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
     table = sim.ask(m.Tasks(last=-5))
-    assert isinstance(table, m.TaskTable)
+    assert isinstance(table, tables.TaskTable)
     assert [row.id for row in table.rows] == [task_id]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.core.events import Silent
 from ipytaskfarm.core.farm import FailedAttempt, Kind, Settings
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
@@ -164,5 +165,5 @@ def test_a_drained_node_says_so() -> None:
     for on, shown in ((True, "drained"), (False, "up")):
         assert world.sim.ask(m.Drain(["node"], on)) == m.Number(2)
         state = world.sim.ask(m.FarmStatus())
-        assert isinstance(state, m.FarmState)
+        assert isinstance(state, tables.FarmState)
         assert [agent["state"] for agent in state.agents] == [shown, shown]

@@ -19,6 +19,7 @@ import zmq
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient, enrol, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core import tables
 from ipytaskfarm.core.handshake import Refuse, Welcome, WhoAreYou
 from ipytaskfarm.core.messages import PROTOCOL, AgentState, Answer, Ask, Command, NeedIds, Submit
 from ipytaskfarm.core.parcels import Ended, Submission
@@ -59,14 +60,14 @@ def thief(farm: Farm, tc: TaskClient) -> Iterator[Intruder]:
     assert value(tc, "a = 6 * 7", "a") == 42
     assert before <= {process.pid for process in processes(farm)}
     after = ask(farm, m.FarmStatus())
-    assert isinstance(wanted, m.FarmState)
-    assert isinstance(after, m.FarmState)
+    assert isinstance(wanted, tables.FarmState)
+    assert isinstance(after, tables.FarmState)
     assert (after.wanted, after.held, after.stopping, after.epoch) == (wanted.wanted, False, False, wanted.epoch)
 
 
 def tasks_there(farm: Farm) -> set[int]:
     table = ask(farm, m.Tasks())
-    assert isinstance(table, m.TaskTable)
+    assert isinstance(table, tables.TaskTable)
     return {row.id for row in table.rows}
 
 
@@ -331,7 +332,7 @@ def test_nonsense_is_turned_away(farm: Farm, thief: Intruder, name: str) -> None
     before = controller.memory_info().rss
     sock = thief.greeted(thief.keys.client, session=f"bad-{name}")
     sock.send_multipart(BAD[name])
-    assert isinstance(ask(farm, m.QueueStatus()), m.QueueStatusReply)
+    assert isinstance(ask(farm, m.QueueStatus()), tables.QueueStatusReply)
     assert controller.memory_info().rss - before < 64 * 2**20
 
 
@@ -441,7 +442,7 @@ def test_other_users_connection_files_are_refused(farm: Farm, thief: Intruder, t
 
 def thief_sessions(farm: Farm) -> list[str]:
     table = ask(farm, m.Connections())
-    assert isinstance(table, m.ConnectionTable)
+    assert isinstance(table, tables.ConnectionTable)
     return [row.name for row in table.rows]
 
 

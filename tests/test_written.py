@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 
-from ipytaskfarm.core.messages import JobRow
 from ipytaskfarm.core.shown import job_state
+from ipytaskfarm.core.tables import JobRow
 from ipytaskfarm.core.written import parse_ids, parse_since
 
 

@@ -1,4 +1,4 @@
-"""``python -m ipytaskfarm.agent --connection-file F --folder DIR --farm NAME``: one per machine, by a launcher."""
+"""``python -m ipytaskfarm.agent --connection-file F --farm NAME …``: one per machine, by a launcher."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
-import setproctitle
-
 from ..core.errors import TaskFarmError
-from ..doors.runtime import Lock, private_folder
+from ..doors.cores import usable_cores
+from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
+from ..doors.title import name_process
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
 
@@ -23,15 +23,23 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
     given = _parser().parse_args(argv)
     os.umask(0o077)
-    setproctitle.setproctitle(f"ipytaskfarm agent --farm {given.farm}")
+    name_process(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
+    try:
+        folder = given.folder or _own_folder(given)
+    except TaskFarmError as error:
+        logging.critical("%s", error)
+        return EXIT_REFUSED
     settings = Settings(
         connection_file=given.connection_file.absolute(),
-        folder=given.folder.absolute(),
+        folder=folder.absolute(),
+        name=given.name,
+        brings=given.engines,
+        ends_at_s=given.ends_at,
+        leave_s=given.leave,
         farm=given.farm,
         node=given.node or socket.gethostname(),
         startup_cwd=(given.startup_cwd or Path.cwd()).absolute(),
-        name=given.name,
         slots=given.slots,
         lease_s=given.lease,
         grace_s=given.grace,
@@ -52,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(settings))
     finally:
         lock.release()
+        if given.folder is None:
+            leave_folder(settings.folder.parent)
 
 
 async def _run(settings: Settings) -> int:
@@ -61,14 +71,26 @@ async def _run(settings: Settings) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("ipytaskfarm agent", description="Supervise the engines of this machine.")
     parser.add_argument("--connection-file", type=Path, required=True, help="the agents' connection file of the farm")
-    parser.add_argument("--folder", type=Path, required=True, help="for sockets and flight recorders; on a local disk")
+    parser.add_argument(
+        "--folder", type=Path, help="for sockets and flight recorders, on a local disk (default: one of its own)"
+    )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
-    parser.add_argument("--name", default="", help="the agent's own (default: the one that its key was made for)")
+    parser.add_argument("--name", default="", help="its own (default: that of its key), or KEY.anything")
+    parser.add_argument(
+        "--engines", type=_engines, metavar="N", help="bring so many, beside those the farm wants; cores: one per core"
+    )
+    parser.add_argument("--ends-at", type=float, metavar="TIME", help="when it has to be gone, in seconds since 1970")
+    parser.add_argument(
+        "--leave", type=float, default=0.0, metavar="S", help="how long running tasks may go on when it is told to end"
+    )
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     parser.add_argument(
-        "--lease", type=float, default=900.0, help="seconds without the controller after which engines end"
+        "--lease",
+        type=float,
+        default=900.0,
+        help="seconds without the controller after which engines end, until it says what the farm's lease is",
     )
     parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
     parser.add_argument(
@@ -83,6 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser
+
+
+def _own_folder(given: argparse.Namespace) -> Path:
+    info = read_connection_file(given.connection_file)
+    return agent_folder(given.farm, info.incarnation, given.name or info.agent)
+
+
+def _engines(text: str) -> int:
+    return usable_cores() if text == "cores" else int(text)
 
 
 def _resource(text: str) -> tuple[str, float]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -35,6 +35,9 @@ from ..core.messages import (
     HandOut,
     Interrupt,
     LaneHello,
+    Lease,
+    Leave,
+    Leaving,
     OutputQuery,
     OutputText,
     Properties,
@@ -47,12 +50,14 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
+from ..core.pieces import BlobPiece, ReadBlob, WantBlob
 from ..doors.blobs import Blobs
 from ..doors.recorder import Bell
 from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .fetching import Fetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
@@ -65,7 +70,10 @@ log = logging.getLogger(__name__)
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
+COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
+STOP_S = 2.0
+"""What engines have to end by themselves when the controller does not say."""
 DELIVER_S = 10.0
 """At the end: how long to wait for a controller that is not there to take the last results."""
 DELIVER_MAX_S = 120.0
@@ -80,10 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     farm: str
     node: str
     startup_cwd: Path
-    name: str = ""
-    """By which its launcher knows it; "": the one that its connection file was made for."""
     slots: int | None = None
     lease_s: float = 900.0
+    """Until the controller says what the farm's is."""
     grace_s: float = 1.0
     stopped_s: float = STOPPED_S
     memory_limit_bytes: int | None = None
@@ -91,15 +98,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Declared by the owner, beside what is found."""
     priority: int = 0
     preload: tuple[str, ...] = ()
+    name: str = ""
+    """By which its launcher knows it; "": the one that its connection file was made for."""
+    brings: int | None = None
+    ends_at_s: float | None = None
+    """Wall clock: whoever placed us ends us then."""
+    leave_s: float = 0.0
+    """How long what runs may go on when we are told to end."""
 
 
 def _name_in(connection_file: Path) -> str:
-    """The agent's name as its key bears it.  This machine's own agents may be started before there is a file: they
-    share a key, and have the role's name."""
+    """The agent's name as its key bears it; "": of this machine's own, which share a key, and may be started before
+    there is a file."""
     try:
-        return read_connection_file(connection_file).agent or "agent"
+        return read_connection_file(connection_file).agent
     except TaskFarmError:
-        return "agent"  # `Link` says what is wrong with it
+        return ""  # `Link` says what is wrong with it
 
 
 class Agent:
@@ -110,7 +124,8 @@ class Agent:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
-        session = f"{settings.name or _name_in(settings.connection_file)}:{secrets.token_hex(8)}"
+        self._name = settings.name or _name_in(settings.connection_file)
+        session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
         self._former = succeed(settings.folder, session)
         dead = sweep(settings.folder)
         self._lane = Lane(settings.folder / "lane.sock")
@@ -118,10 +133,11 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._fetches = Fetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folder,
+            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -129,6 +145,8 @@ class Agent:
         self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
+        self._closed = False
+        """A turn that was called for before may still come."""
         self._rung = False
         self._called = False
         """The controller has said something."""
@@ -139,8 +157,14 @@ class Agent:
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
+        self._lease_s = settings.lease_s
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
+        self._leave_by_s: float | None = None
+        """Told to leave: the controller ends the engines one by one, and we end with the last, then at the latest."""
+        # The wall clock may be set while we run: it is read once.
+        ends_at_s = settings.ends_at_s
+        self._due_s = math.inf if ends_at_s is None else self._heard_s + ends_at_s - time.time() - settings.leave_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -164,12 +188,18 @@ class Agent:
         self._info = read_connection_file(self._settings.connection_file)
         return self._info
 
-    def _blobs_folder(self) -> str:
-        """The farm's blobs, if this machine sees them; "": engines keep large values inside."""
+    def _blobs_folders(self) -> dict[str, str]:
+        """Where an engine finds large values: in the farm's folder, if this machine sees it, else in one of our own."""
         if self._info is None:
-            return ""
+            return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
-        return str(found.folder) if found is not None else ""
+        if found is not None:
+            return {"blobs": str(found.folder)}
+        return {"copies": self._fetches.folder(self._settings.folder / COPIES, self._info.incarnation)}
+
+    def _ask_for_piece(self, question: ReadBlob) -> None:
+        self._relay.say(question)
+        self._wake()
 
     # ----------------------------------------------------------------------------------------------
     # the turn
@@ -205,6 +235,8 @@ class Agent:
         self._wake()
 
     def _turn(self) -> None:
+        if self._closed:
+            return
         self._woken = False
         now_s = time.monotonic()
         if self._called:
@@ -220,12 +252,13 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        if (state := self._node.look(now_s)) is not None:
+        if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send what was said
             self._wake()
         self._engines.forget_reported()
         self._judge_lease(now_s)
+        self._judge_leave(now_s)
         self._judge_end(now_s)
         self._rearm(now_s, look_s)
 
@@ -253,6 +286,10 @@ class Agent:
                 self._loop.add_reader(fd, self._on_link)
             self._link_fds = list(fds)
         self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
+        if self._leave_by_s is None:
+            self._turn_by_s = min(self._turn_by_s, self._due_s)
+        if not self._engines.ending:
+            self._turn_by_s = min(self._turn_by_s, self._heard_s + self._lease_s)
         self._arm(look_s)
 
     def _arm(self, look_s: float) -> None:
@@ -293,7 +330,7 @@ class Agent:
                 case Refused():
                     self._on_refused(event.refuse.etype, event.refuse.text)
         if self._link.is_up:
-            self._heard_s = now_s
+            self._heard_s = self._link.heard_s
         return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
@@ -304,6 +341,9 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
+        self._fetches.restate()
+        if self._leave_by_s is not None:
+            self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
     def _state(self) -> AgentState:
         return AgentState(
@@ -320,6 +360,9 @@ class Agent:
             self._gpus,
             self._settings.priority,
             time.localtime().tm_gmtoff,
+            self._name,
+            self._settings.brings,
+            None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
         )
 
     def _on_message(self, message: Any) -> None:
@@ -328,6 +371,14 @@ class Agent:
                 self._engines.start(message.id)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
+            case BlobPiece():
+                self._fetches.came(message)
+            case Lease():
+                self._lease_s = message.lease_s
+            case Leave():
+                log.info("the farm sends us away")
+                self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
+                self._engines.leaving = True
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -408,16 +459,22 @@ class Agent:
             case SetUp():
                 engine.set_up = not message.error
                 self._relay.say(message)
-            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
+            case WantBlob():
+                self._fetches.want(incarnation, message)
+            case TaskCall():
+                if why := self._relay.say(message):
+                    declined = Declined("ResultTooLarge", why)
+                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
+            case EngineNote() | OutputText() | Demand() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------
     # the end
 
     def _judge_lease(self, now_s: float) -> None:
-        if now_s - self._heard_s <= self._settings.lease_s or self._engines.ending:
+        if now_s - self._heard_s < self._lease_s or self._engines.ending:
             return
-        log.error("no controller for %g s: the lease is over", self._settings.lease_s)
+        log.error("no controller for %g s: the lease is over", self._lease_s)
         # The controller gives the engines' work to others from now on.
         self._engines.kill_all("its lease was over")
         self._end(EXIT_STOPPED, 0.0)
@@ -427,10 +484,28 @@ class Agent:
         if self._engines.ending:
             self._engines.kill_all("")
             self._end_by_s = 0.0
+        elif self._settings.leave_s > 0 and self._leave_by_s is None and self._relay.is_up:
+            log.info("told to end by a signal: what runs has %g s", self._settings.leave_s)
+            self._leave()
         else:
             log.info("told to end by a signal")
-            self._end(EXIT_STOPPED, 2.0)
+            self._end(EXIT_STOPPED, STOP_S)
         self._wake()
+
+    def _leave(self) -> None:
+        self._leave_by_s = time.monotonic() + self._settings.leave_s
+        self._engines.leaving = True
+        self._relay.say(Leaving(self._settings.leave_s))
+
+    def _judge_leave(self, now_s: float) -> None:
+        if self._engines.ending:
+            return
+        if now_s >= self._due_s and self._leave_by_s is None:
+            log.info("the time that was given to us is over in %g s", self._settings.leave_s)
+            self._leave()
+        # Engines that are told to end do so within moments; the controller may be away.
+        if self._leave_by_s is not None and (now_s > self._leave_by_s + STOP_S or not self._engines.any_left):
+            self._end(EXIT_STOPPED, STOP_S)
 
     def _end(self, code: int, grace_s: float) -> None:
         if not self._engines.ending:
@@ -462,7 +537,9 @@ class Agent:
         for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
             self._loop.remove_reader(fd)
         await self._engines.close()
+        await self._fetches.close()
         clean = self._all_delivered()
+        self._closed = True
         self._link.close()
         self._lane.close()
         self._bell.close()

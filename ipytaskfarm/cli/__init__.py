@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("ipytaskfarm.cli.farms.List", "the farms of this user"),
     "status": ("ipytaskfarm.cli.look.Status", "one farm: its engines and tasks"),
     "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
+    "agents": ("ipytaskfarm.cli.agents.RunAgents", "list, add or remove agents on other machines"),
     "tasks": ("ipytaskfarm.cli.look.Tasks", "a table of tasks"),
     "explain": ("ipytaskfarm.cli.look.Explain", "why a task is where it is"),
     "jobs": ("ipytaskfarm.cli.jobs.Jobs", "the jobs, or one with its tasks"),

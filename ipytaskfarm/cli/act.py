@@ -12,7 +12,7 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.jobs import LONG_S, OnTasks
 from ipytaskfarm.cli.shapes import print_json
-from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core import errors, messages, tables
 from ipytaskfarm.questions import connect
 
 NO_TASK = "there is no such task (never handed in, or removed): `ipytaskfarm tasks` shows what there is"
@@ -131,7 +131,7 @@ do results that other tasks have yet to take: each is told, and the exit code is
             print_json({"removed": reply.count, **names})
         else:
             print(f"removed {show.number(reply.count, 'task')}")
-            if isinstance(status, messages.QueueStatusReply):
+            if isinstance(status, tables.QueueStatusReply):
                 _tell_what_stays(status.counts)
         return _refused([
             *((i, NO_TASK) for i in reply.missing),

@@ -11,7 +11,7 @@ from traitlets import Int
 
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, values
-from ipytaskfarm.launchers.cores import usable_cores
+from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.settings import check_engines
 
 QUICKSTART = 1000

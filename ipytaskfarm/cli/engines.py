@@ -6,7 +6,7 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
 from ipytaskfarm.cli.look import engine_table
 from ipytaskfarm.cli.shapes import engine_shape, print_json
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.questions import connect
 
 
@@ -41,7 +41,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
             raise UsageError("`engines list` takes nothing more")
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.Engines())
-        assert isinstance(reply, messages.EngineTable)
+        assert isinstance(reply, tables.EngineTable)
         if self.json:
             print_json([engine_shape(row) for row in reply.rows])
         elif reply.rows:

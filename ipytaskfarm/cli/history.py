@@ -11,7 +11,7 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.jobs import LONG_S
 from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.core.written import parse_since
 from ipytaskfarm.questions import Questioner, connect
 
@@ -65,7 +65,7 @@ events unless asked for more. Removed tasks have no history.
 def events(questioner: Questioner, question: messages.History) -> list[EventRow]:
     """In order of time."""
     reply = questioner.answer(question, timeout_s=LONG_S)
-    assert isinstance(reply, messages.EventTable)
+    assert isinstance(reply, tables.EventTable)
     return reply.rows
 
 

@@ -11,7 +11,7 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.jobs import find_job
 from ipytaskfarm.cli.shapes import print_json
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.questions import Questioner, connect
 
 
@@ -43,7 +43,7 @@ class Holding(JsonCommand):
         reply = questioner.answer(messages.Hold(self.on))
         assert isinstance(reply, messages.Flag)
         status = questioner.answer(messages.QueueStatus())
-        assert isinstance(status, messages.QueueStatusReply)
+        assert isinstance(status, tables.QueueStatusReply)
         return reply.value, status.counts.get("scheduled", 0)
 
     def _of_job(self, questioner: Questioner) -> tuple[bool, int]:
@@ -105,7 +105,7 @@ say. It holds over restarts of controller and agents, until --off.
             reply = questioner.answer(messages.Drain(nodes, not self.off))
             assert isinstance(reply, messages.Number)
             state = questioner.answer(messages.FarmStatus())
-        assert isinstance(state, messages.FarmState)
+        assert isinstance(state, tables.FarmState)
         busy = {node: 0 for node in nodes if any(agent["node"] == node for agent in state.agents)}
         for row in state.engines:
             if row.node in busy and row.task is not None:

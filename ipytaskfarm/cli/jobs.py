@@ -9,7 +9,7 @@ from traitlets import Unicode
 from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.shapes import job_shape, print_json, task_shape
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.core.shown import job_state
 from ipytaskfarm.questions import Questioner, connect
 
@@ -17,14 +17,14 @@ LONG_S = 60.0
 """Questions about very many tasks."""
 
 
-def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[messages.JobRow]:
+def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[tables.JobRow]:
     """The jobs of this name or id (None: all), the latest last."""
     reply = questioner.answer(messages.FindJobs(wanted, tasks), timeout_s=LONG_S)
-    assert isinstance(reply, messages.JobTable)
+    assert isinstance(reply, tables.JobTable)
     return reply.rows
 
 
-def find_job(questioner: Questioner, wanted: str) -> messages.JobRow:
+def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
     """The latest job of this name, or the one of this id, with the ids of its tasks.  IndexError: there is none."""
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
@@ -34,10 +34,10 @@ def find_job(questioner: Questioner, wanted: str) -> messages.JobRow:
     return rows[-1]
 
 
-def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[messages.TaskRow]:
+def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
     """Those of these tasks that are in that state, as lines of a table."""
     reply = questioner.answer(messages.Tasks(ids, None, state), timeout_s=LONG_S)
-    assert isinstance(reply, messages.TaskTable)
+    assert isinstance(reply, tables.TaskTable)
     return reply.rows
 
 
@@ -100,7 +100,7 @@ gone when all its tasks were removed.
             print("no jobs")
         return OK
 
-    def _show_one(self, job: messages.JobRow, tasks: list[messages.TaskRow]) -> int:
+    def _show_one(self, job: tables.JobRow, tasks: list[tables.TaskRow]) -> int:
         if self.json:
             print_json({**job_shape(job), "members": [task_shape(row) for row in tasks]})
         else:
@@ -110,7 +110,7 @@ gone when all its tasks were removed.
         return OK
 
 
-def job_table(rows: list[messages.JobRow]) -> None:
+def job_table(rows: list[tables.JobRow]) -> None:
     """Jobs, one a line."""
     shown = [
         (
@@ -126,7 +126,7 @@ def job_table(rows: list[messages.JobRow]) -> None:
     show.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
 
 
-def task_table(rows: list[messages.TaskRow]) -> None:
+def task_table(rows: list[tables.TaskRow]) -> None:
     """Tasks, one a line."""
     if not rows:
         print("no tasks")

@@ -13,7 +13,8 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
 from ipytaskfarm.cli.shapes import moment, print_json
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Connections, ConnectionTable
+from ipytaskfarm.core.messages import Connections
+from ipytaskfarm.core.tables import ConnectionTable
 from ipytaskfarm.doors.keys import ROLES, SERVER, FarmKeys, check_agent_name, load_keys, role_of
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect

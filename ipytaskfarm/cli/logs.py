@@ -16,7 +16,7 @@ from traitlets import Bool, Int
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.history import event_table, events
 from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.core.work import ResultBody
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
@@ -89,7 +89,7 @@ logs that speak of that task, what happened to it, and what it printed.
         """What an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last lines."""
         with connect(self.farm) as questioner:
             table = questioner.answer(messages.Engines())
-        assert isinstance(table, messages.EngineTable)
+        assert isinstance(table, tables.EngineTable)
         row = next((row for row in table.rows if row.id == engine), None)
         if row is None:
             raise IndexError(

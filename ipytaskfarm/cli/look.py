@@ -10,21 +10,21 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.jobs import LONG_S, find_job, task_rows, task_table
 from ipytaskfarm.cli.shapes import farm_shape, print_json, task_shape
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import messages, tables
 from ipytaskfarm.core.demands import amount
 from ipytaskfarm.questions import Questioner, connect
 
 STATES = ("scheduled", "pending", "succeeded", "failed", "unfinished", "finished")
 
 
-def farm_state(questioner: Questioner) -> messages.FarmState:
+def farm_state(questioner: Questioner) -> tables.FarmState:
     """What the controller says of itself."""
     state = questioner.answer(messages.FarmStatus())
-    assert isinstance(state, messages.FarmState)
+    assert isinstance(state, tables.FarmState)
     return state
 
 
-def engine_table(rows: list[messages.EngineRow]) -> None:
+def engine_table(rows: list[tables.EngineRow]) -> None:
     """The engines, one a line."""
     shown = [
         (
@@ -133,7 +133,7 @@ class Tasks(JsonCommand):
                 ids = find_job(questioner, self.job).ids
             asked = messages.Tasks(ids, self.named or None, self.state, max(0, self.last))
             reply = questioner.answer(asked, timeout_s=LONG_S)
-        assert isinstance(reply, messages.TaskTable)
+        assert isinstance(reply, tables.TaskTable)
         if self.json:
             print_json([task_shape(row) for row in reply.rows])
         else:

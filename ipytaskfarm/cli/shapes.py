@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ipytaskfarm.core.messages import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.shown import job_state
+from ipytaskfarm.core.tables import EngineRow, FarmState, JobRow, TaskRow
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""A line of `messages.EventTable`."""
+"""A line of `tables.EventTable`."""
 
 
 def print_json(value: Any) -> None:

@@ -6,10 +6,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from setproctitle import setproctitle
 from traitlets import Bool, Float, Int, List, Unicode
 from traitlets.config import Configurable
 
@@ -17,20 +17,25 @@ from ipytaskfarm.cli import show
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.messages import FarmState
+from ipytaskfarm.core.elastic import IDLE_S
+from ipytaskfarm.core.shown import ready_engines
+from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
+from ipytaskfarm.doors.cores import usable_cores
+from ipytaskfarm.doors.title import name_process
 from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.cores import usable_cores
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
+    Agents,
     FarmSettings,
     Scheduling,
-    check_engines,
+    check_agents,
     check_scheduling,
+    engines_at_first,
     policy_name,
     read_startup,
 )
-from ipytaskfarm.supervisor import Audience, Supervisor, ready_engines
+from ipytaskfarm.supervisor import Audience, Supervisor
 
 
 class Controller(Configurable):
@@ -58,6 +63,9 @@ class Controller(Configurable):
     failure_penalty = Float(None, allow_none=True, help="withhold an engine this long after a failed task").tag(
         config=True, metavar="SECONDS"
     )
+    lease = Float(
+        None, allow_none=True, help="end engines whose agent has not heard the controller for so long (default: 900)"
+    ).tag(config=True, metavar="SECONDS")
     grace = Float(
         None, allow_none=True, help="between the interrupt of a task over its time limit and the end of its engine"
     ).tag(config=True, metavar="SECONDS")
@@ -100,7 +108,7 @@ class Controller(Configurable):
         None, allow_none=True, help="after so long, what becomes free is kept for a task that waits for it"
     ).tag(config=True, metavar="SECONDS")
 
-    def scheduling(self) -> Scheduling:
+    def scheduling(self, least: int | None, most: int | None, idle_s: float) -> Scheduling:
         """Those of these that say which engines there are for whom, checked."""
         patience = self.environment_patience
         declared = dict(_declared(text) for text in self.resource)
@@ -112,6 +120,10 @@ class Controller(Configurable):
             self.free_memory,
             False if patience is not None and patience < 0 else patience,
             self.resource_patience,
+            least,
+            most,
+            idle_s,
+            self.lease,
         )
 
 
@@ -138,11 +150,34 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ipytaskfarm -n 4
         ipytaskfarm start -n 4 --daemonize
         ipytaskfarm start --farm nightly --startup imports.py --queue-policy FairShare
+        ipytaskfarm start --min 1 --max 8
+        ipytaskfarm start --host 0.0.0.0 --agents slurm:3 --agent-engines 4 --agent-time 2h
         ipytaskfarm start --queue-policy mine:Policy --policy-path ~/policies
     """
     classes: Any = List([Controller])
 
     n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
+    agents = List(Unicode(), help="agents on other machines, by a launcher: slurm:3").tag(
+        config=True, metavar="LAUNCHER:N"
+    )
+    agent_engines = Int(None, allow_none=True, help="how many engines each agent brings (default: one per core)").tag(
+        config=True, metavar="N"
+    )
+    agent_time = Unicode(None, allow_none=True, help="when the system ends them: 90m, 2h").tag(
+        config=True, metavar="SPAN"
+    )
+    agent_option = List(Unicode(), help="an option of the launcher: partition=short").tag(
+        config=True, metavar="KEY=VALUE"
+    )
+    least = Int(None, allow_none=True, help="at least so many engines, or agents if there are --agents").tag(
+        config=True, metavar="N"
+    )
+    most = Int(None, allow_none=True, help="at most so many: their number follows the work").tag(
+        config=True, metavar="N"
+    )
+    idle = Float(IDLE_S, help="with --min and --max: give back what nobody needs for so long").tag(
+        config=True, metavar="SECONDS"
+    )
     startup = Unicode(None, allow_none=True, help="code that every fresh engine runs first").tag(
         config=True, metavar="FILE"
     )
@@ -156,11 +191,19 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
 
     aliases: Any = values(
         ("n engines", "Start.n"),
+        ("agents", "Start.agents"),
+        ("agent-engines", "Start.agent_engines"),
+        ("agent-time", "Start.agent_time"),
+        ("agent-option", "Start.agent_option"),
+        ("min", "Start.least"),
+        ("max", "Start.most"),
+        ("idle", "Start.idle"),
         ("startup", "Start.startup"),
         ("queue-policy", "Controller.queue_policy"),
         ("policy-path", "Controller.policy_path"),
         ("unmet-timeout", "Controller.unmet_timeout"),
         ("failure-penalty", "Controller.failure_penalty"),
+        ("lease", "Controller.lease"),
         ("grace", "Controller.grace"),
         ("memory-limit", "Controller.memory_limit"),
         ("max-engine-losses", "Controller.max_engine_losses"),
@@ -196,6 +239,22 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
             return _detach(home, self.argv, settings)
         return _supervise(settings, home, self._audience(settings))
 
+    def _agents(self) -> tuple[Agents, ...]:
+        """With settings of all agents; they are for one launcher, where there are options or limits."""
+        given = check_agents(self.agents)
+        if not given and (self.agent_option or self.agent_engines or self.agent_time):
+            raise ValueError("--agent-engines, --agent-time and --agent-option go with --agents")
+        if len(given) > 1 and (self.agent_option or self.least is not None or self.most is not None):
+            raise ValueError("--agent-option, --min and --max go with one --agents; `ipytaskfarm agents add` adds more")
+        options = option_pairs("--agent-option", self.agent_option)
+        return tuple(
+            Agents(
+                each.launcher, each.count, self.agent_engines, self.agent_time,
+                min=self.least, max=self.most, idle=self.idle, options=options,
+            )
+            for each in given
+        )  # fmt: skip
+
     def _audience(self, settings: FarmSettings) -> Audience:
         if self.progress_fd >= 0:
             return Reporter(os.fdopen(self.progress_fd, "w", buffering=1), settings.name)
@@ -205,10 +264,14 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         """What the command line and the config files ask for, checked."""
         controller = Controller(parent=self)
         try:
+            agents = self._agents()
+            least, most = (None, None) if agents else (self.least, self.most)
+            scheduling = controller.scheduling(least, most, self.idle)
             code, code_name = read_startup(None if self.startup is None else Path(self.startup))
             return FarmSettings(
                 name=self.home().name,
-                engines=usable_cores() if self.n is None else check_engines(self.n),
+                engines=engines_at_first(self.n, scheduling.elastic, agents, usable_cores),
+                agents=agents,
                 startup=code,
                 startup_name=code_name,
                 queue_policy=policy_name(controller.queue_policy),
@@ -226,7 +289,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
                 keep_results_s=check_seconds("--keep-results", controller.keep_results),
                 keep_results_bytes=check_bytes("--keep-results-size", controller.keep_results_size),
                 record=None if controller.record is None else Path(controller.record).expanduser().absolute(),
-                scheduling=controller.scheduling(),
+                scheduling=scheduling,
                 hold=self.hold,
                 fresh=self.fresh,
                 take_over=self.take_over,
@@ -235,6 +298,15 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
             )
         except (ValueError, TypeError, SyntaxError, FileNotFoundError) as error:
             raise UsageError(str(error)) from None
+
+
+def option_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE, several times."""
+    pairs = [text.partition("=") for text in texts]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise ValueError(f"{flag}: KEY=VALUE is expected, like partition=short, not {key!r}")
+    return {key: value for key, _, value in pairs}
 
 
 def _folder(flag: str, text: str) -> Path:
@@ -344,7 +416,7 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
     """Be the supervisor until the farm has ended."""
     supervisor = Supervisor(settings, home, audience)
     if isinstance(audience, Reporter):
-        setproctitle(f"ipytaskfarm supervisor --farm {settings.name}")
+        name_process(f"ipytaskfarm supervisor --farm {settings.name}")
 
     def on_signal(number: int, frame: object) -> None:
         supervisor.request_stop()

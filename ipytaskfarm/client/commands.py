@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, Engines, EngineTable
+from ..core.messages import CommandAnswer, Engines
+from ..core.tables import EngineTable
 from ..core.verbs import ExecuteReply
 from ..core.work import FailureBody
 from ..doors.pack import unpack, unpack_error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..core import messages
+from ..core import messages, tables
 from ..core.parcels import Function, JobSpec
 from ..core.states import Reason
 from ..environment import TaskEnvironment
@@ -296,8 +296,8 @@ class Job:
         """Call ``function(job, progress)`` when its progress has changed, some times a second; at last with 1.0."""
         self._events.add("progress", function)
 
-    def _rows(self) -> list[messages.TaskRow]:
-        return self._client._ask(messages.Tasks(self._ids), messages.TaskTable).rows if self._ids else []
+    def _rows(self) -> list[tables.TaskRow]:
+        return self._client._ask(messages.Tasks(self._ids), tables.TaskTable).rows if self._ids else []
 
     def counts(self) -> dict[str, int]:
         """How many of its tasks are scheduled, pending, succeeded, failed."""
@@ -320,7 +320,7 @@ class Job:
         return job_html(self.name, self.counts(), self.progress if self._ids else 0.0)
 
 
-def found_job(client: TaskClient, row: messages.JobRow) -> Job:
+def found_job(client: TaskClient, row: tables.JobRow) -> Job:
     """A job that somebody handed in: without the descriptions of its tasks."""
     job = Job(client, row.name)
     job.__dict__["id"] = row.id

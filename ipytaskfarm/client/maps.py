@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import messages
+from ..core import messages, tables
 from ..core.pace import Pace
 from ..doors.pack import unpack_error
 from .progress import Progress
@@ -185,7 +185,7 @@ def _run_chunks(
     Items that fail and may be tried again, and those that rejected the engine, come again alone: then the farm's own
     rules for tasks hold.
     """
-    engines = client._ask(messages.Engines(), messages.EngineTable).rows
+    engines = client._ask(messages.Engines(), tables.EngineTable).rows
     pace = Pace(len(engines))
     under_way: dict[int, Chunk] = {}
     again: deque[Chunk] = deque()

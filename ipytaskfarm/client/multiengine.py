@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core import errors, messages
+from ..core import errors, messages, tables
 from ..core.verbs import ExecuteBody, PropertiesBody, PushBody
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack
@@ -90,17 +90,17 @@ class MultiEngineClient:
             reply = self._session.ask(messages.Engines(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: what is shown says so
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        rows = reply.rows if isinstance(reply, messages.EngineTable) else []
+        rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         cells = [(r.id, r.node, r.pid, r.state, "" if r.task is None else r.task, r.note) for r in rows]
         return f"<div>{head}</div>{html_table(('id', 'node', 'pid', 'state', 'task', 'note'), cells)}"
 
     # ----------------------------------------------------------------------------------------------
     # Engines
 
-    def engines(self) -> list[messages.EngineRow]:
+    def engines(self) -> list[tables.EngineRow]:
         """All engines, by id, with their state and facts."""
         reply = self._session.ask(messages.Engines())
-        assert isinstance(reply, messages.EngineTable)
+        assert isinstance(reply, tables.EngineTable)
         return reply.rows
 
     def await_engines(
@@ -333,7 +333,7 @@ class MultiEngineClient:
         """``[(id, {'queue': [...], 'pending': ...})]``: what runs on each engine (None, a task or a command), and the
         commands waiting behind it, all as text."""
         reply = self._session.ask(messages.CommandQueues())
-        assert isinstance(reply, messages.CommandQueueTable)
+        assert isinstance(reply, tables.CommandQueueTable)
         rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
         found = []
         for engine_id in self.ids_of(targets) if rows else ():
@@ -469,7 +469,7 @@ class MultiEngineClient:
     def sticky(self) -> StickyEntries:
         """What every fresh engine runs, after the farm's start-up code: (key, verb, text), in that order."""
         reply = self._session.ask(messages.ListSticky())
-        assert isinstance(reply, messages.StickyTable)
+        assert isinstance(reply, tables.StickyTable)
         return StickyEntries(reply.rows)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:

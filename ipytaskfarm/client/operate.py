@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core import errors, messages
+from ..core import errors, messages, tables
 from ..core.work import ResultBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack
@@ -64,7 +64,7 @@ def restart(self: TaskClient, ids: Ids) -> list[int]:
 
 def jobs(self: TaskClient) -> Listing:
     """The farm's jobs, of every client, as a table; the latest last."""
-    return job_table(self._ask(messages.FindJobs(), messages.JobTable).rows)
+    return job_table(self._ask(messages.FindJobs(), tables.JobTable).rows)
 
 
 def job(self: TaskClient, name_or_id: str) -> Job:
@@ -73,7 +73,7 @@ def job(self: TaskClient, name_or_id: str) -> Job:
     It can be waited for, looked at, paused, aborted; its tasks' own descriptions stayed with who made them.  A job is
     gone when all its tasks were cleared.  Raises KeyError when there is none.
     """
-    rows = self._ask(messages.FindJobs(name_or_id, True), messages.JobTable).rows
+    rows = self._ask(messages.FindJobs(name_or_id, True), tables.JobTable).rows
     rows = [row for row in rows if row.ids]
     if not rows:
         raise KeyError(f"farm {self.farm!r} has no job {name_or_id!r}: it was never handed in, or was cleared")
@@ -127,7 +127,7 @@ def history(
     elif isinstance(since, datetime):
         since = since.timestamp()
     question = messages.History(wanted, name, what, float(since or 0.0), max(1, last))
-    return event_table(self._ask(question, messages.EventTable).rows)
+    return event_table(self._ask(question, tables.EventTable).rows)
 
 
 def await_engines(
@@ -146,7 +146,7 @@ def await_engines_of(session: Session, count: int | None, connect_timeout: float
 
     def look() -> list[int]:
         reply = session.ask(messages.Engines())
-        rows = reply.rows if isinstance(reply, messages.EngineTable) else []
+        rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         return [row.id for row in rows if row.state in ("idle", "busy")]
 
     return wait_for_engines(look, f"farm {session.farm!r}", count, connect_timeout, stable_timeout)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ..core.messages import JobRow, TaskRow
 from ..core.shown import job_state
+from ..core.tables import JobRow, TaskRow
 from .display import harmless, html_table, table, text_html
 from .results import failure_text
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import errors, messages
+from ..core import errors, messages, tables
 from ..core.calls import Letters
 from ..core.work import Message
 from ..doors.pack import pack, unpack
@@ -80,7 +80,7 @@ def progress_of(self: TaskClient, ids: Ids) -> dict[int, Progress]:
     """The latest progress of those of these tasks that have told any: of running ones the last word or the share of
     their children that have ended, of ended ones the last word."""
     wanted = id_list(ids)
-    rows = self._ask(messages.ProgressOf(wanted), messages.ProgressTable).rows
+    rows = self._ask(messages.ProgressOf(wanted), tables.ProgressTable).rows
     found = {row[0]: Progress(*row[1:]) for row in rows}
     for each in wanted:
         final = self._session.arrivals.finals.get(each) if each not in found else None

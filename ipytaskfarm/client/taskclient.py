@@ -9,7 +9,7 @@ from functools import partial
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
-from ..core import errors
+from ..core import errors, tables
 from ..core import messages as m
 from ..core.parcels import Final
 from ..core.states import ABORTS, Reason
@@ -86,7 +86,7 @@ class TaskClient:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: what is shown says so
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = reply.counts if isinstance(reply, m.QueueStatusReply) else {}
+        counts = reply.counts if isinstance(reply, tables.QueueStatusReply) else {}
         return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
 
     def _ask(self, question: m.Question, expected: type[_R]) -> _R:
@@ -368,7 +368,7 @@ class TaskClient:
 
     def queue_status(self, verbose: bool = False) -> dict[str, Any]:
         """``{'scheduled', 'pending', 'succeeded', 'failed'}``: numbers of tasks, or lists of their ids if verbose."""
-        reply = self._ask(m.QueueStatus(bool(verbose)), m.QueueStatusReply)
+        reply = self._ask(m.QueueStatus(bool(verbose)), tables.QueueStatusReply)
         found: dict[str, Any] = dict(reply.counts) if not verbose or reply.ids is None else dict(reply.ids)
         empty: Any = [] if verbose else 0
         return {state: found.get(state, empty) for state in ("scheduled", "pending", "succeeded", "failed")}
@@ -376,7 +376,7 @@ class TaskClient:
     def status(self, taskid: int) -> TaskStatus:
         """State, reason, engine, attempts and times of one task.  IndexError if it is not there."""
         wanted = task_id(taskid)
-        rows = self._ask(m.Tasks([wanted]), m.TaskTable).rows
+        rows = self._ask(m.Tasks([wanted]), tables.TaskTable).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
         return TaskStatus(rows[0])
@@ -397,7 +397,7 @@ class TaskClient:
         if state is not None and state not in states:
             raise ValueError(f"state must be one of {', '.join(states)}, not {state!r}")
         asked = "pending" if state == "running" else state
-        reply = self._ask(m.Tasks(wanted, name, asked, max(0, last)), m.TaskTable)
+        reply = self._ask(m.Tasks(wanted, name, asked, max(0, last)), tables.TaskTable)
         return TaskTable(reply.rows, reply.omitted)
 
     progress_of = talking.progress_of
@@ -416,7 +416,7 @@ class TaskClient:
 
     def snapshot(self) -> Snapshot:
         """The farm's nodes now: platform, cores, load, memory, disk, what is reserved, engines and environments."""
-        return Snapshot(self._ask(m.FarmStatus(), m.FarmState))
+        return Snapshot(self._ask(m.FarmStatus(), tables.FarmState))
 
     def stack(self, taskid: int) -> Text:
         """Where a running task is now: its Python stack."""
@@ -425,7 +425,7 @@ class TaskClient:
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Failed tasks grouped by error type and place, the largest group first, with one traceback each."""
         wanted = None if ids is None else id_list(ids)
-        rows = self._ask(m.Tasks(wanted, None, "failed"), m.TaskTable).rows
+        rows = self._ask(m.Tasks(wanted, None, "failed"), tables.TaskTable).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")

@@ -23,12 +23,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from setproctitle import setproctitle
-
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import Farm, Now, Settings
+from ..core.farm import Farm, Now, Settings, lease_margin_s
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
 from ..core.saves import Snapshot
@@ -40,10 +38,12 @@ from ..doors.keys import FarmKeys, farm_keys
 from ..doors.runtime import ConnectionInfo
 from ..doors.store import Store
 from ..doors.tape import PolicyName, Tape
+from ..doors.title import name_process
 from ..doors.wire_hub import Hub
 from .door import Door, orphans
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -61,7 +61,7 @@ MIN_FREE_SHARE = 0.02
 def main(argv: list[str] | None = None) -> int:
     """Run a controller until it is stopped; returns the exit code."""
     options = _parser().parse_args(argv)
-    setproctitle(f"ipytaskfarm controller --farm {options.farm}")
+    name_process(f"ipytaskfarm controller --farm {options.farm}")
     os.umask(0o077)
     folder = runtime.private_folder(options.farm_folder)
     _set_up_logs(options.log)
@@ -140,6 +140,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         policy = load_policy(options.queue_policy, options.policy_path)
         settings = Settings(
             lease_s=options.lease,
+            lease_margin_s=lease_margin_s(options.lease),
             failure_penalty_s=options.failure_penalty,
             unmet_timeout_s=options.unmet_timeout,
             max_engine_losses=options.max_engine_losses,
@@ -226,7 +227,7 @@ def _serve(
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
         info = _connection(options, record, keys, hub.port)
         door = Door(hub, info, folder)
-        blobs = blobs_folder(Path(record.store))
+        blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = Controller(
             Scheduler(farm),
             store,
@@ -234,8 +235,9 @@ def _serve(
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
-            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            reader=BlobReader(blobs),
+            upkeep=Upkeep(blobs, Path(record.store)),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
             tape=tape,
             door=door,
             watch_fds=watch,

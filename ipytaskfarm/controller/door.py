@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from ..core.errors import SecurityError
-from ..core.messages import Connection, ConnectionTable
+from ..core.tables import Connection, ConnectionTable
 from ..doors import runtime
 from ..doors.keys import (
     KEYS_FILE,

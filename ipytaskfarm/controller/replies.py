@@ -23,8 +23,9 @@ from ..core.decision import (
 from ..core.errors import StoreFull
 from ..core.events import EndedLoaded, Event, Originals
 from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, EventTable, Fetched, JobRow, JobTable, Refusal, Text
+from ..core.messages import Answer, Fetched, Refusal, Text
 from ..core.parcels import Final
+from ..core.tables import EventTable, JobRow, JobTable
 from ..doors.store import Store
 
 MAIL_AT_ONCE = 1000

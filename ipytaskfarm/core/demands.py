@@ -17,7 +17,8 @@ CORES, MEMORY, GPU = "cores", "memory", "gpu"
 """Resources of every node, in cores, bytes and devices.  A farm's owner may declare others (licences, …)."""
 
 LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
-CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES})
+TIME_LEFT = "time_left"
+CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})
 """Facts of a node that change by themselves: conditions on them are weighed when a task is about to start."""
 
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})

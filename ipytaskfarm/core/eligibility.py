@@ -67,7 +67,14 @@ def _suits(farm: Farm, engine: Engine, key: ClassKey) -> bool:
         verdict = verdict_of(farm, engine, key.depend)
         if verdict is None or not verdict[1]:
             return False
+    if key.limit_s is not None and not _has_time(farm, engine, key.limit_s):
+        return False
     return key.asks is None or not unmet_asks(farm, engine, key.asks)
+
+
+def _has_time(farm: Farm, engine: Engine, limit_s: float) -> bool:
+    agent = farm.agents.get(engine.agent)
+    return agent is None or agent.ends_s is None or farm.mono_s + limit_s <= agent.ends_s
 
 
 def unmet_asks(farm: Farm, engine: Engine, asks: Asks) -> str:

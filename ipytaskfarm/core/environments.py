@@ -12,11 +12,11 @@ from .decision import Decision
 from .demands import Environment
 from .eligibility import may_serve
 from .ending import recycle
-from .farm import Agent, Engine, EngineState, Farm, Now, Use
+from .farm import Engine, EngineState, Farm, Now, Use
 from .gates import gate
 from .queue import TaskClass, serves_environment
+from .slots import free_slots
 
-MANY = 1 << 30
 LOOKED_AT = 64
 """So many classes at most have room made for them in one turn."""
 
@@ -53,7 +53,7 @@ def for_blank(farm: Farm, engine: Engine, task_class: TaskClass) -> TaskClass:
         if other.environment is None or farm.environments[other.environment].engines:
             return False
         agent = farm.agents.get(engine.agent)
-        return agent is not None and gate(farm, agent, other.key.asks) is None
+        return agent is not None and gate(farm, agent, other.key.asks, other.key.limit_s) is None
 
     return engine.heads.preferred(engine, is_new) or task_class
 
@@ -66,7 +66,11 @@ def idle_mate(farm: Farm, engine: Engine, task_class: TaskClass) -> Engine | Non
         idle = mate in farm.waiting or mate in farm.hungry
         if idle and not mate.handed and mate in task_class.eligible and not mate.retiring:
             agent = farm.agents.get(mate.agent)
-            if agent is not None and agent.able and gate(farm, agent, task_class.key.asks) is None:
+            if (
+                agent is not None
+                and agent.able
+                and gate(farm, agent, task_class.key.asks, task_class.key.limit_s) is None
+            ):
                 return mate
     return None
 
@@ -108,7 +112,7 @@ def _could_serve(farm: Farm, engine: Engine, task_class: TaskClass) -> bool:
     if engine.state != EngineState.UP or engine.retiring or not may_serve(farm, engine, task_class.key):
         return False
     agent = farm.agents.get(engine.agent)
-    return agent is not None and agent.able and gate(farm, agent, task_class.key.asks) is None
+    return agent is not None and agent.able and gate(farm, agent, task_class.key.asks, task_class.key.limit_s) is None
 
 
 def coming(farm: Farm) -> int:
@@ -150,35 +154,6 @@ def make_room(farm: Farm, now: Now, out: Decision) -> None:
             idle.remove(engine)
             recycle(farm, engine, f"for environment {_name(farm, found)}", now, out)
             missing -= 1
-
-
-def free_slots(farm: Farm) -> int:
-    """Slots that hold no engine, and could."""
-    occupied = sum(1 for engine in farm.engines.values() if engine.occupies)
-    starting = sum(len(agent.starting) for agent in farm.agents.values())
-    wanted = farm.wanted + sum(farm.lent.values())
-    return max(0, min(wanted - occupied - starting, sum(room_on(farm, agent) for agent in farm.agents.values())))
-
-
-def room_on(farm: Farm, agent: Agent) -> int:
-    """How many engines more it may have; for each that lends its place, one."""
-    if not agent.able:
-        return 0
-    if agent.slots is None:
-        return MANY
-    slots = agent.slots + farm.lent.get(agent.session, 0)
-    return max(0, slots - len(agent.engines) - len(agent.starting))
-
-
-def slots_to_fill(farm: Farm) -> int:
-    """Free slots to be given an engine now: all, or as many as are kept warm and as what waits can use."""
-    free = free_slots(farm)
-    warm = farm.settings.warm
-    if warm is None or not free:
-        return free
-    starting = sum(len(agent.starting) for agent in farm.agents.values())
-    blank = sum(1 for e in farm.engines.values() if e.environment is None and not e.handed and not e.retiring)
-    return min(free, max(warm - blank - starting, farm.queued - blank - starting, 0))
 
 
 def _worth(farm: Farm, engine: Engine) -> tuple[bool, bool, bool, float]:

@@ -35,7 +35,9 @@ class Settings:
     """What a farm's owner may set.  Durations in seconds."""
 
     lease_s: float = 900.0
+    """So long after an agent last heard the controller, it ends its engines."""
     lease_margin_s: float = 30.0
+    """An agent that was silent for the lease and so much more is given up, see `lease_margin_s`."""
     failure_penalty_s: float = 0.0
     """How long an engine gets nothing after a task failed on it."""
     unmet_timeout_s: float | None = None
@@ -70,6 +72,14 @@ class Settings:
     """See `core.choice`."""
     seed: int = 1
     """Of the random placement."""
+
+
+def lease_margin_s(lease_s: float) -> float:
+    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
+
+    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
+    differ by some per cent."""
+    return min(30.0, max(5.0, lease_s / 30))
 
 
 @dataclass(slots=True)
@@ -237,6 +247,8 @@ class Engine:
         return next(iter(self.handed), None)
 
 
+IdleEntry: TypeAlias = tuple[bool, int, int, int, Engine]
+"""(it has an environment, number of its last hand-out, id, which entry it is, the engine)"""
 Kind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
 """Of a task: (depend, targets), the part of its class that says what it is."""
 Charge: TypeAlias = Literal["error", "loss", "error and loss"]
@@ -265,6 +277,12 @@ class Agent:
     platform: str = ""
     python: str = ""
     slots: int | None = None
+    name: str = ""
+    """By which its launcher knows it; "": none placed it."""
+    brings: int | None = None
+    """How many engines it brings, beside those that the farm wants; None: it takes its share of those."""
+    ends_s: float | None = None
+    """When (monotonic) its time is over, where that is limited."""
     former: frozenset[str] = frozenset()
     """Sessions of dead agents for whose engines it speaks, having found their folder."""
     here: bool = True
@@ -280,6 +298,8 @@ class Agent:
     """Kinds of tasks that succeeded on other nodes meanwhile."""
     aside: str = ""
     """Why it gets no more tasks; "": it does."""
+    leaving: bool = False
+    """It ends when its engines have."""
     priority: int = 0
     capacity: dict[str, float] = field(default_factory=dict)
     """Resource -> how much there is."""
@@ -405,6 +425,8 @@ class Farm:
     """Engines with room that have not been looked at since something changed."""
     waiting: dict[Engine, None] = field(default_factory=dict)
     """Engines with room for which nothing was found, longest waiting first."""
+    idle: dict[str, list[IdleEntry]] = field(default_factory=dict)
+    """Agent -> a heap of its engines that wait, and of some that waited, see `core.choice`."""
     roomy: dict[Engine, None] = field(default_factory=dict)
     """Busy engines that could be sent more ahead, for which nothing was found."""
     laden: dict[Engine, None] = field(default_factory=dict)
@@ -488,6 +510,12 @@ class Farm:
     shut: bool = False
     """Agents have been told to end."""
     shut_by_s: float | None = None
+    balanced: bool = True
+    """False: whether there are as many engines as wanted is to be looked at within this turn."""
+    mortal: bool = False
+    """Agents have been here whose time is limited: tasks with a time limit wait in classes of their own."""
+    mono_s: float = 0.0
+    """When (monotonic) this turn began."""
     backoff_s: float = 0.0
     start_after_s: float = 0.0
     served: Any = None

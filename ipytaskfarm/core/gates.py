@@ -8,6 +8,7 @@ any longer: one node *reserves* for it and starts nothing that stands after it (
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from .demands import (
@@ -18,6 +19,7 @@ from .demands import (
     FREE_MEMORY,
     GPU,
     LOAD,
+    TIME_LEFT,
     Asks,
     amount,
     unmet,
@@ -41,20 +43,24 @@ class Closed(NamedTuple):
     """It opens when fewer of the group run, wherever."""
     for_room: bool = False
     """It opens when there is more room on the node."""
+    for_time: bool = False
+    """It does not open again."""
 
 
-def gate(farm: Farm, agent: Agent, key_asks: Asks | None) -> Closed | None:
-    """Why a task that asks for this may not start on this node now; None: it may."""
+def gate(farm: Farm, agent: Agent, key_asks: Asks | None, limit_s: float | None = None) -> Closed | None:
+    """Why a task that asks for this may not start on this node now; None: it may.  limit_s: its time limit."""
     if agent.exclusive is not None:
         return Closed(f"task {agent.exclusive[0]} has {agent.node} to itself")
     if key_asks is None or not key_asks.force:
         why = overload(farm, agent)
         if why:
             return Closed(why)
+    if (late := too_late(farm, agent, limit_s)) != "":
+        return Closed(late, for_time=True)
     if key_asks is None:
         return None
     for condition in key_asks.requires:
-        if condition.name in CHANGING and (why := unmet(condition, changing(agent))):
+        if condition.name in CHANGING and (why := unmet(condition, changing(farm, agent))):
             return Closed(why)
     for want in key_asks.resources:
         if (free := _free(agent, want.name)) < want.least - _DUST:
@@ -93,9 +99,18 @@ def overload(farm: Farm, agent: Agent) -> str:
     return ""
 
 
-def changing(agent: Agent) -> dict[str, float]:
+def too_late(farm: Farm, agent: Agent, limit_s: float | None) -> str:
+    """Why a task that may take so long is not started on this node any more; "": it would have the time."""
+    if limit_s is None or agent.ends_s is None or farm.mono_s + limit_s <= agent.ends_s:
+        return ""
+    left_s = max(0.0, agent.ends_s - farm.mono_s)
+    return f"its time limit is {limit_s:g} s, and the agent on {agent.node} has {left_s:.0f} s left"
+
+
+def changing(farm: Farm, agent: Agent) -> dict[str, float]:
     """The facts of a node that change by themselves."""
-    found: dict[str, float] = {FREE_CORES: _free(agent, CORES)}
+    left_s = inf if agent.ends_s is None else max(0.0, agent.ends_s - farm.mono_s)
+    found: dict[str, float] = {FREE_CORES: _free(agent, CORES), TIME_LEFT: left_s}
     if agent.state is not None:
         found[LOAD] = agent.state.load
         found[FREE_MEMORY] = agent.state.free_memory
@@ -212,6 +227,10 @@ def answer_demand(farm: Farm, agent: Agent, engine: Engine, demand: Demand) -> G
 
 def park(farm: Farm, agent: Agent, task_class: TaskClass, closed: Closed) -> None:
     """It need not be looked at again before something has changed."""
+    if closed.for_time:
+        for engine in agent.engines.values():
+            task_class.eligible.pop(engine, None)
+        return
     group = _group_of(farm, task_class) if closed.by_group else None
     if group is not None:
         group.parked[task_class] = None

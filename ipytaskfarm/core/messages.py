@@ -6,10 +6,11 @@ The processes of a farm never import one another: this file is where they meet. 
 2. agent -> controller and back;
 3. agent -> engine and back (the *lane*).
 
-What a task is made of, and what comes back of it, stands in `core.parcels`.
-What client and engine say to each other through the others' hands stands in `core.work` and `core.verbs`, what tasks
-ask of their engines in `core.demands`, the handshake of a connection in `core.handshake`, what the evaluator is asked
-in `core.verdicts`.
+What a task is made of, and what comes back of it, stands in `core.parcels`, how large values reach other machines in
+`core.pieces`.
+Tables that answer questions stand in `core.tables`, what client and engine say to each other through the others' hands
+in `core.work` and `core.verbs`, what tasks ask of their engines in `core.demands`, the handshake of a connection in
+`core.handshake`, what the evaluator is asked in `core.verdicts`.
 
 Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by
 their class name, so that a tape of messages can be read by a person.
@@ -32,6 +33,19 @@ import msgspec
 from .calls import Letters, Progress, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
+from .pieces import BlobHere, BlobPiece, ReadBlob, WantBlob
+from .tables import (
+    CommandQueueTable,
+    ConnectionTable,
+    EngineTable,
+    EventTable,
+    FarmState,
+    JobTable,
+    ProgressTable,
+    QueueStatusReply,
+    StickyTable,
+    TaskTable,
+)
 
 PROTOCOL = 4
 """Peers with another number are refused, with both versions named."""
@@ -239,6 +253,21 @@ class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     drain: bool = True
 
 
+class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
+    """Question: send these agents away, by their names.  Answer: `Number`, how many are there.
+    within_s: how long what runs there may go on (None: to its end); then it is dealt with as at a stop."""
+
+    names: list[str]
+    within_s: float | None = None
+
+
+class AgentsEnded(msgspec.Struct, frozen=True, tag=True):
+    """Question: their launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
+
+    names: list[str]
+    why: str
+
+
 class Hold(msgspec.Struct, frozen=True, tag=True):
     """Question: start no task (on=False: go on).  Answer: `Flag`, whether it was held before."""
 
@@ -290,7 +319,7 @@ Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
     | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky | ReloadKeys | Connections
+    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections | ReadBlob
 )  # fmt: skip
 
 
@@ -404,70 +433,6 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
     """Why no engine ever can, as the farm is now; "": one can."""
 
 
-class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
-    """Numbers per state, and the ids when asked verbosely."""
-
-    counts: dict[str, int]
-    ids: dict[str, list[int]] | None = None
-
-
-class TaskRow(msgspec.Struct, frozen=True, array_like=True):
-    """One line of a table of tasks."""
-
-    id: int
-    state: str
-    reason: str
-    name: str | None
-    engine_id: int | None
-    attempts: int
-    submitted_s: float
-    started_s: float | None = None
-    run_s: float | None = None
-    completed_s: float | None = None
-    failure: Failure | None = None
-
-
-class TaskTable(msgspec.Struct, frozen=True, tag=True):
-    """Rows in order of id; asked-for ids that are not there."""
-
-    rows: list[TaskRow]
-    unknown: list[int] = []
-    omitted: int = 0
-    """So many before these match too, and were not asked for."""
-
-
-class JobRow(msgspec.Struct, frozen=True):
-    """One job."""
-
-    id: str
-    name: str
-    total: int
-    arrived: int
-    unfinished: int
-    paused: bool
-    failed: str
-    opened_s: float
-    ids: list[int] = []
-
-
-class JobTable(msgspec.Struct, frozen=True, tag=True):
-    """Jobs, the latest last."""
-
-    rows: list[JobRow]
-
-
-class ProgressTable(msgspec.Struct, frozen=True, tag=True):
-    """(id, value, total or None, message) of those that run and have said something, or whose children have."""
-
-    rows: list[tuple[int, float, float | None, str]]
-
-
-class EventTable(msgspec.Struct, frozen=True, tag=True):
-    """(when, task, name, what, engine id or -1, more), in order of time."""
-
-    rows: list[tuple[float, int, str | None, str, int, str]]
-
-
 class Text(msgspec.Struct, frozen=True, tag=True):
     """Lines for people."""
 
@@ -486,87 +451,10 @@ class Number(msgspec.Struct, frozen=True, tag=True):
     value: int
 
 
-class EngineRow(msgspec.Struct, frozen=True):
-    """One engine as clients see it."""
-
-    id: int
-    engine: Incarnation
-    node: str
-    pid: int
-    state: str
-    """starting, preparing, idle, busy, unreachable, stopping."""
-    task: int | None
-    ahead: int
-    """Tasks sent ahead, not begun."""
-    started_s: float
-    facts: dict[str, Any]
-    connection_file: str = ""
-    note: str = ""
-    environment: str = ""
-    """The name of its environment; "": it is blank."""
-
-
-class EngineTable(msgspec.Struct, frozen=True, tag=True):
-    """All engines, by id."""
-
-    rows: list[EngineRow]
-
-
-class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
-    """(engine id, task that runs there or None, texts of the commands there in their order), by id."""
-
-    rows: list[tuple[int, int | None, list[str]]]
-
-
-class FarmState(msgspec.Struct, frozen=True, tag=True):
-    """What `ipytaskfarm status` shows."""
-
-    name: str
-    incarnation: str
-    epoch: int
-    pid: int
-    started_s: float
-    wanted: int
-    held: bool
-    stopping: bool
-    counts: dict[str, int]
-    engines: list[EngineRow]
-    agents: list[dict[str, Any]]
-    clients: int
-    store_bytes: int
-    losses: list[str] = []
-    """The last lost engines, one line each."""
-    found: str = ""
-    """What the controller found in the store when it started."""
-
-
-class Connection(msgspec.Struct, frozen=True, array_like=True):
-    """One peer's session."""
-
-    key: str
-    """The title of its key, see `doors.keys`: client, reader, agent, agent:NAME."""
-    name: str
-    """``user@host pid``, or an agent's node."""
-    there: bool
-    """It is connected now."""
-
-
-class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
-    """All sessions that the controller knows."""
-
-    rows: list[Connection]
-
-
-class StickyTable(msgspec.Struct, frozen=True, tag=True):
-    """(key, verb, text) in the order in which fresh engines run them."""
-
-    rows: list[tuple[str, str, str]]
-
-
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
     | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
-    | CommandQueueTable | FarmState | StickyTable | ConnectionTable
+    | CommandQueueTable | FarmState | StickyTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 
@@ -676,6 +564,18 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     """Agents of a higher one are given tasks first."""
     utc_offset_s: int = 0
     """Of the node's local time, as it is now; `NodeState` says when it changes."""
+    name: str = ""
+    """By which its launcher knows it; "": none placed it."""
+    brings: int | None = None
+    """How many engines it brings; None: it takes its share of those that the farm wants."""
+    time_left_s: float | None = None
+    """Until it is to leave; None: nobody limits its time."""
+
+
+class Leaving(msgspec.Struct, frozen=True, tag=True):
+    """Whoever placed this agent has told it to end: give it nothing more.  within_s: it cannot stay any longer."""
+
+    within_s: float
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag=True):
@@ -759,6 +659,10 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
     """Bytes, where its engines' files are."""
     utc_offset_s: int = 0
     """Of its local time."""
+    fetched_blobs: int = 0
+    """So many large values were brought to it, …"""
+    fetched_bytes: int = 0
+    """… of so many bytes, since its agent began."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):
@@ -792,6 +696,7 @@ class EngineNote(msgspec.Struct, frozen=True, tag=True):
 
 AgentMessage: TypeAlias = (
     AgentState
+    | Leaving
     | EngineUp
     | EngineLost
     | Results
@@ -806,6 +711,7 @@ AgentMessage: TypeAlias = (
     | Demand
     | TaskCall
     | Progress
+    | ReadBlob
 )
 
 
@@ -948,6 +854,18 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     grace_s: float = 2.0
 
 
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """End yourself when your engines have ended, which are told one by one.  within_s: then at the latest."""
+
+    within_s: float | None = None
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """The farm's lease: so long after you last heard the controller your engines have to be gone."""
+
+    lease_s: float
+
+
 class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
     """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
 
@@ -964,8 +882,11 @@ ToAgent: TypeAlias = (
     | StackQuery
     | OutputQuery
     | EnginePrepared
+    | Leave
+    | Lease
     | Granted
     | TaskReply
+    | BlobPiece
     | Shutdown
 )
 
@@ -989,7 +910,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 
 FromEngine: TypeAlias = (
     LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand | TaskCall | Progress
-)
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | LaneExit
+    | WantBlob
+)  # fmt: skip
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

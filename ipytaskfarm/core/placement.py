@@ -6,14 +6,15 @@ have changed (`Farm.hungry`), and takes tasks from the heads of the classes that
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, TypeAlias
 
-from .choice import better, in_turns
+from .choice import better, first_idle, in_turns, note_idle
 from .decision import Assignment, Decision, ToRun, Wants
 from .demands import Asks
 from .eligibility import wake
 from .ending import recall, recycle
-from .environments import for_blank, gives_way, idle_mate, make_room, slots_to_fill, take_on
+from .environments import for_blank, gives_way, idle_mate, make_room, take_on
 from .farm import Agent, Batch, Engine, EngineState, Farm, Handing, Now
 from .gates import claim, gate, look_again, overload, park, release_claim, reserves
 from .lending import stop_lending
@@ -21,6 +22,7 @@ from .parcels import RunKey
 from .queue import TaskClass, serves_environment
 from .recycling import note_settings, rest, room_left
 from .saves import SaveHandOut
+from .slots import slots_to_fill
 from .task import DEFAULT_RULES, Handed, Task
 from .transition import begin, hand
 
@@ -81,7 +83,9 @@ def _own_first(farm: Farm, agent: Agent, engine: Engine, now: Now) -> tuple[_Hea
     waits for room on its node, and before which nothing later may start there."""
     while (own := engine.heads.first(engine)) is not None:
         task_class = own[2]
-        closed = gate(farm, agent, task_class.key.asks) if task_class.gated or farm.guarded else None
+        closed = (
+            gate(farm, agent, task_class.key.asks, task_class.key.limit_s) if task_class.gated or farm.guarded else None
+        )
         if closed is None:
             if task_class.environment is None or engine.environment is not None:
                 return own, False
@@ -167,6 +171,8 @@ def _settle(farm: Farm, engine: Engine, now: Now) -> None:
         agent = farm.agents[engine.agent]
         barred = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
         (farm.barred if barred else farm.waiting)[engine] = None
+        if not barred:
+            note_idle(farm, engine)
         rest(farm, engine, now)
     elif _has_room(farm, engine, now):
         farm.roomy[engine] = None
@@ -175,10 +181,10 @@ def _settle(farm: Farm, engine: Engine, now: Now) -> None:
 def _wake_some(farm: Farm) -> None:
     """As many engines as there are open tasks: the idle first, blank ones before others, then those with room."""
     spare = farm.open_size
-    idle = list(farm.waiting)
-    if len(idle) > spare and (len(farm.agents) > 1 or farm.environments):
-        idle = in_turns(farm, idle)
-    del idle[spare:]
+    if spare < len(farm.waiting) and (len(farm.agents) > 1 or farm.environments):
+        idle = first_idle(farm, spare)
+    else:
+        idle = list(islice(farm.waiting, spare))
     busy = list(farm.roomy)[: spare - len(idle)] if farm.roomy and spare > len(idle) else ()
     for engine in (*idle, *busy, *farm.barred):  # a more urgent one may start where others may not
         wake(farm, engine)

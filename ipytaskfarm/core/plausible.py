@@ -30,6 +30,7 @@ from .messages import (
     EngineNote,
     EngineReport,
     EngineUp,
+    Leaving,
     NodeState,
     OutputText,
     Properties,
@@ -39,6 +40,7 @@ from .messages import (
     StackText,
 )
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
+from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
 """Of one agent: four times the cores of the largest machines."""
@@ -58,6 +60,8 @@ SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
 TEARDOWN_MAX_S = 3600.0
+SHARED = "agent"
+"""The name in sessions of agents that share the role's key."""
 
 
 def owner(engine: str) -> str:
@@ -111,7 +115,19 @@ def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> Agent
         resources=_amounts(event.resources),
         gpus=tuple(_text(gpu, 200) for gpu in event.gpus[:NAMES_MAX]),
         utc_offset_s=_within(event.utc_offset_s, -86_400, 86_400),
+        name=_own_name(name, event.name),
+        brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
+        time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
     )
+
+
+def _own_name(by_key: str, said: str) -> str:
+    """What its key says it is; this machine's own agents share a key, and have no name."""
+    return "" if by_key == SHARED else by_key or _text(said, 200)
+
+
+def _leaving(farm: Farm, session: str, event: Leaving, now: Now) -> Leaving:
+    return Leaving(_seconds(event.within_s, 0.0))
 
 
 def _engine_up(farm: Farm, session: str, event: EngineUp, now: Now) -> EngineUp | None:
@@ -276,7 +292,14 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
         _within(event.free_memory, 0, NUMBER_MAX),
         _within(event.free_disk, 0, NUMBER_MAX),
         _within(event.utc_offset_s, -86_400, 86_400),
+        _within(event.fetched_blobs, 0, NUMBER_MAX),
+        _within(event.fetched_bytes, 0, NUMBER_MAX),
     )
+
+
+def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
+    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
+    return event if session in farm.agents else None
 
 
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
@@ -294,6 +317,7 @@ def _output_text(farm: Farm, session: str, event: OutputText, now: Now) -> Outpu
 
 _CHECKS: dict[type, Check] = {
     AgentState: _agent_state,
+    Leaving: _leaving,
     EngineUp: _engine_up,
     EngineLost: _engine_lost,
     Results: _results,
@@ -308,6 +332,7 @@ _CHECKS: dict[type, Check] = {
     Demand: _demand,
     TaskCall: _of_engine,
     Progress: _progress,
+    ReadBlob: _read_blob,
 }
 """Each message of agents; a test looks that none is missing."""
 

@@ -49,12 +49,19 @@ class ClassKey(msgspec.Struct, frozen=True):
     asks: Asks | None = None
     job: str | None = None
     """Only where it counts for recycling."""
+    limit_s: float | None = None
+    """Their time limit, on farms where agents' time is limited."""
 
     @property
     def restricted(self) -> bool:
         """Whether some engine may not serve it, at some moment."""
         return bool(
-            self.depend or self.targets is not None or self.avoid or self.own is not None or self.asks is not None
+            self.depend
+            or self.targets is not None
+            or self.avoid
+            or self.own is not None
+            or self.asks is not None
+            or self.limit_s is not None
         )
 
     @property
@@ -66,8 +73,8 @@ class ClassKey(msgspec.Struct, frozen=True):
 OPEN_CLASS = ClassKey()
 
 
-def class_key_of(task: Task) -> ClassKey:
-    """The class that a task belongs to as it is now."""
+def class_key_of(task: Task, mortal: bool) -> ClassKey:
+    """The class that a task belongs to as it is now.  mortal: there are agents whose time is limited."""
     rules = task.rules
     if rules is None and task.avoid is None and not task.suspect and not task.rejections:
         return OPEN_CLASS
@@ -75,7 +82,8 @@ def class_key_of(task: Task) -> ClassKey:
     own = task.id if task.rejections else None
     asks = rules.asks
     job = rules.job if asks is not None and asks.by_job else None
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, asks, job)
+    limit_s = rules.time_limit_s if mortal else None
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, asks, job, limit_s)
 
 
 class TaskClass:
@@ -93,7 +101,7 @@ class TaskClass:
         recycle = key.asks.recycle if key.asks is not None else None
         self.ends_with_job = recycle is not None and recycle.on_job_end
         """Its engines are recycled when its job has ended: no other job's tasks are sent behind it."""
-        self.gated = key.asks is not None and key.asks.gated
+        self.gated = key.limit_s is not None or (key.asks is not None and key.asks.gated)
         self.alone = key.suspect or (key.asks is not None and key.asks.alone)
         self.reserved_by: str | None = None
         """The agent that gives its engines nothing later than this class's head, until that can start there."""

@@ -11,6 +11,7 @@ import msgspec
 
 from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Job, Now, Settings
 from .gates import claim
+from .handlers.agents import MORTAL
 from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
 from .handlers.jobs import keep_referenced
@@ -39,6 +40,8 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
     farm.sticky = {entry.key: entry for entry in startup_first}
     farm.wanted = int(snapshot.settings.get("wanted") or 0)
     farm.held = bool(snapshot.settings.get("held"))
+    farm.mortal = bool(snapshot.settings.get(MORTAL))
+    farm.mono_s = now.mono_s
     farm.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)

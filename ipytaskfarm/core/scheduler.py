@@ -27,12 +27,14 @@ from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
     asking,
+    blobs,
     clients,
     commands,
     depends,
     explain,
     inside,
     jobs,
+    leaving,
     lifecycle,
     losses,
     nodes,
@@ -43,6 +45,7 @@ from .handlers import (
     tables,
     timers,
 )
+from .pieces import ReadBlob
 from .placement import dispatch
 from .plausible import heard
 from .recycling import settle_jobs
@@ -81,6 +84,8 @@ QUESTIONS: dict[type, Answerer] = {
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
+    m.RemoveAgents: leaving.on_remove_agents,
+    m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
     m.Compact: lifecycle.on_compact,
     m.ReloadKeys: lifecycle.on_reload_keys,
@@ -89,6 +94,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
+    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
@@ -136,7 +142,7 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
     elif agent.engines:
         losses.agent_silent(farm, agent, now)
     else:
-        del farm.agents[session]
+        losses.forget_agent(farm, agent, out)
 
 
 def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
@@ -167,6 +173,7 @@ HANDLERS: dict[type, Handler] = {
     m.Ask: on_ask,
     m.Command: commands.on_command,
     m.AgentState: agents.on_agent_state,
+    m.Leaving: leaving.on_leaving,
     m.EngineUp: agents.on_engine_up,
     m.EngineLost: losses.on_engine_lost,
     m.Results: results.on_results,
@@ -179,6 +186,7 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
+    ReadBlob: blobs.on_read_blob,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
@@ -205,6 +213,7 @@ class Scheduler:
         """Handle what has arrived, run the timers that are due, and hand out work."""
         out = Decision()
         farm = self.farm
+        farm.mono_s = now.mono_s
         for session, said in events:
             event = heard(farm, session, said, now)
             if event is not None:
@@ -314,6 +323,9 @@ def _check_queues(farm: Farm) -> None:
 
 
 def _check_engines(farm: Farm) -> None:
+    for engine in farm.waiting:
+        noted = [entry for entry in farm.idle.get(engine.agent, ()) if entry[-1] is engine and entry[1] == engine.given]
+        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
     assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
     for engine in farm.engines.values():
         assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"

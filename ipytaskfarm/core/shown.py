@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .messages import JobRow
+from .tables import FarmState, JobRow
+
+UP = ("idle", "busy")
+"""The states of an engine that can be given work."""
 
 
 def job_state(row: JobRow) -> str:
@@ -10,3 +13,34 @@ def job_state(row: JobRow) -> str:
     over = row.unfinished == 0 and row.arrived >= row.total
     state = "ended" if over else "paused" if row.paused else "running"
     return f"{state}: {row.failed}" if row.failed else state
+
+
+def ready_engines(state: FarmState) -> int:
+    """How many engines can be given work."""
+    return sum(row.state in UP for row in state.engines)
+
+
+def changes(before: FarmState | None, after: FarmState) -> list[str]:
+    """One line for each engine that came, went or was lost in between."""
+    old = {row.engine: row for row in before.engines} if before is not None else {}
+    new = {row.engine: row for row in after.engines}
+    lines = _appended(before.losses if before is not None else [], after.losses)
+    lost = " ".join(lines)
+    for engine, row in old.items():
+        if engine not in new and f"engine {row.id} " not in lost:
+            lines.append(f"engine {row.id} ended (pid {row.pid})")
+    for engine, row in new.items():
+        was = old.get(engine)
+        if row.state in UP and (was is None or was.state not in UP):
+            lines.append(f"engine {row.id} is ready (pid {row.pid} on {row.node})")
+        if row.note and (was is None or was.note != row.note):
+            lines.append(f"engine {row.id}: {row.note}")
+    return lines
+
+
+def _appended(before: list[str], after: list[str]) -> list[str]:
+    """What is new in a list that grows at its end and forgets its beginning."""
+    for length in range(min(len(before), len(after)), 0, -1):
+        if before[-length:] == after[:length]:
+            return after[length:]
+    return list(after)

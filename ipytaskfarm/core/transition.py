@@ -98,12 +98,23 @@ def _class_of(farm: Farm, task: Task) -> TaskClass:
     """Its class.  That of fresh tasks with the same rules as the last one's is known: keys take long to be hashed."""
     rules = task.rules
     if rules is None or task.avoid is not None or task.suspect or task.rejections:
-        return class_for(farm, class_key_of(task))
+        return class_for(farm, class_key_of(task, farm.mortal))
     if farm.last_class is not None and farm.last_class[0] is rules:
         return farm.last_class[1]
-    task_class = class_for(farm, class_key_of(task))
+    task_class = class_for(farm, class_key_of(task, farm.mortal))
     farm.last_class = rules, task_class
     return task_class
+
+
+def stand_anew(farm: Farm) -> None:
+    """What makes a class is seen differently from now on: tasks with a time limit join the classes that they belong to.
+
+    All that wait are looked at: it happens once in a farm's life."""
+    farm.last_class = None
+    for task in farm.tasks.values():
+        if task.task_class is not None and task.rules is not None and task.rules.time_limit_s is not None:
+            leave_queue(farm, task)
+            _join_queue(farm, task)
 
 
 def leave_queue(farm: Farm, task: Task) -> None:

@@ -36,6 +36,21 @@ def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
     return list(found)
 
 
+def parse_span(text: str) -> float:
+    """A duration in seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1d``, or as clocks show it, ``1:30:00``.
+
+    Raises ValueError, which says what was expected.
+    """
+    if match := _SPAN.fullmatch(text):
+        return float(match[1]) * _UNITS_S[match[2]]
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    if re.fullmatch(r"[0-9]+(:[0-5][0-9]){1,2}", text):
+        hours, minutes, seconds = [*map(int, text.split(":")), 0][:3]
+        return hours * 3600.0 + minutes * 60 + seconds
+    raise ValueError(f"{text!r} is no duration: seconds, or like 90s, 30m, 2h, 1d or 1:30:00 are expected")
+
+
 def parse_since(text: str, now_s: float) -> float:
     """A moment, in seconds since 1970: so long before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in
     ISO 8601 (``2026-11-21T10:00``), of this machine's time zone unless it names another.

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from ..core import saves as s
-from ..core.messages import TaskRow
 from ..core.needs import Needs
 from ..core.parcels import AttemptRow, Failure, Final, JobSpec, Rules, RunKey
 from ..core.states import State
+from ..core.tables import TaskRow
 
 Row: TypeAlias = tuple[Any, ...]
 

@@ -33,6 +33,8 @@ IPC_PATH_MAX = 107
 """Bytes in the name of a unix socket."""
 IPC_ROOM = 48
 """What agents put behind a farm's folder for sockets: ``/agent-12/kernel-12345-ipc-5`` and the like."""
+_NAME_SHOWN = 12
+"""Longer names of agents are digests in the names of their folders."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 _PREFIX = "ipytaskfarm-"
 _AGENT = "-agent"
@@ -174,6 +176,25 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
                     private_folder(path)
                 return path
     raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
+
+
+def agent_folder(farm: str, incarnation: str, name: str) -> Path:
+    """The folder of an agent that was given none, on this machine: the next one of that farm and name finds it again.
+
+    Not created here; the one above it is, in which a farm's agents are beside one another.
+    """
+    # The names of sockets in it must stay short.
+    leaf = name if len(name) <= _NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:_NAME_SHOWN]
+    # Told apart by the incarnation alone, wherever we are started.
+    return socket_folder(farm, Path("/", incarnation)) / f"agent-{leaf or socket.gethostname()[:_NAME_SHOWN]}"
+
+
+def leave_folder(path: Path) -> None:
+    """Remove a folder that several share, if we are the last."""
+    try:
+        path.rmdir()
+    except OSError:
+        pass  # somebody else is in it
 
 
 def lock_folder() -> Path:

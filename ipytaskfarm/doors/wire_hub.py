@@ -43,6 +43,7 @@ from ..core.messages import (
     Tasks,
     Watch,
 )
+from ..core.pieces import ReadBlob
 from ..core.session import BEGIN_ANEW, Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
 from .keys import FarmKeys, role_of, session_fits
@@ -58,7 +59,7 @@ AGENT_SESSIONS_MAX = 1024
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
 
-READ_ONLY = (Watch, Fetch, QueueStatus, Tasks, Explain, Stack, Engines, FarmStatus, ListSticky)
+READ_ONLY = (Watch, Fetch, QueueStatus, Tasks, Explain, Stack, Engines, FarmStatus, ListSticky, ReadBlob)
 """What a read-only key may ask."""
 
 

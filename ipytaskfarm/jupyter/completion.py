@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from ..client import Job
-from ..core import messages
+from ..core import messages, tables
 from ..doors.runtime import list_farms
 from ..questions import Questioner
 from ..questions import connect as question
@@ -117,7 +117,7 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
 def _values(shell: Any, option: str) -> Iterable[str]:
     """What may follow an option; nothing: files, or whatever others know."""
     if option == "targets":
-        return [str(row.id) for row in _ask(shell, messages.Engines(), messages.EngineTable).rows]
+        return [str(row.id) for row in _ask(shell, messages.Engines(), tables.EngineTable).rows]
     if option in ("push", "depend"):
         space = shell.user_ns
         return [name for name in space if not name.startswith("_") and (option == "push" or callable(space[name]))]
@@ -146,7 +146,7 @@ def _task_words(shell: Any, words: list[str], token: str) -> Iterator[str]:
     if kind == "job":
         yield from _jobs(shell) if len(words) == 1 else ()
     elif kind == "nodes":
-        state = _ask(shell, messages.FarmStatus(), messages.FarmState)
+        state = _ask(shell, messages.FarmStatus(), tables.FarmState)
         yield from dict.fromkeys(str(agent["node"]) for agent in state.agents)
     if kind != "tasks":
         return
@@ -157,21 +157,21 @@ def _task_words(shell: Any, words: list[str], token: str) -> Iterator[str]:
 
 def _jobs(shell: Any) -> list[str]:
     """Names of jobs, the latest first; those that fit into a line."""
-    rows = _ask(shell, messages.FindJobs(), messages.JobTable).rows
+    rows = _ask(shell, messages.FindJobs(), tables.JobTable).rows
     return [name for row in reversed(rows) if (name := row.name).isprintable() and not re.search(r"\s", name)][:RECENT]
 
 
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
     """The tasks in the first of these states that are not too many to be listed."""
     with question(connection.farm_name(shell)) as questioner:
-        counts = _answer(questioner, messages.QueueStatus(False), messages.QueueStatusReply).counts
+        counts = _answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts
         unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
         sizes = {state: counts.get(state or "", 0) for state in states}
         sizes |= {None: sum(counts.values()), "unfinished": unfinished}
         sizes["finished"] = sum(counts.values()) - unfinished
         for state in states:
             if sizes[state] <= ROWS:
-                table = _answer(questioner, messages.Tasks(None, None, state), messages.TaskTable)
+                table = _answer(questioner, messages.Tasks(None, None, state), tables.TaskTable)
                 return [row.id for row in table.rows]
     return []
 

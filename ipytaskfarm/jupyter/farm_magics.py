@@ -14,7 +14,8 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from ..client.display import html_table, table
 from ..core import errors
-from ..core.messages import FarmState, FarmStatus
+from ..core.messages import FarmStatus
+from ..core.tables import FarmState
 from ..detached import start_detached, stop_farm
 from ..doors.runtime import connection_reader
 from ..home import OWNER, SUPERVISOR, Home

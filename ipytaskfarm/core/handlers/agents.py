@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from ..decision import Decision
 from ..demands import CORES, MEMORY
 from ..eligibility import refresh_classes, wake
 from ..ending import recycle
-from ..environments import room_on, slots_to_fill, take_on
+from ..environments import take_on
 from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
 from ..gates import adopt_claim, answer_demand
-from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Properties, SetUp, StartEngine
+from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Lease, Properties, SetUp, StartEngine
 from ..parcels import RunKey
 from ..placement import release
 from ..recycling import remember
+from ..saves import SaveSetting
+from ..slots import nodes_to_fill
 from ..task import RETURNED
-from ..transition import give_back
+from ..transition import give_back, stand_anew
 from .depends import ask_about, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
-from .losses import agent_silent, back_off
+from .losses import agent_silent, back_off, forget_agent
 from .nodes import DRAINED
 from .results import save_batches
+
+MORTAL = "mortal"
+"""Key of the setting that says that agents whose time is limited have been here."""
 
 
 def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: Decision) -> None:
@@ -29,6 +36,8 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
         agent = farm.agents[session] = Agent(session, event.node)
         out.notes.append(f"agent on {event.node} (pid {event.pid}) joined")
     agent.node, agent.pid, agent.slots = event.node, event.pid, event.slots
+    agent.name, agent.brings = event.name, event.brings
+    _note_time_left(farm, agent, event.time_left_s, now, out)
     agent.cores, agent.memory_bytes = event.cores, event.memory_bytes
     agent.platform, agent.python = event.platform, event.python
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
@@ -40,8 +49,9 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.here = agent.reachable = True
     agent.deadline_s = None
     agent.starting.clear()
+    out.sends.append((session, Lease(farm.settings.lease_s)))
     for former in event.former:
-        _is_dead(farm, former, now)
+        _is_dead(farm, former, now, out)
     for report in event.engines:
         if report.ready:
             _adopt(farm, agent, report, now, out)
@@ -50,7 +60,17 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     farm.set_timer(now.mono_s, "balance")
 
 
-def _is_dead(farm: Farm, session: str, now: Now) -> None:
+def _note_time_left(farm: Farm, agent: Agent, left_s: float | None, now: Now, out: Decision) -> None:
+    """When its time is over.  From the first such agent on tasks with a time limit wait in classes of their own."""
+    agent.ends_s = None if left_s is None else now.mono_s + max(0.0, left_s)
+    if left_s is None or farm.mortal:
+        return
+    farm.mortal = True
+    out.saves.append(SaveSetting(MORTAL, 1))
+    stand_anew(farm)
+
+
+def _is_dead(farm: Farm, session: str, now: Now, out: Decision) -> None:
     """Another agent has this one's folder: it is dead, and what its engines left is about to be told."""
     agent = farm.agents.get(session)
     if agent is None:
@@ -60,8 +80,7 @@ def _is_dead(farm: Farm, session: str, now: Now) -> None:
     if agent.engines:
         agent_silent(farm, agent, now)
     else:
-        del farm.agents[session]
-        farm.failing.discard(session)
+        forget_agent(farm, agent, out)
 
 
 def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decision) -> None:
@@ -86,6 +105,8 @@ def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decisi
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine
+    if agent.leaving:  # it was about to start when its agent was told to end
+        engine.retiring = True
     _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report.held, now, out)
     _adopt_holding(farm, agent, engine, report)
@@ -222,29 +243,18 @@ def answer_demands(farm: Farm, out: Decision) -> None:
 
 def balance(farm: Farm, now: Now, out: Decision) -> None:
     """Start engines until there are as many as wanted; a replacement takes the lowest free id."""
+    farm.balanced = True
     if farm.stopping:
         return
     if now.mono_s < farm.start_after_s:
         farm.set_timer(farm.start_after_s, "balance")
+        retire_surplus(farm, out)
         return
     taken = {e.id for e in farm.engines.values()}
     for agent in farm.agents.values():
         taken.update(agent.starting)
-    for _ in range(slots_to_fill(farm)):
-        roomy = _roomiest(farm)
-        if roomy is None:
-            return
-        engine_id = next(i for i in range(len(taken) + 1) if i not in taken)
-        taken.add(engine_id)
-        roomy.starting[engine_id] = now.mono_s
-        out.sends.append((roomy.session, StartEngine(engine_id)))
+    free = (i for i in count() if i not in taken)
+    for agent, engine_id in zip(list(nodes_to_fill(farm)), free, strict=False):
+        agent.starting[engine_id] = now.mono_s
+        out.sends.append((agent.session, StartEngine(engine_id)))
     retire_surplus(farm, out)
-
-
-def _roomiest(farm: Farm) -> Agent | None:
-    def load(agent: Agent) -> int:
-        return len(agent.engines) + len(agent.starting)
-
-    able = [a for a in farm.agents.values() if room_on(farm, a)]
-    # Where a place is lent, that is where the additional engine belongs.
-    return min(able, key=lambda a: (load(a) - farm.lent.get(a.session, 0)) / max(1, a.cores), default=None)

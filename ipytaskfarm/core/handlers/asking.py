@@ -6,7 +6,7 @@ from ..decision import Decision
 from ..demands import CHANGING, Asks, Environment, unmet
 from ..eligibility import known_of, locality_key, unmet_asks, verdict_of
 from ..farm import Engine, EngineState, Farm, Now, PendingCheck
-from ..gates import changing
+from ..gates import changing, too_late
 from ..messages import Answer, Check, Checked, NodeState, Notice
 from ..parcels import Failure, Rules
 from ..states import Reason, State
@@ -97,12 +97,14 @@ def why_not(farm: Farm, rules: Rules, engine: Engine) -> str:
             return "its depend function has not answered yet"
         if not verdict[1]:
             return f"its depend function failed: {verdict[2]}" if verdict[2] else "its depend function said no"
+    if agent is not None and (why := too_late(farm, agent, rules.time_limit_s)):
+        return why
     if rules.asks is None:
         return ""
     why = unmet_asks(farm, engine, rules.asks)
     if why or agent is None:
         return why
-    now_known = {**known_of(engine), **changing(agent)}
+    now_known = {**known_of(engine), **changing(farm, agent)}
     return next((w for c in rules.asks.requires if c.name in CHANGING and (w := unmet(c, now_known))), "")
 
 

@@ -13,7 +13,6 @@ from ..messages import (
     CommandAnswer,
     CommandDone,
     CommandQueues,
-    CommandQueueTable,
     EngineCommand,
     Flag,
     ListSticky,
@@ -23,11 +22,11 @@ from ..messages import (
     Stack,
     StackQuery,
     StackText,
-    StickyTable,
     Text,
 )
 from ..saves import DropSticky, SaveSticky
 from ..states import State
+from ..tables import CommandQueueTable, StickyTable
 from ..task import Handed
 from ..verbs import PROFILE
 from ..work import FailureBody

@@ -29,12 +29,29 @@ def engine_is_ready(farm: Farm, engine: Engine, now: Now, out: Decision) -> None
     begin_oldest(farm, engine, now)
     if engine.retiring and not engine.handed:
         end_engine(farm, engine, out)
-    retire_surplus(farm, out)
+    # There may be more than are wanted now; thousands that come in one turn are counted once.
+    if farm.balanced:
+        farm.balanced = False
+        farm.set_timer(now.mono_s, "balance")
 
 
 def retire_surplus(farm: Farm, out: Decision) -> None:
     """More engines than wanted: the highest ids end as soon as they are empty."""
-    staying = sorted((e for e in farm.engines.values() if e.occupies), key=lambda e: e.id)
-    wanted = farm.wanted + sum(farm.lent.values())
-    for engine in staying[wanted:] if wanted < len(staying) else ():
-        retire(farm, engine, out)
+    shared: list[Engine] = []
+    lent = 0
+    for agent in farm.agents.values():
+        if agent.brings is not None:
+            places = agent.brings + farm.lent.get(agent.session, 0)
+            if len(agent.engines) > places:
+                _retire_beyond(farm, [e for e in agent.engines.values() if e.occupies], places, out)
+        else:
+            lent += farm.lent.get(agent.session, 0)
+            shared += [engine for engine in agent.engines.values() if engine.occupies]
+    _retire_beyond(farm, shared, farm.wanted + lent, out)
+
+
+def _retire_beyond(farm: Farm, staying: list[Engine], places: int, out: Decision) -> None:
+    if places < len(staying):
+        staying.sort(key=lambda engine: engine.id)
+        for engine in staying[places:]:
+            retire(farm, engine, out)

@@ -156,7 +156,7 @@ def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
             return f"the task rejected it {rejection.count} times"
         return "the task failed there: another engine is preferred"
     agent = farm.agents.get(engine.agent)
-    closed = gate(farm, agent, rules.asks) if agent is not None else None
+    closed = gate(farm, agent, rules.asks, rules.time_limit_s) if agent is not None else None
     if closed is not None:
         return closed.why
     if key is not None and engine.environment is not None and not serves_environment(engine, key.environment):

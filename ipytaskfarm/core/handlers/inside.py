@@ -27,10 +27,11 @@ from ..calls import (
 from ..decision import Decision, LoadTaken
 from ..farm import Engine, Farm, Now
 from ..inside import Family
-from ..messages import ProgressOf, ProgressTable
+from ..messages import ProgressOf
 from ..parcels import Submission
 from ..saves import SaveAccepted
 from ..states import State
+from ..tables import ProgressTable
 from ..task import Task
 from ..transition import accept
 from .code import save_functions

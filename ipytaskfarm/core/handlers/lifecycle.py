@@ -55,7 +55,12 @@ def on_remove_engines(farm: Farm, session: str, n: int, question: RemoveEngines,
         out.sends.append((session, Answer(n, Refusal("InvalidEngineID", text))))
         return
     leaving = {i for i in question.ids if not by_id[i].retiring}
-    farm.wanted = max(0, farm.wanted - len(leaving))
+    for engine_id in leaving:
+        agent = farm.agents.get(by_id[engine_id].agent)
+        if agent is not None and agent.brings is not None:
+            agent.brings = max(0, agent.brings - 1)
+        else:
+            farm.wanted = max(0, farm.wanted - 1)
     out.saves.append(SaveSetting("wanted", farm.wanted))
     for engine_id in leaving:
         retire(farm, by_id[engine_id], out)
@@ -125,11 +130,12 @@ def drained(farm: Farm, now: Now, out: Decision) -> None:
     if farm.shut:
         return
     for task in [task for task in farm.tasks.values() if type(task.place) is Handed]:
-        _part(farm, task, now, out)
+        part(farm, task, "farm stopped", now, out)
     _shut(farm, now, out)
 
 
-def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
+def part(farm: Farm, task: Task, why: str, now: Now, out: Decision) -> None:
+    """A task and its engine are parted: it may go on elsewhere if it may repeat, else it ends."""
     place = task.place
     if type(place) is not Handed:
         return
@@ -140,7 +146,7 @@ def _part(farm: Farm, task: Task, now: Now, out: Decision) -> None:
     if task.may_repeat or not begun:
         requeue(farm, task, RETURNED, out)
         return
-    failure = Failure("EngineLost", f"farm stopped while engine {engine.id if engine else '?'} ran the task")
+    failure = Failure("EngineLost", f"{why} while engine {engine.id if engine else '?'} ran the task")
     finish(farm, task, final_without_answer(task, engine, Reason.ENGINE_LOST, failure, now), out)
 
 

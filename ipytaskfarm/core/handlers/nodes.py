@@ -93,7 +93,7 @@ def _set_aside(farm: Farm, agent: Agent, now: Now, out: Decision) -> None:
 def take_back(farm: Farm, now: Now) -> None:
     """Nodes that were set aside get tasks again: somebody says that they are mended."""
     for agent in farm.agents.values():
-        if agent.aside and agent.node not in farm.drained:
+        if agent.aside and not agent.leaving and agent.node not in farm.drained:
             _take_back(farm, agent, now)
 
 

@@ -13,7 +13,6 @@ from ..messages import (
     Flag,
     History,
     Interrupt,
-    JobRow,
     MarkDone,
     MarkFailed,
     Notice,
@@ -24,6 +23,7 @@ from ..messages import (
 )
 from ..parcels import AttemptRow, Failure, Final
 from ..states import Reason, Waiting
+from ..tables import JobRow
 from ..task import RETRIED, Handed, Queued, Task
 from ..transition import final_without_answer, finish, note_attempt, rejoin, requeue
 from .clients import grace_of

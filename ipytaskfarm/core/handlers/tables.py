@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import Any
 
 from ..decision import Decision, LoadTable
 from ..farm import Agent, Engine, EngineState, Farm, Now
 from ..gates import Closed, gate, overload
-from ..messages import (
-    Answer,
-    EngineRow,
-    Engines,
-    EngineTable,
-    FarmState,
-    FarmStatus,
-    QueueStatus,
-    QueueStatusReply,
-    Refusal,
-    TaskRow,
-    Tasks,
-    TaskTable,
-)
+from ..messages import Answer, Engines, FarmStatus, QueueStatus, Refusal, Tasks
 from ..queue import TaskClass
 from ..states import FINAL, State, Waiting
+from ..tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
 from ..task import Handed, Queued, Task
 from .nodes import DRAINED
 
+CLASSES_LOOKED_AT = 4096
+"""There may be as many classes as tasks."""
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
 
@@ -139,13 +130,23 @@ def _closed(farm: Farm, task_class: TaskClass) -> Closed | None:
     closed = None
     for agent in {engine.agent: None for engine in task_class.eligible}:
         owner = farm.agents.get(agent)
-        closed = gate(farm, owner, task_class.key.asks) if owner is not None else None
+        closed = gate(farm, owner, task_class.key.asks, task_class.key.limit_s) if owner is not None else None
         if closed is None:
             return None
     return closed
 
 
 # -- engines and the farm
+
+
+def waiting_work_s(farm: Farm) -> float | None:
+    """How long one engine would take for what waits, by what was measured; None: nothing of it was measured."""
+    known_s, known = 0.0, 0
+    for task_class in islice(farm.classes.values(), CLASSES_LOOKED_AT):
+        if task_class.durations.measured:
+            known_s += task_class.size * task_class.durations.mean_s
+            known += task_class.size
+    return known_s * farm.queued / known if known else 0.0 if not farm.queued else None
 
 
 def engine_row(farm: Farm, engine: Engine) -> EngineRow:
@@ -185,6 +186,10 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
     guard = overload(farm, agent)
     return {
         "node": agent.node,
+        "name": agent.name,
+        "brings": agent.brings,
+        "time_left": None if agent.ends_s is None else max(0.0, agent.ends_s - farm.mono_s),
+        "idle": _idle_s(farm, agent),
         "pid": agent.pid,
         "engines": len(agent.engines),
         "starting": len(agent.starting),
@@ -197,6 +202,8 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "memory": agent.memory_bytes,
         "free_memory": state.free_memory if state is not None else None,
         "free_disk": state.free_disk if state is not None else None,
+        "fetched_blobs": state.fetched_blobs if state is not None else 0,
+        "fetched_bytes": state.fetched_bytes if state is not None else 0,
         "priority": agent.priority,
         "capacity": dict(agent.capacity),
         "used": dict(agent.used),
@@ -205,7 +212,17 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
     }
 
 
+def _idle_s(farm: Farm, agent: Agent) -> float | None:
+    """For how long (seconds) none of its engines has held anything; None: one does, or they are not all up."""
+    engines = list(agent.engines.values())
+    if agent.starting or not engines or not all(e.idle_s and e.state == EngineState.UP for e in engines):
+        return None
+    return farm.mono_s - max(engine.idle_s for engine in engines)
+
+
 def _state_of(agent: Agent) -> str:
+    if agent.leaving:
+        return "leaving"
     if agent.aside:
         return "drained" if agent.aside == DRAINED else "set aside"
     return "up" if agent.here and agent.reachable else "unreachable"
@@ -220,7 +237,7 @@ def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: 
         farm.epoch,
         0,
         0.0,
-        farm.wanted,
+        farm.wanted + sum(agent.brings or 0 for agent in farm.agents.values() if not agent.leaving),
         farm.held,
         farm.stopping,
         {state.value: farm.counts[state] for state in _SHOWN},
@@ -229,5 +246,7 @@ def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: 
         sum(1 for c in farm.clients.values() if c.here),
         0,
         list(farm.losses),
+        waiting=farm.queued,
+        waiting_s=waiting_work_s(farm),
     )
     out.sends.append((session, Answer(n, state)))

@@ -15,6 +15,7 @@ from .asking import fail_if_unmet
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
 from .jobs import end_orphans
+from .leaving import time_to_leave_is_over
 from .lifecycle import drained, give_elsewhere, look_for_the_end
 from .losses import give_up_agent
 from .operate import is_late
@@ -27,6 +28,7 @@ TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
     "late": lambda farm, data, now, out: is_late(farm, data[0], data[1], now, out),
     "lease": lambda farm, session, now, out: give_up_agent(farm, session, "its lease is over", now, out),
+    "left": lambda farm, session, now, out: time_to_leave_is_over(farm, session, now, out),
     "orphans": lambda farm, _, now, out: end_orphans(farm, out),
     "recall": lambda farm, _, now, out: recall_for_others(farm, now, out),
     "recall_patience": lambda farm, data, now, out: give_elsewhere(farm, data[0], data[1], out),

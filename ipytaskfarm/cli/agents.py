@@ -1,0 +1,175 @@
+"""``ipytaskfarm agents``: agents on other machines, listed, added, removed."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Float, Int, List, Unicode
+
+from ipytaskfarm import groups as grouped
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.shapes import print_json
+from ipytaskfarm.cli.start import option_pairs
+from ipytaskfarm.core import tables
+from ipytaskfarm.core.checks import check_seconds
+from ipytaskfarm.core.messages import FarmStatus
+from ipytaskfarm.launchers.agents import ENTRY_POINTS
+from ipytaskfarm.questions import connect
+from ipytaskfarm.settings import Agents
+
+
+class RunAgents(JsonCommand):
+    """``ipytaskfarm agents``"""
+
+    name = "agents"
+    arguments = "list | add LAUNCHER [N] | remove NAME… | launchers"
+    description = """
+Lists the agents of a farm, and the groups that they were asked for in; has N more placed by a launcher (slurm, pbs,
+lsf, ssh, dask), each bringing engines of its own; or sends some away: what runs there is finished first. `launchers`
+shows what there is, with the options of each.
+"""
+    examples = """
+        ipytaskfarm agents add slurm 3 --engines 4 --time-limit 2h --option partition=short
+        ipytaskfarm agents add slurm 3 --dry-run
+        ipytaskfarm agents add ssh node01:4 me@node02:8
+        ipytaskfarm agents list
+        ipytaskfarm agents remove slurm-1
+    """
+    engines = Int(None, allow_none=True, help="how many each brings (default: one per core that it may use)").tag(
+        config=True, metavar="N"
+    )
+    time_limit = Unicode(None, allow_none=True, help="when the system ends them: 90m, 2h, 1:30:00").tag(
+        config=True, metavar="SPAN"
+    )
+    leave = Float(25.0, help="how long running tasks go on once an agent was told to end").tag(
+        config=True, metavar="SECONDS"
+    )
+    option = List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`").tag(
+        config=True, metavar="KEY=VALUE"
+    )
+    template = Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run").tag(
+        config=True, metavar="FILE"
+    )
+    python = Unicode(None, allow_none=True, help="the interpreter there (default: this one's path)").tag(
+        config=True, metavar="PATH"
+    )
+    drain = Float(None, allow_none=True, help="remove: what runs may go on so long (default: to its end)").tag(
+        config=True, metavar="SECONDS"
+    )
+    dry_run = Bool(False, help="add: show what would be handed over, and hand over nothing").tag(config=True)
+    aliases: Any = values(
+        ("engines", "RunAgents.engines"),
+        ("time-limit", "RunAgents.time_limit"),
+        ("leave", "RunAgents.leave"),
+        ("option", "RunAgents.option"),
+        ("template", "RunAgents.template"),
+        ("python", "RunAgents.python"),
+        ("drain", "RunAgents.drain"),
+    )
+    flags: Any = switches(
+        JSON, ("dry-run", "RunAgents.dry_run", True, "add: show what would be handed over, and hand over nothing")
+    )
+
+    def carry_out(self) -> int:
+        what, *words = self.extra_args or ["list"]
+        actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
+        if what not in actions:
+            raise UsageError(f"{what!r} is none of list, add, remove and launchers")
+        return actions[what](words)
+
+    def _list(self, words: list[str]) -> int:
+        if words:
+            raise UsageError("`agents list` takes nothing more")
+        groups = grouped.read_groups(self.home())
+        with connect(self.farm) as questioner:
+            state = questioner.answer(FarmStatus())
+        assert isinstance(state, tables.FarmState)
+        statuses = grouped.statuses(groups)
+        if self.json:
+            print_json({"groups": [grouped.describe(group) for group in groups], "agents": state.agents,
+                        "statuses": {name: status._asdict() for name, status in statuses.items()}})  # fmt: skip
+            return OK
+        show.table(
+            ("agent", "node", "state", "engines", "idle", "time left", "its system says"), _rows(state, statuses)
+        )
+        return OK
+
+    def _add(self, words: list[str]) -> int:
+        if not words:
+            raise UsageError("which launcher? `ipytaskfarm agents launchers` shows them")
+        try:
+            agents = self._agents(*words)
+            if self.dry_run:
+                print(grouped.preview(self.home(), agents))
+                return OK
+            connect(self.farm).close()  # FarmNotRunning, before anything is asked of anybody
+            group = grouped.add(self.home(), agents)
+        except (ValueError, TypeError) as error:
+            raise UsageError(str(error)) from None
+        print(f"{group.name}: {show.number(len(group.names), 'agent')} asked for; `ipytaskfarm agents list` shows them")
+        return OK
+
+    def _agents(self, launcher: str, *words: str) -> Agents:
+        options = option_pairs("--option", self.option)
+        if self.template is not None:
+            options["template"] = str(Path(self.template).expanduser().absolute())
+        count = None
+        if len(words) == 1 and words[0].isdecimal():
+            count = int(words[0])
+        elif words:
+            options["hosts"] = ",".join(words)
+        return Agents(
+            launcher, count, self.engines, self.time_limit, self.leave, python=self.python, options=options
+        )  # fmt: skip
+
+    def _remove(self, words: list[str]) -> int:
+        if not words:
+            raise UsageError("which? Give names of agents or groups, as `ipytaskfarm agents list` shows them")
+        connect(self.farm).close()
+        try:
+            names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        print(f"{show.number(len(names), 'agent')} sent away: {', '.join(names)}")
+        return OK
+
+    def _launchers(self, words: list[str]) -> int:
+        if words:
+            raise UsageError("`agents launchers` takes nothing more")
+        found = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+        kinds = {entry.name: _options_of(entry) for entry in found}
+        if self.json:
+            print_json(kinds)
+            return OK
+        for name, options in kinds.items():
+            print(name)
+            for option, text in options.items():
+                print(f"    {option:<12} {text}")
+        return OK
+
+
+def _options_of(entry: EntryPoint) -> dict[str, str]:
+    try:
+        return dict(entry.load().OPTIONS)
+    except ImportError as error:
+        return {"-": f"cannot be used: {error}"}
+
+
+def _rows(state: tables.FarmState, statuses: dict[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    seen: set[str] = set()
+    for row in state.agents:
+        name = row["name"]
+        word = statuses.get(name) or next((s for each, s in statuses.items() if name.startswith(f"{each}.")), None)
+        seen.add(name)
+        says = "" if word is None else " ".join(filter(None, (word.state, word.where, word.why)))
+        idle = "" if row["idle"] is None else f"{row['idle']:.0f} s"
+        left = "" if row["time_left"] is None else f"{row['time_left']:.0f} s"
+        rows.append((name or "(this machine's own)", row["node"], row["state"], row["engines"], idle, left, says))
+    for name, status in statuses.items():
+        if name not in seen and not any(each.startswith(f"{name}.") for each in seen):
+            rows.append((name, status.where, status.state, "", "", "", status.why))
+    return rows

@@ -1,0 +1,70 @@
+"""How many engines, or agents, a farm should have for what waits and what runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+ENGINE_PATIENCE_S = 10.0
+"""So long may what waits take to be worked off, before more engines are started on this machine."""
+AGENT_PATIENCE_S = 60.0
+"""The same for agents: their systems take longer to place one than it takes to fork an engine."""
+IDLE_S = 60.0
+"""What is not needed for so long is given back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What there is to do."""
+
+    busy: int
+    """Engines that run something."""
+    waiting: int
+    """Tasks that could begin, had they an engine."""
+    waiting_s: float | None
+    """How long one engine would take for them; None: nobody knows yet."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many at least and at most."""
+
+    least: int
+    most: int
+    idle_s: float = IDLE_S
+
+
+def engines_for(load: Load, there: int, patience_s: float) -> int:
+    """How many engines this load keeps busy, if what waits is to be worked off within patience_s.
+
+    As long as nothing was measured their number doubles at most: a thousand tasks may be done in a second.
+    """
+    if not load.waiting:
+        return load.busy
+    if load.waiting_s is None:
+        return min(load.busy + load.waiting, max(1, 2 * there))
+    return load.busy + max(1, min(load.waiting, ceil(load.waiting_s / patience_s)))
+
+
+@dataclass
+class Scaler:
+    """Decides when to grow (at once) and when to shrink (what was too many for `Limits.idle_s`)."""
+
+    limits: Limits
+    patience_s: float
+    engines_each: int = 1
+    """How many engines one of what is counted has."""
+    _too_many_since_s: float | None = None
+
+    def wanted(self, load: Load, there: int, now_s: float) -> int:
+        """How many there should be; `there` count those that are on their way."""
+        engines = engines_for(load, there * self.engines_each, self.patience_s)
+        target = max(self.limits.least, min(self.limits.most, ceil(engines / self.engines_each)))
+        if target >= there:
+            self._too_many_since_s = None
+            return target
+        if self._too_many_since_s is None:
+            self._too_many_since_s = now_s
+        if there <= self.limits.most and now_s - self._too_many_since_s < self.limits.idle_s:
+            return there
+        return target

@@ -1,0 +1,79 @@
+"""How many engines there may be, and on which nodes.
+
+The farm's owner wants a number of engines (`Farm.wanted`): they are spread over the agents that came without a number
+of their own.  An agent that *brings* engines (`Agent.brings`) is filled up to that number, for as long as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heapreplace
+
+from .farm import Agent, Farm
+
+MANY = 1 << 30
+
+
+def room_on(farm: Farm, agent: Agent) -> int:
+    """How many engines more it may have; for each that lends its place, one."""
+    if not agent.able:
+        return 0
+    slots = agent.slots if agent.brings is None else agent.brings
+    if slots is None:
+        return MANY
+    return max(0, slots + farm.lent.get(agent.session, 0) - len(agent.engines) - len(agent.starting))
+
+
+def free_slots(farm: Farm) -> int:
+    """Slots that hold no engine, and could."""
+    shared, brought = _free(farm)
+    return shared + brought
+
+
+def _free(farm: Farm) -> tuple[int, int]:
+    """(of those that are wanted wherever there is room, of those that agents bring)."""
+    missing = farm.wanted
+    shared = brought = 0
+    for agent in farm.agents.values():
+        if agent.brings is not None:
+            brought += room_on(farm, agent)
+        else:
+            shared += room_on(farm, agent)
+            missing += farm.lent.get(agent.session, 0) - len(agent.starting)
+            missing -= sum(1 for engine in agent.engines.values() if engine.occupies)
+    return max(0, min(missing, shared)), brought
+
+
+def slots_to_fill(farm: Farm) -> int:
+    """Free slots to be given an engine now: all, or as many as are kept warm and as what waits can use."""
+    free = free_slots(farm)
+    warm = farm.settings.warm
+    if warm is None or not free:
+        return free
+    starting = sum(len(agent.starting) for agent in farm.agents.values())
+    blank = sum(1 for e in farm.engines.values() if e.environment is None and not e.handed and not e.retiring)
+    return min(free, max(warm - blank - starting, farm.queued - blank - starting, 0))
+
+
+def nodes_to_fill(farm: Farm) -> Iterator[Agent]:
+    """An agent for each of `slots_to_fill`: always the one with the fewest engines for its cores."""
+    shared, _ = _free(farm)
+    heap: list[tuple[float, int, int, int, Agent]] = []
+    for number, agent in enumerate(farm.agents.values()):
+        if room := room_on(farm, agent):
+            # Where a place is lent, that is where the additional engine belongs.
+            load = len(agent.engines) + len(agent.starting) - farm.lent.get(agent.session, 0)
+            heap.append((load / max(1, agent.cores), number, load, room, agent))
+    heapify(heap)
+    for _ in range(slots_to_fill(farm)):
+        while heap and heap[0][4].brings is None and not shared:
+            heappop(heap)
+        if not heap:
+            return
+        _, number, load, room, agent = heap[0]
+        shared -= agent.brings is None
+        if room > 1:
+            heapreplace(heap, ((load + 1) / max(1, agent.cores), number, load + 1, room - 1, agent))
+        else:
+            heappop(heap)
+        yield agent
