@@ -75,10 +75,8 @@ class Settings:
 
 
 def lease_margin_s(lease_s: float) -> float:
-    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
-
-    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
-    differ by some per cent."""
+    """How much longer than the lease a silent agent is waited for, until its engines are gone for sure: both count from
+    when they heard the other last, one may be heard for a while longer, and clocks may differ by some per cent."""
     return min(30.0, max(5.0, lease_s / 30))
 
 
