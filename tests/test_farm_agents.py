@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ipytaskfarm import Agents, Farm, Task, TaskClient, errors
@@ -118,7 +119,8 @@ def test_a_dead_agents_work_is_done_elsewhere_long_before_its_lease(queue: Path,
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: nodes(farm) == ["hands-1.1"], DEADLINE_S, what="it is given up")
-        assert any("its launcher says: its process is gone" in line for line in state_of(farm).losses)
+        why = "its launcher says: its process is gone"
+        eventually(lambda: any(why in line for line in state_of(farm).losses), DEADLINE_S, what=why)
         gate.open()
         tc.barrier(ids, timeout=DEADLINE_S)
         assert outcomes(tc, ids) == {"succeeded"}
@@ -128,9 +130,47 @@ def test_a_dead_agents_work_is_done_elsewhere_long_before_its_lease(queue: Path,
         assert set(keys.agents) == {"hands-1.1"}
 
 
+def test_a_signal_to_a_whole_job_lets_what_runs_finish(queue: Path, tmp_path: Path) -> None:
+    """As scancel sends it: to agent, zygote, engines and what they started."""
+    gate = Gate(tmp_path / "gate")
+    with farm_of(hands(queue, 2, leave=20.0)) as (farm, tc):
+        until_engines(farm, 2)
+        ids = [tc.run(Task(gate.code, retries=0)) for _ in range(2)]
+        for task_id in ids:
+            until_running(tc, task_id)
+        pid = Hands({"folder": str(queue)}).pid("hands-1.0")
+        assert pid is not None
+        agent = psutil.Process(pid)
+        for process in [agent, *agent.children(recursive=True)]:
+            process.send_signal(signal.SIGTERM)
+        eventually(lambda: "leaving" in [r["state"] for r in state_of(farm).agents], DEADLINE_S)
+        gate.open()
+        tc.barrier(ids, timeout=DEADLINE_S)
+        assert outcomes(tc, ids) == {"succeeded"}
+        eventually(lambda: nodes(farm) == ["hands-1.1"], DEADLINE_S, what="the agent has ended")
+        assert not [line for line in state_of(farm).losses if "signal" in line]
+
+
+def test_what_a_task_starts_there_ends_by_sigterm_as_ever(queue: Path) -> None:
+    code = """
+import multiprocessing, subprocess, time
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+child.start()
+child.terminate()
+child.join(20)
+program = subprocess.Popen(["sleep", "60"])
+program.terminate()
+codes = child.exitcode, program.wait(20)
+"""
+    with farm_of(hands(queue, 1)) as (_, tc):
+        assert tc.run(Task(code, pull="codes"), block=True).ns.codes == (-signal.SIGTERM, -signal.SIGTERM)
+
+
 def test_what_waits_in_a_queue_goes_with_the_farm(queue: Path) -> None:
     (queue / "closed").touch()
-    with farm_of(hands(queue, 2), n=1) as (farm, tc):
+    with pytest.warns(UserWarning, match="2 of 3 engines of .* have not come up"):
+        waiting = Farm(n=1, agents=hands(queue, 2), start_timeout=1.0)
+    with waiting as farm, farm.task_client() as tc:
         assert tc.run(Task("a = 7", pull="a"), block=True).ns.a == 7
         eventually(lambda: len(list(queue.glob("*.job"))) == 2, DEADLINE_S, what="two wait")
         assert nodes(farm) == [state_of(farm).agents[0]["node"]]
