@@ -88,7 +88,7 @@ def squares(tc: TaskClient, count: int) -> list[int]:
 def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, farm.task_client() as tc:
         with cluster(farm_dirs) as client:
-            handle = launched(client, farm, farm_dirs, engines_per_worker=1)
+            handle = launched(client, farm, farm_dirs, engines=2)
             until_engines(farm, 2)
             (agent,) = agent_processes()
             (worker,) = [each for each in workers() if agent in each.children(recursive=True)]
