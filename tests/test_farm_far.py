@@ -136,7 +136,7 @@ def test_a_value_that_is_gone_fails_its_task_alone(tc: TaskClient, agent: Path) 
 def test_results_go_from_machine_to_machine(tc: TaskClient, agent: Path) -> None:
     """Made there they travel inside, made here they are files; either way whoever needs them has them."""
     before = copies(agent)
-    made = [tc.submit(Task(ones, args=(LARGE // 2,), requires={"node": node})) for node in (NODE, "!= " + NODE)]
+    made = [tc.submit(Task(ones, args=(LARGE // 2,), requires=where)) for where in (THERE, HERE)]
     assert not copies(agent) - before
     for where in (THERE, HERE):
         for future in made:

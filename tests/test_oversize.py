@@ -1,4 +1,4 @@
-"""Messages that are larger than any may be: whoever waits hears why, and neither controller nor agent ends over it."""
+"""Hand-outs, results and answers that are larger than any message may be: neither controller nor agent ends over it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ import pytest
 from ipytaskfarm.agent.relay import ANSWER_BYTES_MAX, Account, Relay
 from ipytaskfarm.controller import loop as loop_module
 from ipytaskfarm.controller.loop import Controller
-from ipytaskfarm.core.calls import Declined, Spawn, TaskCall, TaskReply
+from ipytaskfarm.core.calls import Spawn, TaskCall
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.messages import (
     AgentState,
-    Answer,
-    Ask,
     Batch,
     CommandDone,
     EngineReport,
-    Fetch,
-    Fetched,
     Finals,
     HandOut,
     NeedIds,
-    Refusal,
     Results,
     Run,
     Submit,
@@ -124,22 +119,6 @@ def test_a_hand_out_of_several_runs_goes_as_one_of_each(loop: Controller, wire: 
     batches = [msgspec.msgpack.decode(message.batch, type=Batch) for message in handed]
     assert [each.runs for each in batches] == [[run] for run in runs]
     assert [len(each.functions) for each in batches] == [1, 0, 0], "code goes ahead of who needs it, once"
-
-
-def test_an_answer_that_is_too_large_is_a_refusal(loop: Controller, wire: SmallWire) -> None:
-    wire.heard = [(CLIENT, Submit([Submission(0, b"work", 1.0)]))]
-    loop.turn()
-    wire.heard = [(AGENT, Results("a.1", [Ended(0, 1, "", 1.0, 0.1, None, bytes(LIMIT - 200))]))]
-    loop.turn()
-    assert finals(wire) == {0: ""}
-    wire.heard = [(CLIENT, Ask(1, Fetch([0]))), (CLIENT, Ask(2, Fetch([0, 0])))]
-    loop.turn()
-    first, second = (m for _, m in wire.sent if isinstance(m, Answer))
-    assert isinstance(first.reply, Fetched)
-    assert second == Answer(2, Refusal("ResultTooLarge", "Answer is too much"))
-    reply = TaskReply("a.1", (0, 1), 3, Declined("x", "y" * LIMIT))
-    loop._send("a", reply)
-    assert wire.sent[-1] == ("a", TaskReply("a.1", (0, 1), 3, Declined("ResultTooLarge", "TaskReply is too much")))
 
 
 def test_large_results_are_announced_and_fetched(

@@ -341,9 +341,9 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
+        self._fetches.restate()
         if self._leave_by_s is not None:
             self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
-        self._fetches.restate()
 
     def _state(self) -> AgentState:
         return AgentState(
@@ -373,12 +373,12 @@ class Agent:
                 self._spawn(self._answer_stack(message))
             case Lease():
                 self._lease_s = message.lease_s
+            case BlobPiece():
+                self._fetches.came(message)
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
                 self._engines.leaving = True
-            case BlobPiece():
-                self._fetches.came(message)
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)

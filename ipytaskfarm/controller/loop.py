@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.calls import TaskReply
+from ..core.calls import Declined, TaskReply
 from ..core.decision import AtTheDoor, Decision, LoadConnections
 from ..core.errors import ResultTooLarge, SecurityError, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
@@ -212,15 +212,6 @@ class Controller:
         if self._reader is not None:
             self._send_pieces(self._reader, out)
 
-    def _send(self, session: str, message: Message) -> None:
-        try:
-            self._hub.send(session, message)
-        except ResultTooLarge as error:
-            excuse = oversize.excuse(message, f"{error}, or ask for less at once")
-            if excuse is None:
-                raise
-            self._hub.send(session, excuse)
-
     def _hand_out(self, agent: str, message: HandOut) -> None:
         try:
             self._hub.send(agent, message)
@@ -237,6 +228,12 @@ class Controller:
         for read in out.reads:
             reader.ask(read)
         reader.go_on(self._hub.backlog_bytes)
+
+    def _send(self, session: str, message: Message) -> None:
+        try:
+            self._hub.send(session, message)
+        except ResultTooLarge as error:
+            self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 
     def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
         if self._door is None:
@@ -277,6 +274,15 @@ class Controller:
     def _code_of(self, digest: str) -> bytes | None:
         functions = self._payloads.functions([digest])
         return functions[0].code if functions else None
+
+
+def _refused(message: Message, why: str) -> Message:
+    """What is said instead of an answer that is too large to be sent."""
+    if type(message) is Answer:
+        return Answer(message.n, Refusal("ResultTooLarge", why))
+    if type(message) is TaskReply:
+        return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
+    raise ResultTooLarge(why)
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:

@@ -1,5 +1,4 @@
-"""What is said in the place of a message that is larger than any may be: whoever waits for it hears why, and no one
-else is held up.
+"""Hand-outs that are larger than any message may be: runs go one by one, and one that cannot go alone ends.
 
 It comes to that where large values travel inside, because somebody does not see the farm's folder of blobs.
 """
@@ -10,14 +9,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..core.calls import Declined, TaskReply
-from ..core.messages import Answer, Batch, HandOut, Message, Refusal, Results
+from ..core.messages import Batch, HandOut, Results
 from ..core.parcels import Ended, Failure
 from ..core.states import Reason
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_batch = msgspec.msgpack.Decoder(Batch).decode
-_ETYPE = "ResultTooLarge"
 
 
 def singly(message: HandOut) -> Iterator[HandOut]:
@@ -33,14 +30,5 @@ def singly(message: HandOut) -> Iterator[HandOut]:
 def unsent(message: HandOut, why: str, now_s: float) -> Results:
     """The end of a run that cannot be handed out, as if its engine had said it.  now_s: by the wall clock."""
     ((task, attempt),) = message.runs
-    failure = Failure(_ETYPE, f"task {task} and the results that it takes are too large together: {why}")
+    failure = Failure("ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}")
     return Results(message.engine, [Ended(task, attempt, Reason.TOO_LARGE.value, now_s, 0.0, failure)])
-
-
-def excuse(message: object, why: str) -> Message | None:
-    """The answer in place of an answer; None: nobody waits for one."""
-    if isinstance(message, Answer):
-        return Answer(message.n, Refusal(_ETYPE, why))
-    if isinstance(message, TaskReply):
-        return TaskReply(message.engine, message.run, message.n, Declined(_ETYPE, why))
-    return None

@@ -60,7 +60,6 @@ SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
 TEARDOWN_MAX_S = 3600.0
-DIGEST_BYTES = 32
 SHARED = "agent"
 """The name in sessions of agents that share the role's key."""
 
@@ -293,12 +292,14 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
         _within(event.free_memory, 0, NUMBER_MAX),
         _within(event.free_disk, 0, NUMBER_MAX),
         _within(event.utc_offset_s, -86_400, 86_400),
+        _within(event.fetched_blobs, 0, NUMBER_MAX),
+        _within(event.fetched_bytes, 0, NUMBER_MAX),
     )
 
 
 def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
-    sound = len(event.digest) == DIGEST_BYTES and 0 <= event.offset <= NUMBER_MAX
-    return event if sound and session in farm.agents else None
+    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
+    return event if session in farm.agents else None
 
 
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
