@@ -194,7 +194,8 @@ def test_start_up_code_that_failed_in_a_way_nobody_can_read() -> None:
     sim.ask(m.SetWanted(1))
     agent = sim.join_agent(HOSTILE)
     sim.process(agent)
-    sim.deliver(agent)
+    while agent.inbox:
+        sim.deliver(agent)
     sim.process(agent)
     engine = next(iter(sim.scheduler.farm.engines.values()))
     (number,) = engine.preparing

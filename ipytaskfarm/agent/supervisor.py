@@ -371,10 +371,10 @@ class Agent:
                 self._engines.start(message.id)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
-            case Lease():
-                self._lease_s = message.lease_s
             case BlobPiece():
                 self._fetches.came(message)
+            case Lease():
+                self._lease_s = message.lease_s
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
