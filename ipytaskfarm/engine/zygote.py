@@ -46,7 +46,8 @@ its parent, as the agent may be dead already), each engine for SIGKILL when the 
 parent *thread*: the agent must start the zygote from a thread that lives as long as itself, its main thread.
 
 Signals to an engine: SIGRTMIN+5 is "look at `want` in the recorder", SIGRTMIN+6 writes the main thread's
-Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM ends it (with --stay: passes it by), SIGINT is the kernel's own.
+Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM ends it (with --stay: passes it by),
+SIGINT is the kernel's own.
 """
 
 from __future__ import annotations

@@ -160,6 +160,14 @@ def back_off(farm: Farm, now: Now) -> None:
 # -- agents
 
 
+def lease_margin_s(lease_s: float) -> float:
+    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
+
+    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
+    differ by some per cent."""
+    return min(30.0, max(5.0, lease_s / 30))
+
+
 def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
     """No more work for its engines until it is heard again, or its lease is over."""
     agent.reachable = False
