@@ -281,6 +281,10 @@ class Agent:
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
     """Engine id -> when its start was asked for."""
+    backoff_s: float = 0.0
+    """How long the last failed start, or the last of several, makes the next one wait; 0: the last one was well."""
+    start_after_s: float = 0.0
+    """When (monotonic) that may be."""
     engines: dict[Incarnation, Engine] = field(default_factory=dict)
     deadline_s: float | None = None
     """When it is given up, while it is away."""
@@ -508,8 +512,6 @@ class Farm:
     """Agents have been here whose time is limited: tasks with a time limit wait in classes of their own."""
     mono_s: float = 0.0
     """When (monotonic) this turn began."""
-    backoff_s: float = 0.0
-    start_after_s: float = 0.0
     served: Any = None
     numbers: int = 0
     dropped: int = 0
