@@ -322,3 +322,13 @@ def test_one_agent_stands_for_all() -> None:
     assert launcher.names("dask-1", None) == launcher.names("dask-1", 1) == ["dask-1"]
     with pytest.raises(ValueError, match="3 agents were asked for"):
         launcher.names("dask-1", 3)
+
+
+def test_a_farm_beside_a_clusters_workers(farm_dirs: Dirs) -> None:
+    """`Farm.from_dask`: engines for each worker, ready when it returns; stopped, it leaves the cluster as it was."""
+    with cluster(farm_dirs) as client:
+        with Farm.from_dask(client, engines_per_worker=2) as farm, farm.task_client() as tc:
+            assert len(engines(farm)) == 4
+            assert list(tc.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+        eventually(lambda: not agent_processes(), DEADLINE_S, what="no agent is left")
+        assert client.submit(abs, -3).result(timeout=DEADLINE_S) == 3
