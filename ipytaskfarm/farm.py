@@ -21,7 +21,7 @@ from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
 from ipytaskfarm.core.shown import ready_engines
 from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
-from ipytaskfarm.home import Home
+from ipytaskfarm.home import TEMPORARY_NAME, Home
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
     Agents,
@@ -135,7 +135,7 @@ class Farm:
     ) -> None:
         code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
-            name=f"temporary-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
+            name=f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
             engines=engines_at_first(n, scheduled.elastic, asked, usable_cores),
             agents=asked,
             owned=name is None,
@@ -192,7 +192,8 @@ class Farm:
 
     def _prepare(self) -> None:
         name = self._settings.name
-        self._home = Home.temporary(name) if self._settings.owned else Home.of(name)
+        agents = bool(self._settings.agents)
+        self._home = Home.temporary(name, with_agents=agents) if self._settings.owned else Home.of(name)
         self._start()
 
     def _start(self) -> None:
@@ -311,8 +312,9 @@ class Farm:
     def add_agents(self, agents: Agents | str) -> str:
         """Have agents placed on other machines, each bringing engines of its own; the name of their group.
 
-        Returns when their system has taken them, which may be long before they run.  Raises `LauncherError`, in the
-        words of that system, and ValueError.
+        Returns when their system has taken them, which may be long before they run.  For a batch system, make the farm
+        with a name or with ``agents``: of others the files are in this machine's /tmp, which its nodes do not see.
+        Raises `LauncherError`, in the words of that system, and ValueError.
         """
         from ipytaskfarm import groups
 

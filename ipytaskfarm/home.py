@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -30,13 +31,16 @@ from ipytaskfarm.settings import DEFAULT_PORT, FarmSettings
 STORE_NAME = "store.sqlite"
 PROCESSES_NAME = "processes.json"
 LOCK_NAME = "supervisor.lock"
-TEMPORARY_PREFIX = "ipytaskfarm-temporary-"
+TEMPORARY_NAME = "temporary"
+"""What names of farms that go with their owners begin with."""
+TEMPORARY_PREFIX = f"ipytaskfarm-{TEMPORARY_NAME}-"
 SUPERVISOR = "supervisor"
 OWNER = "owner"
 """A supervisor's own record among the processes: a command that may be told to end, or the Python of a `Farm`."""
 SETTLE_S = 60.0
 """A temporary farm younger than this may be about to start its first process."""
 
+_TEMPORARY = re.compile(TEMPORARY_NAME + r"-\d+-[0-9a-f]{6}")
 _locked_here: set[Path] = set()
 
 
@@ -55,9 +59,12 @@ class Home:
         return cls(name, runtime.farm_folder(name))
 
     @classmethod
-    def temporary(cls, name: str) -> Home:
-        """A folder of its own for a farm that goes with its owner."""
+    def temporary(cls, name: str, *, with_agents: bool = False) -> Home:
+        """A folder of its own for a farm that goes with its owner.  with_agents: among the others' in Jupyter's data
+        folder, in the user's home, which agents on other machines see more likely than this one's /tmp."""
         sweep_temporary()
+        if with_agents:
+            return cls(name, runtime.farm_folder(name))
         return cls(name, Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)))
 
     @classmethod
@@ -335,12 +342,17 @@ def remove_path(path: Path) -> None:
 
 def sweep_temporary() -> None:
     """Remove temporary farms whose processes have all died without a chance to (power loss, kill -9 of all of them)."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
+    here = Path(tempfile.gettempdir())
+    # In the user's home there may be another host's, too.
+    shared = [path for path in runtime.farm_folder(TEMPORARY_NAME).parent.glob("*") if _TEMPORARY.fullmatch(path.name)]
+    for folder in [*here.glob(f"{TEMPORARY_PREFIX}*"), *shared]:
         try:
             if folder.stat().st_uid != os.geteuid() or time.time() - folder.stat().st_mtime < SETTLE_S:
                 continue
             record = runtime.read_farm_record(folder)
-            home = Home(record.name if record is not None else "temporary", folder)
+            if folder.parent != here and (record is None or record.node != socket.gethostname()):
+                continue
+            home = Home(record.name if record is not None else TEMPORARY_NAME, folder)
             if not any(_is_alive(process) for process in home.read_processes()):
                 home.remove()
         except (OSError, errors.TaskFarmError, msgspec.MsgspecError):

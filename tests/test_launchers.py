@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -187,3 +188,27 @@ def test_dead_temporary_farms_are_swept(farm_dirs: Dirs) -> None:
     assert alive.folder.exists()
     assert not dead.folder.exists()
     alive.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "stays"),
+    [
+        ("temporary-1-abc123", socket.gethostname(), False),
+        ("temporary-1-abc123", "another-host", True),
+        ("temporary-mine", socket.gethostname(), True),
+    ],
+)
+def test_dead_temporary_farms_with_agents_are_swept_by_their_own_host(
+    farm_dirs: Dirs, name: str, node: str, stays: bool
+) -> None:
+    """They are in the user's home, which other hosts see, among farms that stay."""
+    home = Home.temporary(name, with_agents=True)
+    assert home.folder == Home.of(name).folder
+    home.make_folders()
+    write_farm_record(
+        FarmRecord(name=name, incarnation="i", host="", port=0, store=str(home.folder / "s"), node=node), home.folder
+    )
+    os.utime(home.folder, (1, 1))
+    sweep_temporary()
+    assert home.folder.exists() == stays
+    home.remove()
