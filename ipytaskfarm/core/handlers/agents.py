@@ -43,6 +43,7 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
     agent.gpus, agent.priority = event.gpus, event.priority
     agent.utc_offset_s = event.utc_offset_s
+    agent.clock_s = event.wall_s - now.wall_s if event.wall_s else None
     if event.node in farm.drained:
         agent.aside = DRAINED
     agent.here = agent.reachable = True
