@@ -64,14 +64,20 @@ def launcher_of(agents: Agents) -> Launcher:
 def read_groups(home: Home) -> list[Group]:
     """What there is, oldest first."""
     try:
-        return msgspec.json.decode(runtime.read_private(home.folder / GROUPS_FILE), type=list[Group])
+        found = msgspec.json.decode(runtime.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
+        return [_group(**record) for record in found]
     except FileNotFoundError:
         return []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         path = home.folder / GROUPS_FILE
         raise errors.LauncherError(
             f"{path} is damaged ({error}): end the farm's agents by their systems' own means, then remove it"
         ) from None
+
+
+def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> Group:
+    # Not msgspec's matter: what `Agents` takes from people, it has made seconds of.
+    return Group(agents=Agents(**agents), names=tuple(names), **rest)
 
 
 def _write_groups(home: Home, groups: Sequence[Group]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.tables import EngineRow, EngineTable
+from ipytaskfarm.enrol import enrol
+from ipytaskfarm.launchers.agents import Seat
 from ipytaskfarm.questions import connect
 from tests.conftest import assert_nothing_left, isolated
 from tests.polling import eventually
@@ -80,6 +82,11 @@ def until_engines(farm: Farm, count: int) -> None:
 def until_running(tc: TaskClient, task_id: int) -> None:
     """Wait until the task is on an engine."""
     eventually(lambda: tc.status(task_id).state == "pending", DEADLINE_S, what=f"task {task_id} runs")
+
+
+def enrolled(farm: Farm, names: Sequence[str]) -> list[Seat]:
+    """Agents of these names may come: what a launcher is given."""
+    return [Seat(name, path) for name, path in enrol(farm._home, names).items()]
 
 
 def python(code: str, *arguments: str, timeout_s: float = 60.0) -> str:

@@ -16,7 +16,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.calls import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
 from ipytaskfarm.core.decision import Assignment, Decision, LoadEnded, LoadFinals, LoadMail, LoadOriginals, LoadTaken
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
-from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals, Tick
+from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals, Silent, Tick
 from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import (
@@ -77,6 +77,12 @@ class SimAgent:
     node: str = "node"
     facts: dict[str, object] = field(default_factory=dict)
     """Of each of its engines."""
+    name: str = ""
+    brings: int | None = None
+    ends_s: float | None = None
+    """When (monotonic) its time is over."""
+    leaving: bool = False
+    """It was told to end, and ends with its engines."""
 
 
 class SimFarm:
@@ -124,6 +130,7 @@ class SimFarm:
                 recorded = [h for h in self.store.handouts.values() if (task_id, attempt) in h.runs]
                 assert recorded, f"run {(task_id, attempt)} was handed out unrecorded"
                 self._check_needs(task_id)
+                self._check_time(assignment.agent, task_id)
         for receiver, message in out.sends:
             self._send(receiver, message)
         for assignment in out.assignments:
@@ -151,6 +158,13 @@ class SimFarm:
             verdicts = [self._verdict(x.engine, x.version, question.scored) for x in question.subjects]
             self.handle(Evaluated(question.n, question.depend, verdicts, question.scored))
         return out
+
+    def _check_time(self, session: str, task_id: int) -> None:
+        """What is handed out has the time that it may take."""
+        agent, rules = self.agents.get(session), self.scheduler.farm.tasks[task_id].rules
+        if agent is not None and agent.ends_s is not None and rules is not None and rules.time_limit_s is not None:
+            left_s = agent.ends_s - self.now.mono_s
+            assert rules.time_limit_s <= left_s + 1e-6, f"task {task_id} was handed to an agent with {left_s} s left"
 
     def _check_needs(self, task_id: int) -> None:
         """What is handed out has nothing left to wait for."""
@@ -253,9 +267,12 @@ class SimFarm:
         agent.outbox.append(
             m.AgentState(
                 agent.node, 1, 2, 2**30, "linux", "3.11", reports, None, [],
-                agent.resources, agent.gpus, agent.priority, agent.utc_offset_s,
+                agent.resources, agent.gpus, agent.priority, agent.utc_offset_s, agent.name, agent.brings,
+                None if agent.ends_s is None else agent.ends_s - self.now.mono_s,
             )
         )  # fmt: skip
+        if agent.leaving:
+            agent.outbox.append(m.Leaving(5.0))
         for engine in agent.engines.values():
             if engine.done:
                 agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
@@ -272,6 +289,22 @@ class SimFarm:
                 agent.engines[message.engine].done.pop((ended.task, ended.attempt), None)
         elif isinstance(message, m.EngineLost):
             agent.lost.pop(message.engine, None)
+        self._perhaps_end(agent)
+
+    def _perhaps_end(self, agent: SimAgent) -> None:
+        empty = not (agent.engines or agent.outbox or agent.lost)
+        if agent.leaving and empty and self.agents.pop(agent.session, None) is not None:
+            self.handle(Gone(), agent.session)
+
+    def tell_to_end(self, agent: SimAgent, within_s: float) -> None:
+        """Whoever placed it does."""
+        agent.leaving = True
+        agent.outbox.append(m.Leaving(within_s))
+
+    def die(self, agent: SimAgent) -> None:
+        """The agent and all that it has, at once: nothing more is heard of it."""
+        del self.agents[agent.session]
+        self.handle(Silent(), agent.session)
 
     def deliver(self, agent: SimAgent) -> None:
         """The agent takes the controller's oldest message."""
@@ -280,6 +313,9 @@ class SimFarm:
         message = agent.inbox.popleft()
         if isinstance(message, m.StartEngine):
             self._start_engine(agent, message.id)
+        elif isinstance(message, m.Leave):
+            agent.leaving = True
+            self._perhaps_end(agent)
         elif isinstance(message, m.Shutdown):
             agent.shut = True
             for engine in list(agent.engines.values()):
@@ -320,6 +356,9 @@ class SimFarm:
             self.kill(agent, engine, expected=True)
 
     def _start_engine(self, agent: SimAgent, engine_id: int) -> None:
+        if agent.leaving:
+            agent.outbox.append(m.EngineNote(engine_id, "the agent is ending", failed_start=True))
+            return
         agent.started += 1
         engine = SimEngine(f"{agent.session}.{agent.started}", engine_id)
         agent.engines[engine.name] = engine
@@ -377,7 +416,7 @@ class SimFarm:
     def settle(self, rounds: int = 400) -> None:
         """Everything is delivered, engines run what they hold, time goes on: whatever can end, ends."""
         for _ in range(rounds):
-            for agent in self.agents.values():
+            for agent in list(self.agents.values()):
                 while agent.inbox or agent.outbox:
                     self.deliver(agent)
                     self.process(agent)

@@ -84,6 +84,7 @@ DOORS: dict[str, tuple[tuple[str, ...], str]] = {
         ("launchers/", "agent/", "controller/evaluation.py"),
         "who starts a process must watch it, limit it and reap it; these places do",
     ),
+    "distributed": (("launchers/dask",), "Dask is an extra: who does without it never imports it"),
     "ipykernel": (("engine/",), "only an engine is a kernel; elsewhere it costs 0.3 s of start-up"),
     "IPython": (
         ("engine/", "jupyter/"),
@@ -371,6 +372,7 @@ PLANTED = {
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only doors/pack may", ""),
     "dill elsewhere": ("engine/a.py", "import dill", "only doors/pack may", ""),
     "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluation.py may", "reap"),
+    "distributed elsewhere": ("farm.py", "def f():\n    import distributed", "only launchers/dask may", "extra"),
     "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
     "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "engine/, jupyter/ may", ""),
     "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "jupyter/ may", ""),
@@ -389,6 +391,7 @@ ALLOWED = {
     "everybody may know the version": ("controller/a.py", "from .. import __version__"),
     "the lane": ("engine/lane.py", "import zmq\nfrom ..doors.recorder import Recorder"),
     "the engine is a kernel": ("engine/kernel.py", "import IPython\nfrom ipykernel.kernelapp import IPKernelApp"),
+    "Dask's launcher": ("launchers/dask_plugin.py", "from distributed import WorkerPlugin"),
     "the zygote forks": ("engine/zygote.py", "import os\nos.fork()"),
     "hooks around a fork": ("client/a.py", "import os\nos.register_at_fork(after_in_child=print)"),
     "the agent starts processes": ("agent/a.py", "import subprocess"),

@@ -58,6 +58,7 @@ RULES = st.one_of(
         retries=st.integers(0, 2),
         lost_retries=st.one_of(st.none(), st.integers(0, 2)),
         priority=st.integers(-1, 1),
+        time_limit_s=st.sampled_from([None, None, 10.0]),
         targets=st.one_of(st.none(), st.just((0,)), st.just((0, 1))),
         depend=st.one_of(st.none(), st.none(), st.just("dep")),
         asks=ASKS,
@@ -77,6 +78,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.next_id = 0
         self.agent_count = 0
         self.marks = 0
+        self.placed = 0
         self.old: list[tuple[str, m.Results]] = []
         self.handed_in: dict[int, Rules | None] = {}
         self.vague: set[int] = set()
@@ -205,6 +207,47 @@ class FarmMachine(RuleBasedStateMachine):
     def add_agent(self) -> None:
         self.agent_count += 1
         self.sim.join_agent(f"agent{self.agent_count}", resources={"gpu": 1.0}, gpus=("0",))
+
+    @precondition(lambda self: len(self.sim.agents) < 4)
+    @rule(brings=st.integers(0, 2), time_left_s=st.sampled_from([None, 3.0, 60.0]))
+    def place_agent(self, brings: int, time_left_s: float | None) -> None:
+        """A launcher does: it brings engines, and its time may be limited."""
+        self.placed += 1
+        ends_s = None if time_left_s is None else self.sim.now.mono_s + time_left_s
+        self.sim.join_agent(
+            f"placed{self.placed}",
+            name=f"slurm-1.{self.placed}",
+            brings=brings,
+            ends_s=ends_s,
+            resources={"gpu": 1.0},
+            gpus=("0",),
+        )
+
+    def placed_one(self, data: st.DataObject) -> SimAgent | None:
+        names = sorted(session for session, agent in self.sim.agents.items() if agent.name)
+        return self.sim.agents[data.draw(st.sampled_from(names))] if names else None
+
+    @rule(data=st.data(), within_s=st.sampled_from([0.0, 2.0, 30.0]))
+    def tell_to_end(self, data: st.DataObject, within_s: float) -> None:
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.sim.tell_to_end(agent, within_s)
+
+    @rule(data=st.data(), within_s=st.sampled_from([None, 0.0, 2.0]))
+    def send_away(self, data: st.DataObject, within_s: float | None) -> None:
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.sim.ask(m.RemoveAgents([agent.name], within_s))
+
+    @rule(data=st.data(), known=st.booleans())
+    def lose_agent(self, data: st.DataObject, known: bool) -> None:
+        """With its machine; its launcher may know of it."""
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.vague.update(run[0] for engine in agent.engines.values() for run in engine.held())
+            self.sim.die(agent)
+            if known:
+                self.sim.ask(m.AgentsEnded([agent.name], "the node failed"))
 
     @rule(data=st.data(), count=st.integers(1, 5))
     def deliver(self, data: st.DataObject, count: int) -> None:
@@ -381,6 +424,8 @@ class FarmMachine(RuleBasedStateMachine):
         sim = self.sim
         for agent in sim.agents.values():
             sim.handle(Back(), agent.session)
+            if agent.ends_s is not None:  # its time is over at last: what waits for its engines gets others
+                sim.tell_to_end(agent, 1.0)
             agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
         sim.verdict = True
         sim.ask(m.Hold(False))

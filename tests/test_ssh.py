@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ipytaskfarm import Farm, StringTask, TaskClient
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.doors.runtime import connection_path, process_started, read_connection_file
+from ipytaskfarm.doors.runtime import process_started, read_connection_file
 from ipytaskfarm.launchers import ssh as ssh_module
-from ipytaskfarm.launchers.agents import AgentSpec, Handle, Seat
+from ipytaskfarm.launchers.agents import AgentSpec, Handle
 from ipytaskfarm.launchers.ssh import Ssh
+from ipytaskfarm.settings import Agents
 from tests import sshd
 from tests.conftest import Dirs
-from tests.farms import DEADLINE_S, Gate, engines, outcomes, until_engines
+from tests.farms import DEADLINE_S, Gate, engines, enrolled, outcomes, until_engines
 from tests.polling import eventually
 from tests.sshd import Sshd
 
@@ -42,7 +44,7 @@ def launcher(server: Sshd, folder: Path, hosts: str = "node01:1,node02:2", **opt
 @contextmanager
 def placed(farm: Farm, ssh: Ssh, dirs: Dirs, **settings: Any) -> Iterator[Handle]:
     """Its agents run; afterwards they are ended, whatever the test did."""
-    seats = [Seat(name, connection_path(farm.name, "agent")) for name in ssh.names("ssh-1", None)]
+    seats = enrolled(farm, ssh.names("ssh-1", None))
     spec = AgentSpec(farm=farm.name, group="ssh-1", cwd=dirs.work, logs=dirs.work, **{"leave_s": 5.0, **settings})
     handle = ssh.submit(seats, spec)
     try:
@@ -88,24 +90,28 @@ def test_agents_on_two_hosts_work_and_leave_nothing(farm_dirs: Dirs, server: Ssh
             ids = squares(tc, 200)
             tc.barrier(ids, timeout=60)
             assert [tc.get_task_result(i)["x"] for i in ids[:4]] == [0, 1, 4, 9]
-            unread_secret(farm, farm_dirs)
+            unread_secrets(handle, farm_dirs)
         eventually(lambda: ssh.status(handle)["ssh-1.0"].state == "ended", DEADLINE_S)
         assert engines(farm) == []
         assert not server.sessions()
 
 
-def unread_secret(farm: Farm, dirs: Dirs) -> None:
-    """The agents' key stands in no command line or environment variable of any process, and in private files alone."""
-    secret = read_connection_file(connection_path(farm.name, "agent")).secret_key.encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        for name in ("cmdline", "environ"):
-            try:
-                assert secret not in (process / name).read_bytes(), (process / "comm").read_text()
-            except OSError:
-                continue
-    holders = [path for path in (dirs.root / "far").rglob("*") if path.is_file() and secret in path.read_bytes()]
-    assert [path.name for path in holders] == ["connection.json"] * 2
-    assert {(path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) for path in holders} == {(0o600, 0o700)}
+def unread_secrets(handle: Handle, dirs: Dirs) -> None:
+    """The agents' keys stand in no command line or environment variable of any process, and in private files alone."""
+    infos = [read_connection_file(Path(agent["connection_file"])) for agent in handle["agents"].values()]
+    assert len({info.secret_key for info in infos}) == 2
+    for secret in [info.secret_key.encode() for info in infos]:
+        assert secret.decode() not in json.dumps(handle)
+        for process in Path("/proc").glob("[0-9]*"):
+            for name in ("cmdline", "environ"):
+                try:
+                    assert secret not in (process / name).read_bytes(), (process / "comm").read_text()
+                except OSError:
+                    continue
+        holders = [path for path in (dirs.root / "far").rglob("*") if path.is_file() and secret in path.read_bytes()]
+        assert [path.name for path in holders] == ["connection.json"]
+        (path,) = holders
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_a_broken_tunnel_is_made_anew_while_tasks_go_on(farm_dirs: Dirs, server: Sshd) -> None:
@@ -128,18 +134,15 @@ def test_a_broken_tunnel_is_made_anew_while_tasks_go_on(farm_dirs: Dirs, server:
         assert {row.engine for row in engines(farm)} == before
 
 
-def test_an_agent_that_was_killed_is_started_again(
-    farm_dirs: Dirs, server: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh_module, "LOOK_S", 0.0)
+def test_an_agent_that_was_killed_is_started_again(farm_dirs: Dirs, server: Sshd) -> None:
     ssh = launcher(server, farm_dirs.root / "far", "node01:1,node02:1")
     with Farm(n=0) as farm, farm.task_client() as tc, placed(farm, ssh, farm_dirs) as handle:
         until_engines(farm, 2)
         ids = squares(tc, 300)
         killed = handle["agents"]["ssh-1.0"]
         os.kill(killed["pid"], signal.SIGKILL)
-        eventually(lambda: ssh.status(handle)["ssh-1.0"].state == "ended", DEADLINE_S)
-        assert "SIGKILL" in ssh.status(handle)["ssh-1.0"].why
+        eventually(lambda: ssh.status(handle)["ssh-1.0"].state == "waiting", DEADLINE_S)
+        assert "killed by SIGKILL" in ssh.status(handle)["ssh-1.0"].why
         tended(ssh, handle)
         assert handle["agents"]["ssh-1.0"]["pid"] != killed["pid"]
         assert handle["agents"]["ssh-1.1"]["restarts"] == []
@@ -212,3 +215,22 @@ def test_what_is_wrong_is_said_with_a_remedy_and_nothing_stays(farm_dirs: Dirs, 
         denied = r"cannot log in to node01.*Permission denied.*Try: ssh"
         with pytest.raises(LauncherError, match=denied), placed(farm, ssh, farm_dirs):
             pass
+
+
+def test_a_farm_brings_its_own_agents_and_takes_them_along(farm_dirs: Dirs, server: Sshd) -> None:
+    options = {"hosts": "node01:1,node02:1", "config": str(server.config), "folder": str(farm_dirs.root / "far")}
+    with Farm(agents=Agents("ssh", options=options)) as farm, farm.task_client() as tc:
+        until_engines(farm, 2)
+        ids = squares(tc, 100)
+        (agent,) = (psutil.Process(p) for p in agent_pids(farm_dirs, "ssh-1.0"))
+        agent.kill()
+        ids += squares(tc, 100)
+        tc.barrier(ids, timeout=60)
+        assert outcomes(tc, ids) == {"succeeded"}
+        until_engines(farm, 2)
+        assert agent.pid not in agent_pids(farm_dirs, "ssh-1.0")
+    eventually(lambda: not list(farm_dirs.root.glob("far/*")) and not server.sessions(), DEADLINE_S)
+
+
+def agent_pids(dirs: Dirs, name: str) -> list[int]:
+    return [int(path.read_text()) for path in (dirs.root / "far").glob(f"*-{name}/pid")]

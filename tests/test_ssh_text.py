@@ -15,17 +15,15 @@ import msgspec
 import pytest
 
 from ipytaskfarm.doors.runtime import ConnectionInfo, agent_folder, private_folder, process_started, write_private
-from ipytaskfarm.launchers.agents import AgentSpec, Seat
+from ipytaskfarm.launchers.agents import AgentSpec, Seat, elsewhere
 from ipytaskfarm.launchers.ssh import Ssh
 from ipytaskfarm.launchers.ssh_text import (
     MARK,
     Host,
     answer_of,
     helper_script,
-    is_here_alone,
     look_script,
     parse_hosts,
-    reached_here,
     said_port,
     ssh_words,
     tunnel_script,
@@ -112,21 +110,11 @@ def test_the_port_that_ssh_says() -> None:
     assert said_port("Connection refused") is None
 
 
-@pytest.mark.parametrize(
-    ("address", "alone", "here"),
-    [
-        ("127.0.0.1", True, "127.0.0.1"),
-        ("::1", True, "::1"),
-        ("localhost", True, "localhost"),
-        ("0.0.0.0", True, "127.0.0.1"),
-        ("::", True, "::1"),
-        ("*", True, "127.0.0.1"),
-        ("10.1.2.3", False, "10.1.2.3"),
-        ("head.example.org", False, "head.example.org"),
-    ],
-)
-def test_addresses_that_mean_nothing_elsewhere(address: str, alone: bool, here: str) -> None:
-    assert (is_here_alone(address), reached_here(address)) == (alone, here)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::"])
+def test_addresses_that_mean_nothing_elsewhere(address: str) -> None:
+    assert elsewhere(msgspec.structs.replace(INFO, host=address)) is None
+    assert elsewhere(msgspec.structs.replace(INFO, host=address, location="10.1.2.3")) == "10.1.2.3"
+    assert elsewhere(msgspec.structs.replace(INFO, host="head.example.org")) == "head.example.org"
 
 
 # ---------------------------------------------------------------------------------------- scripts

@@ -11,11 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
-import setproctitle
-
 from ..core.errors import TaskFarmError
 from ..doors.cores import usable_cores
 from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
+from ..doors.title import name_process
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
 
@@ -24,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
     given = _parser().parse_args(argv)
     os.umask(0o077)
-    setproctitle.setproctitle(f"ipytaskfarm agent --farm {given.farm}")
+    name_process(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
     try:
         folder = given.folder or _own_folder(given)

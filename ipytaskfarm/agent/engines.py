@@ -202,6 +202,8 @@ class EngineTable:
         self.by_counter: dict[int, Engine] = {}
         self.ending = False
         """No more engines are started."""
+        self.leaving = False
+        """The same, while those that there are come to their end."""
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._by_incarnation.values()))
@@ -233,7 +235,7 @@ class EngineTable:
 
     def start(self, engine_id: int) -> None:
         """Start an engine; `EngineUp` or a failed-start `EngineNote` follows."""
-        if self.ending:
+        if self.ending or self.leaving:
             self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
             return
         self._counter += 1

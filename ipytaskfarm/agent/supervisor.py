@@ -139,6 +139,8 @@ class Agent:
         self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
+        self._closed = False
+        """A turn that was called for before may still come."""
         self._rung = False
         self._called = False
         """The controller has said something."""
@@ -220,6 +222,8 @@ class Agent:
         self._wake()
 
     def _turn(self) -> None:
+        if self._closed:
+            return
         self._woken = False
         now_s = time.monotonic()
         if self._called:
@@ -355,6 +359,7 @@ class Agent:
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
+                self._engines.leaving = True
             case Shutdown():
                 log.info("the farm stops")
                 self._end(EXIT_STOPPED, message.grace_s)
@@ -464,6 +469,7 @@ class Agent:
 
     def _leave(self) -> None:
         self._leave_by_s = time.monotonic() + self._settings.leave_s
+        self._engines.leaving = True
         self._relay.say(Leaving(self._settings.leave_s))
 
     def _judge_leave(self, now_s: float) -> None:
@@ -507,6 +513,7 @@ class Agent:
             self._loop.remove_reader(fd)
         await self._engines.close()
         clean = self._all_delivered()
+        self._closed = True
         self._link.close()
         self._lane.close()
         self._bell.close()

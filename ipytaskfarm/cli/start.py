@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from setproctitle import setproctitle
 from traitlets import Bool, Float, Int, List, Unicode
 from traitlets.config import Configurable
 
@@ -23,6 +22,7 @@ from ipytaskfarm.core.shown import ready_engines
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.detached import start_detached
 from ipytaskfarm.doors.cores import usable_cores
+from ipytaskfarm.doors.title import name_process
 from ipytaskfarm.home import Home
 from ipytaskfarm.settings import (
     DEFAULT_HOST,
@@ -411,7 +411,7 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
     """Be the supervisor until the farm has ended."""
     supervisor = Supervisor(settings, home, audience)
     if isinstance(audience, Reporter):
-        setproctitle(f"ipytaskfarm supervisor --farm {settings.name}")
+        name_process(f"ipytaskfarm supervisor --farm {settings.name}")
 
     def on_signal(number: int, frame: object) -> None:
         supervisor.request_stop()

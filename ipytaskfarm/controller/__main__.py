@@ -23,8 +23,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from setproctitle import setproctitle
-
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
@@ -41,6 +39,7 @@ from ..doors.keys import FarmKeys, farm_keys
 from ..doors.runtime import ConnectionInfo
 from ..doors.store import Store
 from ..doors.tape import PolicyName, Tape
+from ..doors.title import name_process
 from ..doors.wire_hub import Hub
 from .door import Door, orphans
 from .loop import Controller
@@ -59,7 +58,7 @@ EXIT_REFUSED = 4
 def main(argv: list[str] | None = None) -> int:
     """Run a controller until it is stopped; returns the exit code."""
     options = _parser().parse_args(argv)
-    setproctitle(f"ipytaskfarm controller --farm {options.farm}")
+    name_process(f"ipytaskfarm controller --farm {options.farm}")
     os.umask(0o077)
     folder = runtime.private_folder(options.farm_folder)
     _set_up_logs(options.log)

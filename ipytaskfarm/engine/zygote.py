@@ -65,6 +65,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..doors.title import name_process
+
 if TYPE_CHECKING:
     from .process import Settings
 
@@ -219,13 +221,6 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os._exit(1)
-
-
-def name_process(title: str) -> None:
-    """What ``ps`` shows."""
-    import setproctitle
-
-    setproctitle.setproctitle(title)
 
 
 def _new_chances() -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import msgspec
-import setproctitle
 
 from ..core.verdicts import Evaluate, Evaluated, Subject, Verdict
 from ..doors.pack import brief_error, unpack, unpack_function
+from ..doors.title import name_process
 
 _ERROR_CHARACTERS_MAX = 500
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +71,7 @@ def _describe(error: BaseException) -> str:
 
 def main() -> int:
     """Serve until standard input ends."""
-    setproctitle.setproctitle("ipytaskfarm evaluator")
+    name_process("ipytaskfarm evaluator")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     questions, answers = _take_standard_streams()

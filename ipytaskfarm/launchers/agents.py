@@ -11,6 +11,7 @@ group `ENTRY_POINTS` in your package.  ``ipytaskfarm agents add NAME`` and ``Far
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from ipytaskfarm.core.errors import LauncherError
+from ipytaskfarm.doors.runtime import ConnectionInfo
 
 ENTRY_POINTS = "ipytaskfarm.launchers"
 
@@ -127,3 +129,13 @@ def agent_words(spec: AgentSpec, name: str, connection_file: str, *, node: str |
 def shell_line(words: Sequence[str]) -> str:
     """Words as one line of sh."""
     return " ".join(map(shlex.quote, words))
+
+
+def elsewhere(info: ConnectionInfo) -> str | None:
+    """The address at which other machines may find the controller; None: it listens for its own alone."""
+    host = info.location or info.host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None if host == "localhost" else host
+    return None if address.is_loopback or address.is_unspecified else host

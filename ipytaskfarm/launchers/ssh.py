@@ -28,19 +28,17 @@ import msgspec
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core.errors import LauncherError, TaskFarmError
-from ipytaskfarm.doors.runtime import ConnectionInfo, process_started, read_connection_file
+from ipytaskfarm.doors.runtime import ConnectionInfo, dialled, process_started, read_connection_file
 
 from . import describe_exit
-from .agents import AgentSpec, AgentStatus, Handle, Seat, agent_words, shell_line
+from .agents import AgentSpec, AgentStatus, Handle, Seat, agent_words, elsewhere, shell_line
 from .ssh_text import (
     CONNECT_S,
     Host,
     answer_of,
     helper_script,
-    is_here_alone,
     look_script,
     parse_hosts,
-    reached_here,
     said_port,
     ssh_words,
     tunnel_script,
@@ -54,7 +52,7 @@ ANSWER_S = 60.0
 LOOK_S = 10.0
 """`Ssh.tend` asks each host so often; tunnels, which are processes here, it looks at each time."""
 RESTARTS, RESTART_WINDOW_S = 3, 60.0
-"""A crashed agent is started again so often within so long; then again when the window has passed."""
+"""A crashed agent is started again so often within so long; one that crashes more often is left as it is."""
 MARGIN_S = 15.0
 """Beyond the time that running tasks have: for handing over results, and the engines' ends."""
 AT_ONCE = 16
@@ -103,11 +101,10 @@ class Ssh:
             info = read_connection_file(seat.connection_file)
             answer: dict[str, Any] = {"python": self._pythons(spec)[0], "cwd": True, "cache": "~/.cache"}
             folder = self._remote_folder(answer, info, seat.name)
-            tunneled = self._tunnel == "yes" or (self._tunnel == "auto" and is_here_alone(info.host))
+            tunneled = self._tunnel == "yes" or (self._tunnel == "auto" and elsewhere(info) is None)
             start = helper_script(answer["python"], "start", self._start_data(answer, host, seat, spec, folder, SECRET))
             if tunneled:
-                target = (reached_here(info.host), info.port)
-                command = shell_line(tunnel_words(self._config, host, target))
+                command = shell_line(tunnel_words(self._config, host, (dialled(info), info.port)))
                 parts.append(f"# {seat.name}: a tunnel\n{command} <<'EOF'\n{tunnel_script(folder, int(ANSWER_S))}EOF\n")
             command = shell_line(ssh_words(self._config, host))
             parts.append(f"# {seat.name}: the agent\n{command} <<'EOF'\n{start}EOF\n")
@@ -129,10 +126,15 @@ class Ssh:
         return handle
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """One connection to each host, all at once.  One that cannot be asked is ``waiting``, and why."""
+        """One connection to each host, all at once.  Of one that cannot be asked nothing else is known: ``running``,
+        and why.  A crashed agent is ``waiting`` for `tend`, which is then not long in coming."""
         agents: dict[str, dict[str, Any]] = handle["agents"]
         found = _for_each(agents.values(), lambda agent: _caught(lambda: self._ask(handle, agent, "look")))
-        return {name: _status(agents[name], answer) for name, answer in zip(agents, found, strict=True)}
+        statuses = {name: _status(agents[name], answer) for name, answer in zip(agents, found, strict=True)}
+        for name, status in statuses.items():
+            if status.state == "waiting":
+                self._looked_s.pop(name, None)
+        return statuses
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
         """SIGTERM; SIGKILL when its running tasks have had their time and `MARGIN_S`.  Then its folder goes, and its
@@ -144,8 +146,7 @@ class Ssh:
             raise LauncherError("\n".join(failed))
 
     def tend(self, handle: Handle) -> Handle:
-        """Tunnels that broke are made anew, and agents told of their new port; agents that crashed are started again,
-        `RESTARTS` times in `RESTART_WINDOW_S`."""
+        """Tunnels that broke are made anew, and agents told of the new port; those that crashed are started again."""
         agents: dict[str, dict[str, Any]] = handle["agents"]
         tended = _for_each(agents.items(), lambda item: self._tend(handle, item[0], dict(item[1])))
         return {**handle, "agents": dict(zip(agents, tended, strict=True))}
@@ -154,15 +155,16 @@ class Ssh:
 
     def _begin(self, seat: Seat, host: Host, spec: AgentSpec) -> dict[str, Any]:
         info = read_connection_file(seat.connection_file)
-        address = None if is_here_alone(info.host) or self._tunnel == "yes" else (info.host, info.port)
-        script = look_script(self._pythons(spec), address, str(spec.cwd))
+        address = None if self._tunnel == "yes" else elsewhere(info)
+        target = None if address is None else (address, info.port)
+        script = look_script(self._pythons(spec), target, str(spec.cwd))
         answer = _answer(self._config, host, script)
         _check(host, answer, info)
         tunneled = self._tunnel == "yes" or not answer.get("reaches", False)
         if tunneled and self._tunnel == "no":
             raise LauncherError(
-                f"{host.target} does not reach the controller on {info.host} port {info.port}: let it listen where"
-                " hosts can reach it (`ipytaskfarm start --host ADDRESS`), or leave tunnel=no out"
+                f"{host.target} does not reach the controller on {info.location or info.host} port {info.port}: let it"
+                " listen where hosts can reach it (`ipytaskfarm start --host ADDRESS`), or leave tunnel=no out"
             )
         folder = self._remote_folder(answer, info, seat.name)
         agent: dict[str, Any] = {
@@ -211,12 +213,12 @@ class Ssh:
         """The connection file's text for that agent, with the port of its tunnel, which is made now if it is broken."""
         info = read_connection_file(Path(agent["connection_file"]))
         if agent["tunneled"]:
-            target = [reached_here(info.host), info.port]
+            target = [dialled(info), info.port]
             tunnel = agent["tunnel"]
             if tunnel is None or not _lives(tunnel) or tunnel["target"] != target:
                 _end_tunnel(agent)
-                agent["tunnel"] = _open_tunnel(config, agent, (info.host, info.port))
-            info = msgspec.structs.replace(info, host="127.0.0.1", port=agent["tunnel"]["port"])
+                agent["tunnel"] = _open_tunnel(config, agent, (dialled(info), info.port))
+            info = msgspec.structs.replace(info, host="127.0.0.1", location="", port=agent["tunnel"]["port"])
         return msgspec.json.encode(info).decode()
 
     def _tend(self, handle: Handle, name: str, agent: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +226,7 @@ class Ssh:
             return agent
         try:
             now_s = time.monotonic()
-            if _is_cut_off(agent) or now_s - self._looked_s.get(name, 0.0) >= LOOK_S:
+            if _is_cut_off(agent) or now_s - self._looked_s.get(name, -LOOK_S) >= LOOK_S:
                 self._looked_s[name] = now_s
                 self._mend(handle, agent)
         except (TaskFarmError, OSError):
@@ -238,18 +240,12 @@ class Ssh:
             if _digest(text) != agent["sent"]:
                 self._told(handle["config"], agent, "update", connection=text)
                 agent["sent"] = _digest(text)
-        elif answer["state"] == "ended" and answer["code"] not in (EXIT_STOPPED, EXIT_REFUSED):
-            self._start_again(handle, agent)
+        elif _starts_again(agent, answer):
+            agent["restarts"] = [*agent["restarts"], time.time()][-RESTARTS:]
+            self._start(handle["config"], agent)
         else:
             agent["over"] = True
             _end_tunnel(agent)
-
-    def _start_again(self, handle: Handle, agent: dict[str, Any]) -> None:
-        now = time.time()
-        recent = [at for at in agent["restarts"] if 0 <= now - at < RESTART_WINDOW_S]
-        if len(recent) < RESTARTS:
-            agent["restarts"] = [*recent, now]
-            self._start(handle["config"], agent)
 
     def _end(self, handle: Handle, agent: dict[str, Any]) -> None:
         try:
@@ -316,10 +312,9 @@ def _check(host: Host, answer: dict[str, Any], info: ConnectionInfo) -> None:
 # ---------------------------------------------------------------------------------------- tunnels
 
 
-def _open_tunnel(config: str | None, agent: dict[str, Any], address: tuple[str, int]) -> dict[str, Any]:
-    """An ssh process, detached, by which the host's loopback leads to `address`: its pid, and the port it was given."""
+def _open_tunnel(config: str | None, agent: dict[str, Any], target: tuple[str, int]) -> dict[str, Any]:
+    """An ssh process, detached, by which the host's loopback leads to `target`: its pid, and the port it was given."""
     host, log = Host(agent["host"], None), Path(agent["log"])
-    target = (reached_here(address[0]), address[1])
     tunnel: dict[str, Any] = {
         **_detached(tunnel_words(config, host, target), tunnel_script(agent["folder"], int(ANSWER_S)), log)
     }
@@ -381,7 +376,7 @@ def _end_tunnel(agent: dict[str, Any]) -> None:
 def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> AgentStatus:
     where = Host(agent["host"], None).name
     if isinstance(answer, LauncherError):
-        return AgentStatus("waiting", where, str(answer))
+        return AgentStatus("running", where, str(answer))
     if answer["state"] == "running":
         return AgentStatus("running", where)
     if answer["state"] == "gone":
@@ -391,7 +386,18 @@ def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> Ag
         return AgentStatus("ended", where, "ended as told")
     # A shell says 128 + the signal.
     how = "is gone" if code is None else describe_exit(128 - code if code > 128 else code)
-    return AgentStatus("ended", where, f"{how}{': ' + said if said else ''}")
+    why = f"it {how}{f' ({said})' if said else ''}"
+    if _starts_again(agent, answer):
+        return AgentStatus("waiting", where, f"{why}; it is to be started again")
+    return AgentStatus("ended", where, why)
+
+
+def _starts_again(agent: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether an agent that has ended was meant to live, and has not crashed too often of late."""
+    if agent["over"] or answer["state"] != "ended" or answer["code"] in (EXIT_STOPPED, EXIT_REFUSED):
+        return False
+    restarts = agent["restarts"]
+    return len(restarts) < RESTARTS or not 0 <= time.time() - restarts[0] < RESTART_WINDOW_S
 
 
 def _for_each(items: Any, call: Callable[[Any], T]) -> list[T]:

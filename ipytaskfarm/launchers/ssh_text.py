@@ -7,7 +7,6 @@ an environment variable.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import shlex
@@ -168,19 +167,3 @@ def answer_of(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return answer if isinstance(answer, dict) else None
-
-
-def is_here_alone(address: str) -> bool:
-    """Whether an address means nothing on other machines: loopback, or the wildcard."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address in ("localhost", "*", "")
-    return found.is_loopback or found.is_unspecified
-
-
-def reached_here(address: str) -> str:
-    """The address by which this machine itself reaches what listens on `address`."""
-    if address in ("*", "", "0.0.0.0"):
-        return "127.0.0.1"
-    return "::1" if address == "::" else address

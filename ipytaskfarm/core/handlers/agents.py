@@ -105,6 +105,8 @@ def _adopt(farm: Farm, agent: Agent, report: EngineReport, now: Now, out: Decisi
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine
+    if agent.leaving:  # it was about to start when its agent was told to end
+        engine.retiring = True
     _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report.held, now, out)
     _adopt_holding(farm, agent, engine, report)
