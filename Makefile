@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 SOAK_S ?= 14400
 
 # Debian packages that the tests need beyond python3 and its venv.
-APT_PACKAGES := chromium openssh-client openssh-server
+APT_PACKAGES := chromium munge openssh-client openssh-server shellcheck slurm-client slurmctld slurmd
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
@@ -100,7 +100,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "$(PYTHON) cannot make a virtual environment. On Debian: apt-get install python3-venv"; exit 1; }
 
-# Installs only what is missing; without root it asks sudo, without sudo or apt-get it says what to do.
+# Installs only what is missing, and lets no package start its service: tests start their own.  Without root it asks sudo,
+# without sudo or apt-get it says what to do.
 apt:
 	@missing=""; for p in $(APT_PACKAGES); do \
 	    dpkg-query --show --showformat='$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; \
@@ -112,4 +113,9 @@ apt:
 	fi; \
 	echo "installing$$missing"; \
 	apt="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if ! test -e $$policy; then \
+	    trap "$$sudo rm -f $$policy" EXIT; trap "exit 1" INT TERM; \
+	    printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null && $$sudo chmod 755 $$policy; \
+	fi; \
 	$$apt update </dev/null && $$apt install -y --no-install-recommends $$missing </dev/null >/dev/null

@@ -87,6 +87,8 @@ class Farm:
         or has less of its memory free (bytes, or text like ``"1 GiB"``); those with ``force=True`` are. Default: none.
     environment_patience: seconds after which a task is no longer passed over by later ones whose environment an engine
         already has; False: it always is; default: 10.
+    lease: seconds after which an agent that does not hear the controller ends its engines, 5 or more; a little later
+        their work is done elsewhere; default: 900, and 60 for a temporary farm.
     resource_patience: seconds after which what becomes free on a node is kept for a task that waits; default: 10.
     hold: start no task until ``ipytaskfarm resume``.
     fresh: begin anew; the store of a farm of this name is set aside.

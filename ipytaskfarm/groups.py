@@ -155,10 +155,16 @@ def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, Age
     found: dict[str, AgentStatus] = {}
     for group in groups:
         try:
-            found.update(make(group.agents).status(group.handle))
+            said = make(group.agents).status(group.handle)
+            # A launcher may go on telling of agents that were ended.
+            found.update({name: status for name, status in said.items() if _is_of(group, name)})
         except (errors.LauncherError, OSError) as error:
             log.warning("%s: %s", group.name, error)
     return found
+
+
+def _is_of(group: Group, name: str) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in group.names)
 
 
 def tend(home: Home, make: Make = launcher_of) -> list[Group]:

@@ -22,6 +22,11 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 10113
 """Taken if it is free and the farm has no port of its own yet."""
 
+OWNED_LEASE_S = 60.0
+"""An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
+LEASE_LEAST_S = 5.0
+"""Before that nobody is taken for unreachable."""
+
 _POLICY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
 
@@ -41,6 +46,9 @@ class Scheduling:
     environment_patience_s: float | None = None
     """Below 0: off."""
     resource_patience_s: float | None = None
+    lease_s: float | None = None
+    """So long after an agent last heard the controller its engines end, and a little later their work is done
+    elsewhere."""
     elastic: Limits | None = None
     """The number of this machine's engines follows the work within these; None: it stays."""
 
@@ -55,6 +63,7 @@ class SchedulingArguments(TypedDict, total=False):
     free_memory: int | str | None
     environment_patience: float | timedelta | Literal[False] | None
     resource_patience: float | timedelta | None
+    lease: float | timedelta | None
     min: int | None
     max: int | None
     idle: float | timedelta | None
@@ -71,6 +80,7 @@ def check_scheduling(
     min: object = None,
     max: object = None,
     idle: object = None,
+    lease: object = None,
 ) -> Scheduling:
     """These arguments of `Farm`, checked."""
     patience = -1.0 if environment_patience is False else check_seconds("environment_patience", environment_patience)
@@ -82,6 +92,7 @@ def check_scheduling(
         free_memory_bytes=check_bytes("free_memory", free_memory),
         environment_patience_s=patience,
         resource_patience_s=check_seconds("resource_patience", resource_patience),
+        lease_s=_lease(lease),
         elastic=_limits(min, max, idle),
     )
 
@@ -103,6 +114,13 @@ def resource_amount(name: object, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"resources: {name} must be a number of 0 or more, or a size like '4 GiB', not {value!r}")
     return float(value)
+
+
+def _lease(value: object) -> float | None:
+    lease_s = check_seconds("lease", value)
+    if lease_s is not None and lease_s < LEASE_LEAST_S:
+        raise ValueError(f"lease must be {LEASE_LEAST_S:g} seconds or more, not {lease_s:g}")
+    return lease_s
 
 
 def _placement(value: object) -> str | None:
@@ -232,6 +250,12 @@ class FarmSettings:
     """How long running tasks may go on when the farm is stopped; None: until they end."""
 
     @property
+    def own_lease_s(self) -> float | None:
+        """The lease that controller and agents are told; None: their own default."""
+        lease_s = self.scheduling.lease_s
+        return OWNED_LEASE_S if lease_s is None and self.owned else lease_s
+
+    @property
     def engines_at_start(self) -> int:
         """How many engines come up before there is any work: others are started when they are needed."""
         warm = self.scheduling.warm
@@ -276,6 +300,7 @@ def controller_flags(settings: FarmSettings) -> list[str]:
         ("--location", settings.location),
         ("--unmet-timeout", settings.unmet_timeout_s),
         ("--failure-penalty", settings.failure_penalty_s),
+        ("--lease", settings.own_lease_s),
         ("--grace", settings.grace_s),
         ("--max-engine-losses", settings.max_engine_losses),
         ("--node-failures", settings.node_failures),
@@ -294,7 +319,11 @@ def controller_flags(settings: FarmSettings) -> list[str]:
 def agent_flags(settings: FarmSettings) -> list[str]:
     """The same for the agents."""
     declared = [word for name, each in settings.scheduling.resources for word in ("--resource", f"{name}={each:g}")]
-    return declared + _given(("--grace", settings.grace_s), ("--memory-limit", settings.memory_limit_bytes))
+    return declared + _given(
+        ("--lease", settings.own_lease_s),
+        ("--grace", settings.grace_s),
+        ("--memory-limit", settings.memory_limit_bytes),
+    )
 
 
 def _given(*flags: tuple[str, object]) -> list[str]:

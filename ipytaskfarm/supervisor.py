@@ -46,8 +46,6 @@ RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
-OWNED_LEASE_S = 60.0
-"""An owned farm's agent ends by itself this long after its controller, should owner and controller die together."""
 TRIM_S = 30.0
 ANSWER_S = 15.0
 """Beyond what it was told to wait for, a controller has this long to stop."""
@@ -265,7 +263,7 @@ class Supervisor:
         if settings.hold and not self._controller.restarts:
             arguments += ["--hold"]
         if self._owner_pipe is not None:
-            arguments += ["--owner-fd", str(self._owner_pipe[0]), "--lease", str(OWNED_LEASE_S)]
+            arguments += ["--owner-fd", str(self._owner_pipe[0])]
             fds.append(self._owner_pipe[0])
         return Part(
             "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
@@ -277,7 +275,6 @@ class Supervisor:
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
-            *(("--lease", str(OWNED_LEASE_S)) if self.settings.owned else ()),
             *agent_flags(self.settings),
         )
         return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)

@@ -168,13 +168,15 @@ class Tender:
 
     def _tend(self) -> None:
         groups = grouped.tend(self._home, self._launcher) if grouped.read_groups(self._home) else []
-        self._groups = groups
-        if not groups and not self._engines and not any(pool.scaler for pool in self._pools):
+        scaling = self._engines is not None or any(pool.scaler for pool in self._pools)
+        if not groups and not self._groups and not scaling:
             return
         state = self._ask(FarmStatus())
         assert isinstance(state, FarmState)
         if state.stopping:
             return
+        # Not before: there are no groups to be read either when a temporary farm's folder is gone.
+        self._groups = groups
         heard = _Heard({row["name"]: row for row in state.agents if row["name"]})
         if groups:
             groups = self._look_for_dead(groups, heard)

@@ -38,7 +38,7 @@ CODE = """
 import os, time
 ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 os.write(ledger, b"begin {number}\\n")
-time.sleep(0.005)
+time.sleep({run_s})
 os.write(ledger, b"end {number}\\n")
 os.close(ledger)
 a = {number}
@@ -142,11 +142,11 @@ class Nemesis(threading.Thread):
         return str(info.port) in found.stdout
 
 
-def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int]) -> dict[int, int]:
-    """Tasks with these numbers; id -> number."""
+def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
+    """Tasks with these numbers, which run for so long; id -> number."""
     found = {}
     for number in numbers:
-        code = CODE.format(path=str(ledger), number=number)
+        code = CODE.format(path=str(ledger), number=number, run_s=run_s)
         retries = 0 if number % ONCE_EVERY == 0 else 10**6
         found[tc.run(Task(code, pull="a", retries=retries))] = number
     return found

@@ -135,6 +135,9 @@ class SimHub:
         state.link.say(encode(message))
         return True
 
+    def forget(self, session: str) -> None:
+        self.hearing.pop(session, None)
+
     def receive(self) -> list[tuple[Peer, Any]]:
         heard: list[tuple[Peer, Any]] = []
         now_s = self.world.clock.mono_s

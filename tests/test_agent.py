@@ -22,6 +22,7 @@ from ipytaskfarm.core.messages import (
     EngineNote,
     EnginePrepared,
     Interrupt,
+    Lease,
     Recall,
     Results,
     Returned,
@@ -481,12 +482,21 @@ open({str(child)!r}, "w").write(str(p.pid))
 
 
 def test_beyond_the_lease_the_agent_ends_its_engines_and_itself(desk: Desk) -> None:
-    desk.start_agent("--lease", "0.5")
+    desk.start_agent("--lease", "2.5")
     report = desk.controller.start_engine()
     desk.controller.crash()
     eventually(lambda: gone(report.pid), what="the engine is gone")
     assert desk.agent.wait(20) == 0
     assert list(desk.folder.glob("engine-*.rec")), "the next agent has something to tell"
+
+
+def test_the_lease_is_what_the_controller_says(desk: Desk) -> None:
+    desk.start_agent()
+    desk.controller.say(Lease(2.5))
+    report = desk.controller.start_engine()
+    desk.controller.crash()
+    eventually(lambda: gone(report.pid), what="the engine is gone")
+    assert desk.agent.wait(20) == 0
 
 
 def test_another_farm_under_the_name_ends_the_agent(desk: Desk) -> None:

@@ -39,6 +39,15 @@ def test_many_engines_and_classes_cost_little_more_than_few() -> None:
     assert rates["many"] > rates["few"] / 5
 
 
+@pytest.mark.alone
+def test_idle_engines_cost_those_that_work_nothing() -> None:
+    """Tasks that any engine may run, a few hundred at a time: who gets them is found without looking at all."""
+    few = simulated.Simulation(2_000, 40)
+    many = simulated.Simulation(10_000, 200)
+    rates = in_turn({"few": lambda: few.rate(6_000, 1), "many": lambda: many.rate(6_000, 1)}, 3)
+    assert rates["many"] > rates["few"] / 2
+
+
 def test_a_waiting_task_costs_few_bytes_and_none_of_its_payload() -> None:
     """The small form of the measurement with a million tasks: nothing grows faster than their number, and payloads are
     kept on disk alone."""

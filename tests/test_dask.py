@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from ipytaskfarm.launchers import dask
 from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle
 from ipytaskfarm.settings import Agents
 from tests.conftest import Dirs
-from tests.farms import DEADLINE_S, Gate, ask, engines, enrolled, outcomes, until_engines
+from tests.farms import DEADLINE_S, Gate, ask, engines, enrolled, outcomes, until_engines, until_running
 from tests.polling import eventually
 
 pytestmark = [pytest.mark.farm, pytest.mark.slow]
@@ -60,8 +62,8 @@ def launched(client: Client, farm: Farm, dirs: Dirs, **settings: Any) -> Handle:
 
 
 def agent_processes() -> list[psutil.Process]:
-    """Agents that Dask's workers have as their children."""
-    return [child for worker in workers() for child in called("ipytaskfarm agent", worker.children())]
+    """Agents below Dask's workers."""
+    return [child for worker in workers() for child in called("ipytaskfarm agent", worker.children(recursive=True))]
 
 
 def workers() -> list[psutil.Process]:
@@ -89,14 +91,15 @@ def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) ->
             handle = launched(client, farm, farm_dirs, engines_per_worker=1)
             until_engines(farm, 2)
             (agent,) = agent_processes()
-            worker = agent.parent()
-            assert worker is not None
+            (worker,) = [each for each in workers() if agent in each.children(recursive=True)]
             gate = Gate(farm_dirs.work / "gate")
-            ids = [tc.run(StringTask(gate.code)), *squares(tc, 500)]
+            # It has its time to end, for which the other worker waits; then it goes back and is run again.
+            ids = [tc.run(StringTask(gate.code, retries=1)), *squares(tc, 500)]
+            until_running(tc, ids[0])
             worker.kill()
             ids += squares(tc, 500)
-            gate.open()
             eventually(lambda: [found for found in agent_processes() if found.pid != agent.pid], DEADLINE_S)
+            gate.open()
             tc.barrier(ids, timeout=60)
             assert outcomes(tc, ids) == {"succeeded"}
             assert not agent.is_running()
@@ -105,7 +108,7 @@ def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) ->
             unread_secret(handle)
         # Its engines are gone as soon as the cluster has closed.
         eventually(lambda: not engines(farm), DEADLINE_S)
-        assert not list(farm_dirs.sockets.glob("**/keep-*"))
+        eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
 
 
 def unread_secret(handle: Handle) -> None:
@@ -143,6 +146,21 @@ def test_cancelled_agents_end_and_the_workers_go_on(farm_dirs: Dirs) -> None:
         eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
         assert client.submit(lambda: 6 * 7).result(timeout=DEADLINE_S) == 42
         dask.end(client, handle)  # nothing happens
+
+
+def test_a_cluster_that_closes_waits_little_for_what_runs(farm_dirs: Dirs) -> None:
+    with Farm(n=0) as farm, farm.task_client() as tc:
+        gate = Gate(farm_dirs.work / "gate")
+        with cluster(farm_dirs, workers=1) as client:
+            launched(client, farm, farm_dirs, engines=1)
+            until_engines(farm, 1)
+            held = tc.run(StringTask(gate.code, retries=1))
+            until_running(tc, held)
+            (agent,) = agent_processes()
+        eventually(lambda: not agent.is_running(), DEADLINE_S)
+        eventually(lambda: tc.status(held).state == "scheduled", DEADLINE_S)
+        gate.open()
+        eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
 
 
 def test_an_agent_that_crashes_is_started_again_by_its_worker(farm_dirs: Dirs) -> None:
@@ -256,6 +274,44 @@ def test_a_cluster_that_is_gone_has_ended(farm_dirs: Dirs, monkeypatch: pytest.M
 def test_options_that_cannot_be(options: dict[str, str], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         dask.Dask(options)
+
+
+def test_all_is_cleared_away_when_all_are_killed(farm_dirs: Dirs) -> None:
+    code = (
+        "import sys\n"
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=1, threads_per_worker=1, host='127.0.0.1', dashboard_address='127.0.0.1:0',\n"
+        "                      local_directory=sys.argv[1], memory_limit=0) as cluster:\n"
+        "        print(cluster.scheduler_address, flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    script = farm_dirs.work / "cluster.py"
+    script.write_text(code)
+    words = [sys.executable, str(script), str(farm_dirs.work)]
+    with Farm(n=0) as farm, subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        with Client(other.stdout.readline().strip()) as client:
+            launched(client, farm, farm_dirs, engines=1)
+            until_engines(farm, 1)
+        # The worker first: its nanny would end it in good order.
+        victims = [*workers(), psutil.Process(other.pid)]
+        for victim in victims:
+            victim.suspend()
+        for victim in victims:
+            victim.kill()
+        eventually(lambda: not engines(farm), DEADLINE_S)
+        eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
+
+
+def test_the_preview_is_in_words(farm_dirs: Dirs) -> None:
+    with Farm(n=0) as farm:
+        (seat,) = enrolled(farm, ["dask-1"])
+        spec = AgentSpec(farm=farm.name, group="dask-1")
+        text = dask.Dask({"scheduler": "tcp://h:1", "engines_per_worker": "3"}).preview([seat], spec)
+        assert f"ipytaskfarm-{farm.name}-" in text
+        assert "tcp://h:1: one agent on each machine that has workers, with 3 engines for each worker" in text
+        assert "as many engines as it has cores" in dask.Dask({"scheduler": "tcp://h:1"}).preview([seat], spec)
 
 
 def test_one_agent_stands_for_all() -> None:

@@ -24,6 +24,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.home import Home
 from ipytaskfarm.questions import connect
+from ipytaskfarm.settings import FarmSettings, Scheduling, agent_flags, controller_flags
 from tests.conftest import Dirs, processes_of
 from tests.polling import eventually
 
@@ -98,6 +99,7 @@ def test_a_temporary_farm_works_and_leaves_nothing(farm_dirs: Dirs) -> None:
         ({"queue_policy": "nonsense"}, ValueError, "mine:Policy"),
         ({"drain": "long"}, TypeError, "drain must be"),
         ({"unmet_timeout": -1}, ValueError, "unmet_timeout must be 0"),
+        ({"lease": 4}, ValueError, "lease must be 5 seconds or more"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], part: str, farm_dirs: Dirs) -> None:
@@ -105,6 +107,17 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exceptio
     with pytest.raises(error, match=part):
         Farm(**arguments)
     assert temporary_folders() == before
+
+
+def test_controller_and_agents_are_told_the_same_lease() -> None:
+    def lease(owned: bool, lease_s: float | None) -> set[str | None]:
+        settings = FarmSettings(name="x", engines=1, owned=owned, scheduling=Scheduling(lease_s=lease_s))
+        told = (controller_flags(settings), agent_flags(settings))
+        return {words[words.index("--lease") + 1] if "--lease" in words else None for words in told}
+
+    assert lease(False, None) == {None}
+    assert lease(True, None) == {"60.0"}
+    assert lease(True, 8.0) == lease(False, 8.0) == {"8.0"}
 
 
 def test_a_policy_of_main_is_refused_with_advice() -> None:

@@ -365,3 +365,49 @@ def test_listing_farms(farm_dirs: Dirs) -> None:
     runtime.write_connection_file(info(controller_started=1.0), runtime.connection_path("crashed"))
     farms = [(farm.name, farm.running, farm.folder is not None) for farm in runtime.list_farms()]
     assert farms == [("asleep", False, True), ("awake", True, True), ("crashed", False, False)]
+
+
+# ------------------------------------------------------------------------------------------- where others find us
+
+
+@pytest.mark.parametrize(
+    ("host", "location", "here", "elsewhere"),
+    [
+        ("127.0.0.1", None, "127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", None, "127.0.0.1", os.uname().nodename),
+        ("::", None, "::1", os.uname().nodename),
+        ("0.0.0.0", "login.example", "127.0.0.1", "login.example"),
+        ("10.0.0.7", None, "10.0.0.7", "10.0.0.7"),
+        ("10.0.0.7", "login.example", "10.0.0.7", "login.example"),
+    ],
+)
+def test_where_a_farm_is_found(host: str, location: str | None, here: str, elsewhere: str) -> None:
+    assert runtime.addresses(host, location) == (here, elsewhere)
+
+
+def test_a_reader_on_another_host_dials_the_location() -> None:
+    assert runtime.dialled(info(location="login.example")) == "127.0.0.1"
+    assert runtime.dialled(info(location="login.example", node="elsewhere")) == "login.example"
+    assert runtime.dialled(info(node="elsewhere")) == "127.0.0.1"
+
+
+def test_an_address_that_was_given_is_dialled(farm_dirs: Dirs) -> None:
+    path = runtime.connection_path("default")
+    runtime.write_connection_file(info(location="login.example", node="elsewhere"), path)
+    for found in (
+        runtime.find_connection(("127.0.0.1", 10113)),
+        runtime.find_connection(("10.9.9.9", 7), key_file=path),
+    ):
+        assert isinstance(found, ConnectionInfo)
+        assert runtime.dialled(found) == found.host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.3.4", "::1", "localhost"])
+def test_of_loopback_nothing_is_said(host: str) -> None:
+    assert runtime.listening(host, 10113, "x") == ""
+
+
+def test_what_others_can_reach_is_said() -> None:
+    text = "listening on all addresses of this machine, port 7; other machines find it at login.example:7"
+    assert runtime.listening("0.0.0.0", 7, "login.example") == text
+    assert "listening on 10.0.0.7, port 7" in runtime.listening("10.0.0.7", 7, "10.0.0.7")

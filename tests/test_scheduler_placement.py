@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.choice import first_idle, in_turns, note_idle
 from ipytaskfarm.core.demands import Asks, Environment
-from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.farm import Agent, Engine, Farm, Settings
 from ipytaskfarm.core.parcels import Rules
 
 from .simulated_farm import SimFarm, move
@@ -160,3 +162,32 @@ def test_everything_runs_whatever_the_placement(make: Callable[[], Rules | None]
         world.sim.submit(task_id, make())
     world.sim.settle()
     assert len(world.sim.store.finals) == 200
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_first_that_wait_are_found_without_a_look_at_all(seed: int) -> None:
+    """Engines come and go, work and wait: the order is that in which all of them would stand."""
+    chance = random.Random(seed)
+    farm = Farm("name", "incarnation")
+    given = iter(range(1, 10_000))
+    for a in range(5):
+        agent = farm.agents[f"a{a}"] = Agent(f"a{a}", "node", priority=chance.randrange(2), given=next(given))
+        for e in range(20):
+            engine = Engine(f"a{a}.{e}", 20 * a + e, agent.session, agent.node)
+            agent.engines[engine.name] = engine
+            farm.waiting[engine] = None
+            note_idle(farm, engine)
+    engines = [engine for agent in farm.agents.values() for engine in agent.engines.values()]
+    for _ in range(200):
+        expected = in_turns(farm, farm.waiting)[: chance.randrange(1, 5)]
+        assert first_idle(farm, len(expected)) == expected
+        for engine in expected:
+            del farm.waiting[engine]
+            if chance.random() < 0.9:
+                engine.given = farm.agents[engine.agent].given = next(given)
+            if chance.random() < 0.02:
+                engine.environment = Environment(identity="E", name="E")
+        for engine in chance.sample(engines, 3):
+            farm.waiting[engine] = None
+            note_idle(farm, engine)
+    assert all(len(heap) <= 60 for heap in farm.idle.values()), "what has worked since is forgotten"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
-from ipytaskfarm.core.events import Back, Silent
-from ipytaskfarm.core.farm import Settings
+from ipytaskfarm.core.events import Back, Silent, Tick
+from ipytaskfarm.core.farm import Now, Settings, lease_margin_s
 from ipytaskfarm.core.parcels import Rules, Submission
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine
@@ -118,6 +118,34 @@ def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
     sim.advance(1.0)
     assert final_of(sim, 0).reason == "engine lost"
     assert 1 in sim.scheduler.farm.tasks
+
+
+def test_an_agent_that_was_given_up_begins_anew_when_it_is_heard_again() -> None:
+    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
+    sim.submit(0)
+    sim.submit(1, Rules(retries=1))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.handle(Silent(), "agent")
+    sim.now = Now(sim.now.mono_s + 11.1, sim.now.wall_s + 11.1)
+    assert sim.handle(Tick()).given_up == ["agent"]
+    sim.restate(agent)  # its own clock stood still
+    sim.end(agent, engine)
+    sim.settle()
+    assert final_of(sim, 0).reason == "engine lost", "what it did meanwhile changes nothing"
+    assert final_of(sim, 1).reason == "", "its engine works again"
+
+
+def test_agents_are_told_the_lease() -> None:
+    sim, agent, _ = one_engine(Settings(lease_s=10.0))
+    agent.inbox.clear()
+    sim.restate(agent)
+    sim.process(agent)
+    assert m.Lease(10.0) in agent.inbox
+
+
+def test_who_is_silent_is_waited_for_longer_than_its_lease() -> None:
+    assert [lease_margin_s(lease_s) for lease_s in (900.0, 300.0, 60.0, 5.0)] == [30.0, 10.0, 5.0, 5.0]
 
 
 def test_start_up_code_comes_first_whenever_it_was_set() -> None:

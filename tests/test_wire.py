@@ -21,7 +21,7 @@ from ipytaskfarm.core.parcels import Submission
 from ipytaskfarm.core.session import Kind, Session
 from ipytaskfarm.doors import wire, wire_hub, wire_link
 from ipytaskfarm.doors.runtime import ConnectionInfo
-from ipytaskfarm.doors.wire_hub import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.doors.wire_hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.doors.wire_link import Acked, Link, Lost, NewEpoch, Resumed
 from tests.polling import eventually
 from tests.wire_world import World, world
@@ -256,7 +256,9 @@ def test_a_client_silent_for_a_minute_is_forgotten_and_comes_back_anew(w: World)
     assert link.epoch == 1
 
 
-def test_an_agent_is_forgotten_only_when_the_controller_says_so(w: World) -> None:
+def test_an_agent_is_forgotten_when_the_controller_says_so_or_after_an_hour(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = w.up("agent:a1", "agent")
     events = w.events.pop(link)
     w.pass_time(100.0, step_s=2.0)
@@ -267,6 +269,13 @@ def test_an_agent_is_forgotten_only_when_the_controller_says_so(w: World) -> Non
     assert PeerUp() in w.said("agent:a1")
     w.hub.forget("agent:a1")
     w.until(lambda: w.of(link, NewEpoch), pace_s=0.125)
+    w.events.pop(link)
+    monkeypatch.setitem(GONE_S, "agent", 120.0)
+    w.pass_time(115.0, step_s=2.0)
+    assert w.said("agent:a1")[-1] == PeerSilent()
+    w.pass_time(10.0, step_s=2.0)
+    assert w.said("agent:a1")[-1] == PeerGone()
+    link.close()
 
 
 def test_beats_keep_an_idle_conversation(w: World) -> None:

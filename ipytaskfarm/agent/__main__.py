@@ -87,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     parser.add_argument(
-        "--lease", type=float, default=900.0, help="seconds without the controller after which engines end"
+        "--lease",
+        type=float,
+        default=900.0,
+        help="seconds without the controller after which engines end, until it says what the farm's lease is",
     )
     parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
     parser.add_argument(

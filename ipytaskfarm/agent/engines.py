@@ -178,10 +178,11 @@ class EngineTable:
 
     def __init__(
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
-        first_counter: int, preload: Sequence[str], changed: Callable[[], None], blobs_folder: Callable[[], str],
+        first_counter: int, preload: Sequence[str], changed: Callable[[], None],
+        blobs_folders: Callable[[], dict[str, str]],
     ) -> None:  # fmt: skip
         """preload: modules that the zygote imports.  changed: called when the controller is to be told of it.
-        blobs_folder: where engines put large values, "" for nowhere."""
+        blobs_folders: where engines find large values: `blobs` and `copies` of the engine's settings."""
         self._preload = preload
         self._session = session
         self._farm = farm
@@ -192,7 +193,7 @@ class EngineTable:
         self._relay = relay
         self._counter = first_counter
         self._changed = changed
-        self._blobs_folder = blobs_folder
+        self._blobs_folders = blobs_folders
         self._backoff = Backoff()
         self._zygote_backoff = Backoff()
         self._chance = random.Random()
@@ -315,7 +316,7 @@ class EngineTable:
             "cwd": str(self._startup_cwd),
             "node": self._node,
             "farm": self._farm,
-            "blobs": self._blobs_folder(),
+            **self._blobs_folders(),
         }
 
     def stop(self, engine: Engine, grace_s: float) -> None:

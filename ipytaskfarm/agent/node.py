@@ -62,15 +62,15 @@ class NodeWatch:
         self._said = None
         self._next_s = 0.0
 
-    def look(self, now_s: float) -> NodeState | None:
-        """News; None: there is none."""
+    def look(self, now_s: float, fetched_blobs: int = 0, fetched_bytes: int = 0) -> NodeState | None:
+        """News; None: there is none.  fetched_blobs, fetched_bytes: what was brought here until now."""
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
         free, total = node_memory()
         disk = shutil.disk_usage(self._folder)
         load = min(1.0, self._load())
-        state = NodeState(load, free, disk.free, time.localtime().tm_gmtoff)
+        state = NodeState(load, free, disk.free, time.localtime().tm_gmtoff, fetched_blobs, fetched_bytes)
         if self._said is not None and not self._is_news(state, self._said, now_s, total, disk.total):
             return None
         self._said, self._said_s = state, now_s
@@ -92,4 +92,5 @@ def _differs(state: NodeState, said: NodeState, memory: int, disk: int) -> bool:
         or abs(state.free_memory - said.free_memory) >= ROOM_STEP * memory
         or abs(state.free_disk - said.free_disk) >= ROOM_STEP * disk
         or state.utc_offset_s != said.utc_offset_s
+        or state.fetched_blobs != said.fetched_blobs
     )

@@ -17,7 +17,9 @@ import msgspec
 from ..core.errors import ResultTooLarge
 from ..core.messages import AgentMessage, AgentState, CommandDone, EngineLost, HandOut, Results, Returned
 from ..core.parcels import Ended, Failure, Incarnation, RunKey
+from ..core.session import MAX_MESSAGE_BYTES
 from ..core.states import Reason
+from ..core.work import FailureBody
 from ..doors.recorder import Record, Recorder, RecorderDamaged
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ READ_MAX = 1000
 """Records taken from a ring at once."""
 MESSAGE_BYTES = 1 << 20
 """Results are gathered into messages of about this size; a larger result goes alone."""
+ANSWER_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
+"""Of a command, without the names that stand beside it."""
 UNACKED_BYTES_MAX = 16 << 20
 """Beyond this the results stay in the recorders: a controller that is slow or away costs no memory here."""
 
@@ -202,13 +206,21 @@ class Relay:
         """All that was kept has been acknowledged."""
         return not self._kept
 
-    def say(self, message: AgentMessage) -> None:
-        """Send something that `AgentState` states anyway, or that may be lost with a controller."""
+    def say(self, message: AgentMessage) -> str:
+        """Send something that `AgentState` states anyway, or that may be lost with a controller.  Returns why it never
+        can be, or ""."""
         if self._introduced:
-            self._link.send(message)
+            try:
+                self._link.send(message)
+            except ResultTooLarge as error:
+                log.error("%s", error)
+                return str(error)
+        return ""
 
     def keep(self, message: Returned | CommandDone | EngineLost, account: Account) -> None:
         """Send something that must arrive."""
+        if isinstance(message, CommandDone) and len(message.body) > ANSWER_BYTES_MAX:
+            message = _unanswered(message)
         self._number += 1
         kept = self._kept[self._number] = Kept(self._number, message, account)
         if self._introduced:
@@ -273,6 +285,16 @@ class Relay:
                 del self._kept[number]
             else:
                 self._link.send(kept.message, kept)
+
+
+def _unanswered(answer: CommandDone) -> CommandDone:
+    """The answer to a command whose answer is larger than a message may be."""
+    text = (
+        f"the answer has {len(answer.body):,} bytes, more than the {ANSWER_BYTES_MAX:,} that one may have from a "
+        "machine that does not see the farm's folder: pull it in pieces, or write it to a file"
+    )
+    body = msgspec.msgpack.encode(FailureBody("ResultTooLarge", text))
+    return CommandDone(answer.engine, answer.session, answer.n, False, body)
 
 
 def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Progress, TaskCall, TaskReply
+from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -35,6 +35,7 @@ from ..core.messages import (
     HandOut,
     Interrupt,
     LaneHello,
+    Lease,
     Leave,
     Leaving,
     OutputQuery,
@@ -49,12 +50,14 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
+from ..core.pieces import BlobPiece, ReadBlob, WantBlob
 from ..doors.blobs import Blobs
 from ..doors.recorder import Bell
 from ..doors.runtime import ConnectionInfo, read_connection_file
 from ..doors.wire_lane import Lane
 from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
+from .fetching import Fetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
@@ -67,6 +70,7 @@ log = logging.getLogger(__name__)
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
 LOCK = "agent.lock"
+COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
 """What engines have to end by themselves when the controller does not say."""
@@ -86,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     startup_cwd: Path
     slots: int | None = None
     lease_s: float = 900.0
+    """Until the controller says what the farm's is."""
     grace_s: float = 1.0
     stopped_s: float = STOPPED_S
     memory_limit_bytes: int | None = None
@@ -128,10 +133,11 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._fetches = Fetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folder,
+            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -151,6 +157,7 @@ class Agent:
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
+        self._lease_s = settings.lease_s
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
         self._leave_by_s: float | None = None
@@ -181,12 +188,18 @@ class Agent:
         self._info = read_connection_file(self._settings.connection_file)
         return self._info
 
-    def _blobs_folder(self) -> str:
-        """The farm's blobs, if this machine sees them; "": engines keep large values inside."""
+    def _blobs_folders(self) -> dict[str, str]:
+        """Where an engine finds large values: in the farm's folder, if this machine sees it, else in one of our own."""
         if self._info is None:
-            return ""
+            return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
-        return str(found.folder) if found is not None else ""
+        if found is not None:
+            return {"blobs": str(found.folder)}
+        return {"copies": self._fetches.folder(self._settings.folder / COPIES, self._info.incarnation)}
+
+    def _ask_for_piece(self, question: ReadBlob) -> None:
+        self._relay.say(question)
+        self._wake()
 
     # ----------------------------------------------------------------------------------------------
     # the turn
@@ -239,7 +252,7 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        if (state := self._node.look(now_s)) is not None:
+        if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send what was said
             self._wake()
@@ -275,6 +288,8 @@ class Agent:
         self._turn_by_s = min(self._link.next_deadline(), now_s + CHECK_S)
         if self._leave_by_s is None:
             self._turn_by_s = min(self._turn_by_s, self._due_s)
+        if not self._engines.ending:
+            self._turn_by_s = min(self._turn_by_s, self._heard_s + self._lease_s)
         self._arm(look_s)
 
     def _arm(self, look_s: float) -> None:
@@ -315,7 +330,7 @@ class Agent:
                 case Refused():
                     self._on_refused(event.refuse.etype, event.refuse.text)
         if self._link.is_up:
-            self._heard_s = now_s
+            self._heard_s = self._link.heard_s
         return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
@@ -326,6 +341,7 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
+        self._fetches.restate()
         if self._leave_by_s is not None:
             self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
@@ -356,6 +372,10 @@ class Agent:
                 self._engines.start(message.id)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
+            case BlobPiece():
+                self._fetches.came(message)
+            case Lease():
+                self._lease_s = message.lease_s
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
@@ -440,16 +460,22 @@ class Agent:
             case SetUp():
                 engine.set_up = not message.error
                 self._relay.say(message)
-            case EngineNote() | OutputText() | Demand() | TaskCall() | Progress():
+            case WantBlob():
+                self._fetches.want(incarnation, message)
+            case TaskCall():
+                if why := self._relay.say(message):
+                    declined = Declined("ResultTooLarge", why)
+                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
+            case EngineNote() | OutputText() | Demand() | Progress():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------
     # the end
 
     def _judge_lease(self, now_s: float) -> None:
-        if now_s - self._heard_s <= self._settings.lease_s or self._engines.ending:
+        if now_s - self._heard_s < self._lease_s or self._engines.ending:
             return
-        log.error("no controller for %g s: the lease is over", self._settings.lease_s)
+        log.error("no controller for %g s: the lease is over", self._lease_s)
         # The controller gives the engines' work to others from now on.
         self._engines.kill_all("its lease was over")
         self._end(EXIT_STOPPED, 0.0)
@@ -512,6 +538,7 @@ class Agent:
         for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
             self._loop.remove_reader(fd)
         await self._engines.close()
+        await self._fetches.close()
         clean = self._all_delivered()
         self._closed = True
         self._link.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _connected(home: Home) -> dict[str, list[str]]:
     assert isinstance(reply, ConnectionTable)
     found: dict[str, list[str]] = {}
     for row in reply.rows:
-        if row.there:
+        if row.there and not row.name.endswith(f" {os.getpid()}"):  # not this very question
             found.setdefault(row.key, []).append(row.name)
     return found
 

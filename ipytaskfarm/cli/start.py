@@ -63,6 +63,9 @@ class Controller(Configurable):
     failure_penalty = Float(None, allow_none=True, help="withhold an engine this long after a failed task").tag(
         config=True, metavar="SECONDS"
     )
+    lease = Float(
+        None, allow_none=True, help="end engines whose agent has not heard the controller for so long (default: 900)"
+    ).tag(config=True, metavar="SECONDS")
     grace = Float(
         None, allow_none=True, help="between the interrupt of a task over its time limit and the end of its engine"
     ).tag(config=True, metavar="SECONDS")
@@ -120,6 +123,7 @@ class Controller(Configurable):
             least,
             most,
             idle_s,
+            self.lease,
         )
 
 
@@ -199,6 +203,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ("policy-path", "Controller.policy_path"),
         ("unmet-timeout", "Controller.unmet_timeout"),
         ("failure-penalty", "Controller.failure_penalty"),
+        ("lease", "Controller.lease"),
         ("grace", "Controller.grace"),
         ("memory-limit", "Controller.memory_limit"),
         ("max-engine-losses", "Controller.max_engine_losses"),

@@ -102,6 +102,10 @@ def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
     return error if isinstance(error, errors.TaskFarmError) else errors.KernelError(failure.value)
 
 
+READER = "reader"
+"""The role of a connection file that allows to look and to change nothing."""
+
+
 class IoThread:
     """The connection, and what its thread and the callers share.  All of it is guarded by `_lock`."""
 
@@ -234,7 +238,7 @@ class IoThread:
         if not self._welcomed or not self._link.is_up:
             return messages, False
         outbox = self._outbox
-        if outbox.want_ids and not outbox.asked_ids:
+        if outbox.want_ids and not outbox.asked_ids and self.info.role != READER:
             outbox.asked_ids = True
             messages.append(NeedIds())
         tasks = False

@@ -31,8 +31,9 @@ def _gib(size: int | float | None) -> str:
 
 class Node:
     """One node: `name, state, platform, python, cores, load, memory, free_memory, free_disk, capacity, used, engines,
-    environments, priority, slots, guard`.  Memory and disk in bytes, load as a share of the cores; `capacity` and
-    `used` by resource; `environments` by engine id; `guard` says why the load guard starts nothing there, or ""."""
+    environments, priority, slots, guard, fetched_blobs, fetched_bytes`.  Memory and disk in bytes, load as a share of
+    the cores; `capacity` and `used` by resource; `environments` by engine id; `guard` says why the load guard starts
+    nothing there, or ""; `fetched_blobs` large values were brought there, as it does not see the farm's folder."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.name: str = row["node"]
@@ -51,6 +52,8 @@ class Node:
         self.priority: int = row["priority"]
         self.slots: int | None = row["slots"]
         self.guard: str = row["guard"]
+        self.fetched_blobs: int = row["fetched_blobs"]
+        self.fetched_bytes: int = row["fetched_bytes"]
 
     def cells(self) -> Sequence[object]:
         """A line of the table."""

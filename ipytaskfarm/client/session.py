@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from ..core import errors
-from ..core.messages import Ask, Command, Fetch, Fetched, Question, Refusal, Reply, Watch, Watched
+from ..core.messages import Ask, Command, Fetch, Fetched, MarkDone, Question, Refusal, Reply, SetSticky, Watch, Watched
 from ..core.needs import Needs
 from ..core.parcels import Final, JobSpec, Packed
+from ..doors.blobs import fetch_from, fetch_no_more
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
-from .io import Asked, IoThread
+from .fetching import Fetching
+from .io import READER, Asked, IoThread
 from .outbox import LIMIT_BYTES
 from .patience import Patience, say_interrupted
 from .results import error_named
@@ -59,6 +61,9 @@ class Session(IoThread):
         self._fetched_last = -2
         self._fetch_ahead = 1
         self._forked = False
+        self._fetching = Fetching(self) if self.blobs is None else None
+        if self._fetching is not None:
+            fetch_from(self._fetching.fetch)
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -85,6 +90,8 @@ class Session(IoThread):
         """End the session; wait up to flush_s for what is not accepted.  Returns what was lost, in words, or ""."""
         if self._forked:
             return ""  # all of it is the parent's
+        if self._fetching is not None:
+            fetch_no_more(self._fetching.fetch)
         lost = ""
         try:
             self._drain(time.monotonic() + flush_s)
@@ -101,6 +108,8 @@ class Session(IoThread):
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(3.0)
         self._fail(errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
+        if self._fetching is not None:
+            self._fetching.close()
         return lost
 
     def _drain(self, deadline: float) -> None:
@@ -113,9 +122,19 @@ class Session(IoThread):
                     return
                 self._changed.wait(min(left, TICK_S))
 
+    def _must_be_allowed(self, what: str) -> None:
+        """What a read-only key does not allow is said here, not by the end of the connection."""
+        if self.info.role == READER:
+            raise errors.SecurityError(
+                f"this client of farm {self.farm!r} may look and cannot {what}: its connection file is for readers "
+                "(`ipytaskfarm keys add --client` makes another)"
+            )
+
     def after_fork(self) -> None:
         """In a forked child: nothing of this works here, and no lock of the parent's may be touched."""
         self._forked = True
+        if self._fetching is not None:
+            fetch_no_more(self._fetching.fetch)
         self._lock = threading.Lock()
         self._bell_lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -135,11 +154,7 @@ class Session(IoThread):
         if needs is not None and ids:
             needs = _resolved(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
-        if size > PAYLOAD_BYTES_MAX:
-            raise errors.ResultTooLarge(
-                f"a task of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
-                "hand large data over in a file, or in pieces"
-            )
+        _check_size("a task", size)
         now_s = time.time()
         with self._lock:
             outbox = self._outbox
@@ -158,6 +173,7 @@ class Session(IoThread):
 
     def _wait_for_room(self) -> None:
         """Called with the lock held: until there is an id and room in the outbox."""
+        self._must_be_allowed("hand in tasks")
         while True:
             self.check()
             full_why = self._outbox.full_why
@@ -406,11 +422,20 @@ class Session(IoThread):
 
     def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
         """Ask the controller and wait for the answer; a Refusal is raised as the error that it names."""
-        asked = self._begin(lambda n: Ask(n, question))
+        return self.answer(self.begin(question), timeout_s)
+
+    def begin(self, question: Question) -> Asked:
+        """Ask the controller; the caller waits with `answer`, or calls `forget`."""
+        if isinstance(question, SetSticky | MarkDone):
+            _check_size(type(question).__name__, len(question.body))
+        return self._begin(lambda n: Ask(n, question))
+
+    def answer(self, asked: Asked, timeout_s: float | None = None) -> Reply:
+        """Wait for the answer to a question; a Refusal is raised as the error that it names."""
         try:
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             if not self.wait_event(asked.event, deadline):
-                kind = type(question).__name__
+                kind = type(asked.message.question if isinstance(asked.message, Ask) else asked.message).__name__
                 raise TimeoutError(f"farm {self.farm!r} did not answer {kind} within {timeout_s:g} s")
         finally:
             self.forget(asked)
@@ -431,10 +456,8 @@ class Session(IoThread):
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
         text: what `queue_status` shows of it.  blobs: those that the body needs until it was answered."""
-        if len(body) > PAYLOAD_BYTES_MAX:
-            raise errors.ResultTooLarge(
-                f"{verb} of {len(body):,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}"
-            )
+        self._must_be_allowed("run anything on engines")
+        _check_size(verb, len(body))
         asked = self._begin(lambda n: Command(n, engines, verb, body, text), on_done)
         asked.blobs = blobs
         return asked
@@ -511,6 +534,14 @@ def _resolved(needs: Needs, ids: Sequence[int]) -> Needs:
     after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
     inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > PAYLOAD_BYTES_MAX:
+        raise errors.ResultTooLarge(
+            f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
+            "hand large data over in a file, or in pieces"
+        )
 
 
 def _refusal(why: str) -> errors.TaskFarmError:

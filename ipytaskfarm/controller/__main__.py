@@ -26,7 +26,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import Farm, Now, Settings
+from ..core.farm import Farm, Now, Settings, lease_margin_s
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
 from ..core.saves import Snapshot
@@ -44,6 +44,7 @@ from ..doors.wire_hub import Hub
 from .door import Door, orphans
 from .loop import Controller
 from .policy import PolicyError, load_policy
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -137,6 +138,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         policy = load_policy(options.queue_policy, options.policy_path)
         settings = Settings(
             lease_s=options.lease,
+            lease_margin_s=lease_margin_s(options.lease),
             failure_penalty_s=options.failure_penalty,
             unmet_timeout_s=options.unmet_timeout,
             max_engine_losses=options.max_engine_losses,
@@ -223,7 +225,7 @@ def _serve(
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
         info = _connection(options, record, keys, hub.port)
         door = Door(hub, info, folder)
-        blobs = blobs_folder(Path(record.store))
+        blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = Controller(
             Scheduler(farm),
             store,
@@ -231,8 +233,9 @@ def _serve(
             folder,
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
-            upkeep=Upkeep(Blobs.create(blobs, record.incarnation), Path(record.store)),
-            retention=Retention(store, blobs, options.keep_results, options.keep_results_bytes),
+            reader=BlobReader(blobs),
+            upkeep=Upkeep(blobs, Path(record.store)),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
             tape=tape,
             door=door,
             watch_fds=watch,

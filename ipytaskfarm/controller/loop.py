@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.calls import TaskReply
+from ..core.calls import Declined, TaskReply
 from ..core.decision import AtTheDoor, Decision, LoadConnections
-from ..core.errors import SecurityError, StoreFull
+from ..core.errors import ResultTooLarge, SecurityError, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, Message, Number, Refusal, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Number, Refusal, Stop
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
@@ -28,10 +28,11 @@ from ..core.tables import ConnectionTable, FarmState
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from . import replies
+from . import oversize, replies
 from .door import Door
 from .evaluation import Evaluator
 from .payloads import Payloads
+from .reading import BlobReader
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -60,6 +61,7 @@ class Controller:
         *,
         found: str = "",
         min_free_bytes: int = 0,
+        reader: BlobReader | None = None,
         upkeep: Upkeep | None = None,
         retention: Retention | None = None,
         tape: Tape | None = None,
@@ -72,6 +74,7 @@ class Controller:
         self._payloads = Payloads(store)
         self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
+        self._reader = reader
         self._upkeep = upkeep
         self._retention = retention
         self._tape = tape
@@ -93,6 +96,8 @@ class Controller:
             self._hub.flush(time.monotonic())
         finally:
             self._evaluator.close()
+            if self._reader is not None:
+                self._reader.close()
 
     def turn(self) -> bool:
         """One turn; True when the farm has stopped."""
@@ -120,8 +125,8 @@ class Controller:
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:
-        evaluator = self._evaluator.fd()
-        return [*self._watch_fds, evaluator] if evaluator is not None else list(self._watch_fds)
+        others = (self._evaluator.fd(), self._reader.fd() if self._reader is not None else None)
+        return [*self._watch_fds, *(fd for fd in others if fd is not None)]
 
     def _events(self, ready: set[int], now: Now) -> Iterator[tuple[str, Event]]:
         later, self._next = self._next, []
@@ -182,25 +187,53 @@ class Controller:
 
     def _perform(self, out: Decision) -> None:
         for note in out.notes:
-            log.info("%s", note)
+            # Texts of others stand in them: none of their lines is to look like one of ours.
+            log.info("%s", note.replace("\n", "\n    "))
         for session, message in out.sends:
             if session:
-                self._hub.send(session, self._completed(session, message))
+                self._send(session, self._completed(session, message))
+        for session in out.given_up:
+            self._hub.forget(session)
         for assignment in out.assignments:
-            self._hub.send(assignment.agent, self._payloads.hand_out(assignment))
+            self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
             if isinstance(load, AtTheDoor):
                 self._hub.send(load.session, Answer(load.n, self._at_the_door(load)))
                 continue
             session, reply = replies.answer(self._store, load)
             if isinstance(reply, (Answer, TaskReply)):
-                self._hub.send(session, reply)
+                self._send(session, reply)
             else:
                 self._next.append((session, reply))
         for question in out.evaluations:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
+        if self._reader is not None:
+            self._send_pieces(self._reader, out)
+
+    def _hand_out(self, agent: str, message: HandOut) -> None:
+        try:
+            self._hub.send(agent, message)
+        except ResultTooLarge as error:
+            if len(message.runs) > 1:
+                for alone in oversize.singly(message):
+                    self._hand_out(agent, alone)
+            else:
+                self._next.append((agent, oversize.unsent(message, str(error), time.time())))
+
+    def _send_pieces(self, reader: BlobReader, out: Decision) -> None:
+        for session, piece in reader.answers():
+            self._hub.send(session, piece)
+        for read in out.reads:
+            reader.ask(read)
+        reader.go_on(self._hub.backlog_bytes)
+
+    def _send(self, session: str, message: Message) -> None:
+        try:
+            self._hub.send(session, message)
+        except ResultTooLarge as error:
+            self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 
     def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
         if self._door is None:
@@ -221,7 +254,7 @@ class Controller:
 
     def _completed(self, session: str, message: Message) -> Message:
         """Messages that hold something only the shell knows, or that are too much for their receiver now."""
-        if type(message) is Finals and self._hub.backlog_bytes(session) > PUSH_BYTES:
+        if type(message) is Finals and self._is_much(session, message):
             return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
         if type(message) is Answer and type(message.reply) is FarmState:
             state = msgspec.structs.replace(
@@ -234,9 +267,22 @@ class Controller:
             return Answer(message.n, state)
         return message
 
+    def _is_much(self, session: str, message: Finals) -> bool:
+        bodies_bytes = sum([len(final.body) for final in message.finals if final.body])
+        return self._hub.backlog_bytes(session) + bodies_bytes > PUSH_BYTES
+
     def _code_of(self, digest: str) -> bytes | None:
         functions = self._payloads.functions([digest])
         return functions[0].code if functions else None
+
+
+def _refused(message: Message, why: str) -> Message:
+    """What is said instead of an answer that is too large to be sent."""
+    if type(message) is Answer:
+        return Answer(message.n, Refusal("ResultTooLarge", why))
+    if type(message) is TaskReply:
+        return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
+    raise ResultTooLarge(why)
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:

@@ -15,13 +15,17 @@ locality function's word before all.  The default way costs nothing per engine; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
 
 from .eligibility import score_of
-from .farm import Agent, Engine, Farm
+from .farm import Agent, Engine, Farm, IdleEntry
 from .gates import gate
 from .queue import TaskClass, serves_environment
 
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
+
+_STALE_MAX = 16
+"""Beside one for each engine, so many entries of engines that have worked since they were noted are kept."""
 
 _Rank = Callable[[Farm, TaskClass, list[Engine]], Engine]
 
@@ -47,6 +51,52 @@ def _ranked(farm: Farm, session: str, engines: list[Engine]) -> Iterator[tuple[b
 
 def _least_recent(engine: Engine) -> tuple[bool, int, int]:
     return engine.environment is not None, engine.given, engine.id
+
+
+def note_idle(farm: Farm, engine: Engine) -> None:
+    """It has joined those that wait: `first_idle` finds it from now on."""
+    heap = farm.idle.setdefault(engine.agent, [])
+    own = farm.agents[engine.agent].engines.values()
+    if len(heap) > 2 * len(own) + _STALE_MAX:
+        heap[:] = [_entry(farm, other) for other in own if other in farm.waiting]
+        heapify(heap)
+    heappush(heap, _entry(farm, engine))
+
+
+def _entry(farm: Farm, engine: Engine) -> IdleEntry:
+    return *_least_recent(engine), farm.number(), engine
+
+
+def first_idle(farm: Farm, count: int) -> list[Engine]:
+    """So many of the engines that wait, those that `in_turns` puts first; no other is looked at.  They are to be woken:
+    none of them is found a second time."""
+    heads: list[tuple[bool, int, int, int, int, list[IdleEntry]]] = []
+    for number, (session, heap) in enumerate(list(farm.idle.items())):
+        agent = farm.agents.get(session)
+        if agent is None or not _has_idle(farm, heap, {}):
+            del farm.idle[session]
+        else:
+            heads.append((heap[0][0], -agent.priority, 0, agent.given, number, heap))
+    heapify(heads)
+    chosen: dict[Engine, None] = {}
+    while heads and len(chosen) < count:
+        _, priority, place, given, number, heap = heads[0]
+        chosen[heappop(heap)[-1]] = None
+        if _has_idle(farm, heap, chosen):
+            heapreplace(heads, (heap[0][0], priority, place + 1, given, number, heap))
+        else:
+            heappop(heads)
+    return list(chosen)
+
+
+def _has_idle(farm: Farm, heap: list[IdleEntry], chosen: dict[Engine, None]) -> bool:
+    """Whether there is another one, which then stands first: what has worked since it was noted is dropped."""
+    while heap:
+        prepared, given, _, _, engine = heap[0]
+        if engine in farm.waiting and engine not in chosen and (prepared, given) == _least_recent(engine)[:2]:
+            return True
+        heappop(heap)
+    return False
 
 
 def better(farm: Farm, engine: Engine, task_class: TaskClass) -> Engine:

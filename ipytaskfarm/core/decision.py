@@ -167,6 +167,15 @@ AtTheDoor: TypeAlias = LoadKeys | LoadConnections
 """Answered where peers come in."""
 
 
+class ReadPiece(NamedTuple):
+    """Read a piece of a blob, beside the turns: for question `n` of a client, or (None) for an agent."""
+
+    session: str
+    n: int | None
+    digest: bytes
+    offset: int
+
+
 @dataclass(slots=True)
 class Decision:
     """What the shell must do after a turn: commit all `saves`, and only then everything else."""
@@ -175,8 +184,11 @@ class Decision:
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
     loads: list[Load | AtTheDoor] = field(default_factory=list)
+    reads: list[ReadPiece] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """One line each, for the log."""
+    given_up: list[str] = field(default_factory=list)
+    """Agents whose sessions are over: one that speaks again begins anew."""
     finished: bool = False
     """The farm has stopped: the controller ends."""

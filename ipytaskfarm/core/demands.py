@@ -196,7 +196,7 @@ def _same(name: str, found: Any, wanted: Any) -> bool:
 
 
 def _version(text: Any) -> tuple[int, ...]:
-    return tuple(int(number) for number in _NUMBERS.findall(str(text)))
+    return tuple(int(number) for number in _NUMBERS.findall(str(text)[:100]))
 
 
 def amount(name: str, value: float) -> str:

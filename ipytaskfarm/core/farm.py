@@ -35,7 +35,9 @@ class Settings:
     """What a farm's owner may set.  Durations in seconds."""
 
     lease_s: float = 900.0
+    """So long after an agent last heard the controller, it ends its engines."""
     lease_margin_s: float = 30.0
+    """An agent that was silent for the lease and so much more is given up, see `lease_margin_s`."""
     failure_penalty_s: float = 0.0
     """How long an engine gets nothing after a task failed on it."""
     unmet_timeout_s: float | None = None
@@ -70,6 +72,12 @@ class Settings:
     """See `core.choice`."""
     seed: int = 1
     """Of the random placement."""
+
+
+def lease_margin_s(lease_s: float) -> float:
+    """How much longer than the lease a silent agent is waited for, until its engines are gone for sure: both count from
+    when they heard the other last, one may be heard for a while longer, and clocks may differ by some per cent."""
+    return min(30.0, max(5.0, lease_s / 30))
 
 
 @dataclass(slots=True)
@@ -237,6 +245,8 @@ class Engine:
         return next(iter(self.handed), None)
 
 
+IdleEntry: TypeAlias = tuple[bool, int, int, int, Engine]
+"""(it has an environment, number of its last hand-out, id, which entry it is, the engine)"""
 Kind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
 """Of a task: (depend, targets), the part of its class that says what it is."""
 Charge: TypeAlias = Literal["error", "loss", "error and loss"]
@@ -271,6 +281,8 @@ class Agent:
     """How many engines it brings, beside those that the farm wants; None: it takes its share of those."""
     ends_s: float | None = None
     """When (monotonic) its time is over, where that is limited."""
+    former: frozenset[str] = frozenset()
+    """Sessions of dead agents for whose engines it speaks, having found their folder."""
     here: bool = True
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
@@ -413,6 +425,8 @@ class Farm:
     """Engines with room that have not been looked at since something changed."""
     waiting: dict[Engine, None] = field(default_factory=dict)
     """Engines with room for which nothing was found, longest waiting first."""
+    idle: dict[str, list[IdleEntry]] = field(default_factory=dict)
+    """Agent -> a heap of its engines that wait, and of some that waited, see `core.choice`."""
     roomy: dict[Engine, None] = field(default_factory=dict)
     """Busy engines that could be sent more ahead, for which nothing was found."""
     laden: dict[Engine, None] = field(default_factory=dict)
@@ -475,12 +489,12 @@ class Farm:
     """Some task had a placement or a locality of its own."""
     chance: int = 1
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
-    stacks: dict[int, tuple[str, int]] = field(default_factory=dict)
-    outputs: dict[int, tuple[str, Incarnation]] = field(default_factory=dict)
-    """(session, engine) by number: queries about output that have not been answered."""
+    stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
+    """Number of a stack query -> (client session, question number, agent)."""
+    outputs: dict[int, tuple[str, Incarnation, RunKey]] = field(default_factory=dict)
+    """(session, engine, run) by number: queries about output that have not been answered."""
     outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
     """When (monotonic) they were asked."""
-    """Number of a stack query -> (client session, question number)."""
     functions: set[str] = field(default_factory=set)
     """Digests whose code is in the store."""
     retried: dict[str, Retried] = field(default_factory=dict)
@@ -506,6 +520,8 @@ class Farm:
     start_after_s: float = 0.0
     served: Any = None
     numbers: int = 0
+    dropped: int = 0
+    """Messages of agents, and parts of such, that were not theirs to say."""
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     touched: dict[str, Client] = field(default_factory=dict)
     """Clients with finals or acceptances to be told at the end of the turn."""
@@ -526,7 +542,10 @@ class Farm:
         return self.numbers
 
     def set_timer(self, at_s: float, what: str, data: Any = None) -> None:
-        """`what` names a function of `handlers.timers`."""
+        """`what` names a function of `handlers.timers`.  at_s: what is no number would put all others out of order, and
+        means at once."""
+        if at_s != at_s:
+            at_s = 0.0
         heappush(self.timers, (at_s, self.number(), what, data))
 
     def due(self, mono_s: float) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,8 @@ from .messages import Number, Read, Refusal, Send
 from .saves import SaveMail
 from .task import Task
 
+MARK_MAX = 200
+
 
 def _box(farm: Farm, task_id: int) -> Mailbox:
     return farm.mail.setdefault(task_id, Mailbox())
@@ -28,8 +30,11 @@ def on_send(farm: Farm, session: str, n: int, question: Send, now: Now, out: Dec
         text = f"task {question.id} {what}: nobody will read what is sent to it (quiet=True: never mind)"
         answer(session, n, Refusal("TaskError" if ended else "IndexError", text), out)
         return
-    box = _box(farm, question.id)
     who, _, number = question.mark.rpartition(":")
+    if not (who and len(question.mark) <= MARK_MAX and number.isascii() and number.isdigit()):
+        answer(session, n, Refusal("ValueError", f"{question.mark[:MARK_MAX]!r} is no mark: 'NAME:3' is one"), out)
+        return
+    box = _box(farm, question.id)
     last, known = box.marks.get(who, (0, 0))
     if int(number) > last:
         client = farm.clients.get(session)

@@ -6,7 +6,8 @@ The processes of a farm never import one another: this file is where they meet. 
 2. agent -> controller and back;
 3. agent -> engine and back (the *lane*).
 
-What a task is made of, and what comes back of it, stands in `core.parcels`.
+What a task is made of, and what comes back of it, stands in `core.parcels`, how large values reach other machines in
+`core.pieces`.
 Tables that answer questions stand in `core.tables`, what client and engine say to each other through the others' hands
 in `core.work` and `core.verbs`, what tasks ask of their engines in `core.demands`, the handshake of a connection in
 `core.handshake`, what the evaluator is asked in `core.verdicts`.
@@ -32,6 +33,7 @@ import msgspec
 from .calls import Letters, Progress, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
 from .parcels import Ended, Failure, Final, Function, Incarnation, JobSpec, Rules, RunKey, Submission
+from .pieces import BlobHere, BlobPiece, ReadBlob, WantBlob
 from .tables import (
     CommandQueueTable,
     ConnectionTable,
@@ -317,7 +319,7 @@ Question: TypeAlias = (
     Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
     | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
     | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections
+    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections | ReadBlob
 )  # fmt: skip
 
 
@@ -452,7 +454,7 @@ class Number(msgspec.Struct, frozen=True, tag=True):
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
     | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
-    | CommandQueueTable | FarmState | StickyTable | ConnectionTable
+    | CommandQueueTable | FarmState | StickyTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 
@@ -659,6 +661,10 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
     """Bytes, where its engines' files are."""
     utc_offset_s: int = 0
     """Of its local time."""
+    fetched_blobs: int = 0
+    """So many large values were brought to it, …"""
+    fetched_bytes: int = 0
+    """… of so many bytes, since its agent began."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):
@@ -707,6 +713,7 @@ AgentMessage: TypeAlias = (
     | Demand
     | TaskCall
     | Progress
+    | ReadBlob
 )
 
 
@@ -855,6 +862,12 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
     within_s: float | None = None
 
 
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """The farm's lease: so long after you last heard the controller your engines have to be gone."""
+
+    lease_s: float
+
+
 class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
     """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
 
@@ -872,8 +885,10 @@ ToAgent: TypeAlias = (
     | OutputQuery
     | EnginePrepared
     | Leave
+    | Lease
     | Granted
     | TaskReply
+    | BlobPiece
     | Shutdown
 )
 
@@ -897,7 +912,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 
 FromEngine: TypeAlias = (
     LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand | TaskCall | Progress
-)
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | LaneExit
+    | WantBlob
+)  # fmt: skip
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

@@ -6,9 +6,10 @@ have changed (`Farm.hungry`), and takes tasks from the heads of the classes that
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, TypeAlias
 
-from .choice import better, in_turns
+from .choice import better, first_idle, in_turns, note_idle
 from .decision import Assignment, Decision, ToRun, Wants
 from .demands import Asks
 from .eligibility import wake
@@ -170,6 +171,8 @@ def _settle(farm: Farm, engine: Engine, now: Now) -> None:
         agent = farm.agents[engine.agent]
         barred = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
         (farm.barred if barred else farm.waiting)[engine] = None
+        if not barred:
+            note_idle(farm, engine)
         rest(farm, engine, now)
     elif _has_room(farm, engine, now):
         farm.roomy[engine] = None
@@ -178,10 +181,10 @@ def _settle(farm: Farm, engine: Engine, now: Now) -> None:
 def _wake_some(farm: Farm) -> None:
     """As many engines as there are open tasks: the idle first, blank ones before others, then those with room."""
     spare = farm.open_size
-    idle = list(farm.waiting)
-    if len(idle) > spare and (len(farm.agents) > 1 or farm.environments):
-        idle = in_turns(farm, idle)
-    del idle[spare:]
+    if spare < len(farm.waiting) and (len(farm.agents) > 1 or farm.environments):
+        idle = first_idle(farm, spare)
+    else:
+        idle = list(islice(farm.waiting, spare))
     busy = list(farm.roomy)[: spare - len(idle)] if farm.roomy and spare > len(idle) else ()
     for engine in (*idle, *busy, *farm.barred):  # a more urgent one may start where others may not
         wake(farm, engine)

@@ -27,6 +27,7 @@ from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
     asking,
+    blobs,
     clients,
     commands,
     depends,
@@ -44,7 +45,9 @@ from .handlers import (
     tables,
     timers,
 )
+from .pieces import ReadBlob
 from .placement import dispatch
+from .plausible import heard
 from .recycling import settle_jobs
 from .states import State
 from .task import Handed
@@ -91,6 +94,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
+    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
@@ -138,7 +142,7 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
     elif agent.engines:
         losses.agent_silent(farm, agent, now)
     else:
-        del farm.agents[session]
+        losses.forget_agent(farm, agent, out)
 
 
 def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
@@ -182,6 +186,7 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
+    ReadBlob: blobs.on_read_blob,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
@@ -209,8 +214,12 @@ class Scheduler:
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
-        for session, event in events:
-            HANDLERS[type(event)](farm, session, event, now, out)
+        for session, said in events:
+            event = heard(farm, session, said, now)
+            if event is not None:
+                HANDLERS[type(event)](farm, session, event, now, out)
+            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.stopping:
             lifecycle.look_for_the_end(farm, now, out)
@@ -314,6 +323,9 @@ def _check_queues(farm: Farm) -> None:
 
 
 def _check_engines(farm: Farm) -> None:
+    for engine in farm.waiting:
+        noted = [entry for entry in farm.idle.get(engine.agent, ()) if entry[-1] is engine and entry[1] == engine.given]
+        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
     assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
     for engine in farm.engines.values():
         assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"

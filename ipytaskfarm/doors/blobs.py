@@ -4,6 +4,9 @@ A value of 64 KiB and more does not travel through the controller.  Whoever pack
 folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
 machine share its pages; the map is private: writing into an array changes nobody else's.
 
+A machine that does not see the folder has copies (`doors.blob_copies`), brought to it piece by piece when they are
+first looked for: see `fetch_from`.
+
 A blob is on disk before its name is given to anyone.  Which blobs a task or a result needs stands in the store, in
 the same transaction; a file that nothing needs goes after `KEPT_S` (see `sweep`).  Its time of modification says when
 somebody last had it in hand, so whoever holds a digest that is not in the store yet touches the file now and then.
@@ -22,6 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from ..core.errors import BlobMissing
 from .runtime import private_folder
@@ -152,6 +156,17 @@ class Blobs:
         finally:
             os.close(fd)
 
+    def read(self, digest: bytes, offset: int, count: int) -> tuple[int, bytes]:
+        """(bytes of the whole, those from offset on, at most count); it counts as in hand.  OSError: it cannot be
+        read, FileNotFoundError: it is not here."""
+        self.touch([digest])
+        fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            return size, os.pread(fd, count, offset) if 0 <= offset < size else b""
+        finally:
+            os.close(fd)
+
     def touch(self, digests: Iterable[bytes]) -> None:
         """These are in hand: not to be swept for `KEPT_S`."""
         with self._in_hand():
@@ -228,12 +243,28 @@ class Keeper:
         return tuple(digest.hex() for digest in digests)
 
 
+Fetch: TypeAlias = Callable[[bytes], memoryview]
+"""Brings the blob of a digest here, and maps it; waits as long as that takes.  BlobMissing: it is nowhere."""
+
 _known: dict[Path, Blobs] = {}
+_fetches: list[Fetch] = []
 
 
 def use(blobs: Blobs) -> None:
     """This process unpacks values whose blobs lie there."""
     _known[blobs.folder] = blobs
+
+
+def fetch_from(fetch: Fetch) -> None:
+    """This process unpacks values whose blobs lie where it does not see them: they come by this, in the thread that
+    unpacks."""
+    _fetches.append(fetch)
+
+
+def fetch_no_more(fetch: Fetch) -> None:
+    """Nothing comes from there any more."""
+    if fetch in _fetches:
+        _fetches.remove(fetch)
 
 
 def mapped(digest: bytes) -> memoryview:
@@ -242,10 +273,20 @@ def mapped(digest: bytes) -> memoryview:
         found = blobs.map(digest)
         if found is not None:
             return found
-    raise BlobMissing(
-        f"the data of this value (blob {digest.hex()[:12]}…) is not here: its task was cleared, or it lies on a "
-        "machine that this process does not see"
+    missing = None
+    for fetch in list(_fetches):
+        try:
+            return fetch(digest)
+        except BlobMissing as error:
+            missing = error
+    raise missing or missing_blob(
+        digest, "its task was cleared, or it lies on a machine that this process does not see"
     )
+
+
+def missing_blob(digest: bytes, why: str) -> BlobMissing:
+    """The error that names it."""
+    return BlobMissing(f"the data of this value (blob {digest.hex()[:12]}…) is not here: {why}")
 
 
 def _place(data: memoryview) -> tuple[int, int] | None:

@@ -261,7 +261,10 @@ class Store:
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
         db = self._db
-        for kind, group in itertools.groupby(saves, type):
+        # Nothing else touches the table of hand-outs, and ends of tasks between them would be a statement each.
+        handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
+        others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
+        for kind, group in itertools.groupby([*others, *handouts], type):
             for sql, values, fences in rows.statements(kind, list(group)):
                 if fences and fenced is not None:
                     fenced.extend(row[0] for row in values if not db.execute(sql, row).rowcount)

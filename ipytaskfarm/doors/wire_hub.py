@@ -43,20 +43,23 @@ from ..core.messages import (
     Tasks,
     Watch,
 )
+from ..core.pieces import ReadBlob
 from ..core.session import BEGIN_ANEW, Greeting, Heard, Kind, Session, frame_of, kind_of
 from . import wire
 from .keys import FarmKeys, role_of, session_fits
 
-GONE_S = 60.0
-"""A client silent for so long is forgotten; should it come back, it begins anew."""
+GONE_S = {"client": 60.0, "agent": 3600.0}
+"""Who is silent for so long is forgotten; should it come back, it begins anew, and states what it holds."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
 SESSIONS_MAX = 20_000
+AGENT_SESSIONS_MAX = 1024
+"""Of one enrolled agent's key: enough for all nodes of a cluster that share one, and no key takes everybody's room."""
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
 
-READ_ONLY = (Watch, Fetch, QueueStatus, Tasks, Explain, Stack, Engines, FarmStatus, ListSticky)
+READ_ONLY = (Watch, Fetch, QueueStatus, Tasks, Explain, Stack, Engines, FarmStatus, ListSticky, ReadBlob)
 """What a read-only key may ask."""
 
 
@@ -91,7 +94,7 @@ class PeerSilent(msgspec.Struct, frozen=True):
 
 
 class PeerGone(msgspec.Struct, frozen=True):
-    """It said good-bye, or was a client and silent for a minute: its session is forgotten."""
+    """It said good-bye, or was silent for `GONE_S`: its session is forgotten."""
 
 
 REPLACED = "the key of this connection was replaced: read the connection file again"
@@ -149,6 +152,8 @@ class Hub:
         self._states: dict[str, _State] = {}
         self._by_connection: dict[bytes, _State] = {}
         self._dirty: dict[str, _State] = {}
+        self._sessions_of: Counter[str] = Counter()
+        """By the title of their key."""
         self._discarding = False
         self.rejected: Counter[str] = Counter()
         """What was turned away, counted by reason."""
@@ -215,11 +220,12 @@ class Hub:
         return True
 
     def forget(self, session: str) -> None:
-        """Drop a session and all that waits for it. Agents are forgotten only so, or by their good-bye."""
+        """Drop a session and all that waits for it."""
         state = self._states.pop(session, None)
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
+            self._sessions_of[state.peer.title] -= 1
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """From now on these keys open the door, and no others; the controller's own stays as it is.
@@ -437,6 +443,7 @@ class Hub:
         if state is None:
             state = _State(Peer(message.session, message.role, message.name[:200], title))
             self._states[message.session] = state
+            self._sessions_of[title] += 1
         state.user = user
         self._unbind(state)
         former = self._by_connection.get(connection)
@@ -469,6 +476,8 @@ class Hub:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
         if state is None and len(self._states) >= SESSIONS_MAX:
             return Refuse("ConnectionError", f"farm {self._name!r} has {SESSIONS_MAX:,} sessions already", later=True)
+        if state is None and ":" in title and self._sessions_of[title] >= AGENT_SESSIONS_MAX:
+            return Refuse("ConnectionError", f"{title} has {AGENT_SESSIONS_MAX:,} sessions already", later=True)
         return None
 
     def _judge(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
@@ -483,7 +492,7 @@ class Hub:
                 # Nothing more is put onto it, so a peer that only cannot be heard falls silent to itself, and redials.
                 self._unbind(state)
                 heard.append((state.peer, PeerSilent()))
-            if silent_s > GONE_S and state.peer.role == "client":
+            if silent_s > GONE_S[state.peer.role]:
                 self.forget(state.peer.session)
                 heard.append((state.peer, PeerGone()))
 

@@ -119,6 +119,8 @@ class Link:
         self._name = name
         self._python = python or wire.python_version()
         self.farm = farm
+        self.heard_s = -math.inf
+        """When the controller was heard last, on the clock that `step` is given."""
         self.problem = "not connected yet"
         """Why there is no connection now, for people; "" while there is one."""
         self._session = Session()
@@ -369,6 +371,7 @@ class Link:
             except zmq.Again:
                 return budget, True
             budget -= 1
+            self.heard_s = self._now_s
             self._heard_awake_s = self._awake_s
             if self._socket.getsockopt(zmq.RCVMORE):
                 self._drop("it sent nonsense", events)

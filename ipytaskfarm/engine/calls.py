@@ -16,10 +16,14 @@ from ..core import errors
 from ..core.calls import Counted, Declined, Post, Progress, TaskCall, TaskQuestion, TaskReply
 from ..core.messages import FromEngine
 from ..core.parcels import RunKey
+from ..core.session import MAX_MESSAGE_BYTES
 
 ASK_AGAIN_S = 5.0
 WINDOW = 1000
 """Messages that are on their way at most; `send` waits for room."""
+POST_BYTES = 16 * 2**20
+"""Of those that are sent together."""
+BODY_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
 PROGRESS_S = 0.1
 """Progress is told at most so often; the last one always."""
 
@@ -89,7 +93,12 @@ class Calls:
     # -- messages to whoever reads them
 
     def post(self, body: bytes) -> None:
-        """Send one on its way; waits while too many are."""
+        """Send one on its way; waits while too many are.  ResultTooLarge: it is more than one message may be."""
+        if len(body) > BODY_BYTES_MAX:
+            raise errors.ResultTooLarge(
+                f"a message of {len(body):,} bytes cannot be sent, the limit is {BODY_BYTES_MAX:,}: "
+                "hand large data over as a result, or in pieces"
+            )
         with self._changed:
             while len(self._posts) >= WINDOW:
                 self._await_posts()
@@ -112,9 +121,18 @@ class Calls:
     def _post_more(self) -> None:
         if self._post is None and self._posts:
             self._n += 1
-            self._post = TaskCall(self._engine, self._run, self._n, Post(self._posted + 1, list(self._posts)))
+            self._post = TaskCall(self._engine, self._run, self._n, Post(self._posted + 1, self._next_posts()))
             self._post_at_s = time.monotonic()
             self._send(self._post)
+
+    def _next_posts(self) -> list[bytes]:
+        """As many of them, in order, as are not too much together; at least one."""
+        size = 0
+        for count, body in enumerate(self._posts):
+            size += len(body)
+            if count and size > POST_BYTES:
+                return self._posts[:count]
+        return list(self._posts)
 
     # -- progress
 

@@ -36,6 +36,7 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.parcels import RunKey
+from ..core.pieces import BlobHere
 from ..core.verbs import PROFILE
 
 SLICE_S = 0.0015
@@ -69,6 +70,7 @@ class Works(Protocol):
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
     def answered(self, reply: TaskReply) -> None: ...
+    def arrived(self, answer: BlobHere) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -208,6 +210,8 @@ class Lane:
             self._works.granted(message)
         elif isinstance(message, TaskReply):
             self._works.answered(message)
+        elif isinstance(message, BlobHere):
+            self._works.arrived(message)
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")
         elif isinstance(message, LaneExit):

@@ -33,7 +33,7 @@ class Parts:
     capture: Capture
     baseline: Baseline
     blobs: Blobs | None
-    """Where large values go; None: they travel inside."""
+    """Where large values go; None: they travel inside, as nobody else sees this node's folder."""
     send: Callable[[FromEngine], None]
     """To the agent, from any thread."""
     environments: Environments

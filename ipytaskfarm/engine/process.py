@@ -25,13 +25,15 @@ from .. import engine as package
 from ..core.calls import TaskReply
 from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText
 from ..core.messages import Properties as PropertiesMessage
-from ..doors.blobs import Blobs, use
+from ..core.pieces import BlobHere
+from ..doors.blobs import Blobs, fetch_from, use
 from ..doors.recorder import Bell, Recorder
 from .baseline import Baseline
 from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
 from .cells import Cells
 from .commands import Commands
 from .environments import Environments
+from .fetching import Fetching
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
@@ -63,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True):
     node: str = ""
     farm: str = "default"
     blobs: str = ""
+    """The farm's folder of large values, if it is seen here; …"""
+    copies: str = ""
+    """… else the node's own, into which the agent brings them."""
 
 
 def run_engine(settings: Settings) -> NoReturn:
@@ -149,6 +154,9 @@ class EngineProcess:
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
         self._sampler = profiling.sampler
+        self._fetching = Fetching(Blobs(settings.copies), self._lane.send) if settings.copies else None
+        if self._fetching is not None:
+            fetch_from(self._fetching.fetch)
         parts = Parts(
             settings.engine,
             settings.id,
@@ -226,6 +234,10 @@ class EngineProcess:
 
     def answered(self, reply: TaskReply) -> None:
         self._runner.answered(reply)
+
+    def arrived(self, answer: BlobHere) -> None:
+        if self._fetching is not None:
+            self._fetching.arrived(answer)
 
     def stop(self) -> None:
         """Tear the environment down, end the loop, and with it the process."""

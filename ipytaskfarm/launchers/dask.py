@@ -70,13 +70,12 @@ class Dask:
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
         """In words: there is no script."""
-        engines = (
-            f"{self._per_worker} engines per worker" if self._per_worker else f"{spec.engines or 'as many'} engines"
-        )
+        engines = f"{spec.engines} engines" if spec.engines is not None else "as many engines as it has cores"
+        if self._per_worker is not None:
+            engines = f"{self._per_worker} engines for each worker"
         return "".join(
             f"register the worker plugin {_plugin_name(read_connection_file(seat.connection_file), seat)}"
-            f" with Dask's scheduler {self._address}: one agent on each machine that has workers, with {engines}"
-            f"{'' if self._per_worker or spec.engines else ' as it has cores'}\n"
+            f" with Dask's scheduler {self._address}: one agent on each machine that has workers, with {engines}\n"
             for seat in seats
         )
 

@@ -11,7 +11,7 @@ from ..ending import recycle
 from ..environments import take_on
 from ..farm import Agent, Batch, Claim, Engine, EngineState, Farm, Handing, Now
 from ..gates import adopt_claim, answer_demand
-from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Properties, SetUp, StartEngine
+from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Lease, Properties, SetUp, StartEngine
 from ..parcels import RunKey
 from ..placement import release
 from ..recycling import remember
@@ -21,7 +21,7 @@ from ..task import RETURNED
 from ..transition import give_back, stand_anew
 from .depends import ask_about, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
-from .losses import agent_silent, back_off
+from .losses import agent_silent, back_off, forget_agent
 from .nodes import DRAINED
 from .results import save_batches
 
@@ -42,6 +42,7 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.platform, agent.python = event.platform, event.python
     agent.capacity = {CORES: event.cores, MEMORY: event.memory_bytes, **event.resources}
     agent.gpus, agent.priority = event.gpus, event.priority
+    agent.former = frozenset(event.former)
     agent.utc_offset_s = event.utc_offset_s
     agent.clock_s = event.wall_s - now.wall_s if event.wall_s else None
     if event.node in farm.drained:
@@ -49,8 +50,9 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.here = agent.reachable = True
     agent.deadline_s = None
     agent.starting.clear()
+    out.sends.append((session, Lease(farm.settings.lease_s)))
     for former in event.former:
-        _is_dead(farm, former, now)
+        _is_dead(farm, former, now, out)
     for report in event.engines:
         if report.ready:
             _adopt(farm, agent, report, now, out)
@@ -69,7 +71,7 @@ def _note_time_left(farm: Farm, agent: Agent, left_s: float | None, now: Now, ou
     stand_anew(farm)
 
 
-def _is_dead(farm: Farm, session: str, now: Now) -> None:
+def _is_dead(farm: Farm, session: str, now: Now, out: Decision) -> None:
     """Another agent has this one's folder: it is dead, and what its engines left is about to be told."""
     agent = farm.agents.get(session)
     if agent is None:
@@ -79,8 +81,7 @@ def _is_dead(farm: Farm, session: str, now: Now) -> None:
     if agent.engines:
         agent_silent(farm, agent, now)
     else:
-        del farm.agents[session]
-        farm.failing.discard(session)
+        forget_agent(farm, agent, out)
 
 
 def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decision) -> None:

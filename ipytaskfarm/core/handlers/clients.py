@@ -97,7 +97,7 @@ def _ended_before(task_id: int, reason: str) -> Final:
 def on_fetch(farm: Farm, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
     """Results from the store, as often as asked, to any client."""
     ids, unfinished, unknown, refusals = [], [], [], []
-    for task_id in question.ids:
+    for task_id in dict.fromkeys(question.ids):
         if task_id in farm.finals:
             ids.append(task_id)
         elif task_id in farm.refusals:

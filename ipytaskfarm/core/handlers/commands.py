@@ -35,6 +35,12 @@ from .engines import engine_is_ready, prepare
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
+NOTE_MAX = 2000
+"""Characters of what an engine says of its start-up code."""
+
+STACKS_KEPT = 10_000
+"""Queries that wait for their answers."""
+
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky entries."""
 
@@ -87,11 +93,18 @@ def _prepared(farm: Farm, engine: Engine, event: CommandDone, now: Now, out: Dec
         return
     engine.preparing.discard(event.n)
     if not event.ok:
-        failure = msgspec.msgpack.decode(event.body, type=FailureBody)
-        engine.note = f"start-up: {failure.etype}: {failure.value}"
+        engine.note = f"start-up: {_failure_in(event.body)}"
         out.notes.append(f"engine {engine.id}: {engine.note}")
     if not engine.preparing and engine.state == EngineState.PREPARING:
         engine_is_ready(farm, engine, now, out)
+
+
+def _failure_in(body: bytes) -> str:
+    try:
+        failure = msgspec.msgpack.decode(body, type=FailureBody)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "it failed, and what the engine says of it cannot be read"
+    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
 
 
 def fail_commands_of(farm: Farm, engine: Engine, how: str, out: Decision) -> None:
@@ -163,7 +176,9 @@ def on_stack(farm: Farm, session: str, n: int, question: Stack, now: Now, out: D
         out.sends.append((session, Answer(n, Refusal(etype, text))))
         return
     number = farm.number()
-    farm.stacks[number] = (session, n)
+    farm.stacks[number] = (session, n, engine.agent)
+    while len(farm.stacks) > STACKS_KEPT:  # of agents that do not answer
+        del farm.stacks[next(iter(farm.stacks))]
     out.sends.append((engine.agent, StackQuery(number, engine.name)))
 
 

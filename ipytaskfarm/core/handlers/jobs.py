@@ -7,11 +7,14 @@ import msgspec
 from ..decision import Decision
 from ..farm import Farm, Job
 from ..parcels import JobSpec, Rules
+from ..plausible import SECONDS_MAX
 from ..saves import SaveJob
 
 
 def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
     """Tasks of this job follow.  Said with each message that holds some of them."""
+    if not 0.0 <= spec.opened_s <= SECONDS_MAX:
+        spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store could not keep it
     job = farm.jobs.get(spec.id)
     if job is None:
         other = _same(farm, spec)

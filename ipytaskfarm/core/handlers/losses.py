@@ -67,8 +67,7 @@ def lose_engine(
     if agent is not None:
         agent.engines.pop(engine.name, None)
         if not agent.here and not agent.engines:
-            del farm.agents[agent.session]
-            farm.failing.discard(agent.session)
+            forget_agent(farm, agent, out)
     refresh_classes(farm, [engine])
     batches: dict[int, Batch] = {}
     for run in list(engine.handed):
@@ -191,5 +190,11 @@ def give_up(farm: Farm, agent: Agent, why: str, now: Now, out: Decision) -> None
     for engine in list(agent.engines.values()):
         lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
     farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
-    farm.agents.pop(agent.session, None)
-    farm.failing.discard(agent.session)
+    forget_agent(farm, agent, out)
+
+
+def forget_agent(farm: Farm, agent: Agent, out: Decision) -> None:
+    """It has no engines any more.  Should it live, and be heard again, it begins anew and says what it holds."""
+    if farm.agents.pop(agent.session, None) is not None:
+        farm.failing.discard(agent.session)
+        out.given_up.append(agent.session)

@@ -29,7 +29,7 @@ def on_outputs(farm: Farm, session: str, n: int, question: Outputs, now: Now, ou
             continue
         farm.outputs_asked[session, engine.name] = now.mono_s
         number = farm.number()
-        farm.outputs[number] = (session, engine.name)
+        farm.outputs[number] = (session, engine.name, run)
         out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
         asked += 1
     out.sends.append((session, Answer(n, Number(asked))))
@@ -47,7 +47,7 @@ def on_output_text(farm: Farm, session: str, event: OutputText, now: Now, out: D
     asked = farm.outputs.pop(event.n, None)
     if asked is None:
         return
-    farm.outputs_asked.pop(asked, None)
+    farm.outputs_asked.pop(asked[:2], None)
     engine = farm.engines.get(asked[1])
     if engine is not None and (event.stdout or event.stderr):
         out.sends.append((asked[0], Output(event.run, engine.id, event.stdout, event.stderr, event.seen)))
@@ -56,4 +56,4 @@ def on_output_text(farm: Farm, session: str, event: OutputText, now: Now, out: D
 def forget_outputs(farm: Farm, engine: Engine) -> None:
     """It is gone: it will not answer."""
     for number in [number for number, asked in farm.outputs.items() if asked[1] == engine.name]:
-        farm.outputs_asked.pop(farm.outputs.pop(number), None)
+        farm.outputs_asked.pop(farm.outputs.pop(number)[:2], None)

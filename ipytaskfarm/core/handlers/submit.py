@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+import msgspec
+
 from .. import graph
 from ..decision import Decision
 from ..farm import Block, Client, Farm, Now
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..needs import Needs
 from ..parcels import Failure, Final, Rules, Submission
+from ..plausible import SECONDS_MAX, unbearable
 from ..saves import SaveAccepted, SaveBlock, SaveRefusal
 from ..states import Reason
 from ..task import Task
@@ -66,6 +69,8 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
         if submission.id == block.next:
             block.next += 1
             fresh = True
+            if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
+                submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             rules = submission.rules
             if rules is not None:
                 # Most tasks of a message have the same rules: one object for all of them, of which all is known.
@@ -122,6 +127,8 @@ def why_refused(farm: Farm, submission: Submission, rules: Rules | None) -> tupl
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
+    if rules is not None and (why := unbearable(rules)):
+        return "TaskError", f"task {submission.id} cannot be kept: {why}"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.refused_jobs:

@@ -58,7 +58,7 @@ def on_tasks(farm: Farm, session: str, n: int, question: Tasks, now: Now, out: D
     final_ids = farm.finals if ids is None else [i for i in ids if i in farm.finals]
     wanted = [i for i in final_ids if (State.FAILED if farm.finals[i] else State.SUCCEEDED) in states]
     omitted = 0
-    if question.last and question.name is None and len(found) + len(wanted) > question.last:
+    if question.last > 0 and question.name is None and len(found) + len(wanted) > question.last:
         # Of a million rows fifty are wanted: the others are not even made. Names of final tasks only the store knows.
         omitted = len(found) + len(wanted) - question.last
         first = heapq.nlargest(question.last, [*(t.id for t in found), *wanted])[-1]
@@ -77,7 +77,7 @@ def on_tasks(farm: Farm, session: str, n: int, question: Tasks, now: Now, out: D
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
     """A table of the last of these, in order; last 0: all."""
     ordered = sorted(rows, key=lambda row: row.id)
-    kept = ordered[-last:] if last else ordered
+    kept = ordered[-last:] if last > 0 else ordered
     return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
 
 
@@ -202,6 +202,8 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "memory": agent.memory_bytes,
         "free_memory": state.free_memory if state is not None else None,
         "free_disk": state.free_disk if state is not None else None,
+        "fetched_blobs": state.fetched_blobs if state is not None else 0,
+        "fetched_bytes": state.fetched_bytes if state is not None else 0,
         "priority": agent.priority,
         "capacity": dict(agent.capacity),
         "used": dict(agent.used),

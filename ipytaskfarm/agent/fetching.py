@@ -1,0 +1,144 @@
+"""Large values for a node that does not see the farm's folder: each is brought here once, however many engines ask.
+
+An engine that unpacks a value whose blob is not in the node's folder says so (`WantBlob`) and waits.  The pieces come
+over the agent's link; the questions that are not answered are said again to a controller that was restarted, so a fetch
+outlives it.  A fetch goes on when its task was aborted: others of its kind will want the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from ..core.errors import BlobMissing
+from ..core.parcels import Incarnation
+from ..core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
+from ..doors.blob_copies import Arrival, Copies
+from ..doors.blobs import missing_blob
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2
+"""So many blobs are brought at the same time; the others wait for their turn."""
+
+
+class Fetches:
+    """One node's."""
+
+    def __init__(self, say: Callable[[ReadBlob], None], tell: Callable[[Incarnation, BlobHere], object]) -> None:
+        """say: to the controller; may be lost while it is away, see `restate`.  tell: an engine."""
+        self._say = say
+        self._tell = tell
+        self._copies: Copies | None = None
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._wanted: dict[bytes, dict[Incarnation, None]] = {}
+        """Blob -> the engines that wait for it.  There is one fetch for each."""
+        self._asked: dict[tuple[bytes, int], asyncio.Future[BlobPiece]] = {}
+        """(blob, offset) -> the piece to come, in the order in which they were asked for."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.count = 0
+        """Blobs that were brought here, …"""
+        self.bytes = 0
+        """… and how large they were together."""
+
+    def folder(self, place: Path, farm: str) -> str:
+        """Where the copies lie, for the engines; made when it is asked for first, empty."""
+        if self._copies is None:
+            self._copies = Copies(place, farm)
+        return str(self._copies.blobs.folder)
+
+    def want(self, engine: Incarnation, message: WantBlob) -> None:
+        """An engine waits for a blob."""
+        digest, copies = message.digest, self._copies
+        if copies is None:
+            return  # no engine of ours was told of a folder
+        if digest in self._wanted:
+            self._wanted[digest][engine] = None
+        elif copies.has(digest):
+            self._tell(engine, BlobHere(digest))
+        else:
+            self._wanted[digest] = {engine: None}
+            task = asyncio.get_running_loop().create_task(self._fetch(copies, digest))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def came(self, piece: BlobPiece) -> None:
+        """The controller has answered.  What nobody waits for came twice."""
+        waiting = self._asked.pop((piece.digest, piece.offset), None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(piece)
+
+    def restate(self) -> None:
+        """Another controller knows of no question."""
+        for digest, offset in self._asked:
+            self._say(ReadBlob(digest, offset))
+
+    async def close(self) -> None:
+        """End what is under way, and remove the copies."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._copies is not None:
+            await asyncio.to_thread(self._copies.remove)
+
+    async def _fetch(self, copies: Copies, digest: bytes) -> None:
+        error = ""
+        try:
+            async with self._places:
+                await self._bring(copies, digest)
+        except BlobMissing as missing:
+            error = str(missing)
+        except OSError as problem:
+            error = str(missing_blob(digest, f"this node cannot keep it: {problem}"))
+        if error:
+            log.warning("%s", error)
+        for engine in self._wanted.pop(digest):
+            self._tell(engine, BlobHere(digest, error))
+
+    async def _bring(self, copies: Copies, digest: bytes) -> None:
+        began_s = time.monotonic()
+        piece = await self._ask(digest, 0)
+        if piece.error:
+            raise missing_blob(digest, piece.error)
+        arrival, part = await asyncio.to_thread(copies.begin, digest, piece.size)
+        try:
+            await self._take(arrival, piece)
+            await asyncio.to_thread(copies.keep, arrival, part)
+        finally:
+            arrival.file.close()
+            part.unlink(missing_ok=True)
+        self.count += 1
+        self.bytes += piece.size
+        log.debug("blob %s: %s bytes in %.3f s", digest.hex()[:12], piece.size, time.monotonic() - began_s)
+
+    async def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
+        """Write the first piece and all behind it."""
+        offsets = iter(range(PIECE_BYTES, arrival.size, PIECE_BYTES))
+        ahead = deque(self._ask(arrival.digest, offset) for offset in islice(offsets, PIECES_AHEAD))
+        try:
+            while True:
+                await asyncio.to_thread(arrival.take, piece)
+                if not ahead:
+                    return
+                piece = await ahead.popleft()
+                ahead.extend(self._ask(arrival.digest, offset) for offset in islice(offsets, 1))
+        finally:
+            for key in [key for key in self._asked if key[0] == arrival.digest]:
+                del self._asked[key]
+
+    def _ask(self, digest: bytes, offset: int) -> asyncio.Future[BlobPiece]:
+        answer = self._asked[digest, offset] = asyncio.get_running_loop().create_future()
+        self._say(ReadBlob(digest, offset))
+        return answer
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": "a fetch", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)

@@ -1,0 +1,138 @@
+"""Large results for a client that does not see the farm's folder: they come over its link when they are looked at.
+
+In the caller's thread, since that is where values are unpacked; so Ctrl-C ends the waiting.  What came is kept in files
+without a name, which go with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import threading
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..core import errors
+from ..core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobPiece, ReadBlob
+from ..doors.blob_copies import Arrival
+from ..doors.blobs import missing_blob
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+    from .io import Asked
+    from .session import Session
+
+KEPT_BYTES = 2**30
+"""Of disk: what has come is kept up to this much; older ones are fetched again when they are looked at again."""
+
+AT_ONCE = 4
+"""So many are fetched at the same time, by as many threads."""
+
+
+class Fetching:
+    """One session's."""
+
+    def __init__(self, session: Session, kept_bytes: int = KEPT_BYTES) -> None:
+        self._session = session
+        self._kept_bytes_max = kept_bytes
+        self._kept: OrderedDict[bytes, FileIO] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+        self._places = threading.Semaphore(AT_ONCE)
+        self._under_way: dict[bytes, threading.Lock] = {}
+        """Blob -> held by the thread that fetches it; others who want the same wait."""
+        self.bytes = 0
+        """What has come over the link, all in all."""
+
+    def fetch(self, digest: bytes) -> memoryview:
+        """The blob, mapped, once it is here.  BlobMissing: it is nowhere, or the farm is not to be reached any more."""
+        found = self._look(digest)
+        if found is not None:
+            return found
+        with self._lock:
+            under_way = self._under_way.setdefault(digest, threading.Lock())
+        with under_way:
+            try:
+                return self._look(digest) or self._bring(digest)
+            except errors.BlobMissing:
+                raise
+            except errors.TaskFarmError as error:
+                raise missing_blob(digest, str(error)) from error
+            finally:
+                with self._lock:
+                    self._under_way.pop(digest, None)
+
+    def _look(self, digest: bytes) -> memoryview | None:
+        with self._lock:
+            file = self._kept.get(digest)
+            if file is None:
+                return None
+            self._kept.move_to_end(digest)
+            return _map(file)
+
+    def _bring(self, digest: bytes) -> memoryview:
+        with self._places:
+            piece = self._answer(self._ask(digest, 0))
+            if piece.error:
+                raise missing_blob(digest, piece.error)
+            file = tempfile.TemporaryFile(buffering=0, prefix="ipytaskfarm-")  # noqa: SIM115 - it is kept
+            try:
+                arrival = Arrival(digest, piece.size, file)
+                self._take(arrival, piece)
+                arrival.check()
+            except BaseException:
+                file.close()
+                raise
+        found = _map(file)
+        self._keep(digest, piece.size, file)
+        return found
+
+    def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
+        """Write the first piece and all behind it."""
+        offsets = iter(range(PIECE_BYTES, arrival.size, PIECE_BYTES))
+        ahead: deque[Asked] = deque()
+        try:
+            while True:
+                missing = PIECES_AHEAD - len(ahead)
+                ahead.extend(self._ask(arrival.digest, offset) for offset in islice(offsets, missing))
+                arrival.take(piece)
+                if not ahead:
+                    return
+                piece = self._answer(ahead.popleft())
+        finally:
+            for asked in ahead:
+                self._session.forget(asked)
+
+    def _ask(self, digest: bytes, offset: int) -> Asked:
+        return self._session.begin(ReadBlob(digest, offset))
+
+    def _answer(self, asked: Asked) -> BlobPiece:
+        reply = self._session.answer(asked)
+        assert isinstance(reply, BlobPiece), f"an answer that does not fit ReadBlob: {type(reply).__name__}"
+        return reply
+
+    def _keep(self, digest: bytes, size: int, file: FileIO) -> None:
+        with self._lock:
+            self.bytes += size
+            if digest in self._kept:
+                return file.close()
+            self._kept[digest] = file
+            self._kept_bytes += size
+            while self._kept_bytes > self._kept_bytes_max:
+                _, oldest = self._kept.popitem(last=False)  # who has mapped it keeps it
+                self._kept_bytes -= oldest.seek(0, 2)
+                oldest.close()
+
+    def close(self) -> None:
+        """Let go of all that is kept."""
+        with self._lock:
+            for file in self._kept.values():
+                file.close()
+            self._kept.clear()
+            self._kept_bytes = 0
+
+
+def _map(file: FileIO) -> memoryview:
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

@@ -1,0 +1,377 @@
+"""What agents say, before anything is decided on it: theirs to say, and within bounds.
+
+An agent is enrolled, and not trusted.  It speaks of the engines of its own session (or of those before it in its
+folder), never of another's; what it says of them can make nobody else's memory or time unbounded, and no arithmetic
+of the scheduler fail.  What is not its to say is dropped, and counted in `Farm.dropped`; numbers and texts beyond all
+reason are cut to what is bearable.  Honest agents are not touched by any of this.
+
+An engine's incarnation names its agent's session, and that its agent: ``slurm-1.0:5e2f….3``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+from msgspec.msgpack import encode
+from msgspec.structs import replace
+
+from .calls import Progress, TaskCall
+from .demands import Allotment, Environment
+from .events import Event
+from .farm import Farm, Now
+from .messages import (
+    AgentState,
+    CommandDone,
+    Crash,
+    Demand,
+    EngineLost,
+    EngineNote,
+    EngineReport,
+    EngineUp,
+    Leaving,
+    NodeState,
+    OutputText,
+    Properties,
+    Results,
+    Returned,
+    SetUp,
+    StackText,
+)
+from .parcels import Deferral, Ended, Failure, LostInputs, Rules
+from .pieces import ReadBlob
+
+ENGINES_MAX = 4096
+"""Of one agent: four times the cores of the largest machines."""
+HELD_MAX = 65_536
+"""Runs that one engine may say it holds: batches of 2,048, and what has ended and was not acknowledged."""
+FORMER_MAX = 64
+FACTS_BYTES = 8192
+PROPERTIES_BYTES = 16 * 2**20
+NAMES_MAX = 256
+TEXT_MAX = 2000
+LONG_TEXT_MAX = 64 * 1024
+"""Of a dying engine's last words, and of stacks."""
+OUTPUT_MAX = 2**20
+AMOUNT_MAX = 2.0**60
+"""More than there is of anything."""
+SECONDS_MAX = 1e11
+"""Three thousand years, for durations and for moments."""
+NUMBER_MAX = 2**53
+TEARDOWN_MAX_S = 3600.0
+SHARED = "agent"
+"""The name in sessions of agents that share the role's key."""
+
+
+def owner(engine: str) -> str:
+    """The session of the agent whose engine that is."""
+    return engine.rpartition(".")[0]
+
+
+def agent_name(session: str) -> str:
+    """By which its key lets it in; "": the session has none."""
+    return session.rpartition(":")[0]
+
+
+def heard(farm: Farm, session: str, event: Event, now: Now) -> Event | None:
+    """The event as it may be dealt with; None: it is not to be.  What agents do not say is passed through."""
+    check = _CHECKS.get(type(event))
+    if check is None:
+        return event
+    checked: Event | None = check(farm, session, event, now)
+    if checked is None:
+        farm.dropped += 1
+    return checked
+
+
+def _speaks_for(farm: Farm, session: str, engine: str) -> bool:
+    of = owner(engine)
+    agent = farm.agents.get(session)
+    return agent is not None and (of == session or of in agent.former)
+
+
+# -- engines that it has
+
+
+def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> AgentState:
+    name = agent_name(session)
+    former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
+    engines: dict[str, EngineReport] = {}
+    for report in event.engines:
+        if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
+            engines.setdefault(clean.engine, clean)
+    farm.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
+    return replace(
+        event,
+        node=_text(event.node, 200),
+        cores=_within(event.cores, 1, 2**20),
+        memory_bytes=_within(event.memory_bytes, 0, NUMBER_MAX),
+        platform=_text(event.platform, 200),
+        python=_text(event.python, 40),
+        engines=list(engines.values()),
+        slots=None if event.slots is None else _within(event.slots, 0, NUMBER_MAX),
+        former=former,
+        resources=_amounts(event.resources),
+        gpus=tuple(_text(gpu, 200) for gpu in event.gpus[:NAMES_MAX]),
+        utc_offset_s=_within(event.utc_offset_s, -86_400, 86_400),
+        name=_own_name(name, event.name),
+        brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
+        time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
+    )
+
+
+def _own_name(by_key: str, said: str) -> str:
+    """What its key says it is; this machine's own agents share a key, and have no name."""
+    return "" if by_key == SHARED else by_key or _text(said, 200)
+
+
+def _leaving(farm: Farm, session: str, event: Leaving, now: Now) -> Leaving:
+    return Leaving(_seconds(event.within_s, 0.0))
+
+
+def _engine_up(farm: Farm, session: str, event: EngineUp, now: Now) -> EngineUp | None:
+    agent = farm.agents.get(session)
+    report = _report(session, event.report, now)
+    if agent is None or report is None:
+        return None
+    if report.engine not in agent.engines and len(agent.engines) >= ENGINES_MAX:
+        return None
+    return EngineUp(report)
+
+
+def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None:
+    """None: it is not an engine of this session's."""
+    if owner(report.engine) != session or not 0 <= report.id <= 2**31:
+        return None
+    properties = report.properties
+    if properties is not None and (properties.engine != report.engine or not _is_small(properties)):
+        properties = None
+    return replace(
+        report,
+        started_s=_seconds(report.started_s, now.wall_s),
+        facts=_facts(report.facts),
+        held=report.held[:HELD_MAX],
+        properties=properties,
+        connection_file=_text(report.connection_file, TEXT_MAX),
+        finished=_within(report.finished, 0, NUMBER_MAX),
+        environment=_environment(report.environment),
+        holding=None if report.holding is None else (report.holding[0], _allotment(report.holding[1])),
+        recycling=report.recycling[:NAMES_MAX],
+    )
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float | bool | None)}
+    return plain if len(plain) <= NAMES_MAX and len(encode(plain)) <= FACTS_BYTES else {}
+
+
+def _environment(environment: Environment | None) -> Environment | None:
+    if environment is None or 0.0 <= environment.teardown_s <= TEARDOWN_MAX_S:
+        return environment
+    return replace(environment, teardown_s=TEARDOWN_MAX_S)
+
+
+def _allotment(allotment: Allotment) -> Allotment:
+    return replace(allotment, amounts=_amounts(allotment.amounts), gpus=allotment.gpus[:NAMES_MAX])
+
+
+# -- what it says of one of them
+
+Check = Callable[[Farm, str, Any, Now], Any]
+
+
+def _of_engine(farm: Farm, session: str, event: Any, now: Now) -> Any:
+    return event if _speaks_for(farm, session, event.engine) else None
+
+
+def _engine_lost(farm: Farm, session: str, event: EngineLost, now: Now) -> EngineLost | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    crash = event.crash
+    return replace(
+        event,
+        crash=Crash(
+            crash.signal,
+            crash.exit_code,
+            _text(crash.cause, TEXT_MAX),
+            _within(crash.peak_bytes, 0, NUMBER_MAX),
+            crash.output[-LONG_TEXT_MAX:],
+            crash.dump[:LONG_TEXT_MAX],
+        ),
+    )
+
+
+def _results(farm: Farm, session: str, event: Results, now: Now) -> Results | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    if all(map(_is_sound, event.ended)):
+        return event
+    return Results(event.engine, [ended if _is_sound(ended) else _sound(ended, now) for ended in event.ended])
+
+
+def _is_sound(ended: Ended) -> bool:
+    """Whether there is nothing to be looked at; it is asked for each result."""
+    return (
+        0.0 <= ended.run_s <= SECONDS_MAX
+        and 0.0 <= ended.started_s <= SECONDS_MAX
+        and ended.failure is None
+        and ended.word is None
+        and -1 < ended.memory_bytes <= NUMBER_MAX
+    )
+
+
+def _sound(ended: Ended, now: Now) -> Ended:
+    return replace(
+        ended,
+        started_s=_seconds(ended.started_s, now.wall_s),
+        run_s=_seconds(ended.run_s, 0.0),
+        failure=None if ended.failure is None else _failure(ended.failure),
+        memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
+        word=_word(ended.word),
+    )
+
+
+def _failure(failure: Failure) -> Failure:
+    kinds = tuple(kind[:TEXT_MAX] for kind in failure.kinds[:NAMES_MAX])
+    return Failure(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
+
+
+def _word(word: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
+    if isinstance(word, Deferral):
+        after_s = None if word.after_s is None else _seconds(word.after_s, 0.0)
+        received = _within(word.received, 0, NUMBER_MAX)
+        return replace(word, after_s=after_s, message=_text(word.message, TEXT_MAX), received=received)
+    return word
+
+
+def _properties(farm: Farm, session: str, event: Properties, now: Now) -> Properties | None:
+    return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
+
+
+def _is_small(properties: Properties) -> bool:
+    plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
+    size = len(properties.packed) + plain + 100 * len(properties.plain)
+    return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
+
+
+def _set_up(farm: Farm, session: str, event: SetUp, now: Now) -> SetUp | None:
+    return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
+
+
+def _demand(farm: Farm, session: str, event: Demand, now: Now) -> Demand | None:
+    if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
+        return None
+    # More than there is of anything: who asks for that is told so.
+    amounts = {name[:200]: value if value <= AMOUNT_MAX else AMOUNT_MAX for name, value in event.amounts.items()}
+    return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
+
+
+def _progress(farm: Farm, session: str, event: Progress, now: Now) -> Progress | None:
+    if not _speaks_for(farm, session, event.engine) or not isfinite(event.value):
+        return None
+    total = event.total if event.total is None or isfinite(event.total) else None
+    return replace(event, total=total, message=_text(event.message, TEXT_MAX))
+
+
+def _engine_note(farm: Farm, session: str, event: EngineNote, now: Now) -> EngineNote | None:
+    agent = farm.agents.get(session)
+    if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
+        return None
+    # Only a start that was asked for can fail: each failure makes all of them wait.
+    failed = event.failed_start and event.id in agent.starting
+    return replace(event, text=event.text[:TEXT_MAX], failed_start=failed)
+
+
+# -- what it says of its node, and answers to questions
+
+
+def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeState:
+    return NodeState(
+        event.load if 0.0 <= event.load <= 1.0 else 1.0,
+        _within(event.free_memory, 0, NUMBER_MAX),
+        _within(event.free_disk, 0, NUMBER_MAX),
+        _within(event.utc_offset_s, -86_400, 86_400),
+        _within(event.fetched_blobs, 0, NUMBER_MAX),
+        _within(event.fetched_bytes, 0, NUMBER_MAX),
+    )
+
+
+def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
+    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
+    return event if session in farm.agents else None
+
+
+def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
+    asked = farm.stacks.get(event.n)
+    return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
+
+
+def _output_text(farm: Farm, session: str, event: OutputText, now: Now) -> OutputText | None:
+    asked = farm.outputs.get(event.n)
+    if asked is None or owner(asked[1]) != session or event.run != asked[2]:
+        return None
+    seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
+    return replace(event, stdout=event.stdout[-OUTPUT_MAX:], stderr=event.stderr[-OUTPUT_MAX:], seen=seen)
+
+
+_CHECKS: dict[type, Check] = {
+    AgentState: _agent_state,
+    Leaving: _leaving,
+    EngineUp: _engine_up,
+    EngineLost: _engine_lost,
+    Results: _results,
+    Returned: _of_engine,
+    CommandDone: _of_engine,
+    Properties: _properties,
+    StackText: _stack_text,
+    OutputText: _output_text,
+    EngineNote: _engine_note,
+    NodeState: _node_state,
+    SetUp: _set_up,
+    Demand: _demand,
+    TaskCall: _of_engine,
+    Progress: _progress,
+    ReadBlob: _read_blob,
+}
+"""Each message of agents; a test looks that none is missing."""
+
+
+# -- values
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return min(max(value, least), most)
+
+
+def _seconds(value: float, otherwise: float) -> float:
+    """A duration or a moment; otherwise: instead of none that anybody could mean."""
+    return value if 0.0 <= value <= SECONDS_MAX else otherwise
+
+
+def _amounts(amounts: Mapping[str, float]) -> dict[str, float]:
+    sound = [(name[:200], value) for name, value in amounts.items() if 0.0 <= value <= AMOUNT_MAX]
+    return dict(sound[:NAMES_MAX])
+
+
+def _text(text: str, most: int) -> str:
+    """One line of it, for tables and logs."""
+    return text[:most] if text.isprintable() else "".join(c if c.isprintable() else " " for c in text[:most])
+
+
+# -- what clients hand in
+
+
+def unbearable(rules: Rules | None) -> str:
+    """What in a task's rules no store could keep; "": nothing."""
+    while rules is not None:
+        asks = rules.asks
+        # Of those that may be None, infinity is the same.
+        numbers = [rules.defer_s, rules.defer_max_s, *rules.retry_delays_s]
+        if asks is not None:
+            numbers += [number for want in asks.resources for number in (want.least, want.most)]
+            numbers += [asks.environment.teardown_s] if asks.environment is not None else []
+        if not all(map(isfinite, numbers)):
+            return "a number in its rules is not finite"
+        rules = rules.recovery.rules if rules.recovery is not None else None
+    return ""
