@@ -192,7 +192,7 @@ def test_a_clock_that_was_set(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_agents_say_their_clock(state: FarmState) -> None:
     (row,) = state.agents
-    assert abs(row["clock"]) < DEADLINE_S
+    assert abs(row["clock_ahead"]) < DEADLINE_S
 
 
 def changed(state: FarmState, changes: dict[str, Any]) -> FarmState:
@@ -203,7 +203,7 @@ def changed(state: FarmState, changes: dict[str, Any]) -> FarmState:
     ("changes", "parts"),
     [
         ({"python": "3.99.1"}, ("has Python 3.99.1", PYTHON, "--python PATH")),
-        ({"clock": -70.0}, ("-70 s off", "chrony")),
+        ({"clock_ahead": -70.0}, ("-70 s off", "chrony")),
         ({"free_disk": 1 << 20}, ("1 MiB left", "make room")),
         ({"state": "set aside"}, ("gets no tasks: set aside", "explain")),
         ({"state": "drained"}, ("gets no tasks: drained", "--off")),
@@ -271,6 +271,16 @@ def test_agents_that_have_not_come(
     statuses = {} if status is None else {"slurm-1.0": status}
     (found,) = farm.groups(home, [GROUP], statuses, state)
     told(found, level, *parts)
+
+
+def test_where_agents_of_other_launchers_leave_their_files(home: Home, state: FarmState) -> None:
+    for launcher, parts in (
+        ("ssh", ("~/.cache/ipytaskfarm/patient-*-g.0/connection.json",)),
+        ("dask", ("logs of dask",)),
+    ):
+        group = Group(name="g", agents=Agents(launcher), names=("g.0",), handle={}, submitted_s=0.0)
+        (found,) = farm.groups(home, [group], {"g.0": AgentStatus("running")}, state)
+        told(found, Level.WRONG, *parts)
 
 
 def test_agents_elsewhere_of_a_farm_that_listens_here_alone(home: Home, state: FarmState) -> None:

@@ -128,9 +128,9 @@ def _agent(row: Mapping[str, Any], python: str) -> Iterator[Finding]:
         )  # fmt: skip
     if row["free_disk"] is not None and row["free_disk"] < MIN_FREE_BYTES:
         yield doubtful("agents", f"{who} has {row['free_disk'] / 2**20:.0f} MiB left on its disk", "make room there")
-    if row["clock"] is not None and abs(row["clock"]) > SKEW_S:
+    if row["clock_ahead"] is not None and abs(row["clock_ahead"]) > SKEW_S:
         yield doubtful(
-            "clock", f"{who}: its clock was {row['clock']:+.0f} s off the controller's when it joined",
+            "clock", f"{who}: its clock was {row['clock_ahead']:+.0f} s off the controller's when it joined",
             "have both kept right (chrony, systemd-timesyncd): times in the history and of allocations go by it",
         )  # fmt: skip
 
@@ -157,22 +157,37 @@ def _is(heard: str, name: str) -> bool:
 
 
 def _missing(home: Home, group: Group, name: str, status: AgentStatus | None) -> Finding:
-    logs = f"what it printed: {home.logs / name}.out, if {group.agents.launcher} writes there"
+    launcher = group.agents.launcher
     if status is None:
-        return doubtful("groups", f"{name} is not here, and {group.agents.launcher} does not answer", "see launchers")
+        return doubtful(
+            "groups", f"{name} is not here, and {launcher} does not answer", f"see what {launcher} says, by hand"
+        )
     where = f" on {status.where}" if status.where else ""
     why = f": {status.why}" if status.why else ""
     if status.state == "waiting":
         return fine("groups", f"{name} waits{where}{why}")
+    file, log = _left_by(home, launcher, name)
     if status.state == "ended":
-        return wrong(
-            "groups", f"{name} has ended{where}{why}", f"{logs}; ipytaskfarm agents remove {group.name}, add anew"
-        )
-    file = home.folder / "agents" / f"{name}.json"
+        again = f"ipytaskfarm agents remove {group.name}, and add it anew"
+        return wrong("groups", f"{name} has ended{where}{why}", f"see {log}; then {again}")
     return wrong(
-        "groups", f"{name} runs{where} by what {group.agents.launcher} says, and the controller does not hear it{why}",
-        f"there: ipytaskfarm doctor --agent-file {file}; {logs}",
+        "groups", f"{name} runs{where} by what {launcher} says, and the controller does not hear it{why}",
+        f"there: ipytaskfarm doctor --agent-file {file}; see {log}",
     )  # fmt: skip
+
+
+def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
+    """(the agent's connection file, where it is told what became of it), as its launcher has them."""
+    if launcher == "ssh":
+        there = f"~/.cache/ipytaskfarm/{home.name}-*-{name}"
+        return f"{there}/connection.json", f"{there}/agent.log there"
+    file = str(home.folder / "agents" / f"{name}.json")
+    if launcher in ("slurm", "pbs", "lsf"):
+        return file, f"{home.logs / name}.out"
+    if launcher == "dask":
+        there = f"/tmp/ipytaskfarm-UID/*/keep-{name}"  # or below $XDG_RUNTIME_DIR, which is theirs
+        return f"{there}/connection.json", f"{there}/agent.out there"
+    return file, f"the logs of {launcher}"
 
 
 def listening(info: ConnectionInfo, asked: Sequence[Group], state: FarmState) -> Finding:
