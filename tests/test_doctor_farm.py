@@ -273,14 +273,19 @@ def test_agents_that_have_not_come(
     told(found, level, *parts)
 
 
-def test_where_agents_of_other_launchers_leave_their_files(home: Home, state: FarmState) -> None:
-    for launcher, parts in (
-        ("ssh", ("~/.cache/ipytaskfarm/patient-*-g.0/connection.json",)),
-        ("dask", ("logs of dask",)),
-    ):
-        group = Group(name="g", agents=Agents(launcher), names=("g.0",), handle={}, submitted_s=0.0)
-        (found,) = farm.groups(home, [group], {"g.0": AgentStatus("running")}, state)
-        told(found, Level.WRONG, *parts)
+@pytest.mark.parametrize(
+    ("launcher", "place"),
+    [
+        ("ssh", "patient-*-g.0/connection.json"),
+        ("dask", "keep-g.0/connection.json"),
+        ("pbs", "logs/g.0.out"),
+        ("cloud", "the logs of cloud"),
+    ],
+)
+def test_where_agents_leave_their_files(home: Home, state: FarmState, launcher: str, place: str) -> None:
+    group = Group(name="g", agents=Agents(launcher), names=("g.0",), handle={}, submitted_s=0.0)
+    (found,) = farm.groups(home, [group], {"g.0": AgentStatus("running")}, state)
+    told(found, Level.WRONG, place)
 
 
 def test_agents_elsewhere_of_a_farm_that_listens_here_alone(home: Home, state: FarmState) -> None:
