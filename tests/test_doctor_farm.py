@@ -224,6 +224,9 @@ def test_agents_with_nothing(state: FarmState) -> None:
 
 def test_engines_that_do_not_come(state: FarmState) -> None:
     told(farm.engines(msgspec.structs.replace(state, engines=[])), Level.WARNING, "none of 2", "doctor --try")
+    lost = ["engine 0 did not start: exit code 1\nTraceback\n  a line\nFileNotFoundError: /nowhere"]
+    found = farm.engines(msgspec.structs.replace(state, engines=[], losses=lost))
+    told(found, Level.WARNING, "did not start: exit code 1 … FileNotFoundError: /nowhere")
     noted = [msgspec.structs.replace(row, note="the start-up code raised NameError") for row in state.engines]
     found = farm.engines(msgspec.structs.replace(state, engines=noted))
     told(found, Level.WARNING, "NameError", "ipytaskfarm logs engine")

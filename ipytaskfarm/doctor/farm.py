@@ -77,8 +77,15 @@ def engines(state: FarmState) -> Finding:
             "engines", f"{found}; {'; '.join(notes[:3])}", "ipytaskfarm logs engine N shows what it printed"
         )
     if state.wanted and not ready:
+        # Of a traceback the first line and the last.
+        lost = state.losses[-1].strip().splitlines() if state.losses else []
+        why = (
+            f"; the last that was lost: {' … '.join(dict.fromkeys((lost[0].strip(), lost[-1].strip())))}"
+            if lost
+            else ""
+        )
         return doubtful(
-            "engines", f"none of {state.wanted} is ready",
+            "engines", f"none of {state.wanted} is ready{why}",
             "look again in a moment; if it stays so: ipytaskfarm logs agent, or try: ipytaskfarm doctor --try",
         )  # fmt: skip
     return fine("engines", found)
