@@ -105,8 +105,10 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         _end(processes)
     if OWNER not in processes:
         with home.lock():
-            end_agents(home)
-            home.tidy(temporary=False)
+            try:
+                end_agents(home)
+            finally:
+                home.tidy(temporary=False)
 
 
 def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:

@@ -66,17 +66,19 @@ def _change(home: Home, change: Callable[[FarmKeys], FarmKeys]) -> int:
     with farmkeys.keys_lock(home.folder):
         before = farmkeys.load_keys(home.folder)
         after = change(before or farmkeys.make_farm_keys())
-        if after == before:
+        if after != before:
+            farmkeys.save_keys(after, home.folder)
+        info = home.living_info()
+        if info is None:
             return 0
-        farmkeys.save_keys(after, home.folder)
-        # Under the lock, so that the controller never reads what is about to be replaced.
+        # Here, for the controller would do nothing else meanwhile.
+        farmkeys.write_agent_files(info, after, home.folder)
+        # Under the lock, so that it never reads what is about to be replaced.
         return _tell(home)
 
 
 def _tell(home: Home) -> int:
-    """Have a controller that lives read them, and write the connection files anew."""
-    if home.living_info() is None:
-        return 0
+    """Have the controller read them, and write the roles' connection files anew."""
     try:
         # The key by which we ask may be the one that was replaced: then the answer comes under the new one.
         with Questioner(home.read_info) as questioner:

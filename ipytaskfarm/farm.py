@@ -10,11 +10,11 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
@@ -165,6 +165,31 @@ class Farm:
         )
         self._prepare()
 
+    @classmethod
+    def from_dask(cls, client: Any, engines_per_worker: int = 1, **farm: Any) -> Farm:
+        """A farm whose engines run beside the workers of a Dask cluster, whatever started that one.
+
+        One agent on each machine that has workers, with so many engines for each of them; as workers come and go, so do
+        engines, and they end with the cluster at the latest.  Returns when they are ready.
+
+        client: a `distributed.Client`, connected; it is used until the farm has stopped.
+        farm: further arguments of `Farm`.  Where the cluster has other machines than this one, ``host`` says where the
+            controller listens for them: an address of this machine that they reach, or ``"0.0.0.0"``.
+
+        Raises `LauncherError` when distributed is missing, or the workers cannot run agents that reach this farm.
+        """
+        from ipytaskfarm import groups
+        from ipytaskfarm.launchers.dask import Dask
+
+        launcher = Dask.of_client(client, engines_per_worker)
+        agents = Agents("dask", options=launcher.options)
+        groups.use(agents, launcher)
+        made = cls(**{"n": 0, **farm, "agents": (agents, *check_agents(farm.get("agents")))})
+        made._until_gone.append(lambda: groups.use_no_more(agents))
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        made.await_engines(made._settings.engines + workers * engines_per_worker, made._settings.start_timeout_s)
+        return made
+
     def _prepare(self) -> None:
         name = self._settings.name
         self._home = Home.temporary(name) if self._settings.owned else Home.of(name)
@@ -172,6 +197,7 @@ class Farm:
 
     def _start(self) -> None:
         self._ready, self._ended = threading.Event(), threading.Event()
+        self._until_gone: list[Callable[[], None]] = []
         self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
         # Not in the thread: what `start` finds wrong is raised here, with the user's own frames.
         self._supervisor.start()
@@ -220,6 +246,8 @@ class Farm:
             if self._ready.is_set():
                 print(f"ipytaskfarm: farm {self.name!r} has ended: {error}", file=sys.stderr)
         finally:
+            for undo in self._until_gone:
+                undo()
             self._ended.set()
             self._ready.set()
 

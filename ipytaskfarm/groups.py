@@ -56,9 +56,27 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """The place in the farm's settings that it was made for; "": a command's."""
 
 
+_own: dict[tuple[str, ...], Launcher] = {}
+
+
+def use(agents: Agents, launcher: Launcher) -> None:
+    """In this process `launcher` is the one for agents of this launcher and these options: it holds what only this
+    process has, the caller's own connection to a cluster."""
+    _own[_key(agents)] = launcher
+
+
+def use_no_more(agents: Agents) -> None:
+    """What was said to `use` is made from its options from now on."""
+    _own.pop(_key(agents), None)
+
+
+def _key(agents: Agents) -> tuple[str, ...]:
+    return (agents.launcher, *(f"{name}={value}" for name, value in sorted(agents.options.items())))
+
+
 def launcher_of(agents: Agents) -> Launcher:
     """The launcher that these name.  ValueError: there is none, or it has no such option."""
-    return find_launcher(agents.launcher, agents.options)
+    return _own.get(_key(agents)) or find_launcher(agents.launcher, agents.options)
 
 
 def read_groups(home: Home) -> list[Group]:

@@ -257,17 +257,28 @@ def end_agents(home: Home, known: Sequence[Group] = (), make: grouped.Make = gro
     deadline_s = time.monotonic() + END_S
     delay = threading.Event()
     statuses = grouped.statuses(groups, make)
+    problems: list[str] = []
     for group in groups:
         waiting = [name for name in group.names if name in statuses and statuses[name].state == "waiting"]
         if waiting:
-            make(group.agents).cancel(group.handle, waiting)
+            _cancel(group, waiting, make, problems)
     while any(status.state == "running" for status in statuses.values()) and time.monotonic() < deadline_s:
         delay.wait(0.25)
         statuses = grouped.statuses(groups, make)
     for group in groups:
-        make(group.agents).cancel(group.handle)
+        _cancel(group, None, make, problems)
     if home.folder.exists():
         grouped.forget(home, groups)
+    if problems:
+        raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
+
+
+def _cancel(group: Group, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
+    """One group whose system does not answer keeps no other from its end."""
+    try:
+        make(group.agents).cancel(group.handle, names)
+    except (errors.LauncherError, OSError) as error:
+        problems.append(f"{group.name}: {error}")
 
 
 def _pool(number: int, agents: Agents) -> _Pool:

@@ -17,11 +17,12 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from ipytaskfarm import Farm, StringTask, TaskClient
+from ipytaskfarm import Farm, StringTask, TaskClient, groups
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.core.messages import RemoveAgents
 from ipytaskfarm.doors.runtime import read_connection_file
 from ipytaskfarm.enrol import rotate
+from ipytaskfarm.home import Home
 from ipytaskfarm.launchers import dask
 from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle
 from ipytaskfarm.settings import Agents
@@ -88,7 +89,7 @@ def squares(tc: TaskClient, count: int) -> list[int]:
 def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, farm.task_client() as tc:
         with cluster(farm_dirs) as client:
-            handle = launched(client, farm, farm_dirs, engines_per_worker=1)
+            handle = launched(client, farm, farm_dirs, engines=2)
             until_engines(farm, 2)
             (agent,) = agent_processes()
             (worker,) = [each for each in workers() if agent in each.children(recursive=True)]
@@ -305,13 +306,15 @@ def test_all_is_cleared_away_when_all_are_killed(farm_dirs: Dirs) -> None:
 
 
 def test_the_preview_is_in_words(farm_dirs: Dirs) -> None:
-    with Farm(n=0) as farm:
-        (seat,) = enrolled(farm, ["dask-1"])
-        spec = AgentSpec(farm=farm.name, group="dask-1")
-        text = dask.Dask({"scheduler": "tcp://h:1", "engines_per_worker": "3"}).preview([seat], spec)
-        assert f"ipytaskfarm-{farm.name}-" in text
-        assert "tcp://h:1: one agent on each machine that has workers, with 3 engines for each worker" in text
-        assert "as many engines as it has cores" in dask.Dask({"scheduler": "tcp://h:1"}).preview([seat], spec)
+    home = Home.of("preview")
+    text = groups.preview(home, Agents("dask", options={"scheduler": "tcp://h:1", "engines_per_worker": "3"}))
+    assert text.startswith(
+        "register a worker plugin for dask-1 with Dask's scheduler tcp://h:1: one agent on each machine"
+    )
+    assert text.endswith("with 3 engines for each worker\n")
+    assert "with as many engines as it has cores" in groups.preview(
+        home, Agents("dask", options={"scheduler": "tcp://h:1"})
+    )
 
 
 def test_one_agent_stands_for_all() -> None:

@@ -67,6 +67,28 @@ def test_a_lost_engine_is_replaced_where_it_was_brought() -> None:
     assert [len(a.engines) for a in sim.agents.values()] == [1, 1]
 
 
+def test_a_node_where_nothing_starts_keeps_no_other_from_starting() -> None:
+    sim = SimFarm(Settings())
+    sim.join_client()
+    bad = sim.join_agent("bad", name="bad", brings=1)
+    for _ in range(6):
+        move(sim, bad)
+        sim.advance(0.01)
+        for engine in list(bad.engines.values()):
+            sim.kill(bad, engine)
+    move(sim, bad)
+    assert sim.scheduler.farm.agents["bad"].backoff_s > 0
+    started = bad.started
+    good = sim.join_agent("good", name="good", brings=1)
+    move(sim, good)
+    assert len(good.engines) == 1
+    move(sim, bad)
+    assert bad.started == started
+    sim.advance(6.0)
+    move(sim, bad)
+    assert bad.started == started + 1
+
+
 def test_an_engine_that_is_removed_does_not_come_again() -> None:
     sim = farm_of(one={"brings": 2})
     sim.ask(m.RemoveEngines([0]))

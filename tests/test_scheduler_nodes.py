@@ -20,9 +20,7 @@ class World:
     def __init__(self, tasks: int, rules: Rules | None, **settings: int) -> None:
         self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
-        self.bad, self.good = self.sim.join_agent("bad"), self.sim.join_agent("good")
-        self.sim.settle()
-        self.sim.ask(m.SetWanted(2))
+        self.bad, self.good = (self.sim.join_agent(name, brings=1) for name in ("bad", "good"))
         self.sim.settle()
         assert len(self.bad.engines) == len(self.good.engines) == 1
         first = self.sim.ids().first

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
 from ipytaskfarm.core.events import Back, Silent, Tick
-from ipytaskfarm.core.farm import Now, Settings, lease_margin_s
+from ipytaskfarm.core.farm import Now, Settings
+from ipytaskfarm.core.handlers.losses import lease_margin_s
 from ipytaskfarm.core.parcels import Rules, Submission
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine

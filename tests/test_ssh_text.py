@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from ipytaskfarm import groups
 from ipytaskfarm.doors.runtime import ConnectionInfo, agent_folder, private_folder, process_started, write_private
+from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.agents import AgentSpec, Seat, elsewhere
 from ipytaskfarm.launchers.ssh import Ssh
 from ipytaskfarm.launchers.ssh_text import (
@@ -29,6 +31,7 @@ from ipytaskfarm.launchers.ssh_text import (
     tunnel_script,
     tunnel_words,
 )
+from ipytaskfarm.settings import Agents
 from tests.conftest import Dirs
 from tests.polling import eventually
 
@@ -184,6 +187,14 @@ def test_the_preview_shows_all_but_the_secret(farm_dirs: Dirs) -> None:
     assert text.count("-R 127.0.0.1:0:127.0.0.1:4711") == 2
     assert re.search(r'"--engines", "4".*"--engines", "3"', text, re.DOTALL)
     assert "~/.cache/ipytaskfarm/x-01234567-ssh-1.0" in text
+
+
+def test_the_preview_needs_no_running_farm(farm_dirs: Dirs) -> None:
+    text = groups.preview(Home.of("preview"), Agents("ssh", options={"hosts": "node01"}))
+    assert "# ssh-1.0: a tunnel, if it does not reach the controller\nssh -T" in text
+    assert "-R 127.0.0.1:0:CONTROLLER:0" in text
+    assert "# ssh-1.0: the agent\nssh -T" in text
+    assert "tunnel" not in groups.preview(Home.of("preview"), Agents("ssh", options={"hosts": "a", "tunnel": "no"}))
 
 
 # ---------------------------------------------------------------------------------------- the other side

@@ -16,7 +16,8 @@ from ..doors.cores import usable_cores
 from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..doors.title import name_process
 from .limits import STOPPED_S
-from .supervisor import EXIT_REFUSED, LOCK, Agent, Settings
+from .supervisor import EXIT_REFUSED, Agent, Settings
+from .sweep import LOCK
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         brings=given.engines,
         ends_at_s=given.ends_at,
         leave_s=given.leave,
+        places_itself=given.folder is None,
         farm=given.farm,
         node=given.node or socket.gethostname(),
         startup_cwd=_start_folder(given.startup_cwd),

@@ -180,10 +180,13 @@ class EngineTable:
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
         first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
+        stays: bool,
     ) -> None:  # fmt: skip
-        """preload: modules that the zygote imports.  changed: called when the controller is to be told of it.
+        """preload: modules that the zygote imports.  stays: SIGTERM from elsewhere ends no engine.
+        changed: called when the controller is to be told of it.
         blobs_folders: where engines find large values: `blobs` and `copies` of the engine's settings."""
         self._preload = preload
+        self._stays = stays
         self._session = session
         self._farm = farm
         self._folder = folder
@@ -392,12 +395,12 @@ class EngineTable:
         for zygote in self._zygotes:
             if not zygote.stuck:
                 return zygote
-        zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died, self._preload)
+        zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays)
         self._zygotes.append(zygote)
         return zygote
 
     def _zygote_died(self) -> None:
-        if self.ending:
+        if self.ending or self.leaving:
             return
         log.error("the zygote died, and its engines with it; starting another: %s", tail(self._folder / "zygote.out"))
         if any(zygote.was_ready for zygote in self._zygotes if not zygote.alive):

@@ -62,14 +62,13 @@ from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .relay import Relay
-from .sweep import counters, remember_farm, succeed, sweep
+from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
 from .watch import CHECK_S, Watch
 
 log = logging.getLogger(__name__)
 
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
-LOCK = "agent.lock"
 COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
@@ -105,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Wall clock: whoever placed us ends us then."""
     leave_s: float = 0.0
     """How long what runs may go on when we are told to end."""
+    places_itself: bool = False
+    """The folder stands beside those of the farm's other agents on this machine, which nobody else looks after."""
 
 
 def _name_in(connection_file: Path) -> str:
@@ -138,6 +139,7 @@ class Agent:
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
+            settings.leave_s > 0,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -145,6 +147,8 @@ class Agent:
         self._node = NodeWatch(settings.folder)
         self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
         self._woken = False
+        self._over = False
+        """The farm has stopped: nobody will ask for what dead agents have left."""
         self._closed = False
         """A turn that was called for before may still come."""
         self._rung = False
@@ -382,6 +386,7 @@ class Agent:
                 self._engines.leaving = True
             case Shutdown():
                 log.info("the farm stops")
+                self._over = True
                 self._end(EXIT_STOPPED, message.grace_s)
             case _:
                 engine = self._engines.get(message.engine)
@@ -546,6 +551,8 @@ class Agent:
         self._bell.close()
         if clean:
             self._remove_folder()
+        if self._over and self._settings.places_itself:
+            remove_dead(self._settings.folder.parent)
 
     def _remove_folder(self) -> None:
         # What the controller knows need not stay; what it does not know is the next agent's to report.

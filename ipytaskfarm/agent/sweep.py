@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from pathlib import Path
 
+from ..core.errors import TaskFarmError
 from ..doors.recorder import Recorder, RecorderDamaged
+from ..doors.runtime import Lock
 from .engines import Engine, Files
 from .reaping import Marks, reap
 from .relay import Account
@@ -17,6 +20,7 @@ from .relay import Account
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
+LOCK = "agent.lock"
 _FARM, _SESSIONS = "farm", "sessions"
 _SESSIONS_KEPT = 8
 """Agents that ended one after the other without the controller hearing of the one before."""
@@ -54,6 +58,17 @@ def _dead_engine(files: Files) -> Engine | None:
     engine = Engine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
     engine.cause = "its agent ended"
     return engine
+
+
+def remove_dead(base: Path) -> None:
+    """Remove the folders of agents that were killed, and have no successor: their locks are free."""
+    for folder in base.glob("agent-*"):
+        try:
+            lock = Lock(folder / LOCK)
+        except (TaskFarmError, OSError):
+            continue  # it lives, or has just gone
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def succeed(folder: Path, session: str) -> list[str]:

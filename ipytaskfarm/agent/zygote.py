@@ -112,10 +112,11 @@ class Zygote:
     """One zygote process.  Start it from a thread that lives as long as we do (PR_SET_PDEATHSIG looks at threads)."""
 
     def __init__(
-        self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = ()
-    ) -> None:
+        self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = (),
+        stays: bool = False,
+    ) -> None:  # fmt: skip
         """output: what it prints goes there.  died: called once when its process is gone.  preload: modules to import
-        once for all engines."""
+        once for all engines.  stays: SIGTERM ends neither it nor engines."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         self._control = ours
@@ -130,7 +131,12 @@ class Zygote:
         """It did not answer: its engines are well, but it cannot be asked for more."""
         # -P: nothing is imported from the folder that we happen to stand in; engines add theirs themselves.
         argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
-        argv += ["--farm", farm, *(word for name in preload for word in ("--preload", name))]
+        argv += [
+            "--farm",
+            farm,
+            *(word for name in preload for word in ("--preload", name)),
+            *(["--stay"] if stays else []),
+        ]
         with theirs, open(output, "ab", opener=_private) as out:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()]

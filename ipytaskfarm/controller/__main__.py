@@ -26,7 +26,8 @@ from pathlib import Path
 from .. import __version__
 from ..core.choice import PLACEMENTS
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import Farm, Now, Settings, lease_margin_s
+from ..core.farm import Farm, Now, Settings
+from ..core.handlers.losses import lease_margin_s
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
 from ..core.saves import Snapshot

@@ -8,7 +8,16 @@ from pathlib import Path
 from ..core.errors import SecurityError
 from ..core.tables import Connection, ConnectionTable
 from ..doors import runtime
-from ..doors.keys import KEYS_FILE, FarmKeys, info_for, load_keys, role_of, session_fits, write_agent_files
+from ..doors.keys import (
+    KEYS_FILE,
+    FarmKeys,
+    info_for,
+    load_keys,
+    role_of,
+    session_fits,
+    write_agent_files,
+    write_if_new,
+)
 from ..doors.runtime import ConnectionInfo
 from ..doors.wire_hub import Hub
 
@@ -29,7 +38,7 @@ class Door:
         paths = []
         for title in ("client", "agent"):
             path = runtime.connection_path(self._info.farm, title)
-            runtime.write_connection_file(info_for(self._info, keys, title), path)
+            write_if_new(info_for(self._info, keys, title), path)
             paths.append(path)
         write_agent_files(self._info, keys, self._folder)
         return paths

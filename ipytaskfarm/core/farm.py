@@ -37,7 +37,7 @@ class Settings:
     lease_s: float = 900.0
     """So long after an agent last heard the controller, it ends its engines."""
     lease_margin_s: float = 30.0
-    """An agent that was silent for the lease and so much more is given up, see `lease_margin_s`."""
+    """An agent that was silent for the lease and so much more is given up, see `handlers.losses`."""
     failure_penalty_s: float = 0.0
     """How long an engine gets nothing after a task failed on it."""
     unmet_timeout_s: float | None = None
@@ -72,12 +72,6 @@ class Settings:
     """See `core.choice`."""
     seed: int = 1
     """Of the random placement."""
-
-
-def lease_margin_s(lease_s: float) -> float:
-    """How much longer than the lease a silent agent is waited for, until its engines are gone for sure: both count from
-    when they heard the other last, one may be heard for a while longer, and clocks may differ by some per cent."""
-    return min(30.0, max(5.0, lease_s / 30))
 
 
 @dataclass(slots=True)
@@ -287,6 +281,10 @@ class Agent:
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
     """Engine id -> when its start was asked for."""
+    backoff_s: float = 0.0
+    """How long the last failed start, or the last of several, makes the next one wait; 0: the last one was well."""
+    start_after_s: float = 0.0
+    """When (monotonic) that may be."""
     engines: dict[Incarnation, Engine] = field(default_factory=dict)
     deadline_s: float | None = None
     """When it is given up, while it is away."""
@@ -515,8 +513,6 @@ class Farm:
     """Agents have been here whose time is limited: tasks with a time limit wait in classes of their own."""
     mono_s: float = 0.0
     """When (monotonic) this turn began."""
-    backoff_s: float = 0.0
-    start_after_s: float = 0.0
     served: Any = None
     numbers: int = 0
     dropped: int = 0

@@ -131,7 +131,7 @@ def dispatch(farm: Farm, now: Now, out: Decision) -> None:
             _serve(farm, engine, share, now, out)
     if farm.environments:
         make_room(farm, now, out)
-    if farm.settings.warm is not None and now.mono_s >= farm.start_after_s and slots_to_fill(farm):
+    if farm.settings.warm is not None and slots_to_fill(farm):
         farm.set_timer(now.mono_s, "balance")
     _arm_recall(farm, now)
 

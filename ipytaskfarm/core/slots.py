@@ -16,7 +16,7 @@ MANY = 1 << 30
 
 def room_on(farm: Farm, agent: Agent) -> int:
     """How many engines more it may have; for each that lends its place, one."""
-    if not agent.able:
+    if not agent.able or farm.mono_s < agent.start_after_s:
         return 0
     slots = agent.slots if agent.brings is None else agent.brings
     if slots is None:

@@ -247,16 +247,17 @@ def write_agent_files(info: ConnectionInfo, keys: FarmKeys, folder: Path) -> Non
         return
     runtime.private_folder(place)
     for name in keys.agents:
-        path, fresh = agent_file(folder, name), info_for(info, keys, _PREFIX + name)
-        if not _is_there(path, fresh):
-            runtime.write_connection_file(fresh, path)
+        write_if_new(info_for(info, keys, _PREFIX + name), agent_file(folder, name))
     for path in place.glob("*.json"):
         if path.name.removesuffix(".json") not in keys.agents:
             path.unlink(missing_ok=True)
 
 
-def _is_there(path: Path, info: ConnectionInfo) -> bool:
+def write_if_new(info: ConnectionInfo, path: Path) -> None:
+    """Write a connection file, unless it is there as it should be: hundreds of them take their time."""
     try:
-        return runtime.read_connection_file(path) == info
+        if runtime.read_connection_file(path) == info:
+            return
     except (errors.SecurityError, errors.ConnectionError):
-        return False
+        pass
+    runtime.write_connection_file(info, path)

@@ -46,7 +46,8 @@ its parent, as the agent may be dead already), each engine for SIGKILL when the 
 parent *thread*: the agent must start the zygote from a thread that lives as long as itself, its main thread.
 
 Signals to an engine: SIGRTMIN+5 is "look at `want` in the recorder", SIGRTMIN+6 writes the main thread's
-Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM ends it, SIGINT is the kernel's own.
+Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM ends it (with --stay: passes it by),
+SIGINT is the kernel's own.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..doors.title import name_process
@@ -105,8 +107,9 @@ class Engine:
 class Zygote:
     """The loop: requests from the agent, exits of engines."""
 
-    def __init__(self, control: socket.socket, farm: str) -> None:
+    def __init__(self, control: socket.socket, farm: str, stays: bool = False) -> None:
         self._control = control
+        self._stays = stays
         self._farm = farm
         self._engines: dict[int, Engine] = {}
         self._poll = select.poll()
@@ -181,6 +184,8 @@ class Zygote:
             self._control.close()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            if self._stays:
+                stay()
             for name, value in settings.env.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -294,16 +299,40 @@ def _try_in_child(name: str) -> str:
     return why if status == 0 else f"importing it ended the process ({os.waitstatus_to_exitcode(status)})"
 
 
+def stay() -> None:
+    """Let SIGTERM pass by.  Batch systems send it to all processes of a job, and what runs is to come to its end: the
+    agent ends engines by other means.  Not for children: what we start, or fork, ends by it as ever."""
+    signal.signal(signal.SIGTERM, _pass_by)
+    # Held back meanwhile: a child may be told to end before it has come so far.
+    hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
+    let_go = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=_end_by_it_again)
+
+
+def _pass_by(number: int, frame: object) -> None:
+    # A handler of Python's own, where SIG_IGN would stay with programs that are started.
+    pass
+
+
+def _end_by_it_again() -> None:
+    if signal.getsignal(signal.SIGTERM) is _pass_by:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def main(argv: list[str] | None = None) -> int:
     """The process that the agent starts."""
     parser = argparse.ArgumentParser(prog="python -m ipytaskfarm.engine.zygote", description=__doc__.splitlines()[0])
     parser.add_argument("--control-fd", type=int, required=True, help="our end of the agent's socketpair")
     parser.add_argument("--farm", default="default", help="the farm's name, for ps")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
+    parser.add_argument("--stay", action="store_true", help="SIGTERM, to all processes of a job, is the agent's matter")
     options = parser.parse_args(argv)
     parent = os.getppid()
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the agent's terminal is the agent's to handle
+    if options.stay:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=options.control_fd)
     control.set_inheritable(False)
     if not sys.flags.safe_path:
@@ -316,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.collect()
     gc.freeze()
     name_process("ipytaskfarm zygote")
-    zygote = Zygote(control, options.farm)
+    zygote = Zygote(control, options.farm, options.stay)
     zygote.tell(op="ready", pid=os.getpid(), dropped=dropped)
     zygote.serve()
     return 0

@@ -50,6 +50,7 @@ class Dask:
             raise ValueError(f"engines_per_worker={given!r}: a number of at least 1 was expected")
         self._per_worker = int(given) if given else None
         self._client: Any = None
+        self.options = dict(options)
         distributed()
 
     @classmethod
@@ -74,8 +75,8 @@ class Dask:
         if self._per_worker is not None:
             engines = f"{self._per_worker} engines for each worker"
         return "".join(
-            f"register the worker plugin {_plugin_name(read_connection_file(seat.connection_file), seat)}"
-            f" with Dask's scheduler {self._address}: one agent on each machine that has workers, with {engines}\n"
+            f"register a worker plugin for {seat.name} with Dask's scheduler {self._address}: one agent on each machine"
+            f" that has workers, with {engines}\n"
             for seat in seats
         )
 

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from ipytaskfarm import __version__
-from ipytaskfarm.core.errors import LauncherError, TaskFarmError
+from ipytaskfarm.core.errors import FarmNotRunning, LauncherError, TaskFarmError
 from ipytaskfarm.doors.runtime import ConnectionInfo, dialled, process_started, read_connection_file
 
 from . import describe_exit
@@ -98,14 +98,15 @@ class Ssh:
         """The commands, and what each host's shell is given; without the secret, and before anything was looked at."""
         parts = []
         for seat, host in zip(seats, self._hosts, strict=True):
-            info = read_connection_file(seat.connection_file)
+            info = _info_shown(seat, spec)
             answer: dict[str, Any] = {"python": self._pythons(spec)[0], "cwd": True, "cache": "~/.cache"}
             folder = self._remote_folder(answer, info, seat.name)
-            tunneled = self._tunnel == "yes" or (self._tunnel == "auto" and elsewhere(info) is None)
             start = helper_script(answer["python"], "start", self._start_data(answer, host, seat, spec, folder, SECRET))
-            if tunneled:
+            if self._tunnel != "no":
                 command = shell_line(tunnel_words(self._config, host, (dialled(info), info.port)))
-                parts.append(f"# {seat.name}: a tunnel\n{command} <<'EOF'\n{tunnel_script(folder, int(ANSWER_S))}EOF\n")
+                when = "" if self._tunnel == "yes" else ", if it does not reach the controller"
+                script = tunnel_script(folder, int(ANSWER_S))
+                parts.append(f"# {seat.name}: a tunnel{when}\n{command} <<'EOF'\n{script}EOF\n")
             command = shell_line(ssh_words(self._config, host))
             parts.append(f"# {seat.name}: the agent\n{command} <<'EOF'\n{start}EOF\n")
         return "\n".join(parts)
@@ -310,6 +311,17 @@ def _check(host: Host, answer: dict[str, Any], info: ConnectionInfo) -> None:
 
 
 # ---------------------------------------------------------------------------------------- tunnels
+
+
+def _info_shown(seat: Seat, spec: AgentSpec) -> ConnectionInfo:
+    """The connection file of an agent that may not be enrolled yet: words for people, then."""
+    try:
+        return read_connection_file(seat.connection_file)
+    except FarmNotRunning:
+        return ConnectionInfo(
+            farm=spec.farm, incarnation="FARM", host="CONTROLLER", port=0, server_key="", public_key="", secret_key="",
+            role="agent", controller_pid=0, controller_started=0.0, version="", protocol=0,
+        )  # fmt: skip
 
 
 def _open_tunnel(config: str | None, agent: dict[str, Any], target: tuple[str, int]) -> dict[str, Any]:

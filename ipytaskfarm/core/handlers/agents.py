@@ -91,7 +91,7 @@ def on_engine_up(farm: Farm, session: str, event: EngineUp, now: Now, out: Decis
     if agent is None:
         return
     agent.starting.pop(event.report.id, None)
-    farm.backoff_s = 0.0
+    agent.backoff_s = 0.0
     _adopt(farm, agent, event.report, now, out)
     out.notes.append(f"engine {event.report.id} on {agent.node} is up (pid {event.report.pid})")
 
@@ -181,8 +181,7 @@ def on_engine_note(farm: Farm, session: str, event: EngineNote, now: Now, out: D
     if event.failed_start and agent is not None:
         agent.starting.pop(event.id, None)
         farm.losses.append(f"engine {event.id} did not start: {event.text}")
-        back_off(farm, now)
-        farm.set_timer(farm.start_after_s, "balance")
+        back_off(farm, agent, now)
 
 
 def on_properties(farm: Farm, session: str, event: Properties, now: Now, out: Decision) -> None:
@@ -247,10 +246,6 @@ def balance(farm: Farm, now: Now, out: Decision) -> None:
     """Start engines until there are as many as wanted; a replacement takes the lowest free id."""
     farm.balanced = True
     if farm.stopping:
-        return
-    if now.mono_s < farm.start_after_s:
-        farm.set_timer(farm.start_after_s, "balance")
-        retire_surplus(farm, out)
         return
     taken = {e.id for e in farm.engines.values()}
     for agent in farm.agents.values():

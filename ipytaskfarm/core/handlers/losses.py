@@ -41,8 +41,8 @@ def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: D
     if not event.expected:
         farm.losses.append(text)
         out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
-        if engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
-            back_off(farm, now)
+        if agent is not None and engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
+            back_off(farm, agent, now)
     lose_engine(farm, engine, {run for run in begun if run is not None}, event.crash, event.known, now, out)
 
 
@@ -85,7 +85,7 @@ def lose_engine(
     save_batches(engine, batches, out)
     fail_commands_of(farm, engine, describe(crash), out)
     forget_outputs(farm, engine)
-    farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
+    farm.set_timer(now.mono_s, "balance")
 
 
 def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, now: Now, out: Decision) -> None:
@@ -151,13 +151,22 @@ def describe(crash: Crash) -> str:
     return how + cause + peak
 
 
-def back_off(farm: Farm, now: Now) -> None:
-    """An engine did not start: wait before the next, longer each time."""
-    farm.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, farm.backoff_s * 2))
-    farm.start_after_s = now.mono_s + farm.backoff_s
+def back_off(farm: Farm, agent: Agent, now: Now) -> None:
+    """An engine did not start there: wait before the next, longer each time.  Other nodes' engines need not wait."""
+    agent.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, agent.backoff_s * 2))
+    agent.start_after_s = now.mono_s + agent.backoff_s
+    farm.set_timer(agent.start_after_s, "balance")
 
 
 # -- agents
+
+
+def lease_margin_s(lease_s: float) -> float:
+    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
+
+    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
+    differ by some per cent."""
+    return min(30.0, max(5.0, lease_s / 30))
 
 
 def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
@@ -189,7 +198,7 @@ def give_up(farm: Farm, agent: Agent, why: str, now: Now, out: Decision) -> None
     agent.starting.clear()
     for engine in list(agent.engines.values()):
         lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
-    farm.set_timer(max(now.mono_s, farm.start_after_s), "balance")
+    farm.set_timer(now.mono_s, "balance")
     forget_agent(farm, agent, out)
 
 
