@@ -19,6 +19,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``supervisor``  one per farm: has controller and agents running
 ``farm``        `Farm`: starts, connects, stops
 ``detached``    farms that go on by themselves: started and stopped from outside
+``doctor``      looks for what could keep a farm from working
 ``jupyter``     magics and displays
 ``cli``         the ``ipytaskfarm`` command
 

@@ -12,6 +12,7 @@ from typing import cast
 import msgspec
 import pytest
 
+from ipytaskfarm.agent import __main__ as agent_main
 from ipytaskfarm.agent import relay as relay_module
 from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWatch
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
@@ -376,3 +377,15 @@ def test_counters_go_on_after_those_that_were_used(tmp_path: Path) -> None:
     for name in ("engine-3.rec", "engine-3.out", "kernel-12.json-ipc-1", "kernel-7.json", "zygote.out", "lane.sock"):
         (tmp_path / name).touch()
     assert counters(tmp_path) == [3, 7, 12]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# where engines start
+
+
+def test_a_start_folder_that_is_not_on_this_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert agent_main._start_folder(tmp_path) == tmp_path
+    assert agent_main._start_folder(None) == Path.cwd()
+    assert not caplog.records
+    assert agent_main._start_folder(tmp_path / "elsewhere") == Path.home()
+    assert f"there is no folder {tmp_path}/elsewhere here" in caplog.text

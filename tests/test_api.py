@@ -159,7 +159,10 @@ def test_a_process_does_not_pay_for_what_it_does_not_use(module: str, banned: st
 # What the documentation names is there
 
 
-PAGES = ["README.md", "docs/index.md", "docs/environments.md", "docs/jobs.md", "docs/migrating.md", "docs/profiling.md"]
+PAGES = [
+    "README.md", "docs/index.md", "docs/deploy.md", "docs/environments.md", "docs/jobs.md", "docs/migrating.md",
+    "docs/profiling.md",
+]  # fmt: skip
 OBJECTS: dict[str, Callable[[], object]] = {
     "tc": lambda: ipytaskfarm.TaskClient,
     "mec": lambda: ipytaskfarm.MultiEngineClient,

@@ -39,10 +39,11 @@ LAYERS: dict[str, str] = {
     "supervisor": "core doors launchers settings home questions tender",
     "farm": "core doors client launchers settings home questions enrol groups supervisor",
     "detached": "core doors launchers settings home questions tender",
+    "doctor": "core doors agent client launchers settings home questions groups farm",
     "jupyter": "core doors client settings home questions farm detached",
     "cli": (
         "core policies doors agent controller client launchers settings home questions enrol groups supervisor farm "
-        "detached"
+        "detached doctor"
     ),
     "testing": "core policies doors client",
 }

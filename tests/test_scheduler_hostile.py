@@ -150,6 +150,8 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
     agent = farm.agents[HOSTILE]
     assert (agent.cores, agent.memory_bytes, agent.slots) == (1, 0, 0)
     assert agent.capacity == {"cores": 1, "memory": 0}
+    sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", [], wall_s=NAN), HOSTILE)
+    assert agent.clock_ahead_s is None
     sim.handle(m.NodeState(NAN, -1, 2**63, 10**9), HOSTILE)
     assert agent.state == m.NodeState(1.0, 0, plausible.NUMBER_MAX, 86_400)
     for amounts in ({"cores": NAN}, {"gpu": INF}, {"memory": 1e300}):

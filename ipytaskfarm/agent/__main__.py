@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         places_itself=given.folder is None,
         farm=given.farm,
         node=given.node or socket.gethostname(),
-        startup_cwd=(given.startup_cwd or Path.cwd()).absolute(),
+        startup_cwd=_start_folder(given.startup_cwd),
         slots=given.slots,
         lease_s=given.lease,
         grace_s=given.grace,
@@ -112,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
 def _own_folder(given: argparse.Namespace) -> Path:
     info = read_connection_file(given.connection_file)
     return agent_folder(given.farm, info.incarnation, given.name or info.agent)
+
+
+def _start_folder(asked: Path | None) -> Path:
+    """Where engines start: what is asked for may be on the machine of the farm alone."""
+    folder = (asked or Path.cwd()).absolute()
+    if folder.is_dir():
+        return folder
+    logging.warning("there is no folder %s here: engines start in %s", folder, Path.home())
+    return Path.home()
 
 
 def _engines(text: str) -> int:

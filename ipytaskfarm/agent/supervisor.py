@@ -367,6 +367,7 @@ class Agent:
             self._name,
             self._settings.brings,
             None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
+            time.time(),
         )
 
     def _on_message(self, message: Any) -> None:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("ipytaskfarm.cli.hold.Resume", "go on after a pause, or after start --hold"),
     "drain": ("ipytaskfarm.cli.hold.Drain", "give a node's engines nothing more"),
     "keys": ("ipytaskfarm.cli.keys.Keys", "who may speak with a farm: list, add, rotate, revoke"),
+    "doctor": ("ipytaskfarm.cli.doctor.Doctor", "what could keep a farm from working, and what to do"),
     "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),

@@ -35,6 +35,7 @@ from ..core.scheduler import Scheduler
 from ..core.states import State
 from ..doors import runtime
 from ..doors.blobs import Blobs, blobs_folder
+from ..doors.disk import least_room
 from ..doors.keys import FarmKeys, farm_keys
 from ..doors.runtime import ConnectionInfo
 from ..doors.store import Store
@@ -54,9 +55,6 @@ EXIT_STOPPED = 0
 EXIT_BUG = 1
 EXIT_STORE = 3
 EXIT_REFUSED = 4
-
-MIN_FREE_BYTES = 2**30
-MIN_FREE_SHARE = 0.02
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -293,8 +291,7 @@ def _found(farm: Farm) -> str:
 def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
     if options.min_free_bytes is not None:
         return int(options.min_free_bytes)
-    found = os.statvfs(store.parent)
-    return max(MIN_FREE_BYTES, int(found.f_blocks * found.f_frsize * MIN_FREE_SHARE))
+    return least_room(store.parent)
 
 
 def _connection(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, port: int) -> ConnectionInfo:

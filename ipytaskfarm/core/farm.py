@@ -307,6 +307,7 @@ class Agent:
     state: NodeState | None = None
     """Its last word on load and room."""
     utc_offset_s: int = 0
+    clock_ahead_s: float | None = None
     """Of its local time."""
     parked: dict[TaskClass, None] = field(default_factory=dict)
     """Classes that wait until something changes here."""

@@ -570,6 +570,8 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     """How many engines it brings; None: it takes its share of those that the farm wants."""
     time_left_s: float | None = None
     """Until it is to leave; None: nobody limits its time."""
+    wall_s: float = 0.0
+    """By its clock, when this is said; 0: it does not say."""
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):

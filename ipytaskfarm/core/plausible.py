@@ -118,6 +118,7 @@ def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> Agent
         name=_own_name(name, event.name),
         brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
         time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
+        wall_s=_seconds(event.wall_s, 0.0),
     )
 
 

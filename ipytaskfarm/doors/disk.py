@@ -88,6 +88,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+MIN_FREE_BYTES = 2**30
+MIN_FREE_SHARE = 0.02
+
+
+def least_room(folder: Path) -> int:
+    """With less room than this (bytes) on its disk a store takes no tasks, so that results still fit."""
+    found = os.statvfs(folder)
+    return max(MIN_FREE_BYTES, int(found.f_blocks * found.f_frsize * MIN_FREE_SHARE))
+
+
 def is_full(folder: Path) -> bool:
     """Whether a small file finds no room: the disk is full, or the user's quota is."""
     try:

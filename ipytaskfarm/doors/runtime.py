@@ -158,8 +158,24 @@ def connection_path(name: str, role: str = "client") -> Path:
 def socket_folder(name: str, folder: Path | None = None) -> Path:
     """The folder for a farm's sockets, made now with its parents, all 0700.
 
+    SecurityError when somebody else made one of the folders; otherwise like `socket_place`.
+    """
+    path = socket_place(name, folder)
+    private_folder(path.parent)
+    try:
+        private_folder(path)
+    except FileNotFoundError:
+        # The last other farm has just ended and taken the empty base with it.
+        private_folder(path.parent)
+        private_folder(path)
+    return path
+
+
+def socket_place(name: str, folder: Path | None = None) -> Path:
+    """Where the folder for a farm's sockets is, or will be.  Not created here.
+
     folder: the farm's folder; two farms of one name in different places must not meet. A name too long for unix sockets
-    is shortened; SecurityError when somebody else made one of the folders.
+    is shortened; SecurityError when no place has a path short enough.
     """
     place = os.path.abspath(folder or farm_folder(name))
     digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
@@ -167,13 +183,6 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
         for leaf in (f"{check_name(name)}-{digest}", digest):
             path = base / leaf
             if len(os.fsencode(path)) + IPC_ROOM <= IPC_PATH_MAX:
-                private_folder(base)
-                try:
-                    private_folder(path)
-                except FileNotFoundError:
-                    # The last other farm has just ended and taken the empty base with it.
-                    private_folder(base)
-                    private_folder(path)
                 return path
     raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
 

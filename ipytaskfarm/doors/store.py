@@ -68,6 +68,11 @@ REMEDY = (
 )
 
 
+def sqlite_version() -> str:
+    """Of the SQLite that this Python has."""
+    return sqlite3.sqlite_version
+
+
 class _Fenced(Exception):
     """Some row changed nothing."""
 

@@ -44,6 +44,8 @@ def on_agent_state(farm: Farm, session: str, event: AgentState, now: Now, out: D
     agent.gpus, agent.priority = event.gpus, event.priority
     agent.former = frozenset(event.former)
     agent.utc_offset_s = event.utc_offset_s
+    # The way of the message included.
+    agent.clock_ahead_s = event.wall_s - now.wall_s if event.wall_s else None
     if event.node in farm.drained:
         agent.aside = DRAINED
     agent.here = agent.reachable = True

@@ -209,6 +209,7 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
         "used": dict(agent.used),
         "environments": {str(e.id): e.environment.name for e in agent.engines.values() if e.environment is not None},
         "guard": guard,
+        "clock_ahead": agent.clock_ahead_s,
     }
 
 

@@ -1,0 +1,74 @@
+"""``ipytaskfarm doctor``: what could keep a farm from working, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Int, Unicode
+
+from ipytaskfarm.cli import show
+from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.shapes import print_json
+from ipytaskfarm.core.checks import check_count
+from ipytaskfarm.doctor import Finding, Level, rounds
+
+
+class Doctor(JsonCommand):
+    """``ipytaskfarm doctor``"""
+
+    name = "doctor"
+    description = """
+Looks at this machine, and at the farm if it runs: Python and packages, limits, memory, folders, keys, ports, names,
+the clock, agents, launchers. One line for each: ok, warning or wrong, what was found, and what to do. Exit code 1 if
+something is wrong. On another machine, --agent-file looks at it as one for an agent, and tries the way to the farm.
+"""
+    examples = """
+        ipytaskfarm doctor
+        ipytaskfarm doctor --farm nightly --json
+        ipytaskfarm doctor --try
+        ipytaskfarm doctor --agent-file node7.json
+    """
+    n = Int(None, allow_none=True, help="for how many engines here (default: one per core)").tag(
+        config=True, metavar="N"
+    )
+    agent_file = Unicode(
+        None, allow_none=True, help="look at this machine as one for the agent of that connection file"
+    ).tag(config=True, metavar="FILE")
+    tries = Bool(False, help="start a farm of one engine too, give it a task, and end it").tag(config=True)
+    aliases: Any = values(("n engines", "Doctor.n"), ("agent-file", "Doctor.agent_file"))
+    flags: Any = switches(
+        ("try", "Doctor.tries", True, "start a farm of one engine too, give it a task, and end it"), JSON
+    )
+
+    def carry_out(self) -> int:
+        try:
+            wanted = check_count("-n", self.n, 0)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        findings = []
+        for finding in self._look(wanted):
+            findings.append(finding)
+            if not self.json:
+                _tell(finding)
+        if self.json:
+            print_json([asdict(finding) for finding in findings])
+        return FAILED if any(finding.level is Level.WRONG for finding in findings) else OK
+
+    def _look(self, wanted: int | None) -> Iterator[Finding]:
+        if self.agent_file is not None:
+            yield from rounds.of_agent(Path(self.agent_file).expanduser().absolute(), wanted)
+        else:
+            yield from rounds.of_farm(self.home(), wanted)
+        if self.tries:
+            from ipytaskfarm.doctor.trial import trial
+
+            yield trial()
+
+
+def _tell(finding: Finding) -> None:
+    print(f"{finding.level:<8} {finding.check}: {show.safe(finding.found)}", flush=True)
+    if finding.remedy:
+        print(f"{'':8} do: {show.safe(finding.remedy)}", flush=True)

@@ -1,0 +1,211 @@
+"""What a running farm says of itself: its engines, its agents and their machines, what was asked of launchers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from ipytaskfarm import __version__
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import FarmStatus
+from ipytaskfarm.core.shown import ready_engines
+from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
+from ipytaskfarm.doctor.network import is_loopback
+from ipytaskfarm.doors.disk import MIN_FREE_BYTES
+from ipytaskfarm.doors.runtime import ConnectionInfo
+from ipytaskfarm.groups import Group
+from ipytaskfarm.home import Home
+from ipytaskfarm.launchers.agents import AgentStatus
+from ipytaskfarm.questions import connect
+
+SKEW_S = 10.0
+"""A message that was held up on its way looks like a clock that is behind by so much."""
+ANSWER_S = 10.0
+NEARLY = 0.9
+"""Of the files that a process may have."""
+
+
+def ask(home: Home) -> tuple[Finding, FarmState | None]:
+    """What the controller says of itself, if it answers."""
+    try:
+        with connect(home.name) as questioner:
+            state = questioner.answer(FarmStatus(), timeout_s=ANSWER_S)
+    except errors.TaskFarmError as error:
+        return wrong("farm", str(error), f"ipytaskfarm logs --farm {home.name}"), None
+    assert isinstance(state, FarmState)
+    name = f"{state.name!r}"
+    if state.stopping:
+        return doubtful("farm", f"{name} is stopping", "wait, then start it again"), state
+    if state.held:
+        again = f"ipytaskfarm resume --farm {home.name}"
+        return doubtful("farm", f"{name} is paused: no task is started", again), state
+    return fine("farm", f"{name} answers, controller pid {state.pid}"), state
+
+
+def version(info: ConnectionInfo) -> Finding | None:
+    """Whether we are the same ipytaskfarm as the controller; None: yes."""
+    if info.version == __version__:
+        return None
+    found = f"the controller is ipytaskfarm {info.version}, this is {__version__}"
+    return doubtful("version", found, "install the same version here, or restart the farm with this one")
+
+
+def controller_files(pid: int) -> Finding | None:
+    """Whether the controller, a process here, is about to run out of descriptors; None: no, or that cannot be told."""
+    try:
+        process = psutil.Process(pid)
+        used, limit = process.num_fds(), process.rlimit(psutil.RLIMIT_NOFILE)[0]
+    except (psutil.Error, OSError):
+        return None
+    if limit < 0 or used < NEARLY * limit:
+        return None
+    found = f"the controller has {used} of the {limit} files that it may have"
+    return wrong("open files", found, "stop the farm, and start it again after `ulimit -n`, with more")
+
+
+def engines(state: FarmState) -> Finding:
+    """Whether those that are wanted come up."""
+    ready = ready_engines(state)
+    notes = [f"engine {row.id}: {row.note}" for row in state.engines if row.note]
+    found = f"{ready} of {state.wanted} are ready"
+    if notes:
+        return doubtful(
+            "engines", f"{found}; {'; '.join(notes[:3])}", "ipytaskfarm logs engine N shows what it printed"
+        )
+    if state.wanted and not ready:
+        # Of a traceback the first line and the last.
+        lost = state.losses[-1].strip().splitlines() if state.losses else []
+        why = (
+            f"; the last that was lost: {' … '.join(dict.fromkeys((lost[0].strip(), lost[-1].strip())))}"
+            if lost
+            else ""
+        )
+        return doubtful(
+            "engines", f"none of {state.wanted} is ready{why}",
+            "look again in a moment; if it stays so: ipytaskfarm logs agent, or try: ipytaskfarm doctor --try",
+        )  # fmt: skip
+    return fine("engines", found)
+
+
+def agents(state: FarmState, python: str) -> Iterator[Finding]:
+    """One finding for each that has something, one for all others.  python: this one's version."""
+    sound = []
+    for row in state.agents:
+        found = list(_agent(row, python))
+        yield from found
+        if not found:
+            sound.append(_shown(row))
+    if sound:
+        yield fine("agents", f"{', '.join(sorted(sound))}: reachable, Python {_minor(python)} as here")
+    elif not state.agents and state.wanted:
+        yield doubtful("agents", "there is none", "look again in a moment; then: ipytaskfarm logs agent")
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} on {row['node']}" if row["name"] else str(row["node"])
+
+
+def _agent(row: Mapping[str, Any], python: str) -> Iterator[Finding]:
+    who = f"agent {_shown(row)}"
+    if row["state"] == "unreachable":
+        yield doubtful(
+            "agents", f"{who} is not heard",
+            "see there whether it runs, and with its connection file: ipytaskfarm doctor --agent-file FILE; what runs"
+            " there goes on until its lease is over",
+        )  # fmt: skip
+        return
+    if row["state"] in ("set aside", "drained"):
+        more = (
+            f"ipytaskfarm drain {row['node']} --off" if row["state"] == "drained" else "ipytaskfarm explain ID says why"
+        )
+        yield doubtful("agents", f"{who} gets no tasks: {row['state']}", more)
+    if row["guard"]:
+        yield doubtful(
+            "agents", f"{who} gets no tasks now: {row['guard']}", "end what else runs there, or change the guard"
+        )
+    if _minor(row["python"]) != _minor(python):
+        yield doubtful(
+            "agents",
+            f"{who} has Python {row['python']}, this is {python}: functions of notebooks and scripts are refused there",
+            f"give it a Python {_minor(python)} (agents add --python PATH), or use its version here",
+        )  # fmt: skip
+    if row["free_disk"] is not None and row["free_disk"] < MIN_FREE_BYTES:
+        yield doubtful("agents", f"{who} has {row['free_disk'] / 2**20:.0f} MiB left on its disk", "make room there")
+    if row["clock_ahead"] is not None and abs(row["clock_ahead"]) > SKEW_S:
+        yield doubtful(
+            "clock", f"{who}: its clock was {row['clock_ahead']:+.0f} s off the controller's when it joined",
+            "have both kept right (chrony, systemd-timesyncd): times in the history and of allocations go by it",
+        )  # fmt: skip
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def groups(
+    home: Home, asked: Sequence[Group], statuses: Mapping[str, AgentStatus], state: FarmState
+) -> Iterator[Finding]:
+    """What launchers were asked for, and has not come."""
+    heard = {row["name"] for row in state.agents if row["state"] != "unreachable"}
+    for group in asked:
+        missing = [name for name in group.names if not any(_is(each, name) for each in heard)]
+        if not missing:
+            yield fine("groups", f"{group.name}: all of {len(group.names)} are here")
+        for name in missing:
+            yield _missing(home, group, name, statuses.get(name))
+
+
+def _is(heard: str, name: str) -> bool:
+    return heard == name or heard.startswith(f"{name}.")
+
+
+def _missing(home: Home, group: Group, name: str, status: AgentStatus | None) -> Finding:
+    launcher = group.agents.launcher
+    if status is None:
+        return doubtful(
+            "groups", f"{name} is not here, and {launcher} does not answer", f"see what {launcher} says, by hand"
+        )
+    where = f" on {status.where}" if status.where else ""
+    why = f": {status.why}" if status.why else ""
+    if status.state == "waiting":
+        return fine("groups", f"{name} waits{where}{why}")
+    file, log = _left_by(home, launcher, name)
+    if status.state == "ended":
+        again = f"ipytaskfarm agents remove {group.name}, and add it anew"
+        return wrong("groups", f"{name} has ended{where}{why}", f"see {log}; then {again}")
+    return wrong(
+        "groups", f"{name} runs{where} by what {launcher} says, and the controller does not hear it{why}",
+        f"there: ipytaskfarm doctor --agent-file {file}; see {log}",
+    )  # fmt: skip
+
+
+def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
+    """(the agent's connection file, where it is told what became of it), as its launcher has them."""
+    if launcher == "ssh":
+        there = f"~/.cache/ipytaskfarm/{home.name}-*-{name}"
+        return f"{there}/connection.json", f"{there}/agent.log there"
+    file = str(home.folder / "agents" / f"{name}.json")
+    if launcher in ("slurm", "pbs", "lsf"):
+        return file, f"{home.logs / name}.out"
+    if launcher == "dask":
+        there = f"/tmp/ipytaskfarm-UID/*/keep-{name}"  # or below $XDG_RUNTIME_DIR, which is theirs
+        return f"{there}/connection.json", f"{there}/agent.out there"
+    return file, f"the logs of {launcher}"
+
+
+def listening(info: ConnectionInfo, asked: Sequence[Group], state: FarmState) -> Finding:
+    """Whether others can reach the address at all."""
+    elsewhere = sorted({group.agents.launcher for group in asked} - {"ssh"})
+    heard = any(row["node"] != socket.gethostname() or row["name"] for row in state.agents)
+    if is_loopback(info.host) and is_loopback(info.location or info.host):
+        if elsewhere and not heard:
+            return doubtful(
+                "listening", f"on this machine alone, and agents were asked of {', '.join(elsewhere)}",
+                f"ipytaskfarm stop --farm {state.name}, then start it with --host ADDRESS (0.0.0.0: all)",
+            )  # fmt: skip
+        return fine("listening", f"on {info.host} port {info.port}: this machine alone")
+    return fine("listening", f"at {info.location or info.host} port {info.port}, for other machines too")

@@ -1,0 +1,177 @@
+"""A farm's folders and files: whose they are, who can read them, whether there is room, and whether they fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
+from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors.disk import is_full, least_room, network_file_system
+from ipytaskfarm.doors.keys import KEYS_FILE, SERVER, FarmKeys, agent_file, load_keys
+from ipytaskfarm.doors.recorder import RING_BYTES
+from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
+from ipytaskfarm.home import STORE_NAME, Home
+
+
+def refused(check: str, error: Exception, remedy: str) -> Finding:
+    """Of an error of ours: what it says, and the remedy that stands behind its last colon, if it has one."""
+    said, colon, rest = str(error).rpartition(": ")
+    own = colon and isinstance(error, errors.SecurityError)
+    return wrong(check, said if own else str(error), rest if own else remedy)
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Finding:
+    """A folder that only we may use, there or yet to be made.
+
+    variable: the environment variable by which it is elsewhere; needed_bytes: how much room it ought to have.
+    """
+    if os.path.lexists(path):
+        try:
+            runtime.private_folder(path)
+        except errors.SecurityError as error:
+            return refused(check, error, "")
+    return _usable(check, path, f"set {variable} to a folder that is", needed_bytes)
+
+
+def temporary() -> Finding:
+    """Where farms without a name live, and what tasks put there."""
+    try:
+        path = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        return wrong("temporary folder", str(error), "set TMPDIR to a folder of yours with room")
+    found = _usable("temporary folder", path, "set TMPDIR to a folder that is")
+    if not found.remedy and os.statvfs(path).f_flag & os.ST_NOEXEC:
+        return doubtful(
+            found.check,
+            f"{path} is mounted noexec: what tasks compile and load there (numba, ctypes, cffi) cannot run",
+            "set TMPDIR to another folder before the farm (or agent) is started",
+        )
+    return found
+
+
+def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Finding:
+    """Whether files can be made in it, or it can be made.  otherwise: what to do if it cannot be helped."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    problem = _cannot_write(there)
+    if problem is not None:
+        remedy = f"make {there} yours and writable, or {otherwise}"
+        return wrong(check, f"nothing can be written into {there}: {problem}", remedy)
+    free = shutil.disk_usage(there).free
+    room = f"{free / 2**30:.1f} GiB free"
+    if is_full(there) or free < needed_bytes:
+        return wrong(
+            check, f"{path}: {room}, at least {needed_bytes / 2**30:.1f} GiB is needed", "make room on its disk"
+        )
+    kind = network_file_system(there)
+    return fine(check, f"{path}{'' if path == there else ' (not made yet)'}: {f'{kind}, ' if kind else ''}{room}")
+
+
+def _cannot_write(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "it is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        # A disk without room is told of by those who measure it.
+        return None if is_full(folder) else str(error.strerror)
+
+
+def sockets(name: str, place: Path, engines: int) -> Finding:
+    """Sockets and flight recorders.  place: what tells farms of one name apart (`runtime.socket_place`); engines: those
+    to come."""
+    check = "socket folder"
+    path = runtime.socket_place(name, place)
+    for folder in (path.parent, path):
+        found = private(check, folder, "XDG_RUNTIME_DIR", engines * RING_BYTES)
+        if found.remedy:
+            return found
+    kind = network_file_system(path)
+    if kind is not None:
+        return wrong(
+            check,
+            f"{path} is on a network file system ({kind}), where unix sockets and flight recorders cannot be relied on",
+            "set XDG_RUNTIME_DIR to a folder on a local disk, or leave it unset",
+        )
+    return found
+
+
+def store(home: Home, record: FarmRecord | None) -> Finding:
+    """Where the store is, or would be, and the room on its disk."""
+    path = home.folder / STORE_NAME if record is None else Path(record.store)
+    kind = network_file_system(path.parent)
+    if kind is not None and record is not None:
+        return wrong(
+            "store",
+            f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on",
+            "stop the farm, move the store to a local disk and name it in farm.json, or begin anew: start --fresh",
+        )
+    place = path.parent if kind is None else Path("/var/tmp")  # where `Home` puts it then
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    return _usable("store", place, "give a new farm a --store-dir that is", least_room(there))
+
+
+# ------------------------------------------------------------------------------------------------ keys and the like
+
+
+def keys(folder: Path) -> tuple[Finding | None, FarmKeys | None]:
+    """The farm's keys; nothing at all of a farm that has none yet."""
+    try:
+        found = load_keys(folder)
+    except errors.SecurityError as error:
+        return refused("keys", error, ""), None
+    if found is None:
+        return None, None
+    enrolled = f", agents {', '.join(sorted(found.agents))}" if found.agents else ""
+    return fine(
+        "keys", f"{folder / KEYS_FILE}: server, client, agent, reader{enrolled}; only this user can read them"
+    ), found
+
+
+def connection_files(home: Home, record: FarmRecord | None, held: FarmKeys | None) -> Iterator[Finding]:
+    """Those of clients and of the agents: readable, whole, and this farm's."""
+    restart = f"`ipytaskfarm stop --farm {home.name}`, then start it: they are written anew"
+    paths = [(home.client_file, "client"), (home.agent_file, "agent")]
+    if held is not None:
+        paths += [(agent_file(home.folder, name), f"agent:{name}") for name in sorted(held.agents)]
+    there = [(path, title) for path, title in paths if os.path.lexists(path)]
+    sound = []
+    for path, title in there:
+        try:
+            info = runtime.read_connection_file(path)
+        except errors.SecurityError as error:
+            yield refused("connection file", error, "")
+            continue
+        except errors.ConnectionError as error:
+            yield wrong("connection file", str(error), restart)
+            continue
+        problem = _misfit(info, title, record, held)
+        if problem:
+            yield wrong("connection file", f"{path} {problem}", restart)
+        else:
+            sound.append((path, info))
+    if sound and held is not None and sound[0][1].server_key != held.server.public:
+        yield doubtful(
+            "connection file",
+            f"the key of the {SERVER} was rotated; the controller has the one of before until it is started anew",
+            f"{restart}, and copies have to be made anew",
+        )
+    elif sound:
+        yield fine("connection file", ", ".join(str(path) for path, _ in sound))
+
+
+def _misfit(info: ConnectionInfo, title: str, record: FarmRecord | None, held: FarmKeys | None) -> str:
+    if record is not None and info.incarnation != record.incarnation:
+        other, own = info.incarnation[:8], record.incarnation[:8]
+        return f"is another farm's: it says {info.farm!r}, incarnation {other}, and this one's is {own}"
+    if held is not None and info.public_key != held.peers()[title].public:
+        return f"has another key than the farm's own for {title}"
+    return ""

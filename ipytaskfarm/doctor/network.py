@@ -1,0 +1,178 @@
+"""Whether a farm can be found and spoken with: ports, names, connections, the handshake under a key."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import select
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+
+import psutil
+
+from ipytaskfarm import __version__
+from ipytaskfarm.core.handshake import Refuse
+from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
+from ipytaskfarm.doors.runtime import ConnectionInfo, dialled
+from ipytaskfarm.doors.wire_link import Link, NewEpoch, Refused
+
+CONNECT_S = 5.0
+"""A host that has not answered by then does not let us in."""
+GREET_S = 12.0
+"""Three tries of a key, with the pauses between them."""
+
+
+# ------------------------------------------------------------------------------------------------ the port
+
+
+def port(host: str, number: int, *, fixed: bool) -> Finding:
+    """The port of a farm that does not run.  fixed: it is the farm's own, and no other will be taken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the controller does: what lingers of the last one is no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return wrong(
+                "port", f"{host} port {number} cannot be listened on: {_said(error)}", "start it with another --host"
+            )
+        taken = f"{number} is taken by {holder(number)}"
+        if not fixed:
+            return fine("port", f"{taken}: a new farm takes any that is free")
+        return wrong("port", f"{taken}, and it is this farm's own", "end that program, or start with --port 0: any")
+    return fine("port", f"{number} on {host} is free")
+
+
+def holder(number: int) -> str:
+    """Who listens on a TCP port of this machine, for people."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:
+        connections = []
+    for each in connections:
+        if each.status == psutil.CONN_LISTEN and each.pid is not None and each.laddr and each.laddr.port == number:
+            try:
+                return f"process {each.pid} ({psutil.Process(each.pid).name()})"
+            except psutil.NoSuchProcess:
+                continue
+    return "a process of another user"
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def name(location: str, *, connected: bool) -> Finding:
+    """Where other machines are told to find the farm.  connected: one of them does."""
+    try:
+        found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(location, None, type=socket.SOCK_STREAM)})
+    except socket.gaierror as error:
+        return wrong(
+            "location", f"{location} is not known here: {error.strerror}", "start it with --location ADDRESS, a number"
+        )
+    shown = location if found == [location] else f"{location}, here {', '.join(found)}"
+    if not connected and all(is_loopback(address) for address in found):
+        return doubtful(
+            "location",
+            f"other machines are told to find the farm at {shown}: by that this machine finds only itself",
+            f"see what they find (there: getent hosts {location}); if it is not this machine: start --location ADDRESS",
+        )
+    return fine("location", f"other machines are told to find the farm at {shown}")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a machine reaches only itself by it; names are not looked up."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+# ------------------------------------------------------------------------------------------------ connections
+
+
+def connection(info: ConnectionInfo) -> Finding:
+    """Whether a TCP connection to the controller can be made from here."""
+    host, number = dialled(info), info.port
+    where = f"{host} port {number}"
+    away = info.node not in ("", socket.gethostname())
+    began_s = time.monotonic()
+    try:
+        socket.create_connection((host, number), CONNECT_S).close()
+    except socket.gaierror as error:
+        return wrong(
+            "connection", f"{host} is not known here: {error.strerror}",
+            "start the farm with --location ADDRESS, a number that this machine reaches",
+        )  # fmt: skip
+    except TimeoutError:
+        return wrong(
+            "connection", f"{where} does not answer within {CONNECT_S:g} s: a firewall, or another network",
+            f"let this machine through to TCP port {number} of {info.node or host}, start the farm with a --port that"
+            " is open, or have agents placed by ssh, which makes tunnels",
+        )  # fmt: skip
+    except OSError as error:
+        if away and is_loopback(host):
+            remedy = f"the farm is told to listen on {info.node} alone: start it there with --host ADDRESS (or 0.0.0.0)"
+        else:
+            remedy = f"see on {info.node or host} whether the farm runs, and where it listens: ipytaskfarm list"
+        return wrong("connection", f"{where}: {_said(error)}", remedy)
+    return fine("connection", f"{where} takes connections ({(time.monotonic() - began_s) * 1000:.1f} ms)")
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """What came of a handshake."""
+
+    version: str = ""
+    """The controller's; "": there was none."""
+    took_s: float = 0.0
+    refusal: Refuse | None = None
+    problem: str = ""
+
+
+def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
+    """Say hello under the key of that file, in a session of its own, and good-bye: nothing is asked or told."""
+    role = "agent" if info.role == "agent" else "client"
+    owner = f"{info.agent or 'agent'}:" if role == "agent" else ""
+    link = Link(lambda: info, role, f"{owner}{uuid.uuid4().hex}", f"doctor on {socket.gethostname()}")
+    began_s = time.monotonic()
+    try:
+        while True:
+            for event in link.step(time.monotonic()):
+                if isinstance(event, NewEpoch):
+                    return Greeted(event.welcome.version, time.monotonic() - began_s)
+                if isinstance(event, Refused):
+                    return Greeted(refusal=event.refuse)
+            left_s = began_s + limit_s - time.monotonic()
+            if left_s <= 0:
+                return Greeted(problem=link.problem)
+            select.select(link.fds(), [], [], max(0.0, min(left_s, link.next_deadline() - time.monotonic())))
+    finally:
+        link.close()
+
+
+def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
+    """Whether the controller there is this farm's, and lets us in."""
+    check = "handshake"
+    if found.version:
+        text = f"ipytaskfarm {found.version} lets us in as {info.agent or info.role} ({found.took_s * 1000:.0f} ms)"
+        return fine(check, text)
+    if found.refusal is not None and found.refusal.etype == "VersionMismatch":
+        return wrong(check, found.refusal.text, f"install ipytaskfarm=={info.version} here; this is {__version__}")
+    if found.refusal is not None:
+        return wrong(
+            check, found.refusal.text,
+            "on the controller's host: `ipytaskfarm keys list` shows who has a key; `keys add` writes the file anew",
+        )  # fmt: skip
+    return wrong(
+        check, f"{dialled(info)} port {info.port} takes connections and does not answer as this farm: {found.problem}",
+        f"another program has that port, or something between here and {info.node or 'there'} ends connections"
+        " (a proxy, a port that was forwarded elsewhere)",
+    )  # fmt: skip
