@@ -170,6 +170,7 @@ class Supervisor:
             for watched in (self._controller, *self._agents):
                 if not watched.lives:
                     self._place(watched)
+            self._record()  # that it is we who look after what was adopted
         except BaseException:
             self._abandon()
             raise

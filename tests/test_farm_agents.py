@@ -80,7 +80,7 @@ def placed(farm: Farm) -> list[str]:
 def test_agents_bring_engines_and_leave_nothing(queue: Path) -> None:
     with farm_of(hands(queue, 2, engines=2), n=1) as (farm, tc):
         until_engines(farm, 5)
-        assert [row["name"] for row in state_of(farm).agents if row["brings"]] == ["hands-1.0", "hands-1.1"]
+        assert {row["name"] for row in state_of(farm).agents if row["brings"]} == {"hands-1.0", "hands-1.1"}
         assert sum(tc.map(lambda x: x, range(200))) == sum(range(200))
         folder = farm._home.folder
         keys = load_keys(folder)
@@ -244,6 +244,7 @@ def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
         os.kill(supervisor, signal.SIGKILL)
         eventually(lambda: not home.is_supervised(), DEADLINE_S)
         command("start", *farm, *place, "--daemonize")
+        assert home.is_supervised()
         listed = json.loads(command("agents", *farm, "list", "--json"))
         assert [group["agents"] for group in listed["groups"]] == [["hands-1.0", "hands-1.1"]]
         assert {row["name"]: row["state"] for row in listed["agents"] if row["name"]} == {
