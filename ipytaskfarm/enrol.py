@@ -70,6 +70,7 @@ def _change(home: Home, change: Callable[[FarmKeys], FarmKeys]) -> int:
             farmkeys.save_keys(after, home.folder)
         info = home.living_info()
         if info is None:
+            farmkeys.remove_agent_files(after, home.folder)
             return 0
         # Here, for the controller would do nothing else meanwhile.
         farmkeys.write_agent_files(info, after, home.folder)

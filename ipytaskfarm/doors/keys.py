@@ -248,7 +248,12 @@ def write_agent_files(info: ConnectionInfo, keys: FarmKeys, folder: Path) -> Non
     runtime.private_folder(place)
     for name in keys.agents:
         write_if_new(info_for(info, keys, _PREFIX + name), agent_file(folder, name))
-    for path in place.glob("*.json"):
+    remove_agent_files(keys, folder)
+
+
+def remove_agent_files(keys: FarmKeys, folder: Path) -> None:
+    """Remove the connection files of agents that are not enrolled (any more)."""
+    for path in (folder / AGENTS_FOLDER).glob("*.json"):
         if path.name.removesuffix(".json") not in keys.agents:
             path.unlink(missing_ok=True)
 
