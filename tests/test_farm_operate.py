@@ -345,6 +345,8 @@ def test_pause_and_resume_a_job(tc: TaskClient, way: Way, gate: Gate) -> None:
     (held,) = job.submit()
     tc.flush()
     way.hold(True, "held")
+    # Had it been sent ahead of need, behind one of the others, it is on its way back.
+    eventually(lambda: tc.status(held).reason == "paused", DEADLINE_S, what="it waits")
     gate.open()
     assert ended(tc, tc.run(Task("pass"))) == "succeeded"
     assert (tc.status(held).state, tc.status(held).reason) == ("scheduled", "paused")

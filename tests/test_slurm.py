@@ -17,7 +17,8 @@ from ipytaskfarm.groups import read_groups
 from ipytaskfarm.home import STORE_NAME
 from ipytaskfarm.settings import Agents
 from tests.conftest import Dirs
-from tests.farms import engines, until_engines
+from tests.far import farm_state
+from tests.farms import Gate, engines, outcomes, until_engines, until_running
 from tests.polling import eventually
 from tests.slurm import NODES, Cluster, slurm_cluster
 from tests.test_farm import background_farm, command
@@ -136,6 +137,25 @@ def test_a_thousand_tasks_while_agents_come_and_go(slurm: Cluster, farm_dirs: Di
     assert sum(begun.values()) <= TASKS + 2
     assert slurm.queue() == []
     eventually(lambda: slurm.processes() == [], DEADLINE_S, what="nothing runs below Slurm")
+
+
+def test_what_runs_in_a_cancelled_job_comes_to_its_end(slurm: Cluster, farm_dirs: Dirs, tmp_path: Path) -> None:
+    """A plain scancel signals all processes of a job; these tasks may not repeat."""
+    gate = Gate(tmp_path / "gate")
+    with Farm(agents=Agents("slurm", 2, engines=1, leave=4.0)) as farm, farm.task_client() as tc:
+        until_engines(farm, 2)
+        ids = [tc.run(Task(gate.code, retries=0)) for _ in range(2)]
+        for task_id in ids:
+            until_running(tc, task_id)
+        (element, *_) = slurm.queue()[0].split()
+        slurm.run("scancel", element)
+        eventually(
+            lambda: "leaving" in [row["state"] for row in farm_state(farm).agents], DEADLINE_S, what="its agent leaves"
+        )
+        gate.open()
+        tc.barrier(ids, timeout=DEADLINE_S)
+        assert outcomes(tc, ids) == {"succeeded"}
+        eventually(lambda: element not in " ".join(slurm.queue()), DEADLINE_S, what="the job has ended")
 
 
 def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Dirs) -> None:

@@ -59,6 +59,7 @@ def farm_shape(state: FarmState) -> dict[str, Any]:
     """``ipytaskfarm status``"""
     shape = msgspec.structs.asdict(state)
     shape["started_at"] = moment(shape.pop("started_s"))
+    shape["waiting_time"] = shape.pop("waiting_s")
     shape["engines"] = [engine_shape(row) for row in state.engines]
     return shape
 
