@@ -120,7 +120,7 @@ def test_engines_and_farms_tell_moments_as_such(capsys: pytest.CaptureFixture[st
     read = json.loads(capsys.readouterr().out)
     assert read["started_at"] == read["engines"][0]["started_at"] == moment(AT_S)
     assert read["engines"][0]["facts"] == {"memory": 2**30}
-    fields = {*FarmState.__struct_fields__} - {"started_s"} | {"started_at"}
+    fields = {*FarmState.__struct_fields__} - {"started_s", "waiting_s"} | {"started_at", "waiting_time"}
     assert read.keys() == fields
     assert engine_shape(ENGINE).keys() == {*EngineRow.__struct_fields__} - {"started_s"} | {"started_at"}
 

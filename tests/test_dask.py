@@ -33,6 +33,15 @@ from tests.polling import eventually
 pytestmark = [pytest.mark.farm, pytest.mark.slow]
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Nannies set variables (OMP_NUM_THREADS …) in the process that starts them, and leave them there."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def address(client: Client) -> str:
     return str(client.scheduler_info()["address"])
 
