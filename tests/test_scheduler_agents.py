@@ -178,6 +178,25 @@ def test_told_to_end_an_agent_finishes_what_runs_and_gets_nothing_more() -> None
     assert two.engines
 
 
+def test_what_was_sent_ahead_to_a_leaving_agent_is_called_back() -> None:
+    sim = farm_of(one={"brings": 1})
+    one = sim.agents["one"]
+    sim.submit(0)
+    begin_on(sim, one)
+    run_next(sim, one, only_engine(one))
+    for i in range(1, 6):
+        sim.submit(i)
+    begin_on(sim, one)
+    assert len(only_engine(one).queue) == 4, "quick ones are sent ahead"
+    sim.tell_to_end(one, 30.0)
+    move(sim, one)
+    assert not only_engine(one).queue
+    sim.end(one, only_engine(one))
+    move(sim, one)
+    assert not sim.agents
+    assert len(sim.store.finals) == 2
+
+
 def test_what_runs_longer_than_an_agent_may_stay_goes_elsewhere_uncharged() -> None:
     sim = farm_of(one={"brings": 1})
     one = sim.agents["one"]
