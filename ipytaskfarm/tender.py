@@ -18,6 +18,7 @@ from ipytaskfarm import groups as grouped
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.elastic import AGENT_PATIENCE_S, ENGINE_PATIENCE_S, Limits, Load, Scaler
 from ipytaskfarm.core.messages import AgentsEnded, FarmStatus, Question, RemoveAgents, Reply, SetWanted
+from ipytaskfarm.core.plausible import SHARED, agent_name, owner
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.groups import Group
 from ipytaskfarm.home import Home
@@ -180,12 +181,13 @@ class Tender:
         heard = _Heard({row["name"]: row for row in state.agents if row["name"]})
         if groups:
             groups = self._look_for_dead(groups, heard)
-        load = _load_of(state)
         if self._engines is not None:
-            self._scale_engines(self._engines, state, load)
+            self._scale_engines(self._engines, state)
         for pool in self._pools:
             if pool.scaler is not None:
-                self._scale(pool, pool.scaler, [group for group in groups if group.pool == pool.name], heard, load)
+                own = [group for group in groups if group.pool == pool.name]
+                load = load_of(state, [name for group in own for name in group.names])
+                self._scale(pool, pool.scaler, own, heard, load)
 
     def _look_for_dead(self, groups: list[Group], heard: _Heard) -> list[Group]:
         """Ask launchers, where the controller does not hear somebody.  Returns the groups that are left."""
@@ -208,9 +210,9 @@ class Tender:
             return grouped.read_groups(self._home)
         return groups
 
-    def _scale_engines(self, scaler: Scaler, state: FarmState, load: Load) -> None:
-        there = state.wanted - sum(row["brings"] or 0 for row in state.agents)
-        wanted = scaler.wanted(load, there, time.monotonic())
+    def _scale_engines(self, scaler: Scaler, state: FarmState) -> None:
+        there = state.wanted - sum(row["brings"] or 0 for row in state.agents if row["state"] != "leaving")
+        wanted = scaler.wanted(load_of(state, [SHARED]), there, time.monotonic())
         if wanted != there:
             self._ask(SetWanted(wanted))
 
@@ -290,6 +292,12 @@ def _pool(number: int, agents: Agents) -> _Pool:
     return _Pool(f"{number}:{agents.launcher}", agents, scaler)
 
 
-def _load_of(state: FarmState) -> Load:
-    busy = sum(row.state == "busy" for row in state.engines)
+def load_of(state: FarmState, names: Sequence[str]) -> Load:
+    """What there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none of them
+    busy."""
+    busy = sum(row.state == "busy" and _is_on(agent_name(owner(row.engine)), names) for row in state.engines)
     return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)
+
+
+def _is_on(agent: str, names: Sequence[str]) -> bool:
+    return any(agent == name or agent.startswith(f"{name}.") for name in names)
