@@ -22,6 +22,7 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, RemoveAgents
+from ipytaskfarm.core.plausible import goes_by
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.enrol import enrol, revoke
@@ -175,14 +176,10 @@ def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, Age
         try:
             said = make(group.agents).status(group.handle)
             # A launcher may go on telling of agents that were ended.
-            found.update({name: status for name, status in said.items() if _is_of(group, name)})
+            found.update({name: status for name, status in said.items() if goes_by(name, group.names)})
         except (errors.LauncherError, OSError) as error:
             log.warning("%s: %s", group.name, error)
     return found
-
-
-def _is_of(group: Group, name: str) -> bool:
-    return any(name == each or name.startswith(f"{each}.") for each in group.names)
 
 
 def tend(home: Home, make: Make = launcher_of) -> list[Group]:
@@ -268,12 +265,7 @@ def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
     state = questioner.answer(FarmStatus())
     assert isinstance(state, FarmState)
     # One that is away keeps its lease: nothing is to be waited for there.
-    return any(
-        row["name"] == name or row["name"].startswith(f"{name}.")
-        for row in state.agents
-        if row["state"] != "unreachable"
-        for name in names
-    )
+    return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
 
 
 def describe(group: Group) -> dict[str, Any]:

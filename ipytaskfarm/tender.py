@@ -18,7 +18,7 @@ from ipytaskfarm import groups as grouped
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.elastic import AGENT_PATIENCE_S, ENGINE_PATIENCE_S, Limits, Load, Scaler
 from ipytaskfarm.core.messages import AgentsEnded, FarmStatus, Question, RemoveAgents, Reply, SetWanted
-from ipytaskfarm.core.plausible import SHARED, agent_name, owner
+from ipytaskfarm.core.plausible import SHARED, agent_name, goes_by, owner
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.groups import Group
 from ipytaskfarm.home import Home
@@ -54,7 +54,7 @@ class _Heard:
     def row(self, name: str) -> dict[str, Any] | None:
         """Of the agent of that name, or the first of several that share it."""
         found = self.rows.get(name)
-        return found or next((row for each, row in self.rows.items() if each.startswith(f"{name}.")), None)
+        return found or next((row for each, row in self.rows.items() if goes_by(each, [name])), None)
 
     def hears(self, name: str) -> bool:
         """Whether it is there and can be reached."""
@@ -295,9 +295,5 @@ def _pool(number: int, agents: Agents) -> _Pool:
 def load_of(state: FarmState, names: Sequence[str]) -> Load:
     """What there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none of them
     busy."""
-    busy = sum(row.state == "busy" and _is_on(agent_name(owner(row.engine)), names) for row in state.engines)
+    busy = sum(row.state == "busy" and goes_by(agent_name(owner(row.engine)), names) for row in state.engines)
     return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)
-
-
-def _is_on(agent: str, names: Sequence[str]) -> bool:
-    return any(agent == name or agent.startswith(f"{name}.") for name in names)

@@ -10,7 +10,7 @@ An engine's incarnation names its agent's session, and that its agent: ``slurm-1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -72,6 +72,11 @@ def owner(engine: str) -> str:
 def agent_name(session: str) -> str:
     """By which its key lets it in; "": the session has none."""
     return session.rpartition(":")[0]
+
+
+def goes_by(agent: str, names: Iterable[str]) -> bool:
+    """Whether an agent's name is one of these, or one of several that share it (``dask-1.host`` goes by ``dask-1``)."""
+    return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
 def heard(farm: Farm, session: str, event: Event, now: Now) -> Event | None:

@@ -11,6 +11,7 @@ from ..decision import Decision
 from ..ending import end_engine, recall, retire
 from ..farm import Agent, Farm, Now
 from ..messages import AgentsEnded, Answer, Leave, Leaving, Number, RemoveAgents
+from ..plausible import goes_by
 from .lifecycle import part
 from .losses import agent_silent, give_up_agent
 
@@ -25,7 +26,7 @@ def on_leaving(farm: Farm, session: str, event: Leaving, now: Now, out: Decision
 
 def on_remove_agents(farm: Farm, session: str, n: int, question: RemoveAgents, now: Now, out: Decision) -> None:
     """Send these agents away; the answer is how many there were."""
-    leaving = [agent for agent in farm.agents.values() if is_named(agent, question.names)]
+    leaving = [agent for agent in farm.agents.values() if goes_by(agent.name, question.names)]
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))
         _leave(farm, agent, "it is being removed", question.within_s, now, out)
@@ -35,17 +36,12 @@ def on_remove_agents(farm: Farm, session: str, n: int, question: RemoveAgents, n
 def on_agents_ended(farm: Farm, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
     """What a launcher knows: nothing more comes of these, so nobody need wait for their leases.  One that is heard is
     believed more than its launcher."""
-    gone = [a for a in farm.agents.values() if is_named(a, question.names) and not a.reachable]
+    gone = [a for a in farm.agents.values() if goes_by(a.name, question.names) and not a.reachable]
     for agent in gone:
         agent_silent(farm, agent, now)
         agent.deadline_s = now.mono_s
         give_up_agent(farm, agent.session, question.why, now, out)
     out.sends.append((session, Answer(n, Number(len(gone)))))
-
-
-def is_named(agent: Agent, names: list[str]) -> bool:
-    """Whether it is one of these, or one of several that share a name (``dask-1.host``)."""
-    return any(agent.name == name or agent.name.startswith(f"{name}.") for name in names)
 
 
 def _leave(farm: Farm, agent: Agent, why: str, within_s: float | None, now: Now, out: Decision) -> None:
