@@ -86,28 +86,33 @@ def test_errors_whose_constructors_want_more(peer: Peer, notebook: Notebook) -> 
     assert "ValueError: cause" in fourth.remote_traceback  # type: ignore[attr-defined]
 
 
-def test_errors_that_cannot_be_rebuilt_are_remote_errors(notebook: Notebook) -> None:
+def test_errors_with_parts_that_cannot_travel_keep_their_type(notebook: Notebook) -> None:
     notebook.run("""
         import threading
         class Holds(Exception):
-            def __init__(self): self.lock = threading.Lock()
+            def __init__(self): self.lock = threading.Lock(); self.code = 7
         class Explodes(Exception):
             def __reduce__(self): return int, ("x",)
         class Quiet(Exception):
             def __str__(self): raise RuntimeError("no text")
     """)
     for name in ("Holds", "Explodes"):
-        body = pack_error(notebook[name]())
-        error = unpack_error(body, 2)
-        assert isinstance(error, RemoteError)
-        assert error.etype == body.etype == name
+        error = unpack_error(pack_error(notebook[name]()), 2)
+        assert type(error) is notebook[name]
         assert error.engine_id == 2  # type: ignore[attr-defined]
-    assert pack_error(notebook["Holds"]()).pickled is None
+    held: Any = unpack_error(pack_error(notebook["Holds"]()))
+    assert held.code == 7
+    assert held.lock.startswith("<left out: a _thread.lock cannot travel")
     assert "cannot be had" in pack_error(notebook["Quiet"]()).value
+
+
+def test_errors_that_cannot_be_rebuilt_are_remote_errors() -> None:
     gone = FailureBody("some.where.Gone", "text", "trace", b"\x80\x05cnot_there\nGone\n.")
     error = unpack_error(gone, None)
+    assert isinstance(error, RemoteError)
     assert str(error) == "some.where.Gone: text"
     assert error.remote_traceback == "trace"  # type: ignore[attr-defined]
+    assert "No module named 'not_there'" in error.__notes__[0]
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
@@ -133,7 +138,9 @@ def test_long_texts_are_bounded() -> None:
     body = pack_error(ValueError("x" * 10_000_000))
     assert len(body.value) < 20_000
     assert len(body.traceback) < 80_000
-    assert body.pickled is None
+    assert body.pickled is not None
+    assert len(body.pickled) < 2000
+    assert str(unpack_error(body)).startswith("<left out: a str of 10,000,")
     assert len(brief_error(ValueError("x" * 10_000_000)).value) < 2000
 
 

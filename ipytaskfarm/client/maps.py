@@ -115,7 +115,7 @@ def map_tasks(
             _put(values, errors, ended, items.taken)
             progress.left(max(0, (items.total or 0) - items.ended), len(errors))
     if errors and not return_exceptions:
-        raise errors[min(errors)].with_traceback(None)
+        raise errors[min(errors)]
     for place, error in errors.items():
         values[place] = error
     return values
@@ -152,7 +152,7 @@ def imap(
             value = waiting.pop(turn)
             turn += 1
             if type(value) is _Raise:
-                raise value.error.with_traceback(None)
+                raise value.error
             yield value
 
 
@@ -163,7 +163,7 @@ class _Raise(NamedTuple):
 def _values(ended: Ended) -> Iterator[Any]:
     for index, value in enumerate(ended.values):
         if index in ended.errors:
-            raise ended.errors[index].with_traceback(None)
+            raise ended.errors[index]
         yield value
 
 

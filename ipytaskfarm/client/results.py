@@ -7,9 +7,12 @@ must not cost twenty thousand unpicklings, and unpickling may run code of the us
 from __future__ import annotations
 
 import builtins
+import contextlib
 import html
 import time
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
@@ -19,7 +22,7 @@ from ..core.parcels import Failure as WireFailure
 from ..core.parcels import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.work import ResultBody
-from ..doors.pack import unpack, unpack_error
+from ..doors.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
@@ -80,15 +83,23 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
 
 
 def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
-    """Say where it was raised: `engine_id` and `remote_traceback`, and both below the local traceback."""
+    """Say where it was raised: `engine_id` and `remote_traceback`, and the engine in what is printed.
+
+    An exception bears the engine's frames as its own traceback, below those of the caller.  The text is added where
+    it has none: in a result of an older farm.
+    """
     for attribute, value in (("engine_id", engine_id), ("remote_traceback", traceback_text)):
-        if not hasattr(error, attribute):
-            try:
+        with contextlib.suppress(Exception):  # an exception type with slots of its own, or with a hostile __getattr__
+            if not hasattr(error, attribute):
                 setattr(error, attribute, value)
-            except (AttributeError, TypeError):
-                pass  # an exception type with slots of its own
     if traceback_text and not getattr(error, "__notes__", None):
-        error.add_note(f"raised on engine {engine_id}:\n{traceback_text.rstrip()}")
+        BaseException.add_note(error, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}")
+
+
+def _place_or(text: str, tb: TracebackType | None) -> str:
+    """The innermost place of a traceback; the text, where there is none."""
+    places = traceback.extract_tb(tb, limit=-1)
+    return f" {places[0].filename}:{places[0].lineno} in {places[0].name}" if places else f"\n{text.rstrip()}"
 
 
 class NS:
@@ -116,6 +127,7 @@ class Failure:
         self.type = type(value)
         self.place = place
         self._traceback_text = traceback_text
+        self._frames = traceback_of(value)
 
     @property
     def etype(self) -> str:
@@ -138,7 +150,7 @@ class Failure:
     def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
         """Raise the task's exception here, of its own type where that can be had."""
         # Raised as often as asked: without this each time would add its frames to the one before.
-        raise self.value.with_traceback(None)
+        raise BaseException.with_traceback(self.value, self._frames)
 
     def __repr__(self) -> str:
         return f"<Failure {self.etype}: {self.getErrorMessage()}>"
@@ -244,7 +256,7 @@ class TaskResult:
         """Raise what the task raised; nothing for one that succeeded."""
         failure = self.failure
         if failure is not None:
-            failure.raiseException()
+            raise BaseException.with_traceback(failure.value, failure._frames)
 
     raiseException = raise_exception  # noqa: N815 - IPython 0.10's name
 

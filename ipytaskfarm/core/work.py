@@ -50,7 +50,47 @@ Work: TypeAlias = StringWork | CallWork
 """The payload of a task.  Controller and agents see it only as bytes."""
 
 
-class FailureBody(msgspec.Struct, frozen=True):
+class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
+    """A place in the user's code where a traceback leads through."""
+
+    filename: str
+    module: str
+    name: str
+    """The function's name."""
+    first_line: int
+    """Of the function."""
+    line: int
+    end_line: int | None = None
+    column: int | None = None
+    end_column: int | None = None
+    lines: tuple[str, ...] = ()
+    """Source lines around it, …"""
+    lines_from: int = 1
+    """… beginning with the line of this number."""
+
+
+class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
+    """One exception of a chain: what was raised, a cause, a context, or a member of a group."""
+
+    etype: str
+    value: str
+    pickled: bytes | None = None
+    fields: bytes | None = None
+    """Packed dict of attributes that pickling by itself would lose (`name` of an AttributeError)."""
+    why: str = ""
+    """Why it could not be pickled."""
+    cause: int = -1
+    """Which link of the chain is its `__cause__`; -1: none."""
+    context: int = -1
+    suppresses: bool = False
+    members: tuple[int, ...] | None = None
+    """An exception group: the links that are its members."""
+    notes: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+    """The places of its traceback, by their index, the outermost one first."""
+
+
+class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """An exception as it travels: readable even if it cannot be unpickled."""
 
     etype: str
@@ -59,6 +99,9 @@ class FailureBody(msgspec.Struct, frozen=True):
     """User frames only, as text."""
     pickled: bytes | None = None
     """The exception itself, where it can be pickled."""
+    links: tuple[ErrorLink, ...] = ()
+    """The exception and all that it refers to; the first is the exception itself, pickled above."""
+    places: tuple[ErrorPlace, ...] = ()
 
 
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,8 @@
     pack_names                       the dict of pulled names
     pack_function, unpack_function   functions, named by a digest of what they do
     for_many                         a function for many calls in a row
-    pack_error, unpack_error         exceptions with the user's part of their traceback
+    pack_error, unpack_error         exceptions with all that they refer to, and the user's part of their tracebacks
+    chain_of, traceback_of           the exceptions that Python prints with one, and a traceback
     pack_environment, unpack_environment   an environment, with digests of its class and of all of it
     add_dependency                   makes more modules travel by value
 
@@ -23,13 +24,14 @@ from ..core.parcels import Function
 from .blobs import Keeper
 from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
-from .pack_errors import brief_error, pack_error, unpack_error
+from .pack_errors import brief_error, chain_of, pack_error, traceback_of, unpack_error
 from .pack_modules import add_dependency
 from .pack_path import explain, find_culprit, type_name
 
 __all__ = [
     "add_dependency",
     "brief_error",
+    "chain_of",
     "class_digest",
     "for_many",
     "pack",
@@ -37,6 +39,7 @@ __all__ = [
     "pack_error",
     "pack_function",
     "pack_names",
+    "traceback_of",
     "unpack",
     "unpack_environment",
     "unpack_error",

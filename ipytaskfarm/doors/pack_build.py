@@ -492,3 +492,32 @@ def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None)
     if state:
         error.__dict__.update(state)
     return error
+
+
+def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
+    """An exception none of its own code is run for: some of its parts may be remarks, which its code does not expect.
+
+    Args:
+        cls: its class.
+        args: its `args`.
+        fields: attributes of builtin exceptions and of slots.
+        state: what stands in its ``__dict__``.
+    """
+    made = next(base for base in cls.__mro__ if base.__module__ == "builtins").__new__
+    try:
+        error = made(cls, *args)
+    except Exception:  # OSError and groups look at what they are given
+        error = made(cls)
+    error.args = args
+    for name, value in fields.items():
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            BaseException.__setattr__(error, name, value)
+    object.__getattribute__(error, "__dict__").update(state)
+    return error
+
+
+def new_exception_group(cls: Any, message: str, members: list[Any], state: dict[str, Any]) -> Any:
+    """A group of exceptions; its own ``__new__`` and ``__init__`` are not called."""
+    error = BaseExceptionGroup.__new__(cls, message, members)
+    object.__getattribute__(error, "__dict__").update(state)
+    return error

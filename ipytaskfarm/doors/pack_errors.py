@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import linecache
 import os
-import pickle
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from ..core.errors import RemoteError, TaskFarmError, VersionMismatch
+import msgspec
+
+from ..core.errors import RemoteError, TaskFarmError
 from ..core.parcels import Failure
-from ..core.work import FailureBody
+from ..core.work import ErrorLink, FailureBody
 from .pack_build import is_call, source_lines
-from .pack_cache import dumps
+from .pack_frames import Places, made_frames, made_traceback
+from .pack_parts import Budget, open_error, open_group, pack_alone, pack_group, pack_lost_fields, state_of
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-_PICKLED_BYTES_MAX = 1024 * 1024
 _TRACEBACK_CHARACTERS_MAX = 64 * 1024
 _VALUE_CHARACTERS_MAX = 16 * 1024
 _BRIEF_CHARACTERS_MAX = 1000
+_CHAIN_MAX = 200
+"""Exceptions of one chain."""
+_ENDS_CALLERS = (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+# Taken from the base class: an exception's own __getattribute__ and __setattr__ may do anything.
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_CONTEXT: Any = BaseException.__dict__["__context__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_SUPPRESSES: Any = BaseException.__dict__["__suppress_context__"]
 
 
 def user_traceback(error: BaseException, tb: types.TracebackType | None = None) -> types.TracebackType | None:
     """The traceback from the user's first frame on: behind the call of a function that travelled, if there is one,
     else behind the farm's own frames at the beginning.
     """
-    start = tb if tb is not None else error.__traceback__
+    start = tb if tb is not None else traceback_of(error)
     current = start
     while current is not None:
         if is_call(current.tb_frame.f_code):
@@ -39,24 +50,80 @@ def user_traceback(error: BaseException, tb: types.TracebackType | None = None) 
 
 
 def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureBody:
-    """An exception as a client gets it.
+    """An exception as a client gets it, with all that it refers to: causes, contexts, members of a group.
 
     Args:
         error: the exception.
         tb: where its traceback begins for the user; None: all of it but the farm's own frames at the beginning.
     """
-    pickled = None
-    try:
-        pickled = dumps(error)
-    except Exception:
-        pickled = None  # its name, text and traceback travel in any case
-    if pickled is not None and len(pickled) > _PICKLED_BYTES_MAX:
-        pickled = None
+    chain = chain_of(error)
+    tracebacks = [user_traceback(each, tb if each is error else None) for each in chain]
+    with _known_sources(tracebacks):
+        text = traceback_text(error, tracebacks[0])
+        places = Places()
+        frames = [places.frames(each) for each in tracebacks]
+    budget = Budget()
+    numbers = {id(each): number for number, each in enumerate(chain)}
+    links = [_link(each, numbers, frames[number], budget) for number, each in enumerate(chain)]
+    pickled = links[0].pickled
+    links[0] = msgspec.structs.replace(links[0], pickled=None)
     return FailureBody(
         etype=type_name(error),
         value=_clip(_text(error), _VALUE_CHARACTERS_MAX),
-        traceback=_clip(traceback_text(error, user_traceback(error, tb)), _TRACEBACK_CHARACTERS_MAX),
+        traceback=_clip(text, _TRACEBACK_CHARACTERS_MAX),
         pickled=pickled,
+        links=tuple(links),
+        places=tuple(places.found),
+    )
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """The exception, and every other one that Python would print with it."""
+    found = [error]
+    known = {id(error)}
+    for each in found:  # it grows
+        for other in (_CAUSE.__get__(each), _CONTEXT.__get__(each), *_members(each)):
+            if other is not None and id(other) not in known and len(found) < _CHAIN_MAX:
+                known.add(id(other))
+                found.append(other)
+    return found
+
+
+def traceback_of(error: BaseException) -> types.TracebackType | None:
+    """Its `__traceback__`, whatever its class makes of looking at attributes."""
+    found: types.TracebackType | None = _TRACEBACK.__get__(error)
+    return found
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...], budget: Budget) -> ErrorLink:
+    members = tuple(number for each in _members(error) if (number := numbers.get(id(each))) is not None)
+    lost = None
+    if members and isinstance(error, BaseExceptionGroup):
+        pickled, why = pack_group(error, budget)
+    else:
+        pickled, why = pack_alone(error, budget)
+    if pickled is not None and not members:
+        try:
+            lost = pack_lost_fields(error, pickled, budget)
+        except Exception:
+            lost = None  # what pickle itself takes along is there
+    notes = state_of(error).get("__notes__")
+    return ErrorLink(
+        type_name(error),
+        _clip(_text(error), _VALUE_CHARACTERS_MAX),
+        pickled,
+        lost,
+        why,
+        numbers.get(id(_CAUSE.__get__(error)), -1),
+        numbers.get(id(_CONTEXT.__get__(error)), -1),
+        bool(_SUPPRESSES.__get__(error)),
+        members or None,
+        tuple(str(each) for each in notes) if isinstance(notes, list | tuple) else (),
+        frames,
     )
 
 
@@ -79,27 +146,74 @@ def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> 
 
 
 def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseException:
-    """The exception, of its real type where that can be had, else a `RemoteError` that names it.
+    """The exception, of its real type where that can be had, else a `RemoteError` that names it and says why.
 
-    It bears ``remote_traceback`` (text) and ``engine_id``.  What would end the caller's own interpreter or loop
-    when raised (SystemExit, KeyboardInterrupt, GeneratorExit) comes as a RemoteError too.
+    It has its causes, contexts, notes and members, each with the engine's frames as its traceback; it bears
+    ``remote_traceback`` (text) and ``engine_id``.  What would end the caller's own interpreter or loop when raised
+    (SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError) comes as a RemoteError.
     """
-    error: BaseException | None = None
-    why = ""
-    if body.pickled is not None:
-        try:
-            error = pickle.loads(body.pickled)
-        except VersionMismatch as problem:
-            why = str(problem)
-        except Exception:
-            error = None  # a class that is not here, or whose own code fails: the text is all there is
-    if not isinstance(error, Exception):
-        error = RemoteError(body.etype, body.value)
-        if why:
-            error.add_note(why)
-    error.remote_traceback = body.traceback  # type: ignore[attr-defined]
-    error.engine_id = engine_id  # type: ignore[attr-defined]
+    links = body.links or (ErrorLink(body.etype, body.value),)
+    first = msgspec.structs.replace(links[0], pickled=body.pickled)
+    opened = Chain((first, *links[1:])).open()
+    error = opened[0]
+    if isinstance(error, _ENDS_CALLERS):
+        opened[0] = error = _remote(first, "")
+    frames = made_frames(body.places)
+    for link, each in zip(links, opened, strict=True):
+        _relate(each, link, opened)
+        tb = made_traceback(body.places, frames, link.frames)
+        if tb is not None:
+            each.__traceback__ = tb
+    for name, value in (("remote_traceback", body.traceback), ("engine_id", engine_id)):
+        with contextlib.suppress(Exception):  # a class with a __setattr__ of its own: a frozen dataclass
+            object.__setattr__(error, name, value)
     return error
+
+
+class Chain:
+    """Opens the links of a failure."""
+
+    def __init__(self, links: tuple[ErrorLink, ...]) -> None:
+        self._links = links
+        self._opened: list[BaseException | None] = [None] * len(links)
+
+    def open(self) -> list[BaseException]:
+        """The exceptions, in the order of their links."""
+        return [self._open(number) for number in range(len(self._links))]
+
+    def _open(self, number: int) -> BaseException:
+        found = self._opened[number]
+        if found is None:
+            found = self._opened[number] = self._made(self._links[number])
+        return found
+
+    def _made(self, link: ErrorLink) -> BaseException:
+        if link.pickled is None:
+            return _remote(link, link.why)
+        try:
+            if link.members is not None:
+                return open_group(link.pickled, [self._open(each) for each in link.members])
+            return open_error(link.pickled, link.fields)
+        except Exception as problem:  # a class that is not here, or whose own code fails
+            return _remote(link, f"{type(problem).__name__}: {problem}")
+
+
+def _remote(link: ErrorLink, why: str) -> RemoteError:
+    error = RemoteError(link.etype, link.value)
+    for note in link.notes:
+        error.add_note(note)
+    if why:
+        error.add_note(f"{link.etype} could not be rebuilt here: {why}")
+    return error
+
+
+def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) -> None:
+    """Chain it to the others; whatever the class makes of setting attributes."""
+    if link.cause >= 0:
+        _CAUSE.__set__(error, opened[link.cause])
+    if link.context >= 0 and opened[link.context] is not error:
+        _CONTEXT.__set__(error, opened[link.context])
+    _SUPPRESSES.__set__(error, link.suppresses)
 
 
 def type_name(error: BaseException) -> str:
@@ -126,26 +240,27 @@ def _clip(text: str, length: int) -> str:
 
 def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
     """As Python prints it, with the source lines of functions that came by value."""
-    with _known_sources(tb):
-        try:
-            lines = traceback.TracebackException(type(error), error, tb, compact=True).format()
-            return "".join(lines).rstrip("\n")
-        except Exception as problem:  # an exception's own __str__ or __repr__ may do anything
-            return f"{type_name(error)}: {_text(error)}\n(no traceback: {type(problem).__name__})"
+    try:
+        lines = traceback.TracebackException(type(error), error, tb, compact=True).format()
+        return "".join(lines).rstrip("\n")
+    except Exception as problem:  # an exception's own __str__, __getattr__ or __repr__ may do anything
+        frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(tb)]) if tb is not None else ""
+        return f"{frames}{type_name(error)}: {_text(error)}\n(what it refers to is left out: {type(problem).__name__})"
 
 
 @contextlib.contextmanager
-def _known_sources(tb: types.TracebackType | None) -> Iterator[None]:
+def _known_sources(tracebacks: Iterable[types.TracebackType | None]) -> Iterator[None]:
     """linecache never forgets an entry, and there may be very many cells: it has them for a moment."""
     added = []
-    while tb is not None:
-        filename = tb.tb_frame.f_code.co_filename
-        if filename not in linecache.cache and not os.path.exists(filename):
-            lines = source_lines(filename)
-            if lines is not None:
-                linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
-                added.append(filename)
-        tb = tb.tb_next
+    for tb in tracebacks:
+        while tb is not None:
+            filename = tb.tb_frame.f_code.co_filename
+            if filename not in linecache.cache and not os.path.exists(filename):
+                lines = source_lines(filename)
+                if lines is not None:
+                    linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+                    added.append(filename)
+            tb = tb.tb_next
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import msgspec
 
 from ..core.parcels import Failure
 from ..core.work import FailureBody
-from ..doors.pack import pack_error
+from ..doors.pack import chain_of, pack_error, traceback_of
 
 VALUE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 64 * 1024
@@ -30,7 +30,8 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
         filename: what the run's own code is called there.
         code: the run's own code, for the lines.
     """
-    error.__traceback__ = user_frames(error.__traceback__)
+    for each in chain_of(error):
+        BaseException.with_traceback(each, user_frames(traceback_of(each)))
     place = _place(error)
     lines = {filename: (len(code), None, code.splitlines(keepends=True), filename)} if filename else {}
     linecache.cache.update(lines)
@@ -70,10 +71,11 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 def _place(error: BaseException) -> str:
     """The innermost frame of the user's own code, or else the innermost one."""
-    if isinstance(error, SyntaxError) and error.__traceback__ is None:
+    tb = traceback_of(error)
+    if isinstance(error, SyntaxError) and tb is None:
         return f"<task>:{error.lineno}"
     found = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
+    for frame, line in traceback.walk_tb(tb):
         code = frame.f_code
         if not found or not code.co_filename.startswith((*_LIBRARY, "<frozen ")):
             found = f"{code.co_filename}:{line} in {code.co_name}"
