@@ -244,8 +244,21 @@ def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
         lines = traceback.TracebackException(type(error), error, tb, compact=True).format()
         return "".join(lines).rstrip("\n")
     except Exception as problem:  # an exception's own __str__, __getattr__ or __repr__ may do anything
-        frames = "".join(["Traceback (most recent call last):\n", *traceback.format_tb(tb)]) if tb is not None else ""
+        frames = _plain_frames(tb)
         return f"{frames}{type_name(error)}: {_text(error)}\n(what it refers to is left out: {type(problem).__name__})"
+
+
+def _plain_frames(tb: types.TracebackType | None) -> str:
+    """Frames without all that may fail."""
+    lines = [] if tb is None else ["Traceback (most recent call last):\n"]
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
+        source = linecache.getline(code.co_filename, tb.tb_lineno or 0, tb.tb_frame.f_globals).strip()
+        if source:
+            lines.append(f"    {source}\n")
+        tb = tb.tb_next
+    return "".join(lines)
 
 
 @contextlib.contextmanager

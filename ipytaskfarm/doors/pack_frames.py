@@ -8,6 +8,7 @@ a chain with its own traceback.  The idea is tblib's; ours keeps columns too, an
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
@@ -67,10 +68,12 @@ def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
     line = tb.tb_lineno or code.co_firstlineno
     columns: tuple[int | None, int | None, int | None] = (None, None, None)
     if tb.tb_lasti >= 0:
-        for start, end, column, end_column in islice(code.co_positions(), tb.tb_lasti // 2, None):
-            if start == line:
-                columns = (end, column, end_column)
-            break
+        # A code object that somebody has put together may have no table of positions: RuntimeError.
+        with contextlib.suppress(RuntimeError):
+            for start, end, column, end_column in islice(code.co_positions(), tb.tb_lasti // 2, None):
+                if start == line:
+                    columns = (end, column, end_column)
+                break
     first = max(1, line - _AROUND)
     last = min(columns[0] or line, line + _LINES_MAX) + _AROUND
     source = linecache.getlines(code.co_filename, tb.tb_frame.f_globals)

@@ -23,11 +23,11 @@ from ..core.messages import CommandDone, EngineCommand
 from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
-from .capture import SINK, Sink
 from .cells import Plan
 from .failures import describe
 from .lane import Step
 from .parts import Parts
+from .sinks import SINK, Sink
 
 ANSWERS_KEPT = 512
 ANSWERS_BYTES_MAX = 16 * 1024 * 1024

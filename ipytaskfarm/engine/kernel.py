@@ -30,8 +30,9 @@ from traitlets import Type
 from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
-from .capture import SINK, TaskStream
 from .lane import publisher
+from .sinks import SINK
+from .streams import TaskStream
 
 CELLS_REMEMBERED = 1000
 """Sources of cells kept for tracebacks.  IPython keeps all of them for ever: 85 MiB per 200,000 tasks."""

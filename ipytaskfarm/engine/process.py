@@ -29,9 +29,10 @@ from ..core.pieces import BlobHere
 from ..doors.blobs import Blobs, fetch_from, use
 from ..doors.recorder import Bell, Recorder
 from .baseline import Baseline
-from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
+from .capture import Capture
 from .cells import Cells
 from .commands import Commands
+from .descriptors import catch_descriptors
 from .environments import Environments
 from .fetching import Fetching
 from .interrupt import Interrupts
@@ -43,6 +44,8 @@ from .plain import PlainTest
 from .profiling import Profiling
 from .properties import Properties
 from .runner import Runner
+from .sinks import SINK
+from .streams import STDERR_FD, follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
 RING_EVERY_S = 0.0005
@@ -138,7 +141,7 @@ class EngineProcess:
         self._bell_rang = 0.0
         self._unrung = False
         self._counter = int(settings.engine.rpartition(".")[2])
-        self._capture = Capture()
+        self._capture = Capture(settings.output)
         follow_threads()
         _no_keyboard()
         self._facts = gather_facts(settings)

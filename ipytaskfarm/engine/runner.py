@@ -32,7 +32,6 @@ from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from ..doors.pack_refs import give_inputs
 from ..doors.pack_shared import forget_added, take_added
-from .capture import SINK, Sink
 from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
 from .failures import describe
@@ -41,6 +40,7 @@ from .interrupt import Interrupts
 from .lane import Job, Step
 from .parts import Parts
 from .plain import Plain, PlainTest, filename_of
+from .sinks import SINK, Sink
 
 CALLABLES_KEPT = 512
 CALLABLES_BYTES_MAX = 256 * 1024 * 1024
