@@ -14,13 +14,16 @@ A silent task pays less than 2 us for all of it.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import threading
+import warnings
 from functools import partial
 
 from .descriptors import DescriptorTap, FormerFiles, follow_children
-from .sinks import Sink, send_late_output_to
+from .sinks import SINK, Sink, send_late_output_to
 from .streams import STDERR_FD, STDOUT_FD, TaskStream
 
 LOOK_CHARS = 16 * 1024
@@ -40,6 +43,8 @@ class Capture:
         """A child was started since the descriptors got their files."""
         # The lane's thread takes what stands in the descriptors while a run goes on; its end must not come in between.
         self._lock = threading.Lock()
+        self._streams = sys.stdout, sys.stderr
+        self._wrappers: list[object] = []
         send_late_output_to(self.log)
         follow_children(self._child_started)
         for tap, name in self._taps:
@@ -53,6 +58,11 @@ class Capture:
 
     def _child_started(self) -> None:
         self._has_children = True
+        sink = SINK.get()
+        if sink is not None and not sink.ended:
+            # A shell's ``> /dev/stdout`` empties the file that stands there.
+            for tap, name in self._taps:
+                self._drain(tap, name, sink)
 
     def settle(self, to_console: bool) -> None:
         """Take what stands in the descriptors and belongs to no run.
@@ -76,11 +86,26 @@ class Capture:
 
     def end(self, sink: Sink) -> None:
         """Close `sink` with what was written to the descriptors meanwhile."""
+        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
+            self._part_from_wrappers()
+        if sink.stderr is not None:
+            _warn_again()
         with self._lock:
             self._take_into(sink)
             sink.close()
             if self._has_children:
                 self._part_from_children()
+
+    def _part_from_wrappers(self) -> None:
+        """Have what a task has put in place of the streams write what it still holds, and not close the descriptors."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream in self._streams or stream is None:
+                continue
+            with contextlib.suppress(Exception):  # anything may stand there
+                stream.flush()
+                if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (STDOUT_FD, STDERR_FD):
+                    # Collected, it would close the descriptor: somebody else's then.
+                    self._wrappers.append(stream)
 
     def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
         """What a run that goes on has written beyond so many characters; called by the lane's thread.
@@ -147,3 +172,8 @@ class Capture:
         late = self._former.take()
         if late:
             self.log(late)
+
+
+def _warn_again() -> None:
+    """Forget which warnings were shown: the next task's are its own."""
+    warnings._filters_mutated()  # type: ignore[attr-defined]

@@ -31,8 +31,9 @@ LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_MOVED_BYTES_MAX = 1024 * 1024
 """How much of its end a log keeps when it gets a new file."""
 MEMORY_BYTES_MAX = 1 << 20
-_BASE = 1
-"""Where the file in memory begins: /dev/null, where a task may lead the descriptor, always ends at 0."""
+_BASE = 1 << 24
+"""Where the file in memory begins, behind a hole: shorter is only what somebody has truncated who opened /dev/stdout,
+or another file, where a task has led the descriptor."""
 QUICK_S_MAX = 600e-9
 FORMER_MAX = 16
 """Files of earlier tasks' children that are still read."""

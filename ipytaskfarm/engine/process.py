@@ -28,6 +28,7 @@ from ..core.messages import Properties as PropertiesMessage
 from ..core.pieces import BlobHere
 from ..doors.blobs import Blobs, fetch_from, use
 from ..doors.recorder import Bell, Recorder
+from .bars import bars_as_text
 from .baseline import Baseline
 from .capture import Capture
 from .cells import Cells
@@ -144,6 +145,7 @@ class EngineProcess:
         self._capture = Capture(settings.output)
         follow_threads()
         _no_keyboard()
+        bars_as_text()
         self._facts = gather_facts(settings)
         properties = Properties(self._facts, self._tell_properties)
         package._here = package.Engine(settings.id, properties, self._facts)

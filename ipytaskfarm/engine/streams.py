@@ -112,8 +112,9 @@ class TaskStream(OutStream):
     def closed(self) -> bool:
         return False
 
-    def detach(self) -> NoReturn:
-        raise io.UnsupportedOperation("an engine's streams cannot be taken apart: write to sys.stdout.buffer instead")
+    def detach(self) -> StreamBuffer:  # type: ignore[override]
+        """The buffer, for ``io.TextIOWrapper(sys.stdout.detach(), …)``; the stream itself goes on working."""
+        return self.buffer
 
     def fileno(self) -> int:
         return self._fd
@@ -276,11 +277,22 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+class _Unseekable(FileIO):
+    """A descriptor as a terminal or pipe is: though a file is behind it, nobody may go back in it."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def truncate(self, size: int | None = None, /) -> NoReturn:
+        raise io.UnsupportedOperation("truncate")
+
+
 class OriginalStream(TextIOWrapper):
     """``sys.__stdout__`` or ``sys.__stderr__``: straight to a descriptor, which it leaves open, and itself too."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(FileIO(fd, "w", closefd=False), errors=ERRORS, write_through=True)
+        super().__init__(_Unseekable(fd, "w", closefd=False), errors=ERRORS, write_through=True)
+        self.mode = "w"  # type: ignore[misc]
 
     def close(self) -> None:
         self.flush()
