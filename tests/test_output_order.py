@@ -207,7 +207,7 @@ def test_an_item_that_forks_prints_once(tc: TaskClient) -> None:
 @pytest.mark.parametrize("module", ["tqdm", "tqdm.auto", "tqdm.notebook"])
 def test_a_bar_ends_whole(tc: TaskClient, module: str) -> None:
     pytest.importorskip("tqdm")
-    code = f"import sys\nfrom {module} import tqdm\nfor file in sys.stdout, sys.stderr:\n    list(tqdm(range(5), file=file))"
+    code = f"import sys\nfrom {module} import tqdm\nfor f in sys.stdout, sys.stderr:\n    list(tqdm(range(5), file=f))"
     result = tc.run(Task(code), block=True)
     assert (result.failure, result.outputs) == (None, [])
     for text in (result.stdout, result.stderr):

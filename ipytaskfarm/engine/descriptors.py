@@ -156,7 +156,8 @@ class DescriptorTap:
 
     def _read_into(self, text: BoundedText) -> None:
         end = os.lseek(self.fd, 0, os.SEEK_END)
-        if end < self.mark:  # somebody truncated it
+        truncated = end < self.mark
+        if truncated:  # somebody opened /dev/stdout to write
             self.mark = 0
         size = end - self.mark
         decode = self._decoder.decode
@@ -168,6 +169,8 @@ class DescriptorTap:
         elif size > 0:
             text.write(decode(os.pread(self.fd, size, self.mark)))
         self.mark = end
+        if truncated and self.path is None:
+            self._empty()  # long again, so that the next time is noticed too
 
 
 def _locked(fd: int) -> bool:
