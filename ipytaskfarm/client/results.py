@@ -92,8 +92,9 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
         with contextlib.suppress(Exception):  # an exception type with slots of its own, or with a hostile __getattr__
             if not hasattr(error, attribute):
                 setattr(error, attribute, value)
-    if traceback_text and not getattr(error, "__notes__", None):
-        BaseException.add_note(error, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}")
+    own: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    if traceback_text and not own.get("__notes__"):
+        own["__notes__"] = [f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:

@@ -494,6 +494,18 @@ def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None)
     return error
 
 
+def fill_exception(error: Any, state: dict[str, Any] | None) -> None:
+    """Give it its state, whatever its class makes of setting attributes."""
+    if state:
+        object.__getattribute__(error, "__dict__").update(state)
+
+
+def new_padded(before: int, middle: Any, after: int) -> Any:
+    """Bytes or text of which only the middle was sent."""
+    blank = b"?" if isinstance(middle, bytes) else "?"
+    return blank * before + middle + blank * after
+
+
 def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
     """An exception none of its own code is run for: some of its parts may be remarks, which its code does not expect.
 
@@ -510,6 +522,8 @@ def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, An
         error = made(cls)
     error.args = args
     for name, value in fields.items():
+        if value is None:  # as it is; set, an OSError would speak of a file None
+            continue
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             BaseException.__setattr__(error, name, value)
     object.__getattribute__(error, "__dict__").update(state)

@@ -163,7 +163,7 @@ def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseExcepti
         _relate(each, link, opened)
         tb = made_traceback(body.places, frames, link.frames)
         if tb is not None:
-            each.__traceback__ = tb
+            BaseException.with_traceback(each, tb)
     for name, value in (("remote_traceback", body.traceback), ("engine_id", engine_id)):
         with contextlib.suppress(Exception):  # a class with a __setattr__ of its own: a frozen dataclass
             object.__setattr__(error, name, value)

@@ -43,7 +43,7 @@ def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]
     if whole is not None and not why:
         budget.left -= len(whole)
         return whole, ""
-    data, worse = _in_parts(error, budget)
+    data, worse = _in_parts(error, _Remarks(budget))
     if data is None:
         return (whole, why) if whole is not None and len(whole) <= budget.left else (None, worse)
     if len(data) > budget.left:
@@ -66,17 +66,21 @@ def _whole(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
         return data, f"it cannot be built again: {_said(problem)}"
     if type(again).__qualname__ != type(error).__qualname__:
         return None, f"it would come back as {type_name(again)}"
+    if _told(again) != _told(error):
+        return data, "it would come back with another text"
     return data, ""
 
 
-def _in_parts(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
-    cls = type(error)
-    remarks = _Remarks(budget)
-    args = tuple(remarks.fit(each) for each in _ARGS.__get__(error))
-    fields = {name: remarks.fit_field(value) for name, value in fields_of(error).items()}
-    state = {name: remarks.fit(value) for name, value in state_of(error).items()}
+def _told(error: BaseException) -> str | None:
     try:
-        data = dumps(_Parts(build.new_exception_in_parts, cls, args, fields, state))
+        return str(error)
+    except Exception:
+        return None
+
+
+def _in_parts(error: BaseException, remarks: _Remarks) -> tuple[bytes | None, str]:
+    try:
+        data = dumps(remarks.parts_of(error))
         again = _opened(data)
     except Exception as problem:
         return None, f"its class cannot travel: {_said(problem)}"
@@ -105,7 +109,7 @@ def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes
     if not lost:
         return None
     remarks = _Remarks(budget)
-    return dumps({name: remarks.fit_field(value) for name, value in lost.items()})
+    return dumps({name: remarks.fit_field(error, name, value) for name, value in lost.items()})
 
 
 def open_error(data: bytes, fields: bytes | None) -> BaseException:
@@ -166,8 +170,17 @@ class _Remarks:
     def __init__(self, budget: Budget) -> None:
         self._left = min(budget.left, PICKLED_BYTES_MAX) // 2
 
+    def parts_of(self, error: BaseException, depth: int = 0) -> _Parts:
+        """The exception, taken apart."""
+        args = tuple(self.fit(each, depth) for each in _ARGS.__get__(error))
+        fields = {name: self.fit_field(error, name, value) for name, value in fields_of(error).items()}
+        state = {name: self.fit(value, depth) for name, value in state_of(error).items()}
+        return _Parts(build.new_exception_in_parts, type(error), args, fields, state)
+
     def fit(self, value: Any, depth: int = 0) -> Any:
         """The value, or parts of it with remarks, or a remark."""
+        if isinstance(value, BaseException) and depth < _DEPTH_MAX and not isinstance(value, BaseExceptionGroup):
+            return self._fit_error(value, depth)
         try:
             size = len(dumps(value))
         except Exception as problem:
@@ -179,10 +192,33 @@ class _Remarks:
         mended = self._mended(value, depth)
         return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error{begins}")
 
-    def fit_field(self, value: Any) -> Any:
-        """The same, where C code may rely on the type: a UnicodeDecodeError's bytes stay bytes."""
+    def fit_field(self, error: BaseException, name: str, value: Any) -> Any:
+        """The same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
         fitted = self.fit(value)
-        return value[:0] if isinstance(value, bytes | bytearray) and isinstance(fitted, str) else fitted
+        if fitted is value or not isinstance(error, UnicodeError) or name != "object":
+            return fitted
+        middle = value[error.start : error.start + _BEGINNING]  # type: ignore[attr-defined]
+        before = min(error.start, len(value))  # type: ignore[attr-defined]
+        return _Parts(build.new_padded, before, middle, len(value) - before - len(middle))
+
+    def _fit_error(self, error: BaseException, depth: int) -> Any:
+        """An exception inside of another: whole, or in parts."""
+        try:
+            data = dumps(error)
+            if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(_opened(data)) == _told(error):
+                self._left -= len(data)
+                return error
+        except Exception:
+            data = b""  # in parts, then
+        parts = self.parts_of(error, depth + 1)
+        try:
+            size = len(dumps(parts))
+        except Exception as problem:
+            return _remark(f"a {type_name(error)} cannot travel: {_said(problem)}")
+        if size > min(_PART_BYTES_MAX, self._left):
+            return _remark(f"a {type_name(error)} of {size:,} bytes is too large to travel with an error")
+        self._left -= size
+        return parts
 
     def _mended(self, value: Any, depth: int) -> Any:
         """A builtin container with remarks in place of some of its items; None: it cannot be mended."""

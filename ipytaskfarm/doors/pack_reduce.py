@@ -362,7 +362,9 @@ def reduce_exception(error: BaseException) -> Reduced:
     if cls.__reduce_ex__ is not object.__reduce_ex__ or isinstance(cls.__reduce__, types.FunctionType):
         return NotImplemented
     reduced: Any = error.__reduce__()
-    return build.new_exception, (cls, reduced[1], reduced[2] if len(reduced) > 2 else None)
+    # The state comes afterwards: the exception itself may be in it.
+    state = reduced[2] if len(reduced) > 2 else None
+    return build.new_exception, (cls, reduced[1], None), state, None, None, build.fill_exception
 
 
 def _new_of_builtin(cls: type[BaseException]) -> Any:

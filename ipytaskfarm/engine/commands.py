@@ -314,5 +314,5 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
 
 def _encode_failure(error: BaseException) -> bytes:
     body = describe(error)[1]
-    error.__traceback__ = None
+    BaseException.with_traceback(error, None)
     return msgspec.msgpack.encode(body)

@@ -35,7 +35,7 @@ def call_each(function: Callable[..., Any], items: Sequence[Any], star: bool) ->
             if len(items) == 1:
                 raise
             errors.append((len(values), isinstance(error, TaskRejectError), describe(error)[1]))
-            error.__traceback__ = None
+            BaseException.with_traceback(error, None)
             values.append(None)
     return values, errors
 

@@ -397,7 +397,7 @@ class Runner:
             word = _word(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
             failure, body_failure = describe(error, filename_of(code) if code else "", code)
-            error.__traceback__ = None
+            BaseException.with_traceback(error, None)
         body = ResultBody(
             value,
             body_failure,
