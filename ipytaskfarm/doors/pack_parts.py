@@ -188,9 +188,12 @@ class _Remarks:
         if size <= min(_PART_BYTES_MAX, self._left):
             self._left -= size
             return value
-        begins = f"; it begins {value[:_BEGINNING]!r}" if isinstance(value, str | bytes) else ""
+        if isinstance(value, str | bytes):
+            what = "characters" if isinstance(value, str) else "bytes"
+            many = f"{len(value):,} {what} are too much to travel with an error"
+            return _remark(f"{many}; they begin with {value[:_BEGINNING]!r}")
         mended = self._mended(value, depth)
-        return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error{begins}")
+        return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error")
 
     def fit_field(self, error: BaseException, name: str, value: Any) -> Any:
         """The same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
