@@ -225,3 +225,47 @@ def test_a_warning_is_shown_once_per_task(tc: TaskClient) -> None:
     ids = [tc.run(MapTask(warn)) for _ in range(4)]
     tc.barrier(ids, timeout=DEADLINE_S)
     assert [tc.get_task_result(each, raw=False).stderr.count("UserWarning") for each in ids] == [1, 1, 1, 1]
+
+
+def speak(n: int) -> int:
+    import os
+    import sys
+
+    if n % 10 == 3:
+        print("item", n)
+        os.system(f"echo child of {n}")
+        print("again", n)
+    if n % 10 == 5:
+        os.system(f"echo only the child of {n}; echo warned >&2")
+    if n % 10 == 7:
+        print("careful", n, file=sys.stderr)
+    return n * n
+
+
+def test_what_items_of_a_map_print_is_theirs(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:
+    values = tc.map(speak, range(200))
+    assert values == [n * n for n in range(200)]
+    for n in range(200):
+        spoken = {3: f"item {n}\nchild of {n}\nagain {n}\n", 5: f"only the child of {n}\n"}
+        assert values.stdout[n] == spoken.get(n % 10, "")
+        assert values.stderr[n] == {5: "warned\n", 7: f"careful {n}\n"}.get(n % 10, "")
+    assert capsys.readouterr() == ("", "")
+    assert tc.map(speak, range(8), stream=True).stdout[3].startswith("item 3\n")
+    shown = capsys.readouterr()
+    assert sorted(shown.out.splitlines()[-1:]) == ["[5] only the child of 5"]
+    assert "[3] item 3\n[3] child of 3\n[3] again 3\n" in shown.out
+    assert sorted(shown.err.splitlines()) == ["[5] warned", "[7] careful 7"]
+    assert list(tc.imap(speak, range(4), stream=True)) == [0, 1, 4, 9]
+    assert capsys.readouterr().out == "[3] item 3\n[3] child of 3\n[3] again 3\n"
+    silent = tc.map(abs, range(3))
+    assert (silent.stdout, silent.stderr) == (["", "", ""], ["", "", ""])
+
+
+def test_items_that_are_tasks_of_their_own_too(tc: TaskClient) -> None:
+    async def speak_later(n: int) -> int:
+        print("item", n)
+        return n
+
+    values = tc.map(speak_later, range(3))
+    assert (values, values.stdout) == ([0, 1, 2], ["item 0\n", "item 1\n", "item 2\n"])
+    assert tc.mapper(retries=1).map(speak, [3]).stdout == ["item 3\nchild of 3\nagain 3\n"]  # type: ignore[attr-defined]

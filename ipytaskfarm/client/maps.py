@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import messages, tables
 from ..core.pace import Pace
 from ..doors.pack import unpack_error
+from .mapped import Gathered, Values
 from .progress import Progress
 from .results import TaskResult, sign
 from .tasks import EachTask, MapTask
@@ -100,25 +101,27 @@ def map_tasks(
     sequences: Sequence[Iterable[Any]],
     attributes: dict[str, Any],
     return_exceptions: bool = False,
-) -> list[Any]:
+    stream: bool = False,
+) -> Values:
     """Hand in, wait, and collect in order; the failure of the lowest index is raised as itself."""
+    gathered = Gathered(stream)
     if not _may_chunk(function, attributes):
         ids = hand_in_map(client, function, sequences, attributes)
         client.barrier(ids)
-        return _collect(client, ids, return_exceptions)
+        return Values(_collect(client, ids, return_exceptions, gathered), gathered.printed)
     items = Items(equally_long(sequences))
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
     progress = Progress(items.total or 0, "item", client.progress)
     with progress:
-        for ended in _run_chunks(client, function, items, attributes.get("retries", 0)):
+        for ended in _run_chunks(client, function, items, gathered, attributes.get("retries", 0)):
             _put(values, errors, ended, items.taken)
             progress.left(max(0, (items.total or 0) - items.ended), len(errors))
     if errors and not return_exceptions:
         raise errors[min(errors)]
     for place, error in errors.items():
         values[place] = error
-    return values
+    return Values(values, gathered.printed)
 
 
 def _put(values: list[Any], errors: dict[int, BaseException], ended: Ended, taken: int) -> None:
@@ -135,14 +138,18 @@ def _put(values: list[Any], errors: dict[int, BaseException], ended: Ended, take
 
 
 def imap(
-    client: TaskClient, function: Callable[..., Any], iterables: Sequence[Iterable[Any]], ordered: bool
+    client: TaskClient,
+    function: Callable[..., Any],
+    iterables: Sequence[Iterable[Any]],
+    ordered: bool,
+    stream: bool = False,
 ) -> Iterator[Any]:
     """The values, as they come or in order; items are read no further ahead than the work needs."""
     items = Items(iterables)
     waiting: dict[int, Any] = {}
     """Values and _Raise, by place, that came before their turn."""
     turn = 0
-    for ended in _run_chunks(client, function, items, 0, lambda: len(waiting)):
+    for ended in _run_chunks(client, function, items, Gathered(True) if stream else None, 0, lambda: len(waiting)):
         if not ordered:
             yield from _values(ended)
             continue
@@ -177,6 +184,7 @@ def _run_chunks(
     client: TaskClient,
     function: Callable[..., Any],
     items: Items,
+    gathered: Gathered | None,
     retries: int,
     held: Callable[[], int] = lambda: 0,
 ) -> Iterator[Ended]:
@@ -211,6 +219,8 @@ def _run_chunks(
             chunk = under_way.pop(task_id)
             result = client.get_task_result(task_id, raw=False)
             ended = _open(chunk, result)
+            if gathered is not None:
+                gathered.take(result._contents(), chunk.places)
             if result.failure is None:
                 pace.ended(len(chunk.items), result.duration, result._is_large)
                 ended = _set_aside(ended, chunk, result.result[1], again)
@@ -252,11 +262,11 @@ def _set_aside(ended: Ended, chunk: Chunk, failed: list[tuple[int, bool, Any]], 
     return Ended([ended.places[index] for index in kept], [ended.values[index] for index in kept], errors)
 
 
-def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool) -> list[Any]:
+def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool, gathered: Gathered) -> list[Any]:
     values: list[Any] = []
-    for task_id in ids:
+    for place, task_id in enumerate(ids):
         try:
-            values.append(_value(client, task_id))
+            values.append(_value(client, task_id, place, gathered))
         except Exception as error:
             if not return_exceptions:
                 raise
@@ -264,10 +274,12 @@ def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool) ->
     return values
 
 
-def _value(client: TaskClient, task_id: int) -> Any:
-    result = client.get_task_result(task_id)
+def _value(client: TaskClient, task_id: int, place: int, gathered: Gathered) -> Any:
+    result: TaskResult = client.get_task_result(task_id, raw=False)
+    if result.stdout or result.stderr:
+        gathered.add(place, result.stdout, result.stderr)
     # A recovery task's result is of its own kind; for a map its value is what counts.
-    return result.result if isinstance(result, TaskResult) else result
+    return result.result
 
 
 class Mapper:

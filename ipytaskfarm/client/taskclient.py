@@ -18,6 +18,7 @@ from . import futures, operate, sessions, shared, talking
 from .display import Text, html_table
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
+from .mapped import Values
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import Check, Snapshot
 from .packing import pack_task
@@ -462,30 +463,40 @@ class TaskClient:
     # Maps
 
     def map(
-        self, function: Callable[..., Any], *sequences: Iterable[Any], return_exceptions: bool = False
-    ) -> list[Any]:
+        self,
+        function: Callable[..., Any],
+        *sequences: Iterable[Any],
+        return_exceptions: bool = False,
+        stream: bool = False,
+    ) -> Values:
         """``[function(a, b) for a, b in zip(*sequences)]``; the list is in order.
 
         Args:
             sequences: any iterables of equal length.
             return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
+            stream: show what the items print, when they have ended, each line with the item's number.
+
+        What the items print is kept with the list in any case: ``values.stdout[7]``, ``values.stderr[7]``.
 
         Quick calls share tasks: each task calls the function with as many items as take some milliseconds.  An error
         is its item's own; an engine that is lost fails every item of the task it had (`mapper` has retries).
 
         ``run(task)`` hands in one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
         """
-        return map_tasks(self, function, sequences, {}, return_exceptions)
+        return map_tasks(self, function, sequences, {}, return_exceptions, stream)
 
-    def imap(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+    def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
         """As `map`, but a generator: values come in order as soon as they are there, iterables are read only a little
         ahead (they may be endless), and an error is raised when its turn comes; what runs then goes on.
+        With stream=True what the items print is shown, each line with the item's number.
         """
-        return imap(self, function, iterables, ordered=True)
+        return imap(self, function, iterables, True, stream)
 
-    def imap_unordered(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+    def imap_unordered(
+        self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False
+    ) -> Iterator[Any]:
         """As `imap`, in the order in which they are done."""
-        return imap(self, function, iterables, ordered=False)
+        return imap(self, function, iterables, False, stream)
 
     def mapper(
         self,

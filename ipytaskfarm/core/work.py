@@ -120,3 +120,5 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Accumulator -> packed sum of what the task added to it."""
     kind: str = "names"
     """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""
+    items: list[tuple[int, str, str]] = []
+    """A chunk of a map: what its items have printed, as (index, stdout, stderr); silent ones are not there."""

@@ -63,6 +63,7 @@ class Capture:
             # A shell's ``> /dev/stdout`` empties the file that stands there.
             for tap, name in self._taps:
                 self._drain(tap, name, sink)
+            sink.child_started()
 
     def settle(self, to_console: bool) -> None:
         """Take what stands in the descriptors and belongs to no run.
@@ -123,7 +124,7 @@ class Capture:
             for tap, name in self._taps:
                 text = tap.take()
                 if text:
-                    sink.write(name, text)
+                    sink.write_drained(name, text)
 
     def _drain(self, tap: DescriptorTap, name: str, sink: Sink) -> bool:
         """Take what came to a descriptor into the sink before more is written to it by Python; see `streams.Drain`."""
@@ -135,7 +136,7 @@ class Capture:
             if not sink.ended:
                 text = tap.take(final=False)
                 if text:
-                    sink.write(name, text)
+                    sink.write_drained(name, text)
         return True
 
     def _moved(self) -> bool:

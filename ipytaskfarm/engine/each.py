@@ -11,6 +11,7 @@ from ..core.work import FailureBody
 from ..doors.blobs import Keeper
 from ..doors.pack import for_many, pack
 from .failures import describe
+from .sinks import SINK
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
 """(index, whether it rejected the engine, the error)."""
@@ -23,6 +24,9 @@ def call_each(function: Callable[..., Any], items: Sequence[Any], star: bool) ->
     """
     values: list[Any] = []
     errors: list[Error] = []
+    sink = SINK.get()
+    if sink is not None:
+        sink.begin_items(values)
     left = iter(items)
     function = for_many(function)
     calls: Iterator[Any] = starmap(function, left) if star else map(function, left)

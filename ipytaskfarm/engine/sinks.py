@@ -90,6 +90,35 @@ class BoundedText:
             return "".join([*self.head, between, tail[over:]])
 
 
+class ItemText(BoundedText):
+    """What the items of a map's chunk print: a text of which each part is an item's."""
+
+    __slots__ = ("parts", "item")
+
+    def __init__(self, values: list[Any]) -> None:
+        """values: those of the items that were called; so many as there are, such is the number of the next."""
+        super().__init__()
+        parts: list[tuple[int, str]] = []
+        item: list[int | None] = [None]
+        add = self.append
+
+        def append(text: str) -> None:
+            parts.append((len(values) if item[0] is None else item[0], text))
+            add(text)
+
+        self.parts = parts
+        self.item = item
+        """[the item that the next parts belong to]; None: the one that is called."""
+        self.append = append
+
+    def texts(self) -> dict[int, str]:
+        """Item -> its text, as far as the head of the whole goes."""
+        found: dict[int, list[str]] = {}
+        for item, text in self.parts:
+            found.setdefault(item, []).append(text)
+        return {item: "".join(texts) for item, texts in found.items()}
+
+
 class Sink:
     """The output of one run: made before it, read after it.  `write` may come from any of the run's threads."""
 
@@ -103,6 +132,8 @@ class Sink:
         "keeps_history",
         "_clears",
         "settings",
+        "_values",
+        "_child_of",
     )
 
     def __init__(self, keeps_history: bool = False) -> None:
@@ -117,6 +148,37 @@ class Sink:
         self._clears = False
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
+        self._values: list[Any] | None = None
+        self._child_of: int | None = None
+
+    def begin_items(self, values: list[Any]) -> None:
+        """Keep apart what the items of a map's chunk print, see `ItemText`."""
+        self._values = values
+        self.stdout, self.stderr = ItemText(values), ItemText(values)
+
+    def child_started(self) -> None:
+        """Note whose child it is: what comes to the descriptors next is that item's."""
+        if self._values is not None:
+            self._child_of = len(self._values)
+
+    def write_drained(self, name: str, text: str) -> None:
+        """Write what has come to a descriptor."""
+        stream = self.stdout if name == "stdout" else self.stderr
+        if not isinstance(stream, ItemText) or self._child_of is None:
+            self.write(name, text)
+            return
+        stream.item[0] = self._child_of
+        try:
+            self.write(name, text)
+        finally:
+            stream.item[0] = None
+
+    def item_texts(self) -> list[tuple[int, str, str]]:
+        """What the items have printed: (index, stdout, stderr)."""
+        if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):
+            return []
+        out, err = self.stdout.texts(), self.stderr.texts()
+        return [(item, encodable(out.get(item, "")), encodable(err.get(item, ""))) for item in sorted({*out, *err})]
 
     def write(self, name: str, text: str) -> None:
         if self.ended:
@@ -192,3 +254,12 @@ def send_late_output_to(log: Callable[[str], None]) -> None:
     """Say where a run's threads print to when the run is over."""
     global _late
     _late = log
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates escaped: what can be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
