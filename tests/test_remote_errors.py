@@ -179,7 +179,7 @@ CASES = {
     "index": "[][1]",
     "type": "len(3)",
     "overflow": "2.0**10000",
-    "sqlite": "import sqlite3\nsqlite3.connect(':memory:').execute('bad')",
+    "sqlite": "import sqlite3\nraise sqlite3.IntegrityError('UNIQUE')",
     "queue": "import queue\nqueue.Queue().get_nowait()",
     "warning": "raise UserWarning('w')",
     "exc local": "class Local(Exception):\n    def __init__(self, x): super().__init__(x); self.x = x\nraise Local(7)",

@@ -15,7 +15,6 @@ import ctypes
 import fcntl
 import functools
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -243,8 +242,8 @@ def follow_children(started: Callable[[], None]) -> None:
     os.register_at_fork(before=started)
     usual: Any = _posixsubprocess.fork_exec
     start = following(usual)
-    # By its C name in multiprocessing, by one of its own in subprocess.
-    for module in (_posixsubprocess, subprocess):
+    # By its C name in multiprocessing, by one of its own in subprocess, if that was imported already.
+    for module in filter(None, (_posixsubprocess, sys.modules.get("subprocess"))):
         for name, value in list(vars(module).items()):
             if value is usual:
                 setattr(module, name, start)

@@ -407,7 +407,7 @@ class Runner:
             attempt.current.calls.progress if attempt.current is not None else None,
             take_added() if error is None else {},
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
-            sink.item_texts(),
+            sink.item_texts() if sink.values is not None else [],
         )
         encode = self._encoder.encode
         blobs = self._keeper.taken() if self._keeper is not None else ()

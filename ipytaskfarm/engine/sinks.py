@@ -132,7 +132,7 @@ class Sink:
         "keeps_history",
         "_clears",
         "settings",
-        "_values",
+        "values",
         "_child_of",
     )
 
@@ -148,18 +148,18 @@ class Sink:
         self._clears = False
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
-        self._values: list[Any] | None = None
+        self.values: list[Any] | None = None
         self._child_of: int | None = None
 
     def begin_items(self, values: list[Any]) -> None:
         """Keep apart what the items of a map's chunk print, see `ItemText`."""
-        self._values = values
+        self.values = values
         self.stdout, self.stderr = ItemText(values), ItemText(values)
 
     def child_started(self) -> None:
         """Note whose child it is: what comes to the descriptors next is that item's."""
-        if self._values is not None:
-            self._child_of = len(self._values)
+        if self.values is not None:
+            self._child_of = len(self.values)
 
     def write_drained(self, name: str, text: str) -> None:
         """Write what has come to a descriptor."""
