@@ -19,11 +19,13 @@ from typing import Any, ClassVar, Unpack
 
 import msgspec
 
+from ..core.checks import wrong
 from ..core.needs import FAIL
 from ..core.parcels import Packed
+from ..core.text import exactly, shown
 from ..doors.blobs import Blobs
 from ..environment import TaskEnvironment
-from .rules import CHECKS, DEFAULTS, Asking, flag, wrong
+from .rules import CHECKS, DEFAULTS, Asking, flag
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -35,7 +37,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def _expression(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong("expression", "a str of code", value)
-    return value
+    return exactly(value)
 
 
 def _function(value: Any) -> Callable[..., Any]:
@@ -48,13 +50,13 @@ def _pull(value: Any) -> tuple[str, ...] | list[str]:
     if value is None:
         return ()
     if isinstance(value, str):
-        return (value,)
+        return (exactly(value),)
     if not isinstance(value, (list, tuple)):
         raise wrong("pull", "a name, or a list or tuple of names", value)
     for name in value:
         if not isinstance(name, str):
             raise wrong("pull", "a name, or a list or tuple of names", name)
-    return value
+    return value if all(type(name) is str for name in value) else tuple(map(exactly, value))
 
 
 def _push(value: Any) -> dict[str, Any]:
@@ -236,7 +238,7 @@ class Task:
             if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
                 continue
             # Short: chains of recovery tasks may be long, and may form a loop by mistake.
-            rest.append(f"{name}={value._short() if isinstance(value, Task) else repr(value):.60}")
+            rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
     def _pack(self, blobs: Blobs | None) -> Packed:
@@ -389,7 +391,7 @@ class CallTask(Task):
             self._ask(asking)
 
     def _first(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        return getattr(self.function, "__qualname__", None) or shown(self.function)
 
     def run_local(self) -> Any:
         return self.function(*_args(self.args), **_kwargs(self.kwargs))

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
+import msgspec
 from msgspec.msgpack import encode
 from msgspec.structs import replace
 
 from .calls import Progress, TaskCall
+from .checks import INT_MAX, INT_MIN
 from .demands import Allotment, Environment
 from .events import Event
 from .farm import Farm, Now
@@ -39,7 +41,7 @@ from .messages import (
     SetUp,
     StackText,
 )
-from .parcels import Deferral, Ended, Failure, LostInputs, Rules
+from .parcels import Deferral, Ended, Failure, LostInputs
 from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
@@ -305,7 +307,7 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
 
 def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
     """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
-    return event if session in farm.agents else None
+    return event if session in farm.agents and not unbearable(event) else None
 
 
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
@@ -368,16 +370,29 @@ def _text(text: str, most: int) -> str:
 # -- what clients hand in
 
 
-def unbearable(rules: Rules | None) -> str:
-    """What in a task's rules no store could keep; "": nothing."""
-    while rules is not None:
-        asks = rules.asks
-        # Of those that may be None, infinity is the same.
-        numbers = [rules.defer_s, rules.defer_max_s, *rules.retry_delays_s]
-        if asks is not None:
-            numbers += [number for want in asks.resources for number in (want.least, want.most)]
-            numbers += [asks.environment.teardown_s] if asks.environment is not None else []
-        if not all(map(isfinite, numbers)):
-            return "a number in its rules is not finite"
-        rules = rules.recovery.rules if rules.recovery is not None else None
-    return ""
+def unbearable(said: object) -> str:
+    """What in a message of a client no store could keep, and no clock reckon with; "": nothing.
+
+    Numbers beyond 64 bits, and such as are not finite, wherever they stand in it."""
+    try:
+        return _unbearable(said)
+    except RecursionError:
+        return "it is nested too deeply"
+
+
+def _unbearable(said: object) -> str:
+    kind = type(said)
+    if kind is int:
+        return "" if INT_MIN <= said <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
+    if kind is float:
+        return "" if isfinite(said) else "a number in it is not finite"  # type: ignore[arg-type]
+    parts: Iterable[object]
+    if isinstance(said, list | tuple):
+        parts = [min(said), max(said)] if set(map(type, said)) == {int} else said  # ids, perhaps thousands
+    elif isinstance(said, msgspec.Struct):
+        parts = [getattr(said, name) for name in said.__struct_fields__]
+    elif isinstance(said, dict):
+        parts = [*said, *said.values()]
+    else:
+        return ""
+    return next(filter(None, map(_unbearable, parts)), "")
