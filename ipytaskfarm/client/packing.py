@@ -98,7 +98,7 @@ class _Noted:
     def _number(self, task: object) -> int:
         if isinstance(task, Task):
             return self._place(task)
-        number = check_int("a task that is waited for", task)
+        number = check_int("after, or a Ref: the id of a task", task)
         if number < 0:
             raise IndexError(f"task ID not registered: {number} (ids are 0 and more)")
         return number

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from ..core.checks import (
     INT_MAX,
     INT_MIN,
+    as_bool,
     check_count,
     check_int,
     check_name,
@@ -93,12 +94,12 @@ class Asking(TypedDict, total=False):
 
 def flag(attribute: str, value: Any) -> bool:
     """True or False; 0 and 1 were what scripts of the time wrote, and numpy has a bool of its own."""
-    if value is True or value is False:
-        return bool(value)
-    numpy_bool = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
-    if numpy_bool or (isinstance(value, Real) and value in (0, 1)):
-        return bool(value)
-    raise wrong(attribute, "True or False", value)
+    found = as_bool(value)
+    if found is None and isinstance(value, Real) and value in (0, 1):
+        found = bool(value)
+    if found is None:
+        raise wrong(attribute, "True or False", value)
+    return found
 
 
 def _retries(value: Any) -> int:
@@ -141,6 +142,8 @@ def _requires(value: Any) -> tuple[Condition, ...]:
 
 
 def _condition(name: Any, wanted: Any) -> Condition:
+    if not isinstance(name, str):
+        raise wrong("requires", "a dict whose keys are names", name)
     name = check_name("requires: a name", name)
     if isinstance(wanted, (list, tuple, set, frozenset)):
         return Condition(name, "in", tuple(_operand(name, each) for each in wanted))
@@ -153,8 +156,11 @@ def _condition(name: Any, wanted: Any) -> Condition:
 
 
 def _operand(name: str, value: Any) -> str | float | bool:
+    truth = as_bool(value)
+    if truth is not None:
+        return truth
     if isinstance(value, Integral) and INT_MIN <= int(value) <= INT_MAX:
-        return value if value is True or value is False else int(value)
+        return int(value)
     if isinstance(value, Real):
         return check_number(f"requires: {name}", value)
     if not isinstance(value, str):
@@ -187,6 +193,8 @@ def _resources(value: Any) -> tuple[Want, ...]:
 
 
 def _want(name: Any, amount: Any) -> Want:
+    if not isinstance(name, str):
+        raise wrong("resources", "a dict whose keys are names", name)
     name = check_name("resources: a name", name)
     least, most = amount if isinstance(amount, (tuple, list)) and len(amount) == 2 else (amount, amount)
     want = Want(name, _amount(name, least), _amount(name, most))
@@ -200,12 +208,17 @@ def _amount(name: str, value: Any) -> float:
         return _size("resources", name, exactly(value))
     number = check_number(f"resources: {name}", value, "a number, a size, or a pair of them")
     if not 0 <= number <= SIZE_MAX:
-        raise ValueError(f"resources: {name} must be between 0 and 2**60, not {number:g}")
+        raise ValueError(f"resources: {name} must be 0 or more, and at most 2**60, not {number:g}")
     return number
 
 
 def _placement(value: Any) -> str | None:
-    return None if value is None else one_of("placement", PLACEMENTS, value)
+    if value is None:
+        return None
+    word = exactly(value) if isinstance(value, str) else None
+    if word not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}")
+    return word
 
 
 def _locality(value: Any) -> Any:

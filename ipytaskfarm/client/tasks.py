@@ -97,10 +97,11 @@ def _recovery_task(value: Any) -> Task | None:
 def _after(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
-    several = not isinstance(value, (Task, str)) and not hasattr(value, "__index__") and hasattr(value, "__iter__")
+    alone = isinstance(value, (Task, str, type)) or hasattr(value, "__index__")
+    several = not alone and hasattr(value, "__iter__")
     found = tuple(value) if several else (value,)
     for each in found:
-        if not isinstance(each, Task) and not hasattr(each, "__index__"):
+        if not isinstance(each, Task) and (isinstance(each, type) or not hasattr(each, "__index__")):
             raise wrong("after", "an id, a future, a Task of the same job, or several of them", each)
     return found
 
@@ -298,7 +299,7 @@ class StringTask(Task):
             self.clear_before = clear_before
         if clear_after is not False:
             self.clear_after = clear_after
-        if retries != 0:
+        if retries.__class__ is not int or retries != 0:
             self.retries = retries
         if recovery_task is not None:
             self.recovery_task = recovery_task
@@ -306,7 +307,7 @@ class StringTask(Task):
             self.depend = depend
         if name is not None:
             self.name = name
-        if priority != 0:
+        if priority.__class__ is not int or priority != 0:
             self.priority = priority
         if time_limit is not None:
             self.time_limit = time_limit
@@ -382,9 +383,9 @@ class CallTask(Task):
             self.clear_before = clear_before
         if clear_after is not False:
             self.clear_after = clear_after
-        if retries != 0:
+        if retries.__class__ is not int or retries != 0:
             self.retries = retries
-        if priority != 0:
+        if priority.__class__ is not int or priority != 0:
             self.priority = priority
         self._set(recovery_task=recovery_task, depend=depend, name=name, time_limit=time_limit, targets=targets)
         if asking:

@@ -46,6 +46,14 @@ def check_name(what: str, value: object) -> str:
     return text
 
 
+def as_bool(value: object) -> bool | None:
+    """A bool, numpy's too; None: it is none."""
+    if value is True or value is False:
+        return bool(value)
+    kind = type(value)
+    return bool(value) if kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_") else None
+
+
 def check_int(what: str, value: object) -> int:
     """An int of any kind but bool, of at most 64 bits."""
     if isinstance(value, bool):

@@ -60,8 +60,8 @@ def _asked(how: Callable[[Any], str], value: object) -> str:
     try:
         return escaped(how(value))
     except Exception as problem:
-        if isinstance(value, str):
-            return escaped(value)
+        if issubclass(type(value), str):  # isinstance asks the value itself for its class
+            return escaped(str.__str__(value))
         return f"<a {type(value).__name__} without a text: {type(problem).__name__}>"
 
 

@@ -8,6 +8,7 @@ session "" (start-up code and sticky state) is exempt, as its entries do not bui
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -322,5 +323,6 @@ def _encode_failure(error: BaseException) -> bytes:
     except BaseException as problem:  # an exception's own class may do anything
         least = brief(error, problem)
         body = FailureBody(least.etype, least.value)
-    error.__traceback__ = None
+    with contextlib.suppress(Exception):  # it may have a __setattr__ of its own
+        error.__traceback__ = None
     return encoded(msgspec.msgpack.encode, body)

@@ -253,7 +253,7 @@ class Runner:
 
     def _flushed(self, attempt: Attempt, error: BaseException | None) -> BaseException | None:
         """A run that ends well, or for now, has its messages on the controller's disk first; the error it ends with."""
-        if attempt.current is None or not (error is None or isinstance(error, Deferred)):
+        if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
         _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
         return between or error
@@ -441,11 +441,12 @@ class Runner:
             return encoded(self._encoder.encode, bare)
 
     def _outcome(self, attempt: Attempt, error: BaseException) -> str:
-        if isinstance(error, TaskRejectError):
+        kind = type(error)  # isinstance would ask the error itself, which may raise
+        if issubclass(kind, TaskRejectError):
             return Reason.REJECTED
-        if isinstance(error, Deferred):
+        if issubclass(kind, Deferred):
             return DEFERS
-        if isinstance(error, InputsLost):
+        if issubclass(kind, InputsLost):
             return LOSES_INPUTS
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
@@ -453,9 +454,9 @@ class Runner:
 
 
 def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
-    if isinstance(error, Deferred) and outcome == DEFERS:
+    if outcome == DEFERS and isinstance(error, Deferred):
         return error.word
-    if isinstance(error, InputsLost) and outcome == LOSES_INPUTS:
+    if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
         return LostInputs(tuple(error.ids), tuple(error.engines))
     return None
 
