@@ -47,29 +47,31 @@ def escaped(text: str) -> str:
 
 def text_of(value: object) -> str:
     """``str(value)`` for people, escaped; a class of the user's own may do anything when it is asked."""
-    return _asked(str, value)
+    return _asked(str, value, BaseException)
 
 
 def shown(value: object, length: int = SHOWN_CHARS) -> str:
     """``repr(value)`` for an error message: escaped, and cut to a length."""
-    text = _asked(repr, value)
+    text = _asked(repr, value, (Exception, SystemExit))
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _asked(how: Callable[[Any], str], value: object) -> str:
+def _asked(how: Callable[[Any], str], value: object, but: type[BaseException] | tuple[type[BaseException], ...]) -> str:
     try:
         return escaped(how(value))
-    except Exception as problem:
+    except but as problem:
         if issubclass(type(value), str):  # isinstance asks the value itself for its class
             return escaped(str.__str__(value))
         return f"<a {type(value).__name__} without a text: {type(problem).__name__}>"
 
 
 def encoded(encode: Callable[[Any], bytes], message: object) -> bytes:
-    """A message encoded; if there is text in it that is not UTF-8, with that text escaped."""
+    """A message encoded; if there is text in it that is not UTF-8, or of a subclass of str, with that text escaped.
+
+    Raises what `encode` does for anything else that cannot travel."""
     try:
         return encode(message)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, TypeError):
         return encode(_all_escaped(message))
 
 

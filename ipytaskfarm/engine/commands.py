@@ -8,7 +8,6 @@ session "" (start-up code and sticky state) is exempt, as its entries do not bui
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -23,13 +22,11 @@ from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
 from ..core.text import encoded, text_of
 from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
-from ..core.work import FailureBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
-from .brief import brief
+from .brief import described
 from .capture import SINK, Sink
 from .cells import Plan
-from .failures import describe
 from .lane import Step
 from .parts import Parts
 
@@ -318,11 +315,4 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
 
 
 def _encode_failure(error: BaseException) -> bytes:
-    try:
-        body = describe(error)[1]
-    except BaseException as problem:  # an exception's own class may do anything
-        least = brief(error, problem)
-        body = FailureBody(least.etype, least.value)
-    with contextlib.suppress(Exception):  # it may have a __setattr__ of its own
-        error.__traceback__ = None
-    return encoded(msgspec.msgpack.encode, body)
+    return encoded(msgspec.msgpack.encode, described(error)[1])

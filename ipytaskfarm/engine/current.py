@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ..core.calls import Await, Children, Letter, Receive, Spawn, Take, TaskReply
-from ..core.checks import check_int, check_seconds, check_text, check_timeout
+from ..core.checks import check_int, check_name, check_seconds, check_text, check_timeout, wrong
 from ..core.messages import Granted, Run, Special
 from ..core.parcels import Deferral, Function, JobSpec, Packed
-from ..core.text import escaped
+from ..core.text import text_of
 from ..core.work import Message
 from ..doors.blobs import Blobs
 from ..doors.pack import pack, unpack
@@ -141,7 +141,7 @@ class CurrentTask:
             raise ValueError(
                 f"the state is {len(state):,} bytes packed, more than {STATE_BYTES_MAX:,}: keep less in it"
             )
-        raise Deferred(Deferral(after_s, escaped(str(message)), state, self._read))
+        raise Deferred(Deferral(after_s, text_of(message), state, self._read))
 
     # -- progress and messages
 
@@ -149,7 +149,7 @@ class CurrentTask:
         """Say how far it has come, ``progress(0.3)`` or ``progress(30, 100, "reading")``; as often as one likes.
 
         Who looks gets the latest, within some tenths of a second, and always the last."""
-        self.calls.tell(float(value), None if total is None else float(total), escaped(str(message)))
+        self.calls.tell(_number("value", value), None if total is None else _number("total", total), text_of(message))
 
     def send(self, obj: Any) -> None:
         """A message to whoever reads ``tc.messages(id)``: in order, and kept with the result.
@@ -220,7 +220,8 @@ class CurrentTask:
         """Ids of all that this task has submitted, in earlier trials too; only those in that state: scheduled,
         running, succeeded, failed, or unfinished."""
         rows: list[tuple[int, str]] = self.calls.ask(Children()).rows
-        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(state, (state,))
+        named = None if state is None else check_name("state", state)
+        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(named, (named,))
         return [child for child, found in rows if wanted is None or found in wanted]
 
     def wait(self, ids: Iterable[Any] | None = None, timeout: float | None = None) -> int:
@@ -289,3 +290,10 @@ class CurrentTask:
         if failed:
             self.calls.flush(FLUSH_S)
         self._holding.end()
+
+
+def _number(what: str, value: Any) -> float:
+    try:
+        return float(value)
+    except Exception:  # a number that no float holds, or a class of the user's own
+        raise wrong(what, "a number", value) from None

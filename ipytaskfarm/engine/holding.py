@@ -13,6 +13,7 @@ from ..core.checks import check_name, check_number, check_timeout
 from ..core.demands import CORES, GPU, SIZE_MAX, Allotment, bytes_of
 from ..core.messages import Demand, FromEngine, Granted
 from ..core.parcels import RunKey
+from ..core.text import exactly
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -141,7 +142,7 @@ def _checked(amounts: dict[str, float | str]) -> dict[str, float]:
 
 
 def _amount(name: str, value: float | str) -> float:
-    number = bytes_of(value) if isinstance(value, str) else check_number(name, value)
+    number = bytes_of(exactly(value)) if isinstance(value, str) else check_number(name, value)
     if not 0 <= number <= SIZE_MAX:
         raise ValueError(f"{name} must be between 0 and 2**60, not {number:g}")
     return number

@@ -33,11 +33,10 @@ from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from ..doors.pack_refs import give_inputs
 from ..doors.pack_shared import forget_added, take_added
-from .brief import brief
+from .brief import brief, described
 from .capture import SINK, Sink
 from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
-from .failures import describe
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
@@ -409,8 +408,7 @@ class Runner:
             outcome = self._outcome(attempt, error)
             word = _word(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
-            failure, body_failure = describe(error, filename_of(code) if code else "", code)
-            error.__traceback__ = None
+            failure, body_failure = described(error, filename_of(code) if code else "", code)
         body = ResultBody(
             value,
             body_failure,
