@@ -37,7 +37,7 @@ class TestTheGate:
 
     @pytest.mark.parametrize(
         "kind",
-        [OddText, np.str_, enum.StrEnum("Word", {"ODD": "odd"})],  # type: ignore[list-item]
+        [OddText, np.str_, enum.StrEnum("Word", {"ODD": "odd"})],
     )
     def test_a_subclass_is_taken_for_its_characters(self, kind: type[str]) -> None:
         text = kind("odd")
@@ -286,7 +286,8 @@ def missing_file() -> OSError:
 def named_oddly() -> Exception:
     kind = type("Odd", (ValueError,), {"__module__": SURROGATE})
     kind.__qualname__ = "a\nb"
-    return kind("text")
+    odd: Exception = kind("text")
+    return odd
 
 
 ERRORS = [Silent, Torn, Ending, Unpicklable, TextOfAnotherType, WithAttribute, missing_file, named_oddly]
@@ -311,7 +312,7 @@ def test_what_an_error_was_is_always_told(
         error = tc.run(Task("raise make()", push={"make": make}), block=True).failure.value
     else:
         world[1].push({"make": make})
-        with pytest.raises(Exception) as caught:
+        with pytest.raises(errors.CompositeError) as caught:
             world[1].execute("raise make()")
         error = caught.value.elist[0][2]
     name = type(make()).__name__ if make is not named_oddly else "a\nb"

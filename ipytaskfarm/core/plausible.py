@@ -20,7 +20,8 @@ from msgspec.structs import replace
 
 from .calls import Progress, TaskCall
 from .checks import INT_MAX, INT_MIN
-from .demands import Allotment, Environment
+from .choice import PLACEMENTS
+from .demands import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .events import Event
 from .farm import Farm, Now
 from .messages import (
@@ -41,7 +42,8 @@ from .messages import (
     SetUp,
     StackText,
 )
-from .parcels import Deferral, Ended, Failure, LostInputs
+from .needs import IF_FAILED, Needs
+from .parcels import Deferral, Ended, Failure, LostInputs, Rules
 from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
@@ -371,9 +373,9 @@ def _text(text: str, most: int) -> str:
 
 
 def unbearable(said: object) -> str:
-    """What in a message of a client no store could keep, and no clock reckon with; "": nothing.
+    """What in a message of a client no store could keep, no clock reckon with, and no rule mean; "": nothing.
 
-    Numbers beyond 64 bits, and such as are not finite, wherever they stand in it."""
+    Numbers beyond 64 bits, and such as are not finite, wherever they stand in it; words that nobody knows."""
     try:
         return _unbearable(said)
     except RecursionError:
@@ -395,4 +397,21 @@ def _unbearable(said: object) -> str:
         parts = [*said, *said.values()]
     else:
         return ""
-    return next(filter(None, map(_unbearable, parts)), "")
+    why = next(filter(None, map(_unbearable, parts)), "")
+    return why or (_meaningless(said) if isinstance(said, msgspec.Struct) else "")
+
+
+def _meaningless(said: msgspec.Struct) -> str:
+    if isinstance(said, Asks):
+        return "" if said.placement is None or said.placement in PLACEMENTS else "its placement is none that is known"
+    if isinstance(said, Condition):
+        several = said.op in ("in", "not in")
+        is_sound = said.op in OPERATORS and several is isinstance(said.value, tuple)
+        return "" if is_sound else "a condition in it has no such operator"
+    if isinstance(said, Needs):
+        return "" if said.if_failed in IF_FAILED else "its if_failed is none that is known"
+    if isinstance(said, Rules | Recycle | Environment):
+        durations = [getattr(said, name) for name in said.__struct_fields__ if name.endswith("_s")]
+        sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
+        return "" if sound else "a duration in it is out of all reason"
+    return ""
