@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from .core.checks import check_bytes, check_count, check_seconds
 from .core.demands import Recycle
+from .core.text import exactly, shown
 
 __all__ = ["RecycleSettings", "TaskEnvironment"]
 
@@ -96,7 +97,7 @@ class RecycleSettings:
         """As it travels; None: nothing is set."""
         at_times = tuple(sorted(_seconds_of_day("at_times", text) for text in self.at_times or ()))
         made = Recycle(
-            after_tasks=self.after_tasks,
+            after_tasks=check_count("after_tasks", self.after_tasks, least=1),
             idle_s=check_seconds("idle_timeout", self.idle_timeout),
             interval_s=check_seconds("interval", self.interval),
             at_times_s=at_times,
@@ -112,7 +113,7 @@ def _times(name: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of times of day like ['09:00', '15:00'], not {value!r}")
+        raise TypeError(f"{name} must be a list of times of day like ['09:00', '15:00'], not {shown(value)}")
     for text in value:
         _seconds_of_day(name, text)
 
@@ -120,15 +121,15 @@ def _times(name: str, value: Any) -> None:
 def _seconds_of_day(name: str, text: Any) -> int:
     if isinstance(text, datetime.time):
         return text.hour * 3600 + text.minute * 60 + text.second
-    found = _TIME.match(text) if isinstance(text, str) else None
+    found = _TIME.match(exactly(text)) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{name} must hold times of day like '09:00' or '15:30:10', not {text!r}")
+        raise ValueError(f"{name} must hold times of day like '09:00' or '15:30:10', not {shown(text)}")
     return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
 
 
 def _flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {type(value).__name__}: {value!r}")
+        raise TypeError(f"{name} must be True or False, not {type(value).__name__}: {shown(value)}")
 
 
 _CHECKS: dict[str, Callable[[str, Any], object]] = {

@@ -19,6 +19,7 @@ from ..core.messages import AgentMessage, AgentState, CommandDone, EngineLost, H
 from ..core.parcels import Ended, Failure, Incarnation, RunKey
 from ..core.session import MAX_MESSAGE_BYTES
 from ..core.states import Reason
+from ..core.text import text_of
 from ..core.work import FailureBody
 from ..doors.recorder import Record, Recorder, RecorderDamaged
 
@@ -210,11 +211,16 @@ class Relay:
         """Send something that `AgentState` states anyway, or that may be lost with a controller.  Returns why it never
         can be, or ""."""
         if self._introduced:
-            try:
-                self._link.send(message)
-            except ResultTooLarge as error:
-                log.error("%s", error)
-                return str(error)
+            return self._send(message)
+        return ""
+
+    def _send(self, message: AgentMessage, token: object | None = None) -> str:
+        """Give a message to the link; why it can never be sent, or "".  It is dropped then, and nothing else is."""
+        try:
+            self._link.send(message, token)
+        except Exception as error:
+            log.error("%s cannot be sent: %s", type(message).__name__, text_of(error))
+            return text_of(error)
         return ""
 
     def keep(self, message: Returned | CommandDone | EngineLost, account: Account) -> None:
@@ -223,8 +229,10 @@ class Relay:
             message = _unanswered(message)
         self._number += 1
         kept = self._kept[self._number] = Kept(self._number, message, account)
-        if self._introduced:
-            self._link.send(message, kept)
+        if self._introduced and (why := self._send(message, kept)):
+            del self._kept[kept.number]
+            if isinstance(message, CommandDone) and message.ok:
+                self.keep(_failed(message, "KernelError", f"the answer cannot be sent: {why}"), account)
 
     def collect(self, account: Account, is_dead: bool = False) -> bool:
         """Send what stands in an engine's ring.  True: that was all of it.
@@ -284,7 +292,7 @@ class Relay:
             if isinstance(kept.message, EngineLost):
                 del self._kept[number]
             else:
-                self._link.send(kept.message, kept)
+                self._send(kept.message, kept)
 
 
 def _unanswered(answer: CommandDone) -> CommandDone:
@@ -293,7 +301,11 @@ def _unanswered(answer: CommandDone) -> CommandDone:
         f"the answer has {len(answer.body):,} bytes, more than the {ANSWER_BYTES_MAX:,} that one may have from a "
         "machine that does not see the farm's folder: pull it in pieces, or write it to a file"
     )
-    body = msgspec.msgpack.encode(FailureBody("ResultTooLarge", text))
+    return _failed(answer, "ResultTooLarge", text)
+
+
+def _failed(answer: CommandDone, etype: str, text: str) -> CommandDone:
+    body = msgspec.msgpack.encode(FailureBody(etype, text))
     return CommandDone(answer.engine, answer.session, answer.n, False, body)
 
 

@@ -231,7 +231,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
-    except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError) as error:
+    except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
         # Of a KeyError str() makes a repr.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         _complain(name, text or type(error).__name__)

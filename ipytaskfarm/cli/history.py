@@ -37,7 +37,7 @@ events unless asked for more. Removed tasks have no history.
     since = Unicode("", help="only later ones: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00").tag(
         config=True, metavar="WHEN"
     )
-    last = Int(100, help="how many of the last ones to show").tag(config=True, metavar="N")
+    last = Int(100, max=2**63 - 1, help="how many of the last ones to show").tag(config=True, metavar="N")
     aliases: Any = values(
         ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
     )

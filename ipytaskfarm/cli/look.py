@@ -118,7 +118,7 @@ class Tasks(JsonCommand):
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    last = Int(100, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
+    last = Int(100, max=2**63 - 1, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
 
     aliases: Any = values(
         ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")

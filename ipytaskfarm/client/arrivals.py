@@ -10,6 +10,7 @@ while the caller wants the interpreter: a waiter counts down, nobody looks throu
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 
 from ..core.parcels import Failure, Final
@@ -110,7 +111,7 @@ class Arrivals:
                 final = batch[task_id]
                 if final is not None:
                     for then in self.on_end.pop(task_id):
-                        then(final)
+                        _call(then, final)
         if not self._waiters:
             return
         failed = [i for i, final in batch.items() if final is not None and final.reason]
@@ -167,10 +168,17 @@ class Arrivals:
         failure = Failure("ConnectionError", f"nothing more is heard of this task: {why}")
         for task_id, waiting in self.on_end.items():
             for then in waiting:
-                then(Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))
+                _call(then, Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))
         self.on_end.clear()
 
     def wake_all(self) -> None:
         """Something happened that every waiter has to see."""
         for waiter in self._waiters:
             waiter.wake()
+
+
+def _call(then: Callable[[Final], object], final: Final) -> None:
+    try:
+        then(final)
+    except Exception:  # whoever wanted to know: the others are told all the same
+        traceback.print_exc()

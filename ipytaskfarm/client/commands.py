@@ -21,6 +21,7 @@ from ..core.verbs import ExecuteReply
 from ..core.work import FailureBody
 from ..doors.pack import unpack, unpack_error
 from .display import output_html, text_html
+from .ids import Timeout, seconds
 from .io import Asked, refused_by_controller
 from .patience import say
 from .results import error_named
@@ -165,11 +166,11 @@ class PendingResult:
         """Whether every engine has answered, or nobody is to wait any longer."""
         return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
-    def get_result(self, default: Any = None, block: bool = True, timeout: float | None = None) -> Any:
+    def get_result(self, default: Any = None, block: bool = True, timeout: Timeout = None) -> Any:
         """The list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
         if not block and not self.done():
             return default
-        self._wait(timeout)
+        self._wait(seconds(timeout))
         if self._invalid:
             raise errors.InvalidDeferredID(f"this pending result of {self._verb} was flushed: mec.flush()")
         with self._lock:
@@ -278,6 +279,9 @@ class PendingResult:
         return self._outcome
 
     def _collect(self) -> ResultList:
+        for _, asked in self._parts:
+            if asked.error is not None:
+                raise asked.error
         answers = {engine_id: answer for _, asked in self._parts for engine_id, answer in asked.answers.items()}
         failed = sorted((a for a in answers.values() if not a.ok), key=lambda answer: answer.engine_id)
         for answer in failed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..core.checks import check_name
 from ..core.verbs import MapBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_function
@@ -39,7 +40,7 @@ def map_on_engines(
         raise ValueError(f"the sequences of a map must have equal lengths, not {[len(c) for c in columns]}")
     items = list(zip(*columns, strict=True))
     code = None if isinstance(function, str) else pack_function(function)
-    name = function if isinstance(function, str) else None
+    name = check_name("func", function) if isinstance(function, str) else None
     engines = client.ids_of(targets)
     keeper = Keeper(client.blobs) if client.blobs is not None else None
     sent = []
@@ -47,7 +48,7 @@ def map_on_engines(
         if part:
             body = _encode(MapBody(pack(part, "items", keeper), code, name))
             sent.append(Part([engine_id], body, keeper.taken() if keeper is not None else ()))
-    shown = name or getattr(function, "__name__", repr(function))
+    shown = name or getattr(function, "__name__", None) or type(function).__name__
     pending = client.send(PendingResult(client.session, "map", sent, value, f"map({shown:.40})"))
     pending.add_callback(_together, dist)
     return pending.get_result() if block else pending

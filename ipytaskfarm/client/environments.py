@@ -7,8 +7,10 @@ import weakref
 from pathlib import PurePath
 from typing import Any
 
+from ..core.checks import check_seconds, wrong
 from ..core.demands import Environment, Recycle
 from ..core.parcels import Function
+from ..core.text import escaped, text_of
 from ..doors.pack import class_digest, pack_environment
 from ..environment import TaskEnvironment
 
@@ -42,19 +44,27 @@ def _pack(environment: TaskEnvironment) -> tuple[Environment, Function]:
     unique = None
     identity = code.digest
     if environment.unique_id is not None:
-        unique = f"{environment.unique_id}|{environment.additional_id}"
+        more = "None" if environment.additional_id is None else _id_text("additional_id", environment.additional_id)
+        unique = f"{_id_text('unique_id', environment.unique_id)}|{more}"
         identity = hashlib.blake2b(f"{class_name}|{unique}".encode(), digest_size=20).hexdigest()
     made = Environment(
         identity=identity,
-        name=str(environment.name)[:200],
+        name=text_of(environment.name)[:200],
         unique=unique,
         variant=code.digest if unique is not None else "",
-        teardown_s=float(environment.teardown_timeout),
+        teardown_s=check_seconds("teardown_timeout", environment.teardown_timeout) or 0.0,
     )
     function = Function(identity, code.code)
     if seen is not None:
         _packed[environment] = seen, made, function
     return made, function
+
+
+def _id_text(what: str, value: object) -> str:
+    try:
+        return escaped(str(value))
+    except Exception:
+        raise wrong(what, "a str or a UUID", value) from None
 
 
 def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:

@@ -11,6 +11,7 @@ message per millisecond and not one per call.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -42,6 +43,7 @@ from ..core.messages import (
     Watch,
     Watched,
 )
+from ..core.text import text_of
 from ..core.work import FailureBody
 from ..doors.blobs import TOUCH_S, Blobs, use
 from ..doors.runtime import ConnectionInfo
@@ -69,7 +71,7 @@ WATCH_IDS = 50_000
 class Asked:
     """A question or a command under way, and its answer or answers."""
 
-    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs")
+    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs", "error")
 
     def __init__(self, message: Ask | Command, after: int, on_done: Callable[[], None] | None = None) -> None:
         self.message = message
@@ -85,6 +87,8 @@ class Asked:
         self.on_done = on_done
         self.blobs: tuple[str, ...] = ()
         """Digests that a command needs."""
+        self.error: Exception | None = None
+        """Why it could not be sent."""
 
     def done(self) -> None:
         """Wake who waits, because the answer is there or because none will come."""
@@ -95,7 +99,10 @@ class Asked:
 
 def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
     """The error of an answer that is not an engine's: nothing was run anywhere."""
-    failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
+    try:
+        failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
+    except (msgspec.MsgspecError, ValueError):
+        return None  # an engine's, and its own fault: `commands.error_of_answer` says so
     if answer.engine_id != NOBODY and (failure.etype != "InvalidEngineID" or failure.pickled or failure.traceback):
         return None
     error = error_named(failure.etype, failure.value)
@@ -175,7 +182,7 @@ class IoThread:
                 with self._lock:
                     messages, sent = self._gather(now_s)
                 for message in messages:
-                    self._link.send(message)
+                    self._send(message)
                 events = self._link.step(now_s)
                 if events:
                     self._take(events)
@@ -183,7 +190,7 @@ class IoThread:
                     self._touched_s = now_s
                     self._touch_blobs()
                 self._sleep(poller, sent)
-        except Exception as error:  # the last resort: every caller must hear of it, or it would wait for ever
+        except BaseException as error:  # the last resort: every caller must hear of it, or it would wait for ever
             traceback.print_exc()
             self._fail(errors.ConnectionError(f"the client's IO thread ended by a bug: {error!r}"))
         finally:
@@ -192,13 +199,39 @@ class IoThread:
                 os.close(self._bell)
                 self._bell = -1
 
+    def _send(self, message: Submit | Ask | Command | NeedIds) -> None:
+        """Give a message to the link.  One that cannot be encoded is a fault of its own, and ends nothing else."""
+        try:
+            self._link.send(message)
+        except Exception as error:
+            if isinstance(message, Submit):
+                # The controller takes the ids of a block without a gap: a task that says why stands for each bad one.
+                with self._lock:
+                    sound = self._outbox.only_sound(message)
+                self._link.send(sound)
+            elif isinstance(message, Ask | Command):
+                self._not_sent(message, error)
+            else:
+                raise
+
+    def _not_sent(self, message: Ask | Command, error: Exception) -> None:
+        with self._lock:
+            asked = self._asked.pop(message.n, None)
+        if asked is not None:
+            what = message.question if isinstance(message, Ask) else message
+            kind = type(error) if isinstance(error, errors.TaskFarmError) else ValueError
+            asked.error = kind(f"{type(what).__name__} cannot be sent: {text_of(error)}")
+            asked.answered = True
+            asked.done()
+
     def _touch_blobs(self) -> None:
         """What is not accepted yet, or not answered, is needed all the same."""
         with self._lock:
             digests = self._outbox.unaccepted_blobs()
             digests.update(digest for asked in self._asked.values() for digest in asked.blobs)
         if self.blobs is not None and digests:
-            self.blobs.touch(map(bytes.fromhex, digests))
+            with contextlib.suppress(OSError):  # whoever wants a value that is gone is told so
+                self.blobs.touch(map(bytes.fromhex, digests))
 
     def _sleep(self, poller: select.poll, sent: bool) -> None:
         now_s = time.monotonic()

@@ -10,11 +10,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core import messages, tables
+from ..core.checks import check_text
 from ..core.parcels import Function, JobSpec
 from ..core.states import Reason
 from ..environment import TaskEnvironment
 from .display import job_html
 from .environments import pack_environment_of
+from .ids import seconds
 from .job_parts import Graph, JobEvents, Member, show_live
 from .packing import Shared, pack_task
 from .results import TaskResult, decode_body, error_of
@@ -71,6 +73,7 @@ class Job:
         d["_graph"] = Graph()
         d["_events"] = JobEvents(self)
         d["id"] = uuid.uuid4().hex
+        name = check_text("name", name)
         d["name"] = name if name is not None else f"job {next(_numbers)}"
         for attribute, value in shared.items():
             setattr(self, attribute, value)
@@ -83,7 +86,8 @@ class Job:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
             return
         if attribute == "unique":
-            self.__dict__["unique"] = self.name if value is True else value or None
+            given = None if value is False else self.name if value is True else check_text("unique", value)
+            self.__dict__["unique"] = given or None
             return
         if attribute not in _SHARED:
             known = ", ".join(sorted(_SHARED | _OWN.keys() | {"unique"}))
@@ -189,7 +193,7 @@ class Job:
         heartbeat: called with the job about once a second meanwhile, in this thread; what it raises ends the waiting.
         """
         self._handed_in()
-        limit_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        limit_s = seconds(timeout)
         deadline = None if limit_s is None else time.monotonic() + limit_s
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

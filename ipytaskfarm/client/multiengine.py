@@ -9,13 +9,14 @@ import sys
 import tokenize
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import index
 from os import PathLike
 from typing import Any, TypeAlias
 
 import msgspec
 
 from ..core import errors, messages, tables
+from ..core.checks import check_int, check_name, check_names
+from ..core.text import escaped, exactly, shown
 from ..core.verbs import ExecuteBody, PropertiesBody, PushBody
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack
@@ -122,7 +123,7 @@ class MultiEngineClient:
     def _chosen(self, targets: Targets) -> list[int] | None:
         """Engine ids; None: all, whoever they are when the command arrives."""
         targets = self.targets if targets is None else targets
-        if isinstance(targets, str) and targets == "all":
+        if isinstance(targets, str) and exactly(targets) == "all":
             return None
         ids = [_engine_id(i) for i in targets] if isinstance(targets, (list, tuple, range)) else [_engine_id(targets)]
         if not ids:
@@ -167,7 +168,7 @@ class MultiEngineClient:
         blobs: tuple[str, ...] = (),
     ) -> Any:
         part = Part(self._chosen(targets), body, blobs)
-        text = f"{verb}({what:.60})"
+        text = f"{verb}({escaped(what[:60])})"
         return self._finish(self.send(PendingResult(self._session, verb, [part], read, text)), block)
 
     def _finish(self, pending: PendingResult, block: bool | None) -> Any:
@@ -182,8 +183,7 @@ class MultiEngineClient:
         sticky=True: every fresh engine runs it too, for as long as the farm lives (see `sticky`); the names that
         it leaves survive `reset` and ``clear_before``.
         """
-        if not isinstance(lines, str):
-            raise TypeError(f"lines must be a str of code, not {type(lines).__name__}")
+        lines = check_name("lines", lines)
         body = _encode(ExecuteBody(lines, bool(sticky)))
         if sticky:
             key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
@@ -222,7 +222,7 @@ class MultiEngineClient:
         if sticky:
             body = _encode(PushBody(pack(checked), True))
             entries = [
-                (f"push:{name}", _encode(PushBody(pack({name: value}), True)), f"{name} = {value!r:.80}")
+                (f"push:{name}", _encode(PushBody(pack({name: value}), True)), f"{escaped(name)} = {shown(value)}")
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
@@ -250,7 +250,7 @@ class MultiEngineClient:
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
         """Command number `i` of each engine, or its last one.  Missing: CompositeError(IndexError)."""
-        number = None if i is None else index(i)
+        number = None if i is None else check_int("i", i)
         return self._send("get_result", _encode(number), targets, block, commands.executed)
 
     def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
@@ -280,8 +280,7 @@ class MultiEngineClient:
             dist: 'b' for blocks, the first ``len % n`` of them one longer; 'r' for round robin.
             flatten: a part of length 1 becomes its only item.
         """
-        if not isinstance(key, str):
-            raise TypeError(f"key must be a name, not {type(key).__name__}")
+        key = check_name("key", key)
         engines = self.ids_of(targets)
         sent = []
         for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
@@ -411,11 +410,11 @@ class MultiEngineClient:
         """Set properties, which `depend` functions read.  InvalidProperty: unpicklable, or the name of a fact."""
         if not isinstance(properties, dict):
             raise TypeError(f"properties must be a dict, not {type(properties).__name__}")
-        checked = _push(properties)
+        checked = {check_name("a property's name", name): value for name, value in properties.items()}
         body = _properties("set", packed=_packed_properties(checked))
         if sticky:
             entries = [
-                (f"property:{name}", _properties("set", packed=pack({name: value})), f"{name} = {value!r:.80}")
+                (f"property:{name}", _properties("set", packed=pack({name: value})), f"{name} = {shown(value)}")
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "properties", body, targets, block, commands.nothing)
@@ -474,7 +473,7 @@ class MultiEngineClient:
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
         """Forget sticky entries, all or those of these keys; returns how many.  Present engines keep their names."""
-        wanted = None if keys is None else [keys] if isinstance(keys, str) else list(keys)
+        wanted = None if keys is None else check_names("keys", keys)
         reply = self._session.ask(messages.ClearSticky(wanted))
         assert isinstance(reply, messages.Number)
         return reply.value
@@ -508,20 +507,14 @@ class MultiEngineClient:
 
 
 def _engine_id(value: object) -> int:
-    if isinstance(value, bool):
-        raise ValueError(f"targets must be an int, a list or tuple of ints, or 'all', not {value!r}")
     try:
-        return index(value)  # type: ignore[arg-type]
+        return check_int("targets", value)
     except TypeError:
-        raise ValueError(f"targets must be an int, a list or tuple of ints, or 'all', not {value!r}") from None
+        raise ValueError(f"targets must be an int, a list or tuple of ints, or 'all', not {shown(value)}") from None
 
 
 def _keys(keys: str | Sequence[str]) -> list[str]:
-    names = [keys] if isinstance(keys, str) else list(keys)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"keys must be a name, or a list or tuple of names, not {type(name).__name__}")
-    return names
+    return check_names("keys", keys)
 
 
 def _first(body: bytes) -> Any:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..core import errors, messages, tables
+from ..core.checks import check_count, check_names, check_number, check_text
+from ..core.text import text_of
 from ..core.work import ResultBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack
-from .ids import Ids, id_list, task_id
+from .ids import Ids, id_list, seconds, task_id
 from .jobs import Job, found_job
 from .tables import Listing, event_table, job_table
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .taskclient import TaskClient
 
 _encode = msgspec.msgpack.Encoder().encode
+SINCE_MAX_S = 1e11
+"""Later than anything that has happened."""
 STABLE_S = 1.0
 """So long no engine comes or goes, and those that are there are all."""
 
@@ -50,7 +54,7 @@ def mark_failed(self: TaskClient, taskid: int, reason: str = "") -> str:
     One that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its history, and what
     waits for it and has not begun waits again.  Raises TaskError for a task that has failed.  From bndl.
     """
-    return self._ask(messages.MarkFailed(task_id(taskid), str(reason)), messages.Text).text
+    return self._ask(messages.MarkFailed(task_id(taskid), text_of(reason)), messages.Text).text
 
 
 def restart(self: TaskClient, ids: Ids) -> list[int]:
@@ -73,10 +77,13 @@ def job(self: TaskClient, name_or_id: str) -> Job:
     It can be waited for, looked at, paused, aborted; its tasks' own descriptions stayed with who made them.  A job is
     gone when all its tasks were cleared.  Raises KeyError when there is none.
     """
-    rows = self._ask(messages.FindJobs(name_or_id, True), tables.JobTable).rows
+    wanted = check_text("name_or_id", name_or_id)
+    if wanted is None:
+        raise TypeError("name_or_id must be a job's name or id, not None")
+    rows = self._ask(messages.FindJobs(wanted, True), tables.JobTable).rows
     rows = [row for row in rows if row.ids]
     if not rows:
-        raise KeyError(f"farm {self.farm!r} has no job {name_or_id!r}: it was never handed in, or was cleared")
+        raise KeyError(f"farm {self.farm!r} has no job {wanted!r}: it was never handed in, or was cleared")
     return found_job(self, rows[-1])
 
 
@@ -101,8 +108,7 @@ def _hold(client: TaskClient, which: Job | str | None, on: bool) -> None:
 def drain(self: TaskClient, nodes: str | Iterable[str], on: bool = True) -> int:
     """Give the engines of these nodes (by their names) nothing more, while what runs there comes to its end; on=False:
     let them go on.  It outlives controller and agents.  Returns how many agents there are on them."""
-    names = [nodes] if isinstance(nodes, str) else list(nodes)
-    return self._ask(messages.Drain(names, bool(on)), messages.Number).value
+    return self._ask(messages.Drain(check_names("nodes", nodes), bool(on)), messages.Number).value
 
 
 def history(
@@ -126,8 +132,14 @@ def history(
         since = time.time() - since.total_seconds()
     elif isinstance(since, datetime):
         since = since.timestamp()
-    question = messages.History(wanted, name, what, float(since or 0.0), max(1, last))
+    since_s = 0.0 if since is None else check_number("since", since, "seconds since 1970, a datetime or a timedelta")
+    most = check_count("last", last, least=0) or 1
+    question = messages.History(wanted, check_text("name", name), check_text("what", what), _finite(since_s), most)
     return event_table(self._ask(question, tables.EventTable).rows)
+
+
+def _finite(since_s: float) -> float:
+    return min(max(since_s, 0.0), SINCE_MAX_S)
 
 
 def await_engines(
@@ -161,6 +173,8 @@ def wait_for_engines(
     stable_s: float = STABLE_S,
 ) -> list[int]:
     """`await_engines` for whoever can look: `look()` gives the ids that are there."""
+    count = check_count("count", count, least=0)
+    patience_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")
     began = changed = time.monotonic()
     first: float | None = None
     ids: list[int] = []
@@ -172,9 +186,9 @@ def wait_for_engines(
         first = now if ids and first is None else first
         if count is not None and len(ids) == count:
             return ids
-        if first is None and now - began > connect_timeout:
-            raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_timeout:g} s")
+        if first is None and patience_s is not None and now - began > patience_s:
+            raise errors.NoEnginesRegistered(f"no engine of {whose} within {patience_s:g} s")
         settled = count is None and now - changed > stable_s
-        if first is not None and (settled or now - first > stable_timeout):
+        if first is not None and (settled or (settled_s is not None and now - first > settled_s)):
             return ids
         time.sleep(0.05)

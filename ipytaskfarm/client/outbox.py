@@ -12,9 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..core.messages import Full, IdBlock
+import msgspec
+
+from ..core.messages import Full, IdBlock, Submit
 from ..core.needs import Needs
 from ..core.parcels import Function, JobSpec, Rules, Submission
+from ..core.text import text_of
+from ..core.work import StringWork
+from ..doors.wire import encode_message
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024
@@ -224,6 +229,25 @@ class Outbox:
             self._probe = chunk
         return chunk
 
+    def only_sound(self, message: Submit) -> Submit:
+        """A message that could not be encoded, without what is to blame; it is sent so again, too, if need be.
+
+        In the place of a task that cannot be encoded stands one that raises the reason: its id was given out.
+        """
+        tasks = message.tasks
+        for position, task in enumerate(tasks):
+            if why := _unsound(task):
+                code = f"raise ValueError({f'this task could not be sent: {why}'!r})"
+                payload = msgspec.msgpack.encode(StringWork(code))
+                tasks[position] = Submission(task.id, payload, task.submitted_s)
+        functions = [function for function in message.functions if not _unsound(function)]
+        jobs = [job for job in message.jobs if not _unsound(job)]
+        for chunk in self._sent:
+            if chunk.tasks is tasks:
+                chunk.functions = {function.digest: function for function in functions}
+                chunk.jobs = {job.id: job for job in jobs}
+        return Submit(tasks, functions, jobs)
+
     def next_deadline(self) -> float | None:
         """When to send again although nothing happened."""
         return self._full_until_s if self.full_why is not None and self._probe is None else None
@@ -277,3 +301,12 @@ class Outbox:
         """Ids of which the controller may know nothing."""
         chunks = [*self._sent, *self._unsent, *([self._open] if self._open else [])]
         return {task.id for chunk in chunks for task in chunk.tasks}
+
+
+def _unsound(part: Submission | Function | JobSpec) -> str:
+    """Why this cannot be encoded; "": it can."""
+    try:
+        encode_message(part)
+    except Exception as error:
+        return f"{type(error).__name__}: {text_of(error)}"
+    return ""

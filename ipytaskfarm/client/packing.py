@@ -7,11 +7,11 @@ and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import index
 from typing import Any, NamedTuple
 
 import msgspec
 
+from ..core.checks import check_int, check_name, check_names
 from ..core.needs import Needs
 from ..core.parcels import Function, Packed, Recovery, Rules
 from ..core.work import CallWork, StringWork
@@ -52,11 +52,11 @@ def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = No
     Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
     """
     if task.__class__ is StringTask and not task._ruled and not task.push and not task.after:
-        payload = _encode(_string_work(task, _NOTHING))
+        payload = _string_work(task, _NOTHING)
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
     noted = _Noted(Keeper(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task)
     if task.__class__ is StringTask and not task._ruled:
-        payload, taken = _encode(_string_work(task, noted)), noted.taken()
+        payload, taken = _string_work(task, noted), noted.taken()
         needs = noted.needs(task)
         if shared is None:
             return Packed(payload, blobs=taken, needs=needs)
@@ -96,7 +96,12 @@ class _Noted:
         return number
 
     def _number(self, task: object) -> int:
-        return self._place(task) if isinstance(task, Task) else index(task)  # type: ignore[arg-type]
+        if isinstance(task, Task):
+            return self._place(task)
+        number = check_int("after, or a Ref: the id of a task", task)
+        if number < 0:
+            raise IndexError(f"task ID not registered: {number} (ids are 0 and more)")
+        return number
 
     def needs(self, task: Task) -> Needs | None:
         join = task.__class__ is Join
@@ -135,20 +140,26 @@ def _chain(task: Task) -> list[Task]:
     return chain
 
 
-def _string_work(task: StringTask, noted: _Noted) -> StringWork:
+def _string_work(task: StringTask, noted: _Noted) -> bytes:
     push = task.push
-    return StringWork(
+    work = StringWork(
         task.expression,
         tuple(task.pull),  # type: ignore[arg-type]
         noted.pack(push, "push") if push else None,
         task.clear_before,
         task.clear_after,
     )
+    try:
+        return _encode(work)
+    except (UnicodeEncodeError, TypeError):
+        # What is to blame is looked for here alone: of a thousand tasks that are well each look would cost something.
+        names = tuple(check_names("pull", work.pull))
+        return _encode(msgspec.structs.replace(work, code=check_name("expression", work.code), pull=names))
 
 
 def _work(task: Task, functions: dict[str, Function], noted: _Noted) -> tuple[bytes, str | None]:
     if isinstance(task, StringTask):
-        return _encode(_string_work(task, noted)), None
+        return _string_work(task, noted), None
     if isinstance(task, Join):
         return b"", None
     if not isinstance(task, CallTask):

@@ -8,14 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from operator import index
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
-from ..core.checks import check_count, check_seconds
+from ..core.checks import (
+    INT_MAX,
+    INT_MIN,
+    as_bool,
+    check_count,
+    check_int,
+    check_name,
+    check_number,
+    check_seconds,
+    check_text,
+    wrong,
+)
 from ..core.choice import PLACEMENTS
-from ..core.demands import OPERATORS, SIZES, Asks, Condition, Want, bytes_of
+from ..core.demands import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, Want, bytes_of
 from ..core.needs import FAIL, IF_FAILED
 from ..core.parcels import Function, Recovery, Rules
+from ..core.text import exactly, shown
 from ..doors.pack import pack_function
 from ..environment import TaskEnvironment
 from .environments import pack_environment_of
@@ -79,30 +92,18 @@ class Asking(TypedDict, total=False):
 # Checks: (attribute, value) -> the value as it is kept
 
 
-def wrong(attribute: str, expected: str, value: object) -> TypeError:
-    """The error for a value of another type."""
-    return TypeError(f"{attribute} must be {expected}, not {type(value).__name__}: {value!r:.80}")
-
-
 def flag(attribute: str, value: Any) -> bool:
-    """True or False; 0 and 1 were what scripts of the time wrote."""
-    if value is not True and value is not False and value not in (0, 1):
+    """True or False; 0 and 1 were what scripts of the time wrote, and numpy has a bool of its own."""
+    found = as_bool(value)
+    if found is None and isinstance(value, Real) and value in (0, 1):
+        found = bool(value)
+    if found is None:
         raise wrong(attribute, "True or False", value)
-    return bool(value)
-
-
-def whole(attribute: str, value: Any) -> int:
-    """An int, of any kind but bool."""
-    if isinstance(value, bool):
-        raise wrong(attribute, "an int", value)
-    try:
-        return index(value)
-    except TypeError:
-        raise wrong(attribute, "an int", value) from None
+    return found
 
 
 def _retries(value: Any) -> int:
-    number = whole("retries", value)
+    number = check_int("retries", value)
     if number < 0:
         raise ValueError(f"retries must be 0 or more, not {number}")
     return number
@@ -113,21 +114,15 @@ def _depend(value: Any) -> Any:
     return value
 
 
-def _text(attribute: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise wrong(attribute, "a str or None", value)
-    return value
-
-
 def _targets(value: Any) -> tuple[int, ...] | None:
-    if value is None or (isinstance(value, str) and value == "all"):
+    if value is None or (isinstance(value, str) and exactly(value) == "all"):
         return None
     if isinstance(value, (list, tuple, set, frozenset, range)):
-        ids = tuple(whole("targets", i) for i in value)
+        ids = tuple(check_int("targets", i) for i in value)
         if not ids:
             raise ValueError("targets must name at least one engine id; None means any engine")
         return ids
-    return (whole("targets", value),)
+    return (check_int("targets", value),)
 
 
 def _environment(value: Any) -> TaskEnvironment | None:
@@ -149,9 +144,11 @@ def _requires(value: Any) -> tuple[Condition, ...]:
 def _condition(name: Any, wanted: Any) -> Condition:
     if not isinstance(name, str):
         raise wrong("requires", "a dict whose keys are names", name)
+    name = check_name("requires: a name", name)
     if isinstance(wanted, (list, tuple, set, frozenset)):
         return Condition(name, "in", tuple(_operand(name, each) for each in wanted))
     if isinstance(wanted, str):
+        wanted = exactly(wanted)
         for op in sorted(OPERATORS, key=len, reverse=True):
             if wanted.startswith(op) and not op[0].isalpha():
                 return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
@@ -159,18 +156,32 @@ def _condition(name: Any, wanted: Any) -> Condition:
 
 
 def _operand(name: str, value: Any) -> str | float | bool:
-    if isinstance(value, (bool, int, float)):
-        return value
+    truth = as_bool(value)
+    if truth is not None:
+        return truth
+    if isinstance(value, Integral) and INT_MIN <= int(value) <= INT_MAX:
+        return int(value)
+    if isinstance(value, Real):
+        return check_number(f"requires: {name}", value)
     if not isinstance(value, str):
         raise wrong(f"requires: {name}", "a number, a str, or a list of them", value)
+    text = check_text(name, value) or ""
     if name in SIZES:
-        return bytes_of(value)
+        return _size("requires", name, text)
     if name in ("python", "version"):
-        return value
+        return text
     try:
-        return float(value)
+        number = float(text)
     except ValueError:
-        return value
+        return text
+    return number if isfinite(number) else text
+
+
+def _size(attribute: str, name: str, text: str) -> float:
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise ValueError(f"{attribute}: {name}: {error}") from None
 
 
 def _resources(value: Any) -> tuple[Want, ...]:
@@ -184,6 +195,7 @@ def _resources(value: Any) -> tuple[Want, ...]:
 def _want(name: Any, amount: Any) -> Want:
     if not isinstance(name, str):
         raise wrong("resources", "a dict whose keys are names", name)
+    name = check_name("resources: a name", name)
     least, most = amount if isinstance(amount, (tuple, list)) and len(amount) == 2 else (amount, amount)
     want = Want(name, _amount(name, least), _amount(name, most))
     if want.most < want.least:
@@ -193,18 +205,20 @@ def _want(name: Any, amount: Any) -> Want:
 
 def _amount(name: str, value: Any) -> float:
     if isinstance(value, str):
-        value = bytes_of(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise wrong(f"resources: {name}", "a number, a size, or a pair of them", value)
-    if not value >= 0:
-        raise ValueError(f"resources: {name} must be 0 or more, not {value}")
-    return float(value)
+        return _size("resources", name, exactly(value))
+    number = check_number(f"resources: {name}", value, "a number, a size, or a pair of them")
+    if not 0 <= number <= SIZE_MAX:
+        raise ValueError(f"resources: {name} must be 0 or more, and at most 2**60, not {number:g}")
+    return number
 
 
 def _placement(value: Any) -> str | None:
-    if value is not None and value not in PLACEMENTS:
-        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {value!r}")
-    return value  # type: ignore[no-any-return]
+    if value is None:
+        return None
+    word = exactly(value) if isinstance(value, str) else None
+    if word not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}")
+    return word
 
 
 def _locality(value: Any) -> Any:
@@ -225,25 +239,31 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
+def _seconds_or(attribute: str, value: Any) -> float:
+    seconds = check_seconds(attribute, value)
+    return float(DEFAULTS[attribute]) if seconds is None else seconds
+
+
 def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
     """A word out of a few."""
-    if value not in choices:
-        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-    return value  # type: ignore[no-any-return]
+    word = exactly(value) if isinstance(value, str) else None
+    if word is None or word not in choices:
+        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
+    return word
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "retries": _retries,
     "depend": _depend,
-    "name": partial(_text, "name"),
-    "priority": partial(whole, "priority"),
+    "name": partial(check_text, "name"),
+    "priority": partial(check_int, "priority"),
     "time_limit": partial(check_seconds, "time_limit", zero=False),
     "targets": _targets,
     "environment": _environment,
     "requires": _requires,
     "resources": _resources,
     "exclusive": partial(flag, "exclusive"),
-    "group": partial(_text, "group"),
+    "group": partial(check_text, "group"),
     "max_parallel": partial(check_count, "max_parallel", least=1),
     "max_parallel_per_node": partial(check_count, "max_parallel_per_node", least=1),
     "force": partial(flag, "force"),
@@ -255,10 +275,10 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "if_failed": partial(one_of, "if_failed", IF_FAILED),
     "retry_delay": _retry_delay,
     "retry_on": _retry_on,
-    "defer_time": partial(check_seconds, "defer_time"),
-    "defer_max": partial(check_seconds, "defer_max"),
+    "defer_time": partial(_seconds_or, "defer_time"),
+    "defer_max": partial(_seconds_or, "defer_max"),
     "warn_after": partial(check_seconds, "warn_after"),
-    "unique": partial(_text, "unique"),
+    "unique": partial(check_text, "unique"),
     "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
 
@@ -373,7 +393,7 @@ def _environment_alone(environment: TaskEnvironment | None, functions: dict[str,
 
 def _pack_depend(depend: Any, functions: dict[str, Function]) -> str | None:
     if depend is not None and not callable(depend):
-        depend = partial(not_callable, repr(depend))
+        depend = partial(not_callable, shown(depend))
     return _pack_function(depend, functions)
 
 

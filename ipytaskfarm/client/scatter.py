@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from ..core.text import exactly, shown
+
 DISTRIBUTIONS = ("b", "r")
 
 
 def check_dist(dist: str) -> None:
     """ValueError for a distribution that does not exist."""
-    if dist not in DISTRIBUTIONS:
-        raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {dist!r}")
+    if not isinstance(dist, str) or exactly(dist) not in DISTRIBUTIONS:
+        raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {shown(dist)}")
 
 
 def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:

@@ -439,6 +439,8 @@ class Session(IoThread):
                 raise TimeoutError(f"farm {self.farm!r} did not answer {kind} within {timeout_s:g} s")
         finally:
             self.forget(asked)
+        if asked.error is not None:
+            raise asked.error
         assert asked.reply is not None
         if isinstance(asked.reply, Refusal):
             raise error_named(asked.reply.etype, asked.reply.text)

@@ -10,7 +10,7 @@ from ..core import errors, messages, tables
 from ..core.calls import Letters
 from ..core.work import Message
 from ..doors.pack import pack, unpack
-from .ids import Ids, id_list, task_id
+from .ids import Ids, Timeout, id_list, seconds, task_id
 from .results import decode_body
 
 if TYPE_CHECKING:
@@ -54,19 +54,20 @@ def send(self: TaskClient, taskid: int, *objects: Any, quiet: bool = False) -> N
             raise
 
 
-def read_messages(self: TaskClient, taskid: int, timeout: float | None = None) -> Iterator[Message]:
+def read_messages(self: TaskClient, taskid: int, timeout: Timeout = None) -> Iterator[Message]:
     """What a task sends (``current_task().send(obj)``), from the first on, each as soon as it is there; ends with the
     task.  Each call begins anew: messages are kept with the result.
 
     Each is a `Message`: value, sender, at_s.  Raises TimeoutError when none has come for `timeout` seconds.
     """
     wanted = task_id(taskid)
+    timeout_s = seconds(timeout)
     after = 0
     while True:
         try:
-            found = self._session.ask(messages.Read(wanted, after), timeout)
+            found = self._session.ask(messages.Read(wanted, after), timeout_s)
         except TimeoutError:
-            raise TimeoutError(f"task {wanted} has sent no message within {timeout:g} s") from None
+            raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
         if not isinstance(found, Letters):
             raise TypeError(f"the controller answered Read with {type(found).__name__}")
         for letter in found.letters:

@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from ..core import errors, tables
 from ..core import messages as m
+from ..core.checks import check_int, check_text
 from ..core.parcels import Final
 from ..core.states import ABORTS, Reason
+from ..core.text import text_of
 from ..doors.runtime import Where
 from . import futures, operate, sessions, shared, talking
 from .display import Text, html_table
@@ -25,6 +27,7 @@ from .packing import pack_task
 from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
 from .progress import Progress
 from .results import TaskResult, decode_body, error_of
+from .rules import one_of
 from .streams import Stream
 from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from .tasks import StringTask, Task, as_task
@@ -165,7 +168,7 @@ class TaskClient:
         Raises IndexError for an id never issued or cleared, TaskAborted for an aborted task, what a failed MapTask
         raised, and the refusal of a task that was refused.  From IPython 0.10's TaskClient.
         """
-        final = self._session.arrivals.finals.get(taskid)
+        final = self._session.arrivals.finals.get(taskid) if taskid.__class__ is int else None
         if final is None or final.body is None:
             final = self._find(task_id(taskid), block, seconds(timeout))
             if final is None:
@@ -266,8 +269,7 @@ class TaskClient:
             timeout: seconds; when they are over it returns what has ended until then.
             return_when: "all", or "first": when any one has ended.
         """
-        if return_when not in ("all", "first"):
-            raise ValueError(f"return_when must be 'all' or 'first', not {return_when!r}")
+        return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
         wanted = id_list(ids)
         session = self._session
         session.watch(wanted)
@@ -301,7 +303,7 @@ class TaskClient:
         ids = [task_id(taskid)] if single else id_list(taskid)
         if not ids:
             return
-        reply = self._ask(m.Abort(ids, bool(interrupt), str(reason)), m.Aborted)
+        reply = self._ask(m.Abort(ids, bool(interrupt), text_of(reason)), m.Aborted)
         unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
@@ -395,10 +397,10 @@ class TaskClient:
         """
         wanted = None if ids is None else id_list(ids)
         states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
-        if state is not None and state not in states:
-            raise ValueError(f"state must be one of {', '.join(states)}, not {state!r}")
+        state = None if state is None else one_of("state", states, state)
         asked = "pending" if state == "running" else state
-        reply = self._ask(m.Tasks(wanted, name, asked, max(0, last)), tables.TaskTable)
+        most = max(0, check_int("last", last))
+        reply = self._ask(m.Tasks(wanted, check_text("name", name), asked, most), tables.TaskTable)
         return TaskTable(reply.rows, reply.omitted)
 
     progress_of = talking.progress_of

@@ -19,11 +19,13 @@ from typing import Any, ClassVar, Unpack
 
 import msgspec
 
+from ..core.checks import wrong
 from ..core.needs import FAIL
 from ..core.parcels import Packed
+from ..core.text import exactly, shown
 from ..doors.blobs import Blobs
 from ..environment import TaskEnvironment
-from .rules import CHECKS, DEFAULTS, Asking, flag, wrong
+from .rules import CHECKS, DEFAULTS, Asking, flag
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -35,7 +37,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def _expression(value: Any) -> str:
     if not isinstance(value, str):
         raise wrong("expression", "a str of code", value)
-    return value
+    return exactly(value)
 
 
 def _function(value: Any) -> Callable[..., Any]:
@@ -48,13 +50,13 @@ def _pull(value: Any) -> tuple[str, ...] | list[str]:
     if value is None:
         return ()
     if isinstance(value, str):
-        return (value,)
+        return (exactly(value),)
     if not isinstance(value, (list, tuple)):
         raise wrong("pull", "a name, or a list or tuple of names", value)
     for name in value:
         if not isinstance(name, str):
             raise wrong("pull", "a name, or a list or tuple of names", name)
-    return value
+    return value if all(type(name) is str for name in value) else tuple(map(exactly, value))
 
 
 def _push(value: Any) -> dict[str, Any]:
@@ -95,10 +97,11 @@ def _recovery_task(value: Any) -> Task | None:
 def _after(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
-    several = not isinstance(value, (Task, str)) and not hasattr(value, "__index__") and hasattr(value, "__iter__")
+    alone = isinstance(value, (Task, str, type)) or hasattr(value, "__index__")
+    several = not alone and hasattr(value, "__iter__")
     found = tuple(value) if several else (value,)
     for each in found:
-        if not isinstance(each, Task) and not hasattr(each, "__index__"):
+        if not isinstance(each, Task) and (isinstance(each, type) or not hasattr(each, "__index__")):
             raise wrong("after", "an id, a future, a Task of the same job, or several of them", each)
     return found
 
@@ -236,7 +239,7 @@ class Task:
             if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
                 continue
             # Short: chains of recovery tasks may be long, and may form a loop by mistake.
-            rest.append(f"{name}={value._short() if isinstance(value, Task) else repr(value):.60}")
+            rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
     def _pack(self, blobs: Blobs | None) -> Packed:
@@ -296,7 +299,7 @@ class StringTask(Task):
             self.clear_before = clear_before
         if clear_after is not False:
             self.clear_after = clear_after
-        if retries != 0:
+        if retries.__class__ is not int or retries != 0:
             self.retries = retries
         if recovery_task is not None:
             self.recovery_task = recovery_task
@@ -304,7 +307,7 @@ class StringTask(Task):
             self.depend = depend
         if name is not None:
             self.name = name
-        if priority != 0:
+        if priority.__class__ is not int or priority != 0:
             self.priority = priority
         if time_limit is not None:
             self.time_limit = time_limit
@@ -380,16 +383,16 @@ class CallTask(Task):
             self.clear_before = clear_before
         if clear_after is not False:
             self.clear_after = clear_after
-        if retries != 0:
+        if retries.__class__ is not int or retries != 0:
             self.retries = retries
-        if priority != 0:
+        if priority.__class__ is not int or priority != 0:
             self.priority = priority
         self._set(recovery_task=recovery_task, depend=depend, name=name, time_limit=time_limit, targets=targets)
         if asking:
             self._ask(asking)
 
     def _first(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        return getattr(self.function, "__qualname__", None) or shown(self.function)
 
     def run_local(self) -> Any:
         return self.function(*_args(self.args), **_kwargs(self.kwargs))

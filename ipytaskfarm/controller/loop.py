@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from ..core.calls import Declined, TaskReply
-from ..core.decision import AtTheDoor, Decision, LoadConnections
-from ..core.errors import ResultTooLarge, SecurityError, StoreFull
+from ..core.decision import AtTheDoor, Decision, Load, LoadConnections
+from ..core.errors import ResultTooLarge, SecurityError, StoreError, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.farm import Now
 from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Number, Refusal, Stop
@@ -25,6 +25,7 @@ from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..core.tables import ConnectionTable, FarmState
+from ..core.text import text_of
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
@@ -200,7 +201,7 @@ class Controller:
             if isinstance(load, AtTheDoor):
                 self._hub.send(load.session, Answer(load.n, self._at_the_door(load)))
                 continue
-            session, reply = replies.answer(self._store, load)
+            session, reply = self._answered(load)
             if isinstance(reply, (Answer, TaskReply)):
                 self._send(session, reply)
             else:
@@ -211,6 +212,16 @@ class Controller:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
         if self._reader is not None:
             self._send_pieces(self._reader, out)
+
+    def _answered(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+        """What the store says.  A broken store ends the controller; one question that it cannot answer does not."""
+        try:
+            return replies.answer(self._store, load)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("%s cannot be answered", type(load).__name__)
+            return replies.unanswered(load, f"the store cannot answer this: {type(error).__name__}: {text_of(error)}")
 
     def _hand_out(self, agent: str, message: HandOut) -> None:
         try:

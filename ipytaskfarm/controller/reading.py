@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ..core.decision import ReadPiece
 from ..core.messages import Answer
 from ..core.pieces import PIECE_BYTES, BlobPiece
+from ..core.text import text_of
 from ..doors.blobs import Blobs
 
 AHEAD_BYTES = 8 * PIECE_BYTES
@@ -81,7 +82,11 @@ class BlobReader:
 
     def _serve(self) -> None:
         while (load := self._to_read.get()) is not None:
-            self._read.append((load, self._piece(load)))
+            try:
+                piece = self._piece(load)
+            except Exception as error:  # an offset that no file has: that answer's error, not the thread's
+                piece = BlobPiece(load.digest, load.offset, error=f"the controller cannot read it: {text_of(error)}")
+            self._read.append((load, piece))
             os.eventfd_write(self._bell, 1)
 
     def _piece(self, load: ReadPiece) -> BlobPiece:

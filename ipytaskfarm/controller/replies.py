@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from ..core.calls import Letter, Letters, Take, Taken, TaskReply
+from ..core.calls import Declined, Letter, Letters, Take, Taken, TaskReply
 from ..core.decision import (
     Load,
     LoadCompacted,
@@ -60,6 +60,20 @@ def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[s
     if isinstance(load, LoadCompacted):
         return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))
+
+
+def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+    """What is said instead of an answer that the store cannot give."""
+    refusal = Refusal("KernelError", why)
+    if isinstance(load, LoadEnded):
+        if load.asker is None:
+            return "", EndedLoaded([], load.ids, load.outcome, None)
+        return load.asker[0], Answer(load.asker[1], refusal)
+    call = load.call if isinstance(load, LoadTaken | LoadMail) else None
+    if call is not None:
+        agent = load.agent if isinstance(load, LoadTaken) else load.session
+        return agent, TaskReply(call.engine, call.run, call.n, Declined(refusal.etype, why))
+    return load.session, Answer(load.n, refusal)  # type: ignore[union-attr]
 
 
 def _jobs(store: Store, load: LoadJobs) -> list[JobRow]:

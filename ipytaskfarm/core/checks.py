@@ -1,10 +1,95 @@
-"""Checks of what users give: durations, sizes, counts.  Each returns the value as it is kept; None stays None."""
+"""Checks of what users give: text, durations, sizes, counts.  Each returns the value as it is kept; None stays None.
+
+Numbers may be of any kind (numpy's too), text of any subclass of str; what is kept are Python's own.  Numbers that do
+not fit 64 bits are refused: they could not be sent.  Every error names the argument, and no value, whatever its own
+methods do, makes a check raise anything but TypeError and ValueError.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
+from math import inf, isnan
+from numbers import Real
+from operator import index
 
 from .demands import bytes_of
+from .text import escaped, exactly, is_utf8, shown
+
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+"""What the store and the wire keep."""
+SECONDS_MAX = 1e9
+"""Thirty years: longer durations are slips of the pen."""
+
+
+def wrong(what: str, expected: str, value: object) -> TypeError:
+    """The error for a value of another type."""
+    return TypeError(f"{what} must be {expected}, not {type(value).__name__}: {shown(value)}")
+
+
+def check_text(what: str, value: object) -> str | None:
+    """Text that is compared with itself only, or read by people: lone surrogates are escaped (`core.text`)."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise wrong(what, "a str or None", value)
+    return escaped(value)
+
+
+def check_name(what: str, value: object) -> str:
+    """Text that must be exactly what it is: ValueError for what is not UTF-8."""
+    if not isinstance(value, str):
+        raise wrong(what, "a str", value)
+    text = exactly(value)
+    if not is_utf8(text):
+        raise ValueError(f"{what} must be text that can be encoded as UTF-8, not {shown(text)} (a lone surrogate)")
+    return text
+
+
+def as_bool(value: object) -> bool | None:
+    """A bool, numpy's too; None: it is none."""
+    if value is True or value is False:
+        return bool(value)
+    kind = type(value)
+    return bool(value) if kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_") else None
+
+
+def check_int(what: str, value: object) -> int:
+    """An int of any kind but bool, of at most 64 bits."""
+    if isinstance(value, bool):
+        raise wrong(what, "an int", value)
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except Exception:  # it may have an __index__ of its own
+        raise wrong(what, "an int", value) from None
+    if not INT_MIN <= number <= INT_MAX:
+        raise ValueError(f"{what} must be between -2**63 and 2**63 - 1, not {_number(number)}")
+    return int(number)
+
+
+def check_count(what: str, value: object, least: int) -> int | None:
+    """A whole number of at least `least`."""
+    if value is None:
+        return None
+    number = check_int(what, value)
+    if number < least:
+        raise ValueError(f"{what} must be {least} or more, not {number}")
+    return number
+
+
+def check_number(what: str, value: object, expected: str = "a number") -> float:
+    """A number as a float; not NaN.  What no float can hold becomes infinite."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise wrong(what, expected, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = -inf if value < 0 else inf
+    except Exception:  # a class of the user's own
+        raise wrong(what, expected, value) from None
+    if isnan(number):
+        raise ValueError(f"{what} must be {expected}, not nan")
+    return number
 
 
 def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
@@ -13,11 +98,22 @@ def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} must be seconds, a timedelta or None, not {type(value).__name__}: {value!r:.80}")
-    if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{what} must be {'0 seconds or more' if zero else 'more than 0 seconds'}, not {value}")
-    return float(value)
+    seconds = check_number(what, value, "seconds, a timedelta or None")
+    if not (seconds >= 0 if zero else seconds > 0):
+        raise ValueError(f"{what} must be {'0 seconds or more' if zero else 'more than 0 seconds'}, not {seconds:g}")
+    if seconds > SECONDS_MAX:
+        raise ValueError(f"{what} must be {SECONDS_MAX:.0e} seconds at most, not {seconds:g}")
+    return seconds
+
+
+def check_timeout(what: str, value: object) -> float | None:
+    """How long to wait, as seconds or timedelta; None and infinity: for ever."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    seconds = check_number(what, value, "seconds, a timedelta or None")
+    return seconds if seconds <= SECONDS_MAX else None
 
 
 def check_bytes(what: str, value: object) -> int | None:
@@ -26,22 +122,27 @@ def check_bytes(what: str, value: object) -> int | None:
         return None
     if isinstance(value, str):
         try:
-            value = bytes_of(value)
+            value = bytes_of(exactly(value))
         except ValueError:
-            raise ValueError(f"{what} must be a size like '300 MiB' or '2G', not {value!r}") from None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be bytes or text like '300 MiB', not {type(value).__name__}")
-    if value <= 0:
-        raise ValueError(f"{what} must be more than 0 bytes, not {value}")
-    return value
+            raise ValueError(f"{what} must be a size like '300 MiB' or '2G', not {shown(value)}") from None
+    try:
+        number = check_int(what, value)
+    except TypeError:
+        raise TypeError(f"{what} must be bytes or text like '300 MiB', not {type(value).__name__}") from None
+    if number <= 0:
+        raise ValueError(f"{what} must be more than 0 bytes, not {number}")
+    return number
 
 
-def check_count(what: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}: {value!r:.80}")
-    if value < least:
-        raise ValueError(f"{what} must be {least} or more, not {value}")
-    return value
+def check_names(what: str, value: object) -> list[str]:
+    """A name or several, as a list; see `check_name`."""
+    if isinstance(value, str):
+        return [check_name(what, value)]
+    if not isinstance(value, Iterable):
+        raise wrong(what, "a name, or several", value)
+    return [check_name(what, each) for each in value]
+
+
+def _number(number: int) -> str:
+    # Python refuses to write out numbers of thousands of digits.
+    return str(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"

@@ -206,6 +206,7 @@ def amount(name: str, value: float) -> str:
     return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
 
 
+SIZE_MAX = 2.0**60
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
 
@@ -214,5 +215,8 @@ def bytes_of(text: str) -> int:
     """A size as people write it, ``"300 MiB"``: k, M, G and T are powers of 1024.  ValueError for anything else."""
     found = _SIZE.match(text)
     if found is None:
-        raise ValueError(f"a size like '300 MiB' or '2G' is expected, not {text!r}")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+        raise ValueError(f"a size like '300 MiB' or '2G' is expected, not {text!r:.80}")
+    size = float(found[1]) * _UNITS[found[2].lower()]
+    if size > SIZE_MAX:
+        raise ValueError(f"a size of at most 2**60 bytes is expected, not {text!r:.80}")
+    return int(size)

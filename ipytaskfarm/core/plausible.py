@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
+import msgspec
 from msgspec.msgpack import encode
 from msgspec.structs import replace
 
 from .calls import Progress, TaskCall
-from .demands import Allotment, Environment
+from .checks import INT_MAX, INT_MIN
+from .choice import PLACEMENTS
+from .demands import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .events import Event
 from .farm import Farm, Now
 from .messages import (
@@ -39,6 +42,7 @@ from .messages import (
     SetUp,
     StackText,
 )
+from .needs import IF_FAILED, Needs
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
 from .pieces import ReadBlob
 
@@ -305,7 +309,7 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
 
 def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
     """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
-    return event if session in farm.agents else None
+    return event if session in farm.agents and not unbearable(event) else None
 
 
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
@@ -368,16 +372,46 @@ def _text(text: str, most: int) -> str:
 # -- what clients hand in
 
 
-def unbearable(rules: Rules | None) -> str:
-    """What in a task's rules no store could keep; "": nothing."""
-    while rules is not None:
-        asks = rules.asks
-        # Of those that may be None, infinity is the same.
-        numbers = [rules.defer_s, rules.defer_max_s, *rules.retry_delays_s]
-        if asks is not None:
-            numbers += [number for want in asks.resources for number in (want.least, want.most)]
-            numbers += [asks.environment.teardown_s] if asks.environment is not None else []
-        if not all(map(isfinite, numbers)):
-            return "a number in its rules is not finite"
-        rules = rules.recovery.rules if rules.recovery is not None else None
+def unbearable(said: object) -> str:
+    """What in a message of a client no store could keep, no clock reckon with, and no rule mean; "": nothing.
+
+    Numbers beyond 64 bits, and such as are not finite, wherever they stand in it; words that nobody knows."""
+    try:
+        return _unbearable(said)
+    except RecursionError:
+        return "it is nested too deeply"
+
+
+def _unbearable(said: object) -> str:
+    kind = type(said)
+    if kind is int:
+        return "" if INT_MIN <= said <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
+    if kind is float:
+        return "" if isfinite(said) else "a number in it is not finite"  # type: ignore[arg-type]
+    parts: Iterable[object]
+    if isinstance(said, list | tuple):
+        parts = [min(said), max(said)] if set(map(type, said)) == {int} else said  # ids, perhaps thousands
+    elif isinstance(said, msgspec.Struct):
+        parts = [getattr(said, name) for name in said.__struct_fields__]
+    elif isinstance(said, dict):
+        parts = [*said, *said.values()]
+    else:
+        return ""
+    why = next(filter(None, map(_unbearable, parts)), "")
+    return why or (_meaningless(said) if isinstance(said, msgspec.Struct) else "")
+
+
+def _meaningless(said: msgspec.Struct) -> str:
+    if isinstance(said, Asks):
+        return "" if said.placement is None or said.placement in PLACEMENTS else "its placement is none that is known"
+    if isinstance(said, Condition):
+        several = said.op in ("in", "not in")
+        is_sound = said.op in OPERATORS and several is isinstance(said.value, tuple)
+        return "" if is_sound else "a condition in it has no such operator"
+    if isinstance(said, Needs):
+        return "" if said.if_failed in IF_FAILED else "its if_failed is none that is known"
+    if isinstance(said, Rules | Recycle | Environment):
+        durations = [getattr(said, name) for name in said.__struct_fields__ if name.endswith("_s")]
+        sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
+        return "" if sound else "a duration in it is out of all reason"
     return ""

@@ -47,10 +47,11 @@ from .handlers import (
 )
 from .pieces import ReadBlob
 from .placement import dispatch
-from .plausible import heard
+from .plausible import heard, unbearable
 from .recycling import settle_jobs
 from .states import State
 from .task import Handed
+from .text import text_of
 from .verdicts import Evaluated
 
 Handler = Callable[[Farm, str, Any, Now, Decision], None]
@@ -98,9 +99,29 @@ QUESTIONS: dict[type, Answerer] = {
 }
 
 
+LOOKING = (
+    m.Fetch, m.QueueStatus, m.Tasks, m.Explain, m.Stuck, m.FindJobs, m.ProgressOf, m.History, m.Engines,
+    m.CommandQueues, m.FarmStatus, m.Connections, m.ListSticky, ReadBlob,
+)  # fmt: skip
+"""Questions that change nothing in the farm."""
+
+
 def on_ask(farm: Farm, session: str, event: m.Ask, now: Now, out: Decision) -> None:
-    """A question: its type says who answers."""
-    QUESTIONS[type(event.question)](farm, session, event.n, event.question, now, out)
+    """A question: its type says who answers.  One that no honest client asks is refused."""
+    question = event.question
+    if why := unbearable(question):
+        out.sends.append((session, m.Answer(event.n, m.Refusal("ValueError", f"{type(question).__name__}: {why}"))))
+        return
+    answer = QUESTIONS[type(question)]
+    if not isinstance(question, LOOKING):
+        answer(farm, session, event.n, question, now, out)
+        return
+    try:
+        answer(farm, session, event.n, question, now, out)
+    except Exception as error:  # a bug, and nothing was changed: whoever asked is told, and the farm goes on
+        text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
+        out.notes.append(text)
+        out.sends.append((session, m.Answer(event.n, m.Refusal("KernelError", text))))
 
 
 def on_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:

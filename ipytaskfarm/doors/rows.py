@@ -332,7 +332,7 @@ EVENTS = (
     "ifnull(etype || ': ' || value, '') FROM finals) "
     "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more FROM events AS e JOIN tasks AS t ON t.id = e.task "
     "WHERE (?1 IS NULL OR e.task IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR t.name = ?2) "
-    "AND (?3 IS NULL OR e.what LIKE '%' || ?3 || '%') AND e.at_s >= ?4 ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
+    "AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
 )
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"

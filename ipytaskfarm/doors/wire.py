@@ -21,6 +21,7 @@ from ..core import errors
 from ..core.handshake import Handshake, Hello, Refuse
 from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToClient
 from ..core.session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, Kind
+from ..core.text import encoded
 
 __all__ = ["MAX_MESSAGE_BYTES"]
 
@@ -80,8 +81,10 @@ def silence_s(role: str) -> float:
 
 
 def encode_message(message: object) -> bytes:
-    """One message as it stands in a packet. ResultTooLarge: it is larger than any message may be."""
-    body = _encode(message)
+    """One message as it stands in a packet; text in it that is not UTF-8 is escaped.
+
+    ResultTooLarge: it is larger than any message may be."""
+    body = encoded(_encode, message)
     if len(body) > MAX_MESSAGE_BYTES:
         raise errors.ResultTooLarge(
             f"{type(message).__name__} has {len(body):,} bytes, more than the {MAX_MESSAGE_BYTES:,} that one message "
@@ -92,7 +95,7 @@ def encode_message(message: object) -> bytes:
 
 def encode_handshake(message: Handshake) -> bytes:
     """A whole frame."""
-    return HEADER.pack(Kind.HANDSHAKE, 0, 0) + _encode(message)
+    return HEADER.pack(Kind.HANDSHAKE, 0, 0) + encoded(_encode, message)
 
 
 def decode_handshake(frame: bytes | memoryview) -> Handshake:

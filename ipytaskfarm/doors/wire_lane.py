@@ -16,6 +16,7 @@ import msgspec
 import zmq
 
 from ..core.messages import FromEngine, ToEngine
+from ..core.text import encoded
 
 MESSAGE_BYTES_MAX = 1 << 32
 """msgpack's own limit for one value."""
@@ -58,7 +59,7 @@ class Lane:
 
     def send(self, engine: str, message: ToEngine) -> bool:
         """Queue a message for an engine; False if it is not connected."""
-        return self.forward(engine, self._encoder.encode(message))
+        return self.forward(engine, encoded(self._encoder.encode, message))
 
     def forward(self, engine: str, encoded: bytes | memoryview) -> bool:
         """Queue a message that is encoded already; False if the engine is not connected."""
@@ -81,7 +82,7 @@ class Lane:
             try:
                 sender, body = frames
                 got.append((sender.decode(), self._decoder.decode(body)))
-            except (ValueError, msgspec.DecodeError):
+            except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
                 self.malformed += 1
         return got
 

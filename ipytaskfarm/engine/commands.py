@@ -20,11 +20,12 @@ import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
+from ..core.text import encoded, text_of
 from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_names, unpack, unpack_function
+from .brief import described
 from .cells import Plan
-from .failures import describe
 from .lane import Step
 from .parts import Parts
 from .sinks import SINK, Sink
@@ -118,7 +119,7 @@ class Commands:
     def _profile(self, command: EngineCommand) -> None:
         try:
             found = self._profiling.do(msgspec.msgpack.decode(command.body, type=ProfileBody), self._engine_id)
-            answer = True, msgspec.msgpack.encode(found)
+            answer = True, encoded(msgspec.msgpack.encode, found)
         except Exception as error:
             answer = False, _encode_failure(error)
         self._answer(command, *answer)
@@ -153,7 +154,7 @@ class Commands:
         # Taken before the answer goes out: what the client sends when it has seen it is not "behind".
         waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
         self._answer(command, False, _encode_failure(error))
-        text = f"an earlier command failed: {type(error).__name__}: {error}"[:500] if waiting else ""
+        text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared(text)))
 
@@ -207,7 +208,8 @@ class Commands:
             self._namespace.keep_since(before)
 
         def finish(sink: Sink) -> bytes:
-            reply = msgspec.msgpack.encode(
+            reply = encoded(
+                msgspec.msgpack.encode,
                 ExecuteReply(
                     self._engine_id,
                     number,
@@ -216,7 +218,7 @@ class Commands:
                     sink.stdout.text() if sink.stdout is not None else "",
                     sink.stderr.text() if sink.stderr is not None else "",
                     sink.outputs or [],
-                )
+                ),
             )
             self._replies[number] = reply
             self._replies.move_to_end(number)
@@ -244,7 +246,7 @@ class Commands:
         return lambda sink: packed
 
     def _keys(self, command: EngineCommand) -> Finish:
-        keys = msgspec.msgpack.encode(self._namespace.user_keys())
+        keys = encoded(msgspec.msgpack.encode, self._namespace.user_keys())
         return lambda sink: keys
 
     def _get_result(self, command: EngineCommand) -> Finish:
@@ -313,6 +315,4 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
 
 
 def _encode_failure(error: BaseException) -> bytes:
-    body = describe(error)[1]
-    BaseException.with_traceback(error, None)
-    return msgspec.msgpack.encode(body)
+    return encoded(msgspec.msgpack.encode, described(error)[1])

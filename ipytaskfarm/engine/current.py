@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from operator import index
 from typing import Any, NoReturn
 
 from ..core.calls import Await, Children, Letter, Receive, Spawn, Take, TaskReply
+from ..core.checks import check_int, check_name, check_seconds, check_text, check_timeout, wrong
 from ..core.messages import Granted, Run, Special
 from ..core.parcels import Deferral, Function, JobSpec, Packed
+from ..core.text import text_of
 from ..core.work import Message
 from ..doors.blobs import Blobs
 from ..doors.pack import pack, unpack
@@ -134,14 +135,13 @@ class CurrentTask:
 
         It is not charged as a retry; `state` is kept.  When `defer_max` seconds after the first trial's begin are over,
         the task fails instead.  From core4."""
-        if after is not None and not after >= 0:
-            raise ValueError(f"after must be 0 or more seconds, not {after!r}")
+        after_s = check_seconds("after", after)
         state = pack(self._state, "state") if self._state is not None else self._special.state
         if len(state) > STATE_BYTES_MAX:
             raise ValueError(
                 f"the state is {len(state):,} bytes packed, more than {STATE_BYTES_MAX:,}: keep less in it"
             )
-        raise Deferred(Deferral(after, str(message), state, self._read))
+        raise Deferred(Deferral(after_s, text_of(message), state, self._read))
 
     # -- progress and messages
 
@@ -149,7 +149,7 @@ class CurrentTask:
         """Say how far it has come, ``progress(0.3)`` or ``progress(30, 100, "reading")``; as often as one likes.
 
         Who looks gets the latest, within some tenths of a second, and always the last."""
-        self.calls.tell(float(value), None if total is None else float(total), str(message))
+        self.calls.tell(_number("value", value), None if total is None else _number("total", total), text_of(message))
 
     def send(self, obj: Any) -> None:
         """A message to whoever reads ``tc.messages(id)``: in order, and kept with the result.
@@ -165,10 +165,11 @@ class CurrentTask:
 
         A later trial goes on where this one stops, a repeated attempt begins with the first one again.
         Raises TimeoutError after `timeout` seconds."""
+        timeout_s = check_timeout("timeout", timeout)
         if not self._inbox:
-            found = self.calls.ask(Receive(self._read), timeout)
+            found = self.calls.ask(Receive(self._read), timeout_s)
             if found is None:
-                raise TimeoutError(f"task {self.id} was sent no message within {timeout:g} s")
+                raise TimeoutError(f"task {self.id} was sent no message within {timeout_s:g} s")
             self._inbox.extend(found.letters)
         letter = self._inbox.popleft()
         self._read = letter.seq
@@ -195,7 +196,8 @@ class CurrentTask:
 
     def create_job(self, name: str | None = None, abort_on_failure: bool = False) -> ChildJob:
         """A `ChildJob`: children that clients see together, under a name."""
-        return ChildJob(self, name or f"children of task {self.id}", abort_on_failure)
+        name = check_text("name", name)
+        return ChildJob(self, name or f"children of task {self.id}", bool(abort_on_failure))
 
     def packed(self, what: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Packed:
         """A child, ready to travel."""
@@ -218,7 +220,8 @@ class CurrentTask:
         """Ids of all that this task has submitted, in earlier trials too; only those in that state: scheduled,
         running, succeeded, failed, or unfinished."""
         rows: list[tuple[int, str]] = self.calls.ask(Children()).rows
-        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(state, (state,))
+        named = None if state is None else check_name("state", state)
+        wanted = {"unfinished": ("scheduled", "running"), None: None}.get(named, (named,))
         return [child for child, found in rows if wanted is None or found in wanted]
 
     def wait(self, ids: Iterable[Any] | None = None, timeout: float | None = None) -> int:
@@ -227,17 +230,18 @@ class CurrentTask:
         Meanwhile this task lends its place: what it holds of the node is free for others, and one engine more is
         started, so that children run even where there is only one slot.  Its own time limit goes on.
         Raises TimeoutError after `timeout` seconds."""
-        wanted = self.children() if ids is None else [index(i) for i in ids]
-        found = self.calls.ask(Await(wanted), timeout)
+        wanted = self.children() if ids is None else [check_int("ids", i) for i in ids]
+        timeout_s = check_timeout("timeout", timeout)
+        found = self.calls.ask(Await(wanted), timeout_s)
         if found is None:
             self.calls.ask(Await([]))  # it has its place again
-            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout:g} s")
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
         return int(found.value)
 
     def results(self, ids: Iterable[Any] | None = None, return_exceptions: bool = False) -> list[Any]:
         """Wait for these tasks (None: all children) and give their values, in order; the first failure is raised, or
         stands in its place with `return_exceptions`."""
-        wanted = self.children() if ids is None else [index(i) for i in ids]
+        wanted = self.children() if ids is None else [check_int("ids", i) for i in ids]
         self.wait(wanted)
         values = []
         for first in range(0, len(wanted), 256):
@@ -286,3 +290,10 @@ class CurrentTask:
         if failed:
             self.calls.flush(FLUSH_S)
         self._holding.end()
+
+
+def _number(what: str, value: Any) -> float:
+    try:
+        return float(value)
+    except Exception:  # a number that no float holds, or a class of the user's own
+        raise wrong(what, "a number", value) from None

@@ -10,7 +10,7 @@ from ..core.errors import TaskRejectError, UnpickleableException
 from ..core.work import FailureBody
 from ..doors.blobs import Keeper
 from ..doors.pack import for_many, pack
-from .failures import describe
+from .brief import described
 from .sinks import SINK
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
@@ -38,8 +38,7 @@ def call_each(function: Callable[..., Any], items: Sequence[Any], star: bool) ->
         except (Exception, SystemExit) as error:
             if len(items) == 1:
                 raise
-            errors.append((len(values), isinstance(error, TaskRejectError), describe(error)[1]))
-            BaseException.with_traceback(error, None)
+            errors.append((len(values), issubclass(type(error), TaskRejectError), described(error)[1]))
             values.append(None)
     return values, errors
 
@@ -55,7 +54,7 @@ def pack_each(ended: tuple[list[Any], list[Error]], keeper: Keeper | None) -> by
             raise
         for index, refusal in failed:
             values[index] = None
-            errors.append((index, False, describe(refusal)[1]))
+            errors.append((index, False, described(refusal)[1]))
         return pack((values, errors), "value", keeper)
 
 

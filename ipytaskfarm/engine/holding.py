@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..core.demands import CORES, GPU, Allotment, bytes_of
+from ..core.checks import check_name, check_number, check_timeout
+from ..core.demands import CORES, GPU, SIZE_MAX, Allotment, bytes_of
 from ..core.messages import Demand, FromEngine, Granted
 from ..core.parcels import RunKey
+from ..core.text import exactly
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -74,6 +76,7 @@ class Holding:
 
     def _hold(self, amounts: dict[str, float], timeout: float | None) -> dict[str, Any]:
         before = dict(self._allotment.amounts)
+        timeout = check_timeout("timeout", timeout)
         granted = self._ask(amounts, timeout)
         if granted is None:
             self._ask(before, None)  # it may be granted yet: take it back
@@ -135,4 +138,11 @@ class Holding:
 
 
 def _checked(amounts: dict[str, float | str]) -> dict[str, float]:
-    return {name: bytes_of(value) if isinstance(value, str) else float(value) for name, value in amounts.items()}
+    return {check_name("a resource", name): _amount(name, value) for name, value in amounts.items()}
+
+
+def _amount(name: str, value: float | str) -> float:
+    number = bytes_of(exactly(value)) if isinstance(value, str) else check_number(name, value)
+    if not 0 <= number <= SIZE_MAX:
+        raise ValueError(f"{name} must be between 0 and 2**60, not {number:g}")
+    return number

@@ -30,6 +30,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
+from ..core.text import text_of
 from .lane import publisher
 from .sinks import SINK
 from .streams import TaskStream
@@ -195,6 +196,13 @@ class EngineShell(ZMQInteractiveShell):
             import traceback
 
             traceback.print_exc(file=sys.stderr)
+
+    def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> Any:
+        # For IPython's history. What an exception's own class does when it is asked for its text is no end of the cell.
+        try:
+            return super()._format_exception_for_storage(exception, *args, **kwargs)
+        except BaseException:
+            return {"ename": type(exception).__name__, "evalue": text_of(exception), "traceback": []}
 
     def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
         if SINK.get() is None:

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -37,6 +38,7 @@ from ..core.messages import (
 )
 from ..core.parcels import RunKey
 from ..core.pieces import BlobHere
+from ..core.text import encoded
 from ..core.verbs import PROFILE
 
 SLICE_S = 0.0015
@@ -104,7 +106,8 @@ class Lane:
         self._works = works
         self._loop = loop
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._outbox: deque[FromEngine] = deque()
+        self._outbox: deque[bytes] = deque()
+        self._encode = msgspec.msgpack.Encoder().encode
         self._commands: deque[EngineCommand] = deque()
         self._order: deque[RunKey] = deque()
         self._held: dict[RunKey, Job] = {}
@@ -119,8 +122,11 @@ class Lane:
         self._thread.start()
 
     def send(self, message: FromEngine) -> None:
-        """Queue a message to the agent; from any thread."""
-        self._outbox.append(message)
+        """Queue a message to the agent; from any thread.
+
+        It is encoded here: what cannot be (TypeError, OverflowError) is an error of whoever says it, not of the lane.
+        """
+        self._outbox.append(encoded(self._encode, message))
         os.eventfd_write(self._wake_fd, 1)
 
     def take_commands(self, session: str) -> list[EngineCommand]:
@@ -161,20 +167,19 @@ class Lane:
         poller.register(socket, zmq.POLLIN)
         poller.register(self._wake_fd, zmq.POLLIN)
         decoder = msgspec.msgpack.Decoder(ToEngine)
-        encoder = msgspec.msgpack.Encoder()
         while True:
             ready = dict(poller.poll(WATCH_MS if self._working else None))
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             while self._outbox:
-                socket.send(encoder.encode(self._outbox.popleft()))
+                socket.send(self._outbox.popleft())
             if self._stopping:
                 socket.close()
                 return
             if socket in ready:
                 self._receive(socket, decoder)
             elif self._working and not ready:
-                self._works.watch()
+                self._guarded(self._works.watch)
 
     def _receive(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any]) -> None:
         """Take all that has arrived, then wake the loop once."""
@@ -183,10 +188,25 @@ class Lane:
                 frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            self._sort(decoder.decode(frame))
+            self._guarded(self._read, frame, decoder)
         if self._commands or self._order:
             self._working = True
             self._wake_loop()
+
+    def _read(self, frame: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> None:
+        try:
+            message = decoder.decode(frame)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+            message = _salvaged(frame)
+        self._sort(message)
+
+    @staticmethod
+    def _guarded(call: Callable[..., None], *args: Any) -> None:
+        """One bad message, or one bad moment of what somebody asks, does not end the engine: the log tells of it."""
+        try:
+            call(*args)
+        except Exception:
+            traceback.print_exc(file=sys.__stderr__)
 
     def _wake_loop(self) -> None:
         if self._scheduled.is_set():
@@ -237,8 +257,7 @@ class Lane:
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)
         if unknown:
-            self._outbox.append(Returned(self._engine, unknown, "unknown function"))
-            os.eventfd_write(self._wake_fd, 1)
+            self.send(Returned(self._engine, unknown, "unknown function"))
 
     def _code(self, digest: str | None) -> bytes | None:
         code = self._functions.get(digest) if digest is not None else None
@@ -335,10 +354,18 @@ class Lane:
 
 def _die() -> NoReturn:
     """Tell the log why, and be lost: losses are reported, and what was lost runs elsewhere."""
-    import traceback
-
     traceback.print_exc(file=sys.__stderr__)
     os._exit(70)
+
+
+def _salvaged(frame: bytes) -> Batch:
+    """Of a batch that cannot be read the runs, each without its work: it fails, saying so, instead of being lost.
+
+    Raises ValueError for any other message: it is dropped, and whoever sent it asks again."""
+    found = msgspec.msgpack.decode(frame, strict=False)
+    if not isinstance(found, dict) or found.get("type") != Batch.__name__:
+        raise ValueError("a message of the agent cannot be read, and is dropped")
+    return Batch([Run(int(run[0]), int(run[1]), b"") for run in found["runs"]])
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

@@ -8,16 +8,24 @@ import os
 import time
 from hashlib import sha256
 
+from ..core.checks import wrong
+from ..core.text import exactly
 from ..doors.runtime import lock_folder
 
 AGAIN_S = 0.01
+
+
+def _bytes_of(name: object) -> bytes:
+    if not isinstance(name, str):
+        raise wrong("name", "a str", name)
+    return exactly(name).encode("utf-8", "surrogatepass")
 
 
 class NodeLock:
     """A file that one process has locked.  The kernel gives it up when that process ends, however it ends."""
 
     def __init__(self, name: str) -> None:
-        self._name = sha256(name.encode()).hexdigest()[:32]
+        self._name = sha256(_bytes_of(name)).hexdigest()[:32]
         self._handle = -1
 
     def acquire(self) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any, TypeAlias
 
+from ..core.checks import INT_MAX, INT_MIN
 from ..core.errors import InvalidProperty, UnpickleableException
+from ..core.text import escaped, exactly, is_utf8, shown
 from ..doors.pack import pack
 
 Changed: TypeAlias = Callable[[int, bytes, dict[str, str | float | bool]], None]
@@ -14,6 +16,18 @@ Changed: TypeAlias = Callable[[int, bytes, dict[str, str | float | bool]], None]
 
 _PLAIN = frozenset({str, int, float, bool})
 """What conditions (`requires`) can be about."""
+_FLOAT_MAX = 2**1023
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in _PLAIN and not (type(value) is int and abs(value) >= _FLOAT_MAX)
+
+
+def _plain(value: Any) -> str | float | bool:
+    """A value as conditions see it: numbers beyond 64 bits as floats, text as it is compared."""
+    if type(value) is str:
+        return escaped(value)
+    return float(value) if type(value) is int and not INT_MIN <= value <= INT_MAX else value
 
 
 class Properties(dict[str, Any]):
@@ -90,12 +104,13 @@ class Properties(dict[str, Any]):
             super().clear()
             super().update(new)
             self.version += 1
-            plain = {key: value for key, value in new.items() if type(value) in _PLAIN}
-            self._changed(self.version, packed, plain)
+            self._changed(self.version, packed, {key: _plain(value) for key, value in new.items() if _is_plain(value)})
 
     def _check(self, new: Mapping[str, Any]) -> None:
         for key in new:
             if not isinstance(key, str):
-                raise InvalidProperty(f"a property's name is a str, not {type(key).__name__}: {key!r}")
+                raise InvalidProperty(f"a property's name is a str, not {type(key).__name__}: {shown(key)}")
+            if not is_utf8(exactly(key)):
+                raise InvalidProperty(f"a property's name must be text that is UTF-8, not {shown(key)}")
             if key in self._reserved:
                 raise InvalidProperty(f"{key!r} is a fact about the engine, which cannot be set: choose another name")

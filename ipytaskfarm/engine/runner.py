@@ -26,15 +26,16 @@ from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run
 from ..core.parcels import Deferral, Ended, Failure, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.work import CallWork, ResultBody, StringWork, Work
+from ..core.text import encoded, text_of
+from ..core.work import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..doors.blobs import Keeper
 from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
 from ..doors.pack_refs import give_inputs
 from ..doors.pack_shared import forget_added, take_added
+from .brief import brief, described
 from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
-from .failures import describe
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
@@ -43,6 +44,8 @@ from .plain import Plain, PlainTest, filename_of
 from .sinks import SINK, Sink
 
 CALLABLES_KEPT = 512
+LIMIT_MAX_S = 1e9
+"""No run takes longer: the recorder has 64 bits for nanoseconds."""
 CALLABLES_BYTES_MAX = 256 * 1024 * 1024
 
 Call: TypeAlias = Callable[[], Any]
@@ -158,7 +161,9 @@ class Runner:
         """Its time begins."""
         run = attempt.run
         limit = run.time_limit_s
-        self._recorder.begin(run.task, run.attempt, time.monotonic_ns() + int(limit * 1e9) if limit else 0)
+        self._recorder.begin(
+            run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
+        )
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
@@ -247,7 +252,7 @@ class Runner:
 
     def _flushed(self, attempt: Attempt, error: BaseException | None) -> BaseException | None:
         """A run that ends well, or for now, has its messages on the controller's disk first; the error it ends with."""
-        if attempt.current is None or not (error is None or isinstance(error, Deferred)):
+        if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
         _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
         return between or error
@@ -370,19 +375,26 @@ class Runner:
             gc.collect()
 
     def _record(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
-        """What the recorder is to hold of a run's end; whatever its result or its error does, there is something."""
+        """What the recorder is to hold of a run's end; whatever the run left, it is told what that was."""
         try:
             return self._compose(attempt, run_s, value, error)
-        except (OverflowError, MemoryError) as limit:  # msgpack's own limit is 4 GiB
+        except BaseException as first:  # an exception's own class may do anything
+            problem = first
+        reason: str = Reason.ERROR
+        if error is not None:
+            failure = brief(error, problem)
+            reason = self._outcome(attempt, error)
+        elif isinstance(problem, (OverflowError, MemoryError)):  # msgpack's own limit is 4 GiB
             size = len(value) if value is not None else 0
-            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {limit}")
+            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
             reason = Reason.TOO_LARGE
-        except Exception as problem:  # an exception's own class may do anything
-            text = f"the run ended with this, and no more can be told: {type(problem).__name__}"
-            failure = Failure(type(error).__qualname__, text)
-            reason = Reason.ERROR
+        else:
+            failure = brief(problem, problem)
         run = attempt.run
-        return self._encoder.encode(Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, b""))
+        body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
+        word = _word(error, reason) if error is not None else None
+        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, word=word)
+        return encoded(self._encoder.encode, ended)
 
     def _compose(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
         run, sink = attempt.run, attempt.sink
@@ -396,8 +408,7 @@ class Runner:
             outcome = self._outcome(attempt, error)
             word = _word(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
-            failure, body_failure = describe(error, filename_of(code) if code else "", code)
-            BaseException.with_traceback(error, None)
+            failure, body_failure = described(error, filename_of(code) if code else "", code)
         body = ResultBody(
             value,
             body_failure,
@@ -409,19 +420,32 @@ class Runner:
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
             sink.item_texts() if sink.values is not None else [],
         )
-        encode = self._encoder.encode
+        packed = self._pack_body(body)
         blobs = self._keeper.taken() if self._keeper is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
-        return encode(
-            Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, encode(body), blobs, memory, word)
-        )
+        ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
+        return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
+
+    def _pack_body(self, body: ResultBody) -> bytes:
+        """A result encoded; text in it that is not UTF-8 is escaped, and what was displayed and told of progress is
+        left out if it cannot be encoded at all: a run that ended well has ended well."""
+        try:
+            return self._encoder.encode(body)
+        except Exception:
+            pass
+        try:
+            return encoded(self._encoder.encode, body)
+        except Exception:
+            bare = msgspec.structs.replace(body, outputs=[], progress=None)
+            return encoded(self._encoder.encode, bare)
 
     def _outcome(self, attempt: Attempt, error: BaseException) -> str:
-        if isinstance(error, TaskRejectError):
+        kind = type(error)  # isinstance would ask the error itself, which may raise
+        if issubclass(kind, TaskRejectError):
             return Reason.REJECTED
-        if isinstance(error, Deferred):
+        if issubclass(kind, Deferred):
             return DEFERS
-        if isinstance(error, InputsLost):
+        if issubclass(kind, InputsLost):
             return LOSES_INPUTS
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
@@ -429,9 +453,9 @@ class Runner:
 
 
 def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
-    if isinstance(error, Deferred) and outcome == DEFERS:
+    if outcome == DEFERS and isinstance(error, Deferred):
         return error.word
-    if isinstance(error, InputsLost) and outcome == LOSES_INPUTS:
+    if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
         return LostInputs(tuple(error.ids), tuple(error.engines))
     return None
 

@@ -12,12 +12,15 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from ..core.text import encoded
 from ..core.verdicts import Evaluate, Evaluated, Subject, Verdict
 from ..doors.pack import brief_error, unpack, unpack_function
 from ..doors.title import name_process
 
 _ERROR_CHARACTERS_MAX = 500
 _PR_SET_PDEATHSIG = 1
+SCORE_MAX = 2**53
+"""Of a locality: more is no more."""
 
 
 class Evaluator:
@@ -56,7 +59,7 @@ class Evaluator:
             # Made anew for each call, so it is a copy that the function may do with as it likes.
             properties = unpack(subject.packed, self._namespace) if subject.packed else {}
             found, problem = function({**msgspec.to_builtins(subject.facts), **properties}), ""
-            score = max(-1, int(found)) if scored else 0
+            score = min(max(-1, int(found)), SCORE_MAX) if scored else 0
             fits = score >= 0 if scored else bool(found)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             fits, problem = scored, _describe(error)
@@ -81,7 +84,7 @@ def main() -> int:
         question = _read_frame(questions)
         if question is None:
             return 0
-        body = msgspec.msgpack.encode(evaluator.answer(decoder.decode(question)))
+        body = encoded(msgspec.msgpack.encode, evaluator.answer(decoder.decode(question)))
         try:
             answers.write(struct.pack(">I", len(body)) + body)
             answers.flush()

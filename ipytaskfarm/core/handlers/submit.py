@@ -51,7 +51,8 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
             out.sends.append((session, Full(event.tasks[0].id, farm.full or "the farm is stopping")))
         return
     save_functions(farm, event.functions, out)
-    for spec in event.jobs:
+    jobs = [spec for spec in event.jobs if not unbearable(spec)]
+    for spec in jobs:
         open_job(farm, session, spec)
     block: Block | None = None
     fresh = False
@@ -71,15 +72,17 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
             fresh = True
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
-            rules = submission.rules
+            rules, known = submission.rules, False
             if rules is not None:
                 # Most tasks of a message have the same rules: one object for all of them, of which all is known.
-                rules = last = last if rules == last else rules
+                known = rules == last
+                rules = last = last if known else rules
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges
-            _take_in(farm, client, submission, rules, edges if submission.needs is not None else None, now, out)
+            needs = edges if submission.needs is not None else None
+            _take_in(farm, client, submission, rules, needs, now, out, known)
     _acknowledge(farm, client, block, fresh, out)
-    save_jobs(farm, event.jobs, out)
+    save_jobs(farm, jobs, out)
 
 
 def _take_in(
@@ -90,11 +93,13 @@ def _take_in(
     needs: Needs | None,
     now: Now,
     out: Decision,
+    known: bool,
 ) -> None:
+    """known: its rules are those of the task before."""
     if submission.function is None and rules is None and needs is None:
         accept(farm, submission, client.session, rules, out)
         return
-    refusal = why_refused(farm, submission, rules)
+    refusal = why_refused(farm, submission, rules, known)
     if refusal is not None:
         farm.refusals[submission.id] = refusal
         out.saves.append(SaveRefusal(submission.id, *refusal))
@@ -121,14 +126,14 @@ def weigh(farm: Farm, task: Task, now: Now, out: Decision) -> None:
         farm.set_timer(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
 
 
-def why_refused(farm: Farm, submission: Submission, rules: Rules | None) -> tuple[str, str] | None:
-    """(error, text) for a submission that can never be accepted."""
+def why_refused(farm: Farm, submission: Submission, rules: Rules | None, known: bool = False) -> tuple[str, str] | None:
+    """(error, text) for a submission that can never be accepted.  known: its rules can be kept, as was seen before."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if rules is not None and (why := unbearable(rules)):
-        return "TaskError", f"task {submission.id} cannot be kept: {why}"
+    if (not known and (why := unbearable(rules))) or (why := unbearable(submission.needs)):
+        return "TaskError", f"task {submission.id} cannot be kept: {why} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
     if rules is not None and rules.job in farm.refused_jobs:
