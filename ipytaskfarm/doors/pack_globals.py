@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,23 @@ def global_names(code: types.CodeType) -> list[str]:
             elif opcode in _BY_NAME:
                 names.add(each.co_names[extended | argument])
             extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
+    return sorted(names)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in(annotation: str) -> tuple[str, ...]:
+    try:
+        return compile(annotation, "", "eval", dont_inherit=True).co_names
+    except (SyntaxError, ValueError):
+        return ()
+
+
+def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
+    """Every name that annotations mention in strings; sorted."""
+    names: set[str] = set()
+    for annotation in annotations.values():
+        if isinstance(annotation, str):
+            names.update(_names_in(annotation))
     return sorted(names)
 
 
