@@ -17,7 +17,7 @@ from .pack_peer import Peer
 ROWS = {**ZOO, **(NEW_SYNTAX if sys.version_info >= (3, 12) else {})}
 USES = """
 def use():
-    check(KEPT)
+    check(VALUE)
     return True
 def take(value):
     check(value)
@@ -57,7 +57,7 @@ def test_class(name: str, position: str, peer: Peer, monkeypatch: pytest.MonkeyP
     if position == "argument":
         main.check(peer.call(main.take, main.make()))
     elif position == "global":
-        vars(main)["KEPT"] = main.make()
+        vars(main)["VALUE"] = main.make()
         assert peer.call(main.use)
     else:
         main.check(peer.call(main.make))

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import enum
+import functools
 import importlib
 import threading
 import types
 import typing
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,8 +115,7 @@ def create_class(
             cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
         except Exception:
             cls = _make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
-    for attribute, value in body.items():
-        type.__setattr__(cls, attribute, value)
+    _assign(cls, body)
     build.note_unfilled(cls, born, digest)
     return cls
 
@@ -148,6 +151,17 @@ def _make_without_hooks(
     return cls
 
 
+def _assign(cls: type, attributes: dict[str, Any]) -> None:
+    """Without a ``__setattr__`` that a metaclass has in Python; types made in C insist on their own."""
+    assign = next(
+        found
+        for each in type(cls).__mro__
+        if (found := vars(each).get("__setattr__")) is not None and not isinstance(found, types.FunctionType)
+    )
+    for name, value in attributes.items():
+        assign(cls, name, value)
+
+
 def _ancestors(bases: tuple[type, ...]) -> Iterator[type]:
     return (base for each in bases for base in each.__mro__)
 
@@ -176,8 +190,7 @@ def quiet(bases: list[type]) -> Iterator[None]:
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
     """More attributes; nothing happens to a class that was known already."""
     if build.is_unfilled(cls):
-        for name, value in attributes.items():
-            type.__setattr__(cls, name, value)
+        _assign(cls, attributes)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
@@ -194,6 +207,29 @@ def set_hints(cls: type, hints: dict[str, Any]) -> None:
         for name, value in hints.items():
             if name not in vars(cls):
                 type.__setattr__(cls, name, value)
+
+
+def new_wrapper(kind: Any, function: Any) -> Any:
+    """A class derived from `staticmethod` or `classmethod`, as those make it."""
+    made = kind.__new__(kind, function)
+    base: Any = classmethod if isinstance(made, classmethod) else staticmethod
+    base.__init__(made, function)
+    return made
+
+
+def new_own_property(kind: Any, fget: Any, fset: Any, fdel: Any, doc: str | None) -> Any:
+    """A class derived from `property`, as that makes it."""
+    made = kind.__new__(kind)
+    property.__init__(made, fget, fset, fdel, doc)
+    return made
+
+
+def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
+    """A `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
+    made: Any = functools.singledispatchmethod(build.same)
+    made.dispatcher = dispatcher
+    made.func = function
+    return made
 
 
 def register(cls: Any, subclasses: list[type]) -> None:
@@ -229,13 +265,18 @@ def create_enum(
         return known
     bases, members = made
     ns = maker.__prepare__(name, bases)
-    for key, value in {**namespace, **members}.items():
+    for key, value in namespace.items():
         ns[key] = value
+    for key, value in members.items():
+        # Functions, classes and descriptors are no members by themselves.
+        ns[key] = enum.member(value) if callable(value) or hasattr(value, "__get__") else value
     keywords = {} if boundary is None else {"boundary": boundary}
     with quiet([base for base in _ancestors(bases) if build.travelled(base)]):
         cls: type = maker.__new__(metaclass, name, bases, ns, **keywords)
-    for attribute, value in body.items():
-        type.__setattr__(cls, attribute, value)
+    for attribute in ("__init__", "__new_member__"):
+        if vars(cls).get(attribute) in (initialize_nothing, make_member):
+            type.__delattr__(cls, attribute)
+    _assign(cls, body)
     build.note_unfilled(cls, born, digest)
     return cls
 
@@ -247,8 +288,102 @@ def update_members(cls: Any, extras: dict[str, dict[str, Any]]) -> None:
             cls.__members__[name].__dict__.update(extra)
 
 
+def make_member(cls: Any, *arguments: Any) -> Any:
+    """Stands in for the ``__new__`` of an enumeration that has one of its own, or values of a class of its own."""
+    base, raw, value = arguments if len(arguments) == 3 else arguments[0]
+    member = base.__new__(cls) if base is object else base.__new__(cls, raw)
+    member._value_ = value
+    return member
+
+
+def initialize_nothing(self: Any, *arguments: Any) -> None:
+    """Stands in for the ``__init__`` of such an enumeration: what it left travels."""
+
+
+def load_enum_member(cls: Any, name: str) -> Any:
+    """A member by its name: its value may be equal to nothing but itself."""
+    return cls.__members__[name]
+
+
+# --------------------------------------------------------------------------------------------------
+# Objects in cycles through sets and dicts, see `pack_cycles`
+
+_provisional: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+
+
+def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
+    """An object that cannot be hashed yet, under a class whose hash is the identity."""
+    made = create(*arguments)
+    cls = type(made)
+    other = _provisional.get(cls)
+    if other is None:
+        body = {"__slots__": (), "__hash__": object.__hash__, "__eq__": object.__eq__, "__qualname__": cls.__qualname__}
+        body["__module__"] = cls.__module__
+        other = _provisional[cls] = _make_without_hooks(type(cls), cls.__name__, (cls,), body, {})
+    object.__setattr__(made, "__class__", other)
+    return made
+
+
+def fill_provisional(obj: Any, state: tuple[Any]) -> None:
+    """The object's state, as pickle sets it."""
+    other = type(obj)
+    object.__setattr__(obj, "__class__", other.__bases__[0])
+    setstate = getattr(obj, "__setstate__", None)
+    if state[0] is None:
+        pass
+    elif setstate is not None:
+        setstate(state[0])
+    else:
+        attributes, slots = state[0] if isinstance(state[0], tuple) and len(state[0]) == 2 else (state[0], None)
+        if attributes:
+            obj.__dict__.update(attributes)
+        for name, value in (slots or {}).items():
+            object.__setattr__(obj, name, value)
+    object.__setattr__(obj, "__class__", other)
+
+
+def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
+    """The value, when its objects can be hashed."""
+    for member in members:
+        object.__setattr__(member, "__class__", type(member).__bases__[0])
+    for container in containers:
+        if isinstance(container, set):
+            items = [*set.__iter__(container)]
+            set.clear(container)
+            set.update(container, items)
+        else:
+            kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
+            pairs = [*kind.items(container)]
+            kind.clear(container)
+            for key, item in pairs:
+                kind.__setitem__(container, key, item)
+    return value
+
+
 # --------------------------------------------------------------------------------------------------
 # Types that other libraries' C code makes
+
+
+def type_of(cls: type) -> Any:
+    """A metaclass that has no name of its own."""
+    return type(cls)
+
+
+def create_struct(
+    born: str,
+    digest: str,
+    metaclass: Any,
+    maker: Any,
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+    keywords: dict[str, Any],
+    factories: dict[str, Any],
+) -> type:
+    """A `msgspec.Struct` class: its fields and its ``__post_init__`` are looked for once, when it is made."""
+    field = importlib.import_module("msgspec").field
+    made = {each: field(default_factory=factory) for each, factory in factories.items()}
+    return create_class(born, digest, metaclass, maker, name, bases, {**namespace, **made}, keywords, {})
 
 
 def new_pointer_type(target: Any) -> Any:
@@ -271,11 +406,47 @@ def new_callback_type(result: Any, arguments: tuple[Any, ...], flags: int) -> An
 # Type parameters
 
 
+_parameters: dict[tuple[str, str, str], list[weakref.ref[Any]]] = {}
+_SAME_NAMES_MAX = 16
+
+
+def note_parameter(kind: str, found: Any) -> None:
+    """Remember a type variable: it is compared by identity, and arrives with every pickle that uses it."""
+    known = _parameters.setdefault((kind, found.__name__, found.__module__), [])
+    known[:] = [weakref.ref(found), *(each for each in known if each() not in (None, found))][:_SAME_NAMES_MAX]
+
+
 def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -> Any:
-    """A TypeVar, ParamSpec or TypeVarTuple of the notebook."""
-    found = getattr(typing, kind)(name, *keywords.pop("constraints", ()), **keywords)
+    """A TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the same one if it came before."""
+    for reference in _parameters.get((kind, name, module), ()):
+        known = reference()
+        if known is not None and parameter_keywords(known) == keywords:
+            return known
+    if kind == "NewType":
+        found: Any = typing.NewType(name, keywords["supertype"])  # type: ignore[misc]
+    else:
+        rest = {key: value for key, value in keywords.items() if key != "constraints"}
+        found = getattr(typing, kind)(name, *keywords.get("constraints", ()), **rest)
     found.__module__ = module
+    note_parameter(kind, found)
     return found
+
+
+def parameter_keywords(found: Any) -> dict[str, Any]:
+    """With what it was made, its name aside."""
+    keywords: dict[str, Any] = {}
+    for name in ("bound", "covariant", "contravariant", "infer_variance", "constraints", "supertype"):
+        value = getattr(found, f"__{name}__", None)
+        if value:
+            keywords[name] = value
+    if getattr(found, "has_default", lambda: False)():
+        keywords["default"] = found.__default__
+    return keywords
+
+
+def new_forward_ref(name: str, is_argument: bool, module: Any, is_class: bool) -> Any:
+    """A name in an annotation, not looked up yet."""
+    return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
 
 
 def new_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:

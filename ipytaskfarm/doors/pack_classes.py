@@ -10,6 +10,7 @@ import abc
 import builtins
 import enum
 import functools
+import itertools
 import sys
 import types
 import typing
@@ -20,7 +21,17 @@ from . import pack_build as build
 from . import pack_build_classes as build_classes
 from .pack_globals import annotation_names
 from .pack_modules import Travel
-from .pack_reduce import REDUCERS, Pickler, Reduced, by_member, by_value, find_named, find_named_variable, is_free
+from .pack_reduce import (
+    KINDS,
+    REDUCERS,
+    Pickler,
+    Reduced,
+    by_member,
+    by_value,
+    find_named,
+    find_named_variable,
+    is_free,
+)
 from .pack_stages import After, Stages, Whole, join, reduced
 
 _TYPES_OF_TYPES = {
@@ -47,10 +58,16 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     if named is not None:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    if cls.__module__ == "_ctypes" and issubclass(cls, type):
+        return build_classes.type_of, (next(each for each in _ctypes_samples() if type(each) is cls),)
     if cls in _TYPES_OF_TYPES:
         return build.load_builtin_type, (_TYPES_OF_TYPES[cls],)
     if cls.__module__ == "builtins" or cls.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE: made in C
         return NotImplemented
+    if _type_name(type(cls)) == "_ctypes.PyCSimpleType":
+        other = _other_byte_order(cls)
+        if other is not NotImplemented:
+            return other
     derived = _C_TYPES.get(_type_name(type(cls)))
     if derived is not None and _made_by_library(cls):
         return derived(cls)
@@ -75,17 +92,16 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     fields = {name: attributes.pop(name) for name in _CTYPES_FIELDS if name in attributes and _is_ctypes(cls)}
     body = {name: value for name, value in attributes.items() if _is_body(value)}
     rest = {name: value for name, value in attributes.items() if name not in body}
+    made: tuple[Callable[..., Any], tuple[Any, ...]]
     if isinstance(cls, enum.EnumMeta):
         made = _reduce_enum(stages, cls, born, digest, namespace, body)
+    elif _is_struct(cls):
+        made = _reduce_struct(stages, cls, born, digest, namespace, body)
     else:
-        keywords: dict[str, Any] = {}
-        if _is_struct(cls):
-            parts, keywords = struct_parts(cls)
-            namespace.pop("__slots__", None)
-            # Its fields and its __post_init__ are looked for once, when it is made.
-            namespace.update(body)
-            namespace.update({name: value if is_free(value) else Whole(value) for name, value in parts.items()})
-        start = (born, digest, type(cls), maker(type(cls)), cls.__name__, cls.__bases__, namespace, keywords, body)
+        # A structure's fields are final when another one is derived from it.
+        final = tuple(base for base in cls.__bases__ if _is_ctypes(cls) and by_value(base))
+        bases = After(cls.__bases__, final) if final else cls.__bases__
+        start = (born, digest, type(cls), maker(type(cls)), cls.__name__, bases, namespace, {}, body)
         made = build_classes.create_class, start
     stages.add_each(build_classes.set_attributes, cls, rest, cls)
     if fields:
@@ -102,7 +118,7 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
 
 def maker(metaclass: type) -> type:
     """The metaclass itself, or the first of its bases that does not travel by value."""
-    return next(each for each in metaclass.__mro__ if each.__module__ == "builtins" or find_named(each) is not None)
+    return next(each for each in metaclass.__mro__ if not by_value(each))
 
 
 def _functions(value: Any) -> Iterable[types.FunctionType]:
@@ -148,6 +164,8 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         if type(value).__module__ == "_ctypes" and type(value).__name__ == "CField":
             continue
+        if name in _CTYPES_OWN and _is_ctypes(cls) or name == "__msgspec_cache__":
+            continue
         found[name] = value
     return found
 
@@ -188,10 +206,12 @@ def _reduce_enum(
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """With its members; the classes of their values and the bases have to be complete."""
     members = enum_members(cls)
-    exact = _EXACT.get(vars(cls)["_member_type_"])
-    if exact is not None and isinstance(cls.__dict__.get("__new_member__"), types.FunctionType):
-        members = {name: (exact(cls[name]), value) for name, value in members.items()}
-        namespace["__new__"] = build.new_exact_member
+    if _has_own_construction(cls):
+        base = next((each for each in cls.__mro__ if each in _EXACT), object)
+        exact = _EXACT.get(base, lambda member: None)
+        members = {name: (base, exact(cls[name]), value) for name, value in members.items()}
+        namespace["__new__"] = build_classes.make_member
+        namespace["__init__"] = build_classes.initialize_nothing
     extras = enum_extras(cls)
     if extras:
         stages.add(build_classes.update_members, cls, extras, cls)
@@ -210,6 +230,23 @@ def _reduce_enum(
         body,
     )
     return build_classes.create_enum, start
+
+
+def _has_own_construction(cls: Any) -> bool:
+    """Whether members are made by functions that travel, or values are of a class that does."""
+    if isinstance(getattr(cls, "__new_member__", None), types.FunctionType):
+        return True
+    if isinstance(cls.__init__, types.FunctionType) and cls.__init__.__module__ != "enum":
+        return True
+    return by_value(vars(cls)["_member_type_"])
+
+
+def reduce_member(pickler: Pickler, member: enum.Enum) -> Reduced:
+    """By its name; combinations of flags have none."""
+    cls: Any = type(member)
+    if cls.__members__.get(member._name_) is not member:
+        return NotImplemented
+    return build_classes.load_enum_member, (cls, member._name_)
 
 
 _EXACT: dict[type, Callable[[Any], Any]] = {
@@ -252,6 +289,7 @@ def registered_subclasses(cls: type) -> list[type]:
 # Types that other libraries' C code makes
 
 _STRUCT = "msgspec._core.StructMeta"
+_CTYPES_OWN = ("__ctype_be__", "__ctype_le__")
 _CTYPES_FIELDS = ("_pack_", "_align_", "_layout_", "_anonymous_", "_fields_")
 _STRUCT_CONFIG = (
     ("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields")
@@ -292,16 +330,33 @@ _C_TYPES: dict[str, Callable[[Any], Reduced]] = {
 }
 
 
-def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that a `msgspec.Struct` class has of its own, and the keywords of its class statement."""
+def _ctypes_samples() -> Iterable[type]:
+    """A type of each metaclass of `ctypes`: these have no names of their own in Python 3.11 and 3.12."""
+    found = vars(sys.modules["_ctypes"])
+    return (found[name] for name in ("Structure", "Union", "Array", "_SimpleCData", "_Pointer", "CFuncPtr"))
+
+
+def _other_byte_order(cls: type) -> Reduced:
+    """By the type of which it is the other form; NotImplemented: it is a type of its own."""
+    for base, name in itertools.product(vars(sys.modules["ctypes"]).values(), _CTYPES_OWN):
+        if isinstance(base, type) and base.__dict__.get(name) is cls:
+            return getattr, (base, name)
+    return NotImplemented
+
+
+def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's keywords."""
     own = cls.__dict__.get("__annotations__", {})
     parts: dict[str, Any] = {}
+    factories: dict[str, Any] = {}
     fields = cls.__struct_fields__
     defaults = cls.__struct_defaults__
     with_default = zip(fields[len(fields) - len(defaults) :], defaults, strict=True)
     for name, default in with_default:
-        if name in own and repr(default) != "NODEFAULT":
-            parts[name] = _struct_default(default)
+        if name in own and type(default).__name__ == "Factory":
+            factories[name] = default.factory
+        elif name in own and type(default).__name__ != "NoDefaultType":
+            parts[name] = default
     keywords = {name: getattr(cls.__struct_config__, name) for name in _STRUCT_CONFIG}
     for name in ("tag", "tag_field"):
         if keywords[name] is None:
@@ -311,25 +366,33 @@ def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         keywords["rename"] = encoded
     own_fields = [name for name in fields if name in own]
     keywords["kw_only"] = bool(own_fields) and not any(name in cls.__match_args__ for name in own_fields)
-    return parts, keywords
+    return parts, factories, keywords
+
+
+def _reduce_struct(
+    stages: Stages, cls: Any, born: str, digest: str, namespace: dict[str, Any], body: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """With its fields, and all that can be there when it is made."""
+    parts, factories, keywords = struct_parts(cls)
+    made = {**namespace, **body}
+    made.pop("__slots__", None)
+    annotations = cls.__dict__.get("__annotations__", {})
+    made["__annotations__"] = Whole(annotations) if stages.instances_in(annotations) else annotations
+    made.update({name: value if is_free(value) else Whole(value) for name, value in parts.items()})
+    start = (born, digest, type(cls), maker(type(cls)), cls.__name__, cls.__bases__, made, keywords)
+    return build_classes.create_struct, (*start, Whole(factories) if factories else factories)
 
 
 def struct_digested(cls: type) -> tuple[Any, ...]:
     """What makes a `msgspec.Struct` class what it is beside its dictionary."""
     if not _is_struct(cls):
         return ()
-    parts, keywords = struct_parts(cls)
-    return tuple(sorted(parts.items())), tuple(sorted(keywords.items()))
+    parts, factories, keywords = struct_parts(cls)
+    return tuple(tuple(sorted(each.items())) for each in (parts, factories, keywords))
 
 
 def _is_struct(cls: type) -> bool:
     return type(cls) is not type and any(_type_name(each) == _STRUCT for each in type(cls).__mro__)
-
-
-def _struct_default(default: Any) -> Any:
-    """Factories of empty containers stand for a literal."""
-    factory = getattr(default, "factory", None)
-    return factory() if type(default).__name__ == "Factory" and factory in (list, dict, set, bytearray) else default
 
 
 # --------------------------------------------------------------------------------------------------
@@ -340,14 +403,14 @@ def _reduce_parameter(pickler: Pickler, found: Any) -> Reduced:
     named = find_named_variable(found)
     if named is not None:
         return named
-    keywords: dict[str, Any] = {}
-    for name in ("bound", "covariant", "contravariant", "infer_variance", "constraints"):
-        value = getattr(found, f"__{name}__", None)
-        if value:
-            keywords[name] = value
-    if getattr(found, "has_default", lambda: False)():
-        keywords["default"] = found.__default__
-    return build_classes.new_parameter, (type(found).__name__, found.__name__, found.__module__, keywords)
+    kind = type(found).__name__
+    build_classes.note_parameter(kind, found)
+    return build_classes.new_parameter, (
+        kind,
+        found.__name__,
+        found.__module__,
+        build_classes.parameter_keywords(found),
+    )
 
 
 def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
@@ -356,8 +419,48 @@ def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
     return named if named is not None else (build_classes.new_type_alias, start)
 
 
+def _reduce_forward_ref(pickler: Pickler, found: Any) -> Reduced:
+    """Without what it was found to stand for."""
+    start = (found.__forward_arg__, found.__forward_is_argument__, found.__forward_module__)
+    return build_classes.new_forward_ref, (*start, found.__forward_is_class__)
+
+
+def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
+    """Without its cache, which refers weakly to instances."""
+    return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
+
+
 PARAMETER_TYPES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
-REDUCERS.update(dict.fromkeys(PARAMETER_TYPES, _reduce_parameter))
+REDUCERS.update(dict.fromkeys((*PARAMETER_TYPES, typing.NewType), _reduce_parameter))
 REDUCERS[type] = reduce_class
+REDUCERS[functools.singledispatchmethod] = _reduce_single_dispatch_method
+REDUCERS[typing.ForwardRef] = _reduce_forward_ref
 if hasattr(typing, "TypeAliasType"):
     REDUCERS[typing.TypeAliasType] = _reduce_alias
+
+
+def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
+    if isinstance(kind, enum.EnumMeta):
+        return reduce_member if by_value(kind) else None
+    if issubclass(kind, staticmethod | classmethod):
+        return _reduce_wrapper
+    return _reduce_own_property if issubclass(kind, property) else None
+
+
+def _reduce_wrapper(pickler: Pickler, found: Any) -> Reduced:
+    """`staticmethod` or `classmethod` with attributes of its own."""
+    return build_classes.new_wrapper, (type(found), found.__func__), _own_state(found)
+
+
+def _reduce_own_property(pickler: Pickler, found: property) -> Reduced:
+    """`property` with attributes of its own."""
+    start = (type(found), found.fget, found.fset, found.fdel, found.__doc__)
+    return build_classes.new_own_property, start, _own_state(found)
+
+
+def _own_state(found: Any) -> dict[str, Any] | None:
+    copied = ("__wrapped__", "__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__type_params__")
+    return {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in copied} or None
+
+
+KINDS.append(_by_inheritance)

@@ -295,7 +295,9 @@ class Digester:
             return known(self, obj)
         if issubclass(kind, type):
             return self._class(obj)
-        return self._other(obj)
+        if issubclass(kind, staticmethod | classmethod):
+            return self._wrapped(obj)
+        return self._property(obj) if issubclass(kind, property) else self._other(obj)
 
     def _sequence(self, obj: tuple[Any, ...] | list[Any]) -> bytes:
         if isinstance(obj, list):

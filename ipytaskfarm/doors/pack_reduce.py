@@ -20,13 +20,13 @@ import marshal
 import pickle
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core.errors import UnpickleableException
 from . import pack_build as build
 from . import pack_build_classes as build_classes
+from .pack_cycles import CYCLE_REDUCERS, Cycles, has_own_hash, reduce_hashed
 from .pack_globals import engine_owns, global_names, last_line, loaded_submodules
 from .pack_modules import Travel, bundle_of, load_module, travel
 from .pack_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
@@ -62,14 +62,18 @@ class Pickler(pickle.Pickler):
         reducer = REDUCERS.get(kind)
         if reducer is not None:
             return reducer(self, obj)
-        if issubclass(kind, type):
-            return REDUCERS[type](self, obj)
-        if issubclass(kind, BaseException):
-            return reduce_exception(obj)
-        return NotImplemented
+        try:
+            reducer = self._kinds[kind]
+        except KeyError:
+            reducer = self._kinds[kind] = _reducer_of_kind(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
+        """For the kinds of this pickle that are not in `REDUCERS`."""
+        self.cycles: Cycles | None = None
+        """What is known of objects that hold themselves in sets, see `pack_cycles`."""
         self.stages: Stages | None = None
         """Those that definitions join, see `pack_stages`."""
         self.suspended: list[Stages | None] = []
@@ -94,8 +98,28 @@ class Pickler(pickle.Pickler):
         self.clear_memo()
         self._homes = None
         self.owner = None
+        self.cycles = None
         if self.owners:
             self.owners = {}
+        if self._kinds:
+            self._kinds = {}
+
+
+def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """For what is made of builtin types or of the notebook's classes."""
+    if issubclass(kind, type):
+        return REDUCERS[type]
+    if issubclass(kind, BaseException):
+        return lambda pickler, error: reduce_exception(error)
+    for find in KINDS:
+        found = find(kind)
+        if found is not None:
+            return found
+    return reduce_hashed if has_own_hash(kind) else None
+
+
+KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
+"""More ways to find the reducer of a type that is not in `REDUCERS`."""
 
 
 def reduced_by_pickle(obj: Any) -> Any:
@@ -148,7 +172,10 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 def by_value(cls: type) -> bool:
     """Whether instances of the class need its definition to have travelled."""
-    return cls.__module__ != "builtins" and find_named(cls) is None
+    return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
+
+
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
 
 
 def is_free(value: Any) -> bool:
@@ -368,11 +395,6 @@ def find_named_variable(found: Any) -> Reduced:
     return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, name)
 
 
-def _reduce_new_type(pickler: Pickler, found: Any) -> Reduced:
-    named = find_named_variable(found)
-    return named if named is not None else (build.new_new_type, (found.__name__, found.__module__, found.__supertype__))
-
-
 _SENTINELS = {
     id(value): name
     for name, value in vars(dataclasses).items()
@@ -403,7 +425,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,
-    typing.NewType: _reduce_new_type,
     **dict.fromkeys(SENTINEL_TYPES, _reduce_sentinel),
     **STAGE_REDUCERS,
+    **CYCLE_REDUCERS,
 }
