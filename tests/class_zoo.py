@@ -4,6 +4,8 @@ A row is a name and a cell.  The cell defines `make`, which gives a value, and `
 the session and on the engine.  To add a row, write the cell; everything it needs, imports included, stands in it.
 """
 
+# ruff: noqa: E501 - a row is as short as it can be
+
 from __future__ import annotations
 
 ZOO: dict[str, str] = {}

@@ -48,9 +48,9 @@ def session(cell: str) -> types.ModuleType:
 @pytest.mark.parametrize("position", ["argument", "global", "result"])
 def test_class(name: str, position: str, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in _LIBRARIES:
-        if re.search(rf"^(import|from) {library}\b", ROWS[name], re.MULTILINE):
-            if importlib.util.find_spec(library) is None:
-                pytest.skip(f"{library} is not installed")
+        used = re.search(rf"^(import|from) {library}\b", ROWS[name], re.MULTILINE)
+        if used and importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed")
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     main = session(ROWS[name])
     main.check(main.make())

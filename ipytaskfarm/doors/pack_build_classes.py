@@ -15,6 +15,7 @@ import contextlib
 import enum
 import functools
 import importlib
+import inspect
 import threading
 import types
 import typing
@@ -155,7 +156,7 @@ def _assign(cls: type, attributes: dict[str, Any]) -> None:
     """Without a ``__setattr__`` that a metaclass has in Python; types made in C insist on their own."""
     assign = next(
         found
-        for each in type(cls).__mro__
+        for each in inspect.getmro(type(cls))
         if (found := vars(each).get("__setattr__")) is not None and not isinstance(found, types.FunctionType)
     )
     for name, value in attributes.items():
@@ -222,6 +223,11 @@ def new_own_property(kind: Any, fget: Any, fset: Any, fdel: Any, doc: str | None
     made = kind.__new__(kind)
     property.__init__(made, fget, fset, fdel, doc)
     return made
+
+
+def load_descriptor(cls: type, name: str) -> Any:
+    """What a class has under a name, unbound."""
+    return vars(cls)[name]
 
 
 def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
@@ -423,7 +429,7 @@ def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -
         if known is not None and parameter_keywords(known) == keywords:
             return known
     if kind == "NewType":
-        found: Any = typing.NewType(name, keywords["supertype"])  # type: ignore[misc]
+        found: Any = vars(typing)["NewType"](name, keywords["supertype"])
     else:
         rest = {key: value for key, value in keywords.items() if key != "constraints"}
         found = getattr(typing, kind)(name, *keywords.get("constraints", ()), **rest)

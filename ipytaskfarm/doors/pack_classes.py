@@ -10,6 +10,7 @@ import abc
 import builtins
 import enum
 import functools
+import inspect
 import itertools
 import sys
 import types
@@ -101,7 +102,8 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
         # A structure's fields are final when another one is derived from it.
         final = tuple(base for base in cls.__bases__ if _is_ctypes(cls) and by_value(base))
         bases = After(cls.__bases__, final) if final else cls.__bases__
-        start = (born, digest, type(cls), maker(type(cls)), cls.__name__, bases, namespace, {}, body)
+        start: tuple[Any, ...] = (born, digest, type(cls), maker(type(cls)), cls.__name__, bases)
+        start = (*start, namespace, {}, body)
         made = build_classes.create_class, start
     stages.add_each(build_classes.set_attributes, cls, rest, cls)
     if fields:
@@ -164,7 +166,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         if type(value).__module__ == "_ctypes" and type(value).__name__ == "CField":
             continue
-        if name in _CTYPES_OWN and _is_ctypes(cls) or name == "__msgspec_cache__":
+        if name in _CTYPES_OWN and _is_ctypes(cls):
             continue
         found[name] = value
     return found
@@ -188,8 +190,13 @@ def class_hints(cls: type) -> dict[str, Any]:
 
 def hint_names(cls: type) -> list[str]:
     """The names in a class's own string annotations."""
-    annotations = cls.__dict__.get("__annotations__")
-    return annotation_names(annotations) if isinstance(annotations, dict) else []
+    return annotation_names(own_annotations(cls))
+
+
+def own_annotations(cls: type) -> dict[str, Any]:
+    """The class's own annotations as they are."""
+    found = vars(cls).get("__annotations__")
+    return found if isinstance(found, dict) else {}
 
 
 def is_hint(value: Any) -> bool:
@@ -208,7 +215,7 @@ def _reduce_enum(
     members = enum_members(cls)
     if _has_own_construction(cls):
         base = next((each for each in cls.__mro__ if each in _EXACT), object)
-        exact = _EXACT.get(base, lambda member: None)
+        exact: Callable[[Any], Any] = _EXACT.get(base, _nothing)
         members = {name: (base, exact(cls[name]), value) for name, value in members.items()}
         namespace["__new__"] = build_classes.make_member
         namespace["__init__"] = build_classes.initialize_nothing
@@ -230,6 +237,10 @@ def _reduce_enum(
         body,
     )
     return build_classes.create_enum, start
+
+
+def _nothing(member: Any) -> None:
+    """Members that are of no builtin type are nothing beside themselves."""
 
 
 def _has_own_construction(cls: Any) -> bool:
@@ -292,9 +303,9 @@ _STRUCT = "msgspec._core.StructMeta"
 _CTYPES_OWN = ("__ctype_be__", "__ctype_le__")
 _CTYPES_FIELDS = ("_pack_", "_align_", "_layout_", "_anonymous_", "_fields_")
 _STRUCT_CONFIG = (
-    ("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields")
-    + ("weakref", "dict", "cache_hash", "tag", "tag_field")
-)  # fmt: skip
+    *("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields"),
+    *("weakref", "dict", "cache_hash", "tag", "tag_field"),
+)
 
 
 def _type_name(kind: type) -> str:
@@ -302,7 +313,7 @@ def _type_name(kind: type) -> str:
 
 
 def _is_ctypes(cls: type) -> bool:
-    return any(each.__module__ == "_ctypes" for each in type(cls).__mro__)
+    return any(each.__module__ == "_ctypes" for each in inspect.getmro(type(cls)))
 
 
 def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
@@ -346,7 +357,7 @@ def _other_byte_order(cls: type) -> Reduced:
 
 def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's keywords."""
-    own = cls.__dict__.get("__annotations__", {})
+    own = own_annotations(cls)
     parts: dict[str, Any] = {}
     factories: dict[str, Any] = {}
     fields = cls.__struct_fields__
@@ -376,7 +387,7 @@ def _reduce_struct(
     parts, factories, keywords = struct_parts(cls)
     made = {**namespace, **body}
     made.pop("__slots__", None)
-    annotations = cls.__dict__.get("__annotations__", {})
+    annotations = own_annotations(cls)
     made["__annotations__"] = Whole(annotations) if stages.instances_in(annotations) else annotations
     made.update({name: value if is_free(value) else Whole(value) for name, value in parts.items()})
     start = (born, digest, type(cls), maker(type(cls)), cls.__name__, cls.__bases__, made, keywords)
@@ -392,7 +403,7 @@ def struct_digested(cls: type) -> tuple[Any, ...]:
 
 
 def _is_struct(cls: type) -> bool:
-    return type(cls) is not type and any(_type_name(each) == _STRUCT for each in type(cls).__mro__)
+    return type(cls) is not type and any(_type_name(each) == _STRUCT for each in inspect.getmro(type(cls)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -430,9 +441,15 @@ def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
     return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
 
 
+def _reduce_descriptor(pickler: Pickler, found: Any) -> Reduced:
+    """Made in C for one class."""
+    return build_classes.load_descriptor, (found.__objclass__, found.__name__)
+
+
 PARAMETER_TYPES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
 REDUCERS.update(dict.fromkeys((*PARAMETER_TYPES, typing.NewType), _reduce_parameter))
 REDUCERS[type] = reduce_class
+REDUCERS[types.GetSetDescriptorType] = _reduce_descriptor
 REDUCERS[functools.singledispatchmethod] = _reduce_single_dispatch_method
 REDUCERS[typing.ForwardRef] = _reduce_forward_ref
 if hasattr(typing, "TypeAliasType"):

@@ -13,7 +13,9 @@ from __future__ import annotations
 import copyreg
 import gc
 import io
+import itertools
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import pack_build_classes as build_classes
@@ -30,54 +32,77 @@ class Cycles:
     """What is known of the objects of one pickle."""
 
     def __init__(self) -> None:
-        self.seen: dict[int, Any] = {}
-        """Objects by their addresses, looked at."""
+        self.seen: set[int] = set()
+        """Addresses of the objects that were looked at."""
         self.members: dict[int, Any] = {}
         """Those that are built under another class first."""
         self.containers: list[Any] = []
         """The sets and dicts that are filled anew."""
+        self.has_functions = False
+        """Functions were met: what they refer to was not looked at."""
+        self._skipped: set[type] = set(LEAVES)
 
     def look(self, start: Any) -> None:
         """Find what `start` reaches."""
-        found, hashing = self._reach(start)
-        if hashing:
-            for group in _groups(start, found):
+        hashing = self._reach([start])
+        if hashing and self._is_reached_again(hashing):
+            for group in _groups(start, self.seen):
                 containers = [each for each in group if id(each) in hashing]
                 if containers:
                     self.containers += containers
                     self.members.update((id(each), each) for each in group if has_own_hash(type(each)))
 
-    def _reach(self, start: Any) -> tuple[dict[int, Any], set[int]]:
-        """New objects by their addresses, and the addresses of those that hash others."""
-        found: dict[int, Any] = {}
-        hashing: set[int] = set()
-        frontier = [start]
+    def _is_reached_again(self, hashing: dict[int, Any]) -> bool:
+        """Whether one of the sets and dicts is behind one of them: the first look, cheaper than `_groups`."""
+        behind = Cycles()
+        behind._reach(gc.get_referents(*hashing.values()))
+        return not behind.seen.isdisjoint(hashing)
+
+    def _reach(self, frontier: list[Any]) -> dict[int, Any]:
+        """Those new objects that hash others, by their addresses.
+
+        As much as possible is done by loops in C: this is paid for each object of a large pickle.
+        """
+        hashing: dict[int, Any] = {}
         while frontier and len(self.seen) < _LOOKED_AT_MAX:
-            new = {id(each): each for each in frontier if type(each) not in LEAVES}
-            new = {key: each for key, each in new.items() if key not in self.seen}
-            new = {key: each for key, each in new.items() if not isinstance(each, _DEFINITIONS)}
-            self.seen.update(new)
-            found.update(new)
-            hashing.update(key for key, each in new.items() if _hashes_others(each))
-            frontier = gc.get_referents(*new.values())
-        return found, hashing
+            skipped = self._skipped
+            for kind in set(map(type, frontier)) - skipped:
+                if issubclass(kind, _DEFINITIONS):
+                    skipped.add(kind)
+                    self.has_functions |= kind is types.FunctionType
+                elif issubclass(kind, set | dict):
+                    containers = [each for each in frontier if type(each) is kind]
+                    if not LEAVES.issuperset(map(type, itertools.chain.from_iterable(containers))):
+                        hashing.update((id(each), each) for each in containers if _hashes_others(each))
+            frontier = [each for each in frontier if type(each) not in skipped]
+            new = set(map(id, frontier))
+            if len(new) < len(frontier) or not new.isdisjoint(self.seen):
+                new -= self.seen
+                frontier = [each for key, each in {id(each): each for each in frontier}.items() if key in new]
+            self.seen |= new
+            frontier = gc.get_referents(*frontier)
+        return hashing
 
 
-def _hashes_others(obj: Any) -> bool:
-    return isinstance(obj, set | dict) and not LEAVES.issuperset(map(type, obj))
+def _hashes_others(container: set[Any] | dict[Any, Any]) -> bool:
+    return not LEAVES.issuperset(map(type, container))
+
+
+def _found(kind: type, name: str) -> type:
+    return next(each for each in kind.__mro__ if name in vars(each))
 
 
 def has_own_hash(kind: type) -> bool:
     """Whether the hash is written in Python, and the object is built in pickle's own two steps."""
     return (
         isinstance(kind.__hash__, types.FunctionType)
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
+        and _found(kind, "__reduce_ex__") is object
+        and _found(kind, "__reduce__") is object
         and kind not in copyreg.dispatch_table
     )
 
 
-def _groups(start: Any, found: dict[int, Any]) -> list[list[Any]]:
+def _groups(start: Any, found: set[int]) -> list[list[Any]]:
     """The objects that reach each other (Tarjan's strongly connected components of more than one)."""
     groups: list[list[Any]] = []
     index: dict[int, int] = {id(start): 0}
@@ -119,11 +144,13 @@ def reduce_hashed(pickler: Pickler, obj: Any) -> Any:
     """Pickle's own way, unless the object is in a cycle through a set or dict."""
     cycles = pickler.cycles
     if cycles is None:
-        if _is_plain(obj):
-            return NotImplemented
         cycles = pickler.cycles = Cycles()
+        if not pickler.inline:  # else the value is a definition
+            cycles.look(pickler.value)
     if id(obj) not in cycles.seen:
         cycles.look(obj)
+    elif not cycles.members and not cycles.has_functions and not pickler.inline:
+        pickler.kinds[type(obj)] = None  # all is known, and there is nothing
     if id(obj) not in cycles.members:
         return NotImplemented
     reduced: Any = obj.__reduce_ex__(5)
@@ -132,24 +159,11 @@ def reduce_hashed(pickler: Pickler, obj: Any) -> Any:
     return build_classes.new_provisional, start, (state,), *items, build_classes.fill_provisional
 
 
-def _is_plain(obj: Any) -> bool:
-    own = type(obj)
-    for each in gc.get_referents(obj):
-        kind = type(each)
-        if kind in LEAVES or each is own:
-            continue
-        if (
-            kind is not dict
-            or not LEAVES.issuperset(map(type, each.values()))
-            or not LEAVES.issuperset(map(type, each))
-        ):
-            return False
-    return True
-
-
 def dump_settled(pickler: Pickler, file: io.BytesIO, value: Any) -> None:
     """Pickle a value; once more if there are such objects in it, with what is to be done at the end."""
+    pickler.value = value
     pickler.dump(value)
+    pickler.value = None
     if pickler.cycles is not None and pickler.cycles.members:
         file.seek(0)
         file.truncate()
@@ -188,4 +202,4 @@ def reduce_found(pickler: Pickler, found: _Found) -> Any:
     return list, ([each for each in found.objects if id(each) in memo],)
 
 
-CYCLE_REDUCERS = {Finished: reduce_finished, _Found: reduce_found}
+CYCLE_REDUCERS: dict[type, Callable[[Any, Any], Any]] = {Finished: reduce_finished, _Found: reduce_found}

@@ -63,15 +63,17 @@ class Pickler(pickle.Pickler):
         if reducer is not None:
             return reducer(self, obj)
         try:
-            reducer = self._kinds[kind]
+            reducer = self.kinds[kind]
         except KeyError:
-            reducer = self._kinds[kind] = _reducer_of_kind(kind)
+            reducer = self.kinds[kind] = _reducer_of_kind(kind)
         return NotImplemented if reducer is None else reducer(self, obj)
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
+        self.kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
         """For the kinds of this pickle that are not in `REDUCERS`."""
+        self.value: Any = None
+        """What is being pickled."""
         self.cycles: Cycles | None = None
         """What is known of objects that hold themselves in sets, see `pack_cycles`."""
         self.stages: Stages | None = None
@@ -101,8 +103,8 @@ class Pickler(pickle.Pickler):
         self.cycles = None
         if self.owners:
             self.owners = {}
-        if self._kinds:
-            self._kinds = {}
+        if self.kinds:
+            self.kinds = {}
 
 
 def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
