@@ -439,6 +439,39 @@ def check(v):
         case A(1, "a"): pass
         case _: raise AssertionError
     assert A.__doc__ == "The doc." and A.__annotations__ == {"x": int, "y": "str"}
+# ---- metaclass instance holding sets of classes
+class M(type):
+    classes=set()
+    def __init__(c,*a): super().__init__(*a); M.classes.add(c)
+    def __hash__(c): return hash(c.__name__)
+    def __eq__(c,o): return c is o
+class A(metaclass=M): pass
+class B(A): pass
+A.other={B: A}
+def make(): return A
+def check(v): assert M.classes=={A,B} and A.other[B] is A
+# ---- property subclass
+class cp(property):
+    def __set_name__(s,o,n): s.n=n
+class A:
+    @cp
+    def x(self): return K
+K=3
+A.z=A()
+def make(): return A()
+def check(v): assert v.x==3 and type(vars(A)["x"]) is cp
+# ---- abc caches and generic mixin
+import abc, typing
+T=typing.TypeVar("T")
+class R(abc.ABC, typing.Generic[T]):
+    reg: dict = {}
+    def __init_subclass__(cls, *, key=None, **k): super().__init_subclass__(**k); R.reg[key]=cls
+    @abc.abstractmethod
+    def f(self)->T: ...
+class A(R[int], key="a"):
+    def f(self): return 1
+def make(): return A()
+def check(v): assert R.reg["a"] is A and v.f()==1 and isinstance(v,R)
 """,
     ),
 ]

@@ -1,5 +1,7 @@
 """Rows of the class zoo: classes that hold instances, and instances that hold each other."""
 
+# ruff: noqa: E501 - a row is as short as it can be
+
 from __future__ import annotations
 
 ROWS: list[tuple[str, str]] = [
@@ -292,6 +294,62 @@ class L(list):
 D.one = D(a=1) if False else D({"a": 1}); L.one = L([D.one])
 def make(): return D.one, L.one
 def check(v): assert v[0] == {"a": 1} and v[0].mark == 1 and v[1].mark == 2 and L.one[0] is D.one
+# ---- frozenset of self via attribute
+class K:
+    def __init__(s,n): s.n=n; s.f=None
+    def __hash__(s): return hash(s.n)
+    def __eq__(s,o): return s.n==o.n
+def make(): a=K(1); a.f={frozenset([K(2)]):a}; a.s={a}; return a
+def check(v): assert v in v.s and frozenset([K(2)]) in v.f
+# ---- slots object in own set, frozen
+import dataclasses
+@dataclasses.dataclass(frozen=True, slots=True)
+class K:
+    n: int
+    own: set = dataclasses.field(default_factory=set, compare=False)
+def make(): a=K(1); a.own.add(a); a.own.add(K(2)); return a
+def check(v): assert v in v.own and K(2) in v.own and type(v) is K
+# ---- ordereddict and counter cycles
+import collections
+class K:
+    def __init__(s,n): s.n=n
+    def __hash__(s): return hash(s.n)
+    def __eq__(s,o): return s.n==o.n
+def make():
+    a=K(1); b=K(2); a.c=collections.Counter([a,b,a]); a.o=collections.OrderedDict([(b,1),(a,2)]); a.d=collections.defaultdict(list,{a:[b]}); b.a=a
+    return [a, a.c]
+def check(v): a=v[0]; assert a.c is v[1] and a.c[a]==2 and a.c[K(2)]==1 and [k.n for k in a.o]==[2,1] and a.d[K(1)][0].a is a
+# ---- class attr set with self cycles
+class K:
+    all = set()
+    def __init__(s,n): s.n=n; s.peers=K.all; K.all.add(s)
+    def __hash__(s): return hash(s.n)
+    def __eq__(s,o): return s.n==o.n
+K(1); K(2)
+def make(): return K(3)
+def check(v): assert K(1).n==1 and v in v.peers and len([k for k in v.peers])>=2
+# ---- class reached by instance dict only
+def mk():
+    class A:
+        def __init__(s): s.cls=A; s.f=lambda: s
+        def me(s): return s.f()
+    A.i=A()
+    return A()
+def make(): return mk()
+def check(v): assert v.me() is v and type(v).i.me().cls is type(v)
+# ---- structured: dataclass registry by decorator
+import dataclasses
+REG={}
+def reg(c): REG[c.__name__]=c; return c
+@reg
+@dataclasses.dataclass(order=True, unsafe_hash=True)
+class A:
+    x:int
+    kids: list = dataclasses.field(default_factory=list, hash=False, compare=False)
+    def tree(s): return REG["A"](s.x+1)
+A.ROOT=A(0,[A(1)])
+def make(): return {A(1):A(2)}
+def check(v): assert v[A(1)]==A(2) and A.ROOT.tree()==A(1) and sorted([A(2),A(1)])[0]==A(1)
 """,
     ),
 ]

@@ -326,6 +326,28 @@ C.shared = C()
 def work(): return len(LOG)
 def make(): return It(2), C, T
 def check(v): v[0].n = 2; assert list(v[0]) == [1, 0] and work() >= 1 and v[2].n == 1
+# ---- pydantic models that name each other
+import pydantic, typing
+class A(pydantic.BaseModel):
+    b: "B"
+    items: dict[str,"A"] = {}
+class B(pydantic.BaseModel):
+    n: int
+    @pydantic.field_validator("n", mode="before")
+    def parse(cls, v): return helper(v)
+def helper(v): return int(v)+OFF
+OFF=1
+A.model_rebuild()
+def make(): return A(b=B(n=1), items={"x":A(b={"n":2})})
+def check(v): assert v.b.n==2 and v.items["x"].b.n==3 and A(b={"n":"5"}).b.n==6 and A.model_validate(v.model_dump()).b.n==3
+# ---- pydantic create_model and enum field
+import pydantic, enum
+class C(enum.Enum):
+    A="a"
+D=pydantic.create_model("D", x=(int,1), c=(C,C.A))
+D.inst=D()
+def make(): return D(x=2)
+def check(v): assert v.x==2 and v.c is C.A and D(c="a").c is C.A and D.inst.x==1
 """,
     ),
 ]

@@ -350,18 +350,22 @@ def fill_provisional(obj: Any, state: tuple[Any]) -> None:
 
 def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
     """The value, when its objects can be hashed."""
-    for member in members:
-        object.__setattr__(member, "__class__", type(member).__bases__[0])
-    for container in containers:
+    emptied: list[tuple[Any, Any, list[Any]]] = []
+    for container in containers:  # while they still find what is in them
         if isinstance(container, set):
-            items = [*set.__iter__(container)]
-            set.clear(container)
-            set.update(container, items)
+            emptied.append((set, container, [*set.__iter__(container)]))
         else:
             kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
-            pairs = [*kind.items(container)]
-            kind.clear(container)
-            for key, item in pairs:
+            emptied.append((kind, container, [*kind.items(container)]))
+    for kind, container, _ in emptied:
+        kind.clear(container)
+    for member in members:
+        object.__setattr__(member, "__class__", type(member).__bases__[0])
+    for kind, container, items in emptied:
+        if kind is set:
+            set.update(container, items)
+        else:
+            for key, item in items:
                 kind.__setitem__(container, key, item)
     return value
 
