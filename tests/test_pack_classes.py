@@ -226,3 +226,15 @@ def test_metaclasses_that_travel_are_not_run_again(peer: Peer, notebook: Noteboo
             return Meta.made, Other().f(), Row.__abstractmethods__
     """)
     assert peer.call(notebook["ask"]) == (["rows", "others"], 1, frozenset({"f"}))
+
+
+def test_names_in_string_annotations_of_functions_travel(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import typing
+        class Other: n = 5
+        def f(x: "Other | None") -> "typing.List[Other]": return x
+        def ask():
+            found = typing.get_type_hints(f)
+            return found["return"].__args__[0].n, found["x"].__args__[0].n
+    """)
+    assert peer.call(notebook["ask"]) == (5, 5)

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import pack_build as build
 from . import pack_build_classes as build_classes
-from .pack_globals import annotation_names
+from .pack_globals import annotation_names, is_hint
 from .pack_modules import Travel
 from .pack_reduce import (
     KINDS,
@@ -49,8 +49,6 @@ _ENUM_OWN = frozenset(
     | {"_unhashable_values_map_", "_member_type_", "_value_repr_", "_new_member_", "_use_args_", "_boundary_"}
     | {"_flag_mask_", "_singles_mask_", "_all_bits_", "_inverted_", "_hashable_values_", "__new__", "_iter_member_"}
 )
-_HINTS_ARE = (type, types.ModuleType, types.FunctionType, typing.TypeVar, typing.ParamSpec, typing.NewType)
-_IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
 
 
 def reduce_class(pickler: Pickler, cls: type) -> Reduced:
@@ -197,11 +195,6 @@ def own_annotations(cls: type) -> dict[str, Any]:
     """The class's own annotations as they are."""
     found = vars(cls).get("__annotations__")
     return found if isinstance(found, dict) else {}
-
-
-def is_hint(value: Any) -> bool:
-    """Whether a value is of the kind that stands in annotations."""
-    return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import dis
 import functools
 import sys
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ _BY_NAME = frozenset(
     for name in ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in dis.opmap
 )
+
+_HINTS_ARE = (type, types.ModuleType, types.FunctionType, typing.TypeVar, typing.ParamSpec, typing.NewType)
+_IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -57,6 +61,11 @@ def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
         if isinstance(annotation, str):
             names.update(_names_in(annotation))
     return sorted(names)
+
+
+def is_hint(value: Any) -> bool:
+    """Whether a value is of the kind that stands in annotations."""
+    return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:

@@ -27,7 +27,7 @@ from ..core.errors import UnpickleableException
 from . import pack_build as build
 from . import pack_build_classes as build_classes
 from .pack_cycles import CYCLE_REDUCERS, Cycles, has_own_hash, reduce_hashed
-from .pack_globals import engine_owns, global_names, last_line, loaded_submodules
+from .pack_globals import annotation_names, engine_owns, global_names, is_hint, last_line, loaded_submodules
 from .pack_modules import Travel, bundle_of, load_module, travel
 from .pack_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 
@@ -248,7 +248,9 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
     used: dict[str, Any] = {}
     wanted = []
-    for name in global_names(function.__code__):
+    names_used = global_names(function.__code__)
+    hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
+    for name in sorted({*names_used, *hints}) if hints else names_used:
         if name in here and name not in not_own and not engine_owns(name, here):
             used[name] = here[name]
         else:
