@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -159,3 +161,80 @@ def test_classes_that_are_made_in_their_own_ways(peer: Peer, notebook: Notebook)
     assert one is notebook["Byte"].ONE
     assert type(a) is notebook["A"]
     assert notebook["Tagged"].seen == ["Five"]
+
+
+def test_a_set_of_its_own_members_stays_one_object(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        class K:
+            def __init__(self, n): self.n = n
+            def __hash__(self): return hash(self.n)
+            def __eq__(self, other): return self.n == other.n
+        def ask(k, group): return k.group is group, k in group, K(1) in group, type(k) is K, len(group)
+    """)
+    k = notebook["K"](1)
+    k.group = {k, notebook["K"](2)}
+    assert peer.call(notebook["ask"], k, k.group) == (True, True, True, True, 2)
+
+
+def test_type_variables_that_come_twice_are_one(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import typing
+        T = typing.TypeVar("T")
+        class Box(typing.Generic[T]): pass
+        def first(): return Box.__parameters__ == (T,)
+        def second(box): return type(box).__parameters__ == (T,)
+        def give(): return T
+    """)
+    assert peer.call(notebook["first"])
+    assert peer.call(notebook["second"], notebook["Box"]())
+    assert peer.call(notebook["give"]) is notebook["T"]
+
+
+def test_a_name_in_a_string_annotation_that_changes_makes_a_new_class(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = types.ModuleType("__main__")
+    vars(main).update(notebook.names)
+    notebook.names = vars(main)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    notebook.run("""
+        import typing
+        class Tree:
+            leaf: "Leaf"
+        def ask(tree): return typing.get_type_hints(type(tree))["leaf"].n
+    """)
+    for n in range(2):
+        notebook.run(f"class Leaf:\n    n = {n}")
+        assert peer.call(notebook["ask"], notebook["Tree"]()) == n
+
+
+def test_metaclasses_that_travel_are_not_run_again(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import abc
+        class Meta(abc.ABCMeta):
+            made = []
+            def __new__(mcls, name, bases, body, *, table):
+                made = super().__new__(mcls, name, bases, body)
+                mcls.made.append(table)
+                return made
+        class Row(metaclass=Meta, table="rows"):
+            @abc.abstractmethod
+            def f(self): ...
+        def ask():
+            class Other(Row, table="others"):
+                def f(self): return 1
+            return Meta.made, Other().f(), Row.__abstractmethods__
+    """)
+    assert peer.call(notebook["ask"]) == (["rows", "others"], 1, frozenset({"f"}))
+
+
+def test_names_in_string_annotations_of_functions_travel(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import typing
+        class Other: n = 5
+        def f(x: "Other | None") -> "typing.List[Other]": return x
+        def ask():
+            found = typing.get_type_hints(f)
+            return found["return"].__args__[0].n, found["x"].__args__[0].n
+    """)
+    assert peer.call(notebook["ask"]) == (5, 5)

@@ -304,6 +304,10 @@ _born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
+hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
+"""Class -> what the names in its string annotations stand for, if it came here by value."""
+
+
 def born_digest(cls: type) -> str | None:
     """The digest by which the class came into this process; None for one defined here."""
     return _born.get(cls)
@@ -319,6 +323,32 @@ def known_class(born: str, digest: str) -> type | None:
     if built is not None:
         _built.move_to_end(digest)
     return built
+
+
+def note_unfilled(cls: type, born: str, digest: str) -> None:
+    """The class was created, and is not complete."""
+    _unfilled[cls] = (born, digest)
+
+
+def is_unfilled(cls: type) -> bool:
+    """Whether the class was created by this pickle, and is not complete."""
+    return cls in _unfilled
+
+
+def note_filled(cls: type) -> None:
+    """The class is complete, and known by its digests from now on."""
+    digests = _unfilled.pop(cls, None)
+    if digests is not None:
+        born, digest = digests
+        _born[cls] = born
+        _built[digest] = cls
+        while len(_built) > _CLASSES_KEPT:
+            _built.popitem(last=False)
+
+
+def travelled(cls: type) -> bool:
+    """Whether the class came here by value."""
+    return cls in _born or cls in _unfilled
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
@@ -400,8 +430,7 @@ def new_enum(
 
 def fill_class(cls: type, state: dict[str, Any]) -> None:
     """Attributes of a class; nothing happens to one that was known already."""
-    digests = _unfilled.pop(cls, None)
-    if digests is None:
+    if cls not in _unfilled:
         return
     for name, value in state["attributes"].items():
         type.__setattr__(cls, name, value)
@@ -409,11 +438,7 @@ def fill_class(cls: type, state: dict[str, Any]) -> None:
         cls[name].__dict__.update(extra)  # type: ignore[index]
     for subclass in state.get("registered", ()):
         cls.register(subclass)  # type: ignore[attr-defined]
-    born, digest = digests
-    _born[cls] = born
-    _built[digest] = cls
-    while len(_built) > _CLASSES_KEPT:
-        _built.popitem(last=False)
+    note_filled(cls)
 
 
 # --------------------------------------------------------------------------------------------------

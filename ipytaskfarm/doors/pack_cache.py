@@ -14,6 +14,7 @@ from ..core.parcels import Function
 from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
+from .pack_cycles import dump_settled
 from .pack_reduce import Pickler
 
 _POOLED_MAX = 8
@@ -51,7 +52,7 @@ class _Sink:
 
     def dump(self, obj: Any, keeper: Keeper | None) -> bytes:
         """One pack.  After an exception the sink is not to be used again."""
-        self.pickler.dump(obj)
+        dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
             data = _frame(data, self.buffers, keeper)
@@ -82,7 +83,7 @@ def _dumps_inline(obj: Any) -> bytes:
     file = io.BytesIO()
     pickler = Pickler(file, 5)
     pickler.inline = True
-    pickler.dump(obj)
+    dump_settled(pickler, file, obj)
     return file.getvalue()
 
 

@@ -29,14 +29,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .pack_build import is_call
+from .pack_classes import (
+    PARAMETER_TYPES,
+    class_attributes,
+    class_hints,
+    enum_extras,
+    enum_members,
+    hint_names,
+    registered_subclasses,
+    struct_digested,
+)
 from .pack_modules import Bundle, Travel, bundle_of, travel
 from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
-    class_attributes,
     dispatched,
-    enum_extras,
-    enum_members,
     find_named,
     home_module,
     reduce_exception,
@@ -123,9 +130,12 @@ def _flat(container: list[Any] | dict[Any, Any] | None) -> Iterable[Any]:
 class ClassGuard:
     """A class whose attributes and bases are the ones that were seen."""
 
-    __slots__ = ("attributes", "bases", "cls")
+    __slots__ = ("attributes", "bases", "cls", "hints", "home", "names")
 
     def __init__(self, cls: type) -> None:
+        self.names = hint_names(cls)
+        self.home = vars(sys.modules.get(cls.__module__, sys)) if self.names else {}
+        self.hints = Seen(map(self.home.get, self.names, _ABSENTS))
         self.cls = weakref.ref(cls)
         self.bases = Seen(cls.__bases__)
         self.attributes = Seen(_flat({**cls.__dict__}))
@@ -134,6 +144,8 @@ class ClassGuard:
         """One look at each attribute."""
         cls = self.cls()
         if cls is None or not self.bases.same(cls.__bases__):
+            return False
+        if self.names and not self.hints.same(map(self.home.get, self.names, _ABSENTS)):
             return False
         here = cls.__dict__
         return self.attributes.same([*here, *here.values()])
@@ -209,7 +221,7 @@ _CANNOT_CHANGE: tuple[Any, ...] = (
     re.Pattern, range, slice, enum.Enum,
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
     types.GenericAlias, types.UnionType, vars(typing)["_GenericAlias"], type(typing.Any),
-    typing.TypeVar, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
+    *PARAMETER_TYPES, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
     operator.itemgetter, operator.attrgetter,
     dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
     type(vars(collections.namedtuple("_", "field"))["field"]),
@@ -283,7 +295,9 @@ class Digester:
             return known(self, obj)
         if issubclass(kind, type):
             return self._class(obj)
-        return self._other(obj)
+        if issubclass(kind, staticmethod | classmethod):
+            return self._wrapped(obj)
+        return self._property(obj) if issubclass(kind, property) else self._other(obj)
 
     def _sequence(self, obj: tuple[Any, ...] | list[Any]) -> bytes:
         if isinstance(obj, list):
@@ -402,7 +416,16 @@ class Digester:
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
             self._sorted("attributes", class_attributes(cls)),
+            self._sorted("hints", class_hints(cls)),
+            self._registered(cls),
+            struct_digested(cls),
         )
+
+    def _registered(self, cls: type) -> tuple[bytes, ...]:
+        registered = registered_subclasses(cls)
+        if registered:
+            self.sure = False  # more can be registered unseen
+        return tuple(sorted(map(self.encode, registered)))
 
     def _module(self, module: types.ModuleType) -> bytes:
         if travel(module.__name__) is not Travel.SOURCE:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dis
+import functools
 import sys
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +18,9 @@ _BY_NAME = frozenset(
     for name in ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in dis.opmap
 )
+
+_HINTS_ARE = (type, types.ModuleType, types.FunctionType, typing.TypeVar, typing.ParamSpec, typing.NewType)
+_IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -39,6 +44,28 @@ def global_names(code: types.CodeType) -> list[str]:
                 names.add(each.co_names[extended | argument])
             extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
     return sorted(names)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in(annotation: str) -> tuple[str, ...]:
+    try:
+        return compile(annotation, "", "eval", dont_inherit=True).co_names
+    except (SyntaxError, ValueError):
+        return ()
+
+
+def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
+    """Every name that annotations mention in strings; sorted."""
+    names: set[str] = set()
+    for annotation in annotations.values():
+        if isinstance(annotation, str):
+            names.update(_names_in(annotation))
+    return sorted(names)
+
+
+def is_hint(value: Any) -> bool:
+    """Whether a value is of the kind that stands in annotations."""
+    return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:

@@ -12,25 +12,24 @@ that holds an instance carries the definition as a pickle of its own, made once 
 
 from __future__ import annotations
 
-import abc
-import builtins
 import copyreg
 import dataclasses
-import enum
 import functools
 import linecache
 import marshal
 import pickle
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core.errors import UnpickleableException
 from . import pack_build as build
-from .pack_globals import engine_owns, global_names, last_line, loaded_submodules
+from . import pack_build_classes as build_classes
+from .pack_cycles import CYCLE_REDUCERS, Cycles, has_own_hash, reduce_hashed
+from .pack_globals import annotation_names, engine_owns, global_names, is_hint, last_line, loaded_submodules
 from .pack_modules import Travel, bundle_of, load_module, travel
+from .pack_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _SOURCE_CHARACTERS_MAX = 20_000
@@ -63,11 +62,27 @@ class Pickler(pickle.Pickler):
         reducer = REDUCERS.get(kind)
         if reducer is not None:
             return reducer(self, obj)
-        if issubclass(kind, type):
-            return reduce_class(self, obj)
-        if issubclass(kind, BaseException):
-            return reduce_exception(obj)
-        return NotImplemented
+        try:
+            reducer = self.kinds[kind]
+        except KeyError:
+            reducer = self.kinds[kind] = _reducer_of_kind(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
+        """For the kinds of this pickle that are not in `REDUCERS`."""
+        self.value: Any = None
+        """What is being pickled."""
+        self.cycles: Cycles | None = None
+        """What is known of objects that hold themselves in sets, see `pack_cycles`."""
+        self.stages: Stages | None = None
+        """Those that definitions join, see `pack_stages`."""
+        self.suspended: list[Stages | None] = []
+        self.owner: type | None = None
+        """The class that the step written last belongs to."""
+        self.owners: dict[int, type] = {}
+        """Address of a function or cell -> the class that is incomplete without it."""
 
     def home(self, function_globals: dict[str, Any]) -> Home:
         """The stand-in for these globals, the same for all functions of this pickle."""
@@ -84,6 +99,29 @@ class Pickler(pickle.Pickler):
         """Ready for the next object."""
         self.clear_memo()
         self._homes = None
+        self.owner = None
+        self.cycles = None
+        if self.owners:
+            self.owners = {}
+        if self.kinds:
+            self.kinds = {}
+
+
+def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """For what is made of builtin types or of the notebook's classes."""
+    if issubclass(kind, type):
+        return REDUCERS[type]
+    if issubclass(kind, BaseException):
+        return lambda pickler, error: reduce_exception(error)
+    for find in KINDS:
+        found = find(kind)
+        if found is not None:
+            return found
+    return reduce_hashed if has_own_hash(kind) else None
+
+
+KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
+"""More ways to find the reducer of a type that is not in `REDUCERS`."""
 
 
 def reduced_by_pickle(obj: Any) -> Any:
@@ -121,11 +159,64 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
     registry = dispatched(function)
     if registry is not None:
-        return build.new_single_dispatch, (), {"registry": registry}, None, None, build.fill_single_dispatch
+        stages, steps = join(pickler, by_value)
+        stages.add(build.fill_single_dispatch, function, {"registry": registry}, pickler.owner)
+        return reduced(build.new_single_dispatch, (), steps)
     home = home_module(function.__globals__)
     state = function_state(function, home is None)
     start = (function.__code__, pickler.home(function.__globals__) if home is None else home, function.__closure__)
-    return build.new_function, start, state, None, None, build.fill_function
+    stages, steps = join(pickler, by_value)
+    owner = pickler.owners.get(id(function), pickler.owner)
+    if owner is not None:
+        pickler.owners.update((id(cell), owner) for cell in function.__closure__ or ())
+    return reduced(build_classes.create_function, (*start, _staged(stages, function, state, owner)), steps)
+
+
+def by_value(cls: type) -> bool:
+    """Whether instances of the class need its definition to have travelled."""
+    return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
+
+
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+
+
+def is_free(value: Any) -> bool:
+    """Whether a value needs no definition that travels by value."""
+    kind = type(value)
+    if kind in LEAVES:
+        return True
+    if kind is tuple or kind is frozenset:
+        return LEAVES.issuperset(map(type, value))
+    return isinstance(value, type) and (value.__module__ == "builtins" or find_named(value) is not None)
+
+
+def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any], owner: type | None) -> dict[str, Any]:
+    """That part of a function's state with which it can be created; the rest becomes steps."""
+    waiting: dict[str, Any] = {}
+    for key, is_ready in _READY.items():
+        if key in state and not is_ready(state[key]):
+            waiting[key] = state.pop(key)
+    for key, action in (("used", build_classes.use_global), ("dict", build_classes.update_attributes)):
+        if key in state:
+            named = state[key]
+            state[key] = {name: value for name, value in named.items() if is_free(value)}
+            stages.add_each(action, function, {name: named[name] for name in named if name not in state[key]}, owner)
+    for key, value in waiting.items():
+        stages.add(build_classes.complete_function, function, {key: value}, owner)
+    return state
+
+
+def _all_free(values: dict[str, Any]) -> bool:
+    return all(map(is_free, values.values()))
+
+
+_READY: dict[str, Callable[[Any], bool]] = {
+    "defaults": is_free,
+    "kwdefaults": _all_free,
+    "annotations": _all_free,
+    "type_params": is_free,
+    "submodules": lambda modules: False,
+}
 
 
 def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
@@ -157,7 +248,9 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
     used: dict[str, Any] = {}
     wanted = []
-    for name in global_names(function.__code__):
+    names_used = global_names(function.__code__)
+    hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
+    for name in sorted({*names_used, *hints}) if hints else names_used:
         if name in here and name not in not_own and not engine_owns(name, here):
             used[name] = here[name]
         else:
@@ -218,7 +311,12 @@ def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
         content: tuple[Any, ...] = (cell.cell_contents,)
     except ValueError:
         content = ()
-    return build.new_cell, (), content, None, None, build.fill_cell
+    if content and is_free(content[0]):
+        return build.new_cell, (), content, None, None, build.fill_cell
+    stages, steps = join(pickler, by_value)
+    if content:
+        stages.add(build.fill_cell, cell, content, pickler.owners.get(id(cell), pickler.owner))
+    return reduced(build.new_cell, (), steps)
 
 
 def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
@@ -241,113 +339,6 @@ def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
     if kind is Travel.LOOSE and name != "__main__":
         raise UnpickleableException(f"module {name!r} cannot travel: it has no source")
     return build.load_reference, (name,)
-
-
-# --------------------------------------------------------------------------------------------------
-# Classes
-
-_TYPES_OF_TYPES = {
-    value: name
-    for name, value in vars(types).items()
-    if isinstance(value, type) and value.__module__ == "builtins" and not hasattr(builtins, value.__name__)
-}
-_NOT_ATTRIBUTES = frozenset(
-    {"__dict__", "__weakref__", "__slotnames__", "_abc_impl", "__module__", "__firstlineno__", "__static_attributes__"}
-)
-_ENUM_OWN = frozenset(
-    {"_generate_next_value_", "_member_names_", "_member_map_", "_value2member_map_", "_unhashable_values_"}
-    | {"_unhashable_values_map_", "_member_type_", "_value_repr_", "_new_member_", "_use_args_", "_boundary_"}
-    | {"_flag_mask_", "_singles_mask_", "_all_bits_", "_inverted_", "_hashable_values_", "__new__", "_iter_member_"}
-)
-
-
-def reduce_class(pickler: Pickler, cls: type) -> Reduced:
-    """By name if it has one, else by its definition."""
-    named = find_named(cls)
-    if named is not None:
-        kind, module_name, qualname = named
-        return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
-    if cls in _TYPES_OF_TYPES:
-        return build.load_builtin_type, (_TYPES_OF_TYPES[cls],)
-    if cls.__module__ == "builtins" or cls.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE: made in C
-        return NotImplemented
-    if not pickler.inline:
-        return build.load_class, pickler.packed_class(cls)
-    return take_apart(cls, *pickler.class_digests(cls))
-
-
-def take_apart(cls: type, born: str, digest: str) -> Reduced:
-    """The definition of a class: a skeleton, then its attributes."""
-    attributes = class_attributes(cls)
-    state: dict[str, Any] = {"attributes": attributes}
-    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    if "__orig_bases__" in attributes:
-        namespace["__orig_bases__"] = attributes.pop("__orig_bases__")  # Generic looks at it when the class is made
-    registered = _registered(cls)
-    if registered:
-        state["registered"] = registered
-    if isinstance(cls, enum.EnumMeta):
-        members = enum_members(cls)
-        exact = _EXACT.get(vars(cls)["_member_type_"])
-        if exact is not None and isinstance(cls.__dict__.get("__new_member__"), types.FunctionType):
-            members = {name: (exact(cls[name]), value) for name, value in members.items()}
-            namespace["__new__"] = build.new_exact_member
-        state["members"] = enum_extras(cls)
-        boundary = cls.__dict__.get("_boundary_")
-        start: tuple[Any, ...] = (born, digest, type(cls), cls.__name__, cls.__bases__, namespace, members, boundary)
-        return build.new_enum, start, state, None, None, build.fill_class
-    if "__slots__" in cls.__dict__:
-        namespace["__slots__"] = attributes.pop("__slots__")
-    start = (born, digest, type(cls), cls.__name__, cls.__bases__, namespace)
-    return build.new_class, start, state, None, None, build.fill_class
-
-
-def class_attributes(cls: type) -> dict[str, Any]:
-    """What the class statement put there, and what was set later; not what Python adds by itself."""
-    found = {}
-    is_enum = isinstance(cls, enum.EnumMeta)
-    for name, value in cls.__dict__.items():
-        if name in _NOT_ATTRIBUTES or isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
-            continue
-        if is_enum and (name in _ENUM_OWN or name in cls.__members__):  # type: ignore[attr-defined]
-            continue
-        found[name] = value
-    return found
-
-
-_EXACT: dict[type, Callable[[Any], Any]] = {
-    bytes: bytes,
-    int: int.__int__,
-    float: float.__float__,
-    str: str.__str__,
-    tuple: tuple,
-}
-"""What a member of such an enumeration is, without its being a member."""
-
-
-def enum_members(cls: Any) -> dict[str, Any]:
-    """Name -> value, other names of a member included."""
-    return {name: member._value_ for name, member in cls.__members__.items()}
-
-
-def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
-    """What members hold beside name and value (set by an ``__init__`` of the enumeration)."""
-    own = {"_value_", "_name_", "__objclass__", "_sort_order_"}
-    found = {}
-    for name, member in cls.__members__.items():
-        extra = {key: value for key, value in member.__dict__.items() if key not in own}
-        if extra:
-            found[name] = extra
-    return found
-
-
-def _registered(cls: type) -> list[type]:
-    if not isinstance(cls, abc.ABCMeta):
-        return []
-    dump = getattr(__import__("_abc"), "_get_dump", None)
-    registry: Iterable[Callable[[], type | None]] = dump(cls)[0] if dump is not None else ()
-    found = [reference() for reference in registry]
-    return sorted((each for each in found if each is not None), key=lambda each: each.__qualname__)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -400,14 +391,6 @@ def _reduce_dict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
     return build.new_dict_view, (type(found).__name__.removeprefix("dict_"), list(found))
 
 
-def _reduce_type_variable(pickler: Pickler, found: Any) -> Reduced:
-    named = find_named_variable(found)
-    if named is not None:
-        return named
-    start = (found.__name__, found.__bound__, found.__constraints__, found.__covariant__, found.__contravariant__)
-    return build.new_type_variable, start
-
-
 def find_named_variable(found: Any) -> Reduced:
     """TypeVars and NewTypes are found in their modules by their names; None: not there."""
     module_name: Any = found.__module__
@@ -416,11 +399,6 @@ def find_named_variable(found: Any) -> Reduced:
     if kind is Travel.LOOSE or vars(sys.modules[module_name]).get(name) is not found:
         return None
     return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, name)
-
-
-def _reduce_new_type(pickler: Pickler, found: Any) -> Reduced:
-    named = find_named_variable(found)
-    return named if named is not None else (build.new_new_type, (found.__name__, found.__module__, found.__supertype__))
 
 
 _SENTINELS = {
@@ -444,7 +422,6 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.CellType: _reduce_cell,
     types.MethodType: _reduce_method,
     Home: _reduce_home,
-    type: reduce_class,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,
     classmethod: _reduce_wrapped,
@@ -454,7 +431,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,
-    typing.TypeVar: _reduce_type_variable,
-    typing.NewType: _reduce_new_type,
     **dict.fromkeys(SENTINEL_TYPES, _reduce_sentinel),
+    **STAGE_REDUCERS,
+    **CYCLE_REDUCERS,
 }

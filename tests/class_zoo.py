@@ -1,0 +1,53 @@
+"""A table of classes as people write them; `test_pack_class_zoo` sends each there and back.
+
+A row is a name and a cell.  The cell defines `make`, which gives a value, and `check`, which asserts on one, both in
+the session and on the engine.  To add a row, write the cell; everything it needs, imports included, stands in it.
+"""
+
+# ruff: noqa: E501 - a row is as short as it can be
+
+from __future__ import annotations
+
+from . import class_zoo_hooks, class_zoo_instances, class_zoo_libraries, class_zoo_typing
+
+_NEW_SYNTAX = """
+# ---- type parameters of a class
+class Base: pass
+class Box[T: Base, *Ts, **P]:
+    def __init__(self, x: T): self.x = x
+    def get[U](self, u: U) -> "Box[T]": return self
+class Sub[T](Base, list[T]):
+    kind: T
+Box.zero = Box(0)
+def make(): return Box(1), Sub([1])
+def check(v): assert v[0].x == 1 and v[1] == [1] and len(Box.__type_params__) == 3 and Box.zero.x == 0 and Box.get.__type_params__[0].__name__ == "U" and Box.__type_params__[0].__bound__ is Base
+# ---- type aliases and generic functions
+class A: pass
+type Pair[T] = tuple[T, A]
+type Tree = list[Tree] | int
+def first[T](xs: list[T]) -> T: return xs[0]
+def make(): return Pair, first
+def check(v): assert v[0].__value__.__args__[1] is A and v[1]([1]) == 1 and v[0].__name__ == "Pair"
+# ---- dataclass with type parameters
+import dataclasses
+@dataclasses.dataclass(slots=True, frozen=True)
+class D[T]:
+    x: T
+    def up(self): return D(self.x)
+D.one = D(1)
+def make(): return {D(2)}
+def check(v): assert D(2) in v and D.one.up() == D(1)
+"""
+
+
+def _rows(text: str, before: str = "") -> dict[str, str]:
+    parts = (part.partition("\n") for part in text.split("\n# ---- ")[1:])
+    return {name.strip(): before + cell for name, _, cell in parts}
+
+
+ZOO: dict[str, str] = {}
+for _module in (class_zoo_instances, class_zoo_hooks, class_zoo_typing, class_zoo_libraries):
+    for _before, _text in _module.ROWS:
+        ZOO.update(_rows(_text, _before))
+NEW_SYNTAX = _rows(_NEW_SYNTAX)
+"""Rows for Python 3.12 and later."""
