@@ -14,7 +14,7 @@ from ..core.parcels import Function
 from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
-from .pack_reduce import Pickler
+from .pack_reduce import Pickler, dumps_inline
 
 _POOLED_MAX = 8
 _ENTRIES_MAX = 1024
@@ -75,15 +75,6 @@ def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
-
-
-def _dumps_inline(obj: Any) -> bytes:
-    """With the definitions of classes taken apart in the same pickle."""
-    file = io.BytesIO()
-    pickler = Pickler(file, 5)
-    pickler.inline = True
-    pickler.dump(obj)
-    return file.getvalue()
 
 
 def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> bytes:
@@ -191,13 +182,13 @@ def packed_function(function: Callable[..., Any]) -> Function:
         known: Function = entry.value
         return known
     # Packed first: it is the pickler whose errors say where something cannot travel.
-    code = _dumps_inline(function) if entry is None else b""
+    code = dumps_inline(function) if entry is None else b""
     digester = Digester()
     digest = digester.digest(function)
     if entry is not None and entry.value.digest == digest:
         made: Function = entry.value
     else:
-        made = Function(digest=digest, code=code or _dumps_inline(function))
+        made = Function(digest=digest, code=code or dumps_inline(function))
     _functions.put(function, digester.guards if digester.sure else None, made)
     return made
 
@@ -239,7 +230,7 @@ def packed_class(cls: type) -> tuple[str, str, bytes]:
     """Its digests, and its definition as a pickle of its own."""
     definition = _definition(cls)
     if definition.packed is None:
-        definition.packed = _dumps_inline(cls)
+        definition.packed = dumps_inline(cls)
     return definition.born, definition.digest, definition.packed
 
 

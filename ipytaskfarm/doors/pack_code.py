@@ -4,6 +4,9 @@ A digest names what a function *does*: its bytecode without file, lines and posi
 and used globals, and the same of every function and class among them.  Equal source run in another cell, another
 kernel or under another hash seed has an equal digest: names are sorted, sets are sorted, identity plays no part.
 
+What cannot be taken apart here (objects made in C, above all) is known by its pickle.  Its digest then may differ from
+one process to the next, and the function is sent once more: nothing is refused because it has no digest.
+
 While it walks, `Digester` writes down *guards*: what was seen where, by identity.  As long as all of them hold the
 digest is still right, since everything they stand on cannot change without becoming another object.  Something that
 can change unseen (an array, an instance) leaves no guard but the mark `sure` = False.
@@ -28,21 +31,25 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..core.errors import VersionMismatch
 from .pack_build import is_call
 from .pack_modules import Bundle, Travel, bundle_of, travel
 from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
+    Pickler,
     class_attributes,
     dispatched,
+    dumps_to_compare,
     enum_extras,
     enum_members,
     find_named,
     home_module,
-    reduce_exception,
+    inherited_reducer,
     reduced_by_pickle,
     used_globals,
 )
+from .pack_values import find_named_method
 
 _ITEMS_GUARDED_MAX = 64
 _ABSENT = object()
@@ -227,6 +234,13 @@ _CANNOT_CHANGE_BY_NAME = {
 """More of them, not imported for this: module -> exact types."""
 
 
+_HOLDERS = (
+    types.BuiltinFunctionType, types.MethodWrapperType,
+    functools.cached_property, functools._lru_cache_wrapper, slice,
+)  # fmt: skip
+"""Those of `_CANNOT_CHANGE` that hold something of the user's: that may change."""
+
+
 def _cannot_change(obj: Any) -> bool:
     kind = type(obj)
     return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
@@ -251,7 +265,11 @@ class Digester:
 
     def digest(self, obj: Any) -> str:
         """Hex digits that name what `obj` is, whatever its memory addresses are."""
-        return hashlib.blake2b(self.encode(obj), digest_size=20).hexdigest()
+        try:
+            data = self.encode(obj)
+        except RecursionError:  # the pickler nests deeper than this walk
+            data = self._by_pickle(obj)
+        return hashlib.blake2b(data, digest_size=20).hexdigest()
 
     def encode(self, obj: Any) -> bytes:
         """Bytes that are equal for equal things."""
@@ -268,10 +286,18 @@ class Digester:
         self._alive.append(obj)
         try:
             body = self._compound(obj)
+        except (RecursionError, MemoryError, VersionMismatch):
+            raise
+        except Exception:
+            body = self._by_pickle(obj)
         finally:
             del self._open[key]
         result = self._done[key] = b"#" + hashlib.blake2b(body, digest_size=20).digest()
         return result
+
+    def _by_pickle(self, obj: Any) -> bytes:
+        self.sure = False
+        return b"pickle" + dumps_to_compare(obj)
 
     def _parts(self, tag: str, *parts: Any) -> bytes:
         return b"".join([b"(%d" % len(parts), tag.encode(), *map(self.encode, parts)])
@@ -428,6 +454,9 @@ class Digester:
         return self._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__)
 
     def _method(self, obj: types.MethodType) -> bytes:
+        named = find_named_method(obj) if hasattr(obj, "__name__") else None
+        if named is not None:
+            return self._parts("name", *named[1:])
         return self._parts("method", obj.__func__, obj.__self__)
 
     def _other(self, obj: Any) -> bytes:
@@ -435,23 +464,25 @@ class Digester:
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
         reducer = REDUCERS.get(type(obj))
+        if reducer is None and issubclass(type(obj), Pickler.bases):
+            reducer = inherited_reducer(type(obj))
         if reducer is not None:
             reduced = reducer(_NO_PICKLER, obj)
-        elif isinstance(obj, BaseException):
-            reduced = reduce_exception(obj)
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
-        sure = self.sure and known
+        holds = isinstance(obj, _HOLDERS)
+        sure, before = self.sure, len(self.guards)
         if isinstance(reduced, str):
-            self.sure = sure
-            return self._parts("global", type(obj), reduced)
+            self.sure = sure and known
+            return self._parts("global", getattr(obj, "__module__", None), reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
-        before = len(self.guards)
         result = self._parts("reduced", *parts)
-        self.sure = sure
-        if known and not isinstance(obj, types.BuiltinFunctionType | types.MethodWrapperType):
+        if not known:
+            self.sure = False
+        elif not holds:
             # What it was taken apart into can change, but was made for this walk.
+            self.sure = sure
             self.guards[before:] = [guard for guard in self.guards[before:] if not isinstance(guard, ItemsGuard)]
         return result
 

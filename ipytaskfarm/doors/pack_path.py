@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .pack_reduce import find_named, reduced_by_pickle, used_globals
+from .pack_reduce import class_attributes, find_named, reduced_by_pickle, used_globals
 
 _LOOKED_AT_MAX = 10_000
 _REMEDIES = {
@@ -68,7 +68,7 @@ def _children(obj: Any) -> Iterator[tuple[str, Any]]:
         yield "", obj.__func__
     elif isinstance(obj, type):
         if find_named(obj) is None:
-            yield from ((f".{name}", value) for name, value in list(vars(obj).items()) if name != "__dict__")
+            yield from ((f".{name}", value) for name, value in class_attributes(obj).items())
     else:
         yield from _instance_children(obj)
 

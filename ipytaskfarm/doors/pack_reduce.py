@@ -18,6 +18,7 @@ import copyreg
 import dataclasses
 import enum
 import functools
+import io
 import linecache
 import marshal
 import pickle
@@ -57,16 +58,16 @@ class Pickler(pickle.Pickler):
     """The digests by which a class is known, see `pack_cache`, which sets it (it needs the pickler itself)."""
     packed_class: Callable[[type], tuple[str, str, bytes]]
     """The same and its packed definition."""
+    bases: tuple[type, ...]
+    """The keys of `BASES`."""
 
     def reducer_override(self, obj: Any) -> Reduced:
         kind = type(obj)
         reducer = REDUCERS.get(kind)
         if reducer is not None:
             return reducer(self, obj)
-        if issubclass(kind, type):
-            return reduce_class(self, obj)
-        if issubclass(kind, BaseException):
-            return reduce_exception(obj)
+        if issubclass(kind, self.bases):
+            return inherited_reducer(kind)(self, obj)
         return NotImplemented
 
     def home(self, function_globals: dict[str, Any]) -> Home:
@@ -84,6 +85,28 @@ class Pickler(pickle.Pickler):
         """Ready for the next object."""
         self.clear_memo()
         self._homes = None
+
+
+def dumps_inline(obj: Any) -> bytes:
+    """One pickle with the definitions of classes taken apart in it."""
+    return _dump_inline(obj, Pickler)
+
+
+def dumps_to_compare(obj: Any) -> bytes:
+    """The same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
+    return _dump_inline(obj, _Nameless)
+
+
+def _dump_inline(obj: Any, kind: type[Pickler]) -> bytes:
+    file = io.BytesIO()
+    pickler = kind(file, 5)
+    pickler.inline = True
+    pickler.dump(obj)
+    return file.getvalue()
+
+
+class _Nameless(Pickler):
+    class_digests = staticmethod(lambda cls: ("", ""))
 
 
 def reduced_by_pickle(obj: Any) -> Any:
@@ -221,7 +244,8 @@ def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
     return build.new_cell, (), content, None, None, build.fill_cell
 
 
-def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+def reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+    """By the name under which its owner has it, else bound again."""
     # pickle's way is getattr(owner, name), which is right for all but functions bound by hand.
     name = getattr(method.__func__, "__name__", None)
     if name is not None and getattr(getattr(method.__self__, name, None), "__func__", None) is method.__func__:
@@ -307,12 +331,17 @@ def class_attributes(cls: type) -> dict[str, Any]:
     found = {}
     is_enum = isinstance(cls, enum.EnumMeta)
     for name, value in cls.__dict__.items():
-        if name in _NOT_ATTRIBUTES or isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
+        if name in _NOT_ATTRIBUTES or _is_own_descriptor(value, cls):
             continue
         if is_enum and (name in _ENUM_OWN or name in cls.__members__):  # type: ignore[attr-defined]
             continue
         found[name] = value
     return found
+
+
+def _is_own_descriptor(value: Any, cls: type) -> bool:
+    """Whether Python made it for the slots of this class."""
+    return isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and value.__objclass__ is cls
 
 
 _EXACT: dict[type, Callable[[Any], Any]] = {
@@ -440,7 +469,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.ModuleType: reduce_module,
     types.CodeType: _reduce_code,
     types.CellType: _reduce_cell,
-    types.MethodType: _reduce_method,
+    types.MethodType: reduce_method,
     Home: _reduce_home,
     type: reduce_class,
     property: _reduce_property,
@@ -456,3 +485,18 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     typing.NewType: _reduce_new_type,
     **dict.fromkeys(SENTINEL_TYPES, _reduce_sentinel),
 }
+"""For exact types; `pack_values` adds to it."""
+
+
+def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
+    return reduce_exception(error)
+
+
+BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {type: reduce_class, BaseException: _reduce_error}
+"""For types that inherit from these; `pack_values` adds to it."""
+Pickler.bases = tuple(BASES)
+
+
+def inherited_reducer(kind: type) -> Callable[[Pickler, Any], Reduced]:
+    """The reducer of the first of `BASES` that the type inherits from."""
+    return next(reducer for base, reducer in BASES.items() if issubclass(kind, base))
