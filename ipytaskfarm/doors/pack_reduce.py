@@ -87,19 +87,22 @@ class Pickler(pickle.Pickler):
         self._homes = None
 
 
-def dumps_inline(obj: Any) -> bytes:
-    """One pickle with the definitions of classes taken apart in it."""
-    return _dump_inline(obj, Pickler)
+def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """One pickle with the definitions of classes taken apart in it.
+
+    `take` is given the buffers and says whether they stay in the pickle; None: they do.
+    """
+    return _dump_inline(obj, Pickler, take)
 
 
 def dumps_to_compare(obj: Any) -> bytes:
     """The same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
-    return _dump_inline(obj, _Nameless)
+    return _dump_inline(obj, _Nameless, None)
 
 
-def _dump_inline(obj: Any, kind: type[Pickler]) -> bytes:
+def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
     file = io.BytesIO()
-    pickler = kind(file, 5)
+    pickler = kind(file, 5, buffer_callback=take)
     pickler.inline = True
     pickler.dump(obj)
     return file.getvalue()
