@@ -15,6 +15,7 @@ from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
 from .pack_reduce import Pickler, dumps_inline
+from .pack_values import refuse_connections
 
 _POOLED_MAX = 8
 _ENTRIES_MAX = 1024
@@ -72,6 +73,7 @@ _pool: list[_Sink] = []
 
 def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
+    refuse_connections()
     try:
         sink = _pool.pop()
     except IndexError:
@@ -214,6 +216,7 @@ def packed_function(function: Callable[..., Any]) -> Function:
 
 def _parts_inline(function: Any) -> list[bytes | memoryview]:
     """A pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
+    refuse_connections()
     buffers: list[memoryview] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:

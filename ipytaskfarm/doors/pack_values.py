@@ -139,6 +139,25 @@ def _reduce_weak_dict(pickler: Pickler, found: Any) -> Reduced:
 
 
 # --------------------------------------------------------------------------------------------------
+# What pickle takes by mistake
+
+
+_CONNECTIONS = "multiprocessing.connection"
+
+
+def _refuse(pickler: Pickler, found: Any) -> Reduced:
+    raise pickle.PicklingError(f"cannot pickle {type(found).__name__!r} object")
+
+
+def refuse_connections() -> None:
+    """Refuse pipes once their module is imported: pickle would send the number of a descriptor, which means another
+    file elsewhere."""
+    connections = sys.modules.get(_CONNECTIONS)
+    if connections is not None:
+        REDUCERS[connections.Connection] = _refuse
+
+
+# --------------------------------------------------------------------------------------------------
 # Subclasses of descriptors
 
 
