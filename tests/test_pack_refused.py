@@ -96,8 +96,8 @@ def refused(request: pytest.FixtureRequest, notebook: Notebook) -> Any:
     yield request.param, value, remedy
     closing = getattr(value, "close", getattr(value, "aclose", None))
     with contextlib.suppress(Exception):
-        found = closing() if closing is not None else None
-        if hasattr(found, "close"):
+        found: Any = closing() if closing is not None else None
+        if found is not None:
             found.close()
     if "d" in notebook.names:
         notebook.names.pop("d").close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import types
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -131,6 +132,20 @@ def fill_weak_dict(found: Any, items: list[tuple[Any, Any]]) -> None:
     setattr(found, _KEPT_ALIVE, items)
     for key, value in items:
         found[key] = value
+
+
+# --------------------------------------------------------------------------------------------------
+# Modules that no file is behind
+
+
+def new_module(name: str, doc: str | None) -> types.ModuleType:
+    """Build an empty module; it is not put into ``sys.modules``, as it was not found there."""
+    return types.ModuleType(name, doc)
+
+
+def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
+    """Put in what it held."""
+    vars(module).update(content)
 
 
 # --------------------------------------------------------------------------------------------------

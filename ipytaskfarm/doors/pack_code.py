@@ -40,6 +40,7 @@ from .pack_reduce import (
     SENTINEL_TYPES,
     Pickler,
     class_attributes,
+    content_of,
     dispatched,
     dumps_to_compare,
     enum_extras,
@@ -49,6 +50,7 @@ from .pack_reduce import (
     inherited_reducer,
     reduced_by_pickle,
     used_globals,
+    used_submodules,
 )
 from .pack_values import find_named_method
 
@@ -432,6 +434,7 @@ class Digester:
             home,
             wanted,
             function.__doc__,
+            tuple(module.__name__ for module in used_submodules(function, home is None)),
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),
             self._sorted("attributes", function.__dict__),
@@ -462,6 +465,10 @@ class Digester:
         )
 
     def _module(self, module: types.ModuleType) -> bytes:
+        content = content_of(module)
+        if content is not None:
+            self.sure = False
+            return self._sorted("made module", content)
         if travel(module.__name__) is not Travel.SOURCE:
             return self._parts("module", module.__name__)
         bundle = bundle_of(module.__name__)

@@ -19,6 +19,7 @@ _LIST = "make a list of it"
 _VALUE = "send its value"
 _OWN = "ipytaskfarm."
 _CLIENT = "inside a task use `current_task()`"
+_ARGUMENT = "give it as an argument: there it stands for its task's result"
 _REMEDIES = {
     "_io._IOBase": _OPEN,
     "tempfile._TemporaryFileWrapper": _OPEN,
@@ -79,6 +80,10 @@ _REMEDIES = {
     f"{_OWN}client.taskclient.TaskClient": _CLIENT,
     f"{_OWN}client.multiengine.MultiEngineClient": f"{_CLIENT} or `get_engine()`",
     f"{_OWN}farm.Farm": _CLIENT,
+    f"{_OWN}client.jobs.Job": _CLIENT,
+    f"{_OWN}client.futures.TaskFuture": _ARGUMENT,
+    f"{_OWN}doors.pack_refs.Ref": _ARGUMENT,
+    f"{_OWN}client.commands.PendingResult": "send its result",
 }
 """By the full name of a type or of one that it inherits from: nothing has to be imported for it."""
 _BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "session": _CONNECT, "lock": _MAKE}

@@ -28,8 +28,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..core.errors import UnpickleableException
 from . import pack_build as build
+from . import pack_build_values as build_values
 from .pack_globals import engine_owns, global_names, last_line, loaded_submodules
 from .pack_modules import Travel, bundle_of, load_module, travel
 
@@ -191,6 +191,19 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     return used, tuple(wanted)
 
 
+def used_submodules(function: types.FunctionType, with_globals: bool = True) -> list[types.ModuleType]:
+    """Submodules that the function reaches through a package among its globals or in its cells (``import xml``)."""
+    modules: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            modules.append(cell.cell_contents)
+        except ValueError:
+            continue
+    if with_globals:
+        modules += used_globals(function)[0].values()
+    return loaded_submodules(modules, function.__code__)
+
+
 def function_state(function: types.FunctionType, with_globals: bool) -> dict[str, Any]:
     """All but code, globals and cells; what is absent is empty."""
     state: dict[str, Any] = {
@@ -206,6 +219,9 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
         "type_params": getattr(function, "__type_params__", None),
     }
     state.update((key, value) for key, value in optional.items() if value)
+    submodules = used_submodules(function, with_globals)
+    if submodules:
+        state["submodules"] = submodules
     constants = function.__code__.co_consts
     if function.__doc__ is not (constants[0] if constants else None):
         state["doc"] = function.__doc__
@@ -215,9 +231,6 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
             state["used"] = used
         if wanted:
             state["wanted"] = wanted
-        submodules = loaded_submodules(used.values(), function.__code__)
-        if submodules:
-            state["submodules"] = submodules
         source = source_of(function.__code__)
         if source is not None:
             state["source"] = source
@@ -256,17 +269,28 @@ def reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
     return build.new_bound, (method.__func__, method.__self__)
 
 
+_MODULE_OWN = frozenset({"__name__", "__doc__", "__builtins__", "__loader__", "__spec__", "__package__", "__cached__"})
+
+
+def content_of(module: types.ModuleType) -> dict[str, Any] | None:
+    """What a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it can be
+    imported."""
+    name = module.__name__
+    if sys.modules.get(name) is module and (name == "__main__" or travel(name) is not Travel.LOOSE):
+        return None
+    return {key: value for key, value in vars(module).items() if key not in _MODULE_OWN}
+
+
 def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
-    """By name, or as source."""
+    """By name, as source, or, if nobody can import it, with all that is in it."""
     name = module.__name__
     kind = travel(name)
-    if sys.modules.get(name) is not module:
-        raise UnpickleableException(f"module {name!r} cannot travel: it is not the one that 'import {name}' gives")
+    content = content_of(module)
+    if content is not None:
+        return build_values.new_module, (name, module.__doc__), content, None, None, build_values.fill_module
     if kind is Travel.SOURCE:
         bundle = bundle_of(name)
         return load_module, (name, bundle.digest, bundle.packed)
-    if kind is Travel.LOOSE and name != "__main__":
-        raise UnpickleableException(f"module {name!r} cannot travel: it has no source")
     return build.load_reference, (name,)
 
 
