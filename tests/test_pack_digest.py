@@ -263,7 +263,6 @@ def test_a_mutated_array_or_frame_is_always_seen() -> None:
     changes = [
         "view[3] = 7",
         "array.flags.writeable = False; array.flags.writeable = True; array[1] = 5",
-        "array.shape = (2, 10_000)",
         "df.loc[5, 'a'] = -1",
         "df.iloc[6, 1] = 2.5",
         "df['d'] = 5",
