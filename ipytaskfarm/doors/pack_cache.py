@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
 from .pack_reduce import Pickler, dumps_inline
-from .pack_values import refuse_connections
+from .pack_values import later, refuse_connections
 
 _POOLED_MAX = 8
+_modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
 _ALIGNMENT = 64
@@ -73,7 +75,8 @@ _pool: list[_Sink] = []
 
 def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
-    refuse_connections()
+    if later and later[0] in _modules:
+        refuse_connections()
     try:
         sink = _pool.pop()
     except IndexError:
@@ -216,7 +219,8 @@ def packed_function(function: Callable[..., Any]) -> Function:
 
 def _parts_inline(function: Any) -> list[bytes | memoryview]:
     """A pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
-    refuse_connections()
+    if later and later[0] in _modules:
+        refuse_connections()
     buffers: list[memoryview] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:

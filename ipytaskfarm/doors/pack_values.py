@@ -142,7 +142,8 @@ def _reduce_weak_dict(pickler: Pickler, found: Any) -> Reduced:
 # What pickle takes by mistake
 
 
-_CONNECTIONS = "multiprocessing.connection"
+later = ["multiprocessing.connection"]
+"""Modules with types to be refused that are not imported for it; empty once they are known."""
 
 
 def _refuse(pickler: Pickler, found: Any) -> Reduced:
@@ -150,11 +151,9 @@ def _refuse(pickler: Pickler, found: Any) -> Reduced:
 
 
 def refuse_connections() -> None:
-    """Refuse pipes once their module is imported: pickle would send the number of a descriptor, which means another
-    file elsewhere."""
-    connections = sys.modules.get(_CONNECTIONS)
-    if connections is not None:
-        REDUCERS[connections.Connection] = _refuse
+    """Refuse pipes, now that their module is imported: pickle would send the number of a descriptor, which means
+    another file elsewhere."""
+    REDUCERS[sys.modules[later.pop()].Connection] = _refuse
 
 
 # --------------------------------------------------------------------------------------------------
