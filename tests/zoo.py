@@ -232,6 +232,10 @@ LIBRARY: dict[str, tuple[str, Key]] = {
     "stderr": ("import sys\nsys.stderr", lambda value: value is __import__("sys").stderr),
     "stdout": ("import sys\nsys.stdout", lambda value: value is __import__("sys").stdout),
     "logger": ("import logging\nlogging.getLogger('zoo.a')", same),
+    "logger made by hand": (
+        "import logging, sys\nlog = logging.Logger('own')\nlog.addHandler(logging.StreamHandler(sys.stderr))\nlog",
+        lambda value: (value.name, len(value.handlers)),
+    ),
     "root logger": ("import logging\nlogging.getLogger()", same),
     "logger adapter": (
         "import logging\nlogging.LoggerAdapter(logging.getLogger('zoo'), {'a': 1})",

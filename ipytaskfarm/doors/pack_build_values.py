@@ -152,6 +152,16 @@ def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
 # logging
 
 
+def new_logger(cls: Any, name: str) -> Any:
+    """Build a logger that no manager knows: its handlers may refer to it, and follow."""
+    return cls(name)
+
+
+def fill_logger(logger: logging.Logger, state: dict[str, Any]) -> None:
+    """Set level, handlers and filters."""
+    logger.__dict__.update(state)
+
+
 def new_handler(cls: Any) -> Any:
     """Build a logging handler without its state: that follows by `fill_handler`."""
     return cls.__new__(cls)

@@ -34,6 +34,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .pack_build import is_call
+from .pack_globals import absent_submodules
 from .pack_modules import Bundle, Travel, bundle_of, travel
 from .pack_reduce import (
     REDUCERS,
@@ -196,7 +197,25 @@ class MemberGuard:
         return value is not None and self.found() is value
 
 
-Guard = FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
+class SubmodulesGuard:
+    """Submodules that a function names and that were not imported yet: an import of one changes what is sent."""
+
+    __slots__ = ("absent", "count")
+
+    def __init__(self, absent: list[str]) -> None:
+        self.absent = absent
+        self.count = len(sys.modules)
+
+    def holds(self) -> bool:
+        """A look at how many modules there are, and at the names when that has changed."""
+        count = len(sys.modules)
+        if count == self.count:
+            return True
+        self.count = count
+        return not any(name in sys.modules for name in self.absent)
+
+
+Guard = SubmodulesGuard | FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
 
 
 # --------------------------------------------------------------------------------------------------
@@ -419,6 +438,9 @@ class Digester:
         if home is None:
             used, wanted = used_globals(function)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
+        absent = absent_submodules(used.values(), function.__code__)
+        if absent:
+            self.guards.append(SubmodulesGuard(absent))
         sure = self.sure
         cells = [_content(cell) for cell in function.__closure__ or ()]
         parts = self._parts("cells", *(() if cell is _ABSENT else (cell,) for cell in cells))

@@ -46,6 +46,17 @@ def _reduce_handler(pickler: Pickler, handler: logging.Handler) -> Reduced:
     return values.new_handler, (cls,), state, None, None, values.fill_handler
 
 
+_LOGGER_STATE = ("level", "propagate", "handlers", "filters", "disabled")
+
+
+def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
+    """By its name, or, for one that was made by hand, with its handlers."""
+    if logger.manager.loggerDict.get(logger.name) is logger:
+        return NotImplemented
+    state = {name: getattr(logger, name) for name in _LOGGER_STATE}
+    return values.new_logger, (type(logger), logger.name), state, None, None, values.fill_logger
+
+
 def find_named_method(method: Any) -> tuple[Travel, str, str] | None:
     """How a method of a hidden instance is reached by name: `random.random`, `numpy.random.rand`.
 
@@ -202,6 +213,7 @@ REDUCERS.update(
         types.ClassMethodDescriptorType: _reduce_descriptor,
         types.MappingProxyType: _reduce_mapping_proxy,
         memoryview: _reduce_memory_view,
+        logging.Logger: _reduce_logger,
         type(OrderedDict().keys()): _reduce_odict_view,
         type(OrderedDict().values()): _reduce_odict_view,
         type(OrderedDict().items()): _reduce_odict_view,
