@@ -37,6 +37,10 @@ while True:
             answer = (True, pack(functions[digest](*args, **kwargs)))
         elif verb == "run":
             exec(rest[0], namespace); answer = (True, pack(None))
+        elif verb == "push":
+            namespace.update(unpack(rest[0], namespace)); answer = (True, pack(None))
+        elif verb == "pull":
+            answer = (True, pack_names({rest[0]: namespace[rest[0]]}))
     except BaseException as error:
         body = pack_error(error)
         answer = (False, (body.etype, body.value, body.traceback, body.pickled))
@@ -48,9 +52,9 @@ while True:
 class Peer:
     """Plays the engine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warnings: str = "error") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PEER],
+            [sys.executable, "-W", warnings, "-c", PEER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=folder,
@@ -75,6 +79,12 @@ class Peer:
 
     def run(self, lines: str) -> None:
         self.ask("run", lines)
+
+    def push(self, **names: Any) -> None:
+        self.ask("push", pack(names, "push"))
+
+    def pull(self, name: str) -> Any:
+        return self.ask("pull", name)[name]
 
     def close(self) -> None:
         assert self.process.stdin is not None

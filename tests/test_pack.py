@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import pickle
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -113,7 +112,6 @@ class Holder:
             ("args", "kwargs"),
             "kwargs['k']: a generator cannot be pickled: make a list of",
         ),
-        ({"f": sys.stderr}, "push", "push['f']: a"),
         (functools.partial(print, threading.Lock()), "value", "value.args[0]: a _thread.lock"),
         ({(1, threading.Lock())}, "value", "a _thread.lock"),
     ],

@@ -241,3 +241,108 @@ def test_bound_methods_are_looked_through_each_time() -> None:
         names["c"].n = value
         found.add(pack_function(names["c"].m).digest)
     assert len(found) == 3
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_a_mutated_array_or_frame_is_always_seen() -> None:
+    names = cell("""
+        import functools
+        import numpy as np, pandas as pd
+        array = np.arange(20_000.0)
+        view = array[::2]
+        df = pd.DataFrame({"a": np.arange(20_000), "b": 1.5, "c": "x", "k": pd.Categorical(["u", "v"] * 10_000)})
+        series = pd.Series(["p", "q"])
+        rows = [[i] for i in range(10_000)]
+        table = {i: [i] for i in range(10_000)}
+        several = set(range(100))
+        def f(): return array, df, series, rows, table, several
+        @functools.lru_cache
+        def cached(): return array, rows
+    """)
+    seen = set()
+    changes = [
+        "view[3] = 7",
+        "array.flags.writeable = False; array.flags.writeable = True; array[1] = 5",
+        "df.loc[5, 'a'] = -1",
+        "df.iloc[6, 1] = 2.5",
+        "df['d'] = 5",
+        "df.rename(columns={'d': 'e'}, inplace=True)",
+        "df.sort_values('a', inplace=True)",
+        "df['a'].array[7] = 99",
+        "df.loc[3, 'c'] = 'y'",
+        "df.loc[3, 'k'] = 'v' if df.loc[3, 'k'] == 'u' else 'u'",
+        "df.index.name = 'i'",
+        "df.attrs['n'] = 1",
+        "series.array[0] = 'z'",
+        "series[1] = 'w'",
+        "rows[9_000].append(1)",
+        "table[9_000].append(1)",
+        "several.add('x')",
+    ]
+    for number, change in enumerate(["", *changes]):
+        cell(change, names)
+        seen.add(pack_function(names["f"]).digest)
+        assert pack_function(names["f"]).digest in seen
+        assert len(seen) == number + 1, change
+    before = pack_function(names["cached"]).digest
+    names["rows"].append(5)
+    after = pack_function(names["cached"]).digest
+    names["array"][0] = 5
+    assert len({before, after, pack_function(names["cached"]).digest}) == 3
+
+
+def test_a_method_of_an_array_sees_its_array_change() -> None:
+    names = cell("import numpy as np\narray = np.arange(5)\ntotal = array.sum\ndef f(): return total()")
+    before = pack_function(names["f"]).digest
+    names["array"][0] = 5
+    after = pack_function(names["f"])
+    assert after.digest != before
+    assert unpack_function(after.code, {})() == 15
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "VALUE = [str(i) for i in range(1000)]",
+        "VALUE = {str(i): (i, 2.5) for i in range(1000)}",
+        "VALUE = frozenset(str(i) for i in range(1000))",
+        "VALUE = [(i, [str(i), None]) for i in range(1000)]",
+    ],
+)
+def test_large_containers_of_plain_things_have_stable_digests(source: str) -> None:
+    found = digest(f"{source}\ndef f(): return VALUE")
+    assert digest(f"{source}\ndef f(): return VALUE") == found
+    changed = f"{source}\nVALUE = type(VALUE)([*VALUE][:-1]) if not isinstance(VALUE, dict) else {{**VALUE, '5': 6}}"
+    assert digest(f"{changed}\ndef f(): return VALUE") != found
+
+
+def test_arrays_of_equal_bytes_and_other_types_differ() -> None:
+    sources = [f"import numpy as np\nV = [np.zeros(2, {kind!r})] * 100\ndef f(): return V" for kind in ("i8", "f8")]
+    assert digest(sources[0]) != digest(sources[1])
+
+
+def test_what_has_no_digest_is_known_by_its_pickle() -> None:
+    names = cell("""
+        class Untold:
+            calls = 0
+            def __reduce_ex__(self, protocol):
+                Untold.calls += 1
+                if Untold.calls == 2: raise ValueError("not twice")  # the walk for the digest comes second
+                return int, (5,)
+        value = Untold()
+        def f(): return value
+    """)
+    made = pack_function(names["f"])
+    assert unpack_function(made.code, {})() == 5
+
+
+def test_a_deep_global_travels() -> None:
+    names = cell("deep = []\nfor _ in range(300): deep = [deep]\ndef f(): return deep")
+    assert repr(unpack_function(pack_function(names["f"]).code, {})()).count("[") == 301
+
+
+def test_a_second_pack_does_not_digest_the_frame_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = cell("import numpy as np, pandas as pd\ndf = pd.DataFrame(np.ones((2000, 9)))\ndef f(): return df")
+    made = pack_function(names["f"])
+    monkeypatch.setattr(pack_cache, "Digester", None)
+    assert pack_function(names["f"]) is made

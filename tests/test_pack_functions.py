@@ -261,3 +261,12 @@ def test_many_calls_in_a_row_start_afresh_once_unless_they_assign() -> None:
     assert for_many(loud) is loud
     assert [for_many(loud)(1) for _ in range(3)] == [1, 1, 1]
     assert for_many(len) is len
+
+
+def test_a_submodule_that_is_imported_later_is_sent(notebook: Notebook) -> None:
+    notebook.run("import wsgiref\ndef f(): return wsgiref.util.guess_scheme({})")
+    before = pack_function(notebook["f"])
+    assert pack_function(notebook["f"]) is before
+    notebook.run("import wsgiref.util")
+    assert pack_function(notebook["f"]).digest != before.digest
+    assert notebook["f"]() == "http"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.errors import UnpickleableException
 from ipytaskfarm.doors import pack_modules
 from ipytaskfarm.doors.pack import (
     add_dependency,
     pack,
     pack_function,
+    unpack,
 )
 
 from .pack_peer import Notebook, Peer
@@ -141,8 +143,9 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
         add_dependency("/does/not/exist")
 
 
-def test_a_made_up_module_is_refused_readably() -> None:
-    import types
-
-    with pytest.raises(UnpickleableException, match="module 'made_up' cannot travel"):
-        pack({"m": types.ModuleType("made_up")})
+def test_a_made_up_module_travels_with_all_that_is_in_it() -> None:
+    module = types.ModuleType("made_up")
+    exec("import math\nK = 3\ndef f(x): return x + K\nclass C:\n    def m(self): return K, math.pi", vars(module))
+    back = unpack(pack({"m": module}), {})["m"]
+    assert (back.f(1), back.C().m(), back.__name__) == (4, (3, math.pi), "made_up")
+    assert "made_up" not in sys.modules

@@ -68,7 +68,10 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: Keeper | None
 def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
     if isinstance(error, VersionMismatch | MemoryError):
         return error
-    path, culprit = find_culprit(obj, names, _fails)
+    try:
+        path, culprit = find_culprit(obj, names, _fails)
+    except RecursionError:  # an object's own code that looks at itself for ever
+        path, culprit = "", obj
     if isinstance(error, RecursionError) and culprit is obj:
         return UnpickleableException(f"{path or names}: nested too deeply to be pickled")
     return UnpickleableException(explain(path or str(names), culprit, error))

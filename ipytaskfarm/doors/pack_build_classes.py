@@ -210,26 +210,6 @@ def set_hints(cls: type, hints: dict[str, Any]) -> None:
                 type.__setattr__(cls, name, value)
 
 
-def new_wrapper(kind: Any, function: Any) -> Any:
-    """A class derived from `staticmethod` or `classmethod`, as those make it."""
-    made = kind.__new__(kind, function)
-    base: Any = classmethod if isinstance(made, classmethod) else staticmethod
-    base.__init__(made, function)
-    return made
-
-
-def new_own_property(kind: Any, fget: Any, fset: Any, fdel: Any, doc: str | None) -> Any:
-    """A class derived from `property`, as that makes it."""
-    made = kind.__new__(kind)
-    property.__init__(made, fget, fset, fdel, doc)
-    return made
-
-
-def load_descriptor(cls: type, name: str) -> Any:
-    """What a class has under a name, unbound."""
-    return vars(cls)[name]
-
-
 def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
     """A `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
     made: Any = functools.singledispatchmethod(build.same)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,9 +16,11 @@ from . import pack_build as build
 from .blobs import BLOB_BYTES, Keeper, mapped
 from .pack_code import Digester, Guard
 from .pack_cycles import dump_settled
-from .pack_reduce import Pickler
+from .pack_reduce import Pickler, dumps_inline
+from .pack_values import later, refuse_connections
 
 _POOLED_MAX = 8
+_modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
 _ALIGNMENT = 64
@@ -27,6 +30,18 @@ _READ_ONLY = 1 << 63
 _IN_BLOB = 1 << 62
 """Beside a length: not so many bytes stand there, but the digest of the blob that holds them."""
 _DIGEST_BYTES = 32
+
+
+def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
+    """Whether a buffer stays in the pickle; if it does not, it is added to those beside it."""
+    try:
+        raw = buffer.raw()
+    except BufferError:
+        return True  # not contiguous
+    if raw.nbytes < _OUT_OF_BAND_BYTES:
+        return True
+    beside.append(raw)
+    return False
 
 
 class _Sink:
@@ -41,14 +56,7 @@ class _Sink:
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether the buffer is to stay in the pickle."""
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True  # not contiguous
-        if raw.nbytes < _OUT_OF_BAND_BYTES:
-            return True
-        self.buffers.append(raw)
-        return False
+        return keep_inside(buffer, self.buffers)
 
     def dump(self, obj: Any, keeper: Keeper | None) -> bytes:
         """One pack.  After an exception the sink is not to be used again."""
@@ -68,6 +76,8 @@ _pool: list[_Sink] = []
 
 def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
+    if later and later[0] in _modules:
+        refuse_connections()
     try:
         sink = _pool.pop()
     except IndexError:
@@ -78,16 +88,11 @@ def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     return data
 
 
-def _dumps_inline(obj: Any) -> bytes:
-    """With the definitions of classes taken apart in the same pickle."""
-    file = io.BytesIO()
-    pickler = Pickler(file, 5)
-    pickler.inline = True
-    dump_settled(pickler, file, obj)
-    return file.getvalue()
-
-
 def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> bytes:
+    return b"".join(_laid_out(data, buffers, keeper))
+
+
+def _laid_out(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> list[bytes | memoryview]:
     """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
     sizes: list[int] = []
     places: list[bytes | memoryview] = []
@@ -104,7 +109,7 @@ def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> byt
         gap = -position % _ALIGNMENT
         parts += [b"\0" * gap, place]
         position += gap + len(place)
-    return b"".join(parts)
+    return parts
 
 
 def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
@@ -137,13 +142,15 @@ def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
 
 
 class _Entry:
-    __slots__ = ("guards", "owner", "value")
+    __slots__ = ("guards", "owner", "seen", "value")
 
     def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
         self.owner = owner
         self.guards = guards
         """None: something in it can change unseen."""
         self.value = value
+        self.seen = b""
+        """A function's pack as it was last looked at."""
 
 
 class _Kept:
@@ -156,7 +163,8 @@ class _Kept:
         entry = self._entries.get(id(owner))
         return entry if entry is not None and entry.owner() is owner else None
 
-    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> None:
+    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> _Entry | None:
+        """None: it cannot be kept, as nobody tells when its owner is gone."""
         key = id(owner)
         entries = self._entries
 
@@ -168,10 +176,11 @@ class _Kept:
         try:
             reference = weakref.ref(owner, forget)
         except TypeError:
-            return
-        entries[key] = _Entry(reference, guards, value)
+            return None
+        entry = entries[key] = _Entry(reference, guards, value)
         while len(entries) > _ENTRIES_MAX:
             entries.popitem(last=False)
+        return entry
 
 
 def _hold(guards: list[Guard]) -> bool:
@@ -192,15 +201,44 @@ def packed_function(function: Callable[..., Any]) -> Function:
         known: Function = entry.value
         return known
     # Packed first: it is the pickler whose errors say where something cannot travel.
-    code = _dumps_inline(function) if entry is None else b""
+    parts = _parts_inline(function)
+    if entry is not None and _same(entry.seen, parts):
+        seen: Function = entry.value
+        return seen
     digester = Digester()
     digest = digester.digest(function)
+    code = b"".join(parts)
     if entry is not None and entry.value.digest == digest:
         made: Function = entry.value
     else:
-        made = Function(digest=digest, code=code or _dumps_inline(function))
-    _functions.put(function, digester.guards if digester.sure else None, made)
+        made = Function(digest=digest, code=code)
+    entry = _functions.put(function, digester.guards if digester.sure else None, made)
+    if entry is not None and not digester.sure:
+        entry.seen = code
     return made
+
+
+def _parts_inline(function: Any) -> list[bytes | memoryview]:
+    """A pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
+    if later and later[0] in _modules:
+        refuse_connections()
+    buffers: list[memoryview] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        return keep_inside(buffer, buffers)
+
+    data = dumps_inline(function, take)
+    return _laid_out(data, buffers, None) if buffers else [data]
+
+
+def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
+    """Whether the parts make up this very pack: a comparison of memory, ten times as fast as a digest."""
+    position = 0
+    for part in parts:
+        if not pack.startswith(part, position):
+            return False
+        position += len(part)
+    return position == len(pack)
 
 
 class _Definition:
@@ -240,7 +278,7 @@ def packed_class(cls: type) -> tuple[str, str, bytes]:
     """Its digests, and its definition as a pickle of its own."""
     definition = _definition(cls)
     if definition.packed is None:
-        definition.packed = _dumps_inline(cls)
+        definition.packed = dumps_inline(cls)
     return definition.born, definition.digest, definition.packed
 
 

@@ -23,6 +23,7 @@ from . import pack_build_classes as build_classes
 from .pack_globals import annotation_names, is_hint
 from .pack_modules import Travel
 from .pack_reduce import (
+    BASES,
     KINDS,
     REDUCERS,
     Pickler,
@@ -156,7 +157,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
     is_enum = isinstance(cls, enum.EnumMeta)
     hints = build.hints.get(cls, {})
     for name, value in cls.__dict__.items():
-        if name in _NOT_ATTRIBUTES or isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
+        if name in _NOT_ATTRIBUTES or _is_own_descriptor(value, cls):
             continue
         if is_enum and (name in _ENUM_OWN or name in cls.__members__):  # type: ignore[attr-defined]
             continue
@@ -168,6 +169,11 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         found[name] = value
     return found
+
+
+def _is_own_descriptor(value: Any, cls: type) -> bool:
+    """Whether Python made it for the slots of this class."""
+    return isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and value.__objclass__ is cls
 
 
 # --------------------------------------------------------------------------------------------------
@@ -434,15 +440,9 @@ def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
     return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
 
 
-def _reduce_descriptor(pickler: Pickler, found: Any) -> Reduced:
-    """Made in C for one class."""
-    return build_classes.load_descriptor, (found.__objclass__, found.__name__)
-
-
 PARAMETER_TYPES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
 REDUCERS.update(dict.fromkeys((*PARAMETER_TYPES, typing.NewType), _reduce_parameter))
-REDUCERS[type] = reduce_class
-REDUCERS[types.GetSetDescriptorType] = _reduce_descriptor
+REDUCERS[type] = BASES[type] = reduce_class
 REDUCERS[functools.singledispatchmethod] = _reduce_single_dispatch_method
 REDUCERS[typing.ForwardRef] = _reduce_forward_ref
 if hasattr(typing, "TypeAliasType"):
@@ -450,27 +450,7 @@ if hasattr(typing, "TypeAliasType"):
 
 
 def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
-    if isinstance(kind, enum.EnumMeta):
-        return reduce_member if by_value(kind) else None
-    if issubclass(kind, staticmethod | classmethod):
-        return _reduce_wrapper
-    return _reduce_own_property if issubclass(kind, property) else None
-
-
-def _reduce_wrapper(pickler: Pickler, found: Any) -> Reduced:
-    """`staticmethod` or `classmethod` with attributes of its own."""
-    return build_classes.new_wrapper, (type(found), found.__func__), _own_state(found)
-
-
-def _reduce_own_property(pickler: Pickler, found: property) -> Reduced:
-    """`property` with attributes of its own."""
-    start = (type(found), found.fget, found.fset, found.fdel, found.__doc__)
-    return build_classes.new_own_property, start, _own_state(found)
-
-
-def _own_state(found: Any) -> dict[str, Any] | None:
-    copied = ("__wrapped__", "__name__", "__qualname__", "__doc__", "__module__", "__annotations__", "__type_params__")
-    return {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in copied} or None
+    return reduce_member if isinstance(kind, enum.EnumMeta) and by_value(kind) else None
 
 
 KINDS.append(_by_inheritance)

@@ -4,6 +4,9 @@ A digest names what a function *does*: its bytecode without file, lines and posi
 and used globals, and the same of every function and class among them.  Equal source run in another cell, another
 kernel or under another hash seed has an equal digest: names are sorted, sets are sorted, identity plays no part.
 
+What cannot be taken apart here (objects made in C, above all) is known by its pickle.  Its digest then may differ from
+one process to the next, and the function is sent once more: nothing is refused because it has no digest.
+
 While it walks, `Digester` writes down *guards*: what was seen where, by identity.  As long as all of them hold the
 digest is still right, since everything they stand on cannot change without becoming another object.  Something that
 can change unseen (an array, an instance) leaves no guard but the mark `sure` = False.
@@ -17,6 +20,7 @@ import enum
 import functools
 import hashlib
 import itertools
+import marshal
 import operator
 import pickle
 import re
@@ -28,6 +32,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..core.errors import VersionMismatch
 from .pack_build import is_call
 from .pack_classes import (
     PARAMETER_TYPES,
@@ -39,19 +44,26 @@ from .pack_classes import (
     registered_subclasses,
     struct_digested,
 )
+from .pack_globals import absent_submodules
 from .pack_modules import Bundle, Travel, bundle_of, travel
 from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
+    content_of,
     dispatched,
+    dumps_to_compare,
     find_named,
     home_module,
-    reduce_exception,
+    inherited_reducer,
     reduced_by_pickle,
     used_globals,
+    used_submodules,
 )
+from .pack_values import find_named_method
 
 _ITEMS_GUARDED_MAX = 64
+_ITEMS_WALKED_MAX = 4096
+"""A container of more objects is known by its pickle: a walk through it takes a hundred times as long."""
 _ABSENT = object()
 _ABSENTS = itertools.repeat(_ABSENT)
 
@@ -196,7 +208,25 @@ class MemberGuard:
         return value is not None and self.found() is value
 
 
-Guard = FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
+class SubmodulesGuard:
+    """Submodules that a function names and that were not imported yet: an import of one changes what is sent."""
+
+    __slots__ = ("absent", "count")
+
+    def __init__(self, absent: list[str]) -> None:
+        self.absent = absent
+        self.count = len(sys.modules)
+
+    def holds(self) -> bool:
+        """A look at how many modules there are, and at the names when that has changed."""
+        count = len(sys.modules)
+        if count == self.count:
+            return True
+        self.count = count
+        return not any(name in sys.modules for name in self.absent)
+
+
+Guard = SubmodulesGuard | FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
 
 
 # --------------------------------------------------------------------------------------------------
@@ -217,6 +247,22 @@ _ATOMS: dict[type, Callable[[Any], bytes]] = {
     str: lambda value: _tagged(b"s", value.encode("utf-8", "surrogatepass")),
     bytes: lambda value: _tagged(b"b", value),
 }
+_NESTED = {*_ATOMS, tuple, list}
+_MARSHAL_BY_VALUE = 0
+"""The version of its format that knows neither references nor interned strings: equal values have equal bytes."""
+
+
+def _only_atoms(items: Iterable[Any], depth: int = 3) -> bool:
+    """Whether a large container holds numbers and strings alone, or tuples and lists of such: at C speed."""
+    kinds = {*map(type, items)}
+    if kinds <= _ATOMS.keys():
+        return True
+    if depth == 0 or not kinds <= _NESTED:
+        return False
+    nested = (item for item in items if type(item) is tuple or type(item) is list)
+    return _only_atoms([*itertools.chain.from_iterable(nested)], depth - 1)
+
+
 _CANNOT_CHANGE: tuple[Any, ...] = (
     re.Pattern, range, slice, enum.Enum,
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
@@ -237,6 +283,13 @@ _CANNOT_CHANGE_BY_NAME = {
     "uuid": {"UUID"},
 }
 """More of them, not imported for this: module -> exact types."""
+
+
+_HOLDERS = (
+    types.BuiltinFunctionType, types.MethodWrapperType,
+    functools.cached_property, functools._lru_cache_wrapper, slice,
+)  # fmt: skip
+"""Those of `_CANNOT_CHANGE` that hold something of the user's: that may change."""
 
 
 def _cannot_change(obj: Any) -> bool:
@@ -263,7 +316,11 @@ class Digester:
 
     def digest(self, obj: Any) -> str:
         """Hex digits that name what `obj` is, whatever its memory addresses are."""
-        return hashlib.blake2b(self.encode(obj), digest_size=20).hexdigest()
+        try:
+            data = self.encode(obj)
+        except RecursionError:  # the pickler nests deeper than this walk
+            data = self._by_pickle(obj)
+        return hashlib.blake2b(data, digest_size=20).hexdigest()
 
     def encode(self, obj: Any) -> bytes:
         """Bytes that are equal for equal things."""
@@ -280,10 +337,18 @@ class Digester:
         self._alive.append(obj)
         try:
             body = self._compound(obj)
+        except (RecursionError, MemoryError, VersionMismatch):
+            raise
+        except Exception:
+            body = self._by_pickle(obj)
         finally:
             del self._open[key]
         result = self._done[key] = b"#" + hashlib.blake2b(body, digest_size=20).digest()
         return result
+
+    def _by_pickle(self, obj: Any) -> bytes:
+        self.sure = False
+        return b"pickle" + dumps_to_compare(obj)
 
     def _parts(self, tag: str, *parts: Any) -> bytes:
         return b"".join([b"(%d" % len(parts), tag.encode(), *map(self.encode, parts)])
@@ -297,11 +362,15 @@ class Digester:
             return self._class(obj)
         if issubclass(kind, staticmethod | classmethod):
             return self._wrapped(obj)
-        return self._property(obj) if issubclass(kind, property) else self._other(obj)
+        return self._other(obj)
 
     def _sequence(self, obj: tuple[Any, ...] | list[Any]) -> bytes:
         if isinstance(obj, list):
             self._guard_items(obj)
+        if len(obj) > _ITEMS_GUARDED_MAX and _only_atoms(obj):
+            return type(obj).__name__.encode() + marshal.dumps(obj, _MARSHAL_BY_VALUE)
+        if len(obj) > _ITEMS_WALKED_MAX:
+            return self._by_pickle(obj)
         return self._parts(type(obj).__name__, *obj)
 
     def _guard_items(self, obj: list[Any] | dict[Any, Any]) -> None:
@@ -312,6 +381,10 @@ class Digester:
 
     def _dict(self, obj: dict[Any, Any]) -> bytes:
         self._guard_items(obj)
+        if len(obj) > _ITEMS_GUARDED_MAX and _only_atoms(obj.keys()) and _only_atoms(obj.values()):
+            return b"dict" + marshal.dumps(obj, _MARSHAL_BY_VALUE)
+        if len(obj) > _ITEMS_WALKED_MAX:
+            return self._by_pickle(obj)
         return self._parts("dict", *(part for item in obj.items() for part in item))
 
     def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
@@ -320,11 +393,15 @@ class Digester:
     def _set(self, obj: set[Any] | frozenset[Any]) -> bytes:
         if isinstance(obj, set):
             self.sure = False
+        if len(obj) > _ITEMS_GUARDED_MAX and _only_atoms(obj, 0):
+            return type(obj).__name__.encode() + marshal.dumps(obj, _MARSHAL_BY_VALUE)  # it sorts sets
         return type(obj).__name__.encode() + b"".join(sorted(map(self.encode, obj)))
 
     def _buffer(self, obj: bytearray | pickle.PickleBuffer) -> bytes:
         self.sure = False
-        return b"buffer" + hashlib.blake2b(obj, digest_size=20).digest()
+        raw = obj.raw() if isinstance(obj, pickle.PickleBuffer) else obj
+        # SHA-256 is what processors have instructions for; it costs less than half of the time of pickling a frame.
+        return b"buffer" + hashlib.sha256(raw).digest()
 
     def _code(self, code: types.CodeType) -> bytes:
         # Not: file name, first line, line table.  The exception table is about bytecode.
@@ -374,6 +451,9 @@ class Digester:
         if home is None:
             used, wanted = used_globals(function)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
+        absent = absent_submodules(used.values(), function.__code__)
+        if absent:
+            self.guards.append(SubmodulesGuard(absent))
         sure = self.sure
         cells = [_content(cell) for cell in function.__closure__ or ()]
         parts = self._parts("cells", *(() if cell is _ABSENT else (cell,) for cell in cells))
@@ -389,6 +469,7 @@ class Digester:
             home,
             wanted,
             function.__doc__,
+            tuple(module.__name__ for module in used_submodules(function, home is None)),
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),
             self._sorted("attributes", function.__dict__),
@@ -428,6 +509,10 @@ class Digester:
         return tuple(sorted(map(self.encode, registered)))
 
     def _module(self, module: types.ModuleType) -> bytes:
+        content = content_of(module)
+        if content is not None:
+            self.sure = False
+            return self._sorted("made module", content)
         if travel(module.__name__) is not Travel.SOURCE:
             return self._parts("module", module.__name__)
         bundle = bundle_of(module.__name__)
@@ -451,6 +536,9 @@ class Digester:
         return self._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__)
 
     def _method(self, obj: types.MethodType) -> bytes:
+        named = find_named_method(obj) if hasattr(obj, "__name__") else None
+        if named is not None:
+            return self._parts("name", *named[1:])
         return self._parts("method", obj.__func__, obj.__self__)
 
     def _other(self, obj: Any) -> bytes:
@@ -458,23 +546,25 @@ class Digester:
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
         reducer = REDUCERS.get(type(obj))
+        if reducer is None:
+            reducer = inherited_reducer(type(obj))
         if reducer is not None:
             reduced = reducer(_NO_PICKLER, obj)
-        elif isinstance(obj, BaseException):
-            reduced = reduce_exception(obj)
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
-        sure = self.sure and known
+        holds = isinstance(obj, _HOLDERS)
+        sure, before = self.sure, len(self.guards)
         if isinstance(reduced, str):
-            self.sure = sure
-            return self._parts("global", type(obj), reduced)
+            self.sure = sure and known
+            return self._parts("global", getattr(obj, "__module__", None), reduced)
         reduced = (*reduced, None, None, None)
         parts = (reduced[0], reduced[1], reduced[2], *(tuple(each) for each in reduced[3:5] if each is not None))
-        before = len(self.guards)
         result = self._parts("reduced", *parts)
-        self.sure = sure
-        if known and not isinstance(obj, types.BuiltinFunctionType | types.MethodWrapperType):
+        if not known:
+            self.sure = False
+        elif not holds:
             # What it was taken apart into can change, but was made for this walk.
+            self.sure = sure
             self.guards[before:] = [guard for guard in self.guards[before:] if not isinstance(guard, ItemsGuard)]
         return result
 

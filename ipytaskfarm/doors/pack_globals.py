@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import sys
 import types
 import typing
@@ -83,6 +84,30 @@ def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types
                 found.append(submodule)
                 waiting.append(submodule)
     return found
+
+
+def absent_submodules(values: Iterable[Any], code: types.CodeType) -> list[str]:
+    """Full names of submodules that the code asks packages among the values for, and that are not imported yet."""
+    packages = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
+    if not packages:
+        return []
+    mentioned = {name for each in nested_codes(code) for name in each.co_names}
+    found = []
+    for package in packages:
+        missing = mentioned - vars(package).keys()
+        if missing:
+            found += [f"{package.__name__}.{name}" for name in sorted(missing & _submodule_names(package))]
+    return found
+
+
+def _submodule_names(package: types.ModuleType) -> set[str]:
+    names: set[str] = set()
+    for folder in package.__path__:
+        try:
+            names.update(entry.partition(".")[0] for entry in os.listdir(folder))
+        except OSError:
+            continue  # in an archive, or gone
+    return names
 
 
 def last_line(code: types.CodeType) -> int:

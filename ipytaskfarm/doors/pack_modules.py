@@ -302,7 +302,10 @@ def _find(name: str) -> importlib.machinery.ModuleSpec | None:
         loaded = sys.modules.get(full)
         spec = getattr(loaded, "__spec__", None)
         if spec is None:
-            spec = _finder.find_spec(full) or importlib.machinery.PathFinder.find_spec(full, path)
+            try:
+                spec = _finder.find_spec(full) or importlib.machinery.PathFinder.find_spec(full, path)
+            except KeyError:  # a namespace package around it is not imported any more
+                return None
         if spec is None:
             return None
         path = spec.submodule_search_locations

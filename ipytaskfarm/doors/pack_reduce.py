@@ -15,6 +15,7 @@ from __future__ import annotations
 import copyreg
 import dataclasses
 import functools
+import io
 import linecache
 import marshal
 import pickle
@@ -23,10 +24,10 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..core.errors import UnpickleableException
 from . import pack_build as build
 from . import pack_build_classes as build_classes
-from .pack_cycles import CYCLE_REDUCERS, Cycles, has_own_hash, reduce_hashed
+from . import pack_build_values as build_values
+from .pack_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
 from .pack_globals import annotation_names, engine_owns, global_names, is_hint, last_line, loaded_submodules
 from .pack_modules import Travel, bundle_of, load_module, travel
 from .pack_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
@@ -109,10 +110,9 @@ class Pickler(pickle.Pickler):
 
 def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
     """For what is made of builtin types or of the notebook's classes."""
-    if issubclass(kind, type):
-        return REDUCERS[type]
-    if issubclass(kind, BaseException):
-        return lambda pickler, error: reduce_exception(error)
+    inherited = inherited_reducer(kind)
+    if inherited is not None:
+        return inherited
     for find in KINDS:
         found = find(kind)
         if found is not None:
@@ -122,6 +122,31 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
 
 KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
 """More ways to find the reducer of a type that is not in `REDUCERS`."""
+
+
+def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """One pickle with the definitions of classes taken apart in it.
+
+    `take` is given the buffers and says whether they stay in the pickle; None: they do.
+    """
+    return _dump_inline(obj, Pickler, take)
+
+
+def dumps_to_compare(obj: Any) -> bytes:
+    """The same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
+    return _dump_inline(obj, _Nameless, None)
+
+
+def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+    file = io.BytesIO()
+    pickler = kind(file, 5, buffer_callback=take)
+    pickler.inline = True
+    dump_settled(pickler, file, obj)
+    return file.getvalue()
+
+
+class _Nameless(Pickler):
+    class_digests = staticmethod(lambda cls: ("", ""))
 
 
 def reduced_by_pickle(obj: Any) -> Any:
@@ -258,6 +283,19 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     return used, tuple(wanted)
 
 
+def used_submodules(function: types.FunctionType, with_globals: bool = True) -> list[types.ModuleType]:
+    """Submodules that the function reaches through a package among its globals or in its cells (``import xml``)."""
+    modules: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            modules.append(cell.cell_contents)
+        except ValueError:
+            continue
+    if with_globals:
+        modules += used_globals(function)[0].values()
+    return loaded_submodules(modules, function.__code__)
+
+
 def function_state(function: types.FunctionType, with_globals: bool) -> dict[str, Any]:
     """All but code, globals and cells; what is absent is empty."""
     state: dict[str, Any] = {
@@ -273,6 +311,9 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
         "type_params": getattr(function, "__type_params__", None),
     }
     state.update((key, value) for key, value in optional.items() if value)
+    submodules = used_submodules(function, with_globals)
+    if submodules:
+        state["submodules"] = submodules
     constants = function.__code__.co_consts
     if function.__doc__ is not (constants[0] if constants else None):
         state["doc"] = function.__doc__
@@ -282,9 +323,6 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
             state["used"] = used
         if wanted:
             state["wanted"] = wanted
-        submodules = loaded_submodules(used.values(), function.__code__)
-        if submodules:
-            state["submodules"] = submodules
         source = source_of(function.__code__)
         if source is not None:
             state["source"] = source
@@ -319,7 +357,8 @@ def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
     return reduced(build.new_cell, (), steps)
 
 
-def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+def reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+    """By the name under which its owner has it, else bound again."""
     # pickle's way is getattr(owner, name), which is right for all but functions bound by hand.
     name = getattr(method.__func__, "__name__", None)
     if name is not None and getattr(getattr(method.__self__, name, None), "__func__", None) is method.__func__:
@@ -327,17 +366,28 @@ def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
     return build.new_bound, (method.__func__, method.__self__)
 
 
+_MODULE_OWN = frozenset({"__name__", "__doc__", "__builtins__", "__loader__", "__spec__", "__package__", "__cached__"})
+
+
+def content_of(module: types.ModuleType) -> dict[str, Any] | None:
+    """What a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it can be
+    imported."""
+    name = module.__name__
+    if sys.modules.get(name) is module and (name == "__main__" or travel(name) is not Travel.LOOSE):
+        return None
+    return {key: value for key, value in vars(module).items() if key not in _MODULE_OWN}
+
+
 def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
-    """By name, or as source."""
+    """By name, as source, or, if nobody can import it, with all that is in it."""
     name = module.__name__
     kind = travel(name)
-    if sys.modules.get(name) is not module:
-        raise UnpickleableException(f"module {name!r} cannot travel: it is not the one that 'import {name}' gives")
+    content = content_of(module)
+    if content is not None:
+        return build_values.new_module, (name, module.__doc__), content, None, None, build_values.fill_module
     if kind is Travel.SOURCE:
         bundle = bundle_of(name)
         return load_module, (name, bundle.digest, bundle.packed)
-    if kind is Travel.LOOSE and name != "__main__":
-        raise UnpickleableException(f"module {name!r} cannot travel: it has no source")
     return build.load_reference, (name,)
 
 
@@ -420,7 +470,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.ModuleType: reduce_module,
     types.CodeType: _reduce_code,
     types.CellType: _reduce_cell,
-    types.MethodType: _reduce_method,
+    types.MethodType: reduce_method,
     Home: _reduce_home,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,
@@ -435,3 +485,17 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     **STAGE_REDUCERS,
     **CYCLE_REDUCERS,
 }
+"""For exact types; `pack_values` adds to it."""
+
+
+def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
+    return reduce_exception(error)
+
+
+BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_error}
+"""For types that inherit from these; `pack_classes` and `pack_values` add to it."""
+
+
+def inherited_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """The reducer of the first of `BASES` that the type inherits from."""
+    return next((reducer for base, reducer in BASES.items() if issubclass(kind, base)), None)

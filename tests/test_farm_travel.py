@@ -1,0 +1,122 @@
+"""On a real farm: values of other people's libraries as globals, from wherever people keep their code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
+from ipytaskfarm.core.errors import UnpickleableException
+
+GLOBALS = """
+import sys
+import numpy as np, pandas as pd
+from scipy.stats import norm
+from sklearn.linear_model import LinearRegression
+df = pd.DataFrame({"x": [1, 2, 3], "s": ["a", "b", "c"]})
+when = pd.Timestamp("2024-02-29")
+missing = pd.NaT
+generator = np.random.default_rng(1)
+model = LinearRegression().fit([[0], [1]], [1, 3])
+def of_frame(i): return int(df.x.iloc[i])
+def of_time(i): return when.day + i, missing is pd.NaT
+def of_norm(i): return round(float(norm.cdf(i)), 3)
+def of_generator(i): return round(float(generator.random()), 3) < 1
+def of_model(i): return round(float(model.predict([[i]])[0]), 3)
+def of_default(i, file=sys.stderr): return file is sys.stderr
+"""
+USE = """
+from ipytaskfarm import TaskClient
+with TaskClient(WHERE) as tc:
+    tc.progress = False
+    print(tc.map(of_frame, [0, 2]))
+    print(tc.map(of_time, [1]))
+    print(tc.map(of_norm, [0]))
+    print(tc.map(of_generator, [0]))
+    print(tc.map(of_model, [2]))
+    print(tc.map(of_default, [2]))
+    print([len(part) for part in tc.map(np.random.rand, [1, 2])])
+    print([len(part) for part in tc.map(df.head, [1, 2])])
+"""
+SAID = """[1, 3]
+[(30, True)]
+[0.5]
+[True]
+[5.0]
+[True]
+[1, 2]
+[1, 2]
+"""
+
+
+def run(folder: Path, *arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True, text=True, timeout=60, check=False, cwd=folder, env=os.environ,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_from_a_script(farm: Farm, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}{USE}")
+    assert run(tmp_path, "script.py") == SAID
+
+
+def test_from_a_module_beside_the_script(farm: Farm, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text(GLOBALS)
+    (tmp_path / "script.py").write_text(f"from beside import *\nWHERE = {str(farm.connection_file)!r}\n{USE}")
+    assert run(tmp_path, "script.py") == SAID
+
+
+def test_from_a_package_that_is_run(farm: Farm, tmp_path: Path) -> None:
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "sub.py").write_text(GLOBALS)
+    (package / "main.py").write_text(f"from .sub import *\nWHERE = {str(farm.connection_file)!r}\n{GLOBALS}{USE}")
+    assert run(tmp_path, "-m", "pkg.main") == SAID
+
+
+@pytest.mark.notebook
+def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
+    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE]
+    made = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=made)  # type: ignore[no-untyped-call]
+    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
+    assert said == SAID
+
+
+class Holder:
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+
+def test_clients_farms_and_locks_are_refused_and_use_no_id(farm: Farm, tc: TaskClient, mec: MultiEngineClient) -> None:
+    before = tc.run(Task(abs, args=(-1,)))
+    remedies = {
+        "a TaskClient cannot travel; inside a task use `current_task()`": tc,
+        "a MultiEngineClient cannot travel; inside a task use `current_task()`": mec,
+        "a Farm cannot travel; inside a task use `current_task()`": farm,
+        "a _thread.lock cannot be pickled: make it where it is used": threading.Lock(),
+    }
+    for remedy, value in remedies.items():
+        with pytest.raises(UnpickleableException) as caught:
+            tc.run(Task(abs, args=(Holder(value),)))
+        assert str(caught.value).startswith(f"args[0].own: {remedy}")
+        with pytest.raises(UnpickleableException) as caught:
+            tc.run(Task(lambda value=value: value))
+        assert remedy in str(caught.value)
+    future = tc.submit(abs, -1)
+    with pytest.raises(UnpickleableException, match="a TaskFuture cannot travel; give it as an argument"):
+        tc.run(Task(lambda: future))
+    assert tc.run(Task(abs, args=(-1,))) == int(future) + 1 == before + 2
