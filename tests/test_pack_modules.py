@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
-from ipytaskfarm.doors import pack_modules
+from ipytaskfarm.doors import pack_origin
 from ipytaskfarm.doors.pack import (
     add_dependency,
     pack,
@@ -122,18 +122,18 @@ def test_the_traceback_shows_the_lines_of_a_module_that_came_by_value(peer: Peer
 def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder / "mine.py", "")
     write(folder / "site/installed_one.py", "def f(): return 1\n")
-    monkeypatch.setattr(pack_modules, "_INSTALLED_FOLDERS", (*pack_modules._INSTALLED_FOLDERS, f"{folder}/site/"))
+    write(folder / "site/some_name-1.0.dist-info/RECORD", "installed_one.py,sha256=x,1\n")
     monkeypatch.syspath_prepend(folder / "site")
     import installed_one  # type: ignore[import-not-found]
     import mine  # type: ignore[import-not-found]
 
-    travel, kinds = pack_modules.travel, pack_modules.Travel
+    travel, kinds = pack_origin.travel, pack_origin.Travel
     for name in ("os", "json.decoder", "sys", "numpy", "numpy.linalg", "builtins", "ipytaskfarm.doors.pack", "_pickle"):
         assert travel(name) is kinds.REFERENCE, name
     assert travel(mine.__name__) is kinds.SOURCE
     assert travel("__main__") is kinds.LOOSE
     assert travel("installed_one") is kinds.REFERENCE
-    monkeypatch.setattr(pack_modules, "_added_folders", [])
+    monkeypatch.setattr(pack_origin, "_added_folders", [])
     add_dependency(folder / "site")
     assert travel("installed_one") is kinds.SOURCE
     assert b"load_module" in pack_function(installed_one.f).code

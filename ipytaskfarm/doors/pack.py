@@ -24,7 +24,7 @@ from .blobs import Keeper
 from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
-from .pack_modules import add_dependency
+from .pack_origin import add_dependency
 from .pack_path import explain, find_culprit, type_name
 
 __all__ = [

@@ -176,6 +176,13 @@ def new_names(module_name: str) -> Names:
     return names
 
 
+def new_names_in(module_name: str, package: str) -> Names:
+    """The same, for a module of a package: relative imports in its functions look at ``__package__``."""
+    names = new_names(module_name)
+    names.packed["__package__"] = names.globals["__package__"] = package
+    return names
+
+
 def new_function(
     code: types.CodeType, home: Names | types.ModuleType, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:

@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .pack_build import is_call
-from .pack_modules import Bundle, Travel, bundle_of, travel
+from .pack_bundles import Bundle, bundle_of
+from .pack_origin import Travel, travel
 from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
@@ -39,6 +40,7 @@ from .pack_reduce import (
     enum_members,
     find_named,
     home_module,
+    imports_of,
     reduce_exception,
     reduced_by_pickle,
     used_globals,
@@ -357,8 +359,13 @@ class Digester:
         home = home_module(function.__globals__)
         used: dict[str, Any] = {}
         wanted: tuple[str, ...] = ()
+        imported: tuple[str, ...] = ()
         if home is None:
             used, wanted = used_globals(function)
+            imports = imports_of(function)
+            bundles = imports.bundles if imports is not None else ()
+            self.guards += map(BundleGuard, bundles)
+            imported = tuple(f"{each.name} {each.digest}" for each in bundles)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         sure = self.sure
         cells = [_content(cell) for cell in function.__closure__ or ()]
@@ -374,6 +381,7 @@ class Digester:
             parts,
             home,
             wanted,
+            imported,
             function.__doc__,
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),

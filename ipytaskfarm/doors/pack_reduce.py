@@ -29,8 +29,10 @@ from typing import Any
 
 from ..core.errors import UnpickleableException
 from . import pack_build as build
-from .pack_globals import engine_owns, global_names, last_line, loaded_submodules
-from .pack_modules import Travel, bundle_of, load_module, travel
+from .pack_bundles import Imports, bundle_of, imported_by
+from .pack_globals import engine_owns, global_names, imports_by_name, last_line, loaded_submodules
+from .pack_modules import load_module, offer, offer_folder
+from .pack_origin import Travel, project_roots, travel
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _SOURCE_CHARACTERS_MAX = 20_000
@@ -41,10 +43,11 @@ Reduced = Any
 class Home:
     """Stands in a pickle for the globals that its by-value functions shared."""
 
-    __slots__ = ("module_name",)
+    __slots__ = ("module_name", "package")
 
-    def __init__(self, module_name: str) -> None:
+    def __init__(self, module_name: str, package: str = "") -> None:
         self.module_name = module_name
+        self.package = package
 
 
 class Pickler(pickle.Pickler):
@@ -76,7 +79,10 @@ class Pickler(pickle.Pickler):
         found = self._homes.get(id(function_globals))
         if found is None:
             name = function_globals.get("__name__")
-            found = (function_globals, Home(name if isinstance(name, str) else "__main__"))
+            found = (
+                function_globals,
+                Home(name if isinstance(name, str) else "__main__", package_of(function_globals)),
+            )
             self._homes[id(function_globals)] = found
         return found[1]
 
@@ -149,6 +155,23 @@ def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
     return module if module.__dict__ is function_globals else None
 
 
+def package_of(function_globals: dict[str, Any]) -> str:
+    """The package that relative imports in these globals start from; "" outside packages."""
+    package = function_globals.get("__package__")
+    return package if isinstance(package, str) else ""
+
+
+def imports_of(function: types.FunctionType) -> Imports | None:
+    """What a by-value function imports while it runs, if anything of it goes by value, or is imported by name only."""
+    code = function.__code__
+    names = imported_by(code, package_of(function.__globals__))
+    dynamic = imports_by_name(code)
+    if not names and not dynamic:
+        return None
+    roots = project_roots() if dynamic else ()
+    return Imports(tuple(map(bundle_of, names)), roots[0] if roots else "")
+
+
 def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the globals the function uses that are there, the names of those that are not), both in order of name."""
     here = function.__globals__
@@ -192,6 +215,9 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
         submodules = loaded_submodules(used.values(), function.__code__)
         if submodules:
             state["submodules"] = submodules
+        imports = imports_of(function)
+        if imports is not None:
+            state["imports"] = imports
         source = source_of(function.__code__)
         if source is not None:
             state["source"] = source
@@ -206,7 +232,18 @@ def source_of(code: types.CodeType) -> tuple[int, str] | None:
 
 
 def _reduce_home(pickler: Pickler, home: Home) -> Reduced:
-    return build.new_names, (home.module_name,)
+    return (
+        (build.new_names_in, (home.module_name, home.package))
+        if home.package
+        else (build.new_names, (home.module_name,))
+    )
+
+
+def _reduce_imports(pickler: Pickler, imports: Imports) -> Reduced:
+    if imports.folder:
+        pickler_folder = Imports(imports.bundles)
+        return offer_folder, (imports.folder, *((pickler_folder,) if imports.bundles else ()))
+    return offer, (tuple((each.name, each.digest, each.packed) for each in imports.bundles),)
 
 
 def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
@@ -390,6 +427,14 @@ def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
     return build.new_lru_cache, (found.__wrapped__, parameters["maxsize"], parameters["typed"])
 
 
+def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
+    # A compiled module of the user's goes with the folder in which to look for it.
+    if travel(found.__module__) is not Travel.SOURCE:
+        return NotImplemented
+    named = find_named(found)
+    return NotImplemented if named is None else by_member(named[1], named[2])
+
+
 def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
     return build.new_mapping_proxy, (dict(found),)
 
@@ -442,6 +487,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.CellType: _reduce_cell,
     types.MethodType: _reduce_method,
     Home: _reduce_home,
+    Imports: _reduce_imports,
     type: reduce_class,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,
@@ -449,6 +495,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     functools.cached_property: _reduce_cached_property,
     functools._lru_cache_wrapper: _reduce_lru_cache,
     types.MappingProxyType: _reduce_mapping_proxy,
+    types.BuiltinFunctionType: _reduce_builtin,
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,
