@@ -128,6 +128,8 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
     import mine  # type: ignore[import-not-found]
 
     travel, kinds = pack_origin.travel, pack_origin.Travel
+    import numpy.linalg  # noqa: F401
+
     for name in ("os", "json.decoder", "sys", "numpy", "numpy.linalg", "builtins", "ipytaskfarm.doors.pack", "_pickle"):
         assert travel(name) is kinds.REFERENCE, name
     assert travel(mine.__name__) is kinds.SOURCE

@@ -24,6 +24,7 @@ from .blobs import Keeper
 from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
+from .pack_missing import missing
 from .pack_origin import add_dependency
 from .pack_path import explain, find_culprit, type_name
 
@@ -90,11 +91,10 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
     Raises:
         VersionMismatch: a function in it was made by another minor version of Python.
         BlobMissing: it lies in a blob that is not to be had here.
+        ModuleMissing: it needs a module that goes by name and is not installed here.
         Exception: anything that a class's own code raises when it is rebuilt.
     """
     if namespace is None:
-        if data[0] != WITH_BUFFERS:
-            return pickle.loads(data)
         return _loads(data)
     outer = loading.namespace, loading.names, loading.before
     names: list[Any] = []
@@ -109,10 +109,13 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
 
 
 def _loads(data: bytes | memoryview) -> Any:
-    if data[0] != WITH_BUFFERS:
-        return pickle.loads(data)
-    body, buffers = unframe(memoryview(data))
-    return pickle.loads(body, buffers=buffers)
+    try:
+        if data[0] != WITH_BUFFERS:
+            return pickle.loads(data)
+        body, buffers = unframe(memoryview(data))
+        return pickle.loads(body, buffers=buffers)
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
 
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
@@ -197,6 +200,8 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
     finally:
         loading.namespace, loading.names, loading.before = outer
     bound: Callable[..., Any] = bind(function, names, before)
+    if bound is not function:
+        bound.brought = (names, before)  # type: ignore[attr-defined]
     return bound
 
 

@@ -45,8 +45,27 @@ class Loading(threading.local):
     before: list[Callable[[], Any]] | None = None
     """Collects what must be done before each call: the right versions of by-value modules put in place."""
 
+    shared: Names | None = None
+    """Globals that all functions are built over, in a child process."""
+    for_child = False
+    """Whether this thread packs for a child process, which does not have the engine's namespace."""
+
 
 loading = Loading()
+came: list[Any] = []
+"""Functions and classes that were built here by value, in an engine (see `collect`), until somebody takes them."""
+_collecting = [False]
+_CAME_MAX = 10_000
+
+
+def collect() -> None:
+    """Note in `came` what is built by value from now on."""
+    _collecting[0] = True
+
+
+def _note_came(obj: Any) -> None:
+    if _collecting[0] and len(came) < _CAME_MAX:
+        came.append(obj)
 
 
 class Names(dict[str, Any]):
@@ -167,6 +186,8 @@ def load_code(version: str, data: bytes) -> types.CodeType:
 
 def new_names(module_name: str) -> Names:
     """Fresh globals for the by-value functions of one pickle."""
+    if loading.shared is not None:
+        return loading.shared
     namespace = loading.namespace
     if namespace is None:
         namespace = sys.modules["__main__"].__dict__
@@ -222,8 +243,11 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     names = function.__globals__.get("__builtins__")
     if isinstance(names, Names):
         names.add(state.get("used", {}), state.get("wanted", ()))
+    elif loading.shared is not None and loading.shared.globals is function.__globals__:
+        loading.shared.add(state.get("used", {}), state.get("wanted", ()))
     if "source" in state:
         remember_source(function.__code__.co_filename, *state["source"])
+    _note_came(function)
 
 
 def new_single_dispatch() -> Any:
@@ -332,6 +356,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     """A class inside data: its definition is a pickle of its own, opened only when the class is not known here."""
     known = known_class(born, digest)
     if known is not None:
+        _note_came(known)
         return known
     return pickle.loads(packed)
 
@@ -408,6 +433,7 @@ def new_enum(
 def fill_class(cls: type, state: dict[str, Any]) -> None:
     """Attributes of a class; nothing happens to one that was known already."""
     digests = _unfilled.pop(cls, None)
+    _note_came(cls)
     if digests is None:
         return
     for name, value in state["attributes"].items():

@@ -15,6 +15,7 @@ from ..core.parcels import Failure
 from ..core.work import FailureBody
 from .pack_build import is_call, source_lines
 from .pack_cache import dumps
+from .pack_missing import complete
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _PICKLED_BYTES_MAX = 1024 * 1024
@@ -97,6 +98,7 @@ def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseExcepti
         error = RemoteError(body.etype, body.value)
         if why:
             error.add_note(why)
+    complete(error)
     error.remote_traceback = body.traceback  # type: ignore[attr-defined]
     error.engine_id = engine_id  # type: ignore[attr-defined]
     return error

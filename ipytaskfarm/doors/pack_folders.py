@@ -10,7 +10,8 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .pack_bundles import ModuleSource
@@ -99,3 +100,32 @@ def write_members(root: str, members: Iterable[ModuleSource]) -> None:
             path = os.path.join(os.path.dirname(file), below)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             Path(path).write_bytes(content)
+
+
+def child_folder() -> str:
+    """The entry of ``sys.path`` and of PYTHONPATH where child processes find by-value modules."""
+    return os.path.join(_root[0] if _root else private_folder(), "children")
+
+
+def write_set(members: Sequence[ModuleSource], beside: Sequence[types.ModuleType]) -> None:
+    """Replace what lies below `child_folder`.
+
+    Args:
+        members: the modules that are active now.
+        beside: modules that were found in the sender's folders.
+    """
+    root = tempfile.mkdtemp(prefix="set-", dir=private_folder())
+    write_members(root, members)
+    for module in beside:
+        file = module.__file__ or ""
+        source = os.path.dirname(file) if hasattr(module, "__path__") else file
+        target = os.path.join(root, os.path.basename(source))
+        if source and not os.path.lexists(target):
+            os.symlink(source, target)
+    link = child_folder()
+    before = os.path.realpath(link) if os.path.islink(link) else ""
+    new = f"{root}.link"
+    os.symlink(root, new)
+    os.replace(new, link)
+    if before:
+        shutil.rmtree(before, ignore_errors=True)

@@ -31,7 +31,7 @@ import msgspec
 from . import pack_bundles
 from .pack_build import loading
 from .pack_bundles import Bundle, ModuleSource
-from .pack_folders import as_arrived, home_of
+from .pack_folders import as_arrived, child_folder, home_of, write_set
 from .pack_origin import Shipped, entry_of, is_compiled
 
 _VERSIONS_KEPT = 512
@@ -316,6 +316,27 @@ def _set_aside(name: str, present: types.ModuleType | None) -> None:
     """Keep what the engine itself imported under that name, to put it back afterwards."""
     if present is not None and not _is_shipped(present):
         _displaced.setdefault(name, present)
+
+
+def is_by_value(name: str) -> bool:
+    """Whether the module of that name came by value, and is not found by an import in another process."""
+    module = sys.modules.get(name)
+    return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
+
+
+def write_for_children(synced: list[tuple[Any, ...]]) -> None:
+    """Have what is active now found below `child_folder`, by processes that are about to be started.
+
+    Args:
+        synced: what was written last; changed here.
+    """
+    key = (*active, *_beside)
+    if synced and synced[0] == key:
+        return
+    if not key and not os.path.lexists(child_folder()):
+        return
+    write_set([member for members in active.values() for member in members], list(_beside.values()))
+    synced[:] = [key]
 
 
 def _is_shipped(module: types.ModuleType) -> bool:

@@ -178,6 +178,8 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     # A function that came here by value has builtins and names of the engine among its globals.
     names = here.get("__builtins__")
     not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
+    if not_own and build.loading.for_child:
+        not_own = {name for name in not_own if here.get(name) is vars(builtins).get(name)}
     used: dict[str, Any] = {}
     wanted = []
     for name in global_names(function.__code__):
