@@ -25,6 +25,7 @@ from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .pack_errors import brief_error, pack_error, unpack_error
 from .pack_missing import missing
+from .pack_notice import notice
 from .pack_origin import add_dependency
 from .pack_path import explain, find_culprit, type_name
 
@@ -57,10 +58,14 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: Keeper | None
     Raises:
         UnpickleableException: a part cannot travel; the message says where it is, and what to do.
     """
+    if notice.on:
+        notice.begin(obj, names)
     try:
         return dumps(obj, keeper)
     except Exception as error:
         raise _refusal(obj, names, error) from error
+    finally:
+        notice.what = None
 
 
 def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
@@ -173,11 +178,15 @@ def pack_function(function: Callable[..., Any]) -> Function:
     Raises:
         UnpickleableException: something it stands on cannot travel.
     """
+    if notice.on:
+        notice.begin(function, getattr(function, "__qualname__", type(function).__name__))
     try:
         return packed_function(function)
     except Exception as error:
         name = getattr(function, "__qualname__", type(function).__name__)
         raise _refusal(function, name, error) from error
+    finally:
+        notice.what = None
 
 
 def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:

@@ -132,6 +132,8 @@ class _Builder:
         self._stamps: dict[str, Stamp] = {}
         self._whole: set[str] = set()
         self._bytes = 0
+        self._own: dict[str, bytes] = {}
+        self._digests: dict[frozenset[str], str] = {}
 
     def build(self, name: str) -> Bundle:
         """The bundle of that module."""
@@ -146,7 +148,7 @@ class _Builder:
             source, text = read
             self._found[each] = source
             self._bytes += len(source.source) + sum(map(len, source.data.values()))
-            working.what = f"module {name} ({_size(self._bytes)} of sources, {len(self._found)} files)"
+            working.what = f"module {name} ({size_text(self._bytes)} of sources, {len(self._found)} files)"
             names = set(resolve(source.name, source.is_package, text.mentioned if text is not None else ()))
             if text is not None and text.dynamic:
                 names |= self._all_of(each.partition(".")[0])
@@ -173,17 +175,30 @@ class _Builder:
             if each not in reached and each in self._found:
                 reached.add(each)
                 waiting.extend(self._reaches[each])
+        key = frozenset(reached)
+        digest = self._digests.get(key)
+        if digest is None:
+            total = hashlib.blake2b(digest_size=20)
+            for name in sorted(reached):
+                total.update(self._own_digest(name))
+            digest = self._digests[key] = total.hexdigest()
+        return msgspec.structs.replace(source, digest=digest)
+
+    def _own_digest(self, name: str) -> bytes:
+        known = self._own.get(name)
+        if known is not None:
+            return known
+        member = self._found[name]
         total = hashlib.blake2b(digest_size=20)
-        for name in sorted(reached):
-            member = self._found[name]
-            total.update(f"{name}\0{len(member.source)}\0".encode())
-            total.update(member.source)
-            for path, content in sorted(member.data.items()):
-                total.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
-                total.update(content)
-            if is_compiled(member.file):
-                total.update(f"{member.file}\0{self._stamps.get(member.file)}".encode("utf-8", "surrogateescape"))
-        return msgspec.structs.replace(source, digest=total.hexdigest())
+        total.update(f"{name}\0{len(member.source)}\0".encode())
+        total.update(member.source)
+        for path, content in sorted(member.data.items()):
+            total.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+            total.update(content)
+        if is_compiled(member.file):
+            total.update(f"{member.file}\0{self._stamps.get(member.file)}".encode("utf-8", "surrogateescape"))
+        known = self._own[name] = total.digest()
+        return known
 
     def _read(self, name: str) -> tuple[ModuleSource, _Text | None] | None:
         module = sys.modules.get(name)
@@ -285,15 +300,16 @@ def _warn_of_left_out(name: str, left_out: dict[str, int]) -> None:
         return
     _warned.add(name)
     largest = max(left_out, key=lambda path: left_out[path])
-    total = _size(sum(left_out.values()))
+    total = size_text(sum(left_out.values()))
     warnings.warn(
         f"package {name}: {len(left_out)} of its data files ({total}, the largest is {largest}) do not travel with it, "
-        f"the limit is {_size(DATA_BYTES_MAX)}: put them where engines can read them, or install {name} there",
+        f"the limit is {size_text(DATA_BYTES_MAX)}: put them where engines can read them, or install {name} there",
         stacklevel=2,
     )
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """A number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -307,14 +323,17 @@ def _size(count: float) -> str:
 
 def mentioned(source: bytes) -> frozenset[str]:
     """Absolute names as they are, relative ones with their dots; ``from a import b`` gives ``a`` and ``a.b``."""
+    if b"import" not in source:
+        return frozenset()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the author has seen them when the module was imported
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()  # the engine will say it, with the line
+    by_call = _IMPORT_CALL.search(source) is not None
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(tree) if by_call else _statements(tree.body):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -327,6 +346,19 @@ def mentioned(source: bytes) -> frozenset[str]:
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 names.add(argument.value)
     return frozenset(names)
+
+
+_IMPORT_CALL = re.compile(rb"\b(import_module|__import__)\b")
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """All statements below; expressions, which are most of a tree, are passed over."""
+    waiting: list[Any] = [*body]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting.extend(getattr(node, field, None) or ())
 
 
 def _called(function: ast.expr) -> str:

@@ -31,6 +31,7 @@ from urllib.parse import unquote, urlsplit
 
 _OWN = __name__.partition(".")[0]
 _STARTED_IN = os.path.realpath(os.curdir) if os.path.isdir(os.curdir) else ""
+_PYTHONPATH = os.environ.get("PYTHONPATH", "")
 _PROJECT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 _SUFFIXES_OF_INSTALLED = ("site-packages", "dist-packages")
 
@@ -317,7 +318,7 @@ def _editable_root(file: str) -> str:
 @functools.cache
 def _shared_entries() -> frozenset[str]:
     """Folders of PYTHONPATH, and those that ``.pth`` files name."""
-    found = {os.path.join(_STARTED_IN, entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    found = {os.path.join(_STARTED_IN, entry) for entry in _PYTHONPATH.split(os.pathsep) if entry}
     for folder in {folder.rstrip(os.sep) for folder in _installed_folders()}:
         try:
             names = [name for name in os.listdir(folder) if name.endswith(".pth")]

@@ -11,6 +11,7 @@ PYTHONPATH; it is written when the first child is started (`Starts`).
 
 from __future__ import annotations
 
+import multiprocessing.spawn  # noqa: F401 - `Starts` changes what it tells children
 import os
 import sys
 import types
@@ -142,6 +143,27 @@ def prepare_older() -> None:
         each.prepare()
 
 
+_PREPARING = ("multiprocessing.spawn", "joblib.externals.loky.backend.spawn", "loky.backend.spawn")
+"""What tells a fresh child its ``sys.path``, which is the parent's."""
+
+
+def _put_first(module: Any) -> None:
+    """Have children look into the folder for them before the farm's start folder, as imports in the engine do."""
+    usual = module.get_preparation_data
+    if hasattr(usual, "usual"):
+        return
+
+    def get_preparation_data(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        data: dict[str, Any] = usual(*args, **kwargs)
+        folder = child_folder()
+        if folder in data.get("sys_path", ()):
+            data["sys_path"] = [folder, *(entry for entry in data["sys_path"] if entry != folder)]
+        return data
+
+    get_preparation_data.usual = usual  # type: ignore[attr-defined]
+    module.get_preparation_data = get_preparation_data
+
+
 class _Blind:
     """Finds nothing: the folder for children is on this process's ``sys.path`` for them alone."""
 
@@ -163,10 +185,11 @@ class Starts:
         import _posixsubprocess
 
         folder = child_folder()
-        sys.path.insert(0, folder)
+        sys.path.insert(1, folder)
         sys.path_importer_cache[folder] = _Blind()
         path = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{path}" if path else folder
+        _put_first(sys.modules["multiprocessing.spawn"])
         _posixsubprocess.fork_exec = self._before(_posixsubprocess.fork_exec)
         module: Any = sys.modules.get("subprocess")
         if hasattr(module, "_fork_exec"):  # it keeps a reference of its own
@@ -181,6 +204,9 @@ class Starts:
         if os.getpid() == self._pid:
             _started[:] = [self]
             write_for_children(self._synced)
+            for name in _PREPARING:
+                if name in sys.modules:
+                    _put_first(sys.modules[name])
 
     def _before(self, start: Callable[..., Any]) -> Callable[..., Any]:
         def starting(*args: Any, **kwargs: Any) -> Any:
