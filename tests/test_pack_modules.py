@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy.linalg  # noqa: F401 - the `folder` fixture forgets what tests import, and numpy cannot be imported twice
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
@@ -128,8 +129,6 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
     import mine  # type: ignore[import-not-found]
 
     travel, kinds = pack_origin.travel, pack_origin.Travel
-    import numpy.linalg  # noqa: F401
-
     for name in ("os", "json.decoder", "sys", "numpy", "numpy.linalg", "builtins", "ipytaskfarm.doors.pack", "_pickle"):
         assert travel(name) is kinds.REFERENCE, name
     assert travel(mine.__name__) is kinds.SOURCE

@@ -27,7 +27,7 @@ from typing import Any
 
 from . import pack_build as build
 from . import pack_cache  # noqa: F401 - it completes the pickler
-from .pack_folders import private_folder
+from .pack_folders import private_folder, use_folder
 from .pack_modules import is_by_value
 from .pack_origin import Travel, travel
 from .pack_reduce import Pickler
@@ -158,6 +158,8 @@ def _load(path: str, why: str) -> Any:
     data = Path(path).read_bytes()
     if not _shared:
         _shared.append(SharedMain())
+        if _is_fresh():
+            use_folder(os.path.dirname(path))  # it goes with the engine, however this process ends
     outer = build.loading.shared
     build.loading.shared = _shared[0] if _is_fresh() else None
     try:
