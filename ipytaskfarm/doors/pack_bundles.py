@@ -130,7 +130,7 @@ class _Builder:
         self._reaches: dict[str, set[str]] = {}
         self._sent: dict[str, bool] = {}
         self._stamps: dict[str, Stamp] = {}
-        self._whole: set[str] = set()
+        self._whole: dict[str, set[str]] = {}
         self._bytes = 0
         self._own: dict[str, bytes] = {}
         self._digests: dict[frozenset[str], str] = {}
@@ -249,9 +249,12 @@ class _Builder:
 
     def _all_of(self, top: str) -> set[str]:
         """The names of all modules of that package, if it is a regular package."""
-        if top in self._whole:
-            return set()
-        self._whole.add(top)
+        known = self._whole.get(top)
+        if known is None:
+            known = self._whole[top] = self._list_all(top)
+        return known
+
+    def _list_all(self, top: str) -> set[str]:
         spec = getattr(sys.modules.get(top), "__spec__", None) or find(top)
         locations = getattr(spec, "submodule_search_locations", None)
         origin = getattr(spec, "origin", None)
