@@ -92,6 +92,15 @@ def in_main():
     import __main__
     main = sys.modules["__main__"]
     return __main__.square(3), main.Point is Point, hasattr(main, "absent"), square(1)
+def no_begin(x): raise ValueError("no beginning")
+def dies(method):
+    try:
+        with multiprocessing.get_context(method).Pool(1, no_begin, (1,)) as pool: pool.map(square, [1, 2])
+    except RuntimeError as error: return "was ended by an exception: its initializer failed" in str(error)
+def leaves(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        try: return list(pool.imap(sys.exit, [1, 1]))
+        except RuntimeError as error: return "SystemExit" in str(error)
 def left():
     import importlib.util
     return importlib.util.find_spec("beside"), "beside" in sys.modules, hasattr(sys.modules["__main__"], "square")
@@ -102,6 +111,9 @@ ROWS: list[tuple[str, Any]] = [
     ("command()", (3, "9\n")),
     ("in_main()", (9, True, False, 1)),
     ("process()", 7),
+    ("dies('fork')", True),
+    ("dies('spawn')", True),
+    ("leaves('fork')", True),
     ("with_lock('fork')", [1, 2]),
     ("with_lock('spawn')", True),
     ("job('loky', square)", [1, 4]),

@@ -29,6 +29,7 @@ from ..core.pieces import BlobHere
 from ..doors.blobs import Blobs, fetch_from, use
 from ..doors.pack_missing import name_place
 from ..doors.recorder import Bell, Recorder
+from . import pool_watch
 from .baseline import Baseline
 from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
 from .cells import Cells
@@ -148,6 +149,7 @@ class EngineProcess:
         package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
         Starts(f"{settings.folder}/modules-{self._counter}").install()
+        pool_watch.install()
         name_place(f"on node {self._facts['node']}, engine {settings.id}")
         self._baseline = Baseline()
         kernel.after_cell = self._after_cell
