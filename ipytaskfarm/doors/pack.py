@@ -101,9 +101,22 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
     """
     if namespace is None:
         return _loads(data)
+    return unpack_lasting(data, namespace, None)
+
+
+def unpack_lasting(
+    data: bytes | memoryview, namespace: MutableMapping[str, Any] | None, steps: list[Callable[[], Any]] | None
+) -> Any:
+    """As `unpack`, for a value that outlives the task.
+
+    Args:
+        data: as for `unpack`.
+        namespace: as for `unpack`.
+        steps: collects what a later task has to call before it uses the value: its modules are put in place.
+    """
     outer = loading.namespace, loading.names, loading.before
     names: list[Any] = []
-    loading.namespace, loading.names, loading.before = namespace, names, None
+    loading.namespace, loading.names, loading.before = namespace, names, steps
     try:
         value = _loads(data)
     finally:

@@ -63,6 +63,11 @@ def collect() -> None:
     _collecting[0] = True
 
 
+def is_own_side() -> bool:
+    """Whether what is unpacked came home: this is a client, whose own modules are taken as they are."""
+    return loading.namespace is None and not _collecting[0]
+
+
 def _note_came(obj: Any) -> None:
     if _collecting[0] and len(came) < _CAME_MAX:
         came.append(obj)

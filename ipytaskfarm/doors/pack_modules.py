@@ -29,7 +29,7 @@ from typing import Any, cast
 import msgspec
 
 from . import pack_bundles
-from .pack_build import loading
+from .pack_build import is_own_side, loading
 from .pack_bundles import Bundle, ModuleSource
 from .pack_folders import as_arrived, child_folder, home_of, write_set
 from .pack_origin import Shipped, entry_of, is_compiled
@@ -47,6 +47,8 @@ active: dict[int, list[ModuleSource]] = {}
 """id -> the members of each bundle that is in ``sys.modules`` or offered."""
 _sticky: dict[int, list[ModuleSource]] = {}
 """Those among them that belong to values in the engine's namespace."""
+_lasting: dict[int, list[ModuleSource]] = {}
+"""Those that belong to the engine's environment."""
 _displaced: dict[str, types.ModuleType] = {}
 """What the engine itself had under the names of shipped modules."""
 _beside: dict[str, types.ModuleType] = {}
@@ -218,7 +220,7 @@ pack_bundles.register_own = _register_own
 
 def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
     """The module of that name and digest.  In a client: its own module of that name, if it has one."""
-    if loading.namespace is None:
+    if is_own_side():
         try:
             return importlib.import_module(name)
         except ImportError:
@@ -229,7 +231,7 @@ def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
 
 def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
     """Have the modules of these bundles found by imports that follow; nothing is imported now."""
-    if loading.namespace is None:
+    if is_own_side():
         return
     for name, digest, packed in bundles:
         if not _is_active(members := _open(name, digest, packed)):
@@ -243,7 +245,7 @@ def offer_folder(folder: str, offered: None = None) -> None:
         folder: of the sender's script.
         offered: what `offer` gave, for a function that needs both.
     """
-    if loading.namespace is None or not os.path.isdir(folder):
+    if is_own_side() or not os.path.isdir(folder):
         return
     members = _opened.get((_MAIN_FOLDER, folder))
     if members is None:
@@ -386,14 +388,17 @@ def _take_out(name: str) -> None:
         _place(name, own)
 
 
-def keep_active() -> None:
-    """What is active now belongs to values that stay in the engine's namespace."""
+def keep_active(always: bool = False) -> None:
+    """What is active now belongs to values that stay in the engine's namespace; always: as long as the engine lives."""
     _sticky.update(active)
+    if always:
+        _lasting.update(active)
 
 
 def forget_kept() -> None:
     """The engine's namespace was cleared."""
     _sticky.clear()
+    _sticky.update(_lasting)
 
 
 def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 
 _EXCEPTION = 1
 """The exit code of a process that an exception has ended."""
+_ITERATOR: Any = pools.IMapIterator
+_MAP: Any = pools.MapResult
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -46,10 +48,10 @@ def _fail(workers: list[Any], name: str) -> None:
     )
     waiting: Any
     for waiting in list(pool._cache.values()):
-        if isinstance(waiting, pools.IMapIterator):
+        if isinstance(waiting, _ITERATOR):
             waiting._set(waiting._index, (False, error))
             waiting._set_length(waiting._index)
         else:
-            if isinstance(waiting, pools.MapResult):
+            if isinstance(waiting, _MAP):
                 waiting._number_left = 1  # no more answers are waited for
             waiting._set(0, (False, error))
