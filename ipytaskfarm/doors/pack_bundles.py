@@ -76,7 +76,10 @@ class _Text:
         self.opens_data = _OPENS_DATA.search(source) is not None
 
 
-_DYNAMIC = re.compile(rb"\b(import_module|__import__|iter_modules|walk_packages|find_spec|__path__|__getattr__)\b")
+_DYNAMIC = re.compile(
+    rb"\b(import_module|__import__)\s*\((?!\s*[\"'][\w.]+[\"']\s*[,)])|\b(iter_modules|walk_packages)\b"
+)
+"""Not: a call with a constant, which is as good as a statement; ``find_spec``, which asks whether a module exists."""
 _OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
 _texts: dict[str, _Text] = {}
 _bundles: dict[str, Bundle] = {}
