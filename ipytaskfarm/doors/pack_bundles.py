@@ -119,10 +119,15 @@ def bundle_of(name: str) -> Bundle:
 
 
 def _unchanged(bundle: Bundle) -> bool:
+    stat = os.stat
     try:
-        return all(_stamp(file) == stamp for file, stamp in bundle.stamps)
+        for file, stamp in bundle.stamps:
+            status = stat(file)
+            if (status.st_mtime_ns, status.st_size, status.st_ino) != stamp:
+                return False
     except OSError:
         return False
+    return True
 
 
 class _Builder:
@@ -225,7 +230,11 @@ class _Builder:
             text = _texts[file] = _Text(stamp, Path(file).read_bytes())
         if found is None:
             return ModuleSource(name, False, file, [], text.source), text
+        known = set(self._stamps)
         data, left_out = self._data(os.path.dirname(file))
+        if not data and not text.opens_data:
+            # A look at each folder at each hand-in, for packages that have no data: only new sources matter there.
+            self._stamps = {path: self._stamps[path] for path in self._stamps if path in known}
         if left_out and text.opens_data:
             _warn_of_left_out(name, left_out)
         return ModuleSource(name, True, file, folders, text.source, "", data, left_out), text
