@@ -53,5 +53,7 @@ def _fail(workers: list[Any], name: str) -> None:
             waiting._set_length(waiting._index)
         else:
             if isinstance(waiting, _MAP):
+                if not hasattr(waiting, "_number_left"):
+                    continue  # another thread is making it: the worker that is started now will die of the same
                 waiting._number_left = 1  # no more answers are waited for
             waiting._set(0, (False, error))
