@@ -50,6 +50,7 @@ __all__ = [
     "Job",
     "TaskEnvironment",
     "RecycleSettings",
+    "add_dependency",
     "__version__",
 ]
 
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .client import TaskClient as TaskClient
     from .client import TaskFuture as TaskFuture
     from .client import TaskResult as TaskResult
+    from .client import add_dependency as add_dependency
     from .core import errors as errors
     from .environment import RecycleSettings as RecycleSettings
     from .environment import TaskEnvironment as TaskEnvironment
@@ -91,6 +93,7 @@ else:
         "Job": ("ipytaskfarm.client", "Job"),
         "TaskEnvironment": ("ipytaskfarm.environment", "TaskEnvironment"),
         "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),
+        "add_dependency": ("ipytaskfarm.client", "add_dependency"),
     }
 
     def __getattr__(name: str) -> object:

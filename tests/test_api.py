@@ -35,8 +35,11 @@ PUBLIC = {
     "Job",
     "TaskEnvironment",
     "RecycleSettings",
+    "add_dependency",
     "__version__",
 }
+MODULES = {"client", "errors"}
+FUNCTIONS = {"add_dependency"}
 CLIENT_MODULE = {"TaskClient", "Task", "MapTask", "StringTask", "MultiEngineClient", "default_task_address"}
 """What IPython 0.10's ``IPython.kernel.client`` had, and old scripts use."""
 OLD_ERRORS = {
@@ -85,7 +88,7 @@ def test_static_tools_and_the_interpreter_read_the_same_list() -> None:
         (alias,) = node.names
         assert alias.asname == alias.name, "import x as x: else it is private to type checkers"
         origin = ".".join(filter(None, ["ipytaskfarm", node.module]))
-        thing = (origin, alias.name) if alias.name[0].isupper() else (f"{origin}.{alias.name}", None)
+        thing = (f"{origin}.{alias.name}", None) if alias.name in MODULES else (origin, alias.name)
         static.append((alias.name, thing))
     assert len(dict(static)) == len(static), "a name is imported twice"
     assert dict(static) == vars(ipytaskfarm)["_WHERE"]
@@ -106,7 +109,15 @@ def test_the_client_module_has_the_old_names() -> None:
     assert issubclass(ipytaskfarm.StringTask, ipytaskfarm.Task)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - {"client", "errors", "__version__"}))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_public_function_has_a_docstring(name: str) -> None:
+    function = getattr(ipytaskfarm, name)
+    assert inspect.isfunction(function)
+    assert inspect.getdoc(function)
+    assert getattr(ipytaskfarm.client, name) is function
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - MODULES - FUNCTIONS - {"__version__"}))
 def test_every_public_class_and_method_has_a_docstring(name: str) -> None:
     cls = getattr(ipytaskfarm, name)
     assert inspect.isclass(cls)

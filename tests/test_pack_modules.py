@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy.linalg  # noqa: F401 - the `folder` fixture forgets what tests import, and numpy cannot be imported twice
 import pytest
 
-from ipytaskfarm.doors import pack_modules
+from ipytaskfarm.core.errors import ModuleMissing
+from ipytaskfarm.doors import pack_bundles, pack_modules, pack_notice, pack_origin
 from ipytaskfarm.doors.pack import (
     add_dependency,
     pack,
     pack_function,
     unpack,
+    unpack_function,
 )
 
 from .pack_peer import Notebook, Peer
+from .polling import eventually
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +131,18 @@ def test_the_traceback_shows_the_lines_of_a_module_that_came_by_value(peer: Peer
 def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder / "mine.py", "")
     write(folder / "site/installed_one.py", "def f(): return 1\n")
-    monkeypatch.setattr(pack_modules, "_INSTALLED_FOLDERS", (*pack_modules._INSTALLED_FOLDERS, f"{folder}/site/"))
+    write(folder / "site/some_name-1.0.dist-info/RECORD", "installed_one.py,sha256=x,1\n")
     monkeypatch.syspath_prepend(folder / "site")
     import installed_one  # type: ignore[import-not-found]
     import mine  # type: ignore[import-not-found]
 
-    travel, kinds = pack_modules.travel, pack_modules.Travel
+    travel, kinds = pack_origin.travel, pack_origin.Travel
     for name in ("os", "json.decoder", "sys", "numpy", "numpy.linalg", "builtins", "ipytaskfarm.doors.pack", "_pickle"):
         assert travel(name) is kinds.REFERENCE, name
     assert travel(mine.__name__) is kinds.SOURCE
     assert travel("__main__") is kinds.LOOSE
     assert travel("installed_one") is kinds.REFERENCE
-    monkeypatch.setattr(pack_modules, "_added_folders", [])
+    monkeypatch.setattr(pack_origin, "_added_folders", [])
     add_dependency(folder / "site")
     assert travel("installed_one") is kinds.SOURCE
     assert b"load_module" in pack_function(installed_one.f).code
@@ -149,3 +156,223 @@ def test_a_made_up_module_travels_with_all_that_is_in_it() -> None:
     back = unpack(pack({"m": module}), {})["m"]
     assert (back.f(1), back.C().m(), back.__name__) == (4, (3, math.pi), "made_up")
     assert "made_up" not in sys.modules
+
+
+SORTED = """
+import sys
+sys.path[1:1] = [sys.argv[1] + "/project/vendor", sys.argv[1] + "/elsewhere"]
+names = sys.argv[2].split(",")
+for name in names: __import__(name)
+from ipytaskfarm.doors.pack_origin import travel
+print(" ".join(travel(name).name for name in names))
+"""
+
+WHERE = [
+    ("project/beside.py", "beside", "SOURCE"),
+    ("project/pkg/__init__.py", "pkg", "SOURCE"),
+    ("project/pkg/deep/mod.py", "pkg.deep.mod", "SOURCE"),
+    ("project/spaces/mod.py", "spaces", "SOURCE"),
+    ("project/src/below.py", "below", "SOURCE"),
+    ("project/vendor/own.py", "own", "SOURCE"),
+    ("project/vendor/vendored.py", "vendored", "REFERENCE"),
+    ("project/.venv/lib/python3/site-packages/packaged.py", "packaged", "REFERENCE"),
+    ("elsewhere/added.py", "added", "SOURCE"),
+    ("target/installed.py", "installed", "REFERENCE"),
+    ("target/installed_package/__init__.py", "installed_package", "REFERENCE"),
+    ("shared/common.py", "common", "REFERENCE"),
+    ("old.egg/from_egg.py", "from_egg", "REFERENCE"),
+    ("editable/src/developed.py", "developed", "SOURCE"),
+    ("overlay/laid_over.py", "laid_over", "REFERENCE"),
+]
+"""A file, the module that it holds, and how that travels from ``project/script.py``; to add a case, add a line."""
+
+
+def test_whose_code_a_module_is(tmp_path: Path) -> None:
+    for file, _, _ in WHERE:
+        write(tmp_path / file, "")
+    metadata = "Metadata-Version: 2.1\nName: {0}\nVersion: 1.0\n"
+    for folder, record in (("project/vendor", "vendored.py,,"), ("target", "installed.py,,\ninstalled_package/x.py,,")):
+        write(tmp_path / folder / "some_name-1.0.dist-info/METADATA", metadata.format("some_name"))
+        write(tmp_path / folder / "some_name-1.0.dist-info/RECORD", record)
+    packages = tmp_path / "project/.venv/lib/python3/site-packages"
+    url = f'{{"url": "file://{tmp_path}/editable", "dir_info": {{"editable": true}}}}'
+    write(packages / "developed-1.0.dist-info/direct_url.json", url)
+    (tmp_path / "project/script.py").write_text(SORTED)
+    entries = ["project/src", "project/.venv/lib/python3/site-packages", "target", "shared", "old.egg", "editable/src"]
+    path = os.pathsep.join([*(str(tmp_path / entry) for entry in [*entries, "overlay"]), str(pack_peer_root())])
+    command = [sys.executable, "script.py", str(tmp_path), ",".join(name for _, name, _ in WHERE)]
+    ended = subprocess.run(
+        command, cwd=tmp_path / "project", env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert dict(zip([file for file, _, _ in WHERE], ended.stdout.split(), strict=True)) == {
+        file: kind for file, _, kind in WHERE
+    }
+
+
+def pack_peer_root() -> Path:
+    return Path(pack_origin.__file__).parents[2]
+
+
+@pytest.fixture
+def away(peer: Peer, folder: Path) -> Callable[..., Any]:
+    """Calls a function on an engine that cannot see the folder."""
+
+    def call(function: Any, *args: Any) -> Any:
+        made, packed = pack_function(function), pack((args, {}))
+        hidden = folder.with_name(f"{folder.name}-hidden")
+        folder.rename(hidden)
+        try:
+            return peer.ask("call", made.digest, made.code, packed)
+        finally:
+            hidden.rename(folder)
+
+    return call
+
+
+def test_packages_arrive_as_packages(away: Callable[..., Any], notebook: Notebook, folder: Path) -> None:
+    write(
+        folder / "whole/__init__.py",
+        "import importlib\ndef plug(n): return importlib.import_module('.' + n, __name__).N",
+    )
+    write(folder / "whole/plugin.py", "N = 4\n")
+    write(folder / "whole/data/text.txt", "inside")
+    write(
+        folder / "whole/reading.py",
+        """
+        import importlib.resources, pathlib, pkgutil
+        def read():
+            package = importlib.resources.files("whole")
+            beside = (pathlib.Path(__file__).parent / "data" / "text.txt").read_text()
+            return package.joinpath("data/text.txt").read_text(), pkgutil.get_data("whole", "data/text.txt"), beside
+        def names():
+            import whole
+            found = sorted(module.name for module in pkgutil.iter_modules(whole.__path__))
+            return __package__, __spec__.name, whole.__package__, found
+        """,
+    )
+    notebook.run("""
+        import whole, whole.reading
+        def read(): return whole.reading.read()
+        def plug(): return whole.plug("plugin")
+        def lazy():
+            from whole import plugin
+            import whole.reading as other
+            return plugin.N, other.__name__
+    """)
+    assert away(notebook["read"]) == ("inside", b"inside", "inside")
+    assert away(notebook["plug"]) == 4
+    assert away(notebook["lazy"]) == (4, "whole.reading")
+    assert away(sys.modules["whole.reading"].names) == ("whole", "whole.reading", "whole", ["plugin", "reading"])
+    write(folder / "whole/data/text.txt", "edited")
+    assert away(notebook["read"])[0] == "edited"
+
+
+def test_functions_of_a_package_that_is_run_import_relatively(away: Callable[..., Any], folder: Path) -> None:
+    write(folder / "runs/__init__.py", "")
+    write(folder / "runs/sub.py", "X = 7\n")
+    main = Notebook()
+    main.names["__package__"] = "runs"
+    main.run("""
+        def f():
+            from .sub import X
+            from . import sub
+            import runs.sub
+            return X, sub.X, runs.sub.X, __package__
+    """)
+    assert away(main["f"]) == (7, 7, 7, "runs")
+
+
+def test_data_that_is_too_much_stays_and_says_so(
+    away: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_bundles, "DATA_BYTES_MAX", 1000)
+    write(folder / "heavy/__init__.py", "import pkgutil\ndef f(): return pkgutil.get_data(__name__, 'big.bin')\n")
+    write(folder / "heavy/big.bin", "x" * 2000)
+    import heavy  # type: ignore[import-not-found]
+
+    with pytest.warns(UserWarning, match=r"package heavy: 1 of its data files \(2 kB.*install heavy there"):
+        pack_function(heavy.f)
+    with pytest.raises(FileNotFoundError, match=r"'heavy' \(2,000 bytes\) did not travel"):
+        away(heavy.f)
+
+
+def test_a_module_that_is_not_there_is_named_with_its_version_and_the_remedy(peer: Peer, folder: Path) -> None:
+    write(folder / "gone.py", "def f(): return 1\nclass C:\n    pass\n")
+    write(folder / "gone-1.5.dist-info/METADATA", "Metadata-Version: 2.1\nName: gone\nVersion: 1.5\n")
+    write(folder / "gone-1.5.dist-info/RECORD", "gone.py,,\n")
+    import gone  # type: ignore[import-not-found]
+
+    for function, argument in ((gone.f, ()), (len, ((gone.C(),),))):
+        with pytest.raises(ModuleMissing) as caught:
+            peer.call(function, *argument)
+        text = str(caught.value)
+        assert "module 'gone' cannot be imported in this process" in text
+        assert "add_dependency('gone')" in text
+        assert text.endswith("(this client has gone 1.5)")
+    lazy = Notebook()
+    lazy.run("def f():\n    import gone\n    return gone.f()")
+    with pytest.raises(ModuleNotFoundError) as unkept:
+        peer.call(lazy["f"])
+    assert unkept.value.__notes__ == ["this client has gone 1.5: install it where the engines run"]
+
+
+def test_a_compiled_module_beside_the_script_goes_with_its_folder(peer: Peer, notebook: Notebook, folder: Path) -> None:
+    import _heapq
+
+    source = Path(getattr(_heapq, "__file__", None) or "/nowhere")
+    found = next(source.parent.glob("xxlimited.*.so"), None)
+    if found is None:
+        pytest.skip("this Python has no compiled module to copy")
+    shutil.copy(found, folder)
+    write(folder / "uses.py", "import xxlimited\ndef f(): return xxlimited.foo(1, 2)\n")
+    import uses  # type: ignore[import-not-found]
+
+    notebook.run("import xxlimited\ndef f(): return xxlimited.foo(2, 2)")
+    assert (peer.call(uses.f), peer.call(notebook["f"]), peer.call(sys.modules["xxlimited"].foo, 3, 3)) == (3, 4, 6)
+    with pytest.raises(ValueError, match="is compiled and cannot be sent"):
+        add_dependency("xxlimited")
+
+
+def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
+    """The engine's side, in this process: what it had itself under a name is put back."""
+    write(folder / "staying.py", "V = 'sent'\ndef f(): return V\n")
+    import staying  # type: ignore[import-not-found]
+
+    code = pack_function(staying.f).code
+    own = types.ModuleType("staying")
+    sys.modules["staying"] = own
+    pack_modules._versions.clear()
+    function = unpack_function(code, {})
+    assert function() == "sent"
+    assert sys.modules["staying"] is not own
+    pack_modules.begin_run(function.brought[1])  # type: ignore[attr-defined]
+    assert function() == "sent"
+    pack_modules.begin_run()
+    assert sys.modules["staying"] is own
+    assert function() == "sent"
+    pack_modules.begin_run()
+    assert sys.modules["staying"] is own
+
+
+def test_packing_that_takes_long_says_what_it_packs(
+    notebook: Notebook, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pack_notice, "NOTICE_AFTER_S", 0.0)
+    monkeypatch.setattr(pack_notice.notice, "on", True)
+    said: list[str] = []
+
+    def heard() -> bool:
+        said.append(capsys.readouterr().err)
+        return "packing" in "".join(said)
+
+    class Slow:
+        def __reduce__(self) -> tuple[Any, ...]:
+            eventually(heard, 10.0)
+            return int, ()
+
+    notebook.names["value"] = Slow()
+    notebook.run("def f(): return value")
+    pack_function(notebook["f"])
+    assert "packing f: a Slow (" in "".join(said)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import CompositeError, TaskAborted, TaskFarmError, TaskRejectError, TaskTimeout
+from ..doors.pack import add_dependency
 from ..doors.pack_refs import Ref
 from ..environment import RecycleSettings, TaskEnvironment
 from .commands import PendingResult, ResultList
@@ -55,6 +56,7 @@ __all__ = [
     "TaskRejectError",
     "TaskResult",
     "TaskTimeout",
+    "add_dependency",
     "default_task_address",
     "errors",
 ]

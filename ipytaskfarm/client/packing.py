@@ -17,10 +17,12 @@ from ..core.parcels import Function, Packed, Recovery, Rules
 from ..core.work import CallWork, StringWork
 from ..doors.blobs import Blobs, Keeper
 from ..doors.pack import pack, pack_function
+from ..doors.pack_notice import notice
 from ..doors.pack_refs import noting
 from .rules import pack_rules
 from .tasks import CallTask, Join, MapTask, StringTask, Task
 
+notice.on = True
 _encode = msgspec.msgpack.Encoder().encode
 
 

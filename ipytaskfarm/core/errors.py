@@ -23,6 +23,7 @@
     │   ├── DuplicateTask               another one of its unique key has not ended
     │   ├── DeferredTooLong             (TimeoutError) its defer_max is over
     │   ├── MemoryLimitExceeded         (MemoryError)
+    │   ├── ModuleMissing               (ModuleNotFoundError) an engine cannot import what goes by name
     │   ├── BlobMissing                 (LookupError) the data of a value is gone, or on another machine
     │   ├── ResultTooLarge              (ValueError)
     │   └── RemoteError                 a task's exception that could not be rebuilt here
@@ -217,6 +218,10 @@ class DeferredTooLong(TaskError, TimeoutError):
 
 class MemoryLimitExceeded(TaskError, MemoryError):
     """The engine used more memory than it was allowed, and was ended."""
+
+
+class ModuleMissing(TaskError, ModuleNotFoundError):
+    """A module that goes by name cannot be imported where the task runs; the message says which, and the remedy."""
 
 
 class BlobMissing(TaskError, LookupError):

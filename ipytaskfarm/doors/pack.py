@@ -25,7 +25,9 @@ from .blobs import Keeper
 from .pack_build import bind, for_many, loading
 from .pack_cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .pack_errors import brief_error, chain_of, pack_error, traceback_of, unpack_error
-from .pack_modules import add_dependency
+from .pack_missing import missing
+from .pack_notice import notice
+from .pack_origin import add_dependency
 from .pack_path import explain, find_culprit, type_name
 
 __all__ = [
@@ -59,10 +61,14 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: Keeper | None
     Raises:
         UnpickleableException: a part cannot travel; the message says where it is, and what to do.
     """
+    if notice.on:
+        notice.begin(obj, names)
     try:
         return dumps(obj, keeper)
     except Exception as error:
         raise _refusal(obj, names, error) from error
+    finally:
+        notice.what = None
 
 
 def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
@@ -96,15 +102,27 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
     Raises:
         VersionMismatch: a function in it was made by another minor version of Python.
         BlobMissing: it lies in a blob that is not to be had here.
+        ModuleMissing: it needs a module that goes by name and is not installed here.
         Exception: anything that a class's own code raises when it is rebuilt.
     """
     if namespace is None:
-        if data[0] != WITH_BUFFERS:
-            return pickle.loads(data)
         return _loads(data)
+    return unpack_lasting(data, namespace, None)
+
+
+def unpack_lasting(
+    data: bytes | memoryview, namespace: MutableMapping[str, Any] | None, steps: list[Callable[[], Any]] | None
+) -> Any:
+    """As `unpack`, for a value that outlives the task.
+
+    Args:
+        data: as for `unpack`.
+        namespace: as for `unpack`.
+        steps: collects what a later task has to call before it uses the value: its modules are put in place.
+    """
     outer = loading.namespace, loading.names, loading.before
     names: list[Any] = []
-    loading.namespace, loading.names, loading.before = namespace, names, None
+    loading.namespace, loading.names, loading.before = namespace, names, steps
     try:
         value = _loads(data)
     finally:
@@ -115,10 +133,13 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
 
 
 def _loads(data: bytes | memoryview) -> Any:
-    if data[0] != WITH_BUFFERS:
-        return pickle.loads(data)
-    body, buffers = unframe(memoryview(data))
-    return pickle.loads(body, buffers=buffers)
+    try:
+        if data[0] != WITH_BUFFERS:
+            return pickle.loads(data)
+        body, buffers = unframe(memoryview(data))
+        return pickle.loads(body, buffers=buffers)
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
 
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
@@ -176,11 +197,15 @@ def pack_function(function: Callable[..., Any]) -> Function:
     Raises:
         UnpickleableException: something it stands on cannot travel.
     """
+    if notice.on:
+        notice.begin(function, getattr(function, "__qualname__", type(function).__name__))
     try:
         return packed_function(function)
     except Exception as error:
         name = getattr(function, "__qualname__", type(function).__name__)
         raise _refusal(function, name, error) from error
+    finally:
+        notice.what = None
 
 
 def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:
@@ -203,6 +228,8 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
     finally:
         loading.namespace, loading.names, loading.before = outer
     bound: Callable[..., Any] = bind(function, names, before)
+    if bound is not function:
+        bound.brought = (names, before)  # type: ignore[attr-defined]
     return bound
 
 

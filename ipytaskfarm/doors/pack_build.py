@@ -45,8 +45,32 @@ class Loading(threading.local):
     before: list[Callable[[], Any]] | None = None
     """Collects what must be done before each call: the right versions of by-value modules put in place."""
 
+    shared: Names | None = None
+    """Globals that all functions are built over, in a child process."""
+    for_child = False
+    """Whether this thread packs for a child process, which does not have the engine's namespace."""
+
 
 loading = Loading()
+came: list[Any] = []
+"""Functions and classes that were built here by value, in an engine (see `collect`), until somebody takes them."""
+_collecting = [False]
+_CAME_MAX = 10_000
+
+
+def collect() -> None:
+    """Note in `came` what is built by value from now on."""
+    _collecting[0] = True
+
+
+def is_own_side() -> bool:
+    """Whether what is unpacked came home: this is a client, whose own modules are taken as they are."""
+    return loading.namespace is None and not _collecting[0]
+
+
+def _note_came(obj: Any) -> None:
+    if _collecting[0] and len(came) < _CAME_MAX:
+        came.append(obj)
 
 
 class Names(dict[str, Any]):
@@ -167,12 +191,21 @@ def load_code(version: str, data: bytes) -> types.CodeType:
 
 def new_names(module_name: str) -> Names:
     """Fresh globals for the by-value functions of one pickle."""
+    if loading.shared is not None:
+        return loading.shared
     namespace = loading.namespace
     if namespace is None:
         namespace = sys.modules["__main__"].__dict__
     names = Names(module_name, namespace)
     if loading.names is not None:
         loading.names.append(names)
+    return names
+
+
+def new_names_in(module_name: str, package: str) -> Names:
+    """The same, for a module of a package: relative imports in its functions look at ``__package__``."""
+    names = new_names(module_name)
+    names.packed["__package__"] = names.globals["__package__"] = package
     return names
 
 
@@ -212,11 +245,19 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
         function.__dict__.update(state["dict"])
     if "type_params" in state:
         function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    names = function.__globals__.get("__builtins__")
-    if isinstance(names, Names):
-        names.add(state.get("used", {}), state.get("wanted", ()))
+    add_globals(function, state.get("used", {}), state.get("wanted", ()))
     if "source" in state:
         remember_source(function.__code__.co_filename, *state["source"])
+    _note_came(function)
+
+
+def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:
+    """Add to the globals that by-value functions share; a function of a module has the module's own."""
+    names = function.__globals__.get("__builtins__")
+    if isinstance(names, Names):
+        names.add(used, wanted)
+    elif loading.shared is not None and loading.shared.globals is function.__globals__:
+        loading.shared.add(used, wanted)
 
 
 def new_single_dispatch() -> Any:
@@ -337,6 +378,7 @@ def is_unfilled(cls: type) -> bool:
 
 def note_filled(cls: type) -> None:
     """The class is complete, and known by its digests from now on."""
+    _note_came(cls)
     digests = _unfilled.pop(cls, None)
     if digests is not None:
         born, digest = digests
@@ -355,6 +397,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     """A class inside data: its definition is a pickle of its own, opened only when the class is not known here."""
     known = known_class(born, digest)
     if known is not None:
+        _note_came(known)
         return known
     return pickle.loads(packed)
 
@@ -516,47 +559,4 @@ def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None)
             break
     if state:
         error.__dict__.update(state)
-    return error
-
-
-def fill_exception(error: Any, state: dict[str, Any] | None) -> None:
-    """Give it its state, whatever its class makes of setting attributes."""
-    if state:
-        object.__getattribute__(error, "__dict__").update(state)
-
-
-def new_padded(before: int, middle: Any, after: int) -> Any:
-    """Bytes or text of which only the middle was sent."""
-    blank = b"?" if isinstance(middle, bytes) else "?"
-    return blank * before + middle + blank * after
-
-
-def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
-    """An exception none of its own code is run for: some of its parts may be remarks, which its code does not expect.
-
-    Args:
-        cls: its class.
-        args: its `args`.
-        fields: attributes of builtin exceptions and of slots.
-        state: what stands in its ``__dict__``.
-    """
-    made = next(base for base in cls.__mro__ if base.__module__ == "builtins").__new__
-    try:
-        error = made(cls, *args)
-    except Exception:  # OSError and groups look at what they are given
-        error = made(cls)
-    error.args = args
-    for name, value in fields.items():
-        if value is None:  # as it is; set, an OSError would speak of a file None
-            continue
-        with contextlib.suppress(AttributeError, TypeError, ValueError):
-            BaseException.__setattr__(error, name, value)
-    object.__getattribute__(error, "__dict__").update(state)
-    return error
-
-
-def new_exception_group(cls: Any, message: str, members: list[Any], state: dict[str, Any]) -> Any:
-    """A group of exceptions; its own ``__new__`` and ``__init__`` are not called."""
-    error = BaseExceptionGroup.__new__(cls, message, members)
-    object.__getattribute__(error, "__dict__").update(state)
     return error

@@ -64,9 +64,8 @@ def complete_function(function: types.FunctionType, state: dict[str, Any]) -> No
         function.__dict__.update(state["dict"])
     if "type_params" in state:
         function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    names = function.__globals__.get("__builtins__")
-    if "used" in state and isinstance(names, build.Names):
-        names.add(state["used"], ())
+    if "used" in state:
+        build.add_globals(function, state["used"])
 
 
 def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:

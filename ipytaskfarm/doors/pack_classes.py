@@ -21,7 +21,7 @@ from typing import Any
 from . import pack_build as build
 from . import pack_build_classes as build_classes
 from .pack_globals import annotation_names, is_hint
-from .pack_modules import Travel
+from .pack_origin import Travel
 from .pack_reduce import (
     BASES,
     KINDS,

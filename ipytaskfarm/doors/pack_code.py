@@ -34,6 +34,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .pack_build import is_call
+from .pack_bundles import Bundle, bundle_of
 from .pack_classes import (
     PARAMETER_TYPES,
     class_attributes,
@@ -45,7 +46,7 @@ from .pack_classes import (
     struct_digested,
 )
 from .pack_globals import absent_submodules
-from .pack_modules import Bundle, Travel, bundle_of, travel
+from .pack_origin import Travel, travel
 from .pack_reduce import (
     REDUCERS,
     SENTINEL_TYPES,
@@ -54,6 +55,7 @@ from .pack_reduce import (
     dumps_to_compare,
     find_named,
     home_module,
+    imports_of,
     inherited_reducer,
     reduced_by_pickle,
     used_globals,
@@ -448,8 +450,13 @@ class Digester:
         home = home_module(function.__globals__)
         used: dict[str, Any] = {}
         wanted: tuple[str, ...] = ()
+        imported: tuple[str, ...] = ()
         if home is None:
             used, wanted = used_globals(function)
+            imports = imports_of(function)
+            bundles = imports.bundles if imports is not None else ()
+            self.guards += map(BundleGuard, bundles)
+            imported = tuple(f"{each.name} {each.digest}" for each in bundles)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         absent = absent_submodules(used.values(), function.__code__)
         if absent:
@@ -468,6 +475,7 @@ class Digester:
             parts,
             home,
             wanted,
+            imported,
             function.__doc__,
             tuple(module.__name__ for module in used_submodules(function, home is None)),
             self._sorted("globals", used),

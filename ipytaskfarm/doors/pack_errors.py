@@ -18,6 +18,7 @@ from ..core.parcels import Failure
 from ..core.work import ErrorLink, FailureBody
 from .pack_build import is_call, source_lines
 from .pack_frames import Places, made_frames, made_traceback
+from .pack_missing import complete
 from .pack_parts import Budget, open_error, open_group, pack_alone, pack_group, pack_lost_fields, state_of
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -164,6 +165,7 @@ def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseExcepti
         tb = made_traceback(body.places, frames, link.frames)
         if tb is not None:
             BaseException.with_traceback(each, tb)
+    complete(error)
     for name, value in (("remote_traceback", body.traceback), ("engine_id", engine_id)):
         with contextlib.suppress(Exception):  # a class with a __setattr__ of its own: a frozen dataclass
             object.__setattr__(error, name, value)

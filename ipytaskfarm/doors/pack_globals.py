@@ -69,6 +69,43 @@ def is_hint(value: Any) -> bool:
     return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+
+
+def imported_names(code: types.CodeType) -> set[str]:
+    """The modules that import statements in the code, or in one nested in it, name; relative ones with their dots.
+
+    ``from a import b`` gives ``a`` and ``a.b``; a name given to ``import_module`` as a constant counts too.
+    """
+    names: set[str] = set()
+    for each in nested_codes(code):
+        if not each.co_names:
+            continue
+        if "import_module" in each.co_names or "__import__" in each.co_names:
+            names.update(text for text in each.co_consts if isinstance(text, str) and text.isidentifier())
+        if _IMPORT_NAME not in each.co_code[::2]:
+            continue
+        before: list[Any] = [0, None]
+        for step in dis.get_instructions(each):
+            if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
+                before = [before[-1], step.argval]
+            elif step.opcode == _IMPORT_NAME:
+                level, wanted = before
+                base = "." * (level if isinstance(level, int) else 0) + step.argval
+                names.add(base)
+                joint = "" if base.endswith(".") else "."
+                names.update(f"{base}{joint}{name}" for name in wanted or () if name != "*")
+    return names
+
+
+_IMPORT_CALLS = frozenset({"import_module", "__import__", "run_module"})
+
+
+def imports_by_name(code: types.CodeType) -> bool:
+    """Whether the code, or one nested in it, may import modules whose names it computes."""
+    return any(not _IMPORT_CALLS.isdisjoint(each.co_names) for each in nested_codes(code))
+
+
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:
     """Submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
     found: list[types.ModuleType] = []

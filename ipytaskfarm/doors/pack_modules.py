@@ -1,330 +1,61 @@
-"""Which modules travel by value, and how they do.
+"""Loads by-value modules where they arrive.
 
-By reference: the standard library and installed distributions (``site-packages``).  By value: everything else, that
-is the session's folder, user paths and editable installs.  Such a module travels as its *source*, together with the
-sources it imports in turn, read from the file as it stands when the function is handed in: so an edit is seen.
-Members of it are named inside it, so a class has one identity on an engine however often it arrives.
+`pack_origin` says which modules travel by value, `pack_bundles` gathers their sources.  Members of such a module are
+named inside it, so a class has one identity on an engine however often it arrives.
 
-Every module of such a bundle has a digest over its own source and all those it reaches.  An engine keeps one module
-object per (name, digest), and puts the wanted ones into ``sys.modules`` before anything of theirs is used.
+An engine keeps one module object per (name, digest), and puts the wanted ones into ``sys.modules`` before anything of
+theirs is used.  Before a task that does not use them they are taken out again (`begin_run`), and what the engine had
+under these names is put back.
+
+The name `load_module` and its signature, and those of `offer`, are part of what is stored and sent: pickles name them.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
 import os
-import site
 import sys
-import sysconfig
 import time
 import types
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from .pack_build import loading
+from . import pack_bundles
+from .pack_build import is_own_side, loading
+from .pack_bundles import Bundle, ModuleSource
+from .pack_folders import as_arrived, child_folder, home_of, write_set
+from .pack_origin import Shipped, entry_of, is_compiled
 
-_OWN = __name__.partition(".")[0]
 _VERSIONS_KEPT = 512
 _PROCESS_SINCE = time.time()
-
-
-class Travel(Enum):
-    """How what belongs to a module gets to the other side."""
-
-    REFERENCE = 1
-    """By name: it can be imported there."""
-    SOURCE = 2
-    """As the source of the whole module."""
-    LOOSE = 3
-    """Member by member: ``__main__``, and modules that have no source."""
-
-
-class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
-    """One module as it travels."""
-
-    name: str
-    is_package: bool
-    file: str
-    folders: list[str]
-    """Where a package's other members (extension modules, data) lie, if the other side has them at all."""
-    source: bytes
-    digest: str = ""
-    """Of this source and all that it reaches."""
-
-
-class Bundle(msgspec.Struct, frozen=True):
-    """A module with all the by-value modules that it reaches, itself included."""
-
-    name: str
-    digest: str
-    members: list[ModuleSource]
-    packed: bytes
-    stamps: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-
-
 _MEMBERS = msgspec.msgpack.Decoder(list[ModuleSource])
-
-
-# --------------------------------------------------------------------------------------------------
-# By value or by reference
-
-_added_folders: list[str] = []
-_added_modules: set[str] = set()
-_kinds: dict[str, tuple[types.ModuleType, Travel]] = {}
-
-
-def add_dependency(path: str | os.PathLike[str]) -> None:
-    """Make modules travel by value that would go by reference: a file, a folder, or the name of a module."""
-    if isinstance(path, str) and not os.path.exists(path):
-        if path.partition(".")[0] not in sys.modules and _find(path) is None:
-            raise FileNotFoundError(f"add_dependency({path!r}): there is no such file or folder, and no such module")
-        _added_modules.add(path)
-    else:
-        _added_folders.append(os.path.realpath(path))
-    _kinds.clear()
-    _bundles.clear()
-
-
-def _installed_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    folders = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({os.path.join(form, "") for folder in folders for form in (folder, os.path.realpath(folder))})
-
-
-_INSTALLED_FOLDERS = _installed_folders()
-
-
-def _file_travels(file: str) -> bool:
-    real = os.path.realpath(file)
-    for added in _added_folders:
-        if real == added or real.startswith(os.path.join(added, "")):
-            return True
-    return not (file.startswith(_INSTALLED_FOLDERS) or real.startswith(_INSTALLED_FOLDERS))
-
-
-def travel(name: str | None) -> Travel:
-    """How members of the module of that name travel."""
-    if name is None:
-        return Travel.LOOSE
-    module = sys.modules.get(name)
-    if module is None:
-        return Travel.LOOSE
-    known = _kinds.get(name)
-    if known is not None and known[0] is module:
-        return known[1]
-    kind = _travel(name, module)
-    _kinds[name] = (module, kind)
-    return kind
-
-
-def _travel(name: str, module: types.ModuleType) -> Travel:
-    if name in ("__main__", "__mp_main__"):
-        return Travel.LOOSE
-    spec = getattr(module, "__spec__", None)
-    if name.partition(".")[0] == _OWN or name in sys.builtin_module_names:
-        return Travel.REFERENCE
-    if isinstance(getattr(spec, "loader", None), ShippedLoader):
-        return Travel.SOURCE
-    forced = any(name == added or name.startswith(added + ".") for added in _added_modules)
-    file = getattr(module, "__file__", None)
-    if file is None:
-        if spec is None:
-            return Travel.LOOSE
-        folders = list(spec.submodule_search_locations or ())
-        return Travel.SOURCE if folders and (forced or _file_travels(folders[0])) else Travel.REFERENCE
-    if not file.endswith(".py") or not os.path.isfile(file):
-        return Travel.REFERENCE
-    return Travel.SOURCE if forced or _file_travels(file) else Travel.REFERENCE
-
-
-# --------------------------------------------------------------------------------------------------
-# Sources and bundles, where they are sent from
-
-_texts: dict[str, tuple[tuple[int, int, int], bytes, frozenset[str]]] = {}
-"""File -> (stamp, source, names that its import statements mention)."""
-_bundles: dict[str, Bundle] = {}
-
-
-def _stamp(file: str) -> tuple[int, int, int]:
-    status = os.stat(file)
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def bundle_of(name: str) -> Bundle:
-    """The module's sources as they stand now.  The same object as long as no file changed."""
-    known = _bundles.get(name)
-    if known is not None and _unchanged(known):
-        return known
-    bundle = _make_bundle(name)
-    _bundles[name] = bundle
-    _register_own(bundle)
-    return bundle
-
-
-def _unchanged(bundle: Bundle) -> bool:
-    try:
-        return all(_stamp(file) == stamp for file, stamp in bundle.stamps)
-    except OSError:
-        return False
-
-
-def _make_bundle(name: str) -> Bundle:
-    found: dict[str, ModuleSource] = {}
-    reaches: dict[str, set[str]] = {}
-    waiting = [name]
-    while waiting:
-        each = waiting.pop()
-        if each in found:
-            continue
-        source, mentioned = _read(each)
-        if source is None:
-            continue
-        found[each] = source
-        reaches[each] = {m for m in _resolve(source, mentioned) if m == each or _is_sent(m)}
-        waiting.extend(reaches[each] - found.keys())
-    members = [_with_digest(source, found, reaches) for _, source in sorted(found.items())]
-    digest = next(member.digest for member in members if member.name == name)
-    # A level above 1 gains little on source text, and this is paid at every edit.
-    packed = zlib.compress(msgspec.msgpack.encode(members), 1)
-    stamps = tuple((m.file, _stamp(m.file)) for m in members if m.file and os.path.isfile(m.file))
-    return Bundle(name=name, digest=digest, members=members, packed=packed, stamps=stamps)
-
-
-def _with_digest(source: ModuleSource, found: dict[str, ModuleSource], reaches: dict[str, set[str]]) -> ModuleSource:
-    reached: set[str] = set()
-    waiting = [source.name]
-    while waiting:
-        each = waiting.pop()
-        if each not in reached and each in found:
-            reached.add(each)
-            waiting.extend(reaches[each])
-    total = hashlib.blake2b(digest_size=20)
-    for name in sorted(reached):
-        text = found[name].source
-        total.update(f"{name}\0{len(text)}\0".encode())
-        total.update(text)
-    return msgspec.structs.replace(source, digest=total.hexdigest())
-
-
-def _read(name: str) -> tuple[ModuleSource | None, frozenset[str]]:
-    module = sys.modules.get(name)
-    spec = getattr(module, "__spec__", None) or _find(name)
-    if spec is None:
-        return None, frozenset()
-    if isinstance(spec.loader, ShippedLoader):
-        shipped = spec.loader.module
-        return shipped, _mentioned(shipped.source)
-    folders = list(spec.submodule_search_locations or ())
-    file = getattr(module, "__file__", None) or (spec.origin if spec.has_location else None)
-    if file is None:
-        return ModuleSource(name, True, "", folders, b""), frozenset()
-    stamp = _stamp(file)
-    known = _texts.get(file)
-    if known is None or known[0] != stamp:
-        text = Path(file).read_bytes()
-        known = (stamp, text, _mentioned(text))
-        _texts[file] = known
-    is_package = spec.submodule_search_locations is not None
-    return ModuleSource(name, is_package, file, folders, known[1]), known[2]
-
-
-def _mentioned(source: bytes) -> frozenset[str]:
-    """Absolute names as they are, relative ones with their dots; ``from a import b`` gives ``a`` and ``a.b``."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return frozenset()  # the engine will say it, with the line
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            joint = "" if base.endswith(".") else "."
-            names.add(base)
-            names.update(f"{base}{joint}{alias.name}" for alias in node.names)
-    return frozenset(names)
-
-
-def _resolve(source: ModuleSource, mentioned: frozenset[str]) -> Iterator[str]:
-    """The full names, with the packages around them."""
-    package = source.name if source.is_package else source.name.rpartition(".")[0]
-    for name in mentioned | {source.name}:
-        full = name
-        if name.startswith("."):
-            level = len(name) - len(name.lstrip("."))
-            parts = package.split(".")
-            if level - 1 >= len(parts):
-                continue
-            full = ".".join([*parts[: len(parts) - level + 1], *filter(None, name[level:].split("."))])
-        while full:
-            yield full
-            full = full.rpartition(".")[0]
-
-
-def _is_sent(name: str) -> bool:
-    if name in sys.modules:
-        return travel(name) is Travel.SOURCE
-    top = name.partition(".")[0]
-    added = bool(_added_modules or _added_folders)
-    if top in sys.stdlib_module_names or (not added and travel(top) is Travel.REFERENCE):
-        return False
-    spec = _find(name)
-    if spec is None:
-        return False
-    if isinstance(spec.loader, ShippedLoader):
-        return True
-    if not spec.has_location or spec.origin is None:
-        folders = list(spec.submodule_search_locations or ())
-        return bool(folders) and _file_travels(folders[0])
-    return spec.origin.endswith(".py") and _file_travels(spec.origin)
-
-
-def _find(name: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a module that need not be imported; nothing is run to find it."""
-    path: Sequence[str] | None = None
-    spec = None
-    parts = name.split(".")
-    for depth in range(1, len(parts) + 1):
-        full = ".".join(parts[:depth])
-        loaded = sys.modules.get(full)
-        spec = getattr(loaded, "__spec__", None)
-        if spec is None:
-            try:
-                spec = _finder.find_spec(full) or importlib.machinery.PathFinder.find_spec(full, path)
-            except KeyError:  # a namespace package around it is not imported any more
-                return None
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations
-        if path is None and depth < len(parts):
-            return None
-    return spec
-
-
-# --------------------------------------------------------------------------------------------------
-# Modules that came from elsewhere
 
 _versions: OrderedDict[tuple[str, str], types.ModuleType] = OrderedDict()
 """(name, digest) -> the module made from it, or found here to be the same."""
 _offered: dict[str, ModuleSource] = {}
-"""What an import of that name loads: the version used last."""
+"""What an import of that name loads."""
 _opened: OrderedDict[tuple[str, str], list[ModuleSource]] = OrderedDict()
+active: dict[int, list[ModuleSource]] = {}
+"""id -> the members of each bundle that is in ``sys.modules`` or offered."""
+_sticky: dict[int, list[ModuleSource]] = {}
+"""Those among them that belong to values in the engine's namespace."""
+_lasting: dict[int, list[ModuleSource]] = {}
+"""Those that belong to the engine's environment."""
+_displaced: dict[str, types.ModuleType] = {}
+"""What the engine itself had under the names of shipped modules."""
+_beside: dict[str, types.ModuleType] = {}
+"""Modules that were found in the sender's folders, see `FolderFinder`."""
 
 
-class ShippedLoader:
+class ShippedLoader(Shipped):
     """Runs a module's source that came with a function."""
 
     def __init__(self, module: ModuleSource) -> None:
@@ -339,10 +70,49 @@ class ShippedLoader:
     def get_source(self, fullname: str) -> str:
         return importlib.util.decode_source(self.module.source)
 
+    def get_code(self, fullname: str) -> types.CodeType:
+        """For ``runpy``."""
+        code: types.CodeType = compile(
+            self.module.source, self.module.file or self.module.name, "exec", dont_inherit=True
+        )
+        return code
+
+    def get_filename(self, fullname: str) -> str:
+        return self.module.file
+
     def exec_module(self, module: types.ModuleType) -> None:
-        code = compile(self.module.source, self.module.file or self.module.name, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        exec(self.get_code(self.module.name), module.__dict__)
         _note_version(self.module, module)
+
+    def get_data(self, path: str) -> bytes:
+        """For ``pkgutil.get_data``."""
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError:
+            self._say_left_out(path)
+            raise
+
+    def get_resource_reader(self, fullname: str) -> Any:
+        """For ``importlib.resources``."""
+        if not self.module.is_package:
+            return None
+        from importlib.readers import FileReader
+
+        module = sys.modules.get(fullname)
+        folder = next(iter(getattr(module, "__path__", ())), "")
+        for path in self.module.left_out:
+            if not os.path.exists(os.path.join(folder, path)):
+                self._say_left_out(os.path.join(folder, path))
+        return FileReader(cast(Any, types.SimpleNamespace(path=os.path.join(folder, "__init__.py"))))
+
+    def _say_left_out(self, path: str) -> None:
+        size = next((size for below, size in self.module.left_out.items() if path.endswith(below)), None)
+        if size is not None:
+            raise FileNotFoundError(
+                f"{path}: this data file of package {self.module.name!r} ({size:,} bytes) did not travel with it, the "
+                f"limit is {pack_bundles.DATA_BYTES_MAX:,} bytes: put it where engines can read it, or install the "
+                "package there"
+            )
 
 
 class ShippedFinder:
@@ -354,16 +124,81 @@ class ShippedFinder:
         offered = _offered.get(fullname)
         if offered is None:
             return None
+        if is_compiled(offered.file):
+            if not os.path.isfile(offered.file):
+                return None
+            return importlib.util.spec_from_file_location(fullname, offered.file)
+        origin, folders = home_of(offered, _members_with(offered))
         spec = importlib.machinery.ModuleSpec(
-            fullname, cast(Any, ShippedLoader(offered)), origin=offered.file or None, is_package=offered.is_package
+            fullname, cast(Any, ShippedLoader(offered)), origin=origin or None, is_package=offered.is_package
         )
-        spec.has_location = bool(offered.file)
+        spec.has_location = bool(origin)
         if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.extend(folder for folder in offered.folders if os.path.isdir(folder))
+            if not offered.file:  # a namespace package: this machine may have parts of it too
+                here = importlib.machinery.PathFinder.find_spec(fullname, path)
+                folders = [*folders, *((here and here.submodule_search_locations) or ())]
+            spec.submodule_search_locations.extend(dict.fromkeys(folders))
         return spec
 
 
-_finder = ShippedFinder()
+class FolderFinder:
+    """Looks, after all others, into the sender's folders if this machine sees them.
+
+    There are the modules that are imported by computed names, and compiled ones.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is not None or "." in fullname or not active:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, _sender_folders())
+        if spec is not None and spec.loader is not None:
+            spec.loader = cast(Any, _Noting(spec.loader))
+        return spec if spec is not None and spec.loader is not None else None
+
+
+class _Noting:
+    """A loader whose module is forgotten with the bundles of its folder."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: Any) -> Any:
+        spec.loader = self._loader
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if not is_compiled(module.__file__ or ""):
+            _beside[module.__name__] = module
+        self._loader.exec_module(module)
+
+
+def _sender_folders() -> list[str]:
+    found: dict[str, None] = {}
+    for members in active.values():
+        for member in members:
+            if member.file:
+                found[entry_of(member.name, member.file)] = None
+            elif member.name == _MAIN_FOLDER:
+                found.update(dict.fromkeys(member.folders))
+    return list(found)
+
+
+_MAIN_FOLDER = "__main__"
+"""The name of a member that stands for the folder of a script, see `offer_folder`."""
+finder = ShippedFinder()
+_folder_finder = FolderFinder()
+
+
+def _members_with(member: ModuleSource) -> list[ModuleSource]:
+    for members in active.values():
+        if any(each is member for each in members):
+            return members
+    return [member]
 
 
 def _note_version(source: ModuleSource, module: types.ModuleType) -> None:
@@ -380,13 +215,47 @@ def _register_own(bundle: Bundle) -> None:
             _note_version(member, module)
 
 
+pack_bundles.register_own = _register_own
+
+
 def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
     """The module of that name and digest.  In a client: its own module of that name, if it has one."""
-    if loading.namespace is None:
+    if is_own_side():
         try:
             return importlib.import_module(name)
         except ImportError:
             pass
+    members = _open(name, digest, packed)
+    return activate(name, members)
+
+
+def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
+    """Have the modules of these bundles found by imports that follow; nothing is imported now."""
+    if is_own_side():
+        return
+    for name, digest, packed in bundles:
+        if not _is_active(members := _open(name, digest, packed)):
+            _place_all(members)
+
+
+def offer_folder(folder: str, offered: None = None) -> None:
+    """Have the sender's folder looked into, if this machine sees it, for modules that are found nowhere else.
+
+    Args:
+        folder: of the sender's script.
+        offered: what `offer` gave, for a function that needs both.
+    """
+    if is_own_side() or not os.path.isdir(folder):
+        return
+    members = _opened.get((_MAIN_FOLDER, folder))
+    if members is None:
+        members = _opened[_MAIN_FOLDER, folder] = [ModuleSource(_MAIN_FOLDER, True, "", [folder], b"", folder)]
+    if loading.before is not None:
+        loading.before.append(functools.partial(activate, "", members))
+    activate("", members)
+
+
+def _open(name: str, digest: str, packed: bytes) -> list[ModuleSource]:
     members = _opened.get((name, digest))
     if members is None:
         members = _MEMBERS.decode(zlib.decompress(packed))
@@ -395,23 +264,36 @@ def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
             _opened.popitem(last=False)
     if loading.before is not None:
         loading.before.append(functools.partial(activate, name, members))
-    return activate(name, members)
+    return members
 
 
 def activate(name: str, members: list[ModuleSource]) -> types.ModuleType:
-    """Put these versions into ``sys.modules``, and import the one of that name.
+    """Put these versions into ``sys.modules``, and import the one of that name ("": none).
 
     Also called before each call of a function that uses them: another version may have been used meanwhile.
     """
-    if all(_is_active(member) for member in members):
-        return sys.modules[name]
+    if not _is_active(members):
+        _place_all(members)
+    if not name:
+        return cast(types.ModuleType, None)
+    return sys.modules.get(name) or importlib.import_module(name)
+
+
+def _is_active(members: list[ModuleSource]) -> bool:
+    return active.get(id(members)) is members
+
+
+def _place_all(members: list[ModuleSource]) -> None:
     strangers = []
     for member in members:
+        if member.name == _MAIN_FOLDER:
+            continue
         present = sys.modules.get(member.name)
         wanted = _versions.get((member.name, member.digest))
         if wanted is None and present is not None:
             strangers.append((member, present))
         elif wanted is not None and wanted is not present:
+            _set_aside(member.name, present)
             _place(member.name, wanted)
         _offered[member.name] = member
     if strangers:
@@ -420,15 +302,48 @@ def activate(name: str, members: list[ModuleSource]) -> types.ModuleType:
             if same:
                 _note_version(member, present)
             else:
+                _set_aside(member.name, present)
                 del sys.modules[member.name]
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
-    return importlib.import_module(name)
+    for key, others in list(active.items()):
+        if any(_offered.get(other.name, other).digest != other.digest for other in others):
+            del active[key]
+    active[id(members)] = members
+    if finder not in sys.meta_path:
+        sys.meta_path.insert(0, finder)
+    if _folder_finder not in sys.meta_path:
+        sys.meta_path.append(_folder_finder)
 
 
-def _is_active(member: ModuleSource) -> bool:
-    version = _versions.get((member.name, member.digest))
-    return version is not None and sys.modules.get(member.name) is version and _offered.get(member.name) == member
+def _set_aside(name: str, present: types.ModuleType | None) -> None:
+    """Keep what the engine itself imported under that name, to put it back afterwards."""
+    if present is not None and not _is_shipped(present):
+        _displaced.setdefault(name, present)
+
+
+def is_by_value(name: str) -> bool:
+    """Whether the module of that name came by value, and is not found by an import in another process."""
+    module = sys.modules.get(name)
+    return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
+
+
+def write_for_children(synced: list[tuple[Any, ...]]) -> None:
+    """Have what is active now found below `child_folder`, by processes that are about to be started.
+
+    Args:
+        synced: what was written last; changed here.
+    """
+    key = (*active, *_beside)
+    if synced and synced[0] == key:
+        return
+    if not key and not os.path.lexists(child_folder()):
+        return
+    write_set([member for members in active.values() for member in members], list(_beside.values()))
+    synced[:] = [key]
+
+
+def _is_shipped(module: types.ModuleType) -> bool:
+    spec: Any = getattr(module, "__spec__", None)
+    return isinstance(getattr(spec, "loader", None), ShippedLoader)
 
 
 def _place(name: str, module: types.ModuleType) -> None:
@@ -438,18 +353,64 @@ def _place(name: str, module: types.ModuleType) -> None:
         setattr(sys.modules[parent], child, module)
 
 
+def begin_run(steps: Iterable[Callable[[], Any]] = ()) -> None:
+    """Take out of ``sys.modules`` what an earlier task brought, but for what the next one uses.
+
+    Args:
+        steps: what `load_module` left in ``loading.before`` while the next function was unpacked.
+    """
+    kept = {id(step.args[1]) for step in steps if isinstance(step, functools.partial) and step.func is activate}
+    gone = [members for key, members in active.items() if key not in kept and key not in _sticky]
+    if not gone and _sticky.keys() <= active.keys():
+        return
+    staying = {member.name for key, members in active.items() if key in kept or key in _sticky for member in members}
+    for members in gone:
+        del active[id(members)]
+        for member in members:
+            if member.name not in staying:
+                _take_out(member.name)
+    for name, module in _beside.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    _beside.clear()
+    for members in _sticky.values():
+        if not _is_active(members):
+            _place_all(members)
+
+
+def _take_out(name: str) -> None:
+    _offered.pop(name, None)
+    present = sys.modules.get(name)
+    own = _displaced.pop(name, None)
+    if present is not None and _is_shipped(present):
+        del sys.modules[name]
+    if own is not None:
+        _place(name, own)
+
+
+def keep_active(always: bool = False) -> None:
+    """What is active now belongs to values that stay in the engine's namespace; always: as long as the engine lives."""
+    _sticky.update(active)
+    if always:
+        _lasting.update(active)
+
+
+def forget_kept() -> None:
+    """The engine's namespace was cleared."""
+    _sticky.clear()
+    _sticky.update(_lasting)
+
+
 def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:
     """Whether a module that was imported here from a file is the one that was sent.
 
     Only sure if the file is older than this process: what was imported cannot be asked for its source.
     """
-    spec: Any = getattr(present, "__spec__", None)
-    if isinstance(getattr(spec, "loader", None), ShippedLoader):
+    if _is_shipped(present):
         return False
     file = getattr(present, "__file__", None)
-    try:
-        if file is None:
-            return not member.file
-        return os.stat(file).st_mtime < _PROCESS_SINCE and Path(file).read_bytes() == member.source
-    except OSError:
-        return False
+    if file is None:
+        return not member.file
+    if is_compiled(file):
+        return True  # it cannot be loaded twice
+    return as_arrived(member, file) and os.stat(file).st_mtime < _PROCESS_SINCE

@@ -10,7 +10,7 @@ import pickle
 import types
 from typing import Any
 
-from . import pack_build as build
+from . import pack_build_errors as build_errors
 from .pack_cache import WITH_BUFFERS, dumps, unframe
 from .pack_path import type_name
 
@@ -126,7 +126,7 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
 def open_group(data: bytes, members: list[BaseException]) -> BaseException:
     """The group again, with its members; raises whatever its class raises."""
     cls, message, state = _opened(data)
-    made: BaseException = build.new_exception_group(cls, message, members, state)
+    made: BaseException = build_errors.new_exception_group(cls, message, members, state)
     return made
 
 
@@ -175,7 +175,7 @@ class _Remarks:
         args = tuple(self.fit(each, depth) for each in _ARGS.__get__(error))
         fields = {name: self.fit_field(error, name, value) for name, value in fields_of(error).items()}
         state = {name: self.fit(value, depth) for name, value in state_of(error).items()}
-        return _Parts(build.new_exception_in_parts, type(error), args, fields, state)
+        return _Parts(build_errors.new_exception_in_parts, type(error), args, fields, state)
 
     def fit(self, value: Any, depth: int = 0) -> Any:
         """The value, or parts of it with remarks, or a remark."""
@@ -202,7 +202,7 @@ class _Remarks:
             return fitted
         middle = value[error.start : error.start + _BEGINNING]  # type: ignore[attr-defined]
         before = min(error.start, len(value))  # type: ignore[attr-defined]
-        return _Parts(build.new_padded, before, middle, len(value) - before - len(middle))
+        return _Parts(build_errors.new_padded, before, middle, len(value) - before - len(middle))
 
     def _fit_error(self, error: BaseException, depth: int) -> Any:
         """An exception inside of another: whole, or in parts."""

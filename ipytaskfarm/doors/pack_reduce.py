@@ -12,6 +12,7 @@ that holds an instance carries the definition as a pickle of its own, made once 
 
 from __future__ import annotations
 
+import builtins
 import copyreg
 import dataclasses
 import functools
@@ -26,10 +27,21 @@ from typing import Any
 
 from . import pack_build as build
 from . import pack_build_classes as build_classes
+from . import pack_build_errors as build_errors
 from . import pack_build_values as build_values
+from .pack_bundles import Imports, bundle_of, imported_by
 from .pack_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
-from .pack_globals import annotation_names, engine_owns, global_names, is_hint, last_line, loaded_submodules
-from .pack_modules import Travel, bundle_of, load_module, travel
+from .pack_globals import (
+    annotation_names,
+    engine_owns,
+    global_names,
+    imports_by_name,
+    is_hint,
+    last_line,
+    loaded_submodules,
+)
+from .pack_modules import load_module, offer, offer_folder
+from .pack_origin import Travel, project_roots, travel
 from .pack_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -41,10 +53,11 @@ Reduced = Any
 class Home:
     """Stands in a pickle for the globals that its by-value functions shared."""
 
-    __slots__ = ("module_name",)
+    __slots__ = ("module_name", "package")
 
-    def __init__(self, module_name: str) -> None:
+    def __init__(self, module_name: str, package: str = "") -> None:
         self.module_name = module_name
+        self.package = package
 
 
 class Pickler(pickle.Pickler):
@@ -92,7 +105,10 @@ class Pickler(pickle.Pickler):
         found = self._homes.get(id(function_globals))
         if found is None:
             name = function_globals.get("__name__")
-            found = (function_globals, Home(name if isinstance(name, str) else "__main__"))
+            found = (
+                function_globals,
+                Home(name if isinstance(name, str) else "__main__", package_of(function_globals)),
+            )
             self._homes[id(function_globals)] = found
         return found[1]
 
@@ -265,12 +281,31 @@ def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
     return module if module.__dict__ is function_globals else None
 
 
+def package_of(function_globals: dict[str, Any]) -> str:
+    """The package that relative imports in these globals start from; "" outside packages."""
+    package = function_globals.get("__package__")
+    return package if isinstance(package, str) else ""
+
+
+def imports_of(function: types.FunctionType) -> Imports | None:
+    """What a by-value function imports while it runs, if anything of it goes by value, or is imported by name only."""
+    code = function.__code__
+    names = imported_by(code, package_of(function.__globals__))
+    dynamic = imports_by_name(code)
+    if not names and not dynamic:
+        return None
+    roots = project_roots() if dynamic else ()
+    return Imports(tuple(map(bundle_of, names)), roots[0] if roots else "")
+
+
 def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the globals the function uses that are there, the names of those that are not), both in order of name."""
     here = function.__globals__
     # A function that came here by value has builtins and names of the engine among its globals.
     names = here.get("__builtins__")
     not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
+    if not_own and build.loading.for_child:
+        not_own = {name for name in not_own if here.get(name) is vars(builtins).get(name)}
     used: dict[str, Any] = {}
     wanted = []
     names_used = global_names(function.__code__)
@@ -323,6 +358,9 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
             state["used"] = used
         if wanted:
             state["wanted"] = wanted
+        imports = imports_of(function)
+        if imports is not None:
+            state["imports"] = imports
         source = source_of(function.__code__)
         if source is not None:
             state["source"] = source
@@ -337,7 +375,18 @@ def source_of(code: types.CodeType) -> tuple[int, str] | None:
 
 
 def _reduce_home(pickler: Pickler, home: Home) -> Reduced:
-    return build.new_names, (home.module_name,)
+    return (
+        (build.new_names_in, (home.module_name, home.package))
+        if home.package
+        else (build.new_names, (home.module_name,))
+    )
+
+
+def _reduce_imports(pickler: Pickler, imports: Imports) -> Reduced:
+    if imports.folder:
+        pickler_folder = Imports(imports.bundles)
+        return offer_folder, (imports.folder, *((pickler_folder,) if imports.bundles else ()))
+    return offer, (tuple((each.name, each.digest, each.packed) for each in imports.bundles),)
 
 
 def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
@@ -405,7 +454,7 @@ def reduce_exception(error: BaseException) -> Reduced:
     reduced: Any = error.__reduce__()
     # The state comes afterwards: the exception itself may be in it.
     state = reduced[2] if len(reduced) > 2 else None
-    return build.new_exception, (cls, reduced[1], None), state, None, None, build.fill_exception
+    return build.new_exception, (cls, reduced[1], None), state, None, None, build_errors.fill_exception
 
 
 def _new_of_builtin(cls: type[BaseException]) -> Any:
@@ -431,6 +480,14 @@ def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
     parameters = found.cache_parameters()
     return build.new_lru_cache, (found.__wrapped__, parameters["maxsize"], parameters["typed"])
+
+
+def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
+    # A compiled module of the user's goes with the folder in which to look for it.
+    if travel(found.__module__) is not Travel.SOURCE:
+        return NotImplemented
+    named = find_named(found)
+    return NotImplemented if named is None else by_member(named[1], named[2])
 
 
 def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
@@ -472,12 +529,14 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.CellType: _reduce_cell,
     types.MethodType: reduce_method,
     Home: _reduce_home,
+    Imports: _reduce_imports,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,
     classmethod: _reduce_wrapped,
     functools.cached_property: _reduce_cached_property,
     functools._lru_cache_wrapper: _reduce_lru_cache,
     types.MappingProxyType: _reduce_mapping_proxy,
+    types.BuiltinFunctionType: _reduce_builtin,
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from .blobs import mapped
-from .pack import pack, unpack
+from .pack import pack, unpack_lasting
 from .pack_build import loading
 
 KEPT = 32
 """So many broadcast values an engine keeps unpacked; the least recently used ones go."""
 
 _values: OrderedDict[str, Any] = OrderedDict()
+_steps: dict[str, list[Callable[[], Any]]] = {}
+"""What puts the modules of a value in place, for each that has some."""
 _added: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {}
 
 
@@ -34,11 +36,17 @@ class Received:
         """The value; BlobMissing when it was unpersisted meanwhile."""
         if self._key in _values:
             _values.move_to_end(self._key)
+            for step in _steps.get(self._key, ()):
+                step()
             return _values[self._key]
         data = self._packed if self._packed is not None else mapped(bytes.fromhex(self._key))
-        value = _values[self._key] = unpack(data, loading.namespace)
+        steps: list[Callable[[], Any]] = []
+        value = _values[self._key] = unpack_lasting(data, loading.namespace, steps)
+        if steps:
+            _steps[self._key] = steps
         while len(_values) > KEPT:
-            _values.popitem(last=False)
+            gone, _ = _values.popitem(last=False)
+            _steps.pop(gone, None)
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:

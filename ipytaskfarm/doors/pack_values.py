@@ -19,7 +19,7 @@ from typing import Any
 
 from . import pack_build as build
 from . import pack_build_values as values
-from .pack_modules import Travel, travel
+from .pack_origin import Travel, travel
 from .pack_reduce import BASES, REDUCERS, Pickler, Reduced, by_member, reduce_method
 
 _STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import EnvironmentSetupError
 from ..core.messages import FromEngine, SetUp
 from ..doors.pack import unpack_environment
+from ..doors.pack_modules import keep_active
 from .baseline import Baseline
 from .namespace import Namespace
 
@@ -44,6 +45,7 @@ class Environments:
         try:
             instance = unpack_environment(code, self._namespace.names)
             self.instance = instance
+            keep_active(always=True)
             self._namespace.provide("env", instance)
             if instance.cwd is not None:
                 os.chdir(instance.cwd)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..doors.pack import unpack
+from ..doors.pack_build import came
+from ..doors.pack_modules import active
+from .child_processes import ChildProcesses
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
 
@@ -38,6 +41,7 @@ class Namespace:
         self._own = dict(self.names)
         self._hidden = dict(shell.user_ns_hidden)
         self.sticky: dict[str, Any] = {}
+        self.children: ChildProcesses | None = None
 
     def clear(self) -> None:
         """Empty it.  Errors in what dies of it (``__del__``) are Python's to report."""
@@ -61,6 +65,8 @@ class Namespace:
         names.update(self._own)
         names.update(kept)
         names.update(self.sticky)
+        if self.children is not None:
+            self.children.forget_kept()
         shell.user_ns_hidden.clear()
         shell.user_ns_hidden.update(self._hidden)
 
@@ -73,6 +79,8 @@ class Namespace:
         """Bind what a packed dict holds; gives the names."""
         values = unpack(packed, self.names)
         self.names.update(values)
+        if (came or active) and self.children is not None:
+            self.children.keep()
         return list(values)
 
     def snapshot(self) -> dict[str, Any]:

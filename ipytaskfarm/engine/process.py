@@ -27,11 +27,14 @@ from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, Outp
 from ..core.messages import Properties as PropertiesMessage
 from ..core.pieces import BlobHere
 from ..doors.blobs import Blobs, fetch_from, use
+from ..doors.pack_missing import name_place
 from ..doors.recorder import Bell, Recorder
+from . import pool_watch
 from .bars import bars_as_text
 from .baseline import Baseline
 from .capture import Capture
 from .cells import Cells
+from .child_processes import Starts
 from .commands import Commands
 from .descriptors import catch_descriptors
 from .environments import Environments
@@ -150,6 +153,9 @@ class EngineProcess:
         properties = Properties(self._facts, self._tell_properties)
         package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
+        Starts(f"{settings.folder}/modules-{self._counter}").install()
+        pool_watch.install()
+        name_place(f"on node {self._facts['node']}, engine {settings.id}")
         self._baseline = Baseline()
         kernel.after_cell = self._after_cell
         self._loop = asyncio.get_event_loop_policy().get_event_loop()

@@ -31,9 +31,13 @@ from ..core.work import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..doors.blobs import Keeper
 from ..doors.memory import own_bytes
 from ..doors.pack import pack, pack_names, unpack, unpack_function
+from ..doors.pack_build import came
+from ..doors.pack_children import forget_sent, sent
+from ..doors.pack_modules import active, begin_run
 from ..doors.pack_refs import give_inputs
 from ..doors.pack_shared import forget_added, take_added
 from .brief import brief, described
+from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .each import call_each, pack_each
 from .inputs import giver
@@ -55,7 +59,7 @@ Call: TypeAlias = Callable[[], Any]
 class Attempt:
     """One run while it goes on."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current")
+    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -66,6 +70,8 @@ class Attempt:
         self.unready = False
         """Its environment could not be set up."""
         self.current: CurrentTask | None = None
+        self.brought: Brought | None = None
+        """What its arguments brought by value."""
 
 
 class Callables:
@@ -120,6 +126,9 @@ class Runner:
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._encoder = msgspec.msgpack.Encoder()
         self._nothing = pack({})
+        children = ChildProcesses(self._brought)
+        children.install(sys.modules["__main__"])
+        self._namespace.children = children
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
 
@@ -274,8 +283,12 @@ class Runner:
             give_inputs(giver(special.inputs, self._namespace.names))
         if work.clear_before:
             self._namespace.clear()
+        if sent:
+            forget_sent()
         if isinstance(work, CallWork):
             return partial(self._call, job, work)
+        if active:
+            begin_run()
         plain = self._plain.compile(work.code)
         if plain is not None:
             return partial(self._string, plain, work)
@@ -315,7 +328,15 @@ class Runner:
 
     def _call(self, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
         function = self._function(job)
+        if active:
+            begin_run(getattr(function, "brought", ((), ()))[1])
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
+        if came:
+            attempt = self._attempt
+            assert attempt is not None
+            attempt.brought = Brought(take_came())
+        if active:
+            prepare_older()
         try:
             value = call_each(function, *args) if work.each else function(*args, **kwargs)
         finally:
@@ -338,7 +359,23 @@ class Runner:
         found = self._callables.get(digest)
         if found is not None:
             return found
-        return self._callables.add(digest, unpack_function(job.code, self._namespace.names), len(job.code))
+        came.clear()
+        function = unpack_function(job.code, self._namespace.names)
+        if hasattr(function, "brought"):
+            function.came = Brought(take_came(), function.brought[0])  # type: ignore[attr-defined]
+        return self._callables.add(digest, function, len(job.code))
+
+    def _brought(self) -> list[Brought]:
+        """What the task that runs now brought by value, its arguments first; looked up when somebody asks."""
+        attempt = self._attempt
+        if attempt is None:
+            return [Brought(came)] if came else []  # a command of a MultiEngineClient
+        found = [attempt.brought] if attempt.brought is not None else []
+        if isinstance(attempt.work, CallWork):
+            function: Any = self._callables.get(attempt.run.function or "")
+            if hasattr(function, "came"):
+                found.append(function.came)
+        return found
 
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
