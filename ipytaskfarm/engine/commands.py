@@ -86,6 +86,9 @@ class Commands:
         if name in self._answers:
             self._answer_again(command)
             return None
+        return self._baseline.by_hand(self._run, command)
+
+    def _run(self, command: EngineCommand) -> Step:
         self._recorder.begin_command()
         sink = Sink(keeps_history=True)
         token = SINK.set(sink)

@@ -37,6 +37,7 @@ from .fetching import Fetching
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
+from .loops import Loops
 from .namespace import Namespace
 from .parts import Parts
 from .plain import PlainTest
@@ -145,9 +146,10 @@ class EngineProcess:
         properties = Properties(self._facts, self._tell_properties)
         package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
-        self._baseline = Baseline()
-        kernel.after_cell = self._after_cell
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
+        self._loops = Loops(self._loop)
+        self._baseline = Baseline(self._loops)
+        kernel.after_cell = self._after_cell
         address = f"ipc://{settings.folder}/lane.sock"
         self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
         namespace = Namespace(shell, settings.id)
@@ -171,6 +173,7 @@ class EngineProcess:
             self._lane.send,
             self._environments,
             profiling,
+            self._loops,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
@@ -179,7 +182,7 @@ class EngineProcess:
     def serve(self) -> None:
         """Say hello and work until told to stop."""
         self._interrupts.install()
-        self._baseline.renew()
+        self._baseline.invalidate()
         self._loop.call_soon(self._say_hello)
         self._app.start()
         self._lane.finish()
@@ -217,7 +220,7 @@ class EngineProcess:
 
     def end_slice(self) -> None:
         self._sampler.idle()
-        self._baseline.restore_folder()
+        self._baseline.restore_slowly()
         if self._unrung:
             self._ring()
 

@@ -68,6 +68,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..doors.title import name_process
+from .watched import watch
 
 if TYPE_CHECKING:
     from .process import Settings
@@ -237,6 +238,7 @@ def _new_chances() -> None:
 
 def warm_up() -> None:
     """Import what engines need."""
+    watch()  # before anybody keeps the functions themselves
     # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it exists.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     try:
