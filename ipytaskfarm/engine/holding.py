@@ -9,15 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..core.demands import CORES, GPU, Allotment, bytes_of
+from ..core.demands import CORES, GPU, THREADS, Allotment, bytes_of
 from ..core.messages import Demand, FromEngine, Granted
 from ..core.parcels import RunKey
 
-THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
-"""What libraries read to know how many threads they may have."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 ASK_AGAIN_S = 5.0
 

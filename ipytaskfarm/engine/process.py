@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True):
     stack: str
     cwd: str
     env: dict[str, str | None] = {}
+    umask: int | None = None
+    """The user's own, for what tasks make; None: as it is."""
     node: str = ""
     farm: str = "default"
     blobs: str = ""
@@ -129,6 +131,8 @@ class EngineProcess:
         self._settings = settings
         os.chdir(settings.cwd)
         sys.path.insert(0, settings.cwd)
+        sys.argv = [""]  # as at a prompt: the zygote's own words are nobody's
+        _give_threads()
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
@@ -183,6 +187,8 @@ class EngineProcess:
         """Say hello and work until told to stop."""
         self._interrupts.install()
         self._baseline.invalidate()
+        if self._settings.umask is not None:
+            os.umask(self._settings.umask)  # our own files are made with a mode of their own from here on
         self._loop.call_soon(self._say_hello)
         self._app.start()
         self._lane.finish()
@@ -283,6 +289,15 @@ def gather_facts(settings: Settings) -> dict[str, Any]:
         "node": settings.node or socket.gethostname(),
         "started": time.time(),
     }
+
+
+def _give_threads() -> None:
+    """Thread pools of a library that was preloaded have one thread, so that the zygote could be forked."""
+    count = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    if "numpy" in sys.modules and count.isdigit() and int(count) > 1:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(int(count))
 
 
 def _no_keyboard() -> None:
