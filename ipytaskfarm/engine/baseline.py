@@ -55,14 +55,16 @@ class Baseline:
         """Call what belongs to a task in a context of its own."""
         context = self._hands.copy()
         if self._decimal is not None:
-            context.run(decimal.setcontext, self._decimal)  # copies it; a context shares what stands in it
+            context.run(
+                decimal.setcontext, self._decimal.copy()
+            )  # else all copies would share the one that stands in it
         return context.run(function, *args)
 
     def for_item(self, function: Callable[..., T], *args: Any) -> T:
         """Call it in a copy of the present context, which is its task's."""
         context = contextvars.copy_context()
         if self._decimal is not None:
-            context.run(decimal.setcontext, self._decimal)
+            context.run(decimal.setcontext, self._decimal.copy())
         return context.run(function, *args)
 
     def renew(self) -> None:
@@ -74,7 +76,7 @@ class Baseline:
         for part in (*self._watched.values(), *self._looked_at):
             part.take()
         self._path, self._argv = list(sys.path), list(sys.argv)
-        self._streams = sys.stdin, sys.stdout, sys.stderr
+        self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
         self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)
         self._loops.renew()
         CHANGES.clear()
@@ -104,7 +106,7 @@ class Baseline:
             or CHANGES.kinds
             or sys.path != self._path
             or sys.argv != self._argv
-            or (sys.stdin, sys.stdout, sys.stderr) != self._streams
+            or (sys.stdin, sys.stdout, sys.stderr, os.environ) != self._objects
         ):
             changed |= self._restore()
         return changed

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,10 +79,12 @@ def run_engine(settings: Settings) -> NoReturn:
     An error while starting ends in exit status 1, with its text in the output.
     """
     try:
+        # Our threads take no signals: those are the main thread's, which may block them, or wait for them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         catch_descriptors(settings.output)
         forget_parent()
         _watch_for_faults(settings.stack)
-        EngineProcess(settings).serve()
+        EngineProcess(settings).serve(mask)
         status = 0
     except BaseException:
         import traceback
@@ -183,20 +185,21 @@ class EngineProcess:
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 
-    def serve(self) -> None:
-        """Say hello and work until told to stop."""
+    def serve(self, mask: Iterable[int]) -> None:
+        """Say hello and work until told to stop.  mask: signals that stay blocked in the main thread."""
         self._interrupts.install()
         self._baseline.invalidate()
         if self._settings.umask is not None:
             os.umask(self._settings.umask)  # our own files are made with a mode of their own from here on
-        self._loop.call_soon(self._say_hello)
+        self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
         _remove_files(self._app)
 
-    def _say_hello(self) -> None:
+    def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
         self._lane.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
 
     # -- what the lane asks for

@@ -361,9 +361,12 @@ class Finders:
 
 
 def _is_of_a_module(finder: Any) -> bool:
-    name = getattr(finder, "__module__", None) or type(finder).__module__
-    module = sys.modules.get(name)
-    return module is not None and name != "__main__" and getattr(module, "__spec__", None) is not None
+    """Whether an imported module has made it: its class, or the function that it is, is still there."""
+    made_by = finder if hasattr(finder, "__qualname__") else type(finder)
+    module = sys.modules.get(getattr(made_by, "__module__", ""))
+    if module is None or getattr(module, "__spec__", None) is None or module.__name__ == "__main__":
+        return False
+    return hasattr(module, made_by.__qualname__.partition(".")[0])
 
 
 class Numpy:
@@ -447,7 +450,7 @@ def looked_at() -> list[Part]:
         values.append((sys.get_int_max_str_digits, sys.set_int_max_str_digits))
     names = [(sys, name) for name in _SYS_NAMES]
     names += [(warnings, "showwarning"), (warnings, "formatwarning"), (threading, "excepthook"), (tempfile, "tempdir")]
-    names += [(logging, "lastResort"), (logging, "raiseExceptions"), (socket, "socket")]
+    names += [(logging, "lastResort"), (logging, "raiseExceptions"), (socket, "socket"), (os, "environ")]
     return [
         Values(*values),
         Attributes(*names),
