@@ -18,16 +18,19 @@ import contextvars
 import decimal
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .surroundings import CannotRestore, looked_at, watched_parts
-from .watched import CHANGES, FOLDER, TIMERS, usual, watch
+from .interpreter import looked_at
+from .surroundings import CannotRestore, watched_parts
+from .watched import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
 
 if TYPE_CHECKING:
     from .loops import Loops
 
 T = TypeVar("T")
+_show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
 LONG_S = 0.0005
 """After a run of this length nobody notices the look at everything."""
 
@@ -101,6 +104,7 @@ class Baseline:
 
         Never raises: what cannot be restored stays as it is, or makes the process `spoiled`."""
         changed = self._loops.restore()
+        _show_warnings_again()  # each task is told of its own, though the one before has shown the same
         if (
             thoroughly
             or CHANGES.kinds
@@ -114,6 +118,7 @@ class Baseline:
     def restore_slowly(self) -> None:
         """At the end of a slice, for what was changed by ways that nobody watches."""
         self.restore(thoroughly=True)
+        self._watched[DESCRIPTORS].restore()
         self._restore_folder()
 
     def _restore(self) -> bool:

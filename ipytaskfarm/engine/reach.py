@@ -13,10 +13,11 @@ from contextvars import ContextVar
 from typing import Any
 
 WAYS: dict[str, frozenset[str]] = {
+    "os": frozenset({"environ"}),
     "sys": frozenset({
         "path", "argv", "stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__", "meta_path", "path_hooks",
         "modules", "excepthook", "displayhook", "breakpointhook", "unraisablehook", "dont_write_bytecode",
-        "pycache_prefix", "tracebacklimit",
+        "pycache_prefix", "tracebacklimit", "monitoring",
     }),
     "gc": frozenset({"callbacks", "disable", "enable", "set_debug", "set_threshold"}),
     "logging": frozenset({
@@ -29,13 +30,14 @@ WAYS: dict[str, frozenset[str]] = {
     "warnings": frozenset({"filters", "showwarning", "formatwarning"}),
 }  # fmt: skip
 """Modules and the names by which one reaches, through them, what belongs to the process.  Not those whose functions are
-watched: ``os``, ``signal``, ``locale`` …"""
+watched: those of ``os``, ``signal``, ``locale`` …"""
 NAMES = frozenset({
-    "__builtins__", "__dict__", "__import__", "asyncio", "basicConfig", "builtins", "decimal", "dictConfig", "eval",
-    "exec", "filterwarnings", "get_ipython", "getcontext", "import_module", "resetwarnings", "set_asyncgen_hooks",
-    "set_coroutine_origin_tracking_depth", "set_event_loop", "set_int_max_str_digits", "set_printoptions", "setcontext",
-    "setdefaulttimeout", "setdlopenflags", "seterr", "setprofile", "setrecursionlimit", "setswitchinterval", "settrace",
-    "simplefilter", "vars",
+    "__builtins__", "__dict__", "__import__", "asyncio", "basicConfig", "builtins", "cpu_affinity", "decimal",
+    "dictConfig", "eval", "exec", "filterwarnings", "get_ipython", "getcontext", "import_module", "nice",
+    "resetwarnings", "set_asyncgen_hooks", "set_coroutine_origin_tracking_depth", "set_event_loop",
+    "set_int_max_str_digits", "set_printoptions", "set_start_method", "setcontext", "setdefaulttimeout",
+    "setdlopenflags", "seterr", "setprofile", "setrecursionlimit", "setswitchinterval", "settrace", "simplefilter",
+    "vars",
 })  # fmt: skip
 """What is enough by itself."""
 

@@ -6,26 +6,17 @@
 
 from __future__ import annotations
 
-import builtins
-import decimal
-import gc
+import fcntl
 import locale
-import logging
 import os
 import resource
 import signal
-import socket
-import sys
-import tempfile
-import threading
-import tracemalloc
-import warnings
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from .capture import STDERR_FD
 from .watched import (
     CHANGES,
+    DESCRIPTORS,
     ENVIRONMENT,
     FAULTS,
     HANDLERS,
@@ -189,24 +180,28 @@ class Limits:
 
 
 class Priority:
-    """Niceness, cores, scheduling class."""
+    """Niceness, cores, scheduling class; looked at too, as psutil changes them by itself."""
 
     def take(self) -> None:
-        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
-        self._cores = os.sched_getaffinity(0)
-        self._class = os.sched_getscheduler(0), os.sched_getparam(0)
+        self._seen = self._look()
 
     def restore(self) -> bool:
+        if self._look() == self._seen:
+            return False
+        nice, cores, scheduling, parameters = self._seen
         try:
-            if os.sched_getaffinity(0) != self._cores:
-                usual["sched_setaffinity"](0, self._cores)
-            if (os.sched_getscheduler(0), os.sched_getparam(0)) != self._class:
-                usual["sched_setscheduler"](0, *self._class)
-            if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
-                usual["setpriority"](os.PRIO_PROCESS, 0, self._nice)
+            usual["sched_setaffinity"](0, cores)
+            if os.sched_getscheduler(0) != scheduling or os.sched_getparam(0) != parameters:
+                usual["sched_setscheduler"](0, scheduling, parameters)
+            if os.getpriority(os.PRIO_PROCESS, 0) != nice:
+                usual["setpriority"](os.PRIO_PROCESS, 0, nice)
         except OSError as error:
             raise CannotRestore(f"its priority was changed, and cannot be changed back: {error}") from None
         return True
+
+    def _look(self) -> tuple[int, set[int], int, os.sched_param]:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        return nice, os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
 
 
 class Identity:
@@ -236,177 +231,33 @@ class Locale:
         return True
 
 
-Value = tuple[Callable[[], Any], Callable[[Any], Any]]
+class Descriptors:
+    """Descriptors 0, 1 and 2, which a program may close, or lead elsewhere."""
 
+    _NUMBERS = (0, 1, 2)
 
-class Values:
-    """What has a function that tells and another that sets."""
-
-    def __init__(self, *pairs: Value) -> None:
-        self._pairs = pairs
-
-    def take(self) -> None:
-        self._values = [get() for get, _ in self._pairs]
-
-    def restore(self) -> bool:
-        changed = False
-        for (get, put), wanted in zip(self._pairs, self._values, strict=True):
-            if get() != wanted:
-                put(wanted)
-                changed = True
-        return changed
-
-
-class Attributes:
-    """What stands under a name of a module."""
-
-    def __init__(self, *names: tuple[Any, str]) -> None:
-        self._names = names
+    def __init__(self) -> None:
+        self._copies: list[int] = []
 
     def take(self) -> None:
-        self._values = [getattr(module, name, _ABSENT) for module, name in self._names]
+        for copy in self._copies:
+            os.close(copy)
+        # Above what programs with few descriptors close by their numbers.
+        self._copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in self._NUMBERS]
+        self._files = self._look()
 
     def restore(self) -> bool:
-        changed = False
-        for (module, name), wanted in zip(self._names, self._values, strict=True):
-            if getattr(module, name, _ABSENT) is not wanted:
-                changed = True
-                if wanted is _ABSENT:
-                    delattr(module, name)
-                else:
-                    setattr(module, name, wanted)
-        return changed
-
-
-class Lists:
-    """Lists that everybody shares: the object and what is in it."""
-
-    def __init__(self, *lists: tuple[Any, str, Callable[[], Any]]) -> None:
-        """Each: a module, the list's name there, and what is to be called when it was changed back."""
-        self._lists = lists
-
-    def take(self) -> None:
-        self._found = [getattr(module, name) for module, name, _ in self._lists]
-        self._items = [list(found) for found in self._found]
-
-    def restore(self) -> bool:
-        changed = False
-        for (module, name, tell), found, items in zip(self._lists, self._found, self._items, strict=True):
-            if getattr(module, name, None) is not found or found != items:
-                found[:] = items
-                setattr(module, name, found)
-                tell()
-                changed = True
-        return changed
-
-
-class Builtins:
-    """The names that every function sees."""
-
-    def take(self) -> None:
-        self._names = dict(vars(builtins))
-
-    def restore(self) -> bool:
-        here = vars(builtins)
-        if here == self._names:
+        if self._look() == self._files:
             return False
-        here.update(self._names)
-        for name in here.keys() - self._names.keys():
-            del here[name]
+        for copy, number in zip(self._copies, self._NUMBERS, strict=True):
+            usual["dup2"](copy, number)
         return True
 
-
-class Decimals:
-    """What new decimal contexts are made from; the context itself is the run's own (`Baseline.for_task`)."""
-
-    _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
-
-    def take(self) -> None:
-        self._seen = self._look()
-
-    def restore(self) -> bool:
-        changed = self._look() != self._seen
-        if changed:
-            context, (fields, traps) = decimal.DefaultContext, self._seen
-            for field, value in zip(self._FIELDS, fields, strict=True):
-                setattr(context, field, value)
-            context.traps.update(zip(context.traps, traps, strict=True))
-        return changed
-
-    def _look(self) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
-        found = decimal.DefaultContext
-        fields = found.prec, found.rounding, found.Emin, found.Emax, found.capitals, found.clamp
-        return fields, tuple(found.traps.values())
-
-
-class Finders:
-    """``sys.meta_path`` and ``sys.path_hooks``.
-
-    Those that a module has added while it was imported stay, as the module does: ``six.moves`` is found by one."""
-
-    def take(self) -> None:
-        self._lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
-        self._items = [list(found) for found in self._lists]
-
-    def restore(self) -> bool:
-        if [sys.meta_path, sys.path_hooks] == self._items:
-            return False
-        for found, items in zip(self._lists, self._items, strict=True):
-            added = [each for each in found if each not in items and _is_of_a_module(each)]
-            before = [each for each in added if found.index(each) < len(added)]
-            found[:] = [*before, *items, *(each for each in added if each not in before)]
-        sys.meta_path, sys.path_hooks = self._lists
-        self._items = [list(found) for found in self._lists]
-        return True
-
-
-def _is_of_a_module(finder: Any) -> bool:
-    """Whether an imported module has made it: its class, or the function that it is, is still there."""
-    made_by = finder if hasattr(finder, "__qualname__") else type(finder)
-    module = sys.modules.get(getattr(made_by, "__module__", ""))
-    if module is None or getattr(module, "__spec__", None) is None or module.__name__ == "__main__":
-        return False
-    return hasattr(module, made_by.__qualname__.partition(".")[0])
-
-
-class Numpy:
-    """numpy's error state where it belongs to the thread (before numpy 2; since then it is the context's)."""
-
-    def take(self) -> None:
-        numpy = _old_numpy()
-        self._state = numpy.geterr() if numpy is not None else None
-
-    def restore(self) -> bool:
-        numpy = _old_numpy()
-        if numpy is None:
-            return False
-        before = numpy.seterr(**(self._state or _NUMPYS_OWN))
-        return bool(before != numpy.geterr())
-
-
-_NUMPYS_OWN = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-
-
-def _old_numpy() -> Any:
-    numpy = sys.modules.get("numpy")
-    return numpy if numpy is not None and getattr(numpy, "__version__", "2").startswith("1.") else None
-
-
-class Tracing:
-    """tracemalloc, which makes all that follows slow."""
-
-    def take(self) -> None:
-        self._traces = tracemalloc.is_tracing()
-
-    def restore(self) -> bool:
-        changed = tracemalloc.is_tracing() and not self._traces
-        if changed:
-            tracemalloc.stop()
-        return changed
-
-
-def _nothing() -> None:
-    """Nobody need be told."""
+    def _look(self) -> list[tuple[int, int]]:
+        try:
+            return [(found.st_dev, found.st_ino) for found in map(os.fstat, self._NUMBERS)]
+        except OSError:
+            return []
 
 
 def watched_parts() -> dict[str, Part]:
@@ -423,54 +274,5 @@ def watched_parts() -> dict[str, Part]:
         LIMITS: Limits(),
         PRIORITY: Priority(),
         IDENTITY: Identity(),
+        DESCRIPTORS: Descriptors(),
     }
-
-
-def looked_at() -> list[Part]:
-    """What nothing tells of.  All of it is looked at in some 10 us."""
-    values: list[Value] = [
-        (sys.getrecursionlimit, sys.setrecursionlimit),
-        (sys.getswitchinterval, sys.setswitchinterval),
-        (sys.gettrace, sys.settrace),
-        (sys.getprofile, sys.setprofile),
-        (sys.getdlopenflags, sys.setdlopenflags),
-        (sys.get_coroutine_origin_tracking_depth, sys.set_coroutine_origin_tracking_depth),
-        (lambda: tuple(sys.get_asyncgen_hooks()), lambda hooks: sys.set_asyncgen_hooks(*hooks)),
-        (threading.gettrace, threading.settrace),
-        (threading.getprofile, threading.setprofile),
-        (threading.stack_size, threading.stack_size),
-        (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-        (gc.get_threshold, lambda numbers: gc.set_threshold(*numbers)),
-        (gc.get_debug, gc.set_debug),
-        (socket.getdefaulttimeout, socket.setdefaulttimeout),
-        (lambda: logging.root.level, logging.root.setLevel),
-        (lambda: logging.root.manager.disable, logging.disable),
-    ]
-    if hasattr(sys, "get_int_max_str_digits"):
-        values.append((sys.get_int_max_str_digits, sys.set_int_max_str_digits))
-    names = [(sys, name) for name in _SYS_NAMES]
-    names += [(warnings, "showwarning"), (warnings, "formatwarning"), (threading, "excepthook"), (tempfile, "tempdir")]
-    names += [(logging, "lastResort"), (logging, "raiseExceptions"), (socket, "socket"), (os, "environ")]
-    return [
-        Values(*values),
-        Attributes(*names),
-        Lists(
-            (sys, "path", _nothing),
-            (sys, "argv", _nothing),
-            (warnings, "filters", vars(warnings)["_filters_mutated"]),
-            (gc, "callbacks", _nothing),
-            (logging.root, "handlers", _nothing),
-            (logging.root, "filters", _nothing),
-        ),
-        Finders(),
-        Builtins(),
-        Decimals(),
-        Numpy(),
-        Tracing(),
-    ]
-
-
-_SYS_NAMES = (
-    "stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__", "excepthook", "displayhook", "unraisablehook",
-    "breakpointhook", "dont_write_bytecode", "pycache_prefix", "tracebacklimit", "modules",
-)  # fmt: skip

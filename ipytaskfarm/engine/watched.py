@@ -27,8 +27,8 @@ from collections.abc import Callable
 from typing import Any
 
 FOLDER, ENVIRONMENT, UMASK, PRIORITY, LIMITS = "folder", "environment", "umask", "priority", "limits"
-HANDLERS, TIMERS, MASK, LOCALE, ZONE, FAULTS, IDENTITY = (
-    "handlers", "timers", "mask", "locale", "zone", "faults", "identity",
+HANDLERS, TIMERS, MASK, LOCALE, ZONE, FAULTS, IDENTITY, DESCRIPTORS = (
+    "handlers", "timers", "mask", "locale", "zone", "faults", "identity", "descriptors",
 )  # fmt: skip
 
 _FUNCTIONS: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
@@ -44,6 +44,7 @@ _FUNCTIONS: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
             "chroot",
         ),
     ),
+    (DESCRIPTORS, (os, posix), ("close", "closerange", "dup2")),
     (LIMITS, (resource,), ("setrlimit", "prlimit")),
     (HANDLERS, (signal, _signal), ("signal", "set_wakeup_fd", "siginterrupt")),
     (TIMERS, (signal, _signal), ("setitimer", "alarm")),
@@ -93,7 +94,23 @@ usual: dict[str, Callable[..., Any]] = {}
 """The functions themselves, by name: what restores is not to be noted."""
 
 
+def _watch_standard(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of descriptors, those below 3 alone: others are opened and closed all the time."""
+
+    @functools.wraps(function)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        number = args[1] if function.__name__ == "dup2" and len(args) > 1 else args[0] if args else 0
+        if number in (0, 1, 2):
+            CHANGES.note(DESCRIPTORS, args)
+        return function(*args, **kwargs)
+
+    return watched
+
+
 def _watch(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    if kind is DESCRIPTORS:
+        return _watch_standard(function)
+
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
         # Before: a signal's handler may come between the change and what follows it.
