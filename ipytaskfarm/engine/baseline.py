@@ -6,7 +6,7 @@ There are three ways of knowing what was changed, since a look at everything cos
 - The functions that change what lies outside Python are watched (`watched`).  No note, no look.
 - What is quick to compare and often changed (``sys.path``, the streams) is compared after each task.
 - The rest is looked at after a task that took `LONG_S`, whose code mentions what could change it (`reach`), or that did
-  one of the above; and at the end of each slice.
+  one of the above; and every `LOOK_EVERY_S`.
 
 What the context holds (context variables, the decimal context, numpy's error state and print options) is each run's
 own: it runs in a copy of the context in which the user's own hands work.
@@ -18,6 +18,7 @@ import contextvars
 import decimal
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .loops import Loops
 
 T = TypeVar("T")
+LOOK_EVERY_S = 0.01
 _show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
 LONG_S = 0.0005
 """After a run of this length nobody notices the look at everything."""
@@ -46,6 +48,7 @@ class Baseline:
         self._looked_at = looked_at()
         self._hands = contextvars.copy_context()
         self._decimal: decimal.Context | None = None
+        self._looked_s = 0.0
         self.spoiled = ""
         """What a task has changed for good: nothing more may run in this process."""
         self.renew()
@@ -115,11 +118,17 @@ class Baseline:
             changed |= self._restore()
         return changed
 
-    def restore_slowly(self) -> None:
-        """At the end of a slice, for what was changed by ways that nobody watches."""
-        self.restore(thoroughly=True)
-        self._watched[DESCRIPTORS].restore()
-        self._restore_folder()
+    def look_is_due(self) -> bool:
+        """Whether it is time to look for what was changed by ways that nobody watches."""
+        return time.perf_counter() - self._looked_s > LOOK_EVERY_S
+
+    def look(self) -> None:
+        """Look at everything, and put it back; between tasks."""
+        self._looked_s = time.perf_counter()
+        if not self._stale:  # else it was the user's own hands
+            self.restore(thoroughly=True)
+            self._watched[DESCRIPTORS].restore()
+            self._restore_folder()
 
     def _restore(self) -> bool:
         changed = bool(CHANGES.kinds)

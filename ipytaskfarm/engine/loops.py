@@ -12,27 +12,31 @@ import asyncio
 from asyncio import events
 from typing import Any
 
-_set_running_loop = events._set_running_loop
+_events = vars(events)
+set_running_loop = events._set_running_loop
+"""30 ns.  None: no loop runs in this thread."""
 
 
 class Loops:
     """What asyncio knows of the main thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._policy: Any = None
+        self._noted: dict[str, Any] = {}
+        """What the policy has noted of this thread's loop; nothing, as long as nobody has set one or asked for one."""
 
     def hide(self) -> None:
-        """No loop counts as running, until `show`.  30 ns."""
-        _set_running_loop(None)
+        """No loop counts as running, until `show`."""
+        set_running_loop(None)
 
     def show(self) -> None:
         """The kernel's loop runs again."""
-        _set_running_loop(self._loop)
+        set_running_loop(self.loop)
 
     def renew(self) -> None:
         """Take the policy that is there for the users' own; its loop in this thread is none."""
-        if events._get_running_loop() is self._loop:  # until it runs, it is found by the policy alone
+        if events._get_running_loop() is self.loop:  # until it runs, it is found by the policy alone
             self._fresh(asyncio.get_event_loop_policy())
 
     def restore(self) -> bool:
@@ -42,9 +46,7 @@ class Loops:
         policy = self._policy
         if policy is None:
             return False
-        local = getattr(policy, "_local", None)
-        used = local is not None and (local._loop is not None or local._set_called)
-        if used or vars(events)["_event_loop_policy"] is not policy:
+        if self._noted or _events["_event_loop_policy"] is not policy:
             self._fresh(policy)
             return True
         return False
@@ -53,3 +55,6 @@ class Loops:
         # The kernel's loop is found by whoever runs in it, whatever the policy says; so are those of other threads.
         self._policy = type(policy)()
         asyncio.set_event_loop_policy(self._policy)
+        self._noted = vars(getattr(self._policy, "_local", self))
+        if self._noted is vars(self):  # a policy of another make
+            self._noted = {}

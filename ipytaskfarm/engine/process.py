@@ -28,7 +28,7 @@ from ..core.messages import Properties as PropertiesMessage
 from ..core.pieces import BlobHere
 from ..doors.blobs import Blobs, fetch_from, use
 from ..doors.recorder import Bell, Recorder
-from .baseline import Baseline
+from .baseline import LOOK_EVERY_S, Baseline
 from .capture import SINK, STDERR_FD, Capture, catch_descriptors, follow_threads, forget_parent
 from .cells import Cells
 from .commands import Commands
@@ -154,10 +154,12 @@ class EngineProcess:
         self._interrupts = Interrupts(recorder)
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
         self._loops = Loops(self._loop)
+        self._lock: asyncio.Lock = kernel._main_asyncio_lock
+        self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops)
         kernel.after_cell = self._after_cell
         address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
+        self._lane = Lane(context, address, settings.engine, self._loop, self._lock, self)
         namespace = Namespace(shell, settings.id)
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -229,9 +231,18 @@ class EngineProcess:
 
     def end_slice(self) -> None:
         self._sampler.idle()
-        self._baseline.restore_slowly()
         if self._unrung:
             self._ring()
+        if self._baseline.look_is_due():
+            self._baseline.look()
+        elif self._look_later is None:
+            self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """The loop's callback, unless something runs, at whose end there is a look."""
+        self._look_later = None
+        if not self._lock.locked():
+            self._baseline.look()
 
     def watch(self) -> None:
         """In the lane's thread, 20 times a second while there is work."""

@@ -40,6 +40,7 @@ from .failures import describe
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
+from .loops import set_running_loop
 from .parts import Parts
 from .plain import Plain, PlainTest, filename_of
 from .reach import function_reaches
@@ -107,7 +108,7 @@ class Runner:
         self._cells = parts.cells
         self._capture = parts.capture
         self._baseline = parts.baseline
-        self._loops = parts.loops
+        self._loop = parts.loops.loop
         self._send = parts.send
         self._environments = parts.environments
         self._blobs = parts.blobs
@@ -159,9 +160,9 @@ class Runner:
         if self._cpu_profiler.on:
             self._cpu_profiler.begin()
         attempt.begun = time.perf_counter()
-        self._loops.hide()
+        set_running_loop(None)
         value, error = self._guarded((run.task, run.attempt), call)
-        self._loops.show()
+        set_running_loop(self._loop)
         if error is None and type(value) is CoroutineType:
             return self._run_in_loop(attempt, value)
         self._end(attempt, value, self._flushed(attempt, error))

@@ -6,7 +6,7 @@ that changes nothing costs nothing, and a map's item that changes something is k
 
 Tried: an audit hook.  It hears of folder, variables and limits alone (no event tells of a signal handler, a timer, the
 umask), and makes every ``id()`` and every pickled class slower by 0.1 us.  What a C library changes by itself is not
-heard of; the baseline looks at the folder at the end of each slice for that.
+heard of; the baseline looks at the folder now and then for that.
 
 The zygote installs the wrappers before the user's own modules are imported, which may keep these functions.
 """
