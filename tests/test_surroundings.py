@@ -103,7 +103,7 @@ def test_the_next_task_finds_what_the_one_before_found(engine: FakeEngine, check
 
 
 def look_and_change(look: str, change: str) -> Any:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(look, names)
     exec(change, names)
     return names["seen"]

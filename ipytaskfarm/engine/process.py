@@ -190,6 +190,9 @@ class EngineProcess:
     def serve(self, mask: Iterable[int]) -> None:
         """Say hello and work until told to stop.  mask: signals that stay blocked in the main thread."""
         self._interrupts.install()
+        for name in ("LINES", "COLUMNS"):  # readline sets them for children alone, behind Python's back
+            if name not in os.environ:
+                os.unsetenv(name)
         self._baseline.invalidate()
         if self._settings.umask is not None:
             os.umask(self._settings.umask)  # our own files are made with a mode of their own from here on

@@ -9,6 +9,7 @@ What may be interrupted is exactly what `_guarded` and `_guarded_await` call: th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -236,17 +237,12 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            self._disarm()
-            return None, error
-
-    def _disarm(self) -> None:
-        """Stop the timers of code that has failed, which may go off meanwhile."""
-        for _ in range(10):
             try:
                 self._baseline.disarm()
-                return
-            except BaseException:
-                continue
+            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
+            return None, error
 
     async def _guarded_await(self, key: RunKey, coroutine: Awaitable[Any]) -> tuple[Any, BaseException | None]:
         try:
@@ -257,7 +253,11 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            self._disarm()
+            try:
+                self._baseline.disarm()
+            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
             return None, error
 
     def _run_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
