@@ -11,6 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
+from ..core.before import UMASK_BEFORE
 from ..core.errors import TaskFarmError
 from ..doors.cores import usable_cores
 from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
@@ -23,7 +24,7 @@ from .sweep import LOCK
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
     given = _parser().parse_args(argv)
-    os.umask(0o077)
+    umask = os.umask(0o077)
     name_process(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
     try:
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         preload=tuple(given.preload),
         resources=dict(given.resource),
         priority=given.priority,
+        umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),
     )
     try:
         private_folder(settings.folder)

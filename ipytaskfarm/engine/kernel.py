@@ -9,6 +9,7 @@ runner could respect).
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ from traitlets.config import Config
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.text import text_of
 from .lane import publisher
+from .matplotlib_backend import keep_to_matplotlib
 from .sinks import SINK
 from .streams import TaskStream
 
@@ -160,6 +162,9 @@ class EngineShell(ZMQInteractiveShell):
     displayhook_class = Type(TaskDisplayHook)
     display_pub_class = Type(TaskDisplay)
 
+    def init_environment(self) -> None:
+        """Nothing: ipykernel's TERM, PAGER, FORCE_COLOR … are for people at a prompt, and children inherit them."""
+
     def init_events(self) -> None:
         super().init_events()
         usual = self.events.callbacks
@@ -249,6 +254,7 @@ class EngineApp(IPKernelApp):
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """As `IPKernelApp.initialize`, without what the module's docstring leaves out."""
+        given = os.environ.get("MPLBACKEND")
         self.init_crash_handler()
         self.init_pdb()
         self.init_connection_file()
@@ -261,6 +267,7 @@ class EngineApp(IPKernelApp):
         self.init_kernel()
         self.init_shell()
         self.init_gui_pylab()
+        keep_to_matplotlib("MPLBACKEND", given)
         self.init_extensions()
 
     def init_iopub(self, context: Any) -> None:

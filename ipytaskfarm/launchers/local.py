@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ipytaskfarm
+from ipytaskfarm.core.before import PYTHONPATH_BEFORE
 from ipytaskfarm.doors.runtime import process_started
 
 from . import EXIT_UNKNOWN, Part
@@ -128,6 +129,7 @@ def child_environment(extra: dict[str, str]) -> dict[str, str]:
     if root not in [*site.getsitepackages(), site.getusersitepackages()]:
         known = environment.get("PYTHONPATH", "").split(os.pathsep)
         if root not in known:
+            environment[PYTHONPATH_BEFORE] = environment.get("PYTHONPATH", "")  # what tasks' children are to find
             environment["PYTHONPATH"] = os.pathsep.join([*filter(None, known), root])
     return environment
 
