@@ -19,6 +19,7 @@ from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, ne
 from ipytaskfarm.doctor.systems import systems
 from ipytaskfarm.doors import runtime
 from ipytaskfarm.doors.cores import usable_cores
+from ipytaskfarm.doors.host import runtime_folder
 from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
 from ipytaskfarm.doors.store import sqlite_version
 from ipytaskfarm.groups import Group
@@ -114,7 +115,7 @@ def _of_machine(count: int, coming: int) -> Iterator[Finding]:
 def _folders(home: Home, engines: int, *, temporary: bool) -> Iterator[Finding]:
     if not temporary:
         yield files.private("data folder", home.folder, "JUPYTER_DATA_DIR")
-    yield files.private("runtime folder", runtime.runtime_folder(), "JUPYTER_RUNTIME_DIR")
+    yield files.private("runtime folder", runtime_folder(), "JUPYTER_RUNTIME_DIR")
     yield files.sockets(home.name, home.folder, engines)
 
 

@@ -11,6 +11,7 @@ Files are 0600 in folders of 0700, whatever the umask; what others could have wr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -23,9 +24,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
-from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
 from ..core import errors
+from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
 
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
@@ -142,12 +143,7 @@ def check_name(name: str) -> str:
 
 def farm_folder(name: str) -> Path:
     """The folder of a farm's lasting files. Not created here."""
-    return Path(jupyter_data_dir()) / "ipytaskfarm" / check_name(name)
-
-
-def runtime_folder() -> Path:
-    """The folder of connection files. Not created here."""
-    return Path(jupyter_runtime_dir())
+    return data_folder() / "ipytaskfarm" / check_name(name)
 
 
 def connection_path(name: str, role: str = "client") -> Path:
@@ -179,7 +175,7 @@ def socket_place(name: str, folder: Path | None = None) -> Path:
     """
     place = os.path.abspath(folder or farm_folder(name))
     digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
-    for base in _socket_bases():
+    for base in socket_bases():
         for leaf in (f"{check_name(name)}-{digest}", digest):
             path = base / leaf
             if len(os.fsencode(path)) + IPC_ROOM <= IPC_PATH_MAX:
@@ -208,25 +204,20 @@ def leave_folder(path: Path) -> None:
 
 def lock_folder() -> Path:
     """The folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
-    base = _socket_bases()[-1]
+    base = socket_bases()[-1]
     private_folder(base)
     return private_folder(base / "locks")
 
 
-def _socket_bases() -> list[Path]:
-    bases = [Path(f"/tmp/ipytaskfarm-{os.geteuid()}")]
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    # After `su` it may still name somebody else's.
-    if os.path.isabs(given) and os.path.isdir(given) and os.stat(given).st_uid == os.geteuid():
-        bases.insert(0, Path(given) / "ipytaskfarm")
-    return bases
-
-
-def private_folder(path: Path) -> Path:
+def private_folder(path: Path, *, listed: bool = False) -> Path:
     """Make a folder, 0700, with its parents; or check that the one which is there is ours, and that only we may use it.
 
+    listed: others may look into it, as long as they cannot write: its files are private themselves.
     SecurityError names it and the remedy.
     """
+    for base in socket_bases():
+        if base in path.parents:
+            private_folder(base)  # parents are made as the umask has it, and this one is for us alone
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         # The umask may take more away, never add; the permissions follow below on what was opened.
@@ -240,13 +231,15 @@ def private_folder(path: Path) -> Path:
         if made and isinstance(error, PermissionError):
             os.chmod(path, 0o700, follow_symlinks=False)
             return path
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
         raise errors.SecurityError(
             f"{path} is not a folder of ours ({error.strerror}; a link is not followed): remove it"
         ) from None
     try:
         if made:
             os.fchmod(folder, 0o700)
-        _check_owner(path, os.fstat(folder), "700")
+        _check_owner(path, os.fstat(folder), "700", 0o022 if listed else 0o077)
     finally:
         os.close(folder)
     return path
@@ -265,10 +258,10 @@ def hold_folder(path: Path) -> int:
     return folder
 
 
-def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
+def _check_owner(path: Path, found: os.stat_result, mode: str, refused: int = 0o077) -> None:
     if found.st_uid != os.geteuid():
         raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(found.st_mode) & refused:
         raise errors.SecurityError(
             f"others can use {path} (its permissions are {stat.S_IMODE(found.st_mode):o}): chmod {mode} {path}"
         )
@@ -372,8 +365,8 @@ class Lock:
 
 
 def write_connection_file(info: ConnectionInfo, path: Path) -> None:
-    """Write it atomically, 0600, into a folder of 0700."""
-    private_folder(path.parent)
+    """Write it atomically, 0600, into a folder that only we can write to."""
+    private_folder(path.parent, listed=True)
     write_private(path, connection_text(info))
 
 
@@ -401,6 +394,13 @@ def remove_connection_file(path: Path, incarnation: str) -> None:
             path.unlink(missing_ok=True)
     except errors.TaskFarmError:
         pass  # gone, or not ours to remove
+
+
+def leave_runtime_folder() -> None:
+    """Remove the folder of connection files if it is the one of our own among the sockets, and empty."""
+    if runtime_folder() == spare_runtime_folder():
+        leave_folder(spare_runtime_folder())
+        leave_folder(spare_runtime_folder().parent)
 
 
 def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None = None) -> Path | ConnectionInfo:
@@ -470,7 +470,10 @@ def _same_host(one: str, other: str) -> bool:
 
 def _connection_files() -> list[Path]:
     """Those for clients, by name."""
-    found = runtime_folder().glob(f"{_PREFIX}*.json")
+    try:
+        found = list(runtime_folder().glob(f"{_PREFIX}*.json"))
+    except PermissionError:
+        return []
     return sorted(path for path in found if not path.stem.endswith(_AGENT))
 
 
@@ -527,7 +530,10 @@ def read_farm_record(folder: Path) -> FarmRecord | None:
 
 def list_farms() -> list[FarmEntry]:
     """All farms that have a folder or a connection file here, by name."""
-    folders = {path.parent.name: path.parent for path in Path(jupyter_data_dir()).glob(f"ipytaskfarm/*/{FARM_FILE}")}
+    try:
+        folders = {path.parent.name: path.parent for path in data_folder().glob(f"ipytaskfarm/*/{FARM_FILE}")}
+    except PermissionError:
+        folders = {}  # a home that is not ours
     files = {path.stem.removeprefix(_PREFIX): path for path in _connection_files()}
     return [
         FarmEntry(name, _is_running(files.get(name)), folders.get(name), files.get(name))
