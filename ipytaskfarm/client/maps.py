@@ -37,7 +37,6 @@ LEAVE_S = 5.0
 """For each question with which what nobody waits for any more is ended and cleared."""
 
 ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
-_ENDS_NEVER = "the sequences of this map never end: tc.imap takes them, and reads only a little ahead"
 
 
 class Items:
@@ -122,12 +121,10 @@ def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
     ValueError: lengths differ, or all of them are endless.
     """
     common_length(sequences)
+    if sequences and all(isinstance(s, ENDLESS) and length_hint(s, -1) < 0 for s in sequences):
+        raise ValueError("the sequences of this map never end: tc.imap takes them, and reads only a little ahead")
     if len(sequences) == 1 or all(isinstance(sequence, Sized) for sequence in sequences):
-        if len(sequences) == 1 and isinstance(sequences[0], ENDLESS) and _length(sequences[0]) is None:
-            raise ValueError(_ENDS_NEVER)
         return [s if isinstance(s, range | list | tuple) else list(s) for s in sequences]
-    if all(isinstance(s, ENDLESS) and length_hint(s, -1) < 0 for s in sequences):
-        raise ValueError(_ENDS_NEVER)
     rows = list(zip(*sequences, strict=False))
     return [[row[i] for row in rows] for i in range(len(sequences))]
 
