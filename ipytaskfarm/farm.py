@@ -134,6 +134,7 @@ class Farm:
         agents: Agents | str | Sequence[Agents | str] = (),
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
+        _refuse_in_bootstrap()
         code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
             name=f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
@@ -402,6 +403,17 @@ class Farm:
             return head
         rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
         return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
+
+
+def _refuse_in_bootstrap() -> None:
+    """RuntimeError: this is a child of multiprocessing that imports the main module, and would begin a farm of its own
+    for that."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is not None and getattr(module.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process of multiprocessing imports the main module, which makes a Farm there:"
+            ' put that below `if __name__ == "__main__":`'
+        )
 
 
 class _Listener:

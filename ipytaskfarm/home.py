@@ -124,6 +124,7 @@ class Home:
         try:
             runtime.private_folder(self.folder)
             runtime.private_folder(self.logs)
+            runtime.private_folder(self.client_file.parent, listed=True)
         except OSError as error:
             raise errors.StoreError(
                 f"farm {self.name!r} keeps its files in {self.folder}, which cannot be made ({error.strerror}): set"
@@ -358,7 +359,7 @@ def remove_path(path: Path) -> None:
     """A file or a whole folder; nothing happens if it is not there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif os.path.lexists(path):
         path.unlink(missing_ok=True)
 
 

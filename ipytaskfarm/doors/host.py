@@ -15,6 +15,8 @@ from pathlib import Path
 
 from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
+from ..core import errors
+
 FOLDER_VARIABLES = (
     "HOME",
     "IPYTHONDIR",
@@ -108,6 +110,23 @@ def is_usable(folder: Path) -> bool:
             return False
         return stat.S_ISDIR(found.st_mode) and os.access(place, os.W_OK | os.X_OK, effective_ids=True)
     return False
+
+
+def portable(path: str) -> str:
+    """A path as text for a file, the same in every locale.  StoreError: its bytes are no UTF-8."""
+    if path.isascii():
+        return path
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeError:
+        raise errors.StoreError(
+            f"the name of the folder {os.fsencode(path)!r} is not UTF-8: a farm's files need a folder whose name is"
+        ) from None
+
+
+def local(text: str) -> str:
+    """The path of such a text, in this process's locale."""
+    return text if text.isascii() else os.fsdecode(text.encode("utf-8"))
 
 
 def absolute_folders() -> dict[str, str]:

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core import errors
+from . import host
 from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
 
 DEFAULT_FARM = "default"
@@ -372,7 +373,11 @@ def write_connection_file(info: ConnectionInfo, path: Path) -> None:
 
 def connection_text(info: ConnectionInfo) -> bytes:
     """What stands in the file."""
-    return msgspec.json.format(msgspec.json.encode(info)) + b"\n"
+    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
+
+
+def _json(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
 
 
 def read_connection_file(path: Path) -> ConnectionInfo:
@@ -382,7 +387,8 @@ def read_connection_file(path: Path) -> ConnectionInfo:
     except FileNotFoundError:
         raise _not_running(path) from None
     try:
-        return msgspec.json.decode(text, type=ConnectionInfo)
+        info = msgspec.json.decode(text, type=ConnectionInfo)
+        return msgspec.structs.replace(info, blobs=host.local(info.blobs))
     except msgspec.MsgspecError as error:
         raise errors.ConnectionError(f"{path} is not a farm's connection file: {error}") from None
 
@@ -514,14 +520,15 @@ def is_stale(info: ConnectionInfo) -> bool:
 def write_farm_record(record: FarmRecord, folder: Path) -> None:
     """Write ``farm.json``."""
     private_folder(folder)
-    write_private(folder / FARM_FILE, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    write_private(folder / FARM_FILE, _json(msgspec.structs.replace(record, store=host.portable(record.store))))
 
 
 def read_farm_record(folder: Path) -> FarmRecord | None:
     """``farm.json`` of a farm's folder; None: there is no farm. StoreError: it is damaged."""
     path = folder / FARM_FILE
     try:
-        return msgspec.json.decode(read_private(path), type=FarmRecord)
+        record = msgspec.json.decode(read_private(path), type=FarmRecord)
+        return msgspec.structs.replace(record, store=host.local(record.store))
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
