@@ -243,3 +243,82 @@ def test_closed_descriptors_are_opened_and_open_ones_left(farm_dirs: Dirs) -> No
         capture_output=True, text=True, check=True, timeout=SOON_S,
     )  # fmt: skip
     assert ended.stdout == "['/dev/null', '/dev/null']\n"
+
+
+# -- the doctor
+
+
+@dataclass
+class Seen:
+    """What the doctor finds, and how it says so."""
+
+    level: str
+    text: str
+
+
+DOCTOR: dict[str, tuple[Start, Seen]] = {
+    "no loopback": (Start(namespaces="n"), Seen("wrong    loopback", "`ip link set lo up`")),
+    "no home": (Start(bare=True, namespaces="user"), Seen("warning  data folder", "there is no home")),
+    "a home that cannot be written": (
+        Start({"HOME": "/"}, bare=True, namespaces="user"), Seen("wrong    data folder", "Permission denied")
+    ),
+    "somebody else's runtime folder": (
+        Start({"HOME": "/", "JUPYTER_RUNTIME_DIR": "/usr"}, bare=True, namespaces="user"),
+        Seen("warning  runtime folder", "set JUPYTER_RUNTIME_DIR to a folder of yours"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCTOR)
+@pytest.mark.usefixtures("_nothing_of_the_nameless")
+def test_the_doctor_finds_it(farm_dirs: Dirs, name: str) -> None:
+    start, seen = DOCTOR[name]
+    if why := namespaces.why_not():
+        pytest.skip(why)
+    python = [sys.executable, "-m", "ipytaskfarm", "doctor"]
+    keep = farm_dirs.work / "keep"
+    keep.mkdir()
+    command = namespaces.nameless(keep, *python) if start.bare else ["unshare", "-n", *python]
+    environment = {"PATH": os.environ["PATH"], **start.environment} if start.bare else dict(os.environ)
+    ended = subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=SOON_S, check=False
+    )
+    (at,) = [i for i, line in enumerate(ended.stdout.splitlines()) if line.startswith(seen.level)]
+    assert seen.text in "\n".join(ended.stdout.splitlines()[at : at + 2])
+
+
+# -- processes of multiprocessing
+
+
+def test_a_child_that_imports_the_main_module_makes_no_farm(farm_dirs: Dirs) -> None:
+    program = farm_dirs.work / "unguarded.py"
+    program.write_text(
+        "import multiprocessing\nfrom ipytaskfarm import Farm\nfarm = Farm(n=1)\n"
+        "if __name__ == '__main__':\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "    child.start()\n    child.join()\n    farm.stop()\n    print(child.exitcode)\n"
+    )
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=SOON_S, check=False)
+    assert ended.stdout == "1\n"
+    assert 'put that below `if __name__ == "__main__":`' in last_line(ended.stderr)
+
+
+def test_a_daemon_starts_with_closed_descriptors(farm_dirs: Dirs) -> None:
+    command = [sys.executable, "-m", "ipytaskfarm"]
+    started = subprocess.run(
+        ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", *command, "start", "-n", "1", "--daemonize"],
+        timeout=SOON_S, check=False,
+    )  # fmt: skip
+    assert started.returncode == 0
+    subprocess.run([*command, "stop"], capture_output=True, timeout=SOON_S, check=True)
+    eventually(lambda: not processes_of(farm_dirs.root), DEADLINE_S)
+
+
+def test_folders_with_names_of_another_locale(farm_dirs: Dirs) -> None:
+    folder = farm_dirs.work / "f\u00f6lder"
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=SOON_S, check=False
+    )
+    assert FOUND in ended.stdout, ended.stderr

@@ -76,7 +76,12 @@ def socket_bases() -> list[Path]:
 
 def data_folder() -> Path:
     """Jupyter's data folder; one among the sockets for a user who has no home."""
-    return _jupyter(jupyter_data_dir) or socket_bases()[-1] / "data"
+    return _jupyter(jupyter_data_dir) or spare_data_folder()
+
+
+def spare_data_folder() -> Path:
+    """The data folder of a user who has no home."""
+    return socket_bases()[-1] / "data"
 
 
 def runtime_folder() -> Path:
