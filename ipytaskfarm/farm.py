@@ -134,7 +134,6 @@ class Farm:
         agents: Agents | str | Sequence[Agents | str] = (),
         **scheduling: Unpack[SchedulingArguments],
     ) -> None:
-        _refuse_in_bootstrap()
         code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
         self._settings = FarmSettings(
             name=f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
@@ -193,6 +192,7 @@ class Farm:
         return made
 
     def _prepare(self) -> None:
+        _refuse_in_bootstrap()
         name = self._settings.name
         agents = bool(self._settings.agents)
         self._home = Home.temporary(name, with_agents=agents) if self._settings.owned else Home.of(name)

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ipytaskfarm import MultiEngineClient, Task, TaskClient
+from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.client import scatter
 from ipytaskfarm.core.errors import UnpickleableException
 from ipytaskfarm.doors import mapping
 from tests.conftest import Dirs
-from tests.farms import DEADLINE_S
+from tests.farms import DEADLINE_S, python
 from tests.polling import eventually
 
 try:
@@ -254,6 +254,26 @@ def test_nothing_is_kept_under_ids_that_nobody_knows(tc: TaskClient, leave: Call
     tc.clear(mine)
 
 
+LEFT_AT_EXIT = """
+import sys
+from ipytaskfarm import TaskClient
+
+def slow(x):
+    import time
+    time.sleep(0.05)
+    return x
+
+tc = TaskClient(sys.argv[1])
+values = tc.imap(slow, range(10_000))
+print(next(values))
+"""
+
+
+def test_a_map_that_is_open_at_the_end_of_the_program_leaves_nothing(farm: Farm, tc: TaskClient) -> None:
+    python(LEFT_AT_EXIT, str(farm.connection_file))
+    eventually(lambda: not tc.tasks().rows, DEADLINE_S, what="nothing is left")
+
+
 # -- what maps take
 
 
@@ -293,6 +313,16 @@ def test_what_maps_take(tc: TaskClient, name: str, kind: str) -> None:
     else:
         with pytest.raises(wanted):
             call[kind](add, *make())
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_what_maps_over_engines_take(mec: MultiEngineClient, name: str) -> None:
+    make, wanted = MAPS[name]
+    if isinstance(wanted, list):
+        assert mec.map(add, *make()) == wanted
+    else:
+        with pytest.raises(wanted):
+            mec.map(add, *make())
 
 
 def test_imap_of_endless_iterables_reads_a_little_ahead(tc: TaskClient) -> None:

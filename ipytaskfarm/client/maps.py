@@ -7,9 +7,11 @@ task.  The engine's side of a chunk is ``engine/each.py``.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -26,6 +28,7 @@ from .results import TaskResult, sign
 from .tasks import EachTask, MapTask
 
 if TYPE_CHECKING:
+    from .session import Session
     from .taskclient import TaskClient
 
 LOOK_AHEAD = 4
@@ -256,6 +259,8 @@ def _run_chunks(
     """
     under_way: dict[int, Chunk] = {}
     finished: list[int] = []
+    key = object()
+    _open_maps[key] = client._session, under_way, finished
     try:
         yield from _chunks_as_they_end(client, function, items, retries, held, under_way, finished)
     except KeyboardInterrupt:
@@ -265,6 +270,8 @@ def _run_chunks(
     except BaseException:
         _leave(client, list(under_way), finished)
         raise
+    finally:
+        _open_maps.pop(key, None)
 
 
 def _leave(client: TaskClient, unwanted: list[int], finished: list[int]) -> None:
@@ -273,21 +280,33 @@ def _leave(client: TaskClient, unwanted: list[int], finished: list[int]) -> None
     In a thread: a generator may be closed by the garbage collector, anywhere, and must not wait there.  What runs goes
     on to its end, and its result is dropped.
     """
-    ids = [*unwanted, *finished]
-    if not ids:
-        return
-    session = client._session
+    if unwanted or finished:
+        session, ids = client._session, (list(unwanted), list(finished))
+        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has been there
+            threading.Thread(target=_leave_at_once, args=(session, *ids), name="ipytaskfarm map").start()
 
-    def leave() -> None:
-        # A farm that has ended or does not answer keeps them; so does one that was stopped meanwhile.
-        with suppress(errors.TaskFarmError, TimeoutError, OSError):
-            if unwanted:
-                session.ask(messages.Abort(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
-            session.ask(messages.Clear(ids), timeout_s=LEAVE_S)
-            session.forget_results(ids)
 
-    with suppress(RuntimeError):  # the interpreter is ending: no thread can be started any more
-        threading.Thread(target=leave, name="ipytaskfarm map").start()
+def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -> None:
+    # A farm that has ended, or does not answer, keeps them.
+    with suppress(errors.TaskFarmError, TimeoutError, OSError):
+        if unwanted:
+            session.ask(messages.Abort(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
+        session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
+        session.forget_results([*unwanted, *finished])
+
+
+def _leave_all() -> None:
+    """At the interpreter's end: what maps have under way that nobody has closed."""
+    for session, under_way, finished in list(_open_maps.values()):
+        unwanted = list(under_way)
+        if unwanted or finished:
+            _leave_at_once(session, unwanted, finished)
+    _open_maps.clear()
+
+
+_open_maps: dict[object, tuple[Session, dict[int, Chunk], list[int]]] = {}
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_open_maps.clear)
 
 
 def _chunks_as_they_end(
