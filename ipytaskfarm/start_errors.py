@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import socket
+import threading
 from pathlib import Path
 
 from ipytaskfarm.core import errors
@@ -13,6 +14,9 @@ from ipytaskfarm.core.tables import FarmState
 
 GIVE_UP_S = 1.0
 """A first start may fail by chance.  When one fails again so much later, and no engine came up, the cause stays."""
+
+THREADS = 6
+"""So many a farm's owner needs: to look after it, and of ZeroMQ for questions and for a client."""
 
 _REMEDIES = (
     ("Too many open files", "raise the limit of open files, `ulimit -n`: a farm needs 64, and 8 more for each engine"),
@@ -95,6 +99,23 @@ class StartWatch:
     def is_hopeless(self, state: FarmState) -> bool:
         """Whether engines fail again and again, and none is there."""
         return self._failed_again and not any(row.state in ("idle", "busy", "preparing") for row in state.engines)
+
+
+def check_threads() -> None:
+    """ConnectionError: this process can start no more threads.  ZeroMQ would end the process without a word to Python."""
+    end = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(THREADS):
+            thread = threading.Thread(target=end.wait, name="ipytaskfarm check")
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise errors.ConnectionError(with_remedy(str(error))) from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
 
 
 def check_loopback(host: str) -> None:

@@ -38,7 +38,7 @@ from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describ
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
-from ipytaskfarm.start_errors import StartWatch, check_loopback, last_error, with_remedy
+from ipytaskfarm.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.tender import Tender
 
 RESTARTS = 3
@@ -162,6 +162,7 @@ class Supervisor:
     def start(self) -> None:
         """Take the farm's lock, start or adopt its processes.  FarmExists when somebody else supervises it."""
         try:
+            check_threads()
             check_loopback(self.settings.host)
             self._lock = self.home.lock()
             living = self._adopt()

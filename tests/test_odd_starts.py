@@ -111,6 +111,9 @@ STARTS: dict[str, Start] = {
         shell="mount -t tmpfs -o size=16k tmpfs {temporary}",
         says="No space left on device: make room on that disk, or set TMPDIR",
     ),
+    "too few threads": Start(
+        {"HOME": "/"}, bare=True, namespaces="user", shell="ulimit -u 5", says="the limit of processes and threads"
+    ),
     "shared memory missing": Start(namespaces="m", shell="mount -t tmpfs -o ro,size=4k tmpfs /dev/shm"),
     "no name and no home": Start(bare=True, namespaces="user"),
     "no name and a home that cannot be written": Start({"HOME": "/"}, bare=True, namespaces="user"),

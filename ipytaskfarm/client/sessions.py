@@ -16,7 +16,7 @@ from os import PathLike
 
 from ..core import errors
 from ..doors import runtime
-from ..doors.host import user_name
+from ..doors.host import open_standard_descriptors, user_name
 from ..doors.runtime import ConnectionInfo, Where
 from .session import Session
 
@@ -42,6 +42,7 @@ def connect(
     with _lock:
         session = _sessions.get(info.incarnation)
         if session is None or session.fatal is not None:
+            open_standard_descriptors()  # a socket must not take the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()))
             _sessions[info.incarnation] = session
