@@ -102,7 +102,7 @@ class StartWatch:
 
 
 def check_threads() -> None:
-    """ConnectionError: this process can start no more threads.  ZeroMQ would end the process without a word to Python."""
+    """ConnectionError: this process can start no more threads.  ZeroMQ would end the process without an exception."""
     end = threading.Event()
     started: list[threading.Thread] = []
     try:
