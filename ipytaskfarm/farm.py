@@ -226,9 +226,9 @@ class Farm:
             self.stop(drain=0)
             raise errors.NoEnginesRegistered(f"none of {missing} engines came up: {why}")
         if missing > 0:
-            warnings.warn(
-                f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up", stacklevel=3
-            )
+            why = f": {cause}" if (cause := self._supervisor.starts.cause) else ""
+            text = f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up{why}"
+            warnings.warn(text, stacklevel=3)
 
     def _why_no_engine(self) -> str:
         """Before the farm is stopped: a temporary one takes its logs along."""

@@ -124,7 +124,7 @@ class Home:
         try:
             runtime.private_folder(self.folder)
             runtime.private_folder(self.logs)
-            runtime.private_folder(self.client_file.parent, listed=True)
+            runtime.private_folder(self.client_file.parent)
         except OSError as error:
             raise errors.StoreError(
                 f"farm {self.name!r} keeps its files in {self.folder}, which cannot be made ({error.strerror}): set"

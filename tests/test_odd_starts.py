@@ -93,7 +93,7 @@ STARTS: dict[str, Start] = {
     "standard descriptors closed": Start(shell="exec 3>&1 <&- >&- 2>&-; set -- \"${{@/open(1,/open(3,}}\""),
     "a working folder that was removed": Start(shell="mkdir {work}/gone; cd {work}/gone; rmdir {work}/gone"),
     "relative folders": Start({"JUPYTER_RUNTIME_DIR": "rt", "JUPYTER_DATA_DIR": "dt"}, shell="cd {work}"),
-    "a runtime folder that others may list": Start(shell="chmod 755 {runtime}"),
+    "a runtime folder that others may list": Start(shell="chmod 755 {runtime}", says="chmod 700 "),
     "no folder for temporary files where TMPDIR says": Start({"TMPDIR": "/nonexistent"}),
     "a long TMPDIR": Start(shell="export TMPDIR={temporary}/$(printf 'x%.0s' {{1..120}}); mkdir $TMPDIR"),
     "few descriptors": Start(shell="ulimit -n 64"),

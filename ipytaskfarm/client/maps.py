@@ -20,7 +20,7 @@ from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import errors, messages, tables
+from ..core import messages, tables
 from ..core.pace import Pace
 from ..doors.pack import unpack_error
 from .progress import Progress
@@ -287,8 +287,8 @@ def _leave(client: TaskClient, unwanted: list[int], finished: list[int]) -> None
 
 
 def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -> None:
-    # A farm that has ended, or does not answer, keeps them.
-    with suppress(errors.TaskFarmError, TimeoutError, OSError):
+    # A farm that has ended or does not answer keeps them, as does one that refuses; nobody is there to be told.
+    with suppress(Exception):
         if unwanted:
             session.ask(messages.Abort(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
         session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)

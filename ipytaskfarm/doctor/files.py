@@ -28,15 +28,14 @@ def refused(check: str, error: Exception, remedy: str) -> Finding:
 # ------------------------------------------------------------------------------------------------ folders
 
 
-def private(check: str, path: Path, variable: str, needed_bytes: int = 0, *, listed: bool = False) -> Finding:
+def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Finding:
     """A folder that only we may use, there or yet to be made.
 
-    variable: the environment variable by which it is elsewhere; needed_bytes: how much room it ought to have; listed:
-    others may look into it.
+    variable: the environment variable by which it is elsewhere; needed_bytes: how much room it ought to have.
     """
     if os.path.lexists(path):
         try:
-            runtime.private_folder(path, listed=listed)
+            runtime.private_folder(path)
         except errors.SecurityError as error:
             return refused(check, error, "")
     return _usable(check, path, f"set {variable} to a folder that is", needed_bytes)
@@ -51,7 +50,7 @@ def runtime_folder() -> Finding:
             f"Jupyter's cannot be used (somebody else's, or not to be written to): connection files are in {path}",
             "set JUPYTER_RUNTIME_DIR to a folder of yours, the same for all who connect",
         )
-    return private("runtime folder", path, "JUPYTER_RUNTIME_DIR", listed=True)
+    return private("runtime folder", path, "JUPYTER_RUNTIME_DIR")
 
 
 def data_folder(path: Path) -> Finding:

@@ -210,10 +210,9 @@ def lock_folder() -> Path:
     return private_folder(base / "locks")
 
 
-def private_folder(path: Path, *, listed: bool = False) -> Path:
+def private_folder(path: Path) -> Path:
     """Make a folder, 0700, with its parents; or check that the one which is there is ours, and that only we may use it.
 
-    listed: others may look into it, as long as they cannot write: its files are private themselves.
     SecurityError names it and the remedy.
     """
     for base in socket_bases():
@@ -240,7 +239,7 @@ def private_folder(path: Path, *, listed: bool = False) -> Path:
     try:
         if made:
             os.fchmod(folder, 0o700)
-        _check_owner(path, os.fstat(folder), "700", 0o022 if listed else 0o077)
+        _check_owner(path, os.fstat(folder), "700")
     finally:
         os.close(folder)
     return path
@@ -259,10 +258,10 @@ def hold_folder(path: Path) -> int:
     return folder
 
 
-def _check_owner(path: Path, found: os.stat_result, mode: str, refused: int = 0o077) -> None:
+def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
     if found.st_uid != os.geteuid():
         raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")
-    if stat.S_IMODE(found.st_mode) & refused:
+    if stat.S_IMODE(found.st_mode) & 0o077:
         raise errors.SecurityError(
             f"others can use {path} (its permissions are {stat.S_IMODE(found.st_mode):o}): chmod {mode} {path}"
         )
@@ -366,8 +365,8 @@ class Lock:
 
 
 def write_connection_file(info: ConnectionInfo, path: Path) -> None:
-    """Write it atomically, 0600, into a folder that only we can write to."""
-    private_folder(path.parent, listed=True)
+    """Write it atomically, 0600, into a folder of 0700."""
+    private_folder(path.parent)
     write_private(path, connection_text(info))
 
 
