@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core.before import UMASK_BEFORE
 from ..core.errors import TaskFarmError
 from ..doors.cores import usable_cores
+from ..doors.host import home_folder, working_folder
 from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..doors.title import name_process
 from .limits import STOPPED_S
@@ -118,11 +119,12 @@ def _own_folder(given: argparse.Namespace) -> Path:
 
 def _start_folder(asked: Path | None) -> Path:
     """Where engines start: what is asked for may be on the machine of the farm alone."""
-    folder = (asked or Path.cwd()).absolute()
-    if folder.is_dir():
+    folder = (asked or working_folder()).absolute()
+    if folder.is_dir() and os.access(folder, os.X_OK):
         return folder
-    logging.warning("there is no folder %s here: engines start in %s", folder, Path.home())
-    return Path.home()
+    instead = home_folder()
+    logging.warning("there is no folder %s here: engines start in %s", folder, instead)
+    return instead
 
 
 def _engines(text: str) -> int:

@@ -25,6 +25,7 @@ from ..core.messages import (
     Properties,
 )
 from ..core.parcels import Incarnation, RunKey
+from ..core.shown import last_line
 from ..doors.recorder import Recorder
 from ..doors.wire_lane import Lane
 from .limits import Backoff, Ladder, StoppedWatch
@@ -305,9 +306,12 @@ class EngineTable:
         if not child.exit.done():
             engine.kill(f"it did not say hello within {START_S:g} s")
         how = await child.exit
+        printed = tail(engine.files.output)
+        # The error first: of a long text the end may be cut off on its way.
+        last = f": {last_line(printed)}" if printed else ""
         raise StartError(
             f"engine {engine.id} (pid {child.pid}) ended before it was ready: "
-            f"{engine.cause or _how(how)}\n{tail(engine.files.output)}".rstrip()
+            f"{engine.cause or _how(how)}{last}\n{printed}".rstrip()
         )
 
     def _request(self, engine: Engine) -> dict[str, Any]:

@@ -9,12 +9,13 @@ runner could respect).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.text import text_of
+from ..doors.host import is_usable
 from .lane import publisher
 from .matplotlib_backend import keep_to_matplotlib
 from .sinks import SINK
@@ -308,10 +310,16 @@ def make_app(connection_file: str, folder: str) -> EngineApp:
         folder: for IPython's profile, which all engines of an agent share.
     """
     asyncio.set_event_loop(asyncio.new_event_loop())
+    with _ipython_folder(Path(folder)):
+        return _made(connection_file, folder)
+
+
+def _made(connection_file: str, folder: str) -> EngineApp:
     app = EngineApp.instance(
         connection_file=connection_file,
         transport="ipc",
         ip=str(Path(connection_file).with_suffix("")),
+        connection_dir=folder,
         outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
         profile_dir=_profile(Path(folder) / "profile"),
         config=Config(HistoryManager={"enabled": False}),
@@ -319,6 +327,25 @@ def make_app(connection_file: str, folder: str) -> EngineApp:
     )
     app.initialize()
     return app
+
+
+@contextlib.contextmanager
+def _ipython_folder(folder: Path) -> Iterator[None]:
+    """The user's own, for its extensions; where it cannot be used, IPython would make one in /tmp for each engine."""
+    given = os.environ.get("IPYTHONDIR")
+    try:
+        usable = is_usable(Path(given or "~/.ipython").expanduser())
+    except RuntimeError:
+        usable = False  # the user has no home
+    if not usable:
+        os.environ["IPYTHONDIR"] = str(folder / "ipython")
+    try:
+        yield
+    finally:
+        if not usable and given is None:
+            del os.environ["IPYTHONDIR"]
+        elif not usable and given is not None:
+            os.environ["IPYTHONDIR"] = given
 
 
 def _profile(location: Path) -> ProfileDir:
