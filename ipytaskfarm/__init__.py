@@ -16,7 +16,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``questions``   asking a farm without the weight of the client
 ``enrol``       keys of a farm, made, replaced and taken away
 ``groups``      agents on other machines: asked of launchers, remembered, sent away; ``tender``: looks after them
-``supervisor``  one per farm: has controller and agents running
+``supervisor``  one per farm: has controller and agents running; ``start_errors``: why they did not start
 ``farm``        `Farm`: starts, connects, stops
 ``detached``    farms that go on by themselves: started and stopped from outside
 ``doctor``      looks for what could keep a farm from working

@@ -8,13 +8,13 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages import Stop as StopFarm
 from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.doors.host import working_folder
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.launchers import Part, Placed
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
@@ -53,7 +53,7 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
     home.make_folders()
     read_end, write_end = os.pipe()
     arguments = ("start", *words, f"--Start.progress_fd={write_end}")
-    part = Part(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), Path.cwd(), fds=(write_end,))
+    part = Part(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), working_folder(), fds=(write_end,))
     process = LocalProcesses().start(part)
     os.close(write_end)
     threading.Thread(target=_reap, args=(process,), name="supervisor's end", daemon=True).start()

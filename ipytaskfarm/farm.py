@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.shown import ready_engines
+from ipytaskfarm.core.shown import last_line, ready_engines
 from ipytaskfarm.doors.cores import usable_cores
 from ipytaskfarm.doors.runtime import check_name
 from ipytaskfarm.home import TEMPORARY_NAME, Home
@@ -34,6 +34,7 @@ from ipytaskfarm.settings import (
     policy_name,
     read_startup,
 )
+from ipytaskfarm.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.supervisor import Phase, Supervisor
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class Farm:
         return made
 
     def _prepare(self) -> None:
+        _refuse_in_bootstrap()
         name = self._settings.name
         agents = bool(self._settings.agents)
         self._home = Home.temporary(name, with_agents=agents) if self._settings.owned else Home.of(name)
@@ -198,6 +200,7 @@ class Farm:
 
     def _start(self) -> None:
         self._ready, self._ended = threading.Event(), threading.Event()
+        self._failure: Exception | None = None
         self._until_gone: list[Callable[[], None]] = []
         self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
         # Not in the thread: what `start` finds wrong is raised here, with the user's own frames.
@@ -211,23 +214,30 @@ class Farm:
             # Ctrl-C while the engines come up.
             self.stop(drain=0)
             raise
-        if self._supervisor.error is not None:
+        failure = self._supervisor.error or self._failure
+        if failure is not None:
             self._ended.wait(AT_EXIT_S)
-            raise self._supervisor.error
+            raise failure
         state = self._supervisor.state
         missing = self._settings.engines_at_start - (ready_engines(state) if state is not None else 0)
         # Agents elsewhere may have to wait for their turn.
         if missing == self._settings.engines_at_start > 0 and not self._settings.agents:
-            log = self._home.log("agent-0")
-            text = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            why = self._why_no_engine()
             self.stop(drain=0)
-            raise errors.NoEnginesRegistered(
-                f"none of {missing} engines came up in {self._settings.start_timeout_s:g} s; the agent says:\n{text}"
-            )
+            raise errors.NoEnginesRegistered(f"none of {missing} engines came up: {why}")
         if missing > 0:
-            warnings.warn(
-                f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up", stacklevel=3
-            )
+            why = f": {cause}" if (cause := self._supervisor.starts.cause) else ""
+            text = f"{missing} of {self._settings.engines_at_start} engines of {self!r} have not come up{why}"
+            warnings.warn(text, stacklevel=3)
+
+    def _why_no_engine(self) -> str:
+        """Before the farm is stopped: a temporary one takes its logs along."""
+        if cause := self._supervisor.starts.cause:
+            return cause
+        waited = f"they were waited for {self._settings.start_timeout_s:g} s, and none of them failed"
+        if last := last_error(self._home.log("agent-0")) or last_line(tail(self._home.output("agent-0"))):
+            return f"{waited}; the agent's last word is: {with_remedy(last)}"
+        return f"{waited}: the machine may be busy, give start_timeout more"
 
     def _await_ready(self) -> None:
         if self._ready.wait(SHOW_AFTER_S):
@@ -244,6 +254,7 @@ class Farm:
         try:
             self._supervisor.run()
         except Exception as error:  # raised again by _start, or told here: a thread has no one else to tell
+            self._failure = error
             if self._ready.is_set():
                 print(f"ipytaskfarm: farm {self.name!r} has ended: {error}", file=sys.stderr)
         finally:
@@ -392,6 +403,17 @@ class Farm:
             return head
         rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
         return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
+
+
+def _refuse_in_bootstrap() -> None:
+    """RuntimeError: this is a child of multiprocessing that imports the main module, and would begin a farm of its own
+    for that."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is not None and getattr(module.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process of multiprocessing imports the main module, which makes a Farm there:"
+            ' put that below `if __name__ == "__main__":`'
+        )
 
 
 class _Listener:

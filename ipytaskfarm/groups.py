@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from ipytaskfarm.core.messages import FarmStatus, RemoveAgents
 from ipytaskfarm.core.plausible import goes_by
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors.host import working_folder
 from ipytaskfarm.enrol import enrol, revoke
 from ipytaskfarm.home import Home
 from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle, Launcher, Seat, find_launcher
@@ -161,7 +161,7 @@ def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
         farm=home.name,
         group=name,
         engines=agents.engines,
-        cwd=Path.cwd(),
+        cwd=working_folder(),
         logs=runtime.private_folder(home.logs),
         time_limit_s=limit_s,
         leave_s=leave_s,

@@ -65,7 +65,13 @@ class Home:
         sweep_temporary()
         if with_agents:
             return cls(name, runtime.farm_folder(name))
-        return cls(name, Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)))
+        try:
+            return cls(name, Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)))
+        except OSError as error:
+            raise errors.StoreError(
+                f"no folder for temporary files can be written to ({error.strerror}): make room there, or set TMPDIR to"
+                " a folder that has some"
+            ) from error
 
     @classmethod
     def all(cls) -> list[Home]:
@@ -89,6 +95,13 @@ class Home:
         """The folder of sockets and flight recorders, made now."""
         return runtime.socket_folder(self.name, self.folder)
 
+    def _sockets_place(self) -> Path | None:
+        """The same, whether it is there or not; None: it cannot be anywhere."""
+        try:
+            return runtime.socket_place(self.name, self.folder)
+        except errors.SecurityError:
+            return None
+
     @property
     def logs(self) -> Path:
         """The folder of logs."""
@@ -107,9 +120,16 @@ class Home:
         return runtime.private_folder(self.sockets / f"agent-{number}")
 
     def make_folders(self) -> None:
-        """What has to be there before anything is started."""
-        runtime.private_folder(self.folder)
-        runtime.private_folder(self.logs)
+        """What has to be there before anything is started.  StoreError: it cannot be made."""
+        try:
+            runtime.private_folder(self.folder)
+            runtime.private_folder(self.logs)
+            runtime.private_folder(self.client_file.parent)
+        except OSError as error:
+            raise errors.StoreError(
+                f"farm {self.name!r} keeps its files in {self.folder}, which cannot be made ({error.strerror}): set"
+                " JUPYTER_DATA_DIR to a folder that you can write to, or make a Farm without a name, which needs none"
+            ) from error
 
     # ------------------------------------------------------------------ who
 
@@ -264,6 +284,7 @@ class Home:
             return
         for path in (self.client_file, self.agent_file):
             path.unlink(missing_ok=True)
+        runtime.leave_runtime_folder()
         # A killed agent's flight recorders hold results that its successor will deliver.
         if not any(self.sockets.glob("agent-*/*.rec")):
             remove_path(self.sockets)
@@ -306,8 +327,10 @@ class Home:
             store = Path(record.store)
             for path in (blobs_folder(store), *(store.with_name(store.name + end) for end in ("-wal", "-shm", ""))):
                 remove_path(path)
-        for path in (self.sockets, self.folder, self.client_file, self.agent_file):
+        sockets = self._sockets_place()
+        for path in (*([sockets] if sockets is not None else []), self.folder, self.client_file, self.agent_file):
             remove_path(path)
+        runtime.leave_runtime_folder()
 
 
 class HomeLock:
@@ -336,27 +359,34 @@ def remove_path(path: Path) -> None:
     """A file or a whole folder; nothing happens if it is not there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif os.path.lexists(path):
         path.unlink(missing_ok=True)
 
 
 def sweep_temporary() -> None:
     """Remove temporary farms whose processes have all died without a chance to (power loss, kill -9 of all of them)."""
-    here = Path(tempfile.gettempdir())
-    # In the user's home there may be another host's, too.
-    shared = [path for path in runtime.farm_folder(TEMPORARY_NAME).parent.glob("*") if _TEMPORARY.fullmatch(path.name)]
-    for folder in [*here.glob(f"{TEMPORARY_PREFIX}*"), *shared]:
+    for folder in _temporary_folders():
         try:
             if folder.stat().st_uid != os.geteuid() or time.time() - folder.stat().st_mtime < SETTLE_S:
                 continue
             record = runtime.read_farm_record(folder)
-            if folder.parent != here and (record is None or record.node != socket.gethostname()):
+            if _TEMPORARY.fullmatch(folder.name) and (record is None or record.node != socket.gethostname()):
                 continue
             home = Home(record.name if record is not None else TEMPORARY_NAME, folder)
             if not any(_is_alive(process) for process in home.read_processes()):
                 home.remove()
         except (OSError, errors.TaskFarmError, msgspec.MsgspecError):
             continue  # somebody else sweeps, or it is not what we think
+
+
+def _temporary_folders() -> list[Path]:
+    """Those of temporary farms: this machine's, and in the user's home those of other hosts too."""
+    try:
+        here = list(Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"))
+        beside = list(runtime.farm_folder(TEMPORARY_NAME).parent.glob("*"))
+    except OSError:
+        return []  # a home that is not ours, or a disk that is full: whoever needs it says so
+    return [*here, *(path for path in beside if _TEMPORARY.fullmatch(path.name))]
 
 
 def _is_alive(record: dict[str, Any]) -> bool:

@@ -7,7 +7,6 @@ nor `doors.pack` (which would double the time of ``ipytaskfarm status``).
 from __future__ import annotations
 
 import builtins
-import getpass
 import os
 import platform
 import select
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Answer, Ask, Question, Refusal, Reply
+from ipytaskfarm.doors.host import user_name
 from ipytaskfarm.doors.runtime import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.doors.wire_link import Link, LinkEvent, NewEpoch, Received, Refused
 from ipytaskfarm.home import Home
@@ -39,7 +39,7 @@ class Questioner:
     """
 
     def __init__(self, read_info: Callable[[], ConnectionInfo]) -> None:
-        name = f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
+        name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
         self._last = 0

@@ -28,15 +28,17 @@ from typing import Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
-from ipytaskfarm.core.shown import changes, ready_engines
+from ipytaskfarm.core.shown import changes, last_line, ready_engines
 from ipytaskfarm.core.tables import FarmState
 from ipytaskfarm.core.verbs import ExecuteBody
+from ipytaskfarm.doors.host import open_standard_descriptors, working_folder
 from ipytaskfarm.doors.runtime import process_started
 from ipytaskfarm.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.questions import Questioner, refusal_error
 from ipytaskfarm.settings import FarmSettings, agent_flags, controller_flags
+from ipytaskfarm.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.tender import Tender
 
 RESTARTS = 3
@@ -124,6 +126,8 @@ class Supervisor:
         self._controller = _Watched("controller", self._controller_part)
         self._agents = [_Watched("agent-0", self._agent_part)]
         self._questioner: Questioner | None = None
+        # Where a standard descriptor is closed, a pipe of ours would be handed to children as that.
+        open_standard_descriptors()
         # Sockets, not a pipe: `_wake` may come after the end, when a number would mean another file.
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -142,6 +146,8 @@ class Supervisor:
         self._stopped_well = False
         self._ours: set[str] = set()
         self._reports: deque[str | Exception] = deque()
+        self.starts = StartWatch()
+        """What became of the first engines."""
         self._tender = Tender(settings, home, self._report, self._report, self._wake)
         self._own_record = {
             "kind": OWNER if in_python else SUPERVISOR,
@@ -156,6 +162,8 @@ class Supervisor:
     def start(self) -> None:
         """Take the farm's lock, start or adopt its processes.  FarmExists when somebody else supervises it."""
         try:
+            check_threads()
+            check_loopback(self.settings.host)
             self._lock = self.home.lock()
             living = self._adopt()
             if self.settings.fresh and living:
@@ -171,11 +179,17 @@ class Supervisor:
                 if not watched.lives:
                     self._place(watched)
             self._record()  # that it is we who look after what was adopted
+        except OSError as error:
+            self._abandon()
+            raise self._start_failure(error) from error
         except BaseException:
             self._abandon()
             raise
         if self._ready_read is None:
             self._connect()
+
+    def _start_failure(self, error: OSError) -> Exception:
+        return errors.StoreError(with_remedy(f"farm {self.home.name!r} cannot be started: {error}"))
 
     def run(self) -> None:
         """Look after the farm until it has ended.  Raises why, if nobody asked for that."""
@@ -275,7 +289,7 @@ class Supervisor:
         folder = home.agent_folder(0)
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
-            *("--farm", home.name, "--startup-cwd", os.getcwd(), "--log", str(home.log("agent-0"))),
+            *("--farm", home.name, "--startup-cwd", str(working_folder()), "--log", str(home.log("agent-0"))),
             *agent_flags(self.settings),
         )
         return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
@@ -284,7 +298,10 @@ class Supervisor:
         if watched.restart_at is not None and now >= watched.restart_at:
             watched.restart_at = None
             if self.phase < Phase.STOPPING and (watched is self._controller or not self._is_stopping()):
-                self._place(watched)
+                try:
+                    self._place(watched)
+                except OSError as error:
+                    self._fail(self._start_failure(error))
         if watched.placed is None:
             return
         status = watched.placed.poll()
@@ -330,13 +347,11 @@ class Supervisor:
             watched.restarts.append(now)
             self._audience.say(f"the {watched.kind} {how}: starting it again")
             return
-        last = said.rpartition("\n")[2]
-        self._fail(
-            errors.ConnectionError(
-                f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s."
-                f" See {self.home.output(watched.kind)}" + (f"; it ended with: {last}" if last else "")
-            )
-        )
+        last = last_line(said) or last_error(self.home.log(watched.kind))
+        text = f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s"
+        if not self.settings.owned:  # whose logs go with it
+            text += f" (see {self.home.output(watched.kind)})"
+        self._fail(errors.ConnectionError(with_remedy(f"{text}; it ended with: {last}" if last else text)))
 
     # ------------------------------------------------------------------ talking
 
@@ -392,15 +407,21 @@ class Supervisor:
             return
         before, self.state = self.state, reply
         now = time.monotonic()
-        for line in changes(before, reply):
+        lines = changes(before, reply)
+        for line in lines:
             self._audience.say(line)
         ready = ready_engines(reply)
         if self.phase is Phase.FILLING:
             wanted = self.settings.engines_at_start
-            if ready >= wanted or now - self._filling_since > self.settings.start_timeout_s:
+            self.starts.look(lines, now)
+            waited_s = now - self._filling_since
+            # Agents elsewhere may still bring some.
+            hopeless = not self.settings.agents and self.starts.is_hopeless(reply)
+            if ready >= wanted or waited_s > self.settings.start_timeout_s or hopeless:
                 if ready < wanted:
+                    why = f" ({self.starts.cause})" if self.starts.cause else ""
                     self._audience.say(
-                        f"only {ready} of {wanted} engines came up within {self.settings.start_timeout_s:g} s;"
+                        f"only {ready} of {wanted} engines came up within {waited_s:.0f} s{why};"
                         f" see {self.home.log('agent-0')}"
                     )
                 self.phase = Phase.RUNNING

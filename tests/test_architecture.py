@@ -36,10 +36,11 @@ LAYERS: dict[str, str] = {
     "enrol": "core doors home questions",
     "groups": "core doors launchers settings home questions enrol",
     "tender": "core doors launchers settings home questions groups",
-    "supervisor": "core doors launchers settings home questions tender",
-    "farm": "core doors client launchers settings home questions enrol groups supervisor",
+    "start_errors": "core",
+    "supervisor": "core doors launchers settings home questions tender start_errors",
+    "farm": "core doors client launchers settings home questions enrol groups start_errors supervisor",
     "detached": "core doors launchers settings home questions tender",
-    "doctor": "core doors agent client launchers settings home questions groups farm",
+    "doctor": "core doors agent client launchers settings home questions groups start_errors farm",
     "jupyter": "core doors client settings home questions farm detached",
     "cli": (
         "core policies doors agent controller client launchers settings home questions enrol groups supervisor farm "

@@ -118,7 +118,8 @@ def test_a_task_that_closes_the_engines_sockets_ends_it(agent: FakeAgent, engine
 
 
 def test_descriptors_used_up_fail_the_task_alone(engine: FakeEngine) -> None:
-    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)); files = []\n"
+    code = "import resource; limit = resource.RLIMIT_NOFILE; files = []\n"
+    code += "resource.setrlimit(limit, (60, resource.getrlimit(limit)[1]))\n"
     outcome = engine.run(code + "while True: files.append(open('/dev/null'))")
     assert outcome.failure.etype == "OSError"
     assert engine.run("a = 1", "a").value == {"a": 1}

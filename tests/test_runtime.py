@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors import host, runtime
 from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord, Lock
 from tests.conftest import Dirs
 from tests.polling import eventually
@@ -147,7 +147,7 @@ def test_other_users_things_are_refused(folder: Path) -> None:
 
 def test_where_things_are(farm_dirs: Dirs) -> None:
     assert runtime.farm_folder("a") == farm_dirs.data / "ipytaskfarm/a"
-    assert runtime.runtime_folder() == farm_dirs.runtime
+    assert host.runtime_folder() == farm_dirs.runtime
     assert runtime.connection_path("a") == farm_dirs.runtime / "ipytaskfarm-a.json"
     assert runtime.connection_path("a", "agent") == farm_dirs.runtime / "ipytaskfarm-a-agent.json"
     sockets = runtime.socket_folder("a")
@@ -184,7 +184,7 @@ def test_a_runtime_folder_of_somebody_else_is_not_used(monkeypatch: pytest.Monke
     for other in ("/proc/self", "relative", "", str(farm_dirs.work / "missing")):
         monkeypatch.setenv("XDG_RUNTIME_DIR", other)
         if other != "/proc/self" or os.stat(other).st_uid != os.geteuid():
-            assert [str(base) for base in runtime._socket_bases()] == [f"/tmp/ipytaskfarm-{os.geteuid()}"]
+            assert [str(base) for base in host.socket_bases()] == [f"/tmp/ipytaskfarm-{os.geteuid()}"]
 
 
 def test_a_held_folder_is_locked_until_the_descriptor_is_closed(folder: Path) -> None:

@@ -11,8 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
+from ..core.before import UMASK_BEFORE
 from ..core.errors import TaskFarmError
 from ..doors.cores import usable_cores
+from ..doors.host import home_folder, working_folder
 from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..doors.title import name_process
 from .limits import STOPPED_S
@@ -23,7 +25,7 @@ from .sweep import LOCK
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
     given = _parser().parse_args(argv)
-    os.umask(0o077)
+    umask = os.umask(0o077)
     name_process(f"ipytaskfarm agent --farm {given.farm}")
     _log_to(given.log, given.verbose)
     try:
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         preload=tuple(given.preload),
         resources=dict(given.resource),
         priority=given.priority,
+        umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),
     )
     try:
         private_folder(settings.folder)
@@ -116,11 +119,12 @@ def _own_folder(given: argparse.Namespace) -> Path:
 
 def _start_folder(asked: Path | None) -> Path:
     """Where engines start: what is asked for may be on the machine of the farm alone."""
-    folder = (asked or Path.cwd()).absolute()
-    if folder.is_dir():
+    folder = (asked or working_folder()).absolute()
+    if folder.is_dir() and os.access(folder, os.X_OK):
         return folder
-    logging.warning("there is no folder %s here: engines start in %s", folder, Path.home())
-    return Path.home()
+    instead = home_folder()
+    logging.warning("there is no folder %s here: engines start in %s", folder, instead)
+    return instead
 
 
 def _engines(text: str) -> int:

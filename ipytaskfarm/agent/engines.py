@@ -25,12 +25,14 @@ from ..core.messages import (
     Properties,
 )
 from ..core.parcels import Incarnation, RunKey
+from ..core.shown import last_line
 from ..doors.recorder import Recorder
 from ..doors.wire_lane import Lane
 from .limits import Backoff, Ladder, StoppedWatch
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
+from .threads import thread_limits
 from .zygote import Child, Exit, StartError, Zygote, tail
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,8 @@ class Engine:
         self.environment: Environment | None = None
         """What it was told to prepare for."""
         self.set_up = False
+        self.beside = 0
+        """How many engines are meant to share the machine with it, itself among them."""
         self.holding: tuple[RunKey, Allotment] | None = None
         """What the last run that was allotted something holds, or held."""
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
@@ -180,13 +184,14 @@ class EngineTable:
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
         first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
-        stays: bool,
+        stays: bool, umask: int | None = None,
     ) -> None:  # fmt: skip
         """preload: modules that the zygote imports.  stays: SIGTERM from elsewhere ends no engine.
         changed: called when the controller is to be told of it.
         blobs_folders: where engines find large values: `blobs` and `copies` of the engine's settings."""
         self._preload = preload
         self._stays = stays
+        self._umask = umask
         self._session = session
         self._farm = farm
         self._folder = folder
@@ -237,8 +242,8 @@ class EngineTable:
     # ----------------------------------------------------------------------------------------------
     # a life
 
-    def start(self, engine_id: int) -> None:
-        """Start an engine; `EngineUp` or a failed-start `EngineNote` follows."""
+    def start(self, engine_id: int, beside: int = 0) -> None:
+        """Start an engine; `EngineUp` or a failed-start `EngineNote` follows.  beside: see `StartEngine`."""
         if self.ending or self.leaving:
             self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
             return
@@ -252,6 +257,7 @@ class EngineTable:
             self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
             return
         engine = Engine(engine_id, incarnation, files, Account(incarnation, recorder))
+        engine.beside = beside or len(self.living) + 1
         self._by_incarnation[incarnation] = self.by_counter[self._counter] = engine
         self._run(self._life(engine))
 
@@ -300,9 +306,12 @@ class EngineTable:
         if not child.exit.done():
             engine.kill(f"it did not say hello within {START_S:g} s")
         how = await child.exit
+        printed = tail(engine.files.output)
+        # The error first: of a long text the end may be cut off on its way.
+        last = f": {last_line(printed)}" if printed else ""
         raise StartError(
             f"engine {engine.id} (pid {child.pid}) ended before it was ready: "
-            f"{engine.cause or _how(how)}\n{tail(engine.files.output)}".rstrip()
+            f"{engine.cause or _how(how)}{last}\n{printed}".rstrip()
         )
 
     def _request(self, engine: Engine) -> dict[str, Any]:
@@ -315,7 +324,8 @@ class EngineTable:
             "recorder": str(files.recorder),
             "output": str(files.output),
             "stack": str(files.stack),
-            "env": {COOKIE: engine.incarnation},
+            "env": {COOKIE: engine.incarnation, **thread_limits(engine.beside)},
+            "umask": self._umask,
             "cwd": str(self._startup_cwd),
             "node": self._node,
             "farm": self._farm,

@@ -104,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Wall clock: whoever placed us ends us then."""
     leave_s: float = 0.0
     """How long what runs may go on when we are told to end."""
+    umask: int | None = None
+    """The user's own, for what engines' tasks make."""
     places_itself: bool = False
     """The folder stands beside those of the farm's other agents on this machine, which nobody else looks after."""
 
@@ -139,7 +141,7 @@ class Agent:
         self._engines = EngineTable(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
-            settings.leave_s > 0,
+            settings.leave_s > 0, settings.umask,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -373,7 +375,7 @@ class Agent:
     def _on_message(self, message: Any) -> None:
         match message:
             case StartEngine():
-                self._engines.start(message.id)
+                self._engines.start(message.id, message.beside)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
             case BlobPiece():

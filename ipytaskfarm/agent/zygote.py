@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.shown import last_line
+
 log = logging.getLogger(__name__)
 
 READY_S = 60.0
@@ -264,7 +266,9 @@ class Zygote:
         if self._control.fileno() >= 0:
             loop.remove_reader(self._control.fileno())
             self._control.close()
-        why = StartError(f"the zygote ended with {status}: {tail(self._output) or 'it printed nothing'}")
+        printed = tail(self._output)
+        last = last_line(printed) or "it printed nothing"
+        why = StartError(f"the process that forks engines ended with exit code {status}: {last}\n{printed}".rstrip())
         for engine in list(self._forking):
             self._answer(engine, why)
         if not self.ready.done():

@@ -55,6 +55,7 @@ PARTS = {"controller": "ipytaskfarm.controller", "agent": "ipytaskfarm.agent"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.  Errors of the farm are printed, never raised."""
+    _open_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in PARTS and not _asks_for_help(arguments[1:]):
         _become(PARTS[arguments[0]], arguments[1:])
@@ -65,6 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ipytaskfarm.cli.application import run
 
     return run(arguments)
+
+
+def _open_descriptors() -> None:
+    """A daemon may be started with its standard descriptors closed: pipes to children must not take their numbers."""
+    try:
+        for number in range(3):
+            os.fstat(number)
+    except OSError:
+        from ipytaskfarm.doors.host import open_standard_descriptors
+
+        open_standard_descriptors()
+    # Python has none where the descriptor was closed.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _asks_for_help(arguments: list[str]) -> bool:

@@ -102,7 +102,11 @@ class Command(Application):
             return
         from jupyter_core.paths import jupyter_config_path
 
-        self._load("ipytaskfarm_config", jupyter_config_path())
+        try:
+            folders = jupyter_config_path()
+        except RuntimeError:
+            return  # a user without a home has no files there
+        self._load("ipytaskfarm_config", folders)
 
     def _load(self, name: str, path: list[str] | None) -> None:
         stem = name.removesuffix(".py").removesuffix(".json")

@@ -13,6 +13,7 @@ from ..core.verbs import MapBody
 from ..doors.blobs import Keeper
 from ..doors.pack import pack, pack_function
 from .commands import Part, PendingResult, ResultList, value
+from .maps import read_whole
 from .scatter import check_dist, joined, parts
 
 if TYPE_CHECKING:
@@ -35,10 +36,7 @@ def map_on_engines(
         raise ValueError("map needs at least one sequence")
     if not isinstance(function, str) and not callable(function):
         raise TypeError(f"map takes a function, or the name of one on the engines, not {type(function).__name__}")
-    columns = [list(sequence) for sequence in sequences]
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"the sequences of a map must have equal lengths, not {[len(c) for c in columns]}")
-    items = list(zip(*columns, strict=True))
+    items = list(zip(*read_whole(sequences), strict=True))
     code = None if isinstance(function, str) else pack_function(function)
     name = check_name("func", function) if isinstance(function, str) else None
     engines = client.ids_of(targets)

@@ -6,7 +6,6 @@ without a name, which go with the process however that ends.
 
 from __future__ import annotations
 
-import mmap
 import tempfile
 import threading
 from collections import OrderedDict, deque
@@ -17,6 +16,7 @@ from ..core import errors
 from ..core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobPiece, ReadBlob
 from ..doors.blob_copies import Arrival
 from ..doors.blobs import missing_blob
+from ..doors.mapping import load
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 2**30
 """Of disk: what has come is kept up to this much; older ones are fetched again when they are looked at again."""
+
+KEPT_FILES = 64
+"""… and in so many files, of which each takes a descriptor."""
 
 AT_ONCE = 4
 """So many are fetched at the same time, by as many threads."""
@@ -70,7 +73,7 @@ class Fetching:
             if file is None:
                 return None
             self._kept.move_to_end(digest)
-            return _map(file)
+            return load(file.fileno())
 
     def _bring(self, digest: bytes) -> memoryview:
         with self._places:
@@ -85,7 +88,7 @@ class Fetching:
             except BaseException:
                 file.close()
                 raise
-        found = _map(file)
+        found = load(file.fileno())
         self._keep(digest, piece.size, file)
         return found
 
@@ -120,7 +123,7 @@ class Fetching:
                 return file.close()
             self._kept[digest] = file
             self._kept_bytes += size
-            while self._kept_bytes > self._kept_bytes_max:
+            while self._kept_bytes > self._kept_bytes_max or len(self._kept) > KEPT_FILES:
                 _, oldest = self._kept.popitem(last=False)  # who has mapped it keeps it
                 self._kept_bytes -= oldest.seek(0, 2)
                 oldest.close()
@@ -132,7 +135,3 @@ class Fetching:
                 file.close()
             self._kept.clear()
             self._kept_bytes = 0
-
-
-def _map(file: FileIO) -> memoryview:
-    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

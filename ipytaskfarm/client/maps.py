@@ -7,11 +7,17 @@ task.  The engine's side of a chunk is ``engine/each.py``.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
+import itertools
+import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing, suppress
 from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import messages, tables
@@ -23,12 +29,18 @@ from .results import TaskResult, sign
 from .tasks import EachTask, MapTask
 
 if TYPE_CHECKING:
+    from .session import Session
     from .taskclient import TaskClient
 
 LOOK_AHEAD = 4
 """While an early chunk takes its time, `imap` keeps at most so many times what is under way for later."""
 
 CLEARED_AT_ONCE = 64
+
+LEAVE_S = 5.0
+"""For each question with which what nobody waits for any more is ended and cleared."""
+
+ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
 
 
 class Items:
@@ -41,10 +53,12 @@ class Items:
         first = sequences[0]
         # A slice of a range is a range, which travels as three numbers.
         self._sliced = first if not self.star and isinstance(first, range | list | tuple) else None
-        self._rest: Iterator[Any] = iter(zip(*sequences, strict=True) if self.star else first)
-        self.total = len(first) if isinstance(first, Sized) else None
+        self._rest: Iterator[Any] = zip(*sequences, strict=False) if self.star else iter(first)
+        self.total = common_length(sequences)
         self.taken = 0
         self.ended = 0
+        self.error: Exception | None = None
+        """What an iterable raised instead of its next item."""
 
     @property
     def left(self) -> int | None:
@@ -56,8 +70,17 @@ class Items:
         if self._sliced is not None:
             chunk: Sequence[Any] = self._sliced[self.taken : self.taken + count]
         else:
-            chunk = list(islice(self._rest, count))
+            chunk = self._read(count)
         self.taken += len(chunk)
+        return chunk
+
+    def _read(self, count: int) -> list[Any]:
+        chunk: list[Any] = []
+        if self.error is None:
+            try:
+                chunk.extend(islice(self._rest, count))
+            except Exception as error:  # the user's generator: what came before it is still to be computed
+                self.error = error
         return chunk
 
 
@@ -77,12 +100,37 @@ class Ended(NamedTuple):
     errors: dict[int, BaseException]
 
 
-def equally_long(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
-    """The sequences, read whole: a length that does not fit must be found before anything is handed in."""
-    columns: list[Sequence[Any]] = [s if isinstance(s, range | list | tuple) else list(s) for s in sequences]
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"the sequences of a map must have equal lengths, not {[len(c) for c in columns]}")
-    return columns
+def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
+    """The length of those that have one; None: none of them has.  ValueError: they differ.
+
+    Generators and endless iterators have none: as in the builtin `map`, the shortest decides.
+    """
+    lengths = [length for sequence in sequences if (length := _length(sequence)) is not None]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the sequences of a map must have equal lengths, not {lengths}: one is shorter than another")
+    return lengths[0] if lengths else None
+
+
+def _length(sequence: Iterable[Any]) -> int | None:
+    if isinstance(sequence, Sized):
+        return len(sequence)
+    # Iterators of builtin types know how many items are left; what others say is a guess.
+    left = length_hint(sequence, -1) if type(sequence).__module__ == "builtins" else -1
+    return left if left >= 0 else None
+
+
+def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
+    """The sequences, read as far as the shortest goes: what does not fit is found before anything is handed in.
+
+    ValueError: lengths differ, or all of them are endless.
+    """
+    common_length(sequences)
+    if sequences and all(isinstance(s, ENDLESS) and length_hint(s, -1) < 0 for s in sequences):
+        raise ValueError("the sequences of this map never end: tc.imap takes them, and reads only a little ahead")
+    if len(sequences) == 1 or all(isinstance(sequence, Sized) for sequence in sequences):
+        return [s if isinstance(s, range | list | tuple) else list(s) for s in sequences]
+    rows = list(zip(*sequences, strict=False))
+    return [[row[i] for row in rows] for i in range(len(sequences))]
 
 
 def hand_in_map(
@@ -91,8 +139,16 @@ def hand_in_map(
     """One MapTask for each tuple of arguments; returns the ids in order.  All lengths are checked before the first."""
     if not sequences:
         raise ValueError("map needs at least one sequence")
-    tasks = [MapTask(function, arguments, **attributes) for arguments in zip(*equally_long(sequences), strict=True)]
-    return [client.run(task) for task in tasks]
+    tasks = [MapTask(function, arguments, **attributes) for arguments in zip(*read_whole(sequences), strict=True)]
+    ids: list[int] = []
+    try:
+        for task in tasks:
+            ids.append(client.run(task))
+    except BaseException:
+        # One cannot travel: nobody would know the ids of those before it.
+        _leave(client, ids, [])
+        raise
+    return ids
 
 
 def map_tasks(
@@ -106,10 +162,8 @@ def map_tasks(
     """Hand in, wait, and collect in order; the failure of the lowest index is raised as itself."""
     gathered = Gathered(stream)
     if not _may_chunk(function, attributes):
-        ids = hand_in_map(client, function, sequences, attributes)
-        client.barrier(ids)
-        return Values(_collect(client, ids, return_exceptions, gathered), gathered.printed)
-    items = Items(equally_long(sequences))
+        return _map_one_by_one(client, function, sequences, attributes, return_exceptions, gathered)
+    items = Items(read_whole(sequences))
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
     progress = Progress(items.total or 0, "item", client.progress)
@@ -122,6 +176,23 @@ def map_tasks(
     for place, error in errors.items():
         values[place] = error
     return Values(values, gathered.printed)
+
+
+def _map_one_by_one(
+    client: TaskClient,
+    function: Callable[..., Any],
+    sequences: Sequence[Iterable[Any]],
+    attributes: dict[str, Any],
+    return_exceptions: bool,
+    gathered: Gathered,
+) -> Values:
+    """A task for each item."""
+    ids = hand_in_map(client, function, sequences, attributes)
+    client.barrier(ids)
+    try:
+        return Values(_collect(client, ids, return_exceptions, gathered), gathered.printed)
+    finally:
+        _leave(client, [], ids)
 
 
 def _put(values: list[Any], errors: dict[int, BaseException], ended: Ended, taken: int) -> None:
@@ -149,18 +220,21 @@ def imap(
     waiting: dict[int, Any] = {}
     """Values and _Raise, by place, that came before their turn."""
     turn = 0
-    for ended in _run_chunks(client, function, items, Gathered(True) if stream else None, 0, lambda: len(waiting)):
-        if not ordered:
-            yield from _values(ended)
-            continue
-        waiting.update(zip(ended.places, ended.values, strict=True))
-        waiting.update((ended.places[index], _Raise(error)) for index, error in ended.errors.items())
-        while turn in waiting:
-            value = waiting.pop(turn)
-            turn += 1
-            if type(value) is _Raise:
-                raise value.error
-            yield value
+    printed = Gathered(True) if stream else None
+    # Closed when the caller leaves early: a traceback could keep it alive for long.
+    with closing(_run_chunks(client, function, items, printed, 0, lambda: len(waiting))) as chunks:
+        for ended in chunks:
+            if not ordered:
+                yield from _values(ended)
+                continue
+            waiting.update(zip(ended.places, ended.values, strict=True))
+            waiting.update((ended.places[index], _Raise(error)) for index, error in ended.errors.items())
+            while turn in waiting:
+                value = waiting.pop(turn)
+                turn += 1
+                if type(value) is _Raise:
+                    raise value.error
+                yield value
 
 
 class _Raise(NamedTuple):
@@ -187,18 +261,79 @@ def _run_chunks(
     gathered: Gathered | None,
     retries: int,
     held: Callable[[], int] = lambda: 0,
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     """Chunks as they end.  held: how many values the consumer has that it cannot pass on yet.
 
     Items that fail and may be tried again, and those that rejected the engine, come again alone: then the farm's own
-    rules for tasks hold.
+    rules for tasks hold.  When the caller leaves early, or an error ends it, nothing is kept of the chunks.
     """
+    under_way: dict[int, Chunk] = {}
+    finished: list[int] = []
+    key = object()
+    _open_maps[key] = client._session, under_way, finished
+    try:
+        yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished)
+    except KeyboardInterrupt:
+        # The wait has told the ids of what goes on, and how to go on or to end it.
+        _leave(client, [], finished)
+        raise
+    except BaseException:
+        _leave(client, list(under_way), finished)
+        raise
+    finally:
+        _open_maps.pop(key, None)
+
+
+def _leave(client: TaskClient, unwanted: list[int], finished: list[int]) -> None:
+    """Abort tasks of which only the map knew, and clear their results.
+
+    In a thread: a generator may be closed by the garbage collector, anywhere, and must not wait there.  What runs goes
+    on to its end, and its result is dropped.
+    """
+    if unwanted or finished:
+        session, ids = client._session, (list(unwanted), list(finished))
+        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has been there
+            threading.Thread(target=_leave_at_once, args=(session, *ids), name="ipytaskfarm map").start()
+
+
+def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -> None:
+    # A farm that has ended or does not answer keeps them, as does one that refuses; nobody is there to be told.
+    with suppress(Exception):
+        if unwanted:
+            session.ask(messages.Abort(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
+        session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
+        session.forget_results([*unwanted, *finished])
+
+
+def _leave_all() -> None:
+    """At the interpreter's end: what maps have under way that nobody has closed."""
+    for session, under_way, finished in list(_open_maps.values()):
+        unwanted = list(under_way)
+        if unwanted or finished:
+            _leave_at_once(session, unwanted, finished)
+    _open_maps.clear()
+
+
+_open_maps: dict[object, tuple[Session, dict[int, Chunk], list[int]]] = {}
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_open_maps.clear)
+
+
+def _chunks_as_they_end(
+    client: TaskClient,
+    function: Callable[..., Any],
+    items: Items,
+    gathered: Gathered | None,
+    retries: int,
+    held: Callable[[], int],
+    under_way: dict[int, Chunk],
+    finished: list[int],
+) -> Iterator[Ended]:
+    """under_way, finished: filled with what was handed in and has not ended, and with what has ended and is kept."""
     engines = client._ask(messages.Engines(), tables.EngineTable).rows
     pace = Pace(len(engines))
-    under_way: dict[int, Chunk] = {}
     again: deque[Chunk] = deque()
     largest = 1
-    finished: list[int] = []
     while True:
         while len(under_way) < pace.window and held() < LOOK_AHEAD * pace.window * largest:
             chunk = again.popleft() if again else _next_chunk(items, pace, retries)
@@ -211,20 +346,22 @@ def _run_chunks(
             # Nobody knows their ids: what they held is with the caller now.
             if finished:
                 client.clear(finished)
-            finished = []
+            finished.clear()
         if not under_way:
+            if items.error is not None:
+                raise items.error
             return
         done, _ = client.wait(list(under_way), return_when="first")
         for task_id in done:
-            chunk = under_way.pop(task_id)
             result = client.get_task_result(task_id, raw=False)
+            chunk = under_way.pop(task_id)
+            finished.append(task_id)
             ended = _open(chunk, result)
             if gathered is not None:
                 gathered.take(result._contents(), chunk.places)
             if result.failure is None:
                 pace.ended(len(chunk.items), result.duration, result._is_large)
                 ended = _set_aside(ended, chunk, result.result[1], again)
-            finished.append(task_id)
             items.ended += len(ended.places)
             yield ended
 

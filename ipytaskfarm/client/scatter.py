@@ -1,7 +1,8 @@
 """Sequences in parts, one for each engine, and together again.
 
 From IPython 0.10's ``map.py``: blocks of which the first ``len % n`` are one longer (dist 'b'), or round robin
-('r').  Nothing here knows numpy: an array is what has `dtype` and `shape`, and its own module joins its parts.
+('r').  Arrays, and what pandas and scipy have, are cut and joined by their own libraries, which are not imported here:
+a value of theirs means that they are there.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def check_dist(dist: str) -> None:
 def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
     """The sequence in `count` parts, of its own kind where it can be sliced; some may be empty."""
     check_dist(dist)
-    whole = sequence if hasattr(sequence, "__len__") and _slices(sequence) else list(sequence)
+    whole, length = _sliceable(sequence)
     if dist == "r":
         return [whole[i::count] for i in range(count)]
-    size, longer = divmod(len(whole), count)
+    size, longer = divmod(length, count)
     found = []
     start = 0
     for i in range(count):
@@ -40,19 +41,39 @@ def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
 
 def flat(part: Any) -> Any:
     """A part of length 1 as its only item; others as they are."""
-    return part[0] if len(part) == 1 else part
+    rows, length = _sliceable(part)
+    return rows[0] if length == 1 else part
 
 
 def joined(found: Sequence[Any], dist: str = "b") -> Any:
-    """The inverse of `parts`: lists (and ranges) joined, tuples too, arrays concatenated; else the list of parts."""
+    """The inverse of `parts`: lists (and ranges) become a list, tuples a tuple; arrays, Series, frames, indexes and
+    sparse matrices are concatenated, with their labels and dtypes.  Of what cannot be joined, the list of parts.
+    """
     check_dist(dist)
-    if found and all(_is_array(part) for part in found):
-        return _joined_arrays(found, dist)
-    if found and all(isinstance(part, tuple) for part in found):
+    if found and all(isinstance(part, tuple) and type(part) is type(found[0]) for part in found):
         return tuple(_interleaved(found) if dist == "r" else chain.from_iterable(found))
     if all(isinstance(part, list | range) for part in found):
         return _interleaved(found) if dist == "r" else list(chain.from_iterable(found))
-    return list(found)
+    try:
+        together = _concatenated(found)
+        if together is None:
+            return list(found)
+        return together if dist == "b" else _reordered(together, [_sliceable(part)[1] for part in found])
+    except (TypeError, ValueError, IndexError, NotImplementedError):
+        return list(found)  # parts that do not fit one another
+
+
+def _sliceable(sequence: Any) -> tuple[Any, int]:
+    """(what is cut by position, its length)."""
+    if _is_a(sequence, "pandas", "Series", "DataFrame"):
+        return sequence.iloc, len(sequence)  # slices of the frame itself may mean labels
+    if _is_sparse(sequence):
+        rows = sequence if sequence.format in ("csr", "lil") else sequence.tocsr()
+        return rows, rows.shape[0]
+    if hasattr(sequence, "__len__") and _slices(sequence):
+        return sequence, len(sequence)
+    items = list(sequence)
+    return items, len(items)
 
 
 def _slices(sequence: Any) -> bool:
@@ -63,21 +84,54 @@ def _slices(sequence: Any) -> bool:
     return True
 
 
-def _is_array(part: Any) -> bool:
-    return hasattr(part, "dtype") and bool(getattr(part, "shape", ()))
+def _concatenated(found: Sequence[Any]) -> Any:
+    """One after the other; None: nobody knows how."""
+    if not found:
+        return None
+    first, same = found[0], all(type(part) is type(found[0]) for part in found)
+    if all(_is_a(part, "pandas", "Series", "DataFrame") for part in found) and same:
+        # Empty parts have no say in the dtype; pandas warns of them.
+        return sys.modules["pandas"].concat([part for part in found if len(part)] or found[:1])
+    if all(_is_a(part, "pandas", "Index") for part in found):
+        return first.append(list(found[1:]))
+    if all(map(_is_sparse, found)) and same:
+        return type(first)(sys.modules["scipy.sparse"].vstack(found))
+    if all(_is_a(part, "numpy", "ndarray") and part.shape for part in found):
+        numpy = sys.modules["numpy"]
+        masked = any(isinstance(part, numpy.ma.MaskedArray) for part in found)
+        return (numpy.ma if masked else numpy).concatenate(found)  # numpy's own functions lose the masks
+    if same and hasattr(type(first), "_concat_same_type"):  # an array of pandas
+        return type(first)._concat_same_type(found)
+    return _by_its_library(found) if same else None
 
 
-def _joined_arrays(found: Sequence[Any], dist: str) -> Any:
-    numpy = sys.modules["numpy"]  # there: something made the arrays
-    masked = any(isinstance(part, numpy.ma.MaskedArray) for part in found)
-    module = numpy.ma if masked else numpy  # numpy's own functions lose the masks
-    if dist == "b":
-        return module.concatenate(found)
-    total = sum(len(part) for part in found)
-    whole = module.empty((total, *found[0].shape[1:]), dtype=numpy.result_type(*found))
-    for i, part in enumerate(found):
-        whole[i :: len(found)] = part
-    return whole
+def _by_its_library(found: Sequence[Any]) -> Any:
+    """Arrays of other libraries: what has `dtype` and `shape`, and comes from a module that can join it."""
+    if not all(hasattr(part, "dtype") and bool(getattr(part, "shape", ())) for part in found):
+        return None
+    module = sys.modules.get(type(found[0]).__module__.partition(".")[0])
+    join = next(
+        (f for name in ("concatenate", "concat", "cat") if (f := getattr(module, name, None)) is not None), None
+    )
+    return None if join is None else join(list(found))
+
+
+def _reordered(together: Any, lengths: list[int]) -> Any:
+    """What was dealt round robin and then put one part after the other, in its order again."""
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    order = _interleaved([range(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+    return _sliceable(together)[0][order]
+
+
+def _is_a(value: Any, module: str, *names: str) -> bool:
+    """Whether it is of one of these classes of a library that may not be there."""
+    library = sys.modules.get(module)
+    return library is not None and isinstance(value, tuple(getattr(library, name) for name in names))
+
+
+def _is_sparse(value: Any) -> bool:
+    library = sys.modules.get("scipy.sparse")
+    return library is not None and bool(library.issparse(value)) and value.ndim == 2
 
 
 def _interleaved(found: Sequence[Sequence[Any]]) -> list[Any]:

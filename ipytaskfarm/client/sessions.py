@@ -6,7 +6,6 @@ Also what has to happen to them when the process forks or ends.
 from __future__ import annotations
 
 import atexit
-import getpass
 import os
 import socket
 import sys
@@ -17,6 +16,7 @@ from os import PathLike
 
 from ..core import errors
 from ..doors import runtime
+from ..doors.host import open_standard_descriptors, user_name
 from ..doors.runtime import ConnectionInfo, Where
 from .session import Session
 
@@ -42,6 +42,7 @@ def connect(
     with _lock:
         session = _sessions.get(info.incarnation)
         if session is None or session.fatal is not None:
+            open_standard_descriptors()  # a socket must not take the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()))
             _sessions[info.incarnation] = session
@@ -105,11 +106,7 @@ def _drop(session: Session) -> None:
 
 
 def _own_name() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())  # a container without a password file
-    return f"{user}@{socket.gethostname()} {os.getpid()}"
+    return f"{user_name()}@{socket.gethostname()} {os.getpid()}"
 
 
 def _say(lost: str) -> None:

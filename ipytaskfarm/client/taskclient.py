@@ -474,7 +474,8 @@ class TaskClient:
         """``[function(a, b) for a, b in zip(*sequences)]``; the list is in order.
 
         Args:
-            sequences: any iterables of equal length.
+            sequences: any iterables of equal length.  Of those without a length (generators, ``itertools.repeat``)
+                as many items are taken as the shortest has, as by the builtin `map`.
             return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
             stream: show what the items print, when they have ended, each line with the item's number.
 
@@ -484,12 +485,14 @@ class TaskClient:
         is its item's own; an engine that is lost fails every item of the task it had (`mapper` has retries).
 
         ``run(task)`` hands in one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
+        After Ctrl-C what was handed in goes on, under the ids that are told.
         """
         return map_tasks(self, function, sequences, {}, return_exceptions, stream)
 
     def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
         """As `map`, but a generator: values come in order as soon as they are there, iterables are read only a little
-        ahead (they may be endless), and an error is raised when its turn comes; what runs then goes on.
+        ahead (they may be endless), and an error is raised when its turn comes.  After an error, or when it is left
+        early, what has not begun never runs, what runs ends unheard, and nothing of it is kept.
         With stream=True what the items print is shown, each line with the item's number.
         """
         return imap(self, function, iterables, True, stream)

@@ -16,6 +16,12 @@ import msgspec
 CORES, MEMORY, GPU = "cores", "memory", "gpu"
 """Resources of every node, in cores, bytes and devices.  A farm's owner may declare others (licences, …)."""
 
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS",
+)  # fmt: skip
+"""Environment variables in which libraries read how many threads they may have."""
+
 LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
 TIME_LEFT = "time_left"
 CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})

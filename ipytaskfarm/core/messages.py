@@ -668,7 +668,8 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):
-    """An engine's environment is ready; error: it never will be."""
+    """An engine's environment is ready; error: it never will be.  An error without an identity: a task has changed the
+    process for good."""
 
     engine: Incarnation
     identity: str
@@ -721,6 +722,8 @@ class StartEngine(msgspec.Struct, frozen=True, tag=True):
     """Start one engine with this id.  `EngineUp` or a failed-start `EngineNote` follows."""
 
     id: int
+    beside: int = 0
+    """So many engines are meant to be on that agent's machine, this one among them: they share its cores."""
 
 
 class StopEngine(msgspec.Struct, frozen=True, tag=True):

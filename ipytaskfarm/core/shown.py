@@ -8,6 +8,12 @@ UP = ("idle", "busy")
 """The states of an engine that can be given work."""
 
 
+def last_line(text: str) -> str:
+    """The line that says most of what a process printed before it ended: the last one, of a traceback the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
 def job_state(row: JobRow) -> str:
     """running, paused or ended; behind a colon why it is aborted, if it is."""
     over = row.unfinished == 0 and row.arrived >= row.total

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.doors import runtime
+from ipytaskfarm.doors import host, runtime
 from ipytaskfarm.doors.disk import is_full, least_room, network_file_system
 from ipytaskfarm.doors.keys import KEYS_FILE, SERVER, FarmKeys, agent_file, load_keys
 from ipytaskfarm.doors.recorder import RING_BYTES
@@ -41,6 +41,29 @@ def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Fin
     return _usable(check, path, f"set {variable} to a folder that is", needed_bytes)
 
 
+def runtime_folder() -> Finding:
+    """The folder of connection files: Jupyter's, or the one that stands in for it."""
+    path = host.runtime_folder()
+    if path == host.spare_runtime_folder():
+        return doubtful(
+            "runtime folder",
+            f"Jupyter's cannot be used (somebody else's, or not to be written to): connection files are in {path}",
+            "set JUPYTER_RUNTIME_DIR to a folder of yours, the same for all who connect",
+        )
+    return private("runtime folder", path, "JUPYTER_RUNTIME_DIR")
+
+
+def data_folder(path: Path) -> Finding:
+    """The folder of a farm's lasting files.  path: where it is, or will be."""
+    if host.spare_data_folder() in path.parents:
+        return doubtful(
+            "data folder",
+            f"there is no home: farms with names are in {path.parent}, which may go when this machine starts again",
+            "set JUPYTER_DATA_DIR to a folder that stays; a Farm without a name needs none",
+        )
+    return private("data folder", path, "JUPYTER_DATA_DIR")
+
+
 def temporary() -> Finding:
     """Where farms without a name live, and what tasks put there."""
     try:
@@ -59,7 +82,8 @@ def temporary() -> Finding:
 
 def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Finding:
     """Whether files can be made in it, or it can be made.  otherwise: what to do if it cannot be helped."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    # Not Path.exists, which raises where a folder above may not be entered.
+    there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     problem = _cannot_write(there)
     if problem is not None:
         remedy = f"make {there} yours and writable, or {otherwise}"

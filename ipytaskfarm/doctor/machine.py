@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import resource
@@ -17,6 +16,7 @@ import psutil
 from ipytaskfarm import __version__
 from ipytaskfarm.agent.memory import LEAST_SHARE
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
+from ipytaskfarm.doors.host import user_name
 from ipytaskfarm.doors.store import OLDEST_SQLITE
 
 OLDEST_PYTHON = "3.11"
@@ -134,7 +134,7 @@ def process_limit() -> tuple[int, int, str]:
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     # Root may have as many as it likes.
     if soft >= 0 and os.geteuid() != 0:
-        found.append((soft, _own_threads(), f"the user {getpass.getuser()}"))
+        found.append((soft, _own_threads(), f"the user {user_name()}"))
     return min(found, key=lambda each: each[0] - each[1], default=(-1, 0, "anybody"))
 
 

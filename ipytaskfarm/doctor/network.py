@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import psutil
 
 from ipytaskfarm import __version__
+from ipytaskfarm.core import errors
 from ipytaskfarm.core.handshake import Refuse
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.doors.runtime import ConnectionInfo, dialled
 from ipytaskfarm.doors.wire_link import Link, NewEpoch, Refused
+from ipytaskfarm.settings import DEFAULT_HOST
+from ipytaskfarm.start_errors import check_loopback
 
 CONNECT_S = 5.0
 """A host that has not answered by then does not let us in."""
@@ -25,6 +28,16 @@ GREET_S = 12.0
 
 
 # ------------------------------------------------------------------------------------------------ the port
+
+
+def loopback() -> Finding:
+    """Whether this machine can connect to itself, as the parts of a farm on one machine do."""
+    try:
+        check_loopback(DEFAULT_HOST)
+    except errors.ConnectionError as error:
+        said, _, remedy = str(error).rpartition(": ")
+        return wrong("loopback", said, remedy)
+    return fine("loopback", f"this machine can connect to itself at {DEFAULT_HOST}")
 
 
 def port(host: str, number: int, *, fixed: bool) -> Finding:

@@ -109,12 +109,13 @@ def _of_machine(count: int, coming: int) -> Iterator[Finding]:
     yield machine.memory(coming, *node_memory())
     yield machine.clock(time.time(), os.stat(ipytaskfarm.__file__).st_mtime)
     yield files.temporary()
+    yield network.loopback()
 
 
 def _folders(home: Home, engines: int, *, temporary: bool) -> Iterator[Finding]:
     if not temporary:
-        yield files.private("data folder", home.folder, "JUPYTER_DATA_DIR")
-    yield files.private("runtime folder", runtime.runtime_folder(), "JUPYTER_RUNTIME_DIR")
+        yield files.data_folder(home.folder)
+    yield files.runtime_folder()
     yield files.sockets(home.name, home.folder, engines)
 
 
@@ -127,7 +128,7 @@ def _record(home: Home) -> tuple[FarmRecord | None, list[Finding]]:
         return None, [
             wrong("farm", str(error), f"ipytaskfarm start --farm {home.name} --fresh, or put it back from a backup")
         ]
-    if not home.folder.exists():
+    if not os.path.exists(home.folder):
         return None, []
     return record, [files.store(home, record)]
 

@@ -2,7 +2,8 @@
 
 A value of 64 KiB and more does not travel through the controller.  Whoever packs it writes it into the farm's blob
 folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
-machine share its pages; the map is private: writing into an array changes nobody else's.
+machine share its pages, or reads it if it is small; either way the memory is private: writing into an array changes
+nobody else's.  No descriptor stays open for a value (`doors.mapping`).
 
 A machine that does not see the folder has copies (`doors.blob_copies`), brought to it piece by piece when they are
 first looked for: see `fetch_from`.
@@ -18,7 +19,6 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
-import mmap
 import os
 import threading
 import time
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..core.errors import BlobMissing
+from .mapping import load
 from .runtime import private_folder
 
 BLOB_BYTES = 64 * 1024
@@ -146,13 +147,13 @@ class Blobs:
         return bool(_memcmp(view(mapped), view(data), data.nbytes) == 0)
 
     def map(self, digest: bytes) -> memoryview | None:
-        """The blob, mapped: pages are shared until they are written to, and writing stays private.  None: not here."""
+        """The blob as memory, see `mapping.load`: writing into it stays private.  None: not here."""
         try:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
+            return load(fd)
         finally:
             os.close(fd)
 

@@ -31,6 +31,15 @@ from typing import Any
 from ..core.errors import VersionMismatch
 
 _BUILTINS = builtins.__dict__
+BUILTINS_AT_HOME = frozenset(
+    name
+    for name in dir(builtins)
+    if not name.startswith("_")
+    and name not in {"id", "copyright", "credits", "display", "exit", "get_ipython", "help", "license", "quit"}
+)
+"""A by-value function looks a name up on the engine if it was no global at home.  One of these was the builtin then,
+and stays it, whatever others have put into the engine's namespace.  Not ``id``, which on an engine is its number, and
+not what IPython and ``site`` add."""
 _CLASSES_KEPT = 256
 _SOURCES_KEPT = 256
 
@@ -89,6 +98,9 @@ class Names(dict[str, Any]):
         self.wanted: set[str] = set()
 
     def __missing__(self, name: str) -> Any:
+        # It was no global where the function came from: there it was the builtin, if there is one of that name.
+        if name in BUILTINS_AT_HOME and name in _BUILTINS:
+            return _BUILTINS[name]
         try:
             return self.namespace[name]
         except KeyError:
@@ -105,8 +117,12 @@ class Names(dict[str, Any]):
     def settle(self) -> None:
         """Copy in the builtins that the namespace does not hide now, so that they are found at full speed."""
         for name in self.wanted:
-            if name not in self.globals and name not in self.namespace and name in _BUILTINS:
+            if name not in self.globals and name in _BUILTINS and not self._hidden(name):
                 self.globals[name] = _BUILTINS[name]
+
+    def _hidden(self, name: str) -> bool:
+        """Whether the namespace's value is to be found, and not the builtin."""
+        return name in self.namespace and name not in BUILTINS_AT_HOME
 
     def reset(self) -> None:
         """Undo what the last call assigned, and look the wanted names up afresh (`bind` made them disjoint).
@@ -118,7 +134,7 @@ class Names(dict[str, Any]):
         namespace = self.namespace
         found = len(self.packed)
         for name in self.wanted:
-            if name in namespace:
+            if name in namespace and not (name in BUILTINS_AT_HOME and name in _BUILTINS):
                 here[name] = namespace[name]
                 found += 1
             elif name in _BUILTINS:

@@ -11,6 +11,7 @@ Files are 0600 in folders of 0700, whatever the umask; what others could have wr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
-from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
 from ..core import errors
+from . import host
+from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
 
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
@@ -142,12 +144,7 @@ def check_name(name: str) -> str:
 
 def farm_folder(name: str) -> Path:
     """The folder of a farm's lasting files. Not created here."""
-    return Path(jupyter_data_dir()) / "ipytaskfarm" / check_name(name)
-
-
-def runtime_folder() -> Path:
-    """The folder of connection files. Not created here."""
-    return Path(jupyter_runtime_dir())
+    return data_folder() / "ipytaskfarm" / check_name(name)
 
 
 def connection_path(name: str, role: str = "client") -> Path:
@@ -179,7 +176,7 @@ def socket_place(name: str, folder: Path | None = None) -> Path:
     """
     place = os.path.abspath(folder or farm_folder(name))
     digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
-    for base in _socket_bases():
+    for base in socket_bases():
         for leaf in (f"{check_name(name)}-{digest}", digest):
             path = base / leaf
             if len(os.fsencode(path)) + IPC_ROOM <= IPC_PATH_MAX:
@@ -208,18 +205,9 @@ def leave_folder(path: Path) -> None:
 
 def lock_folder() -> Path:
     """The folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
-    base = _socket_bases()[-1]
+    base = socket_bases()[-1]
     private_folder(base)
     return private_folder(base / "locks")
-
-
-def _socket_bases() -> list[Path]:
-    bases = [Path(f"/tmp/ipytaskfarm-{os.geteuid()}")]
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    # After `su` it may still name somebody else's.
-    if os.path.isabs(given) and os.path.isdir(given) and os.stat(given).st_uid == os.geteuid():
-        bases.insert(0, Path(given) / "ipytaskfarm")
-    return bases
 
 
 def private_folder(path: Path) -> Path:
@@ -227,6 +215,9 @@ def private_folder(path: Path) -> Path:
 
     SecurityError names it and the remedy.
     """
+    for base in socket_bases():
+        if base in path.parents:
+            private_folder(base)  # parents are made as the umask has it, and this one is for us alone
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         # The umask may take more away, never add; the permissions follow below on what was opened.
@@ -240,6 +231,8 @@ def private_folder(path: Path) -> Path:
         if made and isinstance(error, PermissionError):
             os.chmod(path, 0o700, follow_symlinks=False)
             return path
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
         raise errors.SecurityError(
             f"{path} is not a folder of ours ({error.strerror}; a link is not followed): remove it"
         ) from None
@@ -379,7 +372,11 @@ def write_connection_file(info: ConnectionInfo, path: Path) -> None:
 
 def connection_text(info: ConnectionInfo) -> bytes:
     """What stands in the file."""
-    return msgspec.json.format(msgspec.json.encode(info)) + b"\n"
+    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
+
+
+def _json(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
 
 
 def read_connection_file(path: Path) -> ConnectionInfo:
@@ -389,7 +386,8 @@ def read_connection_file(path: Path) -> ConnectionInfo:
     except FileNotFoundError:
         raise _not_running(path) from None
     try:
-        return msgspec.json.decode(text, type=ConnectionInfo)
+        info = msgspec.json.decode(text, type=ConnectionInfo)
+        return msgspec.structs.replace(info, blobs=host.local(info.blobs))
     except msgspec.MsgspecError as error:
         raise errors.ConnectionError(f"{path} is not a farm's connection file: {error}") from None
 
@@ -401,6 +399,13 @@ def remove_connection_file(path: Path, incarnation: str) -> None:
             path.unlink(missing_ok=True)
     except errors.TaskFarmError:
         pass  # gone, or not ours to remove
+
+
+def leave_runtime_folder() -> None:
+    """Remove the folder of connection files if it is the one of our own among the sockets, and empty."""
+    if runtime_folder() == spare_runtime_folder():
+        leave_folder(spare_runtime_folder())
+        leave_folder(spare_runtime_folder().parent)
 
 
 def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None = None) -> Path | ConnectionInfo:
@@ -470,7 +475,10 @@ def _same_host(one: str, other: str) -> bool:
 
 def _connection_files() -> list[Path]:
     """Those for clients, by name."""
-    found = runtime_folder().glob(f"{_PREFIX}*.json")
+    try:
+        found = list(runtime_folder().glob(f"{_PREFIX}*.json"))
+    except PermissionError:
+        return []
     return sorted(path for path in found if not path.stem.endswith(_AGENT))
 
 
@@ -511,14 +519,15 @@ def is_stale(info: ConnectionInfo) -> bool:
 def write_farm_record(record: FarmRecord, folder: Path) -> None:
     """Write ``farm.json``."""
     private_folder(folder)
-    write_private(folder / FARM_FILE, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    write_private(folder / FARM_FILE, _json(msgspec.structs.replace(record, store=host.portable(record.store))))
 
 
 def read_farm_record(folder: Path) -> FarmRecord | None:
     """``farm.json`` of a farm's folder; None: there is no farm. StoreError: it is damaged."""
     path = folder / FARM_FILE
     try:
-        return msgspec.json.decode(read_private(path), type=FarmRecord)
+        record = msgspec.json.decode(read_private(path), type=FarmRecord)
+        return msgspec.structs.replace(record, store=host.local(record.store))
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
@@ -527,7 +536,10 @@ def read_farm_record(folder: Path) -> FarmRecord | None:
 
 def list_farms() -> list[FarmEntry]:
     """All farms that have a folder or a connection file here, by name."""
-    folders = {path.parent.name: path.parent for path in Path(jupyter_data_dir()).glob(f"ipytaskfarm/*/{FARM_FILE}")}
+    try:
+        folders = {path.parent.name: path.parent for path in data_folder().glob(f"ipytaskfarm/*/{FARM_FILE}")}
+    except PermissionError:
+        folders = {}  # a home that is not ours
     files = {path.stem.removeprefix(_PREFIX): path for path in _connection_files()}
     return [
         FarmEntry(name, _is_running(files.get(name)), folders.get(name), files.get(name))

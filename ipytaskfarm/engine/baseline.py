@@ -1,47 +1,79 @@
-"""What a task may not leave behind: working folder, environment variables, signal handlers, ``sys.path``, streams.
+"""What a task may not leave behind: each begins in the surroundings that start-up, the last MultiEngine command or a
+console's cell left, whatever the task before it did.  ``docs/surroundings.md`` is the table.
 
-After each task they are put back to the baseline: what start-up, the last MultiEngine command or a console's
-cell left.  Unchanged costs 2 µs, so the test is made of few, cheap comparisons; the signals it looks at are those
-that programs use, not all 64.  Asking the system for the working folder costs as much again: it is asked when Python
-was told to change it, and at the end of each slice, for libraries that change it by themselves.
+There are three ways of knowing what was changed, since a look at everything costs 15 us and a task may take 10:
+
+- The functions that change what lies outside Python are watched (`watched`).  No note, no look.
+- What is quick to compare and often changed (``sys.path``, the streams) is compared after each task.
+- The rest is looked at after a task that took `LONG_S`, whose code mentions what could change it (`reach`), or that did
+  one of the above; and every `LOOK_EVERY_S`.
+
+What the context holds (context variables, the decimal context, numpy's error state and print options) is each run's
+own: it runs in a copy of the context in which the user's own hands work.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal.getsignal wraps it in 0.5 us of enumerations
-import functools
+import contextvars
+import decimal
 import os
-import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-SIGNALS = tuple(
-    int(getattr(signal, name))
-    for name in (
-        "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGCHLD", "SIGTSTP",
-        "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO",
-    )
-)  # fmt: skip
+from .interpreter import looked_at
+from .surroundings import CannotRestore, watched_parts
+from .watched import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
+
+if TYPE_CHECKING:
+    from .capture import Capture
+    from .loops import Loops
+
+T = TypeVar("T")
+LOOK_EVERY_S = 0.01
+_show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
+LONG_S = 0.0005
+"""After a run of this length nobody notices the look at everything."""
 
 
 class Baseline:
     """The surroundings of a task, to be restored after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loops: Loops, capture: Capture) -> None:
+        watch()
+        self._loops = loops
+        self._capture = capture
         self._stale = True
-        self._went = False
-        """Somebody may have changed the folder since it was last looked at."""
-        os.chdir, os.fchdir = self._follow(os.chdir), self._follow(os.fchdir)
+        self._watched = watched_parts(capture.put_back)
+        self._looked_at = looked_at()
+        self._hands = contextvars.copy_context()
+        self._decimal: decimal.Context | None = None
+        self._looked_s = 0.0
+        self.spoiled = ""
+        """What a task has changed for good: nothing more may run in this process."""
         self.renew()
 
-    def _follow(self, change: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(change)
-        def changing(*args: Any, **kwargs: Any) -> None:
-            self._went = True
-            change(*args, **kwargs)
+    def by_hand(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what belongs to the user's own hands in their context, so that its variables are there afterwards."""
+        return self._hands.run(function, *args)
 
-        return changing
+    def for_task(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what belongs to a task in a context of its own."""
+        context = self._hands.copy()
+        if self._decimal is not None:
+            context.run(
+                decimal.setcontext, self._decimal.copy()
+            )  # else all copies would share the one that stands in it
+        return context.run(function, *args)
+
+    def for_item(self, function: Callable[..., T], *args: Any) -> T:
+        """Call it in a copy of the present context, which is its task's."""
+        context = contextvars.copy_context()
+        if self._decimal is not None:
+            context.run(decimal.setcontext, self._decimal.copy())
+        return context.run(function, *args)
 
     def renew(self) -> None:
         """Take what is now as the baseline."""
@@ -49,11 +81,14 @@ class Baseline:
             self._cwd = os.getcwd()
         except FileNotFoundError:  # it was removed: there is nothing to go back to
             self._cwd = ""
-        # os.environ compares through its bytes: comparing the mapping itself would decode every entry.
-        self._environ_data: dict[bytes, bytes] = dict(_environ_data())
-        self._handlers = tuple(map(_signal.getsignal, SIGNALS))
-        self._path = list(sys.path)
-        self._stdout, self._stderr = sys.stdout, sys.stderr
+        for part in (*self._watched.values(), *self._looked_at):
+            part.take()
+        self._path, self._argv = list(sys.path), list(sys.argv)
+        self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
+        self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)
+        self._loops.renew()
+        _show_warnings_again()
+        CHANGES.clear()
         self._stale = False
 
     def invalidate(self) -> None:
@@ -65,52 +100,63 @@ class Baseline:
         if self._stale:
             self.renew()
 
-    def restore(self) -> None:
-        """After a task.  Never raises: what cannot be restored stays as it is."""
-        if _environ_data() != self._environ_data:
-            self._restore_environ()
-        if sys.path != self._path:
-            sys.path[:] = self._path
-        if tuple(map(_signal.getsignal, SIGNALS)) != self._handlers:
-            self._restore_handlers()
-        if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
-            sys.stdout, sys.stderr = self._stdout, self._stderr
-        if self._went:
-            self.restore_folder()
+    def disarm(self) -> None:
+        """The user's code has just ended: what it has wound up must not go off in ours."""
+        if TIMERS in CHANGES.kinds:
+            self._watched[TIMERS].restore()
 
-    def restore_folder(self) -> None:
-        """After a slice, and after a task that changed it."""
-        self._went = False
+    def restore(self, thoroughly: bool = False) -> bool:
+        """After a task; gives whether anything was different.
+
+        Never raises: what cannot be restored stays as it is, or makes the process `spoiled`."""
+        changed = self._loops.restore()
+        _show_warnings_again()  # each task is told of its own, though the one before has shown the same
+        if (
+            thoroughly
+            or CHANGES.kinds
+            or sys.path != self._path
+            or sys.argv != self._argv
+            or (sys.stdin, sys.stdout, sys.stderr, os.environ) != self._objects
+        ):
+            changed |= self._restore()
+        return changed
+
+    def look_is_due(self) -> bool:
+        """Whether it is time to look for what was changed by ways that nobody watches."""
+        return time.perf_counter() - self._looked_s > LOOK_EVERY_S
+
+    def look(self) -> None:
+        """Look at everything, and put it back; between tasks."""
+        self._looked_s = time.perf_counter()
+        if not self._stale:  # else it was the user's own hands
+            self.restore(thoroughly=True)
+            self._watched[DESCRIPTORS].restore()
+            self._restore_folder()
+
+    def _restore(self) -> bool:
+        self._capture.leave_streams()
+        changed = bool(CHANGES.kinds)
+        if FOLDER in CHANGES.kinds:
+            self._restore_folder()
+        parts = [part for kind, part in self._watched.items() if kind in CHANGES.kinds] if changed else ()
+        for part in (*parts, *self._looked_at):
+            try:
+                changed |= part.restore()
+            except CannotRestore as why:
+                self.spoiled = str(why)
+            except Exception:
+                pass  # a list that is one no more, a module without its functions: the run has its result already
+        if changed:
+            CHANGES.clear()
+        return changed
+
+    def _restore_folder(self) -> None:
         try:
             if os.getcwd() == self._cwd:
                 return
         except OSError:
             pass
         try:
-            os.chdir(self._cwd)
+            usual["chdir"](self._cwd)
         except OSError:
             pass  # the folder is gone
-        self._went = False
-
-    def _restore_environ(self) -> None:
-        wanted = self._environ_data
-        for name in set(_environ_data()) - set(wanted):
-            del os.environb[name]
-        for name, value in wanted.items():
-            if _environ_data().get(name) != value:
-                os.environb[name] = value
-
-    def _restore_handlers(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # who set a handler may have set an alarm
-        for number, handler in zip(SIGNALS, self._handlers, strict=True):
-            if handler is not None and _signal.getsignal(number) != handler:
-                try:
-                    signal.signal(number, handler)
-                except (OSError, ValueError):
-                    pass
-
-
-def _environ_data() -> dict[bytes, bytes]:
-    data = os.environ._data  # type: ignore[attr-defined]
-    assert isinstance(data, dict)
-    return data

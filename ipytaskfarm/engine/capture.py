@@ -19,7 +19,6 @@ import io
 import os
 import sys
 import threading
-import warnings
 from functools import partial
 
 from .descriptors import DescriptorTap, FormerFiles, follow_children
@@ -44,7 +43,7 @@ class Capture:
         # The lane's thread takes what stands in the descriptors while a run goes on; its end must not come in between.
         self._lock = threading.Lock()
         self._streams = sys.stdout, sys.stderr
-        self._wrappers: list[object] = []
+        self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
         follow_children(self._child_started)
         for tap, name in self._taps:
@@ -87,18 +86,24 @@ class Capture:
 
     def end(self, sink: Sink) -> None:
         """Close `sink` with what was written to the descriptors meanwhile."""
-        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
-            self._part_from_wrappers()
-        if sink.stderr is not None:
-            _warn_again()
+        self._part_from_wrappers()
         with self._lock:
             self._take_into(sink)
             sink.close()
             if self._has_children:
                 self._part_from_children()
 
+    def leave_streams(self) -> None:
+        """Before a task's streams are put back, and those of an item of a map: forget what was asked of them."""
+        sink = SINK.get()
+        if sink is not None:
+            sink.settings = None
+        self._part_from_wrappers()
+
     def _part_from_wrappers(self) -> None:
         """Have what a task has put in place of the streams write what it still holds, and not close the descriptors."""
+        if sys.stdout is self._streams[0] and sys.stderr is self._streams[1]:
+            return
         for stream in (sys.stdout, sys.stderr):
             if stream in self._streams or stream is None:
                 continue
@@ -106,7 +111,7 @@ class Capture:
                 stream.flush()
                 if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (STDOUT_FD, STDERR_FD):
                     # Collected, it would close the descriptor: somebody else's then.
-                    self._wrappers.append(stream)
+                    self._wrappers[id(stream)] = stream
 
     def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
         """What a run that goes on has written beyond so many characters; called by the lane's thread.
@@ -151,9 +156,14 @@ class Capture:
         except OSError:  # a pipe, or closed: a task has led it elsewhere
             return True
 
-    def _put_back(self) -> None:
-        for tap, _ in self._taps:
-            tap.put_back()
+    def put_back(self) -> bool:
+        """Make the descriptors 1 and 2 the files again; gives whether one was not."""
+        with self._lock:
+            return self._put_back()
+
+    def _put_back(self) -> bool:
+        found = [tap.put_back() for tap, _ in self._taps]
+        return any(found)
 
     def _part_from_children(self) -> None:
         """Leave the files to children that a task has started: what they write from now on is not the next one's."""
@@ -173,8 +183,3 @@ class Capture:
         late = self._former.take()
         if late:
             self.log(late)
-
-
-def _warn_again() -> None:
-    """Forget which warnings were shown: the next task's are its own."""
-    warnings._filters_mutated()  # type: ignore[attr-defined]

@@ -57,6 +57,7 @@ class Commands:
         self._cells = parts.cells
         self._capture = parts.capture
         self._baseline = parts.baseline
+        self._loops = parts.loops
         self._send = parts.send
         self._profiling = parts.profiling
         self._profiling.sampler.mark(Commands._begin.__code__, _caught.__code__)
@@ -87,6 +88,9 @@ class Commands:
         if name in self._answers:
             self._answer_again(command)
             return None
+        return self._baseline.by_hand(self._run, command)
+
+    def _run(self, command: EngineCommand) -> Step:
         self._recorder.begin_command()
         sink = Sink(keeps_history=True)
         token = SINK.set(sink)
@@ -270,7 +274,12 @@ class Commands:
             function = unpack_function(body.function.code, names)
         else:
             function = eval(body.name or "", names)
-        packed = self._packed(list(starmap(function, unpack(body.packed, names))))
+        self._loops.hide()
+        try:
+            values = list(starmap(function, unpack(body.packed, names)))
+        finally:
+            self._loops.show()
+        packed = self._packed(values)
         return lambda sink: packed
 
     def _packed(self, value: Any) -> bytes:

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -36,6 +37,8 @@ or another file, where a task has led the descriptor."""
 QUICK_S_MAX = 600e-9
 FORMER_MAX = 16
 """Files of earlier tasks' children that are still read."""
+_dup2: Callable[[int, int], int] = inspect.unwrap(os.dup2)
+"""What we do ourselves is no change that a task made, see `watched`."""
 
 
 class DescriptorTap:
@@ -68,10 +71,12 @@ class DescriptorTap:
         except OSError:
             return False
 
-    def put_back(self) -> None:
-        """Make the descriptor the file again, wherever a task has led it."""
-        if not self.is_there():
-            os.dup2(self.fd, self.number)
+    def put_back(self) -> bool:
+        """Make the descriptor the file again, wherever a task has led it; gives whether it had."""
+        if self.is_there():
+            return False
+        _dup2(self.fd, self.number)
+        return True
 
     def take(self, final: bool = True) -> str:
         """What was written since the last call, its middle left out if it was long.
@@ -144,7 +149,7 @@ class DescriptorTap:
             return former
 
     def _stand_on(self, fd: int) -> None:
-        os.dup2(fd, self.number)
+        _dup2(fd, self.number)
         os.close(self.fd)
         self.fd = fd
 

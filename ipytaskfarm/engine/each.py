@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import starmap
 from typing import Any, TypeAlias
@@ -10,37 +11,130 @@ from ..core.errors import TaskRejectError, UnpickleableException
 from ..core.work import FailureBody
 from ..doors.blobs import Keeper
 from ..doors.pack import for_many, pack
+from .baseline import Baseline
 from .brief import described
 from .sinks import SINK
+from .watched import CHANGES
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
 """(index, whether it rejected the engine, the error)."""
 
 
-def call_each(function: Callable[..., Any], items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
+SEGMENT_S = 0.0005
+"""So much of a quick map runs between two looks at the surroundings, which take 10 us."""
+
+
+class Known:
+    """A function that was unpacked, and what is known of it."""
+
+    __slots__ = ("function", "reaches", "segment")
+
+    def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
+        self.function = function
+        self.reaches = reaches
+        """It looks as if it changed what belongs to the whole process, or has done so."""
+        self.segment = 1
+        """So many of its calls may run before the next look."""
+
+
+def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
     """Call it with each item (star: with each item's items).  An interrupt ends the chunk as a whole.
 
-    The error of an item that is alone is raised: it is the task's own, to be retried and rejected like any other.
+    Each item begins in the surroundings in which a task does.  The error of an item that is alone is raised: it is the
+    task's own, to be retried and rejected like any other.
     """
-    values: list[Any] = []
-    errors: list[Error] = []
+    calls = _Calls(known, items, star, baseline)
     sink = SINK.get()
     if sink is not None:
-        sink.begin_items(values)
-    left = iter(items)
-    function = for_many(function)
-    calls: Iterator[Any] = starmap(function, left) if star else map(function, left)
-    while len(values) < len(items):
+        sink.begin_items(calls.values)
+    while len(calls.values) < len(items):
+        if known.reaches or known.segment == 1:
+            calls.run_one()
+        else:
+            calls.run_segment()
+    return calls.values, calls.errors
+
+
+class _Calls:
+    """One chunk while it runs."""
+
+    def __init__(self, known: Known, items: Sequence[Any], star: bool, baseline: Baseline) -> None:
+        self._known = known
+        self._function = for_many(known.function)
+        self._items = items
+        self._star = star
+        self._baseline = baseline
+        self.values: list[Any] = []
+        """It grows with each item that was called, in a loop in C too: output is booked by its length."""
+        self.errors: list[Error] = []
+
+    def run_one(self) -> None:
+        """An item in a context of its own."""
+        item = self._items[len(self.values)]
+        began = time.perf_counter()
         try:
-            values.extend(calls)  # the loop is in C; what was computed before an error stays
-            if len(values) < len(items):
-                raise RuntimeError("the function raised StopIteration")
+            try:
+                value = self._baseline.for_item(self._function, *(item if self._star else (item,)))
+            except StopIteration as stop:
+                raise _stopped() from stop
+            self._baseline.disarm()
+            self.values.append(value)
         except (Exception, SystemExit) as error:
-            if len(items) == 1:
+            if len(self._items) == 1:
                 raise
-            errors.append((len(values), issubclass(type(error), TaskRejectError), described(error)[1]))
-            values.append(None)
-    return values, errors
+            self._failed(error)
+        self._look(began, 1)
+
+    def run_segment(self) -> None:
+        """As many as `Known.segment` says, in a loop in C.
+
+        An item that changes what is watched is the segment's last: the note empties the list that the loop reads."""
+        values = self.values
+        begin = len(values)
+        todo = list(self._items[begin : begin + self._known.segment])
+        end = begin + len(todo)
+        left = iter(todo)
+        calls: Iterator[Any] = starmap(self._function, left) if self._star else map(self._function, left)
+        changed: list[int] = []
+
+        def told() -> None:
+            changed.append(len(values))
+            todo.clear()
+
+        began = time.perf_counter()
+        CHANGES.told = told
+        try:
+            while len(values) < end and not changed:
+                try:
+                    values.extend(calls)  # what was computed before an error stays
+                    self._baseline.disarm()
+                    if len(values) < (changed[0] + 1 if changed else end):
+                        raise _stopped()
+                except (Exception, SystemExit) as error:
+                    if len(self._items) == 1:
+                        raise
+                    self._failed(error)
+        finally:
+            CHANGES.told = None
+        self._look(began, len(values) - begin)
+
+    def _failed(self, error: BaseException) -> None:
+        rejects = issubclass(type(error), TaskRejectError)  # isinstance would ask the error itself, which may raise
+        self.errors.append((len(self.values), rejects, described(error)[1]))
+        self.values.append(None)
+
+    def _look(self, began: float, count: int) -> None:
+        """Put the surroundings back, and judge how many calls may run before the next time."""
+        each_s = (time.perf_counter() - began) / count
+        noted = bool(CHANGES.kinds)
+        if self._baseline.restore(thoroughly=True) and not noted:
+            self._known.reaches = True
+        usual = max(1, int(SEGMENT_S / each_s)) if each_s > 0 else 1
+        self._known.segment = min(usual, count if noted else 2 * count + 1)
+
+
+def _stopped() -> RuntimeError:
+    return RuntimeError("the function raised StopIteration")
 
 
 def pack_each(ended: tuple[list[Any], list[Error]], keeper: Keeper | None) -> bytes:

@@ -10,16 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.checks import check_name, check_number, check_timeout
-from ..core.demands import CORES, GPU, SIZE_MAX, Allotment, bytes_of
+from ..core.demands import CORES, GPU, SIZE_MAX, THREADS, Allotment, bytes_of
 from ..core.messages import Demand, FromEngine, Granted
 from ..core.parcels import RunKey
 from ..core.text import exactly
 
-THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
-"""What libraries read to know how many threads they may have."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 ASK_AGAIN_S = 5.0
 

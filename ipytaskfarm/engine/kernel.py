@@ -9,11 +9,13 @@ runner could respect).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +33,9 @@ from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.text import text_of
+from ..doors.host import is_usable
 from .lane import publisher
+from .matplotlib_backend import keep_to_matplotlib
 from .sinks import SINK
 from .streams import TaskStream
 
@@ -160,6 +164,9 @@ class EngineShell(ZMQInteractiveShell):
     displayhook_class = Type(TaskDisplayHook)
     display_pub_class = Type(TaskDisplay)
 
+    def init_environment(self) -> None:
+        """Nothing: ipykernel's TERM, PAGER, FORCE_COLOR … are for people at a prompt, and children inherit them."""
+
     def init_events(self) -> None:
         super().init_events()
         usual = self.events.callbacks
@@ -249,6 +256,7 @@ class EngineApp(IPKernelApp):
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """As `IPKernelApp.initialize`, without what the module's docstring leaves out."""
+        given = os.environ.get("MPLBACKEND")
         self.init_crash_handler()
         self.init_pdb()
         self.init_connection_file()
@@ -261,6 +269,7 @@ class EngineApp(IPKernelApp):
         self.init_kernel()
         self.init_shell()
         self.init_gui_pylab()
+        keep_to_matplotlib("MPLBACKEND", given)
         self.init_extensions()
 
     def init_iopub(self, context: Any) -> None:
@@ -301,10 +310,16 @@ def make_app(connection_file: str, folder: str) -> EngineApp:
         folder: for IPython's profile, which all engines of an agent share.
     """
     asyncio.set_event_loop(asyncio.new_event_loop())
+    with _ipython_folder(Path(folder)):
+        return _made(connection_file, folder)
+
+
+def _made(connection_file: str, folder: str) -> EngineApp:
     app = EngineApp.instance(
         connection_file=connection_file,
         transport="ipc",
         ip=str(Path(connection_file).with_suffix("")),
+        connection_dir=folder,
         outstream_class=f"{TaskStream.__module__}.{TaskStream.__qualname__}",
         profile_dir=_profile(Path(folder) / "profile"),
         config=Config(HistoryManager={"enabled": False}),
@@ -312,6 +327,25 @@ def make_app(connection_file: str, folder: str) -> EngineApp:
     )
     app.initialize()
     return app
+
+
+@contextlib.contextmanager
+def _ipython_folder(folder: Path) -> Iterator[None]:
+    """The user's own, for its extensions; where it cannot be used, IPython would make one in /tmp for each engine."""
+    given = os.environ.get("IPYTHONDIR")
+    try:
+        usable = is_usable(Path(given or "~/.ipython").expanduser())
+    except RuntimeError:
+        usable = False  # the user has no home
+    if not usable:
+        os.environ["IPYTHONDIR"] = str(folder / "ipython")
+    try:
+        yield
+    finally:
+        if not usable and given is None:
+            del os.environ["IPYTHONDIR"]
+        elif not usable and given is not None:
+            os.environ["IPYTHONDIR"] = given
 
 
 def _profile(location: Path) -> ProfileDir:

@@ -13,6 +13,7 @@ from .baseline import Baseline
 from .capture import Capture
 from .cells import Cells
 from .environments import Environments
+from .loops import Loops
 from .namespace import Namespace
 from .profiling import Profiling
 from .properties import Properties
@@ -38,3 +39,4 @@ class Parts:
     """To the agent, from any thread."""
     environments: Environments
     profiling: Profiling
+    loops: Loops

@@ -21,6 +21,8 @@ from IPython.core.autocall import IPyAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.macro import Macro
 
+from .reach import reaches
+
 
 def filename_of(code: str) -> str:
     """What a task's code is called in tracebacks.
@@ -46,6 +48,8 @@ class Plain(NamedTuple):
     last: CodeType | None
     first_name: str
     """The first word of a single line: a magic, perhaps."""
+    reaches: bool
+    """It looks as if it changed what belongs to the whole process."""
 
 
 class PlainTest:
@@ -129,11 +133,12 @@ class PlainTest:
         try:
             if assigns:
                 # The commonest task, with no value to show: the detour over the tree is spared.
-                return Plain(compile(code, filename_of(code), "exec", flags, True), None, name)
+                body = compile(code, filename_of(code), "exec", flags, True)
+                return Plain(body, None, name, reaches(body))
             body, last = _parts(code, flags)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
             return None  # IPython's to run, or to explain
-        return Plain(body, last, name)
+        return Plain(body, last, name, any(each is not None and reaches(each) for each in (body, last)))
 
 
 def _parts(code: str, flags: int) -> tuple[CodeType | None, CodeType | None]:

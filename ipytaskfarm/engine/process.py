@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ from ..doors.pack_missing import name_place
 from ..doors.recorder import Bell, Recorder
 from . import pool_watch
 from .bars import bars_as_text
-from .baseline import Baseline
+from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
 from .cells import Cells
 from .child_processes import Starts
@@ -42,6 +42,7 @@ from .fetching import Fetching
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
+from .loops import Loops
 from .namespace import Namespace
 from .parts import Parts
 from .plain import PlainTest
@@ -69,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True):
     stack: str
     cwd: str
     env: dict[str, str | None] = {}
+    umask: int | None = None
+    """The user's own, for what tasks make; None: as it is."""
     node: str = ""
     farm: str = "default"
     blobs: str = ""
@@ -83,10 +86,12 @@ def run_engine(settings: Settings) -> NoReturn:
     An error while starting ends in exit status 1, with its text in the output.
     """
     try:
+        # Our threads take no signals: those are the main thread's, which may block them, or wait for them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         catch_descriptors(settings.output)
         forget_parent()
         _watch_for_faults(settings.stack)
-        EngineProcess(settings).serve()
+        EngineProcess(settings).serve(mask)
         status = 0
     except BaseException:
         import traceback
@@ -135,6 +140,8 @@ class EngineProcess:
         self._settings = settings
         os.chdir(settings.cwd)
         sys.path.insert(0, settings.cwd)
+        sys.argv = [""]  # as at a prompt: the zygote's own words are nobody's
+        _give_threads()
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
@@ -156,11 +163,14 @@ class EngineProcess:
         Starts(f"{settings.folder}/modules-{self._counter}").install()
         pool_watch.install()
         name_place(f"on node {self._facts['node']}, engine {settings.id}")
-        self._baseline = Baseline()
-        kernel.after_cell = self._after_cell
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
+        self._loops = Loops(self._loop)
+        self._lock: asyncio.Lock = kernel._main_asyncio_lock
+        self._look_later: asyncio.TimerHandle | None = None
+        self._baseline = Baseline(self._loops, self._capture)
+        kernel.after_cell = self._after_cell
         address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = Lane(context, address, settings.engine, self._loop, kernel._main_asyncio_lock, self)
+        self._lane = Lane(context, address, settings.engine, self._loop, self._lock, self)
         namespace = Namespace(shell, settings.id)
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -182,23 +192,30 @@ class EngineProcess:
             self._lane.send,
             self._environments,
             profiling,
+            self._loops,
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 
-    def serve(self) -> None:
-        """Say hello and work until told to stop."""
+    def serve(self, mask: Iterable[int]) -> None:
+        """Say hello and work until told to stop.  mask: signals that stay blocked in the main thread."""
         self._interrupts.install()
-        self._baseline.renew()
-        self._loop.call_soon(self._say_hello)
+        for name in ("LINES", "COLUMNS"):  # readline sets them for children alone, behind Python's back
+            if name not in os.environ:
+                os.unsetenv(name)
+        self._baseline.invalidate()
+        if self._settings.umask is not None:
+            os.umask(self._settings.umask)  # our own files are made with a mode of their own from here on
+        self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
         _remove_files(self._app)
 
-    def _say_hello(self) -> None:
+    def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
         self._lane.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
 
     # -- what the lane asks for
@@ -228,9 +245,18 @@ class EngineProcess:
 
     def end_slice(self) -> None:
         self._sampler.idle()
-        self._baseline.restore_folder()
         if self._unrung:
             self._ring()
+        if self._baseline.look_is_due():
+            self._baseline.look()
+        elif self._look_later is None:
+            self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        """The loop's callback, unless something runs, at whose end there is a look."""
+        self._look_later = None
+        if not self._lock.locked():
+            self._baseline.look()
 
     def watch(self) -> None:
         """In the lane's thread, 20 times a second while there is work."""
@@ -291,6 +317,15 @@ def gather_facts(settings: Settings) -> dict[str, Any]:
         "node": settings.node or socket.gethostname(),
         "started": time.time(),
     }
+
+
+def _give_threads() -> None:
+    """Thread pools of a library that was preloaded have one thread, so that the zygote could be forked."""
+    count = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    if "numpy" in sys.modules and count.isdigit() and int(count) > 1:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(int(count))
 
 
 def _no_keyboard() -> None:

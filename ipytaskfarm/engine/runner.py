@@ -9,6 +9,7 @@ What may be interrupted is exactly what `_guarded` and `_guarded_await` call: th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -23,7 +24,7 @@ import msgspec
 
 from ..core.calls import TaskReply
 from ..core.errors import InputsLost, TaskRejectError
-from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run
+from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
 from ..core.parcels import Deferral, Ended, Failure, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
@@ -36,15 +37,18 @@ from ..doors.pack_children import forget_sent, sent
 from ..doors.pack_modules import active, begin_run
 from ..doors.pack_refs import give_inputs
 from ..doors.pack_shared import forget_added, take_added
+from .baseline import LONG_S
 from .brief import brief, described
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
-from .each import call_each, pack_each
+from .each import Known, call_each, pack_each
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
+from .loops import set_running_loop
 from .parts import Parts
 from .plain import Plain, PlainTest, filename_of
+from .reach import function_reaches
 from .sinks import SINK, Sink
 
 CALLABLES_KEPT = 512
@@ -59,7 +63,7 @@ Call: TypeAlias = Callable[[], Any]
 class Attempt:
     """One run while it goes on."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought")
+    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -72,16 +76,18 @@ class Attempt:
         self.current: CurrentTask | None = None
         self.brought: Brought | None = None
         """What its arguments brought by value."""
+        self.reaches = False
+        """Its code looks as if it changed what belongs to the whole process."""
 
 
 class Callables:
     """Functions that were unpacked once, by digest; the least recently used ones go."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Callable[..., Any], int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Known, int]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, digest: str) -> Callable[..., Any] | None:
+    def get(self, digest: str) -> Known | None:
         """The function, if it is kept."""
         found = self._kept.get(digest)
         if found is None:
@@ -89,14 +95,15 @@ class Callables:
         self._kept.move_to_end(digest)
         return found[0]
 
-    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Callable[..., Any]:
+    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
         """Keep it; gives it back.  size_bytes: of its code, which holds what it carries."""
-        self._kept[digest] = function, size_bytes
+        known = Known(function, function_reaches(function))
+        self._kept[digest] = known, size_bytes
         self._bytes += size_bytes
         while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
             _, (_, gone) = self._kept.popitem(last=False)
             self._bytes -= gone
-        return function
+        return known
 
 
 class Runner:
@@ -111,6 +118,7 @@ class Runner:
         self._cells = parts.cells
         self._capture = parts.capture
         self._baseline = parts.baseline
+        self._loop = parts.loops.loop
         self._send = parts.send
         self._environments = parts.environments
         self._blobs = parts.blobs
@@ -141,29 +149,36 @@ class Runner:
         if run.environment is not None and self._environments.failed:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
             return None
+        if self._baseline.spoiled:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
+            return None
         attempt = self._attempt = Attempt(run)
-        token = SINK.set(attempt.sink)
-        try:
-            if run.environment is not None and run.environment != self._environments.ready:
-                unset = self._set_up(attempt, job)
-                if unset is not None:
-                    self._end(attempt, None, unset)
-                    return None
-            self._begin(attempt)
-            try:
-                call = self._prepare(attempt, job)
-            except Exception as unready:
-                self._end(attempt, None, unready)
+        if run.environment is not None and run.environment != self._environments.ready:
+            unset = self._baseline.by_hand(self._set_up, attempt, job)
+            if unset is not None:
+                self._end(attempt, None, unset)
                 return None
-            if self._cpu_profiler.on:
-                self._cpu_profiler.begin()
-            attempt.begun = time.perf_counter()
-            value, error = self._guarded((run.task, run.attempt), call)
-            if error is None and type(value) is CoroutineType:
-                return self._run_in_loop(attempt, value)
-            self._end(attempt, value, self._flushed(attempt, error))
-        finally:
-            SINK.reset(token)
+        return self._baseline.for_task(self._run, attempt, job)
+
+    def _run(self, attempt: Attempt, job: Job) -> Step:
+        """In the run's own context."""
+        run = attempt.run
+        SINK.set(attempt.sink)
+        self._begin(attempt)
+        try:
+            call = self._prepare(attempt, job)
+        except Exception as unready:
+            self._end(attempt, None, unready)
+            return None
+        if self._cpu_profiler.on:
+            self._cpu_profiler.begin()
+        attempt.begun = time.perf_counter()
+        set_running_loop(None)
+        value, error = self._guarded((run.task, run.attempt), call)
+        set_running_loop(self._loop)
+        if error is None and type(value) is CoroutineType:
+            return self._run_in_loop(attempt, value)
+        self._end(attempt, value, self._flushed(attempt, error))
         return None
 
     def _begin(self, attempt: Attempt) -> None:
@@ -184,12 +199,14 @@ class Runner:
         self._recorder.begin(run.task, run.attempt, 0)
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()
+        token = SINK.set(attempt.sink)
         setup = partial(self._environments.set_up, run.environment or "", job.environment or b"")
         _, error = self._guarded((run.task, run.attempt), setup)
+        SINK.reset(token)
         attempt.started_s = time.time()
         if error is not None:
             attempt.unready = True
-            self._environments.give_up(run.environment or "", f"{type(error).__name__}: {error}")
+            self._environments.give_up(run.environment or "", f"{type(error).__name__}: {text_of(error)}")
         return error
 
     def current(self) -> CurrentTask | None:
@@ -229,20 +246,32 @@ class Runner:
         try:
             self._interrupts.current = key
             value = call()
+            self._baseline.disarm()
             self._interrupts.current = None
             return value, None
         except BaseException as error:
             self._interrupts.current = None
+            try:
+                self._baseline.disarm()
+            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
             return None, error
 
     async def _guarded_await(self, key: RunKey, coroutine: Awaitable[Any]) -> tuple[Any, BaseException | None]:
         try:
             self._interrupts.current = key
             value = await coroutine
+            self._baseline.disarm()
             self._interrupts.current = None
             return value, None
         except BaseException as error:
             self._interrupts.current = None
+            try:
+                self._baseline.disarm()
+            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
             return None, error
 
     def _run_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -286,12 +315,14 @@ class Runner:
         if sent:
             forget_sent()
         if isinstance(work, CallWork):
-            return partial(self._call, job, work)
+            return partial(self._call, attempt, job, work)
         if active:
             begin_run()
         plain = self._plain.compile(work.code)
         if plain is not None:
+            attempt.reaches = plain.reaches
             return partial(self._string, plain, work)
+        attempt.reaches = True
         plan = self._cells.plan(work.code)
         return partial(self._cell_in_loop if plan.is_async else self._cell, plan, work)
 
@@ -326,19 +357,18 @@ class Runner:
         await self._cells.run_in_loop(plan)
         return self._pull(work.pull)
 
-    def _call(self, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
-        function = self._function(job)
+    def _call(self, attempt: Attempt, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
+        known = self._function(job)
+        attempt.reaches = known.reaches
         if active:
-            begin_run(getattr(function, "brought", ((), ()))[1])
+            begin_run(getattr(known.function, "brought", ((), ()))[1])
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
-            attempt = self._attempt
-            assert attempt is not None
             attempt.brought = Brought(take_came())
         if active:
             prepare_older()
         try:
-            value = call_each(function, *args) if work.each else function(*args, **kwargs)
+            value = call_each(known, self._baseline, *args) if work.each else known.function(*args, **kwargs)
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
@@ -352,7 +382,7 @@ class Runner:
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._keeper)
 
-    def _function(self, job: Job) -> Callable[..., Any]:
+    def _function(self, job: Job) -> Known:
         digest = job.run.function
         if digest is None or job.code is None:
             raise ValueError("this task is a call, and no function came with it")
@@ -372,7 +402,8 @@ class Runner:
             return [Brought(came)] if came else []  # a command of a MultiEngineClient
         found = [attempt.brought] if attempt.brought is not None else []
         if isinstance(attempt.work, CallWork):
-            function: Any = self._callables.get(attempt.run.function or "")
+            known = self._callables.get(attempt.run.function or "")
+            function: Any = known.function if known is not None else None
             if hasattr(function, "came"):
                 found.append(function.came)
         return found
@@ -403,8 +434,10 @@ class Runner:
             error = None  # its traceback holds the frames, and they the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        self._baseline.restore()
+        self._baseline.restore(attempt.reaches or run_s > LONG_S)
         self._finished()
+        if self._baseline.spoiled:
+            self._send(SetUp(self._engine, "", 0.0, self._baseline.spoiled))
         if self._interrupts.raised is not None:
             # What the interrupt tore apart is to die now: a __del__ with a bare except would swallow the next one's.
             del error

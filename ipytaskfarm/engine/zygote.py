@@ -21,6 +21,7 @@ agent -> zygote::
      "stack": "<folder>/engine-<counter>.stack",         # faulthandler writes here on SIGRTMIN+6
      "env": {"NAME": "value"},                           # added to the zygote's own environment; null removes one
      "cwd": "<the farm's start folder>",                 # put on the engine's sys.path, first
+     "umask": 18,                                        # optional: the user's, which tasks find
      "node": "<the agent's node name>", "farm": "default",   # both optional: for facts and ps
      "blobs": "<folder>"}                                # optional: where large values go, see doors/blobs.py
     {"op": "quit"}                                       # kill the engines that are left, then exit 0
@@ -67,7 +68,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..core.before import PYTHONPATH_BEFORE
+from ..core.demands import THREADS
 from ..doors.title import name_process
+from .watched import watch
 
 if TYPE_CHECKING:
     from .process import Settings
@@ -237,6 +241,7 @@ def _new_chances() -> None:
 
 def warm_up() -> None:
     """Import what engines need."""
+    watch()  # before anybody keeps the functions themselves
     # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it exists.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     try:
@@ -252,6 +257,15 @@ def warm_up() -> None:
             pass  # another version of a dependency: the engine will import what it needs
 
 
+def _forget_our_path() -> None:
+    """PYTHONPATH is the user's own again: it led us to this package, and children of tasks have no need of that."""
+    own = os.environ.pop(PYTHONPATH_BEFORE, None)
+    if own:
+        os.environ["PYTHONPATH"] = own
+    elif own is not None:
+        os.environ.pop("PYTHONPATH", None)
+
+
 def preload(names: Iterable[str]) -> list[tuple[str, str]]:
     """Import the user's own choice, where it is safe; gives (name, why not) for the others.
 
@@ -259,7 +273,7 @@ def preload(names: Iterable[str]) -> list[tuple[str, str]]:
     """
     dropped = []
     # Importing numpy starts the threads of its BLAS unless it is to have one; engines get the user's number back.
-    limits = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    limits = THREADS
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(dict.fromkeys(limits, "1"))
     try:
@@ -322,7 +336,7 @@ def _end_by_it_again() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The process that the agent starts."""
-    parser = argparse.ArgumentParser(prog="python -m ipytaskfarm.engine.zygote", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m ipytaskfarm.engine.zygote", description="Fork an agent's engines.")
     parser.add_argument("--control-fd", type=int, required=True, help="our end of the agent's socketpair")
     parser.add_argument("--farm", default="default", help="the farm's name, for ps")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
@@ -339,6 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         del sys.path[0]  # the folder we stand in, by "-m"; engines put their own there
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT"):
         os.environ.pop(name, None)  # of the notebook that the farm was started from
+    _forget_our_path()
     gc.disable()
     warm_up()
     dropped = preload(options.preload)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ipytaskfarm.core.errors import TaskFarmError
+from ipytaskfarm.doors.host import working_folder
 from ipytaskfarm.doors.runtime import agent_folder, socket_folder, write_private
 
 from . import describe_exit
@@ -174,7 +175,7 @@ class Keeper:
 
     def _spawn(self, meeting: Meeting, engines: int | None) -> subprocess.Popen[bytes]:
         spec, folder = self._plan.spec, meeting.folder
-        spec = replace(spec, engines=engines, cwd=spec.cwd if spec.cwd.is_dir() else Path.cwd())
+        spec = replace(spec, engines=engines, cwd=spec.cwd if spec.cwd.is_dir() else working_folder())
         agent = agent_words(spec, self.agent_name, str(folder / "connection.json"))
         logs = spec.logs if os.access(spec.logs, os.W_OK) else folder
         agent += ["--log", str(logs / f"{self.agent_name}.log")]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ipytaskfarm
+from ipytaskfarm.core.before import PYTHONPATH_BEFORE
+from ipytaskfarm.doors.host import absolute_folders
 from ipytaskfarm.doors.runtime import process_started
 
 from . import EXIT_UNKNOWN, Part
@@ -123,11 +125,12 @@ class LocalProcesses:
 
 def child_environment(extra: dict[str, str]) -> dict[str, str]:
     """Our environment variables, and what a child needs to find this very package: a checkout need not be installed."""
-    environment = {**os.environ, **extra}
+    environment = {**os.environ, **absolute_folders(), **extra}
     root = str(Path(ipytaskfarm.__file__).resolve().parent.parent)
     if root not in [*site.getsitepackages(), site.getusersitepackages()]:
         known = environment.get("PYTHONPATH", "").split(os.pathsep)
         if root not in known:
+            environment[PYTHONPATH_BEFORE] = environment.get("PYTHONPATH", "")  # what tasks' children are to find
             environment["PYTHONPATH"] = os.pathsep.join([*filter(None, known), root])
     return environment
 

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..core.before import UMASK_BEFORE
 from .agents import shell_line
 
 MARK = "ipytaskfarm-answer "
@@ -141,7 +142,8 @@ def helper_script(python: str, verb: str, data: Mapping[str, Any]) -> str:
     """Runs one verb of `ipytaskfarm.launchers.remote` there; data by its stdin."""
     words = [python, "-P", "-m", "ipytaskfarm.launchers.remote", verb]
     # Some shells keep here-documents in a file for a moment.
-    return f"umask 077\ncd /\nexec {shell_line(words)} <<'{END}'\n{json.dumps(data)}\n{END}\n"
+    umask = f"{UMASK_BEFORE}=$(umask); export {UMASK_BEFORE}; umask 077"
+    return f"{umask}\ncd /\nexec {shell_line(words)} <<'{END}'\n{json.dumps(data)}\n{END}\n"
 
 
 def tunnel_script(folder: str, patience_s: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import count
 
 from ..decision import Decision
@@ -203,7 +204,8 @@ def on_set_up(farm: Farm, session: str, event: SetUp, now: Now, out: Decision) -
     if engine is None:
         return
     if event.error:
-        recycle(farm, engine, f"its environment could not be set up: {event.error}", now, out)
+        what = "its environment could not be set up" if event.identity else "a task has spoiled its process"
+        recycle(farm, engine, f"{what}: {event.error}", now, out)
     else:
         engine.set_up = True
 
@@ -251,7 +253,11 @@ def balance(farm: Farm, now: Now, out: Decision) -> None:
     for agent in farm.agents.values():
         taken.update(agent.starting)
     free = (i for i in count() if i not in taken)
-    for agent, engine_id in zip(list(nodes_to_fill(farm)), free, strict=False):
+    chosen = list(nodes_to_fill(farm))
+    counts = Counter(agent.session for agent in chosen)
+    for agent in farm.agents.values():
+        counts[agent.session] += len(agent.engines) + len(agent.starting)
+    for agent, engine_id in zip(chosen, free, strict=False):
         agent.starting[engine_id] = now.mono_s
-        out.sends.append((agent.session, StartEngine(engine_id)))
+        out.sends.append((agent.session, StartEngine(engine_id, counts[agent.session])))
     retire_surplus(farm, out)

@@ -1,0 +1,155 @@
+"""What a process finds of its user, its folders and its descriptors, where some of these may be missing.
+
+In a container the user's id may have no name, and the home may be none that can be written to; a daemon may be started
+with its standard descriptors closed, or in a folder that was removed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
+
+from ..core import errors
+
+FOLDER_VARIABLES = (
+    "HOME",
+    "IPYTHONDIR",
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+)
+"""Environment variables that name a folder.  A relative one means another folder in a process that works elsewhere."""
+
+
+def user_name() -> str:
+    """The user's name; an id that has none is shown as ``uid1000``."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid{os.getuid()}"
+
+
+def working_folder() -> Path:
+    """The working folder; the root if it was removed or may not be entered any more."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
+
+
+def home_folder() -> Path:
+    """The user's home; the folder for temporary files where there is no home."""
+    try:
+        home = Path.home()
+    except (KeyError, RuntimeError):
+        return Path(tempfile.gettempdir())
+    return home if home.is_dir() else Path(tempfile.gettempdir())
+
+
+def socket_bases() -> list[Path]:
+    """Folders of this user's own for sockets, the best first.  Not created here."""
+    leaf = f"ipytaskfarm-{os.geteuid()}"
+    bases = [Path("/tmp") / leaf]
+    if not is_usable(bases[0]):
+        # The system's folder for temporary files cannot be written to: the one that TMPDIR names.
+        given = os.environ.get("TMPDIR", "")
+        if os.path.isabs(given) and is_usable(Path(given) / leaf):
+            bases = [Path(given) / leaf]
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    # After `su` it may still name somebody else's.
+    if os.path.isabs(given) and os.path.isdir(given) and os.stat(given).st_uid == os.geteuid():
+        own = Path(given) / "ipytaskfarm"
+        if is_usable(own):
+            bases.insert(0, own)
+    return bases
+
+
+def data_folder() -> Path:
+    """Jupyter's data folder; one among the sockets for a user who has no home."""
+    return _jupyter(jupyter_data_dir) or spare_data_folder()
+
+
+def spare_data_folder() -> Path:
+    """The data folder of a user who has no home."""
+    return socket_bases()[-1] / "data"
+
+
+def runtime_folder() -> Path:
+    """The folder of connection files: Jupyter's runtime folder, or one among the sockets if that one cannot be used."""
+    found = _jupyter(jupyter_runtime_dir)
+    return found if found is not None and is_usable(found) else spare_runtime_folder()
+
+
+def spare_runtime_folder() -> Path:
+    """The folder of connection files where Jupyter's cannot be used."""
+    return socket_bases()[-1] / "runtime"
+
+
+def _jupyter(asked: Callable[[], str]) -> Path | None:
+    try:
+        return Path(os.path.abspath(asked()))
+    except (KeyError, RuntimeError, OSError):
+        return None  # the user has no home, or a relative folder lies in one that was removed
+
+
+def is_usable(folder: Path) -> bool:
+    """Whether the folder is this user's and can be written to, or can be made."""
+    for place in (folder, *folder.parents):
+        try:
+            found = os.stat(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        if place == folder and found.st_uid != os.geteuid():
+            return False
+        return stat.S_ISDIR(found.st_mode) and os.access(place, os.W_OK | os.X_OK, effective_ids=True)
+    return False
+
+
+def portable(path: str) -> str:
+    """A path as text for a file, the same in every locale.  StoreError: its bytes are no UTF-8."""
+    if path.isascii():
+        return path
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeError:
+        raise errors.StoreError(
+            f"the name of the folder {os.fsencode(path)!r} is not UTF-8: a farm's files need a folder whose name is"
+        ) from None
+
+
+def local(text: str) -> str:
+    """The path of such a text, in this process's locale."""
+    return text if text.isascii() else os.fsdecode(text.encode("utf-8"))
+
+
+def absolute_folders() -> dict[str, str]:
+    """The environment variables that name a folder relative to the working folder, made absolute for children."""
+    named = {name: os.environ.get(name, "") for name in FOLDER_VARIABLES}
+    relative = {name: path for name, path in named.items() if path and not os.path.isabs(path)}
+    here = working_folder() if relative else Path("/")
+    return {name: str(here / path) for name, path in relative.items()}
+
+
+def open_standard_descriptors() -> None:
+    """Open /dev/null as each of the descriptors 0 to 2 that is closed.
+
+    Otherwise the next file or socket would take its number, and whatever prints would write into it.
+    """
+    while True:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened > 2:
+            os.close(opened)
+            return
+        os.set_inheritable(opened, True)

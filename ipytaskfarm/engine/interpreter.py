@@ -1,0 +1,307 @@
+"""What belongs to the Python interpreter, where `surroundings` has what lies outside it; nothing tells of changes."""
+
+from __future__ import annotations
+
+import builtins
+import decimal
+import gc
+import io
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from .surroundings import Part, Priority
+
+_ABSENT = object()
+
+
+Value = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+class Values:
+    """What has a function that tells and another that sets."""
+
+    def __init__(self, *pairs: Value) -> None:
+        self._pairs = pairs
+
+    def take(self) -> None:
+        self._values = [get() for get, _ in self._pairs]
+
+    def restore(self) -> bool:
+        changed = False
+        for (get, put), wanted in zip(self._pairs, self._values, strict=True):
+            if get() != wanted:
+                put(wanted)
+                changed = True
+        return changed
+
+
+class Attributes:
+    """What stands under a name of a module."""
+
+    def __init__(self, *names: tuple[Any, str]) -> None:
+        self._names = names
+
+    def take(self) -> None:
+        self._values = [getattr(module, name, _ABSENT) for module, name in self._names]
+
+    def restore(self) -> bool:
+        changed = False
+        for (module, name), wanted in zip(self._names, self._values, strict=True):
+            if getattr(module, name, _ABSENT) is not wanted:
+                changed = True
+                if wanted is _ABSENT:
+                    delattr(module, name)
+                else:
+                    setattr(module, name, wanted)
+        return changed
+
+
+class Lists:
+    """Lists that everybody shares: the object and what is in it."""
+
+    def __init__(self, *lists: tuple[Any, str, Callable[[], Any]]) -> None:
+        """Each: a module, the list's name there, and what is to be called when it was changed back."""
+        self._lists = lists
+
+    def take(self) -> None:
+        self._found = [getattr(module, name) for module, name, _ in self._lists]
+        self._items = [list(found) for found in self._found]
+
+    def restore(self) -> bool:
+        changed = False
+        for (module, name, tell), found, items in zip(self._lists, self._found, self._items, strict=True):
+            if getattr(module, name, None) is not found or found != items:
+                found[:] = items
+                setattr(module, name, found)
+                tell()
+                changed = True
+        return changed
+
+
+class Builtins:
+    """The names that every function sees."""
+
+    def take(self) -> None:
+        self._names = dict(vars(builtins))
+
+    def restore(self) -> bool:
+        here = vars(builtins)
+        if here == self._names:
+            return False
+        here.update(self._names)
+        for name in here.keys() - self._names.keys():
+            del here[name]
+        return True
+
+
+class Decimals:
+    """What new decimal contexts are made from; the context itself is the run's own (`Baseline.for_task`)."""
+
+    _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+
+    def take(self) -> None:
+        self._seen = self._look()
+
+    def restore(self) -> bool:
+        changed = self._look() != self._seen
+        if changed:
+            context, (fields, traps) = decimal.DefaultContext, self._seen
+            for field, value in zip(self._FIELDS, fields, strict=True):
+                setattr(context, field, value)
+            context.traps.update(zip(context.traps, traps, strict=True))
+        return changed
+
+    def _look(self) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
+        found = decimal.DefaultContext
+        fields = found.prec, found.rounding, found.Emin, found.Emax, found.capitals, found.clamp
+        return fields, tuple(found.traps.values())
+
+
+class Finders:
+    """``sys.meta_path`` and ``sys.path_hooks``.
+
+    Those that a module has added while it was imported stay, as the module does: ``six.moves`` is found by one."""
+
+    def take(self) -> None:
+        self._lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
+        self._items = [list(found) for found in self._lists]
+
+    def restore(self) -> bool:
+        if [sys.meta_path, sys.path_hooks] == self._items:
+            return False
+        for found, items in zip(self._lists, self._items, strict=True):
+            added = [each for each in found if each not in items and _is_of_a_module(each)]
+            before = [each for each in added if found.index(each) < len(added)]
+            found[:] = [*before, *items, *(each for each in added if each not in before)]
+        sys.meta_path, sys.path_hooks = self._lists
+        self._items = [list(found) for found in self._lists]
+        return True
+
+
+def _is_of_a_module(finder: Any) -> bool:
+    """Whether an imported module has made it: its class, or the function that it is, is still there."""
+    made_by = finder if hasattr(finder, "__qualname__") else type(finder)
+    module = sys.modules.get(getattr(made_by, "__module__", ""))
+    if module is None or getattr(module, "__spec__", None) is None or module.__name__ == "__main__":
+        return False
+    return hasattr(module, made_by.__qualname__.partition(".")[0])
+
+
+class Numpy:
+    """numpy's error state where it belongs to the thread (before numpy 2; since then it is the context's)."""
+
+    def take(self) -> None:
+        numpy = _old_numpy()
+        self._state = numpy.geterr() if numpy is not None else None
+
+    def restore(self) -> bool:
+        numpy = _old_numpy()
+        if numpy is None:
+            return False
+        before = numpy.seterr(**(self._state or _NUMPYS_OWN))
+        return bool(before != numpy.geterr())
+
+
+_NUMPYS_OWN = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
+def _old_numpy() -> Any:
+    numpy = sys.modules.get("numpy")
+    return numpy if numpy is not None and getattr(numpy, "__version__", "2").startswith("1.") else None
+
+
+class StandardInput:
+    """``sys.stdin``, if a task has closed it."""
+
+    def take(self) -> None:
+        """There is nothing to note: it leads to descriptor 0."""
+
+    def restore(self) -> bool:
+        if sys.__stdin__ is not None and not sys.__stdin__.closed:
+            return False
+        sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.FileIO(0, closefd=False))  # type: ignore[misc]
+        return True
+
+
+class StartMethod:
+    """multiprocessing's, which may be set but once: by each task."""
+
+    def take(self) -> None:
+        self._chosen = self._context()._actual_context if self._context() is not None else None
+
+    def restore(self) -> bool:
+        context = self._context()
+        if context is None or context._actual_context is self._chosen:
+            return False
+        context._actual_context = self._chosen
+        return True
+
+    def _context(self) -> Any:
+        module = sys.modules.get("multiprocessing.context")
+        return getattr(module, "_default_context", None)
+
+
+class Tracing:
+    """tracemalloc, which makes all that follows slow."""
+
+    def take(self) -> None:
+        self._traces = tracemalloc.is_tracing()
+
+    def restore(self) -> bool:
+        changed = tracemalloc.is_tracing() and not self._traces
+        if changed:
+            tracemalloc.stop()
+        return changed
+
+
+def _nothing() -> None:
+    """Nobody need be told."""
+
+
+def looked_at() -> list[Part]:
+    """What nothing tells of.  All of it is looked at in some 12 us."""
+    values: list[Value] = [
+        (sys.getrecursionlimit, sys.setrecursionlimit),
+        (sys.getswitchinterval, sys.setswitchinterval),
+        (sys.gettrace, sys.settrace),
+        (sys.getprofile, sys.setprofile),
+        (sys.getdlopenflags, sys.setdlopenflags),
+        (sys.get_coroutine_origin_tracking_depth, sys.set_coroutine_origin_tracking_depth),
+        (lambda: tuple(sys.get_asyncgen_hooks()), lambda hooks: sys.set_asyncgen_hooks(*hooks)),
+        (threading.gettrace, threading.settrace),
+        (threading.getprofile, threading.setprofile),
+        (threading.stack_size, threading.stack_size),
+        (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+        (gc.get_threshold, lambda numbers: gc.set_threshold(*numbers)),
+        (gc.get_debug, gc.set_debug),
+        (socket.getdefaulttimeout, socket.setdefaulttimeout),
+        (lambda: logging.root.level, logging.root.setLevel),
+        (lambda: logging.root.manager.disable, logging.disable),
+    ]
+    if hasattr(sys, "monitoring"):
+        values.append((_monitors, _stop_monitors))
+    if hasattr(sys, "get_int_max_str_digits"):
+        values.append((sys.get_int_max_str_digits, sys.set_int_max_str_digits))
+    names = [(sys, name) for name in _SYS_NAMES]
+    names += [
+        (warnings, "showwarning"),
+        (warnings, "formatwarning"),
+        (warnings, "_showwarnmsg_impl"),
+        (threading, "excepthook"),
+        (tempfile, "tempdir"),
+    ]
+    names += [
+        (logging, "lastResort"),
+        (logging, "raiseExceptions"),
+        (logging, "_warnings_showwarning"),
+        (socket, "socket"),
+        (os, "environ"),
+    ]
+    return [
+        Values(*values),
+        Attributes(*names),
+        Lists(
+            (sys, "path", _nothing),
+            (sys, "argv", _nothing),
+            (warnings, "filters", vars(warnings)["_filters_mutated"]),
+            (gc, "callbacks", _nothing),
+            (logging.root, "handlers", _nothing),
+            (logging.root, "filters", _nothing),
+        ),
+        Finders(),
+        Builtins(),
+        Decimals(),
+        Numpy(),
+        Tracing(),
+        StandardInput(),
+        StartMethod(),
+        Priority(),
+    ]
+
+
+def _monitors() -> tuple[Any, ...]:
+    """Who watches the interpreter, from Python 3.12 on."""
+    monitoring: Any = vars(sys)["monitoring"]
+    return tuple(map(monitoring.get_tool, range(6)))
+
+
+def _stop_monitors(wanted: tuple[Any, ...]) -> None:
+    monitoring: Any = vars(sys)["monitoring"]
+    for number, (here, there) in enumerate(zip(_monitors(), wanted, strict=True)):
+        if here is not None and there is None:
+            monitoring.set_events(number, 0)
+            monitoring.free_tool_id(number)
+
+
+_SYS_NAMES = (
+    "stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__", "excepthook", "displayhook", "unraisablehook",
+    "breakpointhook", "dont_write_bytecode", "pycache_prefix", "tracebacklimit", "modules",
+)  # fmt: skip

@@ -1,0 +1,281 @@
+"""What a process has but once, and how it is put back: one class for each kind of thing.
+
+`take` notes what is there; `restore` puts it back where it differs, and gives whether it did.  The table for people is
+``docs/surroundings.md``, and its rows are tested (``tests/test_surroundings.py``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import locale
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .streams import STDERR_FD
+from .watched import (
+    CHANGES,
+    DESCRIPTORS,
+    ENVIRONMENT,
+    FAULTS,
+    HANDLERS,
+    IDENTITY,
+    LIMITS,
+    LOCALE,
+    MASK,
+    PRIORITY,
+    TIMERS,
+    UMASK,
+    ZONE,
+    usual,
+)
+
+_ABSENT = object()
+
+SIGNALS = tuple(
+    int(getattr(signal, name))
+    for name in (
+        "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGCHLD", "SIGTSTP",
+        "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGCONT", "SIGTTIN", "SIGTTOU", "SIGSEGV", "SIGFPE", "SIGABRT",
+        "SIGBUS", "SIGILL", "SIGTRAP", "SIGSYS", "SIGXCPU", "SIGXFSZ", "SIGURG",
+    )
+)  # fmt: skip
+_OUR_SIGNALS_FROM = signal.SIGRTMIN + 5
+_CLOCKS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_RESOURCES = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+
+
+class CannotRestore(Exception):
+    """What was changed cannot be changed back by this process."""
+
+
+class Part(Protocol):
+    """One kind of thing."""
+
+    def take(self) -> None: ...
+    def restore(self) -> bool: ...
+
+
+class Environment:
+    """Environment variables, those included that were set behind ``os.environ``'s back."""
+
+    def take(self) -> None:
+        # os.environ compares through its bytes: comparing the mapping itself would decode every entry.
+        self._environ = os.environ
+        self._data: dict[bytes, bytes] = dict(os.environ._data)  # type: ignore[attr-defined]
+
+    def restore(self) -> bool:
+        os.environ = self._environ  # noqa: B003  # the very object, whose variables follow
+        wanted, data = self._data, self._environ._data  # type: ignore[attr-defined]
+        changed = CHANGES.names | {name for name in {*wanted, *data} if wanted.get(name) != data.get(name)}
+        for name in changed:
+            if name in wanted:
+                usual["putenv"](name, wanted[name])
+                data[name] = wanted[name]
+            else:
+                usual["unsetenv"](name)
+                data.pop(name, None)
+        if b"TZ" in changed:
+            usual["tzset"]()
+        return True
+
+
+class Zone:
+    """What the C library makes of TZ; only who calls `time.tzset` changes it."""
+
+    def take(self) -> None:
+        """It follows the environment."""
+
+    def restore(self) -> bool:
+        usual["tzset"]()
+        return True
+
+
+class Umask:
+    """The mode of new files."""
+
+    def take(self) -> None:
+        self._umask = usual["umask"](0o077)
+        usual["umask"](self._umask)
+
+    def restore(self) -> bool:
+        usual["umask"](self._umask)
+        return True
+
+
+class Timers:
+    """``signal.alarm`` and ``signal.setitimer``: what a task has wound up ends with it."""
+
+    def take(self) -> None:
+        """One that a command has wound up goes on, until a task winds up another."""
+
+    def restore(self) -> bool:
+        for clock in _CLOCKS:
+            usual["setitimer"](clock, 0)
+        return True
+
+
+class Mask:
+    """Blocked signals of the main thread."""
+
+    def take(self) -> None:
+        self._mask = usual["pthread_sigmask"](signal.SIG_BLOCK, ())
+
+    def restore(self) -> bool:
+        blocked = usual["pthread_sigmask"](signal.SIG_BLOCK, ()) - self._mask
+        # What a task sent to itself and did not take must not reach the next one. The farm's own signals do.
+        stale = {s for s in signal.sigpending() & blocked if s < _OUR_SIGNALS_FROM} - {signal.SIGTERM, signal.SIGINT}
+        while stale and signal.sigtimedwait(stale, 0) is not None:
+            pass
+        usual["pthread_sigmask"](signal.SIG_SETMASK, self._mask)
+        return True
+
+
+class Handlers:
+    """Signal handlers."""
+
+    def take(self) -> None:
+        self._handlers = [signal.getsignal(number) for number in SIGNALS]
+        self._wakeup_fd = usual["set_wakeup_fd"](-1)
+        usual["set_wakeup_fd"](self._wakeup_fd)
+
+    def restore(self) -> bool:
+        for number, handler in zip(SIGNALS, self._handlers, strict=True):
+            if handler is not None and signal.getsignal(number) != handler:
+                usual["signal"](number, handler)
+        usual["set_wakeup_fd"](self._wakeup_fd)
+        return True
+
+
+class Faults:
+    """faulthandler: fatal errors are written to the engine's log, and no stack is about to be."""
+
+    def take(self) -> None:
+        """It is as `process` has made it."""
+
+    def restore(self) -> bool:
+        usual["cancel_dump_traceback_later"]()
+        for number in CHANGES.signals:
+            if number < _OUR_SIGNALS_FROM:
+                usual["unregister"](number)
+        usual["enable"](STDERR_FD, all_threads=True)
+        return True
+
+
+class Limits:
+    """Resource limits: soft ones, and those hard ones that may be raised again."""
+
+    def take(self) -> None:
+        self._limits = [resource.getrlimit(each) for each in _RESOURCES]
+
+    def restore(self) -> bool:
+        for each, limit in zip(_RESOURCES, self._limits, strict=True):
+            if resource.getrlimit(each) != limit:
+                try:
+                    usual["setrlimit"](each, limit)
+                except (OSError, ValueError):
+                    raise CannotRestore("its hard resource limits were lowered") from None
+        return True
+
+
+class Priority:
+    """Niceness, cores, scheduling class; looked at too, as psutil changes them by itself."""
+
+    def take(self) -> None:
+        self._seen = self._look()
+
+    def restore(self) -> bool:
+        if self._look() == self._seen:
+            return False
+        nice, cores, scheduling, parameters = self._seen
+        try:
+            usual["sched_setaffinity"](0, cores)
+            if os.sched_getscheduler(0) != scheduling or os.sched_getparam(0) != parameters:
+                usual["sched_setscheduler"](0, scheduling, parameters)
+            if os.getpriority(os.PRIO_PROCESS, 0) != nice:
+                usual["setpriority"](os.PRIO_PROCESS, 0, nice)
+        except OSError as error:
+            raise CannotRestore(f"its priority was changed, and cannot be changed back: {error}") from None
+        return True
+
+    def _look(self) -> tuple[int, set[int], int, os.sched_param]:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        return nice, os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0)
+
+
+class Identity:
+    """User, groups and root folder of the process: whoever gives them up does not get them back."""
+
+    def take(self) -> None:
+        self._who = self._look()
+
+    def restore(self) -> bool:
+        if self._look() != self._who:
+            raise CannotRestore("its user, its groups or its root folder were changed")
+        return True
+
+    def _look(self) -> tuple[Any, ...]:
+        root = os.stat("/")
+        return os.getresuid(), os.getresgid(), os.getgroups(), root.st_dev, root.st_ino
+
+
+class Locale:
+    """``locale.setlocale``."""
+
+    def take(self) -> None:
+        self._all = usual["setlocale"](locale.LC_ALL, None)
+
+    def restore(self) -> bool:
+        usual["setlocale"](locale.LC_ALL, self._all)
+        return True
+
+
+class Descriptors:
+    """Descriptors 0, 1 and 2, which a program may close, or lead elsewhere."""
+
+    _NUMBERS = (0,)
+
+    def __init__(self, put_back_output: Callable[[], bool]) -> None:
+        """put_back_output: for 1 and 2, of which a copy here would keep their files locked, see `descriptors`."""
+        self._copies: list[int] = []
+        self._put_back_output = put_back_output
+
+    def take(self) -> None:
+        for copy in self._copies:
+            os.close(copy)
+        # Above what programs with few descriptors close by their numbers.
+        self._copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in self._NUMBERS]
+        self._files = self._look()
+
+    def restore(self) -> bool:
+        changed = self._look() != self._files
+        if changed:
+            for copy, number in zip(self._copies, self._NUMBERS, strict=True):
+                usual["dup2"](copy, number)
+        return self._put_back_output() or changed
+
+    def _look(self) -> list[tuple[int, int]]:
+        try:
+            return [(found.st_dev, found.st_ino) for found in map(os.fstat, self._NUMBERS)]
+        except OSError:
+            return []
+
+
+def watched_parts(put_back_output: Callable[[], bool]) -> dict[str, Part]:
+    """By the kind under which a change is noted; in the order in which they are put back: first what interrupts."""
+    return {
+        TIMERS: Timers(),
+        MASK: Mask(),
+        HANDLERS: Handlers(),
+        FAULTS: Faults(),
+        ENVIRONMENT: Environment(),
+        ZONE: Zone(),
+        UMASK: Umask(),
+        LOCALE: Locale(),
+        LIMITS: Limits(),
+        PRIORITY: Priority(),
+        IDENTITY: Identity(),
+        DESCRIPTORS: Descriptors(put_back_output),
+    }
