@@ -350,7 +350,7 @@ def test_an_engine_that_cannot_be_set_up_is_replaced() -> None:
     engine = world.engine_of("A")
     world.sim.begin(engine)
     world.sim.end(world.agent, engine, "environment setup")
-    world.agent.outbox.append(m.SetUp(engine.name, "A", 0.0, "ValueError: no"))
+    world.agent.outbox.append(m.SetUp(engine.name, "A", "ValueError: no"))
     world.move()
     assert world.sim.store.finals[task].reason == "environment setup"
     world.run_all()

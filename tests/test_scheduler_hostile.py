@@ -10,14 +10,16 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import plausible, scheduler, tables
 from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
 from ipytaskfarm.core.demands import Condition, unmet
 from ipytaskfarm.core.events import Joined, Revoked
-from ipytaskfarm.core.messages import AgentMessage
+from ipytaskfarm.core.messages import AgentMessage, Question
 from ipytaskfarm.core.parcels import Deferral, Ended, Rules
 from ipytaskfarm.core.saves import Save
+from ipytaskfarm.core.scheduler import QUESTIONS
 from ipytaskfarm.core.states import State
 from ipytaskfarm.doors.store import Store
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
@@ -61,7 +63,7 @@ def said_by_others(engine: str, run: tuple[int, int]) -> dict[str, Any]:
         "a return": m.Returned(engine, [run]),
         "properties": m.Properties(engine, 7, b"x", {"gpu": True}),
         "an answer": m.CommandDone(engine, "client", 1, True, b"forged"),
-        "a setup": m.SetUp(engine, "e", 1.0, "it failed"),
+        "a setup": m.SetUp(engine, "e", "it failed"),
         "a demand": m.Demand(engine, run, 1, {"cores": 1.0}),
         "a call": TaskCall(engine, run, 1, Children()),
         "waiting": TaskCall(engine, run, 1, Await([])),
@@ -259,7 +261,11 @@ def test_rules_that_no_store_could_keep_are_refused(rules: Rules) -> None:
 
 
 def test_each_message_of_agents_is_checked() -> None:
-    assert set(get_args(AgentMessage)) == plausible._CHECKS.keys()
+    assert set(get_args(AgentMessage)) - DIRECT == plausible._CHECKS.keys()
+
+
+def test_each_question_is_answered_by_the_scheduler_or_by_the_loop() -> None:
+    assert set(get_args(Question)) - DIRECT == QUESTIONS.keys()
 
 
 INTS = (-(2**63), -1, 0, 1, 2, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**64 - 1)
@@ -313,7 +319,7 @@ class Anything:
         return cls(**{name: self.of(field.type, depth) for name, field in zip(names, info.fields, strict=True)})
 
 
-KINDS = list(get_args(AgentMessage))
+KINDS = [kind for kind in get_args(AgentMessage) if kind not in DIRECT]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -377,7 +377,7 @@ class FarmMachine(RuleBasedStateMachine):
         found = self.engine(data)
         if found and found[1].environment is not None and found[1].running is not None:
             self.sim.end(*found, "environment setup")
-            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, 0.0, "planted"))
+            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, "planted"))
 
     @rule()
     def crash_controller(self) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from .calls import TaskCall
 from .demands import Allotment, Environment, Recycle
-from .messages import History, Message
+from .messages import Message
 from .parcels import Final, Incarnation
 from .saves import Save
 from .tables import JobRow, TaskRow
@@ -120,14 +120,6 @@ class LoadJobs(NamedTuple):
     """With the ids of their tasks."""
 
 
-class LoadHistory(NamedTuple):
-    """Answer question `n` with what happened."""
-
-    session: str
-    n: int
-    question: History
-
-
 class LoadExplanation(NamedTuple):
     """Explain a final task from the store: answer question `n` with `Text`."""
 
@@ -136,44 +128,10 @@ class LoadExplanation(NamedTuple):
     id: int
 
 
-class LoadCompacted(NamedTuple):
-    """Compact the store: answer question `n` with `Text`."""
-
-    session: str
-    n: int
-
-
-class LoadKeys(NamedTuple):
-    """Read the farm's keys anew: answer question `n` with `Number`."""
-
-    session: str
-    n: int
-
-
-class LoadConnections(NamedTuple):
-    """Answer question `n` with who is connected."""
-
-    session: str
-    n: int
-
-
 Load: TypeAlias = (
-    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadHistory
-    | LoadExplanation | LoadCompacted
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
 )  # fmt: skip
 """Answered from the store."""
-
-AtTheDoor: TypeAlias = LoadKeys | LoadConnections
-"""Answered where peers come in."""
-
-
-class ReadPiece(NamedTuple):
-    """Read a piece of a blob, beside the turns: for question `n` of a client, or (None) for an agent."""
-
-    session: str
-    n: int | None
-    digest: bytes
-    offset: int
 
 
 @dataclass(slots=True)
@@ -183,8 +141,7 @@ class Decision:
     saves: list[Save] = field(default_factory=list)
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load | AtTheDoor] = field(default_factory=list)
-    reads: list[ReadPiece] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """One line each, for the log."""

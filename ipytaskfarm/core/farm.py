@@ -501,8 +501,6 @@ class Farm:
     held: bool = False
     full: str | None = None
     """Why nothing is accepted now."""
-    stop_at_s: float | None = None
-    """When running tasks are interrupted; None with `stopping`: never."""
     stopping: bool = False
     shut: bool = False
     """Agents have been told to end."""

@@ -672,7 +672,6 @@ class SetUp(msgspec.Struct, frozen=True, tag=True):
 
     engine: Incarnation
     identity: str
-    setup_s: float
     error: str = ""
 
 

@@ -40,7 +40,6 @@ from .messages import (
     StackText,
 )
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
-from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
 """Of one agent: four times the cores of the largest machines."""
@@ -303,11 +302,6 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
     )
 
 
-def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
-    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
-    return event if session in farm.agents else None
-
-
 def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
     asked = farm.stacks.get(event.n)
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
@@ -338,9 +332,8 @@ _CHECKS: dict[type, Check] = {
     Demand: _demand,
     TaskCall: _of_engine,
     Progress: _progress,
-    ReadBlob: _read_blob,
 }
-"""Each message of agents; a test looks that none is missing."""
+"""Each message of agents that reaches the scheduler; a test checks that none is missing."""
 
 
 # -- values

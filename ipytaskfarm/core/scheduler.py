@@ -27,7 +27,6 @@ from .farm import Client, EngineState, Farm, Now
 from .handlers import (
     agents,
     asking,
-    blobs,
     clients,
     commands,
     depends,
@@ -45,7 +44,6 @@ from .handlers import (
     tables,
     timers,
 )
-from .pieces import ReadBlob
 from .placement import dispatch
 from .plausible import heard
 from .recycling import settle_jobs
@@ -76,7 +74,6 @@ QUESTIONS: dict[type, Answerer] = {
     m.Send: mail.on_send,
     m.Read: mail.on_read,
     m.ProgressOf: inside.on_progress_of,
-    m.History: operate.on_history,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,
@@ -87,14 +84,10 @@ QUESTIONS: dict[type, Answerer] = {
     m.RemoveAgents: leaving.on_remove_agents,
     m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
-    m.Compact: lifecycle.on_compact,
-    m.ReloadKeys: lifecycle.on_reload_keys,
-    m.Connections: lifecycle.on_connections,
     m.Stop: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
-    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
@@ -186,7 +179,6 @@ HANDLERS: dict[type, Handler] = {
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
     m.Demand: agents.on_demand,
-    ReadBlob: blobs.on_read_blob,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from ..decision import Decision, LoadCompacted, LoadConnections, LoadKeys
+from ..decision import Decision
 from ..eligibility import wake
 from ..ending import end_engine, patience_s, recall, retire
 from ..farm import EngineState, Farm, Now
 from ..messages import (
     Answer,
-    Compact,
-    Connections,
     Flag,
     Hold,
     Interrupt,
     Number,
     Refusal,
-    ReloadKeys,
     RemoveEngines,
     SetWanted,
     Shutdown,
@@ -80,21 +77,6 @@ def on_hold(farm: Farm, session: str, n: int, question: Hold, now: Now, out: Dec
             if engine.state == EngineState.UP:
                 wake(farm, engine)
     out.sends.append((session, Answer(n, Flag(before))))
-
-
-def on_compact(farm: Farm, session: str, n: int, question: Compact, now: Now, out: Decision) -> None:
-    """The shell has the store."""
-    out.loads.append(LoadCompacted(session, n))
-
-
-def on_reload_keys(farm: Farm, session: str, n: int, question: ReloadKeys, now: Now, out: Decision) -> None:
-    """The shell has the door."""
-    out.loads.append(LoadKeys(session, n))
-
-
-def on_connections(farm: Farm, session: str, n: int, question: Connections, now: Now, out: Decision) -> None:
-    """So it has."""
-    out.loads.append(LoadConnections(session, n))
 
 
 def on_spin(farm: Farm, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:

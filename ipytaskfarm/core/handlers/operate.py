@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..answers import answer
-from ..decision import Decision, LoadEnded, LoadHistory, LoadJobs
+from ..decision import Decision, LoadEnded, LoadJobs
 from ..ending import recall
 from ..farm import Farm, Now
 from ..messages import (
     FindJobs,
     Flag,
-    History,
     Interrupt,
     MarkDone,
     MarkFailed,
@@ -165,11 +164,6 @@ def on_find_jobs(farm: Farm, session: str, n: int, question: FindJobs, now: Now,
     ]  # fmt: skip
     rows.sort(key=lambda row: row.opened_s)
     out.loads.append(LoadJobs(session, n, rows, question.tasks))
-
-
-def on_history(farm: Farm, session: str, n: int, question: History, now: Now, out: Decision) -> None:
-    """The store knows it."""
-    out.loads.append(LoadHistory(session, n, question))
 
 
 def is_late(farm: Farm, task_id: int, attempt: int, now: Now, out: Decision) -> None:
