@@ -15,14 +15,15 @@ from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.events import Originals
-from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.messages import AgentState, Answer, Batch, EngineReport, Fetched, NeedIds, Submit, Text
 from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Rules, Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.tables import TaskTable
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
@@ -224,8 +225,8 @@ def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: 
         (client, Submit([Submission(0, b"work", 1.0)])),
     ]
     diary = Diary(store, heard)
-    farm = restored_farm("f", store.load(), Settings(), Now(1.0, 1.0))
-    farm.wanted = 1
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    farm.lifecycle.wanted = 1
     loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
     loop.turn()
     commit, *rest = diary.lines

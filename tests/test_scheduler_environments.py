@@ -328,7 +328,7 @@ def test_engines_keep_their_environments_over_a_restart() -> None:
     world.sim.crash()
     world.move()
     farm = world.sim.scheduler.farm
-    assert farm.engines[kept].environment == env("A")
+    assert farm.engines.by_name[kept].environment == env("A")
     world.sim.join_client("other")
     world.next_id = world.sim.ids("other").first
     for _ in range(3):

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from ..core.calls import Declined, TaskReply
+from ..core.clock import Now
 from ..core.decision import Decision
 from ..core.errors import ResultTooLarge, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
-from ..core.farm import Now
 from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Refusal, Stop
 from ..core.pieces import ReadBlob
 from ..core.saves import SaveFinal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .calls import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
 from .decision import Decision
-from .farm import Engine
+from .engine_entry import EngineEntry
 from .messages import Answer, Reply
 
 
@@ -14,7 +14,10 @@ def answer(session: str, n: int, said: Reply, out: Decision) -> None:
 
 
 def reply(
-    engine: Engine, call: TaskCall, said: Spawned | ChildTable | Counted | Taken | Letters | Declined, out: Decision
+    engine: EngineEntry,
+    call: TaskCall,
+    said: Spawned | ChildTable | Counted | Taken | Letters | Declined,
+    out: Decision,
 ) -> None:
     """To a running task's call."""
     out.sends.append((engine.agent, TaskReply(engine.name, call.run, call.n, said)))

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from .answers import answer, reply
 from .calls import Counted, Letters, Post, Receive, TaskCall
+from .clock import Now
 from .decision import Decision, LoadMail
-from .farm import Engine, Farm, Now
+from .engine_entry import EngineEntry
+from .farm import SchedulerState
 from .inside import Mailbox, Reader
 from .messages import Number, Read, Refusal, Send
 from .saves import SaveMail
-from .task import Task
+from .task import TaskEntry
 
 MARK_MAX = 200
 
 
-def _box(farm: Farm, task_id: int) -> Mailbox:
-    return farm.mail.setdefault(task_id, Mailbox())
+def _box(farm: SchedulerState, task_id: int) -> Mailbox:
+    return farm.conversations.mailboxes.setdefault(task_id, Mailbox())
 
 
-def on_send(farm: Farm, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
+def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
     """To a task that has not ended."""
-    if question.id not in farm.tasks:
-        ended = question.id in farm.finals or question.id in farm.refusals
+    if question.id not in farm.tasks.unfinished:
+        ended = question.id in farm.tasks.finals or question.id in farm.tasks.refusals
         what = "has ended" if ended else "is not known"
         text = f"task {question.id} {what}: nobody will read what is sent to it (quiet=True: never mind)"
         answer(session, n, Refusal("TaskError" if ended else "IndexError", text), out)
@@ -37,7 +39,7 @@ def on_send(farm: Farm, session: str, n: int, question: Send, now: Now, out: Dec
     box = _box(farm, question.id)
     last, known = box.marks.get(who, (0, 0))
     if int(number) > last:
-        client = farm.clients.get(session)
+        client = farm.clients.by_session.get(session)
         sender = client.name if client is not None and client.name else "client"
         for body in question.bodies:
             box.incoming += 1
@@ -48,16 +50,18 @@ def on_send(farm: Farm, session: str, n: int, question: Send, now: Now, out: Dec
     answer(session, n, Number(known), out)
 
 
-def _wake_task(farm: Farm, task_id: int, box: Mailbox, out: Decision) -> None:
+def _wake_task(farm: SchedulerState, task_id: int, box: Mailbox, out: Decision) -> None:
     if box.receiver is not None:
-        engine = farm.engines.get(box.receiver.engine)
+        engine = farm.engines.by_name.get(box.receiver.engine)
         question = box.receiver.question
         if engine is not None and isinstance(question, Receive):
             out.loads.append(LoadMail(engine.agent, 0, task_id, False, question.after, box.receiver))
         box.receiver = None
 
 
-def receive(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Receive, out: Decision) -> None:
+def receive(
+    farm: SchedulerState, engine: EngineEntry, task: TaskEntry, call: TaskCall, question: Receive, out: Decision
+) -> None:
     """A running task reads on, or waits for the next message."""
     box = _box(farm, task.id)
     box.receiver = call
@@ -65,7 +69,9 @@ def receive(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Re
         _wake_task(farm, task.id, box, out)
 
 
-def post(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Post, now: Now, out: Decision) -> None:
+def post(
+    farm: SchedulerState, engine: EngineEntry, task: TaskEntry, call: TaskCall, question: Post, now: Now, out: Decision
+) -> None:
     """A running task says something to whoever reads it."""
     box = _box(farm, task.id)
     sender = f"task {task.id}"
@@ -84,31 +90,31 @@ def post(farm: Farm, engine: Engine, task: Task, call: TaskCall, question: Post,
         out.loads.append(LoadMail(reader.session, reader.n, task.id, True, reader.after))
 
 
-def on_read(farm: Farm, session: str, n: int, question: Read, now: Now, out: Decision) -> None:
+def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now, out: Decision) -> None:
     """What a task has sent; of one that runs, as soon as there is something."""
-    if question.id in farm.tasks:
+    if question.id in farm.tasks.unfinished:
         box = _box(farm, question.id)
         if box.outgoing > question.after:
             out.loads.append(LoadMail(session, n, question.id, True, question.after))
         else:
             box.readers.append(Reader(session, n, question.after))
-    elif question.id in farm.finals:
+    elif question.id in farm.tasks.finals:
         out.loads.append(LoadMail(session, n, question.id, True, question.after, over=True))
-    elif question.id in farm.refusals:
+    elif question.id in farm.tasks.refusals:
         answer(session, n, Letters([], True), out)
     else:
         text = f"task ID not registered: {question.id} (never issued, or cleared)"
         answer(session, n, Refusal("IndexError", text), out)
 
 
-def close(farm: Farm, task_id: int, out: Decision) -> None:
+def close(farm: SchedulerState, task_id: int, out: Decision) -> None:
     """A task has ended: who waits for its messages gets the rest."""
-    box = farm.mail.pop(task_id, None)
+    box = farm.conversations.mailboxes.pop(task_id, None)
     for reader in box.readers if box is not None else ():
         out.loads.append(LoadMail(reader.session, reader.n, task_id, True, reader.after, over=True))
 
 
-def restore_mail(farm: Farm, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:
+def restore_mail(farm: SchedulerState, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:
     """What the store has of a task that has not ended."""
     box = _box(farm, task_id)
     if outgoing:

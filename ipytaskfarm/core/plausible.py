@@ -18,9 +18,10 @@ from msgspec.msgpack import encode
 from msgspec.structs import replace
 
 from .calls import Progress, TaskCall
+from .clock import Now
 from .demands import Allotment, Environment
 from .events import Event
-from .farm import Farm, Now
+from .farm import SchedulerState
 from .messages import (
     AgentState,
     CommandDone,
@@ -78,34 +79,34 @@ def goes_by(agent: str, names: Iterable[str]) -> bool:
     return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
-def heard(farm: Farm, session: str, event: Event, now: Now) -> Event | None:
+def heard(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
     """The event as it may be dealt with; None: it is not to be.  What agents do not say is passed through."""
     check = _CHECKS.get(type(event))
     if check is None:
         return event
     checked: Event | None = check(farm, session, event, now)
     if checked is None:
-        farm.dropped += 1
+        farm.diagnostics.dropped += 1
     return checked
 
 
-def _speaks_for(farm: Farm, session: str, engine: str) -> bool:
+def _speaks_for(farm: SchedulerState, session: str, engine: str) -> bool:
     of = owner(engine)
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     return agent is not None and (of == session or of in agent.former)
 
 
 # -- engines that it has
 
 
-def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> AgentState:
+def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now) -> AgentState:
     name = agent_name(session)
     former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
     engines: dict[str, EngineReport] = {}
     for report in event.engines:
         if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
             engines.setdefault(clean.engine, clean)
-    farm.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
+    farm.diagnostics.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
     return replace(
         event,
         node=_text(event.node, 200),
@@ -131,12 +132,12 @@ def _own_name(by_key: str, said: str) -> str:
     return "" if by_key == SHARED else by_key or _text(said, 200)
 
 
-def _leaving(farm: Farm, session: str, event: Leaving, now: Now) -> Leaving:
+def _leaving(farm: SchedulerState, session: str, event: Leaving, now: Now) -> Leaving:
     return Leaving(_seconds(event.within_s, 0.0))
 
 
-def _engine_up(farm: Farm, session: str, event: EngineUp, now: Now) -> EngineUp | None:
-    agent = farm.agents.get(session)
+def _engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now) -> EngineUp | None:
+    agent = farm.agents.by_session.get(session)
     report = _report(session, event.report, now)
     if agent is None or report is None:
         return None
@@ -183,14 +184,14 @@ def _allotment(allotment: Allotment) -> Allotment:
 
 # -- what it says of one of them
 
-Check = Callable[[Farm, str, Any, Now], Any]
+Check = Callable[[SchedulerState, str, Any, Now], Any]
 
 
-def _of_engine(farm: Farm, session: str, event: Any, now: Now) -> Any:
+def _of_engine(farm: SchedulerState, session: str, event: Any, now: Now) -> Any:
     return event if _speaks_for(farm, session, event.engine) else None
 
 
-def _engine_lost(farm: Farm, session: str, event: EngineLost, now: Now) -> EngineLost | None:
+def _engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now) -> EngineLost | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     crash = event.crash
@@ -207,7 +208,7 @@ def _engine_lost(farm: Farm, session: str, event: EngineLost, now: Now) -> Engin
     )
 
 
-def _results(farm: Farm, session: str, event: Results, now: Now) -> Results | None:
+def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Results | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     if all(map(_is_sound, event.ended)):
@@ -250,7 +251,7 @@ def _word(word: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
     return word
 
 
-def _properties(farm: Farm, session: str, event: Properties, now: Now) -> Properties | None:
+def _properties(farm: SchedulerState, session: str, event: Properties, now: Now) -> Properties | None:
     return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
 
 
@@ -260,11 +261,11 @@ def _is_small(properties: Properties) -> bool:
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
 
 
-def _set_up(farm: Farm, session: str, event: SetUp, now: Now) -> SetUp | None:
+def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
     return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
 
 
-def _demand(farm: Farm, session: str, event: Demand, now: Now) -> Demand | None:
+def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Demand | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
     # More than there is of anything: who asks for that is told so.
@@ -272,15 +273,15 @@ def _demand(farm: Farm, session: str, event: Demand, now: Now) -> Demand | None:
     return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
 
 
-def _progress(farm: Farm, session: str, event: Progress, now: Now) -> Progress | None:
+def _progress(farm: SchedulerState, session: str, event: Progress, now: Now) -> Progress | None:
     if not _speaks_for(farm, session, event.engine) or not isfinite(event.value):
         return None
     total = event.total if event.total is None or isfinite(event.total) else None
     return replace(event, total=total, message=_text(event.message, TEXT_MAX))
 
 
-def _engine_note(farm: Farm, session: str, event: EngineNote, now: Now) -> EngineNote | None:
-    agent = farm.agents.get(session)
+def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now) -> EngineNote | None:
+    agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
         return None
     # Only a start that was asked for can fail: each failure makes all of them wait.
@@ -291,7 +292,7 @@ def _engine_note(farm: Farm, session: str, event: EngineNote, now: Now) -> Engin
 # -- what it says of its node, and answers to questions
 
 
-def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeState:
+def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) -> NodeState:
     return NodeState(
         event.load if 0.0 <= event.load <= 1.0 else 1.0,
         _within(event.free_memory, 0, NUMBER_MAX),
@@ -302,13 +303,13 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
     )
 
 
-def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
-    asked = farm.stacks.get(event.n)
+def _stack_text(farm: SchedulerState, session: str, event: StackText, now: Now) -> StackText | None:
+    asked = farm.requests.stacks.get(event.n)
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
 
 
-def _output_text(farm: Farm, session: str, event: OutputText, now: Now) -> OutputText | None:
-    asked = farm.outputs.get(event.n)
+def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now) -> OutputText | None:
+    asked = farm.requests.outputs.get(event.n)
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
         return None
     seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
@@ -361,15 +362,15 @@ def _text(text: str, most: int) -> str:
 # -- what clients hand in
 
 
-def unbearable(rules: Rules | None) -> str:
+def why_not_storable(rules: Rules | None) -> str:
     """What in a task's rules no store could keep; "": nothing."""
     while rules is not None:
-        asks = rules.asks
+        requirements = rules.asks
         # Of those that may be None, infinity is the same.
         numbers = [rules.defer_s, rules.defer_max_s, *rules.retry_delays_s]
-        if asks is not None:
-            numbers += [number for want in asks.resources for number in (want.least, want.most)]
-            numbers += [asks.environment.teardown_s] if asks.environment is not None else []
+        if requirements is not None:
+            numbers += [number for want in requirements.resources for number in (want.least, want.most)]
+            numbers += [requirements.environment.teardown_s] if requirements.environment is not None else []
         if not all(map(isfinite, numbers)):
             return "a number in its rules is not finite"
         rules = rules.recovery.rules if rules.recovery is not None else None

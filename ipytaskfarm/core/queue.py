@@ -16,6 +16,7 @@ entries know of, so a task that nobody can run stands in nobody's heap and delay
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,11 @@ import msgspec
 
 from .demands import Asks
 from .durations import Durations
-from .parcels import Incarnation
-from .task import DEFAULT_RULES, Task, TaskInfo
+from .parcels import Incarnation, Rules
+from .task import DEFAULT_RULES, TaskEntry, TaskInfo
 
 if TYPE_CHECKING:
-    from .farm import Engine
+    from .engine_entry import EngineEntry
 
 PolicyKey = Callable[[TaskInfo], Any]
 
@@ -46,7 +47,7 @@ class ClassKey(msgspec.Struct, frozen=True):
     suspect: bool = False
     own: int | None = None
     """A task id: this task has exclusions of its own (it was rejected somewhere)."""
-    asks: Asks | None = None
+    requirements: Asks | None = None
     job: str | None = None
     """Only where it counts for recycling."""
     limit_s: float | None = None
@@ -60,30 +61,30 @@ class ClassKey(msgspec.Struct, frozen=True):
             or self.targets is not None
             or self.avoid
             or self.own is not None
-            or self.asks is not None
+            or self.requirements is not None
             or self.limit_s is not None
         )
 
     @property
     def environment(self) -> str | None:
         """The identity of the environment that its tasks need."""
-        return self.asks.identity if self.asks is not None else None
+        return self.requirements.identity if self.requirements is not None else None
 
 
 OPEN_CLASS = ClassKey()
 
 
-def class_key_of(task: Task, mortal: bool) -> ClassKey:
+def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     """The class that a task belongs to as it is now.  mortal: there are agents whose time is limited."""
     rules = task.rules
     if rules is None and task.avoid is None and not task.suspect and not task.rejections:
         return OPEN_CLASS
     rules = rules or DEFAULT_RULES
     own = task.id if task.rejections else None
-    asks = rules.asks
-    job = rules.job if asks is not None and asks.by_job else None
-    limit_s = rules.time_limit_s if mortal else None
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, asks, job, limit_s)
+    requirements = rules.asks
+    job = rules.job if requirements is not None and requirements.by_job else None
+    limit_s = rules.time_limit_s if by_time_limit else None
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s)
 
 
 class TaskClass:
@@ -98,21 +99,21 @@ class TaskClass:
         self.key = key
         self.restricted = key.restricted
         self.environment = key.environment
-        recycle = key.asks.recycle if key.asks is not None else None
+        recycle = key.requirements.recycle if key.requirements is not None else None
         self.ends_with_job = recycle is not None and recycle.on_job_end
         """Its engines are recycled when its job has ended: no other job's tasks are sent behind it."""
-        self.gated = key.limit_s is not None or (key.asks is not None and key.asks.gated)
-        self.alone = key.suspect or (key.asks is not None and key.asks.alone)
+        self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
+        self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
         """The agent that gives its engines nothing later than this class's head, until that can start there."""
-        self._heap: list[tuple[Any, int, Task]] = []
+        self._heap: list[tuple[Any, int, TaskEntry]] = []
         self.size = 0
         """Waiting tasks; the heap may hold more entries, of tasks that have left."""
         self.durations = Durations()
-        self.eligible: dict[Engine, None] = {}
+        self.eligible: dict[EngineEntry, None] = {}
         """Restricted classes only: the engines that may serve it now."""
 
-    def push(self, task: Task) -> bool:
+    def push(self, task: TaskEntry) -> bool:
         """Queue a task; True if it is the new head."""
         entry = (task.key, task.queue_seq, task)
         heappush(self._heap, entry)
@@ -120,7 +121,7 @@ class TaskClass:
         task.task_class = self
         return self._heap[0] is entry
 
-    def first(self) -> Task | None:
+    def first(self) -> TaskEntry | None:
         """The first waiting task, which stays."""
         return self._heap[0][2] if self.head() is not None else None
 
@@ -134,7 +135,7 @@ class TaskClass:
             heappop(heap)
         return None
 
-    def pop(self, limit: tuple[Any, int] | None = None) -> Task | None:
+    def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
         """Take the first waiting task out, unless it stands later than `limit`.  None: there is none."""
         heap = self._heap
         while heap:
@@ -150,7 +151,7 @@ class TaskClass:
             return task
         return None
 
-    def leave(self, task: Task) -> None:
+    def leave(self, task: TaskEntry) -> None:
         """A waiting task goes away (aborted, or to another class); its entry stays and is passed over."""
         task.task_class = None
         self.size -= 1
@@ -186,7 +187,7 @@ class Heads:
         heappop(self._heap)
 
     def preferred(
-        self, engine: Engine | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
+        self, engine: EngineEntry | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
     ) -> TaskClass | None:
         """The earliest class that is wanted; as_urgent: of those whose heads are as urgent as the first."""
         passed: list[tuple[Any, int, int, TaskClass]] = []
@@ -200,7 +201,7 @@ class Heads:
             heappush(self._heap, entry)
         return found
 
-    def first(self, engine: Engine | None = None) -> tuple[Any, int, TaskClass] | None:
+    def first(self, engine: EngineEntry | None = None) -> tuple[Any, int, TaskClass] | None:
         """The class with the earliest head; with `engine`, of those that it may serve."""
         heap = self._heap
         while heap:
@@ -216,11 +217,36 @@ class Heads:
         return None
 
 
-def _serves(engine: Engine, task_class: TaskClass) -> bool:
+def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
     # An engine keeps its environment until it ends: what needs another one need not be looked at again.
     return engine in task_class.eligible and serves_environment(engine, task_class.environment)
 
 
-def serves_environment(engine: Engine, identity: str | None) -> bool:
+def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
     """Whether it has this environment, or could still take it on; None: none is needed."""
     return identity is None or engine.environment is None or engine.environment.identity == identity
+
+
+@dataclass(slots=True)
+class Queues:
+    """The classes of waiting tasks, and where engines find them."""
+
+    classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    last_class: tuple[Rules, TaskClass] | None = None
+    """The class of the last fresh task that had rules."""
+    open_heads: Heads = field(default_factory=Heads)
+    """The unrestricted classes."""
+    open_size: int = 0
+    """How many tasks wait in unrestricted classes."""
+    environment_heads: Heads = field(default_factory=Heads)
+    """The classes that need an environment."""
+    size: int = 0
+    """How many tasks wait in all classes."""
+    next_seq: int = 0
+    """The `queue_seq` of the next task that joins the end of its queue."""
+    last_key: Any = None
+    """The policy key of the task that was assigned last."""
+    by_time_limit: bool = False
+    """Whether tasks with a time limit wait in classes of their own, because some agents' time is limited."""
+    has_preferences: bool = False
+    """Whether some task had a placement or a locality of its own."""

@@ -20,10 +20,13 @@ from typing import Any
 from . import graph, lending, mail
 from . import messages as m
 from .calls import Progress, TaskCall
+from .clients import ClientEntry
+from .clock import Now
 from .decision import Decision
-from .eligibility import refresh_classes, wake
+from .eligibility import refresh_classes
+from .engine_entry import EngineState
 from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
-from .farm import Client, EngineState, Farm, Now
+from .farm import SchedulerState
 from .handlers import (
     agents,
     asking,
@@ -48,11 +51,11 @@ from .placement import dispatch
 from .plausible import heard
 from .recycling import settle_jobs
 from .states import State
-from .task import Handed
+from .task import Assigned
 from .verdicts import Evaluated
 
-Handler = Callable[[Farm, str, Any, Now, Decision], None]
-Answerer = Callable[[Farm, str, int, Any, Now, Decision], None]
+Handler = Callable[[SchedulerState, str, Any, Now, Decision], None]
+Answerer = Callable[[SchedulerState, str, int, Any, Now, Decision], None]
 
 QUESTIONS: dict[type, Answerer] = {
     m.Watch: clients.on_watch,
@@ -91,45 +94,45 @@ QUESTIONS: dict[type, Answerer] = {
 }
 
 
-def on_ask(farm: Farm, session: str, event: m.Ask, now: Now, out: Decision) -> None:
+def on_ask(farm: SchedulerState, session: str, event: m.Ask, now: Now, out: Decision) -> None:
     """A question: its type says who answers."""
     QUESTIONS[type(event.question)](farm, session, event.n, event.question, now, out)
 
 
-def on_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
+def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
     """A peer's session begins in this life of the controller; an agent says more in its `AgentState`."""
     if event.role != "agent":
         clients.on_client_joined(farm, session, event, now, out)
 
 
-def on_silent(farm: Farm, session: str, event: Silent, now: Now, out: Decision) -> None:
+def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: Decision) -> None:
     """A silent agent gets no more work; a silent client costs nothing, but jobs that are to end with it do."""
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.agent_silent(farm, agent, now)
     else:
         jobs.abort_disconnected(farm, session)
 
 
-def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> None:
+def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
     """Heard again: its engines may have work."""
-    agent = farm.agents.get(session)
-    if agent is None or not agent.here:
+    agent = farm.agents.by_session.get(session)
+    if agent is None or not agent.present:
         return
     agent.reachable = True
     agent.deadline_s = None
     for engine in agent.engines.values():
         if engine.state in (EngineState.AWAY, EngineState.UP):
             engine.state = EngineState.UP
-            wake(farm, engine)
+            farm.readiness.wake(engine)
     refresh_classes(farm, agent.engines.values())
     # Engines may have been missing while nobody was there to start them.
-    farm.set_timer(now.mono_s, "balance")
+    farm.timers.set(now.mono_s, "balance")
 
 
-def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:
+def on_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
     """A client is forgotten; an agent with engines keeps its lease."""
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     if agent is None:
         clients.on_client_gone(farm, session, event, now, out)
     elif agent.engines:
@@ -138,26 +141,26 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
         losses.forget_agent(farm, agent, out)
 
 
-def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
+def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out: Decision) -> None:
     """An agent that may not come back: nobody waits for its lease."""
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.give_up(farm, agent, "its key was revoked", now, out)
 
 
-def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
+def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Ended tasks that are to run again were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
-        submit.weigh(farm, task, now, out)
+        submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
         out.sends.append((event.asker[0], m.Answer(event.asker[1], m.Text("reopened"))))
 
 
-def on_store_room(farm: Farm, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
+def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
     """Whether submissions can be accepted."""
-    if (event.why is None) != (farm.full is None):
+    if (event.why is None) != (farm.lifecycle.full is None):
         out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
-    farm.full = event.why
+    farm.lifecycle.full = event.why
 
 
 HANDLERS: dict[type, Handler] = {
@@ -178,7 +181,7 @@ HANDLERS: dict[type, Handler] = {
     m.EngineNote: agents.on_engine_note,
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
-    m.Demand: agents.on_demand,
+    m.Demand: agents.on_resource_request,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
@@ -198,7 +201,7 @@ HANDLERS: dict[type, Handler] = {
 class Scheduler:
     """Dispatches events to handlers, then hands out work."""
 
-    def __init__(self, farm: Farm) -> None:
+    def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
     def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
@@ -210,24 +213,26 @@ class Scheduler:
             event = heard(farm, session, said, now)
             if event is not None:
                 HANDLERS[type(event)](farm, session, event, now, out)
-            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
-                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
+            elif farm.diagnostics.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+                out.notes.append(
+                    f"{type(said).__name__} of {session} dropped, not its to say ({farm.diagnostics.dropped} so far)"
+                )
         timers.on_tick(farm, "", Tick(), now, out)
-        if farm.stopping:
+        if farm.lifecycle.stopping:
             lifecycle.look_for_the_end(farm, now, out)
-        while farm.ended_needs or farm.ready_joins or farm.to_abort:
+        while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
             graph.settle(farm, now, out)
             clients.abort_with_jobs(farm, now, out)
-        if farm.perhaps_ended or farm.perhaps_unused:
+        if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
             settle_jobs(farm, now, out)
-        if farm.returning:
-            lending.settle_returning(farm, now, out)
-        if farm.freed:
-            agents.answer_demands(farm, out)
-        for digest, scored in farm.undecided:
-            depends.need_verdicts(farm, digest, out, scored)
-        farm.undecided.clear()
-        if farm.checks:
+        if farm.nested_waits.over:
+            lending.resume_runs(farm, now, out)
+        if farm.agents.changed:
+            agents.answer_resource_requests(farm, out)
+        for digest, scored in farm.functions.undecided:
+            depends.ask_for_verdicts(farm, digest, out, scored)
+        farm.functions.undecided.clear()
+        if farm.functions.checks:
             asking.answer_checks(farm, out)
         dispatch(farm, now, out)
         _tell_clients(farm, out)
@@ -239,20 +244,20 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When (monotonic) the next timer is due."""
-        return self.farm.timers[0][0] if self.farm.timers else None
+        return self.farm.timers.heap[0][0] if self.farm.timers.heap else None
 
     def check(self) -> None:
         """Every invariant; tests call it after each event.  Raises AssertionError."""
         check(self.farm)
 
 
-def _tell_clients(farm: Farm, out: Decision) -> None:
-    for client in farm.touched.values():
+def _tell_clients(farm: SchedulerState, out: Decision) -> None:
+    for client in farm.clients.to_tell.values():
         _tell(client, out)
-    farm.touched.clear()
+    farm.clients.to_tell.clear()
 
 
-def _tell(client: Client, out: Decision) -> None:
+def _tell(client: ClientEntry, out: Decision) -> None:
     # Refusals are among the ends: who waits for the acceptance is to know of them then.
     if client.finals:
         out.sends.append((client.session, m.Finals(client.finals)))
@@ -262,84 +267,92 @@ def _tell(client: Client, out: Decision) -> None:
         client.accepted = {}
 
 
-def check(farm: Farm) -> None:
+def check(farm: SchedulerState) -> None:
     """What must hold between any two turns."""
     counted = dict.fromkeys(State, 0)
-    for task in farm.tasks.values():
+    for task in farm.tasks.unfinished.values():
         counted[task.state] += 1
-    for reason in farm.finals.values():
+    for reason in farm.tasks.finals.values():
         counted[State.FAILED if reason else State.SUCCEEDED] += 1
-    assert counted == farm.counts, f"states are miscounted: {farm.counts} should be {counted}"
-    assert not farm.tasks.keys() & farm.finals.keys(), "a task is both alive and final"
+    assert counted == farm.tasks.counts, f"states are miscounted: {farm.tasks.counts} should be {counted}"
+    assert not farm.tasks.unfinished.keys() & farm.tasks.finals.keys(), "a task is both alive and final"
     running: dict[str, int] = {}
     needed: dict[str | None, int] = {}
     of_jobs: dict[str | None, int] = {}
-    for task_id, task in farm.tasks.items():
+    for task_id, task in farm.tasks.unfinished.items():
         assert task.id == task_id
         needed[task.environment] = needed.get(task.environment, 0) + 1
         of_jobs[task.job] = of_jobs.get(task.job, 0) + 1
         place = task.place
-        if type(place) is Handed:
+        if type(place) is Assigned:
             assert task.task_class is None, f"task {task_id} is handed out and queued"
-            engine = farm.engines.get(place.engine)
+            engine = farm.engines.by_name.get(place.engine)
             assert engine is not None, f"task {task_id} is on an engine that is gone"
-            assert (task_id, place.attempt) in engine.handed, f"task {task_id} is not held by its engine"
+            assert (task_id, place.attempt) in engine.assigned, f"task {task_id} is not held by its engine"
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
-        elif task.task_class is None and not task.left and task.job not in farm.paused:
-            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers), f"task {task_id} waits for nothing"
+        elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
+            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
+                f"task {task_id} waits for nothing"
+            )
     assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
     _check_queues(farm)
     _check_engines(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
     graph.check_graph(farm)
-    lending.check_lending(farm)
+    lending.check_nested_waits(farm)
 
 
-def _check_queues(farm: Farm) -> None:
+def _check_queues(farm: SchedulerState) -> None:
     sizes: dict[int, int] = {}
-    for task in farm.tasks.values():
+    for task in farm.tasks.unfinished.values():
         if task.task_class is not None:
             sizes[id(task.task_class)] = sizes.get(id(task.task_class), 0) + 1
     open_size = 0
-    for key, task_class in farm.classes.items():
+    for key, task_class in farm.queues.classes.items():
         assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
         assert (task_class.head() is not None) == (task_class.size > 0), f"class {key} lost its head"
         open_size += 0 if task_class.restricted else task_class.size
         for engine in task_class.eligible:
-            assert engine.name in farm.engines, f"class {key} counts on engine {engine.id}, which is gone"
+            assert engine.name in farm.engines.by_name, f"class {key} counts on engine {engine.id}, which is gone"
     assert not sizes, "a task waits in a class that was dropped"
-    assert open_size == farm.open_size, "open_size is miscounted"
-    assert sum(c.size for c in farm.classes.values()) == farm.queued, "queued is miscounted"
+    assert open_size == farm.queues.open_size, "open_size is miscounted"
+    assert sum(c.size for c in farm.queues.classes.values()) == farm.queues.size, "queued is miscounted"
 
 
-def _check_engines(farm: Farm) -> None:
-    for engine in farm.waiting:
-        noted = [entry for entry in farm.idle.get(engine.agent, ()) if entry[-1] is engine and entry[1] == engine.given]
+def _check_engines(farm: SchedulerState) -> None:
+    for engine in farm.readiness.idle:
+        noted = [
+            entry
+            for entry in farm.readiness.idle_heaps.get(engine.agent, ())
+            if entry[-1] is engine and entry[1] == engine.last_batch
+        ]
         assert noted, f"idle engine {engine.id} is not noted where it is looked for"
-    assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
-    for engine in farm.engines.values():
-        assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"
-        for run, handing in engine.handed.items():
-            assert run in handing.batch.runs, f"run {run} is not in its batch"
-        done = engine.retiring and not engine.handed and engine.state == EngineState.UP
+    assert not farm.readiness.candidates or farm.lifecycle.held or farm.lifecycle.stopping, (
+        "an engine was not looked at"
+    )
+    for engine in farm.engines.by_name.values():
+        assert engine.not_quick == sum(not h.quick for h in engine.assigned.values()), "closed is miscounted"
+        for run, assigned in engine.assigned.items():
+            assert run in assigned.batch.runs, f"run {run} is not in its batch"
+        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP
         assert not done, f"engine {engine.id} was to end and was forgotten"
-        agent = farm.agents.get(engine.agent)
-        able = engine.state == EngineState.UP and agent is not None and agent.able
-        if able and not engine.handed and engine not in farm.waiting and engine not in farm.barred:
-            assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
+        agent = farm.agents.by_session.get(engine.agent)
+        able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks
+        if able and not engine.assigned and engine not in farm.readiness.idle and engine not in farm.readiness.blocked:
+            assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )
 
 
-def _check_claims(farm: Farm) -> None:
+def _check_claims(farm: SchedulerState) -> None:
     groups: dict[str, int] = {}
-    for agent in farm.agents.values():
+    for agent in farm.agents.by_session.values():
         used: dict[str, float] = {}
-        held = [(run, h) for engine in agent.engines.values() for run, h in engine.handed.items()]
-        for _, handing in held:
-            claim = handing.claim
+        held = [(run, h) for engine in agent.engines.values() for run, h in engine.assigned.items()]
+        for _, assigned in held:
+            claim = assigned.claim
             for name, value in claim.amounts.items() if claim is not None else ():
                 used[name] = used.get(name, 0.0) + value
             if claim is not None and claim.group is not None:
@@ -352,20 +365,22 @@ def _check_claims(farm: Farm) -> None:
             )
         if agent.exclusive is not None:
             # What an agent reports of tasks that have ended is but an answer on its way.
-            alive = [run for run, handing in held if handing.batch.number >= 0]
+            alive = [run for run, assigned in held if assigned.batch.number >= 0]
             assert alive == [agent.exclusive], f"{agent.node} is not its exclusive task's alone"
-    running = {name: group.running for name, group in farm.groups.items() if group.running}
+    running = {name: group.running for name, group in farm.limits.groups.items() if group.running}
     assert running == groups, f"groups are miscounted: {running} should be {groups}"
 
 
-def _check_environments(farm: Farm, needed: dict[str | None, int], of_jobs: dict[str | None, int]) -> None:
-    for identity, use in farm.environments.items():
+def _check_environments(farm: SchedulerState, needed: dict[str | None, int], of_jobs: dict[str | None, int]) -> None:
+    for identity, use in farm.environments.uses.items():
         assert use.unfinished == needed.get(identity, 0), f"tasks of environment {identity} are miscounted"
-        assert all(engine.name in farm.engines for engine in use.engines), f"environment {identity} keeps a lost engine"
-    assert needed.keys() - {None} <= farm.environments.keys(), "an environment that tasks need was forgotten"
-    for engine in farm.engines.values():
+        assert all(engine.name in farm.engines.by_name for engine in use.engines), (
+            f"environment {identity} keeps a lost engine"
+        )
+    assert needed.keys() - {None} <= farm.environments.uses.keys(), "an environment that tasks need was forgotten"
+    for engine in farm.engines.by_name.values():
         environment = engine.environment
-        known = environment is None or engine in farm.environments[environment.identity].engines
+        known = environment is None or engine in farm.environments.uses[environment.identity].engines
         assert known, f"engine {engine.id} is not counted where its environment is"
-    for job_id, job in farm.jobs.items():
+    for job_id, job in farm.jobs.by_id.items():
         assert job.unfinished == of_jobs.get(job_id, 0), f"tasks of job {job_id} are miscounted"

@@ -31,7 +31,7 @@ class Queued(msgspec.Struct, frozen=True):
     """The same as the store keeps it."""
 
 
-class Handed(msgspec.Struct, frozen=True):
+class Assigned(msgspec.Struct, frozen=True):
     """Given to an engine.  `since_s` None: sent ahead, not begun."""
 
     engine: Incarnation
@@ -40,7 +40,7 @@ class Handed(msgspec.Struct, frozen=True):
     wall_s: float | None = None
 
 
-Place: TypeAlias = Queued | Handed
+Place: TypeAlias = Queued | Assigned
 
 QUEUED = Queued()
 RETURNED = Queued(Waiting.RETURNED)
@@ -58,7 +58,7 @@ class Rejection(msgspec.Struct):
     """The engine's properties version at the time: another one now lifts the rejection."""
 
 
-class Course(msgspec.Struct, gc=False):
+class TrialState(msgspec.Struct, gc=False):
     """What only few tasks have come to: trials, and what running ones have said of themselves."""
 
     trial: int = 1
@@ -75,7 +75,7 @@ class Course(msgspec.Struct, gc=False):
     """It runs longer than `warn_after`."""
 
 
-class Task:
+class TaskEntry:
     """One unfinished task.
 
     `attempt` is the number of the latest hand-out, `errors` and `losses` what was spent of its budget,
@@ -83,9 +83,9 @@ class Task:
     """
 
     __slots__ = (
-        "attempt", "avoid", "course", "environment", "errors", "function", "history", "id", "job", "key", "left",
-        "losses", "needs", "parent", "place", "queue_seq", "recovery",
-        "rejections", "rules", "session", "submitted_s", "suspect", "task_class",
+        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "job", "key",
+        "losses", "parent", "place", "queue_seq", "recovery",
+        "rejections", "rules", "session", "submitted_s", "suspect", "task_class", "trial_state", "waits_for",
     )  # fmt: skip
 
     def __init__(
@@ -115,14 +115,14 @@ class Task:
         """The job that counts it, whatever its recovery tasks say."""
         self.environment: str | None = None
         """Identity of the environment that counts it."""
-        self.needs: Needs | None = None
-        self.left: set[int] | None = None
+        self.dependencies: Needs | None = None
+        self.waits_for: set[int] | None = None
         """Tasks that it waits for; None or empty: for none."""
         self.parent: int | None = None
         """The task that submitted it."""
-        self.course: Course | None = None
+        self.trial_state: TrialState | None = None
 
-    def __lt__(self, other: Task) -> bool:
+    def __lt__(self, other: TaskEntry) -> bool:
         # A task that left a queue and came back stands twice in its heap, under one (key, queue_seq).
         return self.id < other.id
 
@@ -130,13 +130,13 @@ class Task:
     def state(self) -> State:
         """The public state: scheduled until an engine began it."""
         place = self.place
-        return State.PENDING if type(place) is Handed and place.since_s is not None else State.SCHEDULED
+        return State.PENDING if type(place) is Assigned and place.since_s is not None else State.SCHEDULED
 
-    def own_course(self) -> Course:
+    def own_trial_state(self) -> TrialState:
         """Its course, to be written to."""
-        if self.course is None:
-            self.course = Course()
-        return self.course
+        if self.trial_state is None:
+            self.trial_state = TrialState()
+        return self.trial_state
 
     @property
     def retries_left(self) -> int:
@@ -159,7 +159,7 @@ class Task:
     def is_current(self, engine: Incarnation, run: RunKey) -> bool:
         """Whether an answer of this engine about this run still decides anything."""
         place = self.place
-        return type(place) is Handed and place.engine == engine and place.attempt == run[1]
+        return type(place) is Assigned and place.engine == engine and place.attempt == run[1]
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
