@@ -1,4 +1,4 @@
-"""Answers, addressed."""
+"""Answers to clients' questions and to running tasks' calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .messages import Answer, Reply
 
 
 def answer(session: str, n: int, said: Reply, out: Decision) -> None:
-    """To a client's question."""
+    """Answer question number `n` of a client's session."""
     out.sends.append((session, Answer(n, said)))
 
 
@@ -19,5 +19,5 @@ def reply(
     said: Spawned | ChildTable | Counted | Taken | Letters | Declined,
     out: Decision,
 ) -> None:
-    """To a running task's call."""
+    """Answer a running task's call."""
     out.sends.append((engine.agent, TaskReply(engine.name, call.run, call.n, said)))

@@ -1,4 +1,4 @@
-"""Checks of what users give: durations, sizes, counts.  Each returns the value as it is kept; None stays None."""
+"""Checks of durations, sizes and counts that users give.  Each returns the value as it is kept; None stays None."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from .demands import bytes_of
 
 
 def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
-    """A duration as seconds or timedelta, 0 or more; zero=False: more than 0."""
+    """Return a duration in seconds.
+
+    value: seconds or a timedelta, 0 or more; with zero=False more than 0.  TypeError or ValueError: it is neither."""
     if value is None:
         return None
     if isinstance(value, timedelta):
@@ -21,7 +23,10 @@ def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
 
 
 def check_bytes(what: str, value: object) -> int | None:
-    """A size in bytes: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024)."""
+    """Return a size in bytes.
+
+    value: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024).  TypeError or ValueError: it is
+    neither."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -37,7 +42,7 @@ def check_bytes(what: str, value: object) -> int | None:
 
 
 def check_count(what: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`."""
+    """Return a whole number that is at least `least`.  TypeError or ValueError: it is not."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):

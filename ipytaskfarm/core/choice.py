@@ -1,15 +1,15 @@
-"""Which of several free engines a task takes.
+"""Which of several free engines takes a task.
 
 default             agents of the highest priority, in turns; of an agent's engines the least recently used, blank ones
                     before those that have an environment
 priority            agents of the highest priority, then the lowest engine id
-least_recent        the engine that was given its last task the longest ago, wherever
-most_recent         the other way round: the others may rest, and be recycled
+least_recent        the engine that was given its last task the longest ago, on any node
+most_recent         the engine that was given its last task most recently: the others may rest, and be recycled
 random              seeded
-nearest_environment on the node where most engines have the task's environment: what it left there is near
+nearest_environment an engine on the node where most engines have the task's environment: what it left there is near
 
-Whatever is chosen, an engine that has the task's environment comes before one that would have to be set up, and a
-locality function's word before all.  The default way costs nothing per engine; the others look at all free ones.
+Under each placement an engine that has the task's environment comes before one that would have to be set up, and a
+locality function decides before all else.  The default costs nothing per engine; the others look at all free engines.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .readiness import IdleEntry
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
 
 _STALE_MAX = 16
-"""Beside one for each engine, so many entries of engines that have worked since they were noted are kept."""
+"""So many outdated entries are kept in an agent's heap, beside one entry for each engine."""
 
 _Rank = Callable[[SchedulerState, TaskClass, list[EngineEntry]], EngineEntry]
 
 
 def in_default_order(farm: SchedulerState, engines: Iterable[EngineEntry]) -> list[EngineEntry]:
-    """Free engines in the default order."""
+    """Return free engines in the default order."""
     by_agent: dict[str, list[EngineEntry]] = {}
     for engine in engines:
         by_agent.setdefault(engine.agent, []).append(engine)
@@ -58,7 +58,7 @@ def _least_recent(engine: EngineEntry) -> tuple[bool, int, int]:
 
 
 def note_idle(farm: SchedulerState, engine: EngineEntry) -> None:
-    """It has joined those that wait: `first_idle` finds it from now on."""
+    """Record that an engine is idle, so that `first_idle` finds it."""
     heap = farm.readiness.idle_heaps.setdefault(engine.agent, [])
     own = farm.agents.by_session[engine.agent].engines.values()
     if len(heap) > 2 * len(own) + _STALE_MAX:
@@ -72,8 +72,9 @@ def _entry(farm: SchedulerState, engine: EngineEntry) -> IdleEntry:
 
 
 def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
-    """So many of the engines that wait, those that `in_turns` puts first; no other is looked at.  They are to be woken:
-    none of them is found a second time."""
+    """Return the first `count` idle engines of the default order, without a look at the others.
+
+    The caller wakes them: none of them is found a second time."""
     heads: list[tuple[bool, int, int, int, int, list[IdleEntry]]] = []
     for number, (session, heap) in enumerate(list(farm.readiness.idle_heaps.items())):
         agent = farm.agents.by_session.get(session)
@@ -94,7 +95,7 @@ def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
 
 
 def _has_idle(farm: SchedulerState, heap: list[IdleEntry], chosen: dict[EngineEntry, None]) -> bool:
-    """Whether there is another one, which then stands first: what has worked since it was noted is dropped."""
+    """Drop outdated entries from a heap, and return whether an idle engine is left, which is then the first."""
     while heap:
         prepared, given, _, _, engine = heap[0]
         if engine in farm.readiness.idle and engine not in chosen and (prepared, given) == _least_recent(engine)[:2]:
@@ -104,7 +105,7 @@ def _has_idle(farm: SchedulerState, heap: list[IdleEntry], chosen: dict[EngineEn
 
 
 def better_engine(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> EngineEntry:
-    """The free engine that this class's head takes, where `engine` was about to."""
+    """Return the free engine that takes this class's head, where `engine` was about to."""
     requirements = task_class.key.requirements
     placement = (requirements.placement if requirements is not None else None) or farm.settings.placement
     locality = requirements.locality if requirements is not None else None
@@ -147,7 +148,7 @@ def _priority(farm: SchedulerState, task_class: TaskClass, free: list[EngineEntr
 
 
 def _random(farm: SchedulerState, task_class: TaskClass, free: list[EngineEntry]) -> EngineEntry:
-    # A linear congruential generator (Knuth's MMIX): no more is asked of it than that it is even, and repeatable.
+    # A linear congruential generator (Knuth's MMIX): it need only be even and repeatable.
     farm.readiness.random_state = (farm.readiness.random_state * 6364136223846793005 + 1442695040888963407) % 2**64
     return sorted(free, key=lambda e: e.id)[(farm.readiness.random_state >> 33) % len(free)]
 

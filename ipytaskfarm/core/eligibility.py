@@ -1,9 +1,9 @@
 """Which engines may serve which class of tasks.
 
-Restricted classes keep the set of their engines (`TaskClass.eligible`); it is worked out anew only when something it
-rests on has changed: an engine came or went, a depend function spoke, a task was rejected.  An engine's environment is
-not among these things (`core.environments`: another one can be made to serve), nor is what changes from moment to
-moment (`core.gates`).
+A restricted class keeps the set of its engines (`TaskClass.eligible`).  The set is computed again only when something
+has changed that it depends on: an engine came or went, a depend function answered, a task was rejected.  An engine's
+environment is none of these (an engine can be recycled for another environment, see `core.environments`), nor are
+resources, limits and load (see `core.gates`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .functions import locality_key
 from .queue import OPEN_CLASS, ClassKey, TaskClass, serves_environment
 
 _KEPT_CLASSES = 1024
-"""Empty classes are kept for their measured durations up to this many, or to one for each engine."""
+"""So many empty classes, or one for each engine, are kept for their measured durations."""
 
 
 def class_for(farm: SchedulerState, key: ClassKey) -> TaskClass:
-    """The class of that key, made if it is new."""
+    """Return the class of a key; it is made if it is new."""
     task_class = farm.queues.classes.get(key)
     if task_class is None:
         kept = max(_KEPT_CLASSES, len(farm.engines.by_name))
@@ -48,7 +48,7 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
 
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
-    """Whether this engine may run tasks of this class now."""
+    """Return whether an engine may run tasks of this class now."""
     agent = farm.agents.by_session.get(engine.agent)
     if agent is not None and agent.excluded:
         return False
@@ -56,7 +56,7 @@ def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
         return False
     if key.own is not None and _rejected(farm, engine, key.own):
         return False
-    # Avoided engines are the last choice, not a forbidden one: alone, they serve.
+    # Avoided engines are the last choice, not a forbidden one: they serve when there are no others.
     if not key.avoid or engine.name not in key.avoid:
         return True
     others = (e for e in farm.engines.by_name.values() if e.state == EngineState.UP and e.name not in key.avoid)
@@ -81,9 +81,9 @@ def _has_time(farm: SchedulerState, engine: EngineEntry, limit_s: float) -> bool
 
 
 def unmet_requirement(farm: SchedulerState, engine: EngineEntry, requirements: Asks) -> str:
-    """Why this engine can never serve a task that asks for this, as the farm is now; "" if it can.
+    """Return why an engine can never meet these requirements, as the farm is now.  "" means it can.
 
-    Resources of an agent that has not said what it has (the controller has just started) count as enough."""
+    Resources of an agent that has not reported them (the controller has just started) count as enough."""
     agent = farm.agents.by_session.get(engine.agent)
     if requirements.requires:
         known = facts_of(engine)
@@ -107,12 +107,12 @@ def unmet_requirement(farm: SchedulerState, engine: EngineEntry, requirements: A
 
 
 def facts_of(engine: EngineEntry) -> dict[str, Any]:
-    """What conditions are weighed against: the engine's facts, and those of its properties that are plain values."""
+    """Return what conditions are compared with: an engine's facts, and its properties that are plain values."""
     return {**engine.facts, **engine.properties.plain} if engine.properties is not None else engine.facts
 
 
 def beyond_capacity(agent: AgentEntry, wants: tuple[Want, ...]) -> str:
-    """What this node could not give even if it were idle; "": nothing."""
+    """Return which of these resources a node could not give even if it were idle.  "" means none."""
     for want in wants:
         capacity = agent.capacity.get(want.name, 0.0)
         if capacity < want.least:
@@ -129,7 +129,7 @@ def _rejected(farm: SchedulerState, engine: EngineEntry, task_id: int) -> bool:
 
 
 def refresh_class(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Work out anew which engines may serve a class: engines came or went, a verdict or a rejection changed."""
+    """Compute again which engines may serve a class: engines, a verdict or a rejection have changed."""
     if not task_class.restricted:
         return
     task_class.eligible = engines_for(farm, task_class.key)
@@ -138,7 +138,9 @@ def refresh_class(farm: SchedulerState, task_class: TaskClass) -> None:
 
 
 def engines_for(farm: SchedulerState, key: ClassKey) -> dict[EngineEntry, None]:
-    """All engines that may serve a class; those that its targets exclude are not even looked at."""
+    """Return all engines that may serve a class.
+
+    Engines that the class's targets exclude are not looked at."""
     if key.targets is None:
         candidates: Iterable[EngineEntry] = farm.engines.by_name.values()
     else:
@@ -147,13 +149,13 @@ def engines_for(farm: SchedulerState, key: ClassKey) -> dict[EngineEntry, None]:
 
 
 def refresh_classes(farm: SchedulerState, engines: Iterable[EngineEntry]) -> None:
-    """After these engines came, went, or became other ones."""
+    """Update all classes after these engines came, went, or changed."""
     changed = list(engines)
     for task_class in farm.queues.classes.values():
         if not task_class.restricted:
             continue
         if task_class.key.avoid:
-            refresh_class(farm, task_class)  # whether an avoided engine serves depends on who else is there
+            refresh_class(farm, task_class)  # whether an avoided engine serves depends on the other engines
             continue
         for engine in changed:
             _refresh_member(farm, task_class, engine)
@@ -169,7 +171,7 @@ def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineE
 
 
 def announce(farm: SchedulerState, task_class: TaskClass) -> None:
-    """A class has an earlier head, or other engines: make it known where it can be found."""
+    """Make a class known to the engines that may serve it: it has an earlier head, or other engines."""
     if not task_class.restricted:
         farm.queues.open_heads.push(task_class)
         return
@@ -180,7 +182,7 @@ def announce(farm: SchedulerState, task_class: TaskClass) -> None:
 
 
 def announce_to(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
-    """The same for one engine."""
+    """Make a class known to one engine."""
     if not serves_environment(engine, task_class.environment):
         return
     engine.heads.push(task_class)

@@ -1,4 +1,4 @@
-"""An engine's end: what it holds is called back, nothing more is given to it, and its agent is told."""
+"""How an engine is ended: its runs are recalled, it gets no more, and its agent is told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXIT_S = 2.0
 
 
 def recall(farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], now: Now, out: Decision) -> None:
-    """Ask an engine for runs that it may not have begun."""
+    """Ask an engine to give back runs that it has not begun."""
     asked = []
     for run in runs:
         assigned = engine.assigned.get(run)
@@ -28,7 +28,7 @@ def recall(farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], now: N
 
 
 def retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """Nothing more for this engine; it ends when it is empty, and its slot with it."""
+    """Give an engine no more tasks, and end it when it is empty; its slot goes too."""
     engine.retiring = True
     engine.recycled = ""
     farm.readiness.withdraw(engine)
@@ -37,7 +37,7 @@ def retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
 
 
 def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: Decision) -> None:
-    """The same, but its slot is free for a fresh engine as soon as it is gone."""
+    """Retire an engine, and fill its slot with a new engine as soon as it is gone."""
     if engine.retiring or engine.state == EngineState.STOPPING:
         return
     out.notes.append(f"engine {engine.id} is recycled: {why}")
@@ -48,7 +48,9 @@ def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: 
 
 
 def end_engine(farm: SchedulerState, engine: EngineEntry, out: Decision, grace_s: float | None = None) -> None:
-    """Tell its agent to end it: by itself within grace_s (None: its teardown's time), else killed."""
+    """Tell an engine's agent to end it.
+
+    grace_s: after so long the engine is killed; None: the time of its environment's teardown."""
     if engine.state == EngineState.STOPPING:
         return
     engine.state = EngineState.STOPPING
@@ -58,5 +60,5 @@ def end_engine(farm: SchedulerState, engine: EngineEntry, out: Decision, grace_s
 
 
 def patience_s(engine: EngineEntry) -> float:
-    """How long an engine that was told to end may take."""
+    """Return how long an engine that was told to end may take."""
     return EXIT_S + (engine.environment.teardown_s if engine.environment is not None else 0.0)

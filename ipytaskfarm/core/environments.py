@@ -1,9 +1,9 @@
-"""Which engine prepares itself for which environment, and which one makes room for another.
+"""Which engine prepares itself for which environment, and which engine is recycled for another environment.
 
-An engine takes on an environment with the first task that needs it, and keeps it to its end.  A task finds its engine
-among those that have its environment, else a blank one takes it on, else an idle engine of another environment is
-recycled for it.  Blank engines prefer what nobody has yet, so that many environments on few engines are set up once
-each.  A busy engine gives way only to a higher priority, or to a task that was passed over for too long.
+An engine takes on an environment with the first task that needs it, and keeps it to its end.  A task is given to an
+engine that has its environment, else to a blank one, else an idle engine of another environment is recycled for it.
+Blank engines prefer an environment that no engine has yet, so that many environments on few engines are set up once
+each.  A busy engine is recycled only for a higher priority, or for a task that was passed over for too long.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .queue import TaskClass, serves_environment
 from .slots import free_slots
 
 LOOKED_AT = 64
-"""So many classes at most have room made for them in one turn."""
+"""At most so many classes are considered by `make_room` in one turn."""
 
 
 def class_for_blank(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> TaskClass:
-    """Of the classes as urgent as this one, the earliest whose environment no engine has; else this one."""
+    """Return, of the classes as urgent as this one, the earliest whose environment no engine has; else this one."""
     if task_class.environment is None or not farm.environments.uses[task_class.environment].engines:
         return task_class
 
@@ -37,7 +37,7 @@ def class_for_blank(farm: SchedulerState, engine: EngineEntry, task_class: TaskC
 
 
 def idle_engine_with(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> EngineEntry | None:
-    """An idle engine that has the environment already, where a blank one was about to take it on."""
+    """Return an idle engine that has the class's environment, where a blank one was about to take it on."""
     if task_class.environment is None or engine.environment is not None:
         return None
     for mate in farm.environments.uses[task_class.environment].engines:
@@ -54,9 +54,9 @@ def idle_engine_with(farm: SchedulerState, engine: EngineEntry, task_class: Task
 
 
 def why_gives_way(farm: SchedulerState, engine: EngineEntry, own: tuple[object, int] | None, now: Now) -> str:
-    """Why this engine, free or about to be, is to be recycled for a task of another environment; "": it is not.
+    """Return why an engine is recycled for a task of another environment.  "" means it is not.
 
-    own: (key, queue_seq) of what it would take next."""
+    own: (key, queue_seq) of the task that the engine would take next."""
     found = farm.queues.environment_heads.first()
     if found is None or engine.environment is None:
         return ""
@@ -69,7 +69,7 @@ def why_gives_way(farm: SchedulerState, engine: EngineEntry, own: tuple[object, 
     if engines_coming(farm) or not _could_serve(farm, engine, task_class):
         return ""
     if any(_could_serve(farm, other, task_class) for other in farm.readiness.idle):
-        return ""  # an idle one makes room at the end of the turn
+        return ""  # an idle one is recycled at the end of the turn
     what = "a more urgent task" if more_urgent else "a task that has waited long"
     return f"for {what} of environment {_name(farm, task_class)}"
 
@@ -77,7 +77,7 @@ def why_gives_way(farm: SchedulerState, engine: EngineEntry, own: tuple[object, 
 def _was_passed_over(
     farm: SchedulerState, task_class: TaskClass, head: tuple[object, int], own: tuple[object, int], now: Now
 ) -> bool:
-    """Whether its head has waited too long behind tasks that came later, and nobody has its environment."""
+    """Return whether a class's head has waited too long behind later tasks, and no engine has its environment."""
     patience_s = farm.settings.environment_patience_s
     first = task_class.first()
     if patience_s is None or first is None or head > own or task_class.environment is None:
@@ -86,7 +86,7 @@ def _was_passed_over(
 
 
 def _could_serve(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> bool:
-    """If it were blank."""
+    """Return whether an engine could serve a class if it were blank."""
     if engine.state != EngineState.UP or engine.retiring or not may_serve(farm, engine, task_class.key):
         return False
     agent = farm.agents.by_session.get(engine.agent)
@@ -98,7 +98,7 @@ def _could_serve(farm: SchedulerState, engine: EngineEntry, task_class: TaskClas
 
 
 def engines_coming(farm: SchedulerState) -> int:
-    """Engines that will be there soon, and blank."""
+    """Return how many blank engines will be there soon."""
     starting = sum(len(agent.starting) for agent in farm.agents.by_session.values())
     return starting + sum(
         1
@@ -108,7 +108,7 @@ def engines_coming(farm: SchedulerState) -> int:
 
 
 def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn: tasks whose environment no free engine has get idle engines of other environments."""
+    """At the end of a turn, recycle idle engines for tasks whose environment no free engine has."""
     if farm.queues.environment_heads.first() is None:
         return
     idle = [engine for engine in farm.readiness.idle if engine.environment is not None]
@@ -139,7 +139,10 @@ def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def _worth(farm: SchedulerState, engine: EngineEntry) -> tuple[bool, bool, bool, float]:
-    """Smallest first: whose environment was edited, which nobody needs, where nobody keeps things, longest idle."""
+    """Order engines by how little they are needed.
+
+    First come those whose environment was edited, then those whose environment nobody needs, then those that ran no
+    commands of users, then those that were idle the longest."""
     environment = engine.environment
     assert environment is not None
     edited = (

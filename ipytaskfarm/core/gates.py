@@ -1,9 +1,9 @@
-"""What changes from moment to moment: resources, limits, load.  May a task of this class start on this node now?
+"""Admission: may a task of this class start on this node now?  That depends on resources, limits and load.
 
-What a run takes of its node is its `Claim`, made when it is handed out and given back when it is answered.  A class
-that finds its gate closed is *parked*, with the node or with its group, and announced again when something changes
-there; so it delays nobody, and nobody looks at it in vain.  One that has waited too long for room is not passed over
-any longer: one node *reserves* for it and starts nothing that stands after it (an exclusive task: at once).
+What a run takes of its node is its `Claim`, made when the run is assigned and given back when it is answered.  A class
+that may not start is *parked*, with the node or with its group, and announced again when something changes there; so it
+delays nobody, and nobody looks at it in vain.  A class that has waited too long for resources is no longer passed over:
+one node *reserves* what becomes free for it, and starts nothing later than its head (for an exclusive task: at once).
 """
 
 from __future__ import annotations
@@ -40,21 +40,23 @@ _DUST = 1e-9
 
 
 class Closed(NamedTuple):
-    """A gate that does not open now."""
+    """Why a task may not start now."""
 
     why: str
     by_group: bool = False
-    """It opens when fewer of the group run, wherever."""
+    """Whether it may start when fewer tasks of the group run, on any node."""
     for_room: bool = False
-    """It opens when there is more room on the node."""
+    """Whether it may start when more resources are free on the node."""
     for_time: bool = False
-    """It does not open again."""
+    """Whether it may never start here, because too little of the agent's time is left."""
 
 
 def gate(
     farm: SchedulerState, agent: AgentEntry, requirements: Asks | None, limit_s: float | None = None
 ) -> Closed | None:
-    """Why a task that asks for this may not start on this node now; None: it may.  limit_s: its time limit."""
+    """Return why a task with these requirements may not start on this node now.  None: it may.
+
+    limit_s: the task's time limit."""
     if agent.exclusive is not None:
         return Closed(f"task {agent.exclusive[0]} has {agent.node} to itself")
     if requirements is None or not requirements.force:
@@ -96,7 +98,7 @@ def _limit(farm: SchedulerState, agent: AgentEntry, requirements: Asks) -> Close
 
 
 def overload(farm: SchedulerState, agent: AgentEntry) -> str:
-    """The load guard's word: why nothing is started there; "" if it may be."""
+    """Return why the load guard lets nothing start on a node.  "" means it does."""
     state, settings = agent.state, farm.settings
     if state is None:
         return ""
@@ -111,7 +113,7 @@ def overload(farm: SchedulerState, agent: AgentEntry) -> str:
 
 
 def lacks_time(farm: SchedulerState, agent: AgentEntry, limit_s: float | None) -> str:
-    """Why a task that may take so long is not started on this node any more; "": it would have the time."""
+    """Return why a task that may take `limit_s` is not started on this node any more.  "" means there is time."""
     if limit_s is None or agent.ends_s is None or farm.mono_s + limit_s <= agent.ends_s:
         return ""
     left_s = max(0.0, agent.ends_s - farm.mono_s)
@@ -119,7 +121,7 @@ def lacks_time(farm: SchedulerState, agent: AgentEntry, limit_s: float | None) -
 
 
 def changing_facts(farm: SchedulerState, agent: AgentEntry) -> dict[str, float]:
-    """The facts of a node that change by themselves."""
+    """Return the facts of a node that change by themselves."""
     left_s = inf if agent.ends_s is None else max(0.0, agent.ends_s - farm.mono_s)
     found: dict[str, float] = {FREE_CORES: _free(agent, CORES), TIME_LEFT: left_s}
     if agent.state is not None:
@@ -137,7 +139,9 @@ def _free(agent: AgentEntry, name: str) -> float:
 
 
 def claim(farm: SchedulerState, agent: AgentEntry, task: TaskEntry, run: RunKey) -> Claim | None:
-    """What this task takes from now on; None: nothing that is counted.  Its gate was found open."""
+    """Take what a task needs from its node, and return the claim.  None: the task needs nothing that is counted.
+
+    The task was admitted before (`gate`)."""
     requirements = (task.rules or DEFAULT_RULES).asks
     if requirements is None or not requirements.gated:
         return None
@@ -161,7 +165,7 @@ def _take(farm: SchedulerState, agent: AgentEntry, made: Claim, run: RunKey) -> 
 
 
 def _allot_gpus(agent: AgentEntry, made: Claim) -> tuple[str, ...]:
-    """As many of the node's GPUs as it was allotted, those that it has already first; they are from now on in use."""
+    """Return as many of the node's GPUs as the claim counts, those that it has already first, and mark them as used."""
     count = int(made.amounts.get(GPU, 0) + _DUST)
     if not count:
         return ()
@@ -172,7 +176,7 @@ def _allot_gpus(agent: AgentEntry, made: Claim) -> tuple[str, ...]:
 
 
 def release_claim(farm: SchedulerState, agent: AgentEntry | None, session: str, made: Claim, run: RunKey) -> None:
-    """The run has been answered, or is lost."""
+    """Give back what a run has taken: it was answered, or is lost."""
     if made.group is not None and (group := farm.limits.groups.get(made.group)) is not None:
         group.running -= 1
         group.per_agent[session] -= 1
@@ -202,7 +206,7 @@ def _free_resources(agent: AgentEntry, made: Claim) -> None:
 def adopt_claim(
     farm: SchedulerState, agent: AgentEntry, made: Claim, amounts: dict[str, float], gpus: tuple[str, ...]
 ) -> None:
-    """An agent says what a run of the controller's life before holds."""
+    """Replace a claim by what an agent reports of a run of the controller's life before."""
     _free_resources(agent, made)
     made.amounts, made.gpus = dict(amounts), gpus
     for name, value in amounts.items():
@@ -216,7 +220,7 @@ def adopt_claim(
 def answer_resource_request(
     farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: Demand
 ) -> Granted | None:
-    """What a running task holds from now on; None: it has to wait for more."""
+    """Change what a running task has to what it requests.  None: it must wait for more."""
     assigned = engine.assigned[request.run]
     made = assigned.claim or Claim()
     for name, value in request.amounts.items():
@@ -241,7 +245,7 @@ def answer_resource_request(
 
 
 def park(farm: SchedulerState, agent: AgentEntry, task_class: TaskClass, closed: Closed) -> None:
-    """It need not be looked at again before something has changed."""
+    """Set a class aside until something has changed."""
     if closed.for_time:
         for engine in agent.engines.values():
             task_class.eligible.pop(engine, None)
@@ -263,7 +267,7 @@ def _group_of(farm: SchedulerState, task_class: TaskClass) -> ParallelGroup | No
 
 
 def announce_parked(farm: SchedulerState) -> None:
-    """Where something has changed: what is parked there is announced, engines that could start nothing are woken."""
+    """Announce the classes that are parked on nodes where something has changed, and wake the engines there."""
     for session in farm.agents.changed:
         agent = farm.agents.by_session.get(session)
         if agent is None:
@@ -281,7 +285,7 @@ def announce_parked(farm: SchedulerState) -> None:
 
 
 def reserves(farm: SchedulerState, agent: AgentEntry, task_class: TaskClass, closed: Closed, now: Now) -> bool:
-    """Whether this node keeps what becomes free for this class's head, and starts nothing that stands after it."""
+    """Return whether a node keeps what becomes free for this class's head, and starts nothing later."""
     if not closed.for_room:
         return False
     first = task_class.first()

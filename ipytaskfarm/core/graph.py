@@ -1,7 +1,7 @@
-"""The graph of tasks: what waits for what, what the end of one means for those that wait for it, and running again.
+"""What the end of a task means for the tasks that wait for it, and how ended tasks run again.
 
-Edges are counted where tasks come and go (`core.transition`); here is what follows from an end.  All of it works
-through lists, never by recursion: a chain may be as long as memory allows.  The cost is the number of edges.
+The edges are counted where tasks come and go (`core.transition`).  All work here goes through lists, never by
+recursion, because a chain may be as long as memory allows.  The cost is the number of edges.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .transition import (
 )
 
 MAX_INPUT_LOSSES = 10
-"""A task that has found its inputs lost so often, and finds it once more, has failed."""
+"""A task that has found its inputs lost so often fails the next time."""
 
 
 def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
-    """Why a task with these edges cannot be accepted; "" if it can."""
+    """Return why a task with these edges cannot be accepted.  "" means it can."""
     for other in needs.after:
         if other == task_id:
             return f"task {task_id} cannot wait for itself"
@@ -45,7 +45,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
 
 
 def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn: whoever waits for tasks that have ended goes on, or ends with them."""
+    """At the end of a turn, let the tasks go on that wait for ended ones, or end them too."""
     while farm.graph.ended or farm.graph.ready_joins:
         while farm.graph.ready_joins:
             task = farm.tasks.unfinished.get(farm.graph.ready_joins.popleft())
@@ -56,7 +56,7 @@ def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) -> None:
-    if ended in farm.tasks.unfinished:  # it was reopened in the same turn: they wait on
+    if ended in farm.tasks.unfinished:  # the task was reopened in the same turn: its dependents go on waiting
         return
     reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(ended, "")
     tasks = farm.tasks.unfinished
@@ -90,10 +90,10 @@ def _with_its_need(task: TaskEntry, ended: int, reason: str, needs: Needs, now: 
 def inputs_lost(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> str:
-    """A run says that results which it was given are gone: they are made again, and what was made of them, then it
-    runs again, uncharged.  Returns why that cannot be, or "".
+    """Requeue a run, uncharged, that has reported that some of its inputs are lost.
 
-    A report about a result that has been made again since the run began is stale: the run is simply repeated."""
+    The lost results, and all that were made of them, are made again first.  A report about a result that was made again
+    since the run began is stale: then the run is only repeated.  Returns why the run cannot be repeated, or ""."""
     word = ended.word if isinstance(ended.word, LostInputs) else LostInputs(())
     place = task.place
     since_s = place.since_s if type(place) is Assigned and place.since_s is not None else now.mono_s
@@ -108,7 +108,7 @@ def inputs_lost(
     wait_for(farm, task, word.ids)
     requeue(farm, task, Queued(FOR_TASKS.why), out)
     if lost:
-        # What is read from the store comes with the next event: it stays where it is until then.
+        # The lost tasks are read from the store and come with a later event.  Until then this task waits for them.
         task.waits_for = {*(task.waits_for or ()), *lost}
         for other in lost:
             farm.graph.add_dependent(other, task.id)
@@ -123,7 +123,7 @@ def inputs_lost(
 def on_ended_loaded(
     farm: SchedulerState, records: list[TaskRecord], asked: list[int], outcome: str, out: Decision
 ) -> list[TaskEntry]:
-    """Ended tasks, read back from the store, are to run again; gives them back."""
+    """Reopen ended tasks that were read back from the store, and return them."""
     fresh = []
     for record in records:
         if farm.tasks.finals.get(record.id) == "":
@@ -147,13 +147,13 @@ def on_ended_loaded(
         client = farm.clients.by_session.get(task.session)
         if client is not None and client.connected:
             out.sends.append((task.session, Reopened([task.id])))
-    # Cleared in the meantime: who waits for it learns that it is gone.
+    # Tasks that were cleared in the meantime: those that wait for them are told that they are gone.
     farm.graph.ended.extend(i for i in asked if i not in farm.tasks.unfinished)
     return [task for task, _ in fresh]
 
 
 def _hold_back(farm: SchedulerState, again: set[int]) -> None:
-    """What has not begun and takes a result that is to be made again waits for it."""
+    """Let tasks wait that take a result which is made again, unless they have begun."""
     for task in farm.tasks.unfinished.values():
         needs = task.dependencies
         if needs is None or task.id in again or type(task.place) is Assigned or again.isdisjoint(needs.after):
@@ -163,7 +163,7 @@ def _hold_back(farm: SchedulerState, again: set[int]) -> None:
 
 
 def check_graph(farm: SchedulerState) -> None:
-    """What must hold of it between two turns.  Raises AssertionError."""
+    """Assert what must hold of the graph between two turns.  Raises AssertionError."""
     takers: dict[int, int] = {}
     for task in farm.tasks.unfinished.values():
         for source in task.dependencies.takes if task.dependencies is not None else ():

@@ -1,8 +1,8 @@
-"""Tasks that wait for other tasks, inside their run: their place is lent to those meanwhile.
+"""Nested waits: tasks that wait inside their run for other tasks, and lend their slot to those meanwhile.
 
-What the waiting run holds of its node is given back, one more engine is started on its node, and what was sent ahead
-behind it is called back.  When all that it waits for has ended it takes its share again (as soon as there is room), is
-answered, and the additional engine ends when it is empty.
+The resources of the waiting run are given back, one more engine is started on its node, and what was sent ahead behind
+the run is recalled.  When all that the run waits for has ended it takes its resources again, as soon as they are free,
+and is answered.  The additional engine ends when it is empty.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .inside import NestedWait
 from .task import DEFAULT_RULES
 
 MAX_EXTRA_ENGINES = 32
-"""On one node; a task that waits beyond that lends nothing, and `explain` says so."""
+"""The most additional engines on one node.  A task that waits beyond that lends no slot, and `explain` says so."""
 
 
 def wait_in_run(
     farm: SchedulerState, engine: EngineEntry, call: TaskCall, question: Await, now: Now, out: Decision
 ) -> None:
-    """A running task waits until these have ended; the empty list: it waits no longer."""
+    """Let a running task wait until these tasks have ended.  An empty list ends its wait."""
     assigned = engine.assigned.get(call.run)
     if assigned is None:
         return
@@ -47,6 +47,7 @@ def wait_in_run(
 def _lend_slot(
     farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, waiting: NestedWait, now: Now, out: Decision
 ) -> None:
+    """Give back the resources of a waiting run, and let one more engine run on its node."""
     if waiting.slot_lent:
         return
     recall(farm, engine, [run for run in engine.assigned if run != waiting.call.run], now, out)
@@ -61,7 +62,9 @@ def _lend_slot(
 
 
 def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, now_s: float | None) -> None:
-    """It has its place again, or needs it no more.  now_s: when engines are to be counted anew."""
+    """Forget a run's wait: it continues, or it is over.
+
+    now_s: when (monotonic) the engines are counted anew; None: at once."""
     waiting = assigned.nested_wait
     if waiting is None:
         return
@@ -81,7 +84,7 @@ def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, n
 
 
 def note_task_end(farm: SchedulerState, task_id: int) -> None:
-    """A task has ended that others wait for inside their runs."""
+    """Tell the runs that wait for a task that it has ended."""
     for name, run in farm.nested_waits.by_task.pop(task_id, ()):
         engine = farm.engines.by_name.get(name)
         assigned = engine.assigned.get(run) if engine is not None else None
@@ -92,7 +95,7 @@ def note_task_end(farm: SchedulerState, task_id: int) -> None:
 
 
 def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn: those whose waiting is over go on, where there is room for what they hold."""
+    """At the end of a turn, let the runs continue that have nothing left to wait for and whose resources are free."""
     for name, run in list(farm.nested_waits.over):
         engine = farm.engines.by_name.get(name)
         assigned = engine.assigned.get(run) if engine is not None else None
@@ -106,7 +109,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
             requirements = (task.rules or DEFAULT_RULES).asks
             if requirements is not None and requirements.gated:
                 if gate(farm, agent, requirements) is not None:
-                    continue  # others have its share still
+                    continue  # others still have its resources
                 assigned.claim = claim(farm, agent, task, run)
         failed = sum(1 for i in waiting.ids if farm.tasks.finals.get(i) or i in farm.tasks.refusals)
         reply(engine, waiting.call, Counted(failed), out)
@@ -114,7 +117,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def check_nested_waits(farm: SchedulerState) -> None:
-    """What must hold of it between two turns.  Raises AssertionError."""
+    """Assert what must hold of nested waits between two turns.  Raises AssertionError."""
     lent: dict[str, int] = {}
     for engine in farm.engines.by_name.values():
         for run, assigned in engine.assigned.items():

@@ -1,7 +1,7 @@
 """Messages between clients and running tasks: on disk before they are acknowledged, in order, each taken once.
 
-What a task is sent waits for it, also from one attempt to the next; what it sends is kept with its result.  Bodies stay
-in the store: here are only numbers, and who waits for the next one.
+A message to a task waits for it, also from one attempt to the next.  A message from a task is kept with its result.
+The bodies stay in the store; here are only numbers, and who waits for the next message.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .saves import SaveMail
 from .task import TaskEntry
 
 MARK_MAX = 200
+"""The most characters of a message's mark."""
 
 
 def _box(farm: SchedulerState, task_id: int) -> Mailbox:
@@ -25,7 +26,7 @@ def _box(farm: SchedulerState, task_id: int) -> Mailbox:
 
 
 def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
-    """To a task that has not ended."""
+    """Save messages to a task that has not ended."""
     if question.id not in farm.tasks.unfinished:
         ended = question.id in farm.tasks.finals or question.id in farm.tasks.refusals
         what = "has ended" if ended else "is not known"
@@ -62,7 +63,7 @@ def _wake_task(farm: SchedulerState, task_id: int, box: Mailbox, out: Decision) 
 def receive(
     farm: SchedulerState, engine: EngineEntry, task: TaskEntry, call: TaskCall, question: Receive, out: Decision
 ) -> None:
-    """A running task reads on, or waits for the next message."""
+    """Send a running task the messages that it has not read, or let it wait for the next one."""
     box = _box(farm, task.id)
     box.receiver = call
     if box.incoming > question.after:
@@ -72,14 +73,14 @@ def receive(
 def post(
     farm: SchedulerState, engine: EngineEntry, task: TaskEntry, call: TaskCall, question: Post, now: Now, out: Decision
 ) -> None:
-    """A running task says something to whoever reads it."""
+    """Save messages from a running task, and pass them on to the clients that wait for them."""
     box = _box(farm, task.id)
     sender = f"task {task.id}"
     mark = f"{call.run[1]}"
     done = box.posted.get(call.run[1], 0)
     for number, body in enumerate(question.bodies, question.first):
         if number <= done:
-            continue  # said before, and not heard to be taken
+            continue  # a repetition: the task has not heard that the message was taken
         box.outgoing += 1
         done = number
         out.saves.append(SaveMail(task.id, True, box.outgoing, sender, mark, now.wall_s, body))
@@ -91,7 +92,7 @@ def post(
 
 
 def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now, out: Decision) -> None:
-    """What a task has sent; of one that runs, as soon as there is something."""
+    """Answer with the messages from a task.  Of a running task that has sent none, answer as soon as there is one."""
     if question.id in farm.tasks.unfinished:
         box = _box(farm, question.id)
         if box.outgoing > question.after:
@@ -108,14 +109,14 @@ def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now
 
 
 def close(farm: SchedulerState, task_id: int, out: Decision) -> None:
-    """A task has ended: who waits for its messages gets the rest."""
+    """Send the rest of an ended task's messages to the clients that wait for them."""
     box = farm.conversations.mailboxes.pop(task_id, None)
     for reader in box.readers if box is not None else ():
         out.loads.append(LoadMail(reader.session, reader.n, task_id, True, reader.after, over=True))
 
 
 def restore_mail(farm: SchedulerState, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:
-    """What the store has of a task that has not ended."""
+    """Restore the mailbox of an unfinished task from the store."""
     box = _box(farm, task_id)
     if outgoing:
         box.outgoing = last

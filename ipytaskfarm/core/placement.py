@@ -1,7 +1,7 @@
-"""Who gets what next, and what comes back when it is needed elsewhere.
+"""Which engine gets which tasks next, and what is recalled because other engines need it.
 
-`dispatch` runs once at the end of each turn.  It looks only at engines that have room and for which something may
-have changed (`Farm.hungry`), and takes tasks from the heads of the classes that the engine may serve.
+`dispatch` runs once at the end of each turn.  It looks only at engines that have room and for which something may have
+changed (`Readiness.candidates`), and takes tasks from the heads of the classes that an engine may serve.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .task import DEFAULT_RULES, Assigned, TaskEntry
 from .transition import assign, begin
 
 MAX_BATCH = 2048
-"""Most tasks in one hand-out; keeps one turn short."""
+"""The most tasks in one batch; this keeps a turn short."""
 
 # -- room
 
@@ -47,14 +47,14 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
     ):
         return False
     if now.mono_s - engine.since_s > farm.settings.recall_after_s:
-        return False  # what it runs lasts longer than was expected: nothing more behind it
+        return False  # its task takes longer than expected: nothing more is sent behind it
     return engine.not_quick == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
 
 
 def best_class(
     farm: SchedulerState, engine: EngineEntry, now: Now
 ) -> tuple[TaskClass, tuple[object, int] | None] | None:
-    """The class whose head this engine takes next, and the head of the runner-up (take no further than that)."""
+    """Return the class whose head an engine takes next, and the runner-up's head, beyond which nothing is taken."""
     agent = farm.agents.by_session[engine.agent]
     if agent.exclusive is not None:
         return None
@@ -71,12 +71,12 @@ def best_class(
     behind = _next_restricted(engine, own[2]) if len(engine.heads) > 1 else None
     if shared is not None and (behind is None or shared[:2] < behind):
         behind = shared[:2]
-    # What was passed over, for tasks of the engine's own environment, is no limit.
+    # A head that was passed over for tasks of the engine's own environment is no limit.
     return own[2], behind if behind is not None and own[:2] <= behind else None
 
 
 def _next_restricted(engine: EngineEntry, first: TaskClass) -> tuple[Any, int] | None:
-    """The earliest head behind that of the first of the restricted classes which it may serve."""
+    """Return the earliest head behind that of the first restricted class that an engine may serve."""
     found = engine.heads.preferred(engine, lambda task_class: task_class is not first, as_urgent=False)
     return found.head() if found is not None else None
 
@@ -87,8 +87,9 @@ _Head: TypeAlias = tuple[Any, int, TaskClass]
 def _first_restricted(
     farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, now: Now
 ) -> tuple[_Head | None, bool]:
-    """The first of the restricted classes that the engine may serve, and that may start now; or (…, True) one that
-    waits for room on its node, and before which nothing later may start there."""
+    """Return the first restricted class that the engine may serve and that may start now, and False.
+
+    With True the class waits for resources of the node, and nothing later may start there."""
     while (own := engine.heads.first(engine)) is not None:
         task_class = own[2]
         closed = (
@@ -110,8 +111,9 @@ def _first_restricted(
 
 
 def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: _Head, now: Now) -> bool:
-    """Whether an unrestricted head goes before one of the engine's own: those of its own environment go first among
-    equals, as long as nobody is passed over for too long."""
+    """Return whether an unrestricted head goes before one of the engine's restricted classes.
+
+    Among equals the tasks of the engine's own environment go first, as long as nobody is passed over for too long."""
     if engine.environment is None or own[2].environment is None or shared[0] != own[0]:
         return shared[:2] <= own[:2]
     patience_s = farm.settings.environment_patience_s
@@ -120,7 +122,7 @@ def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: 
     return patience_s is not None and waited_s > patience_s and shared[:2] <= own[:2]
 
 
-# -- handing out
+# -- assigning
 
 
 def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
@@ -147,7 +149,7 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def _order_candidates(farm: SchedulerState) -> None:
-    """Those that are to run something at once stand in the order of the default placement, before all others."""
+    """Move the free engines to the front of the candidates, in the order of the default placement."""
     free = [engine for engine in farm.readiness.candidates if not engine.assigned]
     if len(free) > 1:
         busy = [engine for engine in farm.readiness.candidates if engine.assigned]
@@ -160,11 +162,11 @@ def _may_choose(farm: SchedulerState) -> bool:
 
 
 def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> None:
-    """Fill one engine, or the one that suits its task better, and note where it stands then."""
+    """Fill one engine, or another that suits its task better, and note whether it can take more."""
     if not engine.assigned and _may_choose(farm) and (found := best_class(farm, engine, now)) is not None:
         chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
         if chosen is not engine:
-            # It has a turn of its own, after the one that it left the task to.
+            # It has a turn of its own, after the engine to which it left the task.
             farm.readiness.candidates[engine] = None
             farm.readiness.wake(chosen)
             del farm.readiness.candidates[chosen]
@@ -179,7 +181,7 @@ def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out:
 
 
 def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
-    """Where an engine stands after its turn."""
+    """Note where an engine is found after its turn: idle, blocked, or with room for more."""
     if engine.retiring or engine.state != EngineState.UP:
         return
     if not engine.assigned:
@@ -194,21 +196,23 @@ def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
 
 
 def _wake_for_open_tasks(farm: SchedulerState) -> None:
-    """As many engines as there are open tasks: the idle first, blank ones before others, then those with room."""
+    """Wake as many engines as there are open tasks: idle ones first, blank before others, then those with room."""
     spare = farm.queues.open_size
     if spare < len(farm.readiness.idle) and (len(farm.agents.by_session) > 1 or farm.environments.uses):
         idle = first_idle(farm, spare)
     else:
         idle = list(islice(farm.readiness.idle, spare))
     busy = list(farm.readiness.with_room)[: spare - len(idle)] if farm.readiness.with_room and spare > len(idle) else ()
-    for engine in (*idle, *busy, *farm.readiness.blocked):  # a more urgent one may start where others may not
+    for engine in (*idle, *busy, *farm.readiness.blocked):  # a more urgent task may start where others may not
         farm.readiness.wake(engine)
 
 
 def _fill(
     farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision, only: TaskClass | None = None
 ) -> bool:
-    """Hand tasks to one engine until it has no room: one record, one message.  only: of this class alone."""
+    """Assign tasks to one engine until it has no room, as one record and one message.
+
+    only: tasks of this class alone.  Returns whether any task was assigned."""
     batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
     tasks: list[ToRun] = []
     while len(tasks) < MAX_BATCH:
@@ -270,24 +274,23 @@ def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None
 
 
 def _may_be_sent_behind(engine: EngineEntry, task_class: TaskClass) -> bool:
-    """Whether this class's head may be sent behind what the engine holds.
+    """Return whether this class's head may be sent behind the runs that the engine holds.
 
-    A more urgent one may not: it would wait for all of that, where from its queue it is the first as soon as the
-    engine is empty or what it holds is recalled.
-    """
+    A more urgent head may not: it would wait for all of them, while in its queue it is the first as soon as the engine
+    is empty or its runs are recalled."""
     head = task_class.head()
     urgent = head is not None and head[0] < engine.last_key
     return task_class.quick and engine.not_quick == 0 and not urgent and not _separates_jobs(engine, task_class)
 
 
 def _separates_jobs(engine: EngineEntry, task_class: TaskClass) -> bool:
-    """Whether the engine may have to be recycled between what it holds and this class's tasks."""
+    """Return whether the engine may have to be recycled between the runs that it holds and this class's tasks."""
     last = engine.assigned[next(reversed(engine.assigned))].task_class
     return last is not None and last is not task_class and (task_class.ends_with_job or last.ends_with_job)
 
 
 def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> int:
-    """How many of this class the engine may be given now."""
+    """Return how many tasks of this class the engine may be assigned now."""
     if not engine.assigned and not task_class.quick:
         return 1
     room = int((farm.settings.prefetch_s - engine.ahead_s) / task_class.durations.mean_s) or (not engine.assigned)
@@ -305,7 +308,7 @@ def _take(
     tasks: list[ToRun],
     now: Now,
 ) -> int:
-    """Pop up to `count` tasks, none later than the runner-up's head."""
+    """Pop up to `count` tasks that are not later than `limit`, and assign them."""
     cost = task_class.durations.mean_s
     quick = task_class.quick
     requirements = task_class.key.requirements
@@ -371,7 +374,7 @@ def _note_requirements(
 
 
 def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decision) -> AssignedRun | None:
-    """The engine has answered for a run, or is gone: it holds it no more.  None: it did not hold it."""
+    """Remove a run from an engine that has answered it or is gone.  None: the engine did not hold the run."""
     assigned = engine.assigned.pop(run, None)
     if assigned is None:
         return None
@@ -390,7 +393,7 @@ def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decisio
 
 
 def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
-    """The oldest run that an engine holds is the one it runs."""
+    """Begin the oldest run that an engine holds: that is the one which it runs."""
     run = engine.oldest()
     if run != engine.current:
         engine.current, engine.since_s = run, now.mono_s
@@ -402,7 +405,7 @@ def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         farm.readiness.with_runs_ahead.pop(engine, None)
 
 
-# -- recall: what was sent ahead of need comes back when it is needed elsewhere
+# -- recall: what was sent ahead comes back when another engine could run it
 
 
 def _arm_recall(farm: SchedulerState, now: Now) -> None:
@@ -416,7 +419,7 @@ def _arm_recall(farm: SchedulerState, now: Now) -> None:
 
 
 def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Call back what stands behind a task that lasts, if another engine waits or something more urgent does."""
+    """Recall what is behind a task that takes long, if another engine is idle or something more urgent waits."""
     farm.readiness.recall_check_s = None
     for engine in list(farm.readiness.with_runs_ahead):
         oldest = engine.oldest()

@@ -1,8 +1,8 @@
-"""When engines are ended and replaced by fresh ones: by count, time, memory, failure, or when nobody needs them.
+"""When engines are ended and replaced by new ones: by count, time, memory, failure, or because nobody needs them.
 
-Settings come with tasks (`demands.Recycle`) and are remembered on each engine that was handed one, under a *scope*:
-their environment's identity, or, for tasks of the empty environment, their job.  They are looked at between tasks and
-by timers, never within a task.
+The settings come with tasks (`demands.Recycle`).  They are kept on each engine that was assigned one of these tasks,
+under a *scope*: the identity of the tasks' environment or, for the empty environment, their job.  They are applied
+between tasks and by timers, never within a task.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ DAY_S = 86400
 
 
 def scope_of(key: ClassKey) -> str:
-    """Where runs of this class count."""
+    """Return the scope under which runs of a class are counted."""
     return key.environment or key.job or ""
 
 
 def note_settings(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass, now: Now) -> None:
-    """An engine is handed tasks of a class: their settings hold for it from now on."""
+    """Keep the recycling settings of a class on an engine that is assigned tasks of it."""
     requirements = task_class.key.requirements
     if requirements is None or requirements.recycle is None:
         return
@@ -34,7 +34,7 @@ def note_settings(farm: SchedulerState, engine: EngineEntry, task_class: TaskCla
 
 
 def remember_settings(farm: SchedulerState, engine: EngineEntry, scope: str, settings: Recycle, now: Now) -> None:
-    """These hold for the engine to its end."""
+    """Keep these settings on an engine until it ends."""
     if (scope, settings) in engine.recycling:
         return
     engine.recycling[scope, settings] = None
@@ -44,7 +44,7 @@ def remember_settings(farm: SchedulerState, engine: EngineEntry, scope: str, set
 
 
 def _due_s(farm: SchedulerState, engine: EngineEntry, settings: Recycle, now: Now) -> float | None:
-    """When (monotonic) the clock says that it is time."""
+    """Return when (monotonic) the engine is recycled by the clock.  None: never."""
     times = []
     if settings.interval_s is not None:
         times.append(engine.started_s + settings.interval_s - now.wall_s)
@@ -57,7 +57,7 @@ def _due_s(farm: SchedulerState, engine: EngineEntry, settings: Recycle, now: No
 
 
 def room_left(engine: EngineEntry, task_class: TaskClass) -> int | None:
-    """How many runs of this class the engine may be handed before a count is full; None: no limit."""
+    """Return how many runs of this class the engine may still be assigned.  None: any number."""
     key = task_class.key
     if key.requirements is None:
         return None
@@ -76,14 +76,14 @@ def _scope_of_handing(assigned: AssignedRun) -> str:
 
 
 def count_run(engine: EngineEntry, assigned: AssignedRun) -> None:
-    """A run has ended on this engine."""
+    """Count a run that has ended on an engine."""
     scope = _scope_of_handing(assigned)
     if scope:
         engine.runs[scope] = engine.runs.get(scope, 0) + 1
 
 
 def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:
-    """A run has ended on an engine to which settings apply."""
+    """Recycle an engine if its settings say so after the run that has ended."""
     for scope, settings in engine.recycling:
         why = ""
         if settings.after_tasks is not None and engine.runs.get(scope, 0) >= settings.after_tasks:
@@ -98,7 +98,7 @@ def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now,
 
 
 def note_idle_since(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
-    """It holds nothing: it may not stay so for long."""
+    """Note that an engine holds nothing, and set the timers that end it if that lasts."""
     if engine.idle_s:
         return
     engine.idle_s = now.mono_s
@@ -110,7 +110,7 @@ def note_idle_since(farm: SchedulerState, engine: EngineEntry, now: Now) -> None
 
 
 def is_idle_since(farm: SchedulerState, name: str, since_s: float) -> EngineEntry | None:
-    """The engine, if it has held nothing since then."""
+    """Return the engine if it has held nothing since then."""
     engine = farm.engines.by_name.get(name)
     if engine is None or engine.assigned or engine.idle_s != since_s or engine.state != EngineState.UP:
         return None
@@ -118,14 +118,14 @@ def is_idle_since(farm: SchedulerState, name: str, since_s: float) -> EngineEntr
 
 
 def idle_too_long(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """The timer of `rest`."""
+    """Recycle an engine that was idle for too long; the timer of `note_idle_since`."""
     engine = is_idle_since(farm, name, since_s)
     if engine is not None:
         recycle(farm, engine, f"idle for {now.mono_s - since_s:.1f} s", now, out)
 
 
 def end_surplus(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """More blank engines than `warm` stand idle: this one has done so for long enough."""
+    """End a blank engine that was idle for long enough, if more than `warm` blank ones are idle."""
     engine = is_idle_since(farm, name, since_s)
     if engine is None or engine.environment is not None or farm.settings.warm is None:
         return
@@ -135,22 +135,22 @@ def end_surplus(farm: SchedulerState, name: str, since_s: float, now: Now, out: 
 
 
 def recycle_at_time(farm: SchedulerState, name: str, settings: Recycle, now: Now, out: Decision) -> None:
-    """The clock's turn, after what runs."""
+    """Recycle an engine by the clock, after the task that it runs."""
     engine = farm.engines.by_name.get(name)
     if engine is None:
         return
     due_s = _due_s(farm, engine, settings, now)
     if engine.state == EngineState.UP:
         recycle(farm, engine, "its time is up", now, out)
-    elif due_s is not None:  # its agent is away: the next time of day will do
+    elif due_s is not None:  # its agent is away: it is recycled at the next time of day
         farm.timers.set(max(due_s, now.mono_s + 1.0), "recycle", (name, settings))
 
 
-# -- what an engine was for has come to its end
+# -- jobs and environments that have ended
 
 
 def settle_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Jobs that may have ended, environments that perhaps nobody needs any more: at the end of a turn."""
+    """At the end of a turn, deal with jobs that may have ended and environments that may be unused."""
     for job_id in farm.jobs.perhaps_ended:
         job = farm.jobs.by_id.get(job_id)
         if job is not None and job.complete and not job.ended:
@@ -172,7 +172,7 @@ def _end_job(farm: SchedulerState, job: JobEntry, now: Now, out: Decision) -> No
     for engine in list(farm.engines.by_name.values()):
         if any(scope in scopes for scope, _ in engine.recycling):
             _recycle_if(farm, engine, scopes, why, now, out)
-            # Of the empty environment a job's own settings speak for its own engines.
+            # For the empty environment the scope is the job, so its settings hold for its own engines.
             _recycle_if(farm, engine, {job.spec.id}, why, now, out, unused=True)
     for identity in job.environments:
         use = farm.environments.uses.get(identity)

@@ -1,8 +1,8 @@
-"""The farm as it was, from what the store remembers: the first thing a controller does.
+"""The farm as it was, from the store: the first thing that a controller makes.
 
-What was handed out stays handed out: its engines are taken for unreachable until their agents report
-(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is
-not run a second time.
+What was assigned stays assigned.  Its engines count as unreachable until their agents report
+(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is not
+run a second time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
 def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> SchedulerState:
-    """A farm that goes on where the store left off."""
+    """Return a farm that goes on where the store left off."""
     farm = SchedulerState(name, snapshot.farm, settings, snapshot.epoch)
     farm.clients.ids.next = snapshot.next_id
     farm.readiness.random_state = settings.seed
@@ -95,7 +95,7 @@ def _restore_tasks(farm: SchedulerState, snapshot: Snapshot, now: Now) -> None:
         why = QUEUED
         if record.until_s is not None and record.until_s > now.wall_s:
             waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
-            # Never longer than it was to wait when its last attempt ended, though the wall clock was set back since.
+            # Never longer than the delay at the end of its last attempt, even if the wall clock was set back since.
             since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
             delay_s = record.until_s - since_s
             why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
@@ -113,7 +113,7 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> No
         task = farm.tasks.unfinished.get(task_id)
         if task is not None and attempt > task.attempt:
             restore_assignment(farm, task, engine, attempt)
-            # Nobody knows yet what the node has, nor which of its tasks began: until its agent says, they all hold it.
+            # Nobody knows yet which of the tasks began: all have claims until the agent reports.
             engine.assigned[run].claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
 
 

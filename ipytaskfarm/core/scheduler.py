@@ -4,12 +4,12 @@
     out = scheduler.turn([(session, event), ...], now)
 
 The caller *must* commit ``out.saves`` in one transaction before it acts on anything else in ``out``, and must call
-again at `next_deadline` at the latest, with or without events.
-Nothing here reads a clock, draws a random number, touches a socket or logs.
+again at `next_deadline` at the latest, with or without events.  Nothing here reads a clock, draws a random number,
+touches a socket or logs.
 
-Two rules: handlers decide (`core.handlers`, one function per event), and `core.transition` alone moves tasks.
-A peer's nonsense gets an answer or is ignored; an exception from here is our bug, and the caller's remedy is to stop
-and start again from the store.
+Two rules: handlers decide (`core.handlers`, one function per event), and `core.transition` alone moves tasks.  A
+message that makes no sense gets an answer or is ignored.  An exception from here is our bug: the caller stops and
+starts again from the store.
 """
 
 from __future__ import annotations
@@ -95,18 +95,18 @@ QUESTIONS: dict[type, Answerer] = {
 
 
 def on_ask(farm: SchedulerState, session: str, event: m.Ask, now: Now, out: Decision) -> None:
-    """A question: its type says who answers."""
+    """Answer a client's question; its type says which function answers it."""
     QUESTIONS[type(event.question)](farm, session, event.n, event.question, now, out)
 
 
 def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """A peer's session begins in this life of the controller; an agent says more in its `AgentState`."""
+    """Note a new session of a peer.  An agent is registered by its `AgentState`."""
     if event.role != "agent":
         clients.on_client_joined(farm, session, event, now, out)
 
 
 def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: Decision) -> None:
-    """A silent agent gets no more work; a silent client costs nothing, but jobs that are to end with it do."""
+    """Give no more work to a silent agent.  Of a silent client, abort the jobs that are to end with it."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.agent_silent(farm, agent, now)
@@ -115,7 +115,7 @@ def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: 
 
 
 def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
-    """Heard again: its engines may have work."""
+    """Give work again to the engines of an agent that was silent."""
     agent = farm.agents.by_session.get(session)
     if agent is None or not agent.present:
         return
@@ -126,12 +126,12 @@ def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Deci
             engine.state = EngineState.UP
             farm.readiness.wake(engine)
     refresh_classes(farm, agent.engines.values())
-    # Engines may have been missing while nobody was there to start them.
+    # Engines may be missing that could not be started while the agent was silent.
     farm.timers.set(now.mono_s, "balance")
 
 
 def on_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
-    """A client is forgotten; an agent with engines keeps its lease."""
+    """Forget a client.  An agent with engines keeps its lease."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         clients.on_client_gone(farm, session, event, now, out)
@@ -142,14 +142,14 @@ def on_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Deci
 
 
 def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out: Decision) -> None:
-    """An agent that may not come back: nobody waits for its lease."""
+    """Give up an agent that may not come back, without waiting for its lease."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.give_up(farm, agent, "its key was revoked", now, out)
 
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
-    """Ended tasks that are to run again were read from the store."""
+    """Reopen ended tasks that were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
         submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
@@ -157,7 +157,7 @@ def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now:
 
 
 def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
-    """Whether submissions can be accepted."""
+    """Note whether tasks can be accepted."""
     if (event.why is None) != (farm.lifecycle.full is None):
         out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
     farm.lifecycle.full = event.why
@@ -195,17 +195,17 @@ HANDLERS: dict[type, Handler] = {
     EndedLoaded: on_ended_loaded,
     Tick: timers.on_tick,
 }
-"""Who handles what.  A new event: its struct, its handler, a line here."""
+"""The handler of each event.  A new event needs its struct, its handler, and a line here."""
 
 
 class Scheduler:
-    """Dispatches events to handlers, then hands out work."""
+    """Dispatches events to handlers, then assigns tasks to engines."""
 
     def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
     def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
-        """Handle what has arrived, run the timers that are due, and hand out work."""
+        """Handle the events, run the timers that are due, and assign tasks."""
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
@@ -213,7 +213,9 @@ class Scheduler:
             event = heard(farm, session, said, now)
             if event is not None:
                 HANDLERS[type(event)](farm, session, event, now, out)
-            elif farm.diagnostics.dropped.bit_count() == 1:  # seldom enough, whoever floods us
+            elif (
+                farm.diagnostics.dropped.bit_count() == 1
+            ):  # one line for each power of two, so that a flood of messages is no flood of lines
                 out.notes.append(
                     f"{type(said).__name__} of {session} dropped, not its to say ({farm.diagnostics.dropped} so far)"
                 )
@@ -239,15 +241,15 @@ class Scheduler:
         return out
 
     def handle(self, event: Event, now: Now, session: str = "") -> Decision:
-        """A turn with one event."""
+        """Make a turn with one event."""
         return self.turn([(session, event)], now)
 
     def next_deadline(self) -> float | None:
-        """When (monotonic) the next timer is due."""
+        """Return when (monotonic) the next timer is due."""
         return self.farm.timers.heap[0][0] if self.farm.timers.heap else None
 
     def check(self) -> None:
-        """Every invariant; tests call it after each event.  Raises AssertionError."""
+        """Assert every invariant.  Tests call this after each event.  Raises AssertionError."""
         check(self.farm)
 
 
@@ -258,7 +260,7 @@ def _tell_clients(farm: SchedulerState, out: Decision) -> None:
 
 
 def _tell(client: ClientEntry, out: Decision) -> None:
-    # Refusals are among the ends: who waits for the acceptance is to know of them then.
+    # Refusals are among the ends: a client that waits for the acceptance must know of them by then.
     if client.finals:
         out.sends.append((client.session, m.Finals(client.finals)))
         client.finals = []
@@ -268,7 +270,7 @@ def _tell(client: ClientEntry, out: Decision) -> None:
 
 
 def check(farm: SchedulerState) -> None:
-    """What must hold between any two turns."""
+    """Assert what must hold between any two turns."""
     counted = dict.fromkeys(State, 0)
     for task in farm.tasks.unfinished.values():
         counted[task.state] += 1
@@ -364,7 +366,7 @@ def _check_claims(farm: SchedulerState) -> None:
                 f"more of {name} is in use on {agent.node} than there is"
             )
         if agent.exclusive is not None:
-            # What an agent reports of tasks that have ended is but an answer on its way.
+            # Runs of tasks that have ended are only answers on their way.
             alive = [run for run, assigned in held if assigned.batch.number >= 0]
             assert alive == [agent.exclusive], f"{agent.node} is not its exclusive task's alone"
     running = {name: group.running for name, group in farm.limits.groups.items() if group.running}

@@ -1,7 +1,8 @@
 """How many engines there may be, and on which nodes.
 
-The farm's owner wants a number of engines (`Farm.wanted`): they are spread over the agents that came without a number
-of their own.  An agent that *brings* engines (`Agent.brings`) is filled up to that number, for as long as it is there.
+The farm's owner wants a number of engines (`Lifecycle.wanted`), which are spread over the agents that came without a
+number of their own.  An agent that *brings* engines (`AgentEntry.brings`) is filled up to that number as long as it is
+there.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from .agent_entry import AgentEntry
 from .farm import SchedulerState
 
 MANY = 1 << 30
+"""More engines than any node has."""
 
 
 def room_on(farm: SchedulerState, agent: AgentEntry) -> int:
-    """How many engines more it may have; for each that lends its place, one."""
+    """Return how many more engines an agent may have.  Each slot that a waiting run lends counts as one more."""
     if not agent.accepts_tasks or farm.mono_s < agent.start_after_s:
         return 0
     slots = agent.slots if agent.brings is None else agent.brings
@@ -26,13 +28,13 @@ def room_on(farm: SchedulerState, agent: AgentEntry) -> int:
 
 
 def free_slots(farm: SchedulerState) -> int:
-    """Slots that hold no engine, and could."""
+    """Return how many slots hold no engine and could."""
     shared, brought = _free(farm)
     return shared + brought
 
 
 def _free(farm: SchedulerState) -> tuple[int, int]:
-    """(of those that are wanted wherever there is room, of those that agents bring)."""
+    """Return two numbers of free slots: those for engines wanted anywhere, and those of agents that bring engines."""
     missing = farm.lifecycle.wanted
     shared = brought = 0
     for agent in farm.agents.by_session.values():
@@ -46,7 +48,7 @@ def _free(farm: SchedulerState) -> tuple[int, int]:
 
 
 def slots_to_fill(farm: SchedulerState) -> int:
-    """Free slots to be given an engine now: all, or as many as are kept warm and as what waits can use."""
+    """Return how many free slots get an engine now: all, or as many as are kept warm or have waiting tasks."""
     free = free_slots(farm)
     warm = farm.settings.warm
     if warm is None or not free:
@@ -57,12 +59,12 @@ def slots_to_fill(farm: SchedulerState) -> int:
 
 
 def nodes_to_fill(farm: SchedulerState) -> Iterator[AgentEntry]:
-    """An agent for each of `slots_to_fill`: always the one with the fewest engines for its cores."""
+    """Yield an agent for each of `slots_to_fill`: the one with the fewest engines for its cores."""
     shared, _ = _free(farm)
     heap: list[tuple[float, int, int, int, AgentEntry]] = []
     for number, agent in enumerate(farm.agents.by_session.values()):
         if room := room_on(farm, agent):
-            # Where a place is lent, that is where the additional engine belongs.
+            # An additional engine belongs to the node on which a slot is lent.
             load = len(agent.engines) + len(agent.starting) - farm.nested_waits.lent_slots.get(agent.session, 0)
             heap.append((load / max(1, agent.cores), number, load, room, agent))
     heapify(heap)

@@ -1,8 +1,8 @@
 """The one place that changes where a task is.
 
-Each function makes one kind of move, checks it against `states.MOVES`, keeps the counts, and adds the save that
-makes it last.  Handlers decide *that* a task moves; nothing else touches `Task.place`, `Farm.tasks`, `Farm.finals`
-or `Farm.counts`.
+Each function makes one kind of move, checks it against `states.MOVES`, keeps the counts, and adds the save that makes
+the move last.  Handlers decide *that* a task moves.  Nothing else changes `TaskEntry.place` or the dictionaries of
+`farm.TaskRegistry`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from .work import NOTHING
 
 
 class IllegalMove(AssertionError):
-    """A bug of ours: the shell dumps, stops, and starts again from the store."""
+    """Raised when a task would make a move that is not in `MOVES`.
+
+    This is a bug of ours: the controller dumps its last events, stops, and starts again from the store."""
 
 
 def _count(farm: SchedulerState, task_id: int, before: State | None, after: State) -> None:
@@ -59,7 +61,8 @@ def _place(farm: SchedulerState, task: TaskEntry, place: Place) -> None:
 
 
 def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
-    """Where a task waits that no engine has: for other tasks, for its time, for its job to go on, else in its queue."""
+    """Put a task that no engine has where it waits: for other tasks, until a time, for its job to be resumed, or in its
+    queue."""
     if task.waits_for:
         why = FOR_TASKS
     elif why.until_s is not None:
@@ -68,7 +71,7 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         why = PAUSED
     else:
         if type(task.place) is Queued:
-            task.place = why  # it is scheduled, and was
+            task.place = why  # scheduled before and after: nothing to count
         else:
             _place(farm, task, why)
         _join_queue(farm, task)
@@ -79,7 +82,9 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
 
 
 def _note_functions(farm: SchedulerState, rules: Rules) -> None:
-    """Engines may have come while nothing waited for what its functions say of them."""
+    """Ask for the verdicts of a task's functions at the end of the turn.
+
+    Engines may have come while no task waited that needed these verdicts."""
     if rules.depend is not None:
         farm.functions.undecided[rules.depend, False] = None
     if rules.asks is not None and rules.asks.locality is not None:
@@ -97,7 +102,9 @@ def _join_queue(farm: SchedulerState, task: TaskEntry) -> TaskClass:
 
 
 def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
-    """Its class.  That of fresh tasks with the same rules as the last one's is known: keys take long to be hashed."""
+    """Return the class of a task.
+
+    The class of a fresh task with the same rules as the last one is known already: hashing a key takes long."""
     rules = task.rules
     if rules is None or task.avoid is not None or task.suspect or task.rejections:
         return class_for(farm, class_key_of(task, farm.queues.by_time_limit))
@@ -109,9 +116,9 @@ def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
 
 
 def requeue_time_limited(farm: SchedulerState) -> None:
-    """What makes a class is seen differently from now on: tasks with a time limit join the classes that they belong to.
+    """Move the waiting tasks that have a time limit to classes of their own.
 
-    All that wait are looked at: it happens once in a farm's life."""
+    All waiting tasks are looked at: this happens once in a farm's life."""
     farm.queues.last_class = None
     for task in farm.tasks.unfinished.values():
         if task.task_class is not None and task.rules is not None and task.rules.time_limit_s is not None:
@@ -120,7 +127,7 @@ def requeue_time_limited(farm: SchedulerState) -> None:
 
 
 def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
-    """Take a waiting task out of its class, if it stands in one."""
+    """Take a waiting task out of its class, if it is in one."""
     task_class = task.task_class
     if task_class is not None:
         task_class.leave(task)
@@ -130,6 +137,7 @@ def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
 
 
 def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
+    """Compute the key by which the queue policy orders the task."""
     rules = task.rules
     policy = farm.settings.policy
     client = farm.clients.by_session.get(task.session)
@@ -147,7 +155,7 @@ def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
 
 
 def _count_use(farm: SchedulerState, task: TaskEntry) -> None:
-    """A task comes to be, or becomes another link of its chain: its environment is needed."""
+    """Count a task among those that need its environment, when it is accepted or becomes another link of its chain."""
     requirements = task.rules.asks if task.rules is not None else None
     if requirements is None or requirements.environment is None:
         return
@@ -159,7 +167,7 @@ def _count_use(farm: SchedulerState, task: TaskEntry) -> None:
 
 
 def _end_use(farm: SchedulerState, task: TaskEntry) -> None:
-    """… and is needed no longer."""
+    """Count a task no longer among those that need its environment."""
     use = farm.environments.uses.get(task.environment or "")
     if use is None or task.environment is None:
         return
@@ -176,7 +184,7 @@ def _count_in_job(farm: SchedulerState, task: TaskEntry) -> None:
     job.unfinished += 1
     if job.spec.abort_on_failure or job.spec.abort_on_disconnect:
         job.tasks[task.id] = None
-        if job.failed:  # it came too late
+        if job.failed:  # the task came after the job had failed
             farm.jobs.to_abort[job.spec.id] = None
     if task.environment is not None and task.environment not in job.environments:
         job.environments.add(task.environment)
@@ -200,7 +208,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
 
 
 def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> None:
-    """A task waits for others: for those of them that have not ended."""
+    """Record which tasks a task waits for, and whose results it takes."""
     task.dependencies = needs
     if needs.inputs:
         farm.graph.add_consumer(needs.takes)
@@ -210,7 +218,7 @@ def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> N
 
 
 def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
-    """It does not begin before these have ended, those of them that have not."""
+    """Let a task wait for those of these tasks that have not ended or have failed."""
     tasks, graph = farm.tasks, farm.graph
     unfinished = tasks.unfinished
     ahead = {i for i in ids if i in unfinished or tasks.finals.get(i) or i in tasks.refusals}
@@ -231,7 +239,9 @@ def accept(
     spawn: str | None = None,
     needs: Needs | None = None,
 ) -> TaskEntry:
-    """None -> scheduled.  rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
+    """Make the move None -> scheduled.
+
+    rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     seq = farm.queues.next_seq
     farm.queues.next_seq = seq + 1
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules)
@@ -263,7 +273,9 @@ def accept(
 
 
 def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
-    """A task from the store, waiting; no save.  Its needs are counted already."""
+    """Add a task from the store to the waiting ones, without a save.
+
+    What the task waits for was counted before."""
     _policy_key(farm, task)
     farm.tasks.unfinished[task.id] = task
     farm.tasks.counts[State.SCHEDULED] += 1
@@ -280,7 +292,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
 
 
 def task_of(farm: SchedulerState, record: TaskRecord) -> TaskEntry:
-    """A task as the store knows it, not yet among the others."""
+    """Return a task as the store knows it; it is not among the unfinished ones yet."""
     rules = _rules_of(record.rules, record.recovery)
     task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
     task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
@@ -305,13 +317,15 @@ def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
 
 
 def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
-    """What a task waited for outside of its queue is over, or has begun."""
+    """Put a task where it waits now: what it waited for outside its queue is over, or has begun."""
     leave_queue(farm, task)
     _enqueue(farm, task, why)
 
 
 def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -> None:
-    """succeeded -> scheduled.  The task was read from the store; what it waits for is counted later (`graph`)."""
+    """Make the move succeeded -> scheduled.
+
+    The task was read from the store.  What it waits for is counted later, by `graph.on_ended_loaded`."""
     del farm.tasks.finals[task.id]
     farm.tasks.unfinished[task.id] = task
     _count(farm, task.id, State.SUCCEEDED, State.SCHEDULED)
@@ -329,7 +343,9 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
 
 
 def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: bool, now: Now) -> None:
-    """scheduled -> handed to an engine (its caller records the batch).  The task has been popped from its class."""
+    """Make the move scheduled -> assigned to an engine.
+
+    The task has been popped from its class.  The caller records the batch."""
     task.attempt += 1
     since, wall = (now.mono_s, now.wall_s) if running else (None, None)
     _place(farm, task, Assigned(engine.name, task.attempt, since, wall))
@@ -342,15 +358,15 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
 
 
 def restore_assignment(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, attempt: int) -> None:
-    """A hand-out from the controller's life before, read from the store."""
+    """Assign a task as it was in the controller's life before, according to the store."""
     leave_queue(farm, task)
-    task.waits_for = None  # it was begun: what it waited for had ended
+    task.waits_for = None  # it was begun, so what it waited for had ended
     task.attempt = attempt
     _place(farm, task, Assigned(engine.name, attempt))
 
 
 def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
-    """Sent ahead -> running: it has become the oldest unanswered one of its engine."""
+    """Make the move sent ahead -> running: the run has become the oldest one that its engine holds."""
     place = task.place
     if type(place) is not Assigned:
         raise IllegalMove(f"task {task.id} begins without an engine")
@@ -360,14 +376,16 @@ def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
 
 
 def _watch(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
-    """It has begun: somebody may want to know when it takes long."""
+    """Set the timer of `warn_after` for a run that has begun."""
     if task.rules is not None and task.rules.warn_after_s is not None:
         farm.timers.set(now.mono_s + task.rules.warn_after_s, "late", (task.id, task.attempt))
 
 
 def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
-    """Handed -> scheduled, never begun, at its old place and under the same attempt number.
-    The engine's own word that it will not run it makes the number free."""
+    """Make the move assigned -> scheduled for a run that never began.
+
+    The task keeps its old place in the queue.  The engine has said that it will not run it, so the number of the
+    attempt is free again."""
     task.attempt -= 1
     _enqueue(farm, task, why)
 
@@ -380,8 +398,10 @@ def requeue(
     recovery: Recovery | None = None,
     state: bytes | None = None,
 ) -> None:
-    """Handed -> scheduled, at the end of its queue, with what was spent recorded.
-    With `recovery` the next link of its chain takes over under the same id.  state: what a deferred run leaves."""
+    """Make the move assigned -> scheduled, to the end of the queue, and record what was spent of the task's budget.
+
+    recovery: the next link of the task's chain, which takes over under the same id; state: what a deferred run leaves
+    for the next one."""
     if recovery is not None:
         task.recovery += 1
         task.errors = task.losses = 0
@@ -425,12 +445,12 @@ _NO_COURSE = TrialState()
 
 
 def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
-    """What an attempt cost is given back to a task that has not ended; where it is does not change."""
+    """Give back to an unfinished task what an attempt has cost it.  The task stays where it is."""
     if charge != "loss":
         task.errors = max(0, task.errors - 1)
     if charge != "error":
         task.losses = max(0, task.losses - 1)
-    # Of a task that is handed out the row says what it did when it was queued: its present run is the hand-out's.
+    # The row of an assigned task says what it did when it was queued: its present run is in the row of the batch.
     attempt = task.attempt - (type(task.place) is Assigned)
     out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
 
@@ -444,7 +464,7 @@ def note_attempt(task: TaskEntry, row: AttemptRow, out: Decision) -> None:
 
 
 def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -> None:
-    """-> succeeded or failed; its client and its watchers are told at the end of the turn."""
+    """Make the move to succeeded or failed; the client and the watchers are told at the end of the turn."""
     _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
     if type(task.place) is Queued:
         leave_queue(farm, task)
@@ -488,7 +508,7 @@ def _tell(farm: SchedulerState, session: str, final: Final) -> None:
 
 
 def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) -> None:
-    """What was known of it as long as it ran."""
+    """Close what is kept only while a task is unfinished: its mailbox, progress and children."""
     note_task_end(farm, task.id)
     close(farm, task.id, out)
     farm.conversations.progress.pop(task.id, None)
@@ -496,7 +516,7 @@ def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) 
 
 
 def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
-    """What clients are told of an attempt that its engine answered."""
+    """Return what clients are told of an attempt that its engine has answered."""
     return Final(
         task.id,
         ended.outcome,
@@ -517,7 +537,7 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
 def final_without_answer(
     task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: Failure, now: Now
 ) -> Final:
-    """What clients are told of a task that ends without its engine's word: aborted, lost, unmet."""
+    """Return what clients are told of a task that ends without its engine's answer: aborted, lost, or unmet."""
     place = task.place
     began = type(place) is Assigned and place.since_s is not None
     started = place.wall_s if type(place) is Assigned and place.wall_s is not None else now.wall_s
@@ -539,18 +559,18 @@ def final_without_answer(
 
 
 def final_of_join(task: TaskEntry, now: Now) -> Final:
-    """The end of a join: no engine, no result."""
+    """Return the end of a join, which has no engine and no result."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
     return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
 
 
 def recovery_of(task: TaskEntry) -> Recovery | None:
-    """The next link of its chain."""
+    """Return the next link of a task's chain."""
     return (task.rules or DEFAULT_RULES).recovery
 
 
 def forget(farm: SchedulerState, task_id: int) -> None:
-    """Cleared: a final task is no longer counted."""
+    """Forget an ended task that was cleared."""
     reason = farm.tasks.finals.pop(task_id)
     farm.tasks.kept.discard(task_id)
     farm.tasks.counts[State.FAILED if reason else State.SUCCEEDED] -= 1

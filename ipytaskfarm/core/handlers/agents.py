@@ -1,4 +1,4 @@
-"""Agents and the engines they bring: registering, adopting after a restart, starting, preparing, ending."""
+"""Agents and the engines that they bring: registering, adopting after a restart, starting, preparing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .nodes import DRAINED
 from .results import save_batches
 
 TIME_LIMITED = "mortal"
-"""Key of the setting that says that agents whose time is limited have been here."""
+"""The key of the stored setting that says that agents whose time is limited have been here."""
 
 
 def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now, out: Decision) -> None:
-    """An agent says what it is and what it holds: its engines are adopted, with what they run."""
+    """Register an agent, and adopt its engines with the runs that they hold."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         agent = farm.agents.by_session[session] = AgentEntry(session, event.node)
@@ -47,7 +47,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
     agent.gpus, agent.priority = event.gpus, event.priority
     agent.former = frozenset(event.former)
     agent.utc_offset_s = event.utc_offset_s
-    # The way of the message included.
+    # This includes the time that the message was on its way.
     agent.clock_ahead_s = event.wall_s - now.wall_s if event.wall_s else None
     if event.node in farm.agents.drained_nodes:
         agent.excluded = DRAINED
@@ -66,7 +66,9 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
 
 
 def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | None, now: Now, out: Decision) -> None:
-    """When its time is over.  From the first such agent on tasks with a time limit wait in classes of their own."""
+    """Note when the agent's time is over.
+
+    From the first such agent on, tasks with a time limit wait in classes of their own."""
     agent.ends_s = None if left_s is None else now.mono_s + max(0.0, left_s)
     if left_s is None or farm.queues.by_time_limit:
         return
@@ -76,7 +78,7 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
 
 
 def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> None:
-    """Another agent has this one's folder: it is dead, and what its engines left is about to be told."""
+    """Note that an agent is dead because another one has its folder; what became of its engines is reported next."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         return
@@ -89,7 +91,7 @@ def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> N
 
 
 def on_engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now, out: Decision) -> None:
-    """A fresh engine: it runs the start-up code and sticky state before its first task."""
+    """Adopt a new engine.  It runs the start-up code and the sticky commands before its first task."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         return
@@ -134,7 +136,7 @@ def _adopt_environment(farm: SchedulerState, engine: EngineEntry, report: Engine
 
 
 def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, report: EngineReport) -> None:
-    """What its running task holds is what it was told, and may have changed since."""
+    """Replace the claim of an engine's running task by what the agent reports: it may have changed since."""
     if report.holding is None:
         return
     run, allotment = report.holding
@@ -145,7 +147,9 @@ def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntr
 
 
 def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], now: Now, out: Decision) -> None:
-    """What the store says was handed out and what the agent holds: what never arrived goes back, uncharged."""
+    """Compare the runs that the store has assigned with those that the agent reports.
+
+    Runs that never arrived go back to their queues, uncharged."""
     arrived = dict.fromkeys((task, attempt) for task, attempt in held)
     batches: dict[int, RecordedBatch] = {}
     for run in [run for run in engine.assigned if run not in arrived]:
@@ -164,7 +168,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], no
     for run in arrived:
         assigned = engine.assigned.get(run)
         if assigned is None:
-            # Its task is final and its row is gone, yet the engine is busy with it.
+            # The task has ended and the batch's row is gone, but the engine is still busy with the run.
             assigned = AssignedRun(unrecorded, 0.0, False, None)
             unrecorded.runs[run] = None
             engine.not_quick += 1
@@ -175,7 +179,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], no
 
 
 def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now, out: Decision) -> None:
-    """Something that people should know; a failed start is tried again, later each time."""
+    """Note something about an engine that people should know.  A failed start is repeated, later each time."""
     out.notes.append(f"engine {event.id}: {event.text}")
     engine = farm.engines.by_name.get(event.engine) if event.engine else None
     if engine is not None:
@@ -188,7 +192,7 @@ def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: N
 
 
 def on_properties(farm: SchedulerState, session: str, event: Properties, now: Now, out: Decision) -> None:
-    """The user's properties of an engine have changed: what depends on them is asked anew."""
+    """Take over the user's properties of an engine, and ask anew for what depends on them."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None or (engine.properties is not None and engine.properties.version >= event.version):
         return
@@ -201,7 +205,7 @@ def on_properties(farm: SchedulerState, session: str, event: Properties, now: No
 
 
 def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: Decision) -> None:
-    """An engine's environment is ready: what runs there is the task itself now."""
+    """Note that an engine's environment is ready, or recycle the engine if its setup has failed."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -212,7 +216,9 @@ def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: D
 
 
 def on_resource_request(farm: SchedulerState, session: str, event: Demand, now: Now, out: Decision) -> None:
-    """A running task wants to hold more, or less.  It is asked again until it is answered, so nothing need be kept."""
+    """Give a running task other resources, or let its request wait.
+
+    The task repeats its request until it is answered, so requests need not be stored."""
     agent, engine = farm.agents.by_session.get(session), farm.engines.by_name.get(event.engine)
     if agent is None or engine is None or event.run not in engine.assigned:
         return
@@ -232,7 +238,9 @@ def _answer_or_queue(
 
 
 def answer_resource_requests(farm: SchedulerState, out: Decision) -> None:
-    """Where something was given back, running tasks that wait for more come before those that have not begun."""
+    """Answer requests that wait for resources of nodes where something became free.
+
+    They come before tasks that have not begun."""
     for session in farm.agents.changed:
         agent = farm.agents.by_session.get(session)
         if agent is None or not agent.resource_requests:
@@ -248,7 +256,7 @@ def answer_resource_requests(farm: SchedulerState, out: Decision) -> None:
 
 
 def balance(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Start engines until there are as many as wanted; a replacement takes the lowest free id."""
+    """Start engines until there are as many as wanted.  A replacement takes the lowest free id."""
     farm.lifecycle.balance_due = False
     if farm.lifecycle.stopping:
         return

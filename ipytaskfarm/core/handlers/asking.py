@@ -1,4 +1,4 @@
-"""Tasks that ask something of their engines: what their acceptance brings, and whether any engine could serve them."""
+"""Requirements of tasks: what follows from their acceptance, and whether any engine could meet them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from .code import save_functions
 from .depends import ask_for_verdicts
 
 UNDECIDED_S = 0.25
-"""Engines start, or functions have not answered: so much later it is looked again whether anybody can serve a task."""
+"""When engines are starting or functions have not answered, it is checked again so much later whether any engine can
+serve a task.
+"""
 
 
 def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks, now: Now, out: Decision) -> None:
-    """A task of these was accepted."""
+    """Do what follows from the acceptance of a task with these requirements."""
     if requirements.locality is not None:
         ask_for_verdicts(farm, requirements.locality, out, scored=True)
     if requirements.environment is not None:
@@ -33,7 +35,7 @@ def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks
 
 
 def _note_environment(farm: SchedulerState, task: TaskEntry, environment: Environment, out: Decision) -> None:
-    """Whether it is what came under its name before."""
+    """Note a task's environment, and tell its client if it differs from what came under its name before."""
     known = farm.environments.uses[environment.identity].environment
     if known.variant != environment.variant:
         text = (
@@ -57,7 +59,7 @@ def _tell_once(farm: SchedulerState, task: TaskEntry, text: str, out: Decision) 
 
 
 def on_node_state(farm: SchedulerState, session: str, event: NodeState, now: Now, out: Decision) -> None:
-    """A node is busier, or less so, than it was: what waits for that is looked at again."""
+    """Take over the load and the free memory of a node, and look again at what waits for them."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         return
@@ -71,7 +73,7 @@ def on_node_state(farm: SchedulerState, session: str, event: NodeState, now: Now
 
 
 def why_nobody(farm: SchedulerState, rules: Rules) -> str:
-    """Why no engine of the farm can serve a task of these rules; "" if one can, or if that is not known yet."""
+    """Return why no engine can serve a task of these rules.  "": one can, or it is not known yet."""
     if any(agent.starting for agent in farm.agents.by_session.values()) or not farm.engines.by_name:
         return ""
     reasons: dict[str, None] = {}
@@ -86,7 +88,7 @@ def why_nobody(farm: SchedulerState, rules: Rules) -> str:
 
 
 def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:
-    """Why this engine cannot serve a task of these rules, whatever becomes free; "": it can."""
+    """Return why this engine cannot serve a task of these rules, whatever becomes free.  "": it can."""
     if engine.state != EngineState.UP:
         return f"it is {engine.state}"
     agent = farm.agents.by_session.get(engine.agent)
@@ -112,7 +114,7 @@ def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:
 
 
 def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """A task that is not to wait for an engine that may never come."""
+    """Let a task fail that is not to wait for an engine that may never come."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or task.state is not State.SCHEDULED or task.task_class is None:
         return
@@ -126,7 +128,7 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
 
 
 def on_check(farm: SchedulerState, session: str, n: int, question: Check, now: Now, out: Decision) -> None:
-    """Would any engine qualify?  Functions that have not spoken of every engine are asked first."""
+    """Answer which engines would qualify, after the functions have judged every engine."""
     save_functions(farm, question.functions, out)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
@@ -138,7 +140,7 @@ def on_check(farm: SchedulerState, session: str, n: int, question: Check, now: N
 
 
 def answer_checks(farm: SchedulerState, out: Decision) -> None:
-    """Those for which every function has spoken."""
+    """Answer the checks for which every function has judged every engine."""
     waiting = []
     for check in farm.functions.checks:
         rules = check.rules or DEFAULT_RULES

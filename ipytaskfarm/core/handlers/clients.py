@@ -1,4 +1,4 @@
-"""Clients coming and going, and their questions about tasks: watch, fetch, abort, clear, retry."""
+"""Clients that come and go, and their questions about tasks: watch, fetch, abort, clear, retry."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from .jobs import client_is_gone, revive_job
 from .submit import apply_rules, refused
 
 RETRIED = "retried"
-"""The setting that keeps what retries came to."""
+"""The key of the stored setting that holds the answers to retries."""
 _RETRIES_KEPT = 64
-"""So many answers are remembered: who asks again does it at once, or never."""
+"""So many answers are kept: a client repeats its question at once, or never."""
 
 
 def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """A client's session begins, or it came back after the controller's restart."""
+    """Note that a client is connected: its session begins, or goes on after the controller's restart."""
     client = farm.clients.of(session)
     client.connected = True
     client.name = event.name
 
 
 def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
-    """Its tasks go on; what it was told about is not told any more; ids it never used never come."""
+    """Forget a client.  Its tasks go on; ids that it never used are never handed in."""
     client = farm.clients.by_session.pop(session, None)
     if client is None:
         return
@@ -72,7 +72,9 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
 
 
 def on_watch(farm: SchedulerState, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
-    """Tell this session when these end.  For those that have ended it is told so now, without their results."""
+    """Tell this session when these tasks end.
+
+    Of tasks that have ended it is told at once, without their results."""
     client = farm.clients.of(session)
     unknown = []
     for task_id in question.ids:
@@ -95,7 +97,7 @@ def _ended_before(task_id: int, reason: str) -> Final:
 
 
 def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
-    """Results from the store, as often as asked, to any client."""
+    """Read results from the store, as often as asked, for any client."""
     ids, unfinished, unknown, refusals = [], [], [], []
     for task_id in dict.fromkeys(question.ids):
         if task_id in farm.tasks.finals:
@@ -113,7 +115,8 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: N
 
 
 def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
-    """Final at once.  What has not begun never runs; what runs is interrupted, and its answer changes nothing."""
+    """Let tasks fail at once.  Tasks that have not begun never run; running ones are interrupted, and their answers
+    change nothing."""
     outcomes: list[tuple[int, str]] = []
     recalls: dict[str, list[RunKey]] = {}
     for task_id in question.ids:
@@ -132,7 +135,7 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: N
 
 
 def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn: jobs that end with the first of their tasks that fails."""
+    """At the end of a turn, abort the tasks of jobs that end with their first failure."""
     recalls: dict[str, list[RunKey]] = {}
     for job_id in farm.jobs.to_abort:
         job = farm.jobs.by_id[job_id]
@@ -170,13 +173,13 @@ def _abort_one(
 
 
 def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
-    """Between its interrupt and the signals that end its engine."""
+    """Return the time between a task's interrupt and the signals that end its engine."""
     grace_s = task.rules.grace_s if task.rules is not None else None
     return farm.settings.grace_s if grace_s is None else grace_s
 
 
 def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
-    """Forget final results; ids go on counting."""
+    """Forget ended tasks.  Their ids are not given again."""
     if question.ids is None:
         ids = [i for i in farm.tasks.finals if i not in farm.graph.consumers and i not in farm.tasks.kept]
         refusals = [*farm.tasks.refusals]
@@ -205,9 +208,9 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
-    """Failed tasks once more, as they were handed in: the store has what they were made of.
+    """Run failed tasks once more, as they were handed in, from the store.
 
-    A client asks again, under the same number, when the controller died before it could answer."""
+    A client repeats its question, under the same number, when the controller died before it could answer."""
     known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
         out.sends.append((session, Answer(n, known)))
@@ -230,7 +233,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: N
 
 
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
-    """The tasks to be retried, read back: new ids, linked to the old ones."""
+    """Accept the tasks to be retried under new ids, linked to the old ones."""
     if not event.tasks:
         out.sends.append((session, Answer(event.n, Retried([], event.missing, event.not_failed))))
         return
@@ -259,17 +262,15 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:
-    """What a task that is tried again waits for: those that are tried again with it, for themselves."""
+    """Return what a retried task waits for: tasks that are retried with it are replaced by their new ids."""
     inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
     known = [pairs.get(i, i) for i in needs.after]
-    after = tuple(
-        i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals
-    )  # what was cleared had ended
+    after = tuple(i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals)  # a cleared task had ended
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """No engine could take it within `unmet_timeout`."""
+    """Let a task fail that no engine could take within `unmet_timeout`."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
         return
@@ -279,7 +280,7 @@ def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> N
 
 
 def end_withholding(farm: SchedulerState, engine_name: str) -> None:
-    """Its penalty is over."""
+    """Give an engine tasks again after its penalty."""
     engine = farm.engines.by_name.get(engine_name)
     if engine is not None and engine.state == "up":
         farm.readiness.wake(engine)

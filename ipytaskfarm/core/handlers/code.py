@@ -1,4 +1,4 @@
-"""Code that came with tasks, kept once."""
+"""Code that comes with tasks and is stored once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..saves import SaveFunction
 
 
 def save_functions(farm: SchedulerState, functions: list[Function], out: Decision) -> None:
-    """Keep code that the store has not seen.  Of two codes under one digest the first one stays."""
+    """Save code that the store does not have.  Of two codes under one digest the first one stays."""
     for function in functions:
         if function.digest not in farm.functions.stored:
             farm.functions.stored.add(function.digest)

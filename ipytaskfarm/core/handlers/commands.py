@@ -1,4 +1,4 @@
-"""MultiEngine commands on their way to engines and back, sticky state, and stacks."""
+"""MultiEngine commands on their way to engines and back, sticky commands, and stacks."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
 NOTE_MAX = 2000
-"""Characters of what an engine says of its start-up code."""
+"""The most characters of an engine's report on its start-up code."""
 
 STACKS_KEPT = 10_000
-"""Queries that wait for their answers."""
+"""The most stack queries that wait for their answers."""
 
 STARTUP = "startup"
-"""The key of the farm's start-up code among the sticky entries."""
+"""The key of the farm's start-up code among the sticky commands."""
 
 
 def on_command(farm: SchedulerState, session: str, event: Command, now: Now, out: Decision) -> None:
-    """Send a command to each of its engines, or answer at once why that cannot be."""
+    """Send a command to each of its engines, or answer at once why that is not possible."""
     visible = farm.engines.visible()
     if not visible:
         _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
@@ -64,12 +64,14 @@ def on_command(farm: SchedulerState, session: str, event: Command, now: Now, out
             return
         engines = [by_id[i] for i in event.engines]
     for engine in engines:
-        engine.ran_commands = engine.ran_commands or event.verb != PROFILE  # which leaves nothing that could be missed
+        engine.ran_commands = (
+            engine.ran_commands or event.verb != PROFILE
+        )  # profiling leaves nothing behind that could be missed
         key = (session, event.n, engine.name)
         farm.requests.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
-        # Who will answer, so that the client knows how many answers "all" means.
+        # The engines that will answer, so that the client knows how many answers to expect.
         ids = msgspec.msgpack.encode([engine.id for engine in engines])
         out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
 
@@ -80,7 +82,7 @@ def _refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: De
 
 
 def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now: Now, out: Decision) -> None:
-    """An engine has answered: pass it on; the farm's own commands make the engine ready."""
+    """Pass an engine's answer on.  When all of the farm's own commands are answered, the engine is ready."""
     engine = farm.engines.by_name.get(event.engine)
     if event.session == "":
         if engine is not None:
@@ -111,7 +113,7 @@ def _failure_in(body: bytes) -> str:
 
 
 def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: Decision) -> None:
-    """The engine is gone: what it had not answered, it never will."""
+    """Answer the commands that a lost engine will never answer."""
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
         pending = farm.requests.commands.pop(key)
@@ -122,7 +124,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: D
 def on_command_queues(
     farm: SchedulerState, session: str, n: int, question: CommandQueues, now: Now, out: Decision
 ) -> None:
-    """What each engine has been told and has not answered."""
+    """Answer which commands each engine has not answered."""
     texts: dict[str, list[str]] = {}
     for pending in farm.requests.commands.values():
         texts.setdefault(pending.engine, []).append(pending.text or pending.verb)
@@ -137,12 +139,12 @@ def on_command_queues(
 
 
 def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
-    """Keep a command for every engine to come; engines that are being prepared get it too."""
+    """Keep a command for all engines to come, and send it to engines that are being prepared."""
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
     unchanged = farm.requests.sticky.get(question.key) == entry
     farm.requests.sticky[question.key] = entry
     if question.key == STARTUP:
-        # First, whenever it came: what was made sticky may rest on it.
+        # The start-up code comes first, whenever it was set: the other commands may depend on it.
         farm.requests.sticky = {STARTUP: entry, **farm.requests.sticky}
     out.saves.append(entry)
     if not unchanged:
@@ -153,13 +155,13 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
 
 
 def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
-    """What fresh engines will run, in order."""
+    """Answer which commands new engines run, in order."""
     rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
     out.sends.append((session, Answer(n, StickyTable(rows))))
 
 
 def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
-    """Fresh engines no longer run these."""
+    """Remove commands from those that new engines run."""
     keys = (
         list(farm.requests.sticky) if question.keys is None else [k for k in question.keys if k in farm.requests.sticky]
     )
@@ -173,7 +175,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
 
 
 def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
-    """Where is a running task now?  Its agent asks the engine."""
+    """Ask the agent of a running task's engine where the task is now."""
     task = farm.tasks.unfinished.get(question.id)
     place = task.place if task is not None else None
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
@@ -186,7 +188,7 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
         return
     number = farm.number()
     farm.requests.stacks[number] = (session, n, engine.agent)
-    while len(farm.requests.stacks) > STACKS_KEPT:  # of agents that do not answer
+    while len(farm.requests.stacks) > STACKS_KEPT:  # queries to agents that do not answer
         del farm.requests.stacks[next(iter(farm.requests.stacks))]
     out.sends.append((engine.agent, StackQuery(number, engine.name)))
 
@@ -196,7 +198,7 @@ def _unknown(task_id: int) -> str:
 
 
 def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now, out: Decision) -> None:
-    """The stack of an engine, for whoever asked."""
+    """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
         out.sends.append((asked[0], Answer(asked[1], Text(event.text))))

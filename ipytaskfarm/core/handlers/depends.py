@@ -1,4 +1,7 @@
-"""What depend functions say of engines.  They are user code and run in the evaluator; here their verdicts are kept."""
+"""Verdicts of depend and locality functions on engines.
+
+The functions are user code and run in the evaluator; only their verdicts are kept here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from ..verdicts import Evaluate, Evaluated, Subject
 
 
 def ask_for_verdicts(farm: SchedulerState, digest: str, out: Decision, scored: bool = False) -> None:
-    """Ask about every engine of which this function has not spoken yet.  scored: it is a locality function."""
+    """Ask about every engine that this function has not judged yet.
+
+    scored: it is a locality function."""
     depend = _depend(farm, digest, scored)
     if len(depend.asked) >= len(farm.engines.by_name) and all(e in depend.asked for e in farm.engines.by_name):
         return
@@ -29,7 +34,7 @@ def _depend(farm: SchedulerState, digest: str, scored: bool) -> FunctionVerdicts
 
 
 def _needed(farm: SchedulerState) -> list[tuple[str, bool]]:
-    """(digest, scored) of every function that tasks wait for."""
+    """Return (digest, scored) of every function that waiting tasks need."""
     needed: set[tuple[str, bool]] = set()
     for task_class in farm.queues.classes.values():
         if task_class.size and task_class.restricted:
@@ -45,7 +50,7 @@ def _functions_of(key: ClassKey) -> list[tuple[str, bool]]:
 
 
 def ask_about_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """A new engine, or one with new properties: ask every function that tasks wait for."""
+    """Ask all functions that waiting tasks need about a new engine, or one with new properties."""
     for digest, scored in _needed(farm):
         _ask(farm, _depend(farm, digest, scored), [engine], out)
 
@@ -63,14 +68,15 @@ def _ask(farm: SchedulerState, depend: FunctionVerdicts, engines: list[EngineEnt
 
 
 def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
-    """What was said of it no longer holds."""
+    """Forget the verdicts on an engine."""
     for depend in farm.functions.by_key.values():
         depend.verdicts.pop(engine.name, None)
         depend.asked.pop(engine.name, None)
 
 
 def on_evaluated(farm: SchedulerState, session: str, event: Evaluated, now: Now, out: Decision) -> None:
-    """Verdicts: those about an engine as it is now count; one that is an error is asked for again later."""
+    """Take over verdicts about engines with their present properties.  Verdicts that are errors are asked for again
+    later."""
     key = locality_key(event.depend) if event.scored else event.depend
     depend = farm.functions.by_key.get(key)
     if depend is None:
@@ -89,7 +95,7 @@ def on_evaluated(farm: SchedulerState, session: str, event: Evaluated, now: Now,
 
 
 def ask_again(farm: SchedulerState, key: str, out: Decision) -> None:
-    """The verdicts that were errors are asked for anew, if any task still waits for them."""
+    """Ask again for the verdicts that were errors, if a task still waits for them."""
     depend = farm.functions.by_key.get(key)
     if depend is None:
         return
@@ -105,7 +111,7 @@ def _forget_errors(depend: FunctionVerdicts) -> None:
 
 
 def drop_all_verdicts(farm: SchedulerState, out: Decision) -> None:
-    """For `spin`: what was said is forgotten, and asked anew for the tasks that wait."""
+    """Forget all verdicts, and ask again for those that waiting tasks need.  Called by `spin`."""
     waiting = _needed(farm)
     for depend in list(farm.functions.by_key.values()):
         depend.verdicts.clear()

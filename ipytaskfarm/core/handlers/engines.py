@@ -1,4 +1,4 @@
-"""One engine's life between its start and its end: prepared, ready, retired."""
+"""An engine's preparation, and the retirement of engines that are too many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .depends import ask_about_engine
 
 
 def prepare(farm: SchedulerState, engine: EngineEntry, verb: str, body: bytes, out: Decision) -> None:
-    """Run one command of the farm's own before the engine's first task."""
+    """Let an engine run one of the farm's own commands before its first task."""
     # Engines remember (session, n) and never run one twice: numbers of another epoch must differ.
     n = farm.epoch * 1_000_000 + farm.number()
     engine.preparing.add(n)
@@ -22,7 +22,7 @@ def prepare(farm: SchedulerState, engine: EngineEntry, verb: str, body: bytes, o
 
 
 def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
-    """It may run tasks now."""
+    """Let an engine run tasks from now on."""
     engine.state = EngineState.UP
     out.sends.append((engine.agent, EnginePrepared(engine.name)))
     refresh_classes(farm, [engine])
@@ -31,14 +31,14 @@ def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: De
     begin_oldest(farm, engine, now)
     if engine.retiring and not engine.assigned:
         end_engine(farm, engine, out)
-    # There may be more than are wanted now; thousands that come in one turn are counted once.
+    # There may be more engines than wanted now.  Thousands that come in one turn are counted once.
     if not farm.lifecycle.balance_due:
         farm.lifecycle.balance_due = True
         farm.timers.set(now.mono_s, "balance")
 
 
 def retire_surplus(farm: SchedulerState, out: Decision) -> None:
-    """More engines than wanted: the highest ids end as soon as they are empty."""
+    """Retire the engines with the highest ids, if there are more than wanted."""
     shared: list[EngineEntry] = []
     lent = 0
     for agent in farm.agents.by_session.values():

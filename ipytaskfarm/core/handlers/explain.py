@@ -1,4 +1,4 @@
-"""Why a task is where it is, in sentences."""
+"""Explanations for people: why a task is where it is."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .asking import why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
-"""So many of those that a task waits for are named."""
+"""At most so many of the tasks that a task waits for are named."""
 
 
 def on_explain(farm: SchedulerState, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
-    """Why a task is where it is, in sentences."""
+    """Answer why a task is where it is, in sentences."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
         out.sends.append((session, Answer(n, Text("\n".join(explain(farm, task, now))))))
@@ -36,7 +36,7 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: Explain, no
 
 
 def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
-    """For those who wait: nothing to say as long as anything moves."""
+    """Answer why none of these tasks moves; the text is empty as long as one may move."""
     text = ""
     tasks = [farm.tasks.unfinished.get(i) for i in question.ids]
     if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
@@ -49,7 +49,7 @@ def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: N
 
 
 def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
-    """Whether it runs, or is to run as soon as an engine is free."""
+    """Return whether a task runs, or will run as soon as an engine is free."""
     place = task.place
     if type(place) is Assigned:
         engine = farm.engines.by_name.get(place.engine)
@@ -59,14 +59,14 @@ def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
     if task.waits_for:
         return _any_may_move(farm, task.waits_for)
     if type(place) is Queued and task.task_class is None:
-        return place.why is not Waiting.PAUSED  # it comes back by itself, at its time
+        return place.why is not Waiting.PAUSED  # it rejoins its queue by itself at its time
     if task.task_class is not None and task.task_class.restricted:
         return bool(task.task_class.eligible) and not why_nobody(farm, task.rules or DEFAULT_RULES)
     return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.by_name.values())
 
 
 def _any_may_move(farm: SchedulerState, needed: set[int]) -> bool:
-    """Whether anything that these wait for, however far, may move."""
+    """Return whether any task that these tasks wait for, directly or indirectly, may move."""
     seen = set(needed)
     waiting = list(needed)
     while waiting:
@@ -83,7 +83,7 @@ def _any_may_move(farm: SchedulerState, needed: set[int]) -> bool:
 
 
 def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
-    """Lines for people about an unfinished task."""
+    """Return lines for people about an unfinished task."""
     name = f" ({name_of(task)})" if name_of(task) else ""
     shown = "running" if task.state is State.PENDING else task.state.value
     lines = [f"task {task.id}{name} is {shown}: {reason_of(farm, task)}"]
@@ -110,7 +110,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
 
 
 def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:
-    """Of a task that stands in no queue."""
+    """Explain where a task waits that is in no queue."""
     if task.waits_for:
         first = sorted(task.waits_for)[:SHOWN]
         more = f" and {len(task.waits_for) - len(first)} more" if len(task.waits_for) > len(first) else ""

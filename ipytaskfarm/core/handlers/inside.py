@@ -1,6 +1,6 @@
-"""What running tasks ask: to submit children, what became of them, to wait for them, messages, progress.
+"""Calls of running tasks: submitting children, asking about them, waiting for tasks, messages, progress.
 
-A call counts only while its attempt is the current one on that engine; of any other nothing is heard.
+A call counts only while its attempt is the current one on its engine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .submit import apply_rules, why_refused
 
 
 def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, out: Decision) -> None:
-    """A running task's own question."""
+    """Answer a running task's call."""
     engine = farm.engines.by_name.get(event.engine)
     task = farm.tasks.unfinished.get(event.run[0])
     if engine is None or task is None or not task.is_current(engine.name, event.run):
@@ -64,7 +64,7 @@ def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, 
 
 
 def state_of(farm: SchedulerState, task_id: int) -> str:
-    """A task's state as its parent sees it; "cleared" if it is not there any more."""
+    """Return a task's state as its parent sees it, or "cleared"."""
     task = farm.tasks.unfinished.get(task_id)
     if task is not None:
         return "running" if task.state is State.PENDING else task.state.value
@@ -75,7 +75,7 @@ def state_of(farm: SchedulerState, task_id: int) -> str:
 
 
 def children_of(farm: SchedulerState, parent: int) -> list[int]:
-    """In the order of submission."""
+    """Return a task's children in the order of submission."""
     family = farm.conversations.families.get(parent)
     return [child for _, ids in family.spawned.values() for child in ids] if family is not None else []
 
@@ -137,7 +137,7 @@ def _take_in(
     for submission, task_id in zip(made, ids, strict=True):
         needs = submission.needs
         if needs is not None:
-            # Those of the same call are named by negative numbers.
+            # Tasks of the same call are named by negative numbers.
             after = tuple(of_number.get(i, i) for i in needs.after)
             inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
             known = tuple(
@@ -154,14 +154,16 @@ def _take_in(
 
 
 def on_progress(farm: SchedulerState, session: str, event: Progress, now: Now, out: Decision) -> None:
-    """How far it has come, by its own word: the latest one counts."""
+    """Take over how far a running task has come."""
     task = farm.tasks.unfinished.get(event.run[0])
     if task is not None and task.is_current(event.engine, event.run):
         farm.conversations.progress[task.id] = event.value, event.total, event.message
 
 
 def on_progress_of(farm: SchedulerState, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
-    """For those who show it: asked a few times a second, so that a thousand updates cost no more than the last one."""
+    """Answer how far these tasks have come.
+
+    Clients ask a few times a second, so a thousand updates cost no more than the last one."""
     rows = []
     for task_id in question.ids:
         if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
@@ -170,7 +172,7 @@ def on_progress_of(farm: SchedulerState, session: str, n: int, question: Progres
 
 
 def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:
-    """Its own word, or else how many of its children have ended, with what the others say."""
+    """Return what a task reported of its progress, or else how many of its children have ended."""
     own = farm.conversations.progress.get(task_id)
     if own is not None:
         return own

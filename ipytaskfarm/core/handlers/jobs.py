@@ -1,4 +1,4 @@
-"""Jobs: what belongs together, and when it has ended."""
+"""Jobs: tasks that belong together, and when a job has ended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..plausible import SECONDS_MAX
 
 
 def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
-    """Tasks of this job follow.  Said with each message that holds some of them."""
+    """Register a job, or note that more tasks follow.  Each message that has tasks of a job names the job."""
     if not 0.0 <= spec.opened_s <= SECONDS_MAX:
-        spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store could not keep it
+        spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store cannot hold such a number
     job = farm.jobs.by_id.get(spec.id)
     if job is None:
         other = _same(farm, spec)
@@ -31,7 +31,7 @@ def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
 
 
 def _same(farm: SchedulerState, spec: JobSpec) -> str | None:
-    """Another job of its unique key that has not ended."""
+    """Return another job with the same unique key that has not ended."""
     if spec.unique is None:
         return None
     for job in farm.jobs.by_id.values():
@@ -41,7 +41,7 @@ def _same(farm: SchedulerState, spec: JobSpec) -> str | None:
 
 
 def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
-    """A job that has not ended may still need its environments."""
+    """Count a job among those that need its environments."""
     for identity in job.environments:
         use = farm.environments.uses.get(identity)
         if use is not None:
@@ -49,7 +49,7 @@ def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
 
 
 def count_arrival(farm: SchedulerState, rules: Rules | None) -> None:
-    """One task more of a job, accepted or refused."""
+    """Count one more task of a job as handed in, whether accepted or refused."""
     job = farm.jobs.by_id.get(rules.job) if rules is not None and rules.job is not None else None
     if job is not None:
         job.arrived += 1
@@ -57,7 +57,7 @@ def count_arrival(farm: SchedulerState, rules: Rules | None) -> None:
 
 
 def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None:
-    """How far they have arrived."""
+    """Save how many tasks of these jobs have been handed in."""
     for spec in specs:
         job = farm.jobs.by_id.get(spec.id)
         if job is None:
@@ -68,7 +68,7 @@ def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None
 
 
 def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:
-    """One of its tasks is tried again: what it failed for counts no more."""
+    """Forget a job's failure, because one of its tasks is retried."""
     job = farm.jobs.by_id.get(job_id)
     if job is not None and job.failed:
         job.failed = ""
@@ -76,7 +76,7 @@ def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:
 
 
 def end_orphans(farm: SchedulerState, out: Decision) -> None:
-    """Some time after a start: clients that have not come back hand in no more of their jobs."""
+    """Some time after a start, treat clients that have not come back as gone."""
     for session in {job.session for job in farm.jobs.by_id.values()}:
         client = farm.clients.by_session.get(session)
         if client is None or not client.connected:
@@ -84,7 +84,7 @@ def end_orphans(farm: SchedulerState, out: Decision) -> None:
 
 
 def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
-    """What it had not handed in of its jobs never comes: they are complete without it."""
+    """Count the jobs of a client that is gone as complete without the tasks that were not handed in."""
     for job in farm.jobs.by_id.values():
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec
@@ -95,7 +95,7 @@ def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
 
 
 def abort_disconnected(farm: SchedulerState, session: str) -> None:
-    """A client has gone, or seems to: its jobs that are to end with it do."""
+    """Abort the jobs that are to end with their client, which is gone or seems to be."""
     for job in farm.jobs.by_id.values():
         if job.session == session and job.spec.abort_on_disconnect and not job.ended and not job.failed:
             job.failed = "its client has gone (abort_on_disconnect)"

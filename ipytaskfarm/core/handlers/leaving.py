@@ -1,8 +1,8 @@
-"""Agents whose time is limited, that leave, that are sent away, or that their launcher knows to be dead.
+"""Agents that leave: their time is over, they are sent away, or their launcher knows that they are dead.
 
-An agent that leaves gets nothing more: what was sent ahead is called back, what runs has its time, and what still runs
-then is dealt with as at a stop of the farm (`lifecycle.part`).  Its engines end one by one as they become empty, and
-the agent ends with the last.
+An agent that leaves gets nothing more.  What was sent ahead is recalled, running tasks get their time, and what still
+runs then is treated as at a stop of the farm (`lifecycle.detach_run`).  Its engines end one by one as they become
+empty, and the agent ends with the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .losses import agent_silent, give_up_agent
 
 
 def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out: Decision) -> None:
-    """An agent was told to end by whoever placed it."""
+    """Let an agent leave that was told to end by its launcher."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         why = "it was told to end"
@@ -29,7 +29,7 @@ def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out
 def on_remove_agents(
     farm: SchedulerState, session: str, n: int, question: RemoveAgents, now: Now, out: Decision
 ) -> None:
-    """Send these agents away; the answer is how many there were."""
+    """Send these agents away, and answer how many there were."""
     leaving = [agent for agent in farm.agents.by_session.values() if goes_by(agent.name, question.names)]
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))
@@ -38,8 +38,9 @@ def on_remove_agents(
 
 
 def on_agents_ended(farm: SchedulerState, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
-    """What a launcher knows: nothing more comes of these, so nobody need wait for their leases.  One that is heard is
-    believed more than its launcher."""
+    """Give up these agents without waiting for their leases, because their launcher knows that they have ended.
+
+    An agent that is still heard is not given up."""
     gone = [a for a in farm.agents.by_session.values() if goes_by(a.name, question.names) and not a.reachable]
     for agent in gone:
         agent_silent(farm, agent, now)
@@ -62,7 +63,7 @@ def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | 
 
 
 def end_leave(farm: SchedulerState, session: str, now: Now, out: Decision) -> None:
-    """What still runs there had its time."""
+    """Detach the tasks that still run under a leaving agent when their time is over."""
     agent = farm.agents.by_session.get(session)
     if agent is None or not agent.leaving or farm.lifecycle.shut:
         return

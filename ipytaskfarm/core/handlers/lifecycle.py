@@ -1,4 +1,4 @@
-"""How many engines are wanted, holding, and the end of the farm."""
+"""How many engines are wanted, holding the farm, and its end."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .depends import drop_all_verdicts
 from .nodes import readmit_nodes
 
 SHUT_WITHIN_S = 15.0
-"""After this the controller ends whether or not its agents have."""
+"""After so long the controller ends even if agents are still there."""
 
 
 def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWanted, now: Now, out: Decision) -> None:
-    """Keep that many engines from now on."""
+    """Set how many engines are wanted."""
     base = farm.lifecycle.wanted if question.engines is None else question.engines
     farm.lifecycle.wanted = max(0, base + question.more)
     out.saves.append(SaveSetting("wanted", farm.lifecycle.wanted))
@@ -47,7 +47,7 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
 def on_remove_engines(
     farm: SchedulerState, session: str, n: int, question: RemoveEngines, now: Now, out: Decision
 ) -> None:
-    """End these, and want that many fewer."""
+    """End these engines, and want that many fewer."""
     by_id = {engine.id: engine for engine in farm.engines.by_name.values()}
     unknown = [i for i in question.ids if i not in by_id]
     if unknown:
@@ -70,7 +70,7 @@ def on_remove_engines(
 
 
 def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now, out: Decision) -> None:
-    """Start no task, or go on."""
+    """Start no task, or resume."""
     before, farm.lifecycle.held = farm.lifecycle.held, question.on
     out.saves.append(SaveSetting("held", int(farm.lifecycle.held)))
     if not farm.lifecycle.held:
@@ -83,7 +83,9 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now
 
 
 def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:
-    """Look again at everything; True if that dispatched something (verdicts asked anew may do so a little later)."""
+    """Look again at everything, and answer whether that assigned any task.
+
+    Verdicts that are asked for again may lead to more a little later."""
     drop_all_verdicts(farm, out)
     for engine in farm.engines.by_name.values():
         if engine.state == EngineState.UP:
@@ -97,7 +99,7 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now
 
 
 def on_stop(farm: SchedulerState, session: str, n: int, question: Stop, now: Now, out: Decision) -> None:
-    """Refuse new work, recall what was sent ahead, and wait for what runs.  A second stop waits no longer."""
+    """Refuse new work, recall what was sent ahead, and wait for the running tasks.  A second stop waits no longer."""
     out.sends.append((session, Answer(n, Flag(True))))
     drain_s = 0.0 if farm.lifecycle.stopping else question.drain_s
     if not farm.lifecycle.stopping:
@@ -111,7 +113,7 @@ def on_stop(farm: SchedulerState, session: str, n: int, question: Stop, now: Now
 
 
 def end_drain(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Running tasks have had their time: those that may repeat go back to the queue uncharged, the rest end here."""
+    """Detach the tasks that still run when a stopping farm waits no longer."""
     if farm.lifecycle.shut:
         return
     for task in [task for task in farm.tasks.unfinished.values() if type(task.place) is Assigned]:
@@ -120,7 +122,7 @@ def end_drain(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> None:
-    """A task and its engine are parted: it may go on elsewhere if it may repeat, else it ends."""
+    """Take a running task from its engine: it goes on elsewhere if it may repeat, else it ends."""
     place = task.place
     if type(place) is not Assigned:
         return
@@ -141,7 +143,7 @@ def _shut(farm: SchedulerState, now: Now, out: Decision) -> None:
     for engine in list(farm.engines.by_name.values()):
         if engine.environment is not None and engine.state != EngineState.AWAY:
             farm.lifecycle.shut_by_s = max(farm.lifecycle.shut_by_s, now.mono_s + SHUT_WITHIN_S + patience_s(engine))
-            end_engine(farm, engine, out)  # its teardown has a time of its own
+            end_engine(farm, engine, out)  # its teardown may take longer than the agents' end
     farm.timers.set(farm.lifecycle.shut_by_s, "shut")
     for agent in farm.agents.by_session.values():
         if agent.present:
@@ -149,7 +151,7 @@ def _shut(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def look_for_the_end(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """While stopping: nothing runs any more -> end the agents; no agent is left -> the controller may end."""
+    """While the farm is stopping, end the agents when nothing runs, and end the controller when no agent is left."""
     if not farm.lifecycle.shut:
         if not any(engine.assigned for engine in farm.engines.by_name.values() if engine.state != EngineState.AWAY):
             _shut(farm, now, out)
@@ -161,7 +163,7 @@ def look_for_the_end(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def reassign_unanswered(farm: SchedulerState, engine_name: str, runs: list[tuple[int, int]], out: Decision) -> None:
-    """A recall was not answered in time: what may repeat goes to another engine as a new attempt, uncharged."""
+    """Assign runs to other engines whose recall was not answered in time, if they may repeat; uncharged."""
     engine = farm.engines.by_name.get(engine_name)
     if engine is None:
         return

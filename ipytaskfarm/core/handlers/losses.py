@@ -1,4 +1,4 @@
-"""Engines and agents that are gone, and what that means for what they held."""
+"""Engines and agents that are gone, and what that means for the runs that they held."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from .streams import forget_outputs
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
-"""An engine that is lost so soon, with nothing done, is taken for one that cannot start."""
+"""An engine that is lost so soon, with nothing done, counts as one that cannot start."""
 
 NAMED_MAX = 20
-"""So many tasks a line of the log names."""
+"""At most so many tasks are named in a line of the log."""
 
 
 def on_engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now, out: Decision) -> None:
-    """An engine's process has ended.  Only what it was running is charged; what it never began goes back as it was."""
+    """Remove an engine whose process has ended.
+
+    Only the task that it was running is charged; runs that had not begun go back to their queues as they were."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         agent.starting.pop(event.id, None)
@@ -49,7 +51,7 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: N
 
 
 def _over(tasks: list[int], known: bool) -> str:
-    """For the log, which is searched for tasks: over which it was lost."""
+    """Return, for the log, which tasks an engine was running when it was lost."""
     if not tasks:
         return ""
     some = ", ".join(map(str, tasks[:NAMED_MAX])) + (" …" if len(tasks) > NAMED_MAX else "")
@@ -59,7 +61,9 @@ def _over(tasks: list[int], known: bool) -> str:
 def lose_engine(
     farm: SchedulerState, engine: EngineEntry, begun: set[RunKey], crash: Crash, known: bool, now: Now, out: Decision
 ) -> None:
-    """Take an engine out of the farm and settle what it held."""
+    """Remove an engine from the farm, and settle the runs that it held.
+
+    begun: the runs that may have begun; known: whether the flight recorder could be read."""
     engine.state = EngineState.STOPPING
     farm.readiness.withdraw(engine)
     farm.remove_engine(engine)
@@ -93,7 +97,7 @@ def lose_engine(
 def _charge(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, crash: Crash, known: bool, now: Now, out: Decision
 ) -> None:
-    """The engine died of this task, or with it."""
+    """Charge a task for the loss of its engine, and run it again or end it."""
     begin(farm, task, now)
     # "memory: 312 MiB in use …"
     reason = _REASONS.get(crash.cause.partition(":")[0], Reason.ENGINE_LOST)
@@ -139,7 +143,7 @@ def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
 
 
 def describe(crash: Crash) -> str:
-    """How an engine ended, in half a sentence."""
+    """Return half a sentence about how an engine ended."""
     if crash.signal is not None:
         try:
             name = Signals(crash.signal).name
@@ -156,7 +160,7 @@ def describe(crash: Crash) -> str:
 
 
 def back_off(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
-    """An engine did not start there: wait before the next, longer each time.  Other nodes' engines need not wait."""
+    """Wait before the next start of an engine under this agent, longer each time.  Other agents are not affected."""
     agent.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, agent.backoff_s * 2))
     agent.start_after_s = now.mono_s + agent.backoff_s
     farm.timers.set(agent.start_after_s, "balance")
@@ -166,15 +170,15 @@ def back_off(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 def lease_margin_s(lease_s: float) -> float:
-    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
+    """Return how much longer than the lease a silent agent is waited for, until its engines are gone for sure.
 
-    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
-    differ by some per cent."""
+    Agent and controller both count from when they heard the other last, and one may be heard for a while longer than
+    the other.  Clocks may differ by some per cent."""
     return min(30.0, max(5.0, lease_s / 30))
 
 
 def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
-    """No more work for its engines until it is heard again, or its lease is over."""
+    """Give no more work to an agent's engines until it is heard again or its lease is over."""
     agent.reachable = False
     if agent.deadline_s is None:
         agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
@@ -187,14 +191,14 @@ def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 def give_up_agent(farm: SchedulerState, session: str, why: str, now: Now, out: Decision) -> None:
-    """Its lease is over, unless it was renewed meanwhile."""
+    """Give up an agent whose lease is over, unless the lease was renewed meanwhile."""
     agent = farm.agents.by_session.get(session)
     if agent is not None and agent.deadline_s is not None and now.mono_s >= agent.deadline_s:
         give_up(farm, agent, why, now, out)
 
 
 def give_up(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: Decision) -> None:
-    """It is gone for good: everything that was handed to its engines counts as begun."""
+    """Give up an agent for good: all runs that its engines held count as begun."""
     text = f"agent on {agent.node} is given up: {why}"
     out.notes.append(text)
     farm.diagnostics.losses.append(text)
@@ -207,7 +211,9 @@ def give_up(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: De
 
 
 def forget_agent(farm: SchedulerState, agent: AgentEntry, out: Decision) -> None:
-    """It has no engines any more.  Should it live, and be heard again, it begins anew and says what it holds."""
+    """Forget an agent that has no engines any more.
+
+    If it should live and be heard again, it begins a new session and reports what it holds."""
     if farm.agents.by_session.pop(agent.session, None) is not None:
         farm.agents.failing.discard(agent.session)
         out.given_up.append(agent.session)

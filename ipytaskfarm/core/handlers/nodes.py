@@ -1,7 +1,7 @@
-"""A node on which everything fails is set aside: it would eat the queue faster than the good ones work it off.
+"""Nodes on which everything fails are excluded: such a node would take tasks faster than the good ones finish them.
 
-Only if tasks of the same kinds succeeded on other nodes meanwhile, for else it is the tasks; and never the last node.
-What its failures cost tasks that have not ended is given back to them: it was not their fault.
+A node is excluded only if tasks of the same kinds succeeded on other nodes meanwhile (else the tasks are the cause),
+and never the last one.  Unfinished tasks are refunded what its failures have cost them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..task import DEFAULT_RULES, TaskEntry
 from ..transition import refund
 
 TASKS_LEAST = 5
-"""One task that fails again and again says nothing of its node."""
+"""A single task that fails again and again says nothing about its node."""
 STREAK_MAX = 1000
-"""Failed attempts that are remembered."""
+"""At most so many failed attempts are remembered."""
 
 
 def charge_loss(task: TaskEntry) -> Charge:
-    """An engine was lost over this task; what that costs it."""
+    """Charge a task for the loss of an engine, and return what was charged."""
     task.losses += 1
     if (task.rules or DEFAULT_RULES).lost_retries is not None:
         return "loss"
@@ -35,7 +35,7 @@ def charge_loss(task: TaskEntry) -> Charge:
 
 
 def note_successes(farm: SchedulerState, session: str, keys: set[ClassKey]) -> None:
-    """Tasks of these classes succeeded under an agent, while some agent has a streak."""
+    """Note that tasks of these classes succeeded under an agent, while attempts fail under some agent."""
     own = farm.agents.by_session.get(session)
     if own is not None and own.failures:
         _end_streak(farm, own)
@@ -46,7 +46,7 @@ def note_successes(farm: SchedulerState, session: str, keys: set[ClassKey]) -> N
 
 
 def note_failure(farm: SchedulerState, session: str, task: TaskEntry, charge: Charge, now: Now, out: Decision) -> None:
-    """An attempt failed under an agent, after its task was dealt with."""
+    """Note that an attempt failed under an agent, after its task was dealt with."""
     agent = farm.agents.by_session.get(session)
     if agent is None or agent.excluded or len(farm.agents.by_session) < 2:
         return
@@ -94,7 +94,7 @@ def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision)
 
 
 def readmit_nodes(farm: SchedulerState, now: Now) -> None:
-    """Nodes that were set aside get tasks again: somebody says that they are mended."""
+    """Give tasks again to nodes that were excluded: the farm's owner says that they are repaired."""
     for agent in farm.agents.by_session.values():
         if agent.excluded and not agent.leaving and agent.node not in farm.agents.drained_nodes:
             _readmit(farm, agent, now)
@@ -111,10 +111,13 @@ def _readmit(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 DRAINED = "it is drained: what runs there comes to its end, and nothing more is started"
+"""Why a drained node gets no tasks."""
 
 
 def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: Now, out: Decision) -> None:
-    """These nodes' engines get nothing more, or go on.  It outlives controller and agents: nodes are meant."""
+    """Give no more tasks to these nodes, or resume.
+
+    Draining is for nodes, so it outlasts controller and agents."""
     before = set(farm.agents.drained_nodes)
     (farm.agents.drained_nodes.update if question.on else farm.agents.drained_nodes.difference_update)(question.nodes)
     if farm.agents.drained_nodes != before:

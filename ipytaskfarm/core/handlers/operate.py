@@ -1,4 +1,4 @@
-"""What people do to tasks and jobs from outside: marks, pausing, finding jobs again, looking back."""
+"""What people do to tasks and jobs from outside: marking, pausing, and finding jobs again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MARKED_FAILED = "marked as failed"
 
 
 def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone, now: Now, out: Decision) -> None:
-    """Ended well, with a result from outside.  What runs is interrupted, and its answer changes nothing."""
+    """Let a task succeed with a result from outside.  A running one is interrupted, and its answer changes nothing."""
     task = farm.tasks.unfinished.get(question.id)
     if task is None:
         answer(session, n, _not_unfinished(farm, question.id), out)
@@ -48,7 +48,7 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone,
 
 
 def on_mark_failed(farm: SchedulerState, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
-    """A run counts as failed; a task that has ended well runs again."""
+    """Count a task's run as failed.  A task that has succeeded runs again."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
         answer(session, n, Text(_fail(farm, task, question.why, now, out)), out)
@@ -66,7 +66,7 @@ def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
 
 
 def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> str:
-    """What a mark means for a task that has not ended: an error like any other."""
+    """Treat a mark on an unfinished task like any other error, and return what became of the task."""
     text = f"it was {MARKED_FAILED}" + (f": {why}" if why else "")
     failure = Failure("TaskError", text)
     place = task.place
@@ -104,7 +104,7 @@ def _stop_run(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) ->
 
 
 def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJobs, now: Now, out: Decision) -> None:
-    """Nothing more of these jobs is started, or they go on.  What runs comes to its end."""
+    """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
     unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
     if unknown:
         answer(
@@ -153,7 +153,7 @@ def _tasks_of(farm: SchedulerState, jobs: set[str]) -> Iterable[TaskEntry]:
 
 
 def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
-    """Jobs by id or name, of whichever client."""
+    """Answer which jobs have this id or name, of any client."""
     rows = [
         JobRow(
             job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,
@@ -167,7 +167,7 @@ def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs,
 
 
 def warn_late(farm: SchedulerState, task_id: int, attempt: int, now: Now, out: Decision) -> None:
-    """A run takes longer than its `warn_after`: nothing is ended, but its client and the log are told."""
+    """Tell the client and the log that a run takes longer than its `warn_after`."""
     task = farm.tasks.unfinished.get(task_id)
     place = task.place if task is not None else None
     if task is None or type(place) is not Assigned or place.attempt != attempt or task.rules is None:

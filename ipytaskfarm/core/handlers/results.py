@@ -1,4 +1,4 @@
-"""Answers of engines: what ended, what came back unrun, and what the end of an attempt means for its task."""
+"""Answers of engines: runs that ended, runs that came back unrun, and what the end of an attempt means for its task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
 
 
 def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out: Decision) -> None:
-    """Attempts ended.  One that is not the current attempt of its task frees the engine and changes nothing else."""
+    """Deal with attempts that have ended.
+
+    An attempt that is not the current one of its task frees the engine and changes nothing else."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -60,7 +62,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
 
 
 def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -> None:
-    """While everything fails on some node it is of interest what succeeds, and where."""
+    """While everything fails under some agent, note which tasks succeed under others."""
     found = [engine.assigned.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
     keys = {assigned.task_class.key for assigned in found if assigned is not None and assigned.task_class is not None}
     if keys:
@@ -68,7 +70,7 @@ def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -
 
 
 def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
-    """An engine holds less than before."""
+    """Look for work for an engine that holds less than before, or end it."""
     begin_oldest(farm, engine, now)
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)
@@ -89,7 +91,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         failure = Failure("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
     if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS | CONSEQUENCES:
-        # A task may raise TaskCancelled by itself: to the farm that is an error like any other.
+        # A task may raise TaskCancelled by itself; for the farm that is an error like any other.
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
     if ended.outcome == Reason.REJECTED:
         _rejected(farm, task, engine, ended, now, out)
@@ -109,7 +111,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
 
 
 def is_retried_on(task: TaskEntry, failure: Failure | None) -> bool:
-    """Whether a failure is one of those after which the task is to be run again."""
+    """Return whether a task is run again after this failure."""
     wanted = (task.rules or DEFAULT_RULES).retry_on
     if not wanted or failure is None:
         return not wanted
@@ -117,7 +119,7 @@ def is_retried_on(task: TaskEntry, failure: Failure | None) -> bool:
 
 
 def after_delay(task: TaskEntry, now: Now) -> Queued:
-    """Where a task waits for the run after an error."""
+    """Return where a task waits for its run after an error."""
     delays_s = (task.rules or DEFAULT_RULES).retry_delays_s
     delay_s = delays_s[min(max(task.errors, 1), len(delays_s)) - 1] if delays_s else 0.0
     return Queued(Waiting.RETRY, now.mono_s + delay_s, now.wall_s + delay_s) if delay_s else RETRIED
@@ -126,7 +128,7 @@ def after_delay(task: TaskEntry, now: Now) -> Queued:
 def _deferred(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
-    """ "Later": the next trial, uncharged, or the end if the first one began too long ago."""
+    """Run a deferred task again later, uncharged, or end it if its first trial began too long ago."""
     word = ended.word if isinstance(ended.word, Deferral) else Deferral()
     rules = task.rules or DEFAULT_RULES
     trial_state = task.own_trial_state()
@@ -153,7 +155,7 @@ def _deferred(
 
 
 def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
-    """No budget is left: the recovery task takes over under the same id, or the task has failed."""
+    """Let a task's recovery task take over under the same id, or let the task fail."""
     recovery = recovery_of(task)
     if recovery is not None and final.reason in RECOVERABLE:
         note_attempt(task, row, out)
@@ -177,7 +179,7 @@ def _row(engine: EngineEntry, ended: Ended) -> AttemptRow:
 def _rejected(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
-    """ "Not here": set aside for this engine, no retry spent; at the end if every engine has said so often enough."""
+    """Let a task that rejected an engine try others, uncharged, or fail if it rejected every engine often enough."""
     rejections = task.rejections = task.rejections or {}
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
@@ -198,7 +200,7 @@ def _rejected(
 
 
 def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, out: Decision) -> None:
-    """Runs come back unbegun: they wait again at their old place, uncharged."""
+    """Put runs that come back unrun to their old places in their queues, uncharged."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -216,7 +218,7 @@ def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, o
 
 
 def save_batches(engine: EngineEntry, batches: dict[int, RecordedBatch], out: Decision) -> None:
-    """Runs left these batches without an end: the record must not say that the engine still has them."""
+    """Save what is left of these batches, so that the store does not say that the engine still has the other runs."""
     for batch in batches.values():
         if batch.runs:
             out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
@@ -225,7 +227,7 @@ def save_batches(engine: EngineEntry, batches: dict[int, RecordedBatch], out: De
 
 
 def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:
-    """The time is over for which an engine was not to be asked again."""
+    """Let a task try an engine again that it had rejected."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or not task.rejections or engine not in task.rejections:
         return
@@ -235,7 +237,7 @@ def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:
 
 
 def rejoin(farm: SchedulerState, task_id: int, now: Now) -> None:
-    """A delayed task is due."""
+    """Put a delayed task back to its queue."""
     task = farm.tasks.unfinished.get(task_id)
     place = task.place if task is not None else None
     if task is not None and type(place) is Queued and place.until_s is not None and place.until_s <= now.mono_s:

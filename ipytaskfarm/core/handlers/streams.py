@@ -1,7 +1,7 @@
-"""What running tasks print, for those who wait and want to see it.
+"""Output of running tasks, for clients that wait and want to see it.
 
-Nothing of it is sent unasked: a client asks a few times a second, each answer is bounded, and while an engine has not
-answered it is not asked again.  So a flood of output, or a client that sleeps, costs nothing; an engine whose
+Nothing is sent unasked: a client asks a few times a second, each answer is bounded, and an engine that has not answered
+is not asked again.  So neither a flood of output nor a client that sleeps costs anything, and an engine whose
 interpreter is held by C code answers when it can.  All of a task's output comes with its result in any case.
 """
 
@@ -14,11 +14,13 @@ from ..farm import SchedulerState
 from ..messages import Answer, Number, Output, OutputQuery, Outputs, OutputText
 
 PATIENCE_S = 5.0
-"""An answer that has not come by then was lost with a connection."""
+"""An answer that has not come within this time was lost with a connection."""
 
 
 def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
-    """Ask the engines that run these tasks; their answers come as `Output`.  Answer: how many were asked."""
+    """Ask the engines that run these tasks for output, and answer how many were asked.
+
+    Their answers are passed on as `Output`."""
     wanted = None if question.ids is None else set(question.ids)
     seen = {(task, attempt): (chars, err_chars) for task, attempt, chars, err_chars in question.seen}
     asked = 0
@@ -45,7 +47,7 @@ def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int
 
 
 def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: Now, out: Decision) -> None:
-    """An engine's answer, for whoever asked."""
+    """Pass an engine's output on to the client that asked."""
     asked = farm.requests.outputs.pop(event.n, None)
     if asked is None:
         return
@@ -56,6 +58,6 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
 
 
 def forget_outputs(farm: SchedulerState, engine: EngineEntry) -> None:
-    """It is gone: it will not answer."""
+    """Forget the queries that a lost engine will not answer."""
     for number in [number for number, asked in farm.requests.outputs.items() if asked[1] == engine.name]:
         farm.requests.outputs_asked.pop(farm.requests.outputs.pop(number)[:2], None)

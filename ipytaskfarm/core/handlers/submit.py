@@ -1,4 +1,4 @@
-"""Tasks coming in, and the ids they come under."""
+"""Tasks that clients hand in, and the ids that they get."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 
 MAX_BLOCK = 65536
+"""The most ids in one block."""
 
 
 def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, out: Decision) -> None:
-    """Give the client its next block; blocks grow with what it uses."""
+    """Give a client its next block of ids.  Blocks grow with what the client uses."""
     client = farm.clients.of(session)
     block = farm.clients.ids.take(session, client.next_block, out)
     client.next_block = min(MAX_BLOCK, client.next_block * 4)
@@ -35,7 +36,9 @@ def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, ou
 
 
 def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: Decision) -> None:
-    """Accept what is new.  Ids of a block arrive in order: an earlier one is a resend, a later one comes too early."""
+    """Accept new tasks.
+
+    Ids of a block arrive in order: an earlier id is a resend, a later one has come too early."""
     client = farm.clients.of(session)
     if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         if event.tasks:
@@ -53,7 +56,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             _acknowledge(farm, client, block, fresh, out)
             block, fresh = client.block_of(submission.id), False
             if block is None:
-                continue  # not an id of this client's
+                continue  # the id was not given to this client
         if submission.id > block.next:
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
@@ -64,7 +67,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             rules = submission.rules
             if rules is not None:
-                # Most tasks of a message have the same rules: one object for all of them, of which all is known.
+                # Most tasks of a message have the same rules, so they share one object, whose class is found at once.
                 rules = last = last if rules == last else rules
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges
@@ -101,7 +104,7 @@ def _take_in(
 
 
 def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) -> None:
-    """A task was accepted: what its rules bring with them."""
+    """Do what follows from a task's rules after it was accepted."""
     rules = task.rules
     if rules is not None:
         if rules.depend is not None:
@@ -113,7 +116,7 @@ def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) 
 
 
 def why_refused(farm: SchedulerState, submission: Submission, rules: Rules | None) -> tuple[str, str] | None:
-    """(error, text) for a submission that can never be accepted."""
+    """Return (error, text) for a submission that can never be accepted."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
@@ -151,7 +154,7 @@ def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules
 
 
 def refused(task_id: int, etype: str, text: str) -> Final:
-    """A refusal, as fetching its id shows it."""
+    """Return a refusal as a client sees it when it fetches the task."""
     return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, Failure(etype, text), b"")
 
 

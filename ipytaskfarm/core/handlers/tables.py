@@ -1,4 +1,4 @@
-"""Questions that only look: counts, tables, and why a task is not running."""
+"""Questions that only look: counts, tables of tasks, engines and nodes, the state of the farm."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..task import Assigned, Queued, TaskEntry
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
-"""There may be as many classes as tasks."""
+"""At most so many classes are looked at: there may be as many classes as tasks."""
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
 
 def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueStatus, now: Now, out: Decision) -> None:
-    """Every uncleared id is in exactly one of the four states."""
+    """Answer how many tasks are in each state.  Every uncleared id is in exactly one of the four states."""
     counts = {state.value: farm.tasks.counts[state] for state in _SHOWN}
     ids: dict[str, list[int]] | None = None
     if question.verbose:
@@ -48,7 +48,7 @@ _GROUPS: dict[str | None, frozenset[State]] = {
 
 
 def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: Now, out: Decision) -> None:
-    """A table of tasks: the unfinished from memory, the final ones from the store."""
+    """Answer with a table of tasks: the unfinished ones from memory, the ended ones from the store."""
     states = _GROUPS.get(question.state)
     if states is None:
         names = sorted(name for name in _GROUPS if name)
@@ -66,7 +66,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
     wanted = [i for i in final_ids if (State.FAILED if farm.tasks.finals[i] else State.SUCCEEDED) in states]
     omitted = 0
     if question.last > 0 and question.name is None and len(found) + len(wanted) > question.last:
-        # Of a million rows fifty are wanted: the others are not even made. Names of final tasks only the store knows.
+        # Of a million rows fifty are wanted: the others are not even made.  Names of ended tasks are only in the store.
         omitted = len(found) + len(wanted) - question.last
         first = heapq.nlargest(question.last, [*(t.id for t in found), *wanted])[-1]
         found = [t for t in found if t.id >= first]
@@ -86,19 +86,19 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
 
 
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
-    """A table of the last of these, in order; last 0: all."""
+    """Return a table of the last of these rows, in order.  last 0: all of them."""
     ordered = sorted(rows, key=lambda row: row.id)
     kept = ordered[-last:] if last > 0 else ordered
     return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
 
 
 def name_of(task: TaskEntry) -> str | None:
-    """What its user calls it."""
+    """Return the name that the user gave the task."""
     return task.rules.name if task.rules else None
 
 
 def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
-    """One unfinished task for a table."""
+    """Return the row of one unfinished task."""
     place = task.place
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     began = place.wall_s if type(place) is Assigned else None
@@ -115,7 +115,7 @@ def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
 
 
 def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
-    """Why an unfinished task is where it is, in a word."""
+    """Return in a few words why an unfinished task is where it is."""
     place = task.place
     if type(place) is Assigned:
         if place.since_s is None:
@@ -139,7 +139,7 @@ def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
 
 
 def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
-    """Why none of the nodes lets a class start now; None: one does."""
+    """Return why none of the nodes lets a class start now.  None: one does."""
     closed = None
     for agent in {engine.agent: None for engine in task_class.eligible}:
         owner = farm.agents.by_session.get(agent)
@@ -153,7 +153,7 @@ def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
 
 
 def waiting_work_s(farm: SchedulerState) -> float | None:
-    """How long one engine would take for what waits, by what was measured; None: nothing of it was measured."""
+    """Return how long one engine would take for the waiting tasks, as far as measured.  None: nothing was measured."""
     known_s, known = 0.0, 0
     for task_class in islice(farm.queues.classes.values(), CLASSES_LOOKED_AT):
         if task_class.durations.measured:
@@ -163,7 +163,7 @@ def waiting_work_s(farm: SchedulerState) -> float | None:
 
 
 def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
-    """One engine for a table."""
+    """Return the row of one engine."""
     oldest = engine.oldest()
     state = engine.state
     if state == EngineState.UP:
@@ -189,12 +189,14 @@ def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
 
 
 def on_engines(farm: SchedulerState, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
-    """All engines, by id."""
+    """Answer with all engines, by id."""
     out.sends.append((session, Answer(n, EngineTable(_engine_rows(farm)))))
 
 
 def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
-    """One node, as `tc.snapshot` and ``ipytaskfarm status`` show it.  Memory and disk in bytes."""
+    """Return the row of one node, as `tc.snapshot` and ``ipytaskfarm status`` show it.
+
+    Memory and disk are in bytes."""
     state = agent.state
     guard = overload(farm, agent)
     return {
@@ -227,7 +229,7 @@ def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
 
 
 def _idle_s(farm: SchedulerState, agent: AgentEntry) -> float | None:
-    """For how long (seconds) none of its engines has held anything; None: one does, or they are not all up."""
+    """Return for how long (seconds) no engine of an agent has held anything.  None: one does, or not all are up."""
     engines = list(agent.engines.values())
     if agent.starting or not engines or not all(e.idle_s and e.state == EngineState.UP for e in engines):
         return None
@@ -243,7 +245,9 @@ def _state_of(agent: AgentEntry) -> str:
 
 
 def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
-    """The whole farm at a glance; the shell fills in what only it knows (pid, store, start)."""
+    """Answer with the state of the whole farm.
+
+    The controller's loop adds what only it knows: pid, size of the store, start."""
     agents = [_agent_row(farm, agent) for agent in farm.agents.by_session.values()]
     state = FarmState(
         farm.name,
