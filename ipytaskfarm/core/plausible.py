@@ -1,11 +1,11 @@
-"""What agents say, before anything is decided on it: theirs to say, and within bounds.
+"""Validation of agents' messages: whether the agent may send this, and whether the values are within bounds.
 
-An agent is enrolled, and not trusted.  It speaks of the engines of its own session (or of those before it in its
-folder), never of another's; what it says of them can make nobody else's memory or time unbounded, and no arithmetic
-of the scheduler fail.  What is not its to say is dropped, and counted in `Farm.dropped`; numbers and texts beyond all
-reason are cut to what is bearable.  Honest agents are not touched by any of this.
+An agent is enrolled, and not trusted.  It may speak of the engines of its own session (or of those before it in its
+folder), never of another's.  What it says of them can make nobody else's memory or time unbounded, and no arithmetic of
+the scheduler fail.  A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`; numbers and
+texts beyond all reason are cut.  Messages of honest agents pass unchanged.
 
-An engine's incarnation names its agent's session, and that its agent: ``slurm-1.0:5e2f….3``.
+An engine's incarnation names its agent's session, and the session names the agent: ``slurm-1.0:5e2f….3``.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from .messages import (
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
 
 ENGINES_MAX = 4096
-"""Of one agent: four times the cores of the largest machines."""
+"""The most engines of one agent: four times the cores of the largest machines."""
 HELD_MAX = 65_536
-"""Runs that one engine may say it holds: batches of 2,048, and what has ended and was not acknowledged."""
+"""The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 FORMER_MAX = 64
 FACTS_BYTES = 8192
 PROPERTIES_BYTES = 16 * 2**20
 NAMES_MAX = 256
 TEXT_MAX = 2000
 LONG_TEXT_MAX = 64 * 1024
-"""Of a dying engine's last words, and of stacks."""
+"""For the last words of a dying engine, and for stacks."""
 OUTPUT_MAX = 2**20
 AMOUNT_MAX = 2.0**60
-"""More than there is of anything."""
+"""More than there is of any resource."""
 SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
@@ -65,22 +65,26 @@ SHARED = "agent"
 
 
 def owner(engine: str) -> str:
-    """The session of the agent whose engine that is."""
+    """Return the session of the agent that an engine belongs to."""
     return engine.rpartition(".")[0]
 
 
 def agent_name(session: str) -> str:
-    """By which its key lets it in; "": the session has none."""
+    """Return the agent's name according to its key.  "": the session has none."""
     return session.rpartition(":")[0]
 
 
 def goes_by(agent: str, names: Iterable[str]) -> bool:
-    """Whether an agent's name is one of these, or one of several that share it (``dask-1.host`` goes by ``dask-1``)."""
+    """Return whether an agent's name is one of these, or one of several that share it.
+
+    The agent ``dask-1.host`` goes by the name ``dask-1``."""
     return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
 def heard(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
-    """The event as it may be dealt with; None: it is not to be.  What agents do not say is passed through."""
+    """Return the event as it may be handled.  None: it is dropped.
+
+    Events that are not agents' messages are returned unchanged."""
     check = _CHECKS.get(type(event))
     if check is None:
         return event
@@ -96,7 +100,7 @@ def _speaks_for(farm: SchedulerState, session: str, engine: str) -> bool:
     return agent is not None and (of == session or of in agent.former)
 
 
-# -- engines that it has
+# -- an agent and its engines
 
 
 def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now) -> AgentState:
@@ -128,7 +132,9 @@ def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now
 
 
 def _own_name(by_key: str, said: str) -> str:
-    """What its key says it is; this machine's own agents share a key, and have no name."""
+    """Return the agent's name: what its key says, or what it says itself.
+
+    This machine's own agents share a key, which has no name."""
     return "" if by_key == SHARED else by_key or _text(said, 200)
 
 
@@ -147,7 +153,7 @@ def _engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now) ->
 
 
 def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None:
-    """None: it is not an engine of this session's."""
+    """Return a checked report.  None: the engine is not of this session."""
     if owner(report.engine) != session or not 0 <= report.id <= 2**31:
         return None
     properties = report.properties
@@ -182,7 +188,7 @@ def _allotment(allotment: Allotment) -> Allotment:
     return replace(allotment, amounts=_amounts(allotment.amounts), gpus=allotment.gpus[:NAMES_MAX])
 
 
-# -- what it says of one of them
+# -- reports about one engine
 
 Check = Callable[[SchedulerState, str, Any, Now], Any]
 
@@ -217,7 +223,7 @@ def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Re
 
 
 def _is_sound(ended: Ended) -> bool:
-    """Whether there is nothing to be looked at; it is asked for each result."""
+    """Return whether a result needs no correction; this is asked for each result."""
     return (
         0.0 <= ended.run_s <= SECONDS_MAX
         and 0.0 <= ended.started_s <= SECONDS_MAX
@@ -268,7 +274,7 @@ def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp
 def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Demand | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
-    # More than there is of anything: who asks for that is told so.
+    # A request for more than there is of anything is answered with an error.
     amounts = {name[:200]: value if value <= AMOUNT_MAX else AMOUNT_MAX for name, value in event.amounts.items()}
     return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
 
@@ -284,12 +290,12 @@ def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now
     agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
         return None
-    # Only a start that was asked for can fail: each failure makes all of them wait.
+    # Only a start that was asked for can fail, because each failure delays all others.
     failed = event.failed_start and event.id in agent.starting
     return replace(event, text=event.text[:TEXT_MAX], failed_start=failed)
 
 
-# -- what it says of its node, and answers to questions
+# -- reports about the node, and answers to queries
 
 
 def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) -> NodeState:
@@ -345,7 +351,7 @@ def _within(value: int, least: int, most: int) -> int:
 
 
 def _seconds(value: float, otherwise: float) -> float:
-    """A duration or a moment; otherwise: instead of none that anybody could mean."""
+    """Return a duration or a moment, or `otherwise` where the value makes no sense."""
     return value if 0.0 <= value <= SECONDS_MAX else otherwise
 
 
@@ -355,18 +361,18 @@ def _amounts(amounts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _text(text: str, most: int) -> str:
-    """One line of it, for tables and logs."""
+    """Return one line of the text, for tables and logs."""
     return text[:most] if text.isprintable() else "".join(c if c.isprintable() else " " for c in text[:most])
 
 
-# -- what clients hand in
+# -- tasks of clients
 
 
 def why_not_storable(rules: Rules | None) -> str:
-    """What in a task's rules no store could keep; "": nothing."""
+    """Return what in a task's rules the store cannot hold.  "" means nothing."""
     while rules is not None:
         requirements = rules.asks
-        # Of those that may be None, infinity is the same.
+        # For values that may be None, infinity would mean the same.
         numbers = [rules.defer_s, rules.defer_max_s, *rules.retry_delays_s]
         if requirements is not None:
             numbers += [number for want in requirements.resources for number in (want.least, want.most)]

@@ -103,11 +103,11 @@ class TaskClass:
         self.environment = key.environment
         recycle = key.requirements.recycle if key.requirements is not None else None
         self.ends_with_job = recycle is not None and recycle.on_job_end
-        """Whether its engines are recycled with its job's end.  No other job's tasks are sent behind its own."""
+        """Whether engines are recycled when its job ends: no other job's tasks are sent behind its own."""
         self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
         self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
-        """The session of the agent that starts nothing later than this class's head, until that head can start there."""
+        """The session of the agent that starts nothing later than this class's head until the head can start."""
         self._heap: list[tuple[Any, int, TaskEntry]] = []
         self.size = 0
         """How many tasks wait.  The heap may hold more entries, of tasks that have left."""
