@@ -8,16 +8,16 @@ from .engine_entry import EngineEntry
 from .messages import Answer, Reply
 
 
-def answer(session: str, n: int, said: Reply, out: Decision) -> None:
+def answer(session: str, n: int, payload: Reply, out: Decision) -> None:
     """Answer question number `n` of a client's session."""
-    out.sends.append((session, Answer(n, said)))
+    out.sends.append((session, Answer(n, payload)))
 
 
 def reply(
     engine: EngineEntry,
     call: TaskCall,
-    said: Spawned | ChildTable | Counted | Taken | Letters | Declined,
+    payload: Spawned | ChildTable | Counted | Taken | Letters | Declined,
     out: Decision,
 ) -> None:
     """Answer a running task's call."""
-    out.sends.append((engine.agent, TaskReply(engine.name, call.run, call.n, said)))
+    out.sends.append((engine.agent, TaskReply(engine.name, call.run, call.n, payload)))

@@ -41,8 +41,7 @@ def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: 
     if engine.retiring or engine.state == EngineState.STOPPING:
         return
     out.notes.append(f"engine {engine.id} is recycled: {why}")
-    oldest = engine.oldest()
-    recall(farm, engine, [run for run in engine.assigned if run != oldest], now, out)
+    recall(farm, engine, engine.runs_ahead(), now, out)
     retire(farm, engine, out)
     engine.recycled = why
 

@@ -115,6 +115,23 @@ class EngineEntry:
         """Return the version of the engine's properties.  0: none were set."""
         return self.properties.version if self.properties else 0
 
+    def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
+        """Let the engine hold a run, behind those that it holds already."""
+        self.assigned[run] = assigned
+        assigned.batch.runs[run] = None
+        self.ahead_s += assigned.cost_s
+        self.not_quick += not assigned.quick
+
+    def remove_run(self, run: RunKey) -> AssignedRun | None:
+        """Let the engine hold a run no longer.  None: it did not hold the run."""
+        assigned = self.assigned.pop(run, None)
+        if assigned is not None:
+            # What is left of the sum when nothing is left of the runs is an error of rounding.
+            self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
+            self.not_quick -= not assigned.quick
+            del assigned.batch.runs[run]
+        return assigned
+
     def oldest(self) -> RunKey | None:
         """Return the run that the engine is running, as far as is known."""
         return next(iter(self.assigned), None)

@@ -94,18 +94,18 @@ def inputs_lost(
 
     The lost results, and all that were made of them, are made again first.  A report about a result that was made again
     since the run began is stale: then the run is only repeated.  Returns why the run cannot be repeated, or ""."""
-    word = ended.word if isinstance(ended.word, LostInputs) else LostInputs(())
+    detail = ended.word if isinstance(ended.word, LostInputs) else LostInputs(())
     place = task.place
     since_s = place.since_s if type(place) is Assigned and place.since_s is not None else now.mono_s
     trial_state = task.own_trial_state()
     trial_state.input_losses += 1
     if trial_state.input_losses > MAX_INPUT_LOSSES:
         return f"it has found its inputs lost {trial_state.input_losses} times"
-    gone = [i for i in word.ids if i not in farm.tasks.unfinished and farm.tasks.finals.get(i) != ""]
+    gone = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.tasks.finals.get(i) != ""]
     if gone:
         return f"task {gone[0]} cannot be run again for it: it was cleared, or has failed"
-    lost = [i for i in word.ids if i not in farm.tasks.unfinished and farm.graph.remade.get(i, -1.0) < since_s]
-    wait_for(farm, task, word.ids)
+    lost = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.graph.remade.get(i, -1.0) < since_s]
+    wait_for(farm, task, detail.ids)
     requeue(farm, task, Queued(FOR_TASKS.why), out)
     if lost:
         # The lost tasks are read from the store and come with a later event.  Until then this task waits for them.
@@ -114,7 +114,7 @@ def inputs_lost(
             farm.graph.add_dependent(other, task.id)
         rejoin(farm, task)
         out.loads.append(LoadEnded(lost, LOSES_INPUTS, True))
-    for engine_id in word.engines:
+    for engine_id in detail.engines:
         for each in list(farm.engines.by_id.get(engine_id, ())):
             recycle(farm, each, f"task {task.id} says that its results are lost", now, out)
     return ""
@@ -127,7 +127,7 @@ def on_ended_loaded(
     fresh = []
     for record in records:
         if farm.tasks.finals.get(record.id) == "":
-            task = task_of(farm, record)
+            task = task_of(record)
             if task.history:
                 task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
@@ -164,10 +164,10 @@ def _hold_back(farm: SchedulerState, again: set[int]) -> None:
 
 def check_graph(farm: SchedulerState) -> None:
     """Assert what must hold of the graph between two turns.  Raises AssertionError."""
-    takers: dict[int, int] = {}
+    consumers: dict[int, int] = {}
     for task in farm.tasks.unfinished.values():
         for source in task.dependencies.takes if task.dependencies is not None else ():
-            takers[source] = takers.get(source, 0) + 1
+            consumers[source] = consumers.get(source, 0) + 1
         for other in task.waits_for or ():
             told = other in farm.tasks.unfinished or farm.tasks.finals.get(other) == "" or other in farm.graph.ended
             assert told, f"task {task.id} waits for {other}, which is gone"
@@ -178,6 +178,6 @@ def check_graph(farm: SchedulerState) -> None:
             assert type(task.place) is Queued, f"task {task.id} was begun before what it waits for"
             assert task.task_class is None, f"task {task.id} is queued before what it waits for"
             assert task.state is State.SCHEDULED
-    assert takers == farm.graph.consumers, (
-        f"who takes whose result is miscounted: {farm.graph.consumers} should be {takers}"
+    assert consumers == farm.graph.consumers, (
+        f"who takes whose result is miscounted: {farm.graph.consumers} should be {consumers}"
     )

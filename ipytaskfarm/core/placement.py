@@ -22,7 +22,7 @@ from .gates import announce_parked, claim, gate, overload, park, release_claim, 
 from .lending import end_wait
 from .parcels import RunKey
 from .queue import TaskClass, serves_environment
-from .recycling import note_idle_since, note_settings, room_left
+from .recycling import begin_idle_time, note_settings, room_left
 from .saves import SaveHandOut
 from .slots import slots_to_fill
 from .task import DEFAULT_RULES, Assigned, TaskEntry
@@ -186,11 +186,11 @@ def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         return
     if not engine.assigned:
         agent = farm.agents.by_session[engine.agent]
-        barred = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
-        (farm.readiness.blocked if barred else farm.readiness.idle)[engine] = None
-        if not barred:
+        blocked = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
+        (farm.readiness.blocked if blocked else farm.readiness.idle)[engine] = None
+        if not blocked:
             note_idle(farm, engine)
-        note_idle_since(farm, engine, now)
+        begin_idle_time(farm, engine, now)
     elif _has_room(farm, engine, now):
         farm.readiness.with_room[engine] = None
 
@@ -309,7 +309,7 @@ def _take(
     now: Now,
 ) -> int:
     """Pop up to `count` tasks that are not later than `limit`, and assign them."""
-    cost = task_class.durations.mean_s
+    cost_s = task_class.durations.mean_s
     quick = task_class.quick
     requirements = task_class.key.requirements
     environment = task_class.environment
@@ -323,27 +323,14 @@ def _take(
             break
         assign(farm, task, engine, not engine.assigned, now)
         run = (task.id, task.attempt)
-        engine.assigned[run] = assigned = AssignedRun(batch, cost, quick, task_class)
+        assigned = AssignedRun(batch, cost_s, quick, task_class)
+        engine.add_run(run, assigned)
         if task_class.gated:
             assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
-        batch.runs[run] = None
-        engine.ahead_s += cost
         engine.last_key = task.key
-        engine.not_quick += not quick
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
-        tasks.append(
-            (
-                task.id,
-                task.attempt,
-                task.function,
-                rules.time_limit_s,
-                version,
-                environment,
-                measured,
-                _special_wants(task),
-            )
-        )
+        tasks.append((*run, task.function, rules.time_limit_s, version, environment, measured, _special_wants(task)))
         took += 1
     if took and requirements is not None:
         _note_requirements(farm, engine, task_class, requirements, now)
@@ -375,13 +362,9 @@ def _note_requirements(
 
 def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decision) -> AssignedRun | None:
     """Remove a run from an engine that has answered it or is gone.  None: the engine did not hold the run."""
-    assigned = engine.assigned.pop(run, None)
+    assigned = engine.remove_run(run)
     if assigned is None:
         return None
-    engine.ahead_s = engine.ahead_s - assigned.cost_s if engine.assigned else 0.0
-    engine.not_quick -= not assigned.quick
-    runs = assigned.batch.runs
-    del runs[run]
     if assigned.nested_wait is not None:
         end_wait(farm, engine, assigned, None)
     agent = farm.agents.by_session.get(engine.agent)

@@ -81,7 +81,7 @@ def goes_by(agent: str, names: Iterable[str]) -> bool:
     return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
-def heard(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
+def validated(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
     """Return the event as it may be handled.  None: it is dropped.
 
     Events that are not agents' messages are returned unchanged."""
@@ -131,11 +131,11 @@ def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now
     )
 
 
-def _own_name(by_key: str, said: str) -> str:
+def _own_name(by_key: str, reported: str) -> str:
     """Return the agent's name: what its key says, or what it says itself.
 
     This machine's own agents share a key, which has no name."""
-    return "" if by_key == SHARED else by_key or _text(said, 200)
+    return "" if by_key == SHARED else by_key or _text(reported, 200)
 
 
 def _leaving(farm: SchedulerState, session: str, event: Leaving, now: Now) -> Leaving:
@@ -240,7 +240,7 @@ def _sound(ended: Ended, now: Now) -> Ended:
         run_s=_seconds(ended.run_s, 0.0),
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
-        word=_word(ended.word),
+        word=_detail(ended.word),
     )
 
 
@@ -249,12 +249,12 @@ def _failure(failure: Failure) -> Failure:
     return Failure(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
 
 
-def _word(word: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
-    if isinstance(word, Deferral):
-        after_s = None if word.after_s is None else _seconds(word.after_s, 0.0)
-        received = _within(word.received, 0, NUMBER_MAX)
-        return replace(word, after_s=after_s, message=_text(word.message, TEXT_MAX), received=received)
-    return word
+def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
+    if isinstance(detail, Deferral):
+        after_s = None if detail.after_s is None else _seconds(detail.after_s, 0.0)
+        received = _within(detail.received, 0, NUMBER_MAX)
+        return replace(detail, after_s=after_s, message=_text(detail.message, TEXT_MAX), received=received)
+    return detail
 
 
 def _properties(farm: SchedulerState, session: str, event: Properties, now: Now) -> Properties | None:

@@ -67,17 +67,17 @@ def room_left(engine: EngineEntry, task_class: TaskClass) -> int | None:
         limits.append(key.requirements.recycle.after_tasks)
     if not limits:
         return None
-    held = sum(1 for assigned in engine.assigned.values() if _scope_of_handing(assigned) == scope)
+    held = sum(1 for assigned in engine.assigned.values() if _scope_of_run(assigned) == scope)
     return max(0, min(limits) - engine.runs.get(scope, 0) - held)
 
 
-def _scope_of_handing(assigned: AssignedRun) -> str:
+def _scope_of_run(assigned: AssignedRun) -> str:
     return scope_of(assigned.task_class.key) if assigned.task_class is not None else ""
 
 
 def count_run(engine: EngineEntry, assigned: AssignedRun) -> None:
     """Count a run that has ended on an engine."""
-    scope = _scope_of_handing(assigned)
+    scope = _scope_of_run(assigned)
     if scope:
         engine.runs[scope] = engine.runs.get(scope, 0) + 1
 
@@ -97,7 +97,7 @@ def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now,
             return
 
 
-def note_idle_since(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+def begin_idle_time(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Note that an engine holds nothing, and set the timers that end it if that lasts."""
     if engine.idle_s:
         return
@@ -118,7 +118,7 @@ def is_idle_since(farm: SchedulerState, name: str, since_s: float) -> EngineEntr
 
 
 def idle_too_long(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """Recycle an engine that was idle for too long; the timer of `note_idle_since`."""
+    """Recycle an engine that was idle for too long; the timer of `begin_idle_time`."""
     engine = is_idle_since(farm, name, since_s)
     if engine is not None:
         recycle(farm, engine, f"idle for {now.mono_s - since_s:.1f} s", now, out)

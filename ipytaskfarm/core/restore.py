@@ -87,7 +87,7 @@ def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, no
 
 def _restore_tasks(farm: SchedulerState, snapshot: Snapshot, now: Now) -> None:
     for record in snapshot.tasks:
-        farm.tasks.unfinished[record.id] = task_of(farm, record)
+        farm.tasks.unfinished[record.id] = task_of(record)
     for record in snapshot.tasks:
         task = farm.tasks.unfinished[record.id]
         if record.needs is not None:
@@ -107,14 +107,13 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> No
     batch = RecordedBatch(handout.number, {}, handout.at_s)
     for task_id, attempt in handout.runs:
         run: RunKey = (task_id, attempt)
-        batch.runs[run] = None
-        engine.assigned[run] = AssignedRun(batch, 0.0, False, None)
-        engine.not_quick += 1
+        assigned = AssignedRun(batch, 0.0, False, None)
+        engine.add_run(run, assigned)
         task = farm.tasks.unfinished.get(task_id)
         if task is not None and attempt > task.attempt:
             restore_assignment(farm, task, engine, attempt)
             # Nobody knows yet which of the tasks began: all have claims until the agent reports.
-            engine.assigned[run].claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
+            assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
 
 
 def _engine_of(farm: SchedulerState, name: Incarnation, engine_id: int, now: Now) -> EngineEntry:

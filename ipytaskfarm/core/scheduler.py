@@ -48,7 +48,7 @@ from .handlers import (
     timers,
 )
 from .placement import dispatch
-from .plausible import heard
+from .plausible import validated
 from .recycling import settle_jobs
 from .states import State
 from .task import Assigned
@@ -209,15 +209,15 @@ class Scheduler:
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
-        for session, said in events:
-            event = heard(farm, session, said, now)
+        for session, message in events:
+            event = validated(farm, session, message, now)
             if event is not None:
                 HANDLERS[type(event)](farm, session, event, now, out)
             elif (
                 farm.diagnostics.dropped.bit_count() == 1
             ):  # one line for each power of two, so that a flood of messages is no flood of lines
                 out.notes.append(
-                    f"{type(said).__name__} of {session} dropped, not its to say ({farm.diagnostics.dropped} so far)"
+                    f"{type(message).__name__} of {session} dropped, not its to say ({farm.diagnostics.dropped} so far)"
                 )
         timers.on_tick(farm, "", Tick(), now, out)
         if farm.lifecycle.stopping:

@@ -19,7 +19,7 @@ from .lending import note_task_end
 from .mail import close
 from .needs import Needs
 from .parcels import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
-from .queue import TaskClass, class_key_of
+from .queue import TaskClass, class_key_of, fifo_key
 from .saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
 from .states import CONSEQUENCES, MOVES, Reason, State, Waiting
 from .task import (
@@ -91,27 +91,27 @@ def _note_functions(farm: SchedulerState, rules: Rules) -> None:
         farm.functions.undecided[rules.asks.locality, True] = None
 
 
-def _join_queue(farm: SchedulerState, task: TaskEntry) -> TaskClass:
+def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
+    queues = farm.queues
     task_class = _class_of(farm, task)
     if task_class.push(task):
         announce(farm, task_class)
-    farm.queues.size += 1
+    queues.size += 1
     if not task_class.restricted:
-        farm.queues.open_size += 1
-    return task_class
+        queues.open_size += 1
 
 
 def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     """Return the class of a task.
 
     The class of a fresh task with the same rules as the last one is known already: hashing a key takes long."""
-    rules = task.rules
+    rules, queues = task.rules, farm.queues
     if rules is None or task.avoid is not None or task.suspect or task.rejections:
-        return class_for(farm, class_key_of(task, farm.queues.by_time_limit))
-    if farm.queues.last_class is not None and farm.queues.last_class[0] is rules:
-        return farm.queues.last_class[1]
-    task_class = class_for(farm, class_key_of(task, farm.queues.by_time_limit))
-    farm.queues.last_class = rules, task_class
+        return class_for(farm, class_key_of(task, queues.by_time_limit))
+    if queues.last_class is not None and queues.last_class[0] is rules:
+        return queues.last_class[1]
+    task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
+    queues.last_class = rules, task_class
     return task_class
 
 
@@ -140,6 +140,9 @@ def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
     """Compute the key by which the queue policy orders the task."""
     rules = task.rules
     policy = farm.settings.policy
+    if policy is fifo_key:  # the default looks at the priority alone
+        task.key = -rules.priority if rules is not None else 0
+        return
     client = farm.clients.by_session.get(task.session)
     info = TaskInfo(
         task.id,
@@ -152,6 +155,13 @@ def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
         rules.asks.group if rules is not None and rules.asks is not None else None,
     )
     task.key = policy(info)
+
+
+def _move_to_the_end(farm: SchedulerState, task: TaskEntry) -> None:
+    """Give a task the last place among those that are as urgent."""
+    task.queue_seq = farm.queues.next_seq
+    farm.queues.next_seq += 1
+    _policy_key(farm, task)
 
 
 def _count_use(farm: SchedulerState, task: TaskEntry) -> None:
@@ -242,17 +252,18 @@ def accept(
     """Make the move None -> scheduled.
 
     rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
-    seq = farm.queues.next_seq
-    farm.queues.next_seq = seq + 1
+    queues, tasks = farm.queues, farm.tasks
+    seq = queues.next_seq
+    queues.next_seq = seq + 1
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules)
     _policy_key(farm, task)
-    farm.tasks.unfinished[task.id] = task
-    farm.tasks.counts[State.SCHEDULED] += 1
+    tasks.unfinished[task.id] = task
+    tasks.counts[State.SCHEDULED] += 1
     if rules is not None:
         _count_use(farm, task)
         _count_in_job(farm, task)
         if rules.unique is not None:
-            farm.tasks.unique[rules.unique] = task.id
+            tasks.unique[rules.unique] = task.id
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -291,7 +302,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         _enqueue(farm, task, why)
 
 
-def task_of(farm: SchedulerState, record: TaskRecord) -> TaskEntry:
+def task_of(record: TaskRecord) -> TaskEntry:
     """Return a task as the store knows it; it is not among the unfinished ones yet."""
     rules = _rules_of(record.rules, record.recovery)
     task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
@@ -332,9 +343,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     if task.rules is not None:
         _count_use(farm, task)
         _count_in_job(farm, task)
-    task.queue_seq = farm.queues.next_seq
-    farm.queues.next_seq += 1
-    _policy_key(farm, task)
+    _move_to_the_end(farm, task)
     out.saves.append(
         SaveReopen(task.id, outcome, task.queue_seq, task.attempt, task.errors, task.losses, task.recovery)
     )
@@ -412,9 +421,7 @@ def requeue(
         task.rules = recovery.rules
         task.function = recovery.function
         _count_use(farm, task)
-    task.queue_seq = farm.queues.next_seq
-    farm.queues.next_seq += 1
-    _policy_key(farm, task)
+    _move_to_the_end(farm, task)
     farm.conversations.progress.pop(task.id, None)
     out.saves.append(_requeued(task, task.attempt, why, recovery, state))
     _enqueue(farm, task, why)
@@ -465,11 +472,12 @@ def note_attempt(task: TaskEntry, row: AttemptRow, out: Decision) -> None:
 
 def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -> None:
     """Make the move to succeeded or failed; the client and the watchers are told at the end of the turn."""
+    tasks, talks = farm.tasks, farm.conversations
     _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
     if type(task.place) is Queued:
         leave_queue(farm, task)
-    del farm.tasks.unfinished[task.id]
-    farm.tasks.finals[task.id] = final.reason
+    del tasks.unfinished[task.id]
+    tasks.finals[task.id] = final.reason
     if task.environment is not None:
         _end_use(farm, task)
     if task.job is not None:
@@ -478,18 +486,13 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         if task.dependencies.inputs:
             farm.graph.remove_consumer(task.dependencies.takes)
         if task.dependencies.keep:
-            farm.tasks.kept.add(task.id)
+            tasks.kept.add(task.id)
     if farm.graph.dependents and task.id in farm.graph.dependents:
         farm.graph.ended.append(task.id)
-    if (
-        farm.nested_waits.by_task
-        or farm.conversations.mailboxes
-        or farm.conversations.progress
-        or farm.conversations.families
-    ):
+    if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
-    if task.rules is not None and farm.tasks.unique.get(task.rules.unique or "") == task.id:
-        del farm.tasks.unique[task.rules.unique or ""]
+    if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
+        del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     _tell(farm, task.session, final)
     watchers = farm.clients.watchers.pop(task.id, None)

@@ -15,7 +15,6 @@ from ..farm import SchedulerState
 from ..gates import adopt_claim, answer_resource_request
 from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Lease, Properties, SetUp, StartEngine
 from ..parcels import RunKey
-from ..placement import release
 from ..recycling import remember_settings
 from ..resources import Claim
 from ..saves import SaveSetting
@@ -26,7 +25,7 @@ from .depends import ask_about_engine, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
 from .losses import agent_silent, back_off, forget_agent
 from .nodes import DRAINED
-from .results import save_batches
+from .results import release_runs
 
 TIME_LIMITED = "mortal"
 """The key of the stored setting that says that agents whose time is limited have been here."""
@@ -151,30 +150,15 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], no
 
     Runs that never arrived go back to their queues, uncharged."""
     arrived = dict.fromkeys((task, attempt) for task, attempt in held)
-    batches: dict[int, RecordedBatch] = {}
-    for run in [run for run in engine.assigned if run not in arrived]:
-        assigned = release(farm, engine, run, out)
-        if assigned is None:
-            continue
-        batches[assigned.batch.number] = assigned.batch
-        task = farm.tasks.unfinished.get(run[0])
-        if task is not None and task.is_current(engine.name, run):
-            unassign(farm, task, RETURNED)
-    save_batches(engine, batches, out)
-    if not arrived:
-        return
+    for _, task in release_runs(farm, engine, [run for run in engine.assigned if run not in arrived], out):
+        unassign(farm, task, RETURNED)
     unrecorded = RecordedBatch(-1, {}, now.wall_s)
-    ordered: dict[RunKey, AssignedRun] = {}
     for run in arrived:
-        assigned = engine.assigned.get(run)
-        if assigned is None:
+        if run not in engine.assigned:
             # The task has ended and the batch's row is gone, but the engine is still busy with the run.
-            assigned = AssignedRun(unrecorded, 0.0, False, None)
-            unrecorded.runs[run] = None
-            engine.not_quick += 1
-        ordered[run] = assigned
-    engine.assigned = ordered
-    if len(ordered) > 1:
+            engine.add_run(run, AssignedRun(unrecorded, 0.0, False, None))
+    engine.assigned = {run: engine.assigned[run] for run in arrived}
+    if len(engine.assigned) > 1:
         farm.readiness.with_runs_ahead[engine] = None
 
 

@@ -77,7 +77,7 @@ def why_nobody(farm: SchedulerState, rules: Rules) -> str:
     if any(agent.starting for agent in farm.agents.by_session.values()) or not farm.engines.by_name:
         return ""
     reasons: dict[str, None] = {}
-    for engine in sorted(farm.engines.by_name.values(), key=lambda e: e.id):
+    for engine in farm.engines.in_order():
         if engine.state == EngineState.PREPARING:
             return ""
         why = why_not(farm, rules, engine)
@@ -147,10 +147,7 @@ def answer_checks(farm: SchedulerState, out: Decision) -> None:
         if any(_undecided(farm, rules, engine) for engine in farm.engines.by_name.values()):
             waiting.append(check)
             continue
-        rows = [
-            (engine.id, engine.node, why_not(farm, rules, engine))
-            for engine in sorted(farm.engines.by_name.values(), key=lambda e: e.id)
-        ]
+        rows = [(engine.id, engine.node, why_not(farm, rules, engine)) for engine in farm.engines.in_order()]
         out.sends.append((check.session, Answer(check.n, Checked(rows, why_nobody(farm, rules)))))
     farm.functions.checks = waiting
 

@@ -104,7 +104,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
     if not farm.engines.by_name:
         starting = sum(len(a.starting) for a in farm.agents.by_session.values())
         lines.append(f"the farm has no engines now ({starting} starting, {farm.lifecycle.wanted} wanted)")
-    for engine in sorted(farm.engines.by_name.values(), key=lambda e: e.id):
+    for engine in farm.engines.in_order():
         lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
     return lines
 

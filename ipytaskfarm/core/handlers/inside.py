@@ -181,9 +181,9 @@ def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None
         return None
     done = 0.0
     for child in children:
-        said = farm.conversations.progress.get(child)
+        reported = farm.conversations.progress.get(child)
         if child not in farm.tasks.unfinished:
             done += 1
-        elif said is not None and said[1]:
-            done += min(1.0, said[0] / said[1])
+        elif reported is not None and reported[1]:
+            done += min(1.0, reported[0] / reported[1])
     return done, float(len(children)), f"{len(children)} children"

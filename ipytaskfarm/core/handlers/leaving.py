@@ -55,8 +55,7 @@ def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | 
         agent.excluded = f"{why}: what runs there comes to its end, and nothing more is started"
         out.notes.append(f"agent {agent.name or agent.session} on {agent.node} leaves: {why}")
     for engine in list(agent.engines.values()):
-        oldest = engine.oldest()
-        recall(farm, engine, [run for run in engine.assigned if run != oldest], now, out)
+        recall(farm, engine, engine.runs_ahead(), now, out)
         retire(farm, engine, out)
     if within_s is not None:
         farm.timers.set(now.mono_s + within_s, "left", agent.session)

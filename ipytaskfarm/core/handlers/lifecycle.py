@@ -106,8 +106,7 @@ def on_stop(farm: SchedulerState, session: str, n: int, question: Stop, now: Now
         farm.lifecycle.stopping = True
         out.notes.append("the farm is stopping")
         for engine in list(farm.engines.by_name.values()):
-            oldest = engine.oldest()
-            recall(farm, engine, [run for run in engine.assigned if run != oldest], now, out)
+            recall(farm, engine, engine.runs_ahead(), now, out)
     if drain_s is not None:
         farm.timers.set(now.mono_s + drain_s, "drained")
 

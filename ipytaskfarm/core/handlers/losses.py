@@ -8,17 +8,16 @@ from ..agent_entry import AgentEntry
 from ..clock import Now
 from ..decision import Decision
 from ..eligibility import refresh_classes
-from ..engine_entry import EngineEntry, EngineState, RecordedBatch
+from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
 from ..messages import Crash, EngineLost
 from ..parcels import AttemptRow, Failure, RunKey
-from ..placement import release
 from ..states import Reason
 from ..task import RETRIED, RETURNED, TaskEntry
 from ..transition import begin, final_without_answer, note_attempt, requeue, unassign
 from .commands import fail_commands_of
 from .nodes import charge_loss, note_failure
-from .results import after_delay, end_or_recover, is_retried_on, save_batches
+from .results import after_delay, end_or_recover, is_retried_on, release_runs
 from .streams import forget_outputs
 
 BACKOFF_MIN_S = 0.1
@@ -64,6 +63,19 @@ def lose_engine(
     """Remove an engine from the farm, and settle the runs that it held.
 
     begun: the runs that may have begun; known: whether the flight recorder could be read."""
+    _remove(farm, engine, out)
+    for run, task in release_runs(farm, engine, list(engine.assigned), out):
+        if run in begun:
+            _charge(farm, task, engine, crash, known, now, out)
+        else:
+            unassign(farm, task, RETURNED)
+    fail_commands_of(farm, engine, describe(crash), out)
+    forget_outputs(farm, engine)
+    farm.timers.set(now.mono_s, "balance")
+
+
+def _remove(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Take a lost engine out of all places where it is counted or looked for."""
     engine.state = EngineState.STOPPING
     farm.readiness.withdraw(engine)
     farm.remove_engine(engine)
@@ -75,23 +87,6 @@ def lose_engine(
         if not agent.present and not agent.engines:
             forget_agent(farm, agent, out)
     refresh_classes(farm, [engine])
-    batches: dict[int, RecordedBatch] = {}
-    for run in list(engine.assigned):
-        assigned = release(farm, engine, run, out)
-        if assigned is None:
-            continue
-        batches[assigned.batch.number] = assigned.batch
-        task = farm.tasks.unfinished.get(run[0])
-        if task is None or not task.is_current(engine.name, run):
-            continue
-        if run in begun:
-            _charge(farm, task, engine, crash, known, now, out)
-        else:
-            unassign(farm, task, RETURNED)
-    save_batches(engine, batches, out)
-    fail_commands_of(farm, engine, describe(crash), out)
-    forget_outputs(farm, engine)
-    farm.timers.set(now.mono_s, "balance")
 
 
 def _charge(

@@ -87,8 +87,7 @@ def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision)
     _end_streak(farm, agent)
     for engine in agent.engines.values():
         engine.note = "set aside: see `ipytaskfarm status`"
-        behind = [run for run in engine.assigned if run != engine.oldest()]
-        recall(farm, engine, behind, now, out)
+        recall(farm, engine, engine.runs_ahead(), now, out)
         farm.readiness.withdraw(engine)
     refresh_classes(farm, agent.engines.values())
 
@@ -132,7 +131,7 @@ def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: N
         elif question.on:
             agent.excluded = DRAINED
             for engine in agent.engines.values():
-                recall(farm, engine, [run for run in engine.assigned if run != engine.oldest()], now, out)
+                recall(farm, engine, engine.runs_ahead(), now, out)
                 farm.readiness.withdraw(engine)
             refresh_classes(farm, agent.engines.values())
     out.sends.append((session, Answer(n, Number(count))))

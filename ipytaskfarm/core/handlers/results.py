@@ -10,7 +10,7 @@ from ..engine_entry import EngineEntry, EngineState, RecordedBatch
 from ..farm import SchedulerState
 from ..graph import inputs_lost
 from ..messages import Results, Returned
-from ..parcels import AttemptRow, Deferral, Ended, Failure, Final
+from ..parcels import AttemptRow, Deferral, Ended, Failure, Final, RunKey
 from ..placement import begin_oldest, release
 from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut
@@ -129,17 +129,15 @@ def _deferred(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
     """Run a deferred task again later, uncharged, or end it if its first trial began too long ago."""
-    word = ended.word if isinstance(ended.word, Deferral) else Deferral()
+    detail = ended.word if isinstance(ended.word, Deferral) else Deferral()
     rules = task.rules or DEFAULT_RULES
     trial_state = task.own_trial_state()
     if trial_state.began_s is None:
         trial_state.began_s = ended.started_s
-    delay_s = rules.defer_s if word.after_s is None else word.after_s
+    delay_s = rules.defer_s if detail.after_s is None else detail.after_s
     if now.wall_s + delay_s - trial_state.began_s > rules.defer_max_s:
-        said = f": {word.message}" if word.message else ""
-        text = (
-            f"task {task.id} was deferred at trial {trial_state.trial}, {rules.defer_max_s:g} s after its first{said}"
-        )
+        trial, message = trial_state.trial, f": {detail.message}" if detail.message else ""
+        text = f"task {task.id} was deferred at trial {trial}, {rules.defer_max_s:g} s after its first{message}"
         last = Ended(
             ended.task, ended.attempt, Reason.DEFERRED, ended.started_s, ended.run_s,
             Failure("DeferredTooLong", text), ended.body,
@@ -147,11 +145,11 @@ def _deferred(
         finish(farm, task, final_of_answer(task, engine, last, now), out)
         return
     trial_state.trial += 1
-    trial_state.received = word.received
+    trial_state.received = detail.received
     task.suspect = False
     note_attempt(task, _row(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
-    requeue(farm, task, why, out, state=word.state)
+    requeue(farm, task, why, out, state=detail.state)
 
 
 def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
@@ -204,26 +202,33 @@ def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, o
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
+    for _, task in release_runs(farm, engine, event.runs, out):
+        unassign(farm, task, RETURNED)
+    after_answer(farm, engine, now, out)
+
+
+def release_runs(
+    farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], out: Decision
+) -> list[tuple[RunKey, TaskEntry]]:
+    """Remove runs from an engine that it will not answer, and return those that are current, with their tasks.
+
+    What is left of their batches is saved, so that the store does not say that the engine still has them."""
+    current: list[tuple[RunKey, TaskEntry]] = []
     batches: dict[int, RecordedBatch] = {}
-    for run in event.runs:
+    for run in runs:
         assigned = release(farm, engine, run, out)
         if assigned is None:
             continue
         batches[assigned.batch.number] = assigned.batch
         task = farm.tasks.unfinished.get(run[0])
         if task is not None and task.is_current(engine.name, run):
-            unassign(farm, task, RETURNED)
-    save_batches(engine, batches, out)
-    after_answer(farm, engine, now, out)
-
-
-def save_batches(engine: EngineEntry, batches: dict[int, RecordedBatch], out: Decision) -> None:
-    """Save what is left of these batches, so that the store does not say that the engine still has the other runs."""
+            current.append((run, task))
     for batch in batches.values():
         if batch.runs:
             out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
+    return current
 
 
 def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:

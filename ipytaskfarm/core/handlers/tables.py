@@ -185,7 +185,7 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
 
 
 def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
-    return [engine_row(farm, engine) for engine in sorted(farm.engines.by_name.values(), key=lambda e: e.id)]
+    return [engine_row(farm, engine) for engine in farm.engines.in_order()]
 
 
 def on_engines(farm: SchedulerState, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
