@@ -11,8 +11,8 @@ import pytest
 from msgspec import inspect
 
 from ipytaskfarm.controller.direct_answers import DIRECT
+from ipytaskfarm.core import invariants, plausible, tables
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import plausible, scheduler, tables
 from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
 from ipytaskfarm.core.demands import Condition, unmet
 from ipytaskfarm.core.events import Joined, Revoked
@@ -86,7 +86,7 @@ def test_nobody_speaks_for_another_agents_engine(what: str) -> None:
     )
     out = sim.handle(said_by_others(engine.name, (task_id, 1))[what], HOSTILE)
     assert farm.diagnostics.dropped == 1
-    assert [note for note in out.notes if "not its to say" in note]
+    assert [note for note in out.notes if "may not send this" in note]
     assert not [*out.saves, *out.sends, *out.assignments, *out.loads]
     assert (
         farm.engines.by_name[engine.name].pid,
@@ -336,7 +336,7 @@ def test_whatever_a_hostile_agent_says_the_farm_goes_on(
 ) -> None:
     """With the real store behind it: what was decided can be kept, and a controller can start from it again."""
     # Of its own node it may say what contradicts itself: that less is there than is in use.
-    monkeypatch.setattr(scheduler, "_check_claims", lambda farm: None)
+    monkeypatch.setattr(invariants, "_check_claims", lambda farm: None)
     sim, _, engine, hostile = two_agents()
     store = Store.open(tmp_path / "store.sqlite", farm_incarnation="sim")
     keep = sim.store.commit

@@ -6,7 +6,7 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
-from ipytaskfarm.core.agent_entry import FailedAttempt, Kind
+from ipytaskfarm.core.agent_entry import FailedAttempt, TaskKind
 from ipytaskfarm.core.events import Silent
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
 from ipytaskfarm.core.parcels import Rules
@@ -127,7 +127,7 @@ def test_few_tasks_say_nothing_of_a_node(tasks: int, bad: bool) -> None:
     world = World(2, Rules(retries=3))
     farm = world.sim.scheduler.farm
     agent = farm.agents.by_session["bad"]
-    kind: Kind = (None, None)
+    kind: TaskKind = (None, None)
     agent.succeeded_elsewhere.add(kind)
     agent.failures += [FailedAttempt(1000 + n % tasks, 0, kind, "error") for n in range(5 * tasks)]
     assert _is_bad(farm, agent) is bad

@@ -10,7 +10,7 @@ from .messages import Demand, NodeState
 from .parcels import Incarnation, RunKey
 from .queue import TaskClass
 
-Kind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
+TaskKind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
 """(depend, targets) of a task: the part of its class that says what it is."""
 Charge: TypeAlias = Literal["error", "loss", "error and loss"]
 """What a failed attempt cost its task."""
@@ -22,7 +22,7 @@ class FailedAttempt(NamedTuple):
     task: int
     recovery: int
     """How far down its chain the task was: the next link has a budget of its own."""
-    kind: Kind
+    kind: TaskKind
     charge: Charge
 
 
@@ -61,7 +61,7 @@ class AgentEntry:
     """When (monotonic) the agent is given up, while it is unreachable."""
     failures: list[FailedAttempt] = field(default_factory=list)
     """Attempts that failed here since the last one that succeeded here."""
-    succeeded_elsewhere: set[Kind] = field(default_factory=set)
+    succeeded_elsewhere: set[TaskKind] = field(default_factory=set)
     """Kinds of tasks that succeeded on other nodes meanwhile."""
     excluded: str = ""
     """Why the agent gets no more tasks.  "": it gets tasks."""

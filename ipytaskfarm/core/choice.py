@@ -20,7 +20,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from .agent_entry import AgentEntry
 from .engine_entry import EngineEntry
 from .farm import SchedulerState
-from .gates import gate
+from .gates import gate_for
 from .queue import TaskClass, serves_environment
 from .readiness import IdleEntry
 
@@ -48,9 +48,9 @@ def _ranked(
     farm: SchedulerState, session: str, engines: list[EngineEntry]
 ) -> Iterator[tuple[bool, int, int, int, EngineEntry]]:
     agent = farm.agents.by_session.get(session)
-    priority, given = (agent.priority, agent.last_batch) if agent is not None else (0, 0)
+    priority, last_batch = (agent.priority, agent.last_batch) if agent is not None else (0, 0)
     for place, engine in enumerate(sorted(engines, key=_least_recent)):
-        yield engine.environment is not None, -priority, place, given, engine
+        yield engine.environment is not None, -priority, place, last_batch, engine
 
 
 def _least_recent(engine: EngineEntry) -> tuple[bool, int, int]:
@@ -85,10 +85,10 @@ def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
     heapify(heads)
     chosen: dict[EngineEntry, None] = {}
     while heads and len(chosen) < count:
-        _, priority, place, given, number, heap = heads[0]
+        _, priority, place, last_batch, number, heap = heads[0]
         chosen[heappop(heap)[-1]] = None
         if _has_idle(farm, heap, chosen):
-            heapreplace(heads, (heap[0][0], priority, place + 1, given, number, heap))
+            heapreplace(heads, (heap[0][0], priority, place + 1, last_batch, number, heap))
         else:
             heappop(heads)
     return list(chosen)
@@ -97,8 +97,12 @@ def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
 def _has_idle(farm: SchedulerState, heap: list[IdleEntry], chosen: dict[EngineEntry, None]) -> bool:
     """Drop outdated entries from a heap, and return whether an idle engine is left, which is then the first."""
     while heap:
-        prepared, given, _, _, engine = heap[0]
-        if engine in farm.readiness.idle and engine not in chosen and (prepared, given) == _least_recent(engine)[:2]:
+        prepared, last_batch, _, _, engine = heap[0]
+        if (
+            engine in farm.readiness.idle
+            and engine not in chosen
+            and (prepared, last_batch) == _least_recent(engine)[:2]
+        ):
             return True
         heappop(heap)
     return False
@@ -135,7 +139,7 @@ def _is_free(farm: SchedulerState, other: EngineEntry, engine: EngineEntry, task
         and agent.accepts_tasks
         and (not task_class.restricted or other in task_class.eligible)
         and serves_environment(other, task_class.environment)
-        and gate(farm, agent, task_class.key.requirements, task_class.key.limit_s) is None
+        and gate_for(farm, agent, task_class.key) is None
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from .calls import TaskCall
+from .calls import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
-from .messages import Message
+from .messages import Answer, Message, Reply
 from .parcels import Final, Incarnation
 from .saves import Save
 from .tables import JobRow, TaskRow
@@ -137,6 +137,10 @@ Load: TypeAlias = (
 """What is read from the store."""
 
 
+TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | Letters | Declined
+"""The answers to running tasks' calls."""
+
+
 @dataclass(slots=True)
 class Decision:
     """What the controller's loop must do after a turn: commit all `saves`, and only then everything else."""
@@ -152,3 +156,11 @@ class Decision:
     """Agents whose sessions are over; one that is heard again begins a new session."""
     finished: bool = False
     """Whether the farm has stopped and the controller ends."""
+
+    def answer(self, session: str, n: int, payload: Reply) -> None:
+        """Answer question number `n` of a client's session."""
+        self.sends.append((session, Answer(n, payload)))
+
+    def reply(self, agent: str, call: TaskCall, payload: TaskPayload) -> None:
+        """Answer a running task's call, by way of its engine's agent (a session)."""
+        self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))

@@ -14,7 +14,7 @@ from .eligibility import may_serve
 from .ending import recycle
 from .engine_entry import EngineEntry, EngineState
 from .farm import SchedulerState
-from .gates import gate
+from .gates import gate_for
 from .queue import TaskClass, serves_environment
 from .slots import free_slots
 
@@ -31,7 +31,7 @@ def class_for_blank(farm: SchedulerState, engine: EngineEntry, task_class: TaskC
         if other.environment is None or farm.environments.uses[other.environment].engines:
             return False
         agent = farm.agents.by_session.get(engine.agent)
-        return agent is not None and gate(farm, agent, other.key.requirements, other.key.limit_s) is None
+        return agent is not None and gate_for(farm, agent, other.key) is None
 
     return engine.heads.preferred(engine, is_new) or task_class
 
@@ -44,11 +44,7 @@ def idle_engine_with(farm: SchedulerState, engine: EngineEntry, task_class: Task
         idle = mate in farm.readiness.idle or mate in farm.readiness.candidates
         if idle and not mate.assigned and mate in task_class.eligible and not mate.retiring:
             agent = farm.agents.by_session.get(mate.agent)
-            if (
-                agent is not None
-                and agent.accepts_tasks
-                and gate(farm, agent, task_class.key.requirements, task_class.key.limit_s) is None
-            ):
+            if agent is not None and agent.accepts_tasks and gate_for(farm, agent, task_class.key) is None:
                 return mate
     return None
 
@@ -90,11 +86,7 @@ def _could_serve(farm: SchedulerState, engine: EngineEntry, task_class: TaskClas
     if engine.state != EngineState.UP or engine.retiring or not may_serve(farm, engine, task_class.key):
         return False
     agent = farm.agents.by_session.get(engine.agent)
-    return (
-        agent is not None
-        and agent.accepts_tasks
-        and gate(farm, agent, task_class.key.requirements, task_class.key.limit_s) is None
-    )
+    return agent is not None and agent.accepts_tasks and gate_for(farm, agent, task_class.key) is None
 
 
 def engines_coming(farm: SchedulerState) -> int:

@@ -21,7 +21,7 @@ from .parcels import Incarnation
 from .queue import Queues
 from .readiness import Readiness
 from .requests import EngineRequests
-from .resources import Limits
+from .resources import StartLimits
 from .settings import SchedulerSettings
 from .states import State
 from .task import TaskEntry
@@ -122,7 +122,7 @@ class SchedulerState:
     readiness: Readiness = field(default_factory=Readiness)
     environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)
     functions: FunctionRegistry = field(default_factory=FunctionRegistry)
-    limits: Limits = field(default_factory=Limits)
+    limits: StartLimits = field(default_factory=StartLimits)
     nested_waits: NestedWaits = field(default_factory=NestedWaits)
     conversations: Conversations = field(default_factory=Conversations)
     requests: EngineRequests = field(default_factory=EngineRequests)

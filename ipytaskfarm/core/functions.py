@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .decision import Decision
 from .engine_entry import EngineEntry
-from .parcels import Incarnation, Rules
+from .parcels import Function, Incarnation, Rules
+from .saves import SaveFunction
 
 
 def locality_key(digest: str) -> str:
@@ -48,6 +50,13 @@ class FunctionRegistry:
     undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
     """(digest, whether it is a locality function) of tasks that came back to their queues in this turn."""
     checks: list[PendingCheck] = field(default_factory=list)
+
+    def save(self, functions: list[Function], out: Decision) -> None:
+        """Save code that the store does not have.  Of two codes under one digest the first one stays."""
+        for function in functions:
+            if function.digest not in self.stored:
+                self.stored.add(function.digest)
+                out.saves.append(SaveFunction(function.digest, function.code))
 
     def verdict_of(self, engine: EngineEntry, key: str) -> tuple[int, bool, str, int] | None:
         """Return what a function has said of an engine with its present properties.  None: nothing yet."""

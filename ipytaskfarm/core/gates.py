@@ -31,7 +31,7 @@ from .engine_entry import EngineEntry
 from .farm import SchedulerState
 from .messages import Demand, Granted
 from .parcels import RunKey
-from .queue import TaskClass
+from .queue import ClassKey, TaskClass
 from .resources import Claim, ParallelGroup
 from .task import DEFAULT_RULES, TaskEntry
 
@@ -77,6 +77,11 @@ def gate(
     if requirements.exclusive and any(engine.assigned for engine in agent.engines.values()):
         return Closed(f"it needs {agent.node} to itself, and others run there", for_room=True)
     return _limit(farm, agent, requirements)
+
+
+def gate_for(farm: SchedulerState, agent: AgentEntry, key: ClassKey) -> Closed | None:
+    """Return why a task of this class may not start on this node now.  None: it may."""
+    return gate(farm, agent, key.requirements, key.limit_s)
 
 
 def _limit(farm: SchedulerState, agent: AgentEntry, requirements: Asks) -> Closed | None:
@@ -214,7 +219,7 @@ def adopt_claim(
     agent.gpus_used.update(gpus)
 
 
-# -- a running task yields and takes
+# -- running tasks that request other resources
 
 
 def answer_resource_request(

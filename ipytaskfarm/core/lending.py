@@ -7,7 +7,6 @@ and is answered.  The additional engine ends when it is empty.
 
 from __future__ import annotations
 
-from .answers import reply
 from .calls import Await, Counted, TaskCall
 from .clock import Now
 from .decision import Decision
@@ -112,7 +111,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
                     continue  # others still have its resources
                 assigned.claim = claim(farm, agent, task, run)
         failed = sum(1 for i in waiting.ids if farm.tasks.finals.get(i) or i in farm.tasks.refusals)
-        reply(engine, waiting.call, Counted(failed), out)
+        out.reply(engine.agent, waiting.call, Counted(failed))
         end_wait(farm, engine, assigned, now.mono_s)
 
 

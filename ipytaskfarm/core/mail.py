@@ -6,7 +6,6 @@ The bodies stay in the store; here are only numbers, and who waits for the next 
 
 from __future__ import annotations
 
-from .answers import answer, reply
 from .calls import Counted, Letters, Post, Receive, TaskCall
 from .clock import Now
 from .decision import Decision, LoadMail
@@ -31,11 +30,11 @@ def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now
         ended = question.id in farm.tasks.finals or question.id in farm.tasks.refusals
         what = "has ended" if ended else "is not known"
         text = f"task {question.id} {what}: nobody will read what is sent to it (quiet=True: never mind)"
-        answer(session, n, Refusal("TaskError" if ended else "IndexError", text), out)
+        out.answer(session, n, Refusal("TaskError" if ended else "IndexError", text))
         return
     who, _, number = question.mark.rpartition(":")
     if not (who and len(question.mark) <= MARK_MAX and number.isascii() and number.isdigit()):
-        answer(session, n, Refusal("ValueError", f"{question.mark[:MARK_MAX]!r} is no mark: 'NAME:3' is one"), out)
+        out.answer(session, n, Refusal("ValueError", f"{question.mark[:MARK_MAX]!r} is no mark: 'NAME:3' is one"))
         return
     box = _box(farm, question.id)
     last, known = box.marks.get(who, (0, 0))
@@ -48,7 +47,7 @@ def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now
         known = box.incoming
         box.marks[who] = int(number), known
         _wake_task(farm, question.id, box, out)
-    answer(session, n, Number(known), out)
+    out.answer(session, n, Number(known))
 
 
 def _wake_task(farm: SchedulerState, task_id: int, box: Mailbox, out: Decision) -> None:
@@ -85,7 +84,7 @@ def post(
         done = number
         out.saves.append(SaveMail(task.id, True, box.outgoing, sender, mark, now.wall_s, body))
     box.posted[call.run[1]] = done
-    reply(engine, call, Counted(done), out)
+    out.reply(engine.agent, call, Counted(done))
     readers, box.readers = box.readers, []
     for reader in readers:
         out.loads.append(LoadMail(reader.session, reader.n, task.id, True, reader.after))
@@ -102,10 +101,10 @@ def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now
     elif question.id in farm.tasks.finals:
         out.loads.append(LoadMail(session, n, question.id, True, question.after, over=True))
     elif question.id in farm.tasks.refusals:
-        answer(session, n, Letters([], True), out)
+        out.answer(session, n, Letters([], True))
     else:
         text = f"task ID not registered: {question.id} (never issued, or cleared)"
-        answer(session, n, Refusal("IndexError", text), out)
+        out.answer(session, n, Refusal("IndexError", text))
 
 
 def close(farm: SchedulerState, task_id: int, out: Decision) -> None:

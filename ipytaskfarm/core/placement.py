@@ -18,7 +18,7 @@ from .ending import recall, recycle
 from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .farm import SchedulerState
-from .gates import announce_parked, claim, gate, overload, park, release_claim, reserves
+from .gates import announce_parked, claim, gate_for, overload, park, release_claim, reserves
 from .lending import end_wait
 from .parcels import RunKey
 from .queue import TaskClass, serves_environment
@@ -92,11 +92,7 @@ def _first_restricted(
     With True the class waits for resources of the node, and nothing later may start there."""
     while (own := engine.heads.first(engine)) is not None:
         task_class = own[2]
-        closed = (
-            gate(farm, agent, task_class.key.requirements, task_class.key.limit_s)
-            if task_class.gated or farm.limits.load_guard
-            else None
-        )
+        closed = gate_for(farm, agent, task_class.key) if task_class.gated or farm.limits.load_guard else None
         if closed is None:
             if task_class.environment is None or engine.environment is not None:
                 return own, False

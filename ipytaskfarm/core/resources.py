@@ -36,7 +36,7 @@ class ParallelGroup:
 
 
 @dataclass(slots=True)
-class Limits:
+class StartLimits:
     """What may keep a task from being started although an engine is free."""
 
     groups: dict[str, ParallelGroup] = field(default_factory=dict)

@@ -43,7 +43,7 @@ class Head(msgspec.Struct, frozen=True):
     farm: str
     snapshot: Snapshot
     settings: dict[str, Any]
-    """Those of `core.farm.Settings` but the policy."""
+    """The fields of `core.settings.SchedulerSettings` except the policy."""
     policy: PolicyName
     hold: bool
     mono_s: float

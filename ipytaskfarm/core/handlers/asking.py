@@ -10,12 +10,11 @@ from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
 from ..functions import PendingCheck, locality_key
 from ..gates import changing_facts, lacks_time
-from ..messages import Answer, Check, Checked, NodeState, Notice
+from ..messages import Check, Checked, NodeState, Notice
 from ..parcels import Failure, Rules
 from ..states import Reason, State
 from ..task import DEFAULT_RULES, TaskEntry
 from ..transition import final_without_answer, finish
-from .code import save_functions
 from .depends import ask_for_verdicts
 
 UNDECIDED_S = 0.25
@@ -129,7 +128,7 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
 
 def on_check(farm: SchedulerState, session: str, n: int, question: Check, now: Now, out: Decision) -> None:
     """Answer which engines would qualify, after the functions have judged every engine."""
-    save_functions(farm, question.functions, out)
+    farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
         ask_for_verdicts(farm, rules.depend, out)
@@ -148,7 +147,7 @@ def answer_checks(farm: SchedulerState, out: Decision) -> None:
             waiting.append(check)
             continue
         rows = [(engine.id, engine.node, why_not(farm, rules, engine)) for engine in farm.engines.in_order()]
-        out.sends.append((check.session, Answer(check.n, Checked(rows, why_nobody(farm, rules)))))
+        out.answer(check.session, check.n, Checked(rows, why_nobody(farm, rules)))
     farm.functions.checks = waiting
 
 

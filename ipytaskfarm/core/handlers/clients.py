@@ -12,7 +12,6 @@ from ..farm import SchedulerState
 from ..messages import (
     Abort,
     Aborted,
-    Answer,
     Clear,
     Cleared,
     Fetch,
@@ -89,7 +88,7 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: Watch, now: N
         else:
             unknown.append(task_id)
     farm.clients.to_tell[session] = client
-    out.sends.append((session, Answer(n, Watched(unknown))))
+    out.answer(session, n, Watched(unknown))
 
 
 def _ended_before(task_id: int, reason: str) -> Final:
@@ -111,7 +110,7 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: N
     if ids:
         out.loads.append(LoadFinals(session, n, ids, unfinished, unknown, refusals))
     else:
-        out.sends.append((session, Answer(n, Fetched(refusals, unfinished, unknown))))
+        out.answer(session, n, Fetched(refusals, unfinished, unknown))
 
 
 def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
@@ -131,7 +130,7 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: N
         else:
             outcomes.append((task_id, "already completed" if task_id in farm.tasks.refusals else "unknown"))
     _recall_all(farm, recalls, now, out)
-    out.sends.append((session, Answer(n, Aborted(outcomes))))
+    out.answer(session, n, Aborted(outcomes))
 
 
 def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
@@ -204,7 +203,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.sends.append((session, Answer(n, Cleared(len(gone), missing, unfinished, needed))))
+    out.answer(session, n, Cleared(len(gone), missing, unfinished, needed))
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
@@ -213,7 +212,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: N
     A client repeats its question, under the same number, when the controller died before it could answer."""
     known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
-        out.sends.append((session, Answer(n, known)))
+        out.answer(session, n, known)
         return
     ids, missing, not_failed = [], [], []
     for task_id in dict.fromkeys(question.ids):
@@ -225,17 +224,17 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: N
             missing.append(task_id)
     if farm.lifecycle.stopping or farm.lifecycle.full is not None:
         why = farm.lifecycle.full or "the farm is stopping"
-        out.sends.append((session, Answer(n, Refusal("StoreFull" if farm.lifecycle.full else "ConnectionError", why))))
+        out.answer(session, n, Refusal("StoreFull" if farm.lifecycle.full else "ConnectionError", why))
     elif ids:
         out.loads.append(LoadOriginals(session, n, ids, missing, not_failed))
     else:
-        out.sends.append((session, Answer(n, Retried([], missing, not_failed))))
+        out.answer(session, n, Retried([], missing, not_failed))
 
 
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
     if not event.tasks:
-        out.sends.append((session, Answer(event.n, Retried([], event.missing, event.not_failed))))
+        out.answer(session, event.n, Retried([], event.missing, event.not_failed))
         return
     block = farm.clients.ids.take(session, len(event.tasks), out)
     client = farm.clients.of(session)
@@ -258,7 +257,7 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     while len(farm.clients.retried) > _RETRIES_KEPT:
         del farm.clients.retried[next(iter(farm.clients.retried))]
     out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.clients.retried).decode()))
-    out.sends.append((session, Answer(event.n, reply)))
+    out.answer(session, event.n, reply)
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:

@@ -9,7 +9,6 @@ from ..decision import Decision
 from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
 from ..messages import (
-    Answer,
     ClearSticky,
     Command,
     CommandAnswer,
@@ -132,7 +131,7 @@ def on_command_queues(
     for engine in farm.engines.visible():
         oldest = engine.oldest()
         rows.append((engine.id, oldest[0] if oldest else None, texts.get(engine.name, [])))
-    out.sends.append((session, Answer(n, CommandQueueTable(rows))))
+    out.answer(session, n, CommandQueueTable(rows))
 
 
 # -- sticky state
@@ -151,13 +150,13 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
                 prepare(farm, engine, entry.verb, entry.body, out)
-    out.sends.append((session, Answer(n, Flag(True))))
+    out.answer(session, n, Flag(True))
 
 
 def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
     """Answer which commands new engines run, in order."""
     rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
-    out.sends.append((session, Answer(n, StickyTable(rows))))
+    out.answer(session, n, StickyTable(rows))
 
 
 def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
@@ -168,7 +167,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
     for key in keys:
         del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
-    out.sends.append((session, Answer(n, Number(len(keys)))))
+    out.answer(session, n, Number(len(keys)))
 
 
 # -- stacks
@@ -184,7 +183,7 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
             f"task {question.id} is not running" if task or question.id in farm.tasks.finals else _unknown(question.id)
         )
         etype = "ValueError" if task or question.id in farm.tasks.finals else "IndexError"
-        out.sends.append((session, Answer(n, Refusal(etype, text))))
+        out.answer(session, n, Refusal(etype, text))
         return
     number = farm.number()
     farm.requests.stacks[number] = (session, n, engine.agent)
@@ -201,4 +200,4 @@ def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now
     """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
-        out.sends.append((asked[0], Answer(asked[1], Text(event.text))))
+        out.answer(asked[0], asked[1], Text(event.text))

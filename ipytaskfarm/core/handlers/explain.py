@@ -10,7 +10,7 @@ from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
 from ..gates import gate
 from ..lending import MAX_EXTRA_ENGINES
-from ..messages import Answer, Explain, Refusal, Stuck, Text
+from ..messages import Explain, Refusal, Stuck, Text
 from ..queue import ClassKey, serves_environment
 from ..states import State, Waiting
 from ..task import DEFAULT_RULES, Assigned, Queued, TaskEntry
@@ -25,14 +25,14 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: Explain, no
     """Answer why a task is where it is, in sentences."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        out.sends.append((session, Answer(n, Text("\n".join(explain(farm, task, now))))))
+        out.answer(session, n, Text("\n".join(explain(farm, task, now))))
     elif question.id in farm.tasks.finals:
         out.loads.append(LoadExplanation(session, n, question.id))
     elif question.id in farm.tasks.refusals:
-        out.sends.append((session, Answer(n, Text("refused: " + farm.tasks.refusals[question.id][1]))))
+        out.answer(session, n, Text("refused: " + farm.tasks.refusals[question.id][1]))
     else:
         text = f"there is no task {question.id}: it was never handed in, or has been cleared"
-        out.sends.append((session, Answer(n, Refusal("IndexError", text))))
+        out.answer(session, n, Refusal("IndexError", text))
 
 
 def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
@@ -45,7 +45,7 @@ def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: N
         text = "\n".join(explain(farm, first, now))
         if len(tasks) > 1:
             text += f"\n… and {len(tasks) - 1} more like it"
-    out.sends.append((session, Answer(n, Text(text))))
+    out.answer(session, n, Text(text))
 
 
 def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:

@@ -10,7 +10,6 @@ from zlib import crc32
 import msgspec
 
 from .. import lending, mail
-from ..answers import answer, reply
 from ..calls import (
     Await,
     Children,
@@ -36,7 +35,6 @@ from ..states import State
 from ..tables import ProgressTable
 from ..task import TaskEntry
 from ..transition import accept
-from .code import save_functions
 from .jobs import count_arrival, open_job, save_jobs
 from .submit import apply_rules, why_refused
 
@@ -52,7 +50,7 @@ def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, 
         _spawn(farm, engine, task, event, question, now, out)
     elif isinstance(question, Children):
         rows = [(child, state_of(farm, child)) for child in children_of(farm, task.id)]
-        reply(engine, event, ChildTable(rows), out)
+        out.reply(engine.agent, event, ChildTable(rows))
     elif isinstance(question, Await):
         lending.wait_in_run(farm, engine, event, question, now, out)
     elif isinstance(question, Take):
@@ -98,25 +96,25 @@ def _spawn(
     known = family.spawned.get(key)
     if known is not None:
         if known[0] == check:
-            reply(engine, event, Spawned(known[1]), out)
+            out.reply(engine.agent, event, Spawned(known[1]))
         else:
             text = (
                 f"task {parent.id} submitted something else as its submission {question.n} of trial {trial} when it "
                 "ran before: a task that may run again must submit the same in the same order"
             )
-            reply(engine, event, Declined("RuntimeError", text), out)
+            out.reply(engine.agent, event, Declined("RuntimeError", text))
         return
     if farm.lifecycle.stopping or farm.lifecycle.full is not None:
         why = farm.lifecycle.full or "the farm is stopping"
-        reply(engine, event, Declined("StoreFull" if farm.lifecycle.full else "ConnectionError", why), out)
+        out.reply(engine.agent, event, Declined("StoreFull" if farm.lifecycle.full else "ConnectionError", why))
         return
-    save_functions(farm, question.functions, out)
+    farm.functions.save(question.functions, out)
     if question.job is not None:
         open_job(farm, parent.session, question.job)
     for made in question.tasks:
         refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
         if refusal is not None:
-            reply(engine, event, Declined(*refusal), out)
+            out.reply(engine.agent, event, Declined(*refusal))
             return
     ids = _take_in(farm, parent, f"{key}.{check}", question.tasks, now, out)
     if question.job is not None:
@@ -124,7 +122,7 @@ def _spawn(
             count_arrival(farm, made.rules)
         save_jobs(farm, [question.job], out)
     family.spawned[key] = check, ids
-    reply(engine, event, Spawned(ids), out)
+    out.reply(engine.agent, event, Spawned(ids))
 
 
 def _take_in(
@@ -168,7 +166,7 @@ def on_progress_of(farm: SchedulerState, session: str, n: int, question: Progres
     for task_id in question.ids:
         if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
             rows.append((task_id, *found))
-    answer(session, n, ProgressTable(rows), out)
+    out.answer(session, n, ProgressTable(rows))
 
 
 def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:

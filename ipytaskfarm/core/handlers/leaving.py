@@ -12,7 +12,7 @@ from ..clock import Now
 from ..decision import Decision
 from ..ending import end_engine, recall, retire
 from ..farm import SchedulerState
-from ..messages import AgentsEnded, Answer, Leave, Leaving, Number, RemoveAgents
+from ..messages import AgentsEnded, Leave, Leaving, Number, RemoveAgents
 from ..plausible import goes_by
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
@@ -34,7 +34,7 @@ def on_remove_agents(
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))
         _leave(farm, agent, "it is being removed", question.within_s, now, out)
-    out.sends.append((session, Answer(n, Number(len(leaving)))))
+    out.answer(session, n, Number(len(leaving)))
 
 
 def on_agents_ended(farm: SchedulerState, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
@@ -46,7 +46,7 @@ def on_agents_ended(farm: SchedulerState, session: str, n: int, question: Agents
         agent_silent(farm, agent, now)
         agent.deadline_s = now.mono_s
         give_up_agent(farm, agent.session, question.why, now, out)
-    out.sends.append((session, Answer(n, Number(len(gone)))))
+    out.answer(session, n, Number(len(gone)))
 
 
 def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | None, now: Now, out: Decision) -> None:

@@ -8,7 +8,6 @@ from ..ending import end_engine, patience_s, recall, retire
 from ..engine_entry import EngineState
 from ..farm import SchedulerState
 from ..messages import (
-    Answer,
     Flag,
     Hold,
     Interrupt,
@@ -41,7 +40,7 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
     farm.lifecycle.wanted = max(0, base + question.more)
     out.saves.append(SaveSetting("wanted", farm.lifecycle.wanted))
     balance(farm, now, out)
-    out.sends.append((session, Answer(n, Number(farm.lifecycle.wanted))))
+    out.answer(session, n, Number(farm.lifecycle.wanted))
 
 
 def on_remove_engines(
@@ -52,7 +51,7 @@ def on_remove_engines(
     unknown = [i for i in question.ids if i not in by_id]
     if unknown:
         text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
-        out.sends.append((session, Answer(n, Refusal("InvalidEngineID", text))))
+        out.answer(session, n, Refusal("InvalidEngineID", text))
         return
     leaving = {i for i in question.ids if not by_id[i].retiring}
     for engine_id in leaving:
@@ -66,7 +65,7 @@ def on_remove_engines(
         retire(farm, by_id[engine_id], out)
         if not question.drain:
             end_engine(farm, by_id[engine_id], out, grace_s=0.0)
-    out.sends.append((session, Answer(n, Number(farm.lifecycle.wanted))))
+    out.answer(session, n, Number(farm.lifecycle.wanted))
 
 
 def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now, out: Decision) -> None:
@@ -79,7 +78,7 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.UP:
                 farm.readiness.wake(engine)
-    out.sends.append((session, Answer(n, Flag(before))))
+    out.answer(session, n, Flag(before))
 
 
 def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:
@@ -92,7 +91,7 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now
             farm.readiness.wake(engine)
     before = len(out.assignments)
     dispatch(farm, now, out)
-    out.sends.append((session, Answer(n, Flag(len(out.assignments) > before))))
+    out.answer(session, n, Flag(len(out.assignments) > before))
 
 
 # -- the end
@@ -100,7 +99,7 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now
 
 def on_stop(farm: SchedulerState, session: str, n: int, question: Stop, now: Now, out: Decision) -> None:
     """Refuse new work, recall what was sent ahead, and wait for the running tasks.  A second stop waits no longer."""
-    out.sends.append((session, Answer(n, Flag(True))))
+    out.answer(session, n, Flag(True))
     drain_s = 0.0 if farm.lifecycle.stopping else question.drain_s
     if not farm.lifecycle.stopping:
         farm.lifecycle.stopping = True

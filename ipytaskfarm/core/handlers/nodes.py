@@ -6,14 +6,14 @@ and never the last one.  Unfinished tasks are refunded what its failures have co
 
 from __future__ import annotations
 
-from ..agent_entry import AgentEntry, Charge, FailedAttempt, Kind
+from ..agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
 from ..clock import Now
 from ..decision import Decision
 from ..eligibility import refresh_classes
 from ..ending import recall
 from ..engine_entry import EngineState
 from ..farm import SchedulerState
-from ..messages import Answer, Drain, Number
+from ..messages import Drain, Number
 from ..queue import ClassKey
 from ..saves import SaveSetting
 from ..task import DEFAULT_RULES, TaskEntry
@@ -39,7 +39,7 @@ def note_successes(farm: SchedulerState, session: str, keys: set[ClassKey]) -> N
     own = farm.agents.by_session.get(session)
     if own is not None and own.failures:
         _end_streak(farm, own)
-    kinds: set[Kind] = {(key.depend, key.targets) for key in keys}
+    kinds: set[TaskKind] = {(key.depend, key.targets) for key in keys}
     for other in farm.agents.failing:
         if other != session:
             farm.agents.by_session[other].succeeded_elsewhere |= kinds
@@ -134,7 +134,7 @@ def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: N
                 recall(farm, engine, engine.runs_ahead(), now, out)
                 farm.readiness.withdraw(engine)
             refresh_classes(farm, agent.engines.values())
-    out.sends.append((session, Answer(n, Number(count))))
+    out.answer(session, n, Number(count))
 
 
 def _end_streak(farm: SchedulerState, agent: AgentEntry) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..answers import answer
 from ..clock import Now
 from ..decision import Decision, LoadEnded, LoadJobs
 from ..ending import recall
@@ -36,7 +35,7 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone,
     """Let a task succeed with a result from outside.  A running one is interrupted, and its answer changes nothing."""
     task = farm.tasks.unfinished.get(question.id)
     if task is None:
-        answer(session, n, _not_unfinished(farm, question.id), out)
+        out.answer(session, n, _not_unfinished(farm, question.id))
         return
     _stop_run(farm, task, now, out)
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
@@ -44,19 +43,19 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone,
         task.id, "", -1, "", task.attempt, *times, None, question.body, task.history or [], question.blobs
     )  # fmt: skip
     finish(farm, task, final, out)
-    answer(session, n, Flag(True), out)
+    out.answer(session, n, Flag(True))
 
 
 def on_mark_failed(farm: SchedulerState, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        answer(session, n, Text(_fail(farm, task, question.why, now, out)), out)
+        out.answer(session, n, Text(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
         out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
     else:
-        answer(session, n, _not_unfinished(farm, question.id), out)
+        out.answer(session, n, _not_unfinished(farm, question.id))
 
 
 def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
@@ -107,9 +106,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
     """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
     unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
     if unknown:
-        answer(
-            session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"), out
-        )
+        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"))
         return
     chosen = set(question.ids)
     for job_id in chosen:
@@ -119,7 +116,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
             out.saves.append(job.save())
     (farm.jobs.paused.update if question.on else farm.jobs.paused.difference_update)(chosen)
     waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)
-    answer(session, n, Number(waiting), out)
+    out.answer(session, n, Number(waiting))
 
 
 def _pause(farm: SchedulerState, jobs: set[str], now: Now, out: Decision) -> int:

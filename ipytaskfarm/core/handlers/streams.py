@@ -11,7 +11,7 @@ from ..clock import Now
 from ..decision import Decision
 from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
-from ..messages import Answer, Number, Output, OutputQuery, Outputs, OutputText
+from ..messages import Number, Output, OutputQuery, Outputs, OutputText
 
 PATIENCE_S = 5.0
 """An answer that has not come within this time was lost with a connection."""
@@ -36,7 +36,7 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
         farm.requests.outputs[number] = (session, engine.name, run)
         out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
         asked += 1
-    out.sends.append((session, Answer(n, Number(asked))))
+    out.answer(session, n, Number(asked))
 
 
 def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:

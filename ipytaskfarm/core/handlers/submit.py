@@ -18,7 +18,6 @@ from ..states import Reason
 from ..task import TaskEntry
 from ..transition import accept
 from .asking import apply_requirements
-from .code import save_functions
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 
@@ -44,7 +43,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, farm.lifecycle.full or "the farm is stopping")))
         return
-    save_functions(farm, event.functions, out)
+    farm.functions.save(event.functions, out)
     for spec in event.jobs:
         open_job(farm, session, spec)
     block: Block | None = None

@@ -11,8 +11,8 @@ from ..clock import Now
 from ..decision import Decision, LoadTable
 from ..engine_entry import EngineEntry, EngineState
 from ..farm import SchedulerState
-from ..gates import Closed, gate, overload
-from ..messages import Answer, Engines, FarmStatus, QueueStatus, Refusal, Tasks
+from ..gates import Closed, gate_for, overload
+from ..messages import Engines, FarmStatus, QueueStatus, Refusal, Tasks
 from ..queue import TaskClass
 from ..states import FINAL, State, Waiting
 from ..tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
@@ -36,7 +36,7 @@ def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueS
             ids[State.FAILED if reason else State.SUCCEEDED].append(task_id)
         for found in ids.values():
             found.sort()
-    out.sends.append((session, Answer(n, QueueStatusReply(counts, ids))))
+    out.answer(session, n, QueueStatusReply(counts, ids))
 
 
 _GROUPS: dict[str | None, frozenset[State]] = {
@@ -53,7 +53,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
     if states is None:
         names = sorted(name for name in _GROUPS if name)
         text = f"there is no task state {question.state!r}: expected one of {names}"
-        out.sends.append((session, Answer(n, Refusal("ValueError", text))))
+        out.answer(session, n, Refusal("ValueError", text))
         return
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
     alive = (
@@ -82,7 +82,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
     if wanted:
         out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted))
     else:
-        out.sends.append((session, Answer(n, last_rows(rows, unknown, question.last, omitted))))
+        out.answer(session, n, last_rows(rows, unknown, question.last, omitted))
 
 
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
@@ -143,7 +143,7 @@ def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
     closed = None
     for agent in {engine.agent: None for engine in task_class.eligible}:
         owner = farm.agents.by_session.get(agent)
-        closed = gate(farm, owner, task_class.key.requirements, task_class.key.limit_s) if owner is not None else None
+        closed = gate_for(farm, owner, task_class.key) if owner is not None else None
         if closed is None:
             return None
     return closed
@@ -190,7 +190,7 @@ def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
 
 def on_engines(farm: SchedulerState, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
-    out.sends.append((session, Answer(n, EngineTable(_engine_rows(farm)))))
+    out.answer(session, n, EngineTable(_engine_rows(farm)))
 
 
 def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
@@ -268,4 +268,4 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
     )
-    out.sends.append((session, Answer(n, state)))
+    out.answer(session, n, state)
