@@ -1,6 +1,7 @@
 """The scheduler's state: every task, engine, agent and client that it decides about.
 
-The state is plain data, one part for each subject.  Handlers change it; `core.transition` alone moves tasks.
+The state is plain data, one part for each subject.  A part is a small dataclass, with the functions that need nothing
+else; most of them are in files of their own.  Handlers change the state; `core.transition` alone moves tasks.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class TaskRegistry:
     def is_known(self, task_id: int) -> bool:
         """Return whether there is a task of this id: unfinished, ended or refused."""
         return task_id in self.unfinished or task_id in self.finals or task_id in self.refusals
+
+    def has_ended(self, task_id: int) -> bool:
+        """Return whether a task has succeeded, failed, or was refused."""
+        return task_id in self.finals or task_id in self.refusals
+
+    def has_failed(self, task_id: int) -> bool:
+        """Return whether a task has failed, or was refused."""
+        return bool(self.finals.get(task_id)) or task_id in self.refusals
 
 
 @dataclass(slots=True)
@@ -111,22 +120,39 @@ class SchedulerState:
     numbers: int = 0
     """The last number that `number` has given."""
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    """How many engines are wanted, and the farm's end."""
     timers: Timers = field(default_factory=Timers)
+    """What is to happen at which time."""
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
+    """Unfinished, ended and refused tasks."""
     graph: DependencyGraph = field(default_factory=DependencyGraph)
+    """Which tasks wait for which others."""
     queues: Queues = field(default_factory=Queues)
+    """The classes of waiting tasks."""
     jobs: JobRegistry = field(default_factory=JobRegistry)
+    """Jobs, and those to be looked at in this turn."""
     clients: ClientRegistry = field(default_factory=ClientRegistry)
+    """Clients, their ids, and what they are to be told."""
     agents: AgentRegistry = field(default_factory=AgentRegistry)
+    """Agents, and their nodes."""
     engines: EngineRegistry = field(default_factory=EngineRegistry)
+    """Engines by name and id."""
     readiness: Readiness = field(default_factory=Readiness)
+    """Which engines can take work."""
     environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)
+    """Which engines have which environment, and who needs it."""
     functions: FunctionRegistry = field(default_factory=FunctionRegistry)
+    """Stored code, and the verdicts of depend and locality functions."""
     limits: StartLimits = field(default_factory=StartLimits)
+    """What may keep a task from being started although an engine is free."""
     nested_waits: NestedWaits = field(default_factory=NestedWaits)
+    """Runs that wait inside themselves for other tasks."""
     conversations: Conversations = field(default_factory=Conversations)
+    """Children, messages and progress of running tasks."""
     requests: EngineRequests = field(default_factory=EngineRequests)
+    """Commands and queries that engines have not answered, and sticky commands."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What people want to know who look for a fault."""
 
     def __post_init__(self) -> None:
         settings = self.settings

@@ -39,7 +39,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
     for other in needs.after:
         if other == task_id:
             return f"task {task_id} cannot wait for itself"
-        if other not in farm.tasks.unfinished and other not in farm.tasks.finals and other not in farm.tasks.refusals:
+        if not farm.tasks.is_known(other):
             return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
     return ""
 

@@ -110,7 +110,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
                 if gate(farm, agent, requirements) is not None:
                     continue  # others still have its resources
                 assigned.claim = claim(farm, agent, task, run)
-        failed = sum(1 for i in waiting.ids if farm.tasks.finals.get(i) or i in farm.tasks.refusals)
+        failed = sum(map(farm.tasks.has_failed, waiting.ids))
         out.reply(engine.agent, waiting.call, Counted(failed))
         end_wait(farm, engine, assigned, now.mono_s)
 

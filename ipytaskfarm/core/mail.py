@@ -27,7 +27,7 @@ def _box(farm: SchedulerState, task_id: int) -> Mailbox:
 def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
     """Save messages to a task that has not ended."""
     if question.id not in farm.tasks.unfinished:
-        ended = question.id in farm.tasks.finals or question.id in farm.tasks.refusals
+        ended = farm.tasks.has_ended(question.id)
         what = "has ended" if ended else "is not known"
         text = f"task {question.id} {what}: nobody will read what is sent to it (quiet=True: never mind)"
         out.answer(session, n, Refusal("TaskError" if ended else "IndexError", text))

@@ -231,7 +231,7 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     """Let a task wait for those of these tasks that have not ended or have failed."""
     tasks, graph = farm.tasks, farm.graph
     unfinished = tasks.unfinished
-    ahead = {i for i in ids if i in unfinished or tasks.finals.get(i) or i in tasks.refusals}
+    ahead = {i for i in ids if i in unfinished or tasks.has_failed(i)}
     for task_id in ahead:
         graph.add_dependent(task_id, task.id)
         if task_id not in unfinished:

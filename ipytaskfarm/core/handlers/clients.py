@@ -191,11 +191,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         refusals = [i for i in asked if i in farm.tasks.refusals]
         unfinished = [i for i in asked if i in farm.tasks.unfinished]
         needed = [i for i in asked if i in farm.tasks.finals and i in farm.graph.consumers]
-        missing = [
-            i
-            for i in asked
-            if i not in farm.tasks.finals and i not in farm.tasks.refusals and i not in farm.tasks.unfinished
-        ]
+        missing = [i for i in asked if not farm.tasks.is_known(i)]
     for task_id in ids:
         forget(farm, task_id)
     for task_id in refusals:

@@ -138,9 +138,7 @@ def _take_in(
             # Tasks of the same call are named by negative numbers.
             after = tuple(of_number.get(i, i) for i in needs.after)
             inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
-            known = tuple(
-                i for i in after if i in farm.tasks.unfinished or i in farm.tasks.finals or i in farm.tasks.refusals
-            )
+            known = tuple(i for i in after if farm.tasks.is_known(i))
             needs = msgspec.structs.replace(needs, after=known, inputs=inputs)
         child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs)
         apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)

@@ -59,7 +59,7 @@ def on_mark_failed(farm: SchedulerState, session: str, n: int, question: MarkFai
 
 
 def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
-    if task_id in farm.tasks.finals or task_id in farm.tasks.refusals:
+    if farm.tasks.has_ended(task_id):
         return Refusal("TaskError", f"task {task_id} has ended already")
     return Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
 

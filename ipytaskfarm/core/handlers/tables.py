@@ -72,11 +72,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
         found = [t for t in found if t.id >= first]
         wanted = [i for i in wanted if i >= first]
     rows = [task_row(farm, task) for task in found]
-    unknown = [
-        i
-        for i in ids or ()
-        if i not in farm.tasks.unfinished and i not in farm.tasks.finals and i not in farm.tasks.refusals
-    ]
+    unknown = [i for i in ids or () if not farm.tasks.is_known(i)]
     for task_id in [i for i in ids or () if i in farm.tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
