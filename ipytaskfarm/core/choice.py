@@ -153,8 +153,9 @@ def _priority(farm: SchedulerState, task_class: TaskClass, free: list[EngineEntr
 
 def _random(farm: SchedulerState, task_class: TaskClass, free: list[EngineEntry]) -> EngineEntry:
     # A linear congruential generator (Knuth's MMIX): it need only be even and repeatable.
-    farm.readiness.random_state = (farm.readiness.random_state * 6364136223846793005 + 1442695040888963407) % 2**64
-    return sorted(free, key=lambda e: e.id)[(farm.readiness.random_state >> 33) % len(free)]
+    readiness = farm.readiness
+    readiness.random_state = (readiness.random_state * 6364136223846793005 + 1442695040888963407) % 2**64
+    return sorted(free, key=lambda e: e.id)[(readiness.random_state >> 33) % len(free)]
 
 
 def _nearest(farm: SchedulerState, task_class: TaskClass, free: list[EngineEntry]) -> EngineEntry:

@@ -28,7 +28,7 @@ class DependencyGraph:
     """Reopened task that has succeeded again -> when (monotonic)."""
 
     def add_dependent(self, task_id: int, waiting: int) -> None:
-        """The task `waiting` waits for `task_id`."""
+        """Let the task `waiting` wait for `task_id`."""
         dependents = self.dependents.get(task_id)
         if dependents is None:
             self.dependents[task_id] = [waiting]
@@ -36,19 +36,19 @@ class DependencyGraph:
             dependents.append(waiting)
 
     def add_consumer(self, sources: Iterable[int]) -> None:
-        """One more unfinished task takes the results of these."""
+        """Count one more unfinished task that takes the results of these."""
         for source in sources:
             self.consumers[source] = self.consumers.get(source, 0) + 1
 
     def remove_consumer(self, sources: Iterable[int]) -> None:
-        """A task that takes the results of these has ended."""
+        """Count one task less that takes the results of these, because it has ended."""
         for source in sources:
             self.consumers[source] -= 1
             if not self.consumers[source]:
                 del self.consumers[source]
 
     def note_remade(self, task_id: int, mono_s: float) -> None:
-        """A reopened task has succeeded again."""
+        """Note that a reopened task has succeeded again."""
         self.remade[task_id] = mono_s
         while len(self.remade) > REMADE_KEPT:
             del self.remade[next(iter(self.remade))]

@@ -183,8 +183,9 @@ def announce(farm: SchedulerState, task_class: TaskClass) -> None:
 
 def announce_to(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
     """Make a class known to one engine."""
+    readiness = farm.readiness
     if not serves_environment(engine, task_class.environment):
         return
     engine.heads.push(task_class)
-    if engine in farm.readiness.idle or engine in farm.readiness.with_room or engine in farm.readiness.blocked:
-        farm.readiness.wake(engine)
+    if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
+        readiness.wake(engine)

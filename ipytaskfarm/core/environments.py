@@ -100,7 +100,7 @@ def engines_coming(farm: SchedulerState) -> int:
 
 
 def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn, recycle idle engines for tasks whose environment no free engine has."""
+    """Recycle idle engines for tasks whose environment no free engine has.  Called at the end of a turn."""
     if farm.queues.environment_heads.first() is None:
         return
     idle = [engine for engine in farm.readiness.idle if engine.environment is not None]

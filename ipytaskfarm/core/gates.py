@@ -273,6 +273,7 @@ def _group_of(farm: SchedulerState, task_class: TaskClass) -> ParallelGroup | No
 
 def announce_parked(farm: SchedulerState) -> None:
     """Announce the classes that are parked on nodes where something has changed, and wake the engines there."""
+    readiness = farm.readiness
     for session in farm.agents.changed:
         agent = farm.agents.by_session.get(session)
         if agent is None:
@@ -284,8 +285,8 @@ def announce_parked(farm: SchedulerState) -> None:
                 if engine in task_class.eligible:
                     announce_to(farm, task_class, engine)
         for engine in agent.engines.values():
-            if engine in farm.readiness.blocked or engine in farm.readiness.idle:
-                farm.readiness.wake(engine)
+            if engine in readiness.blocked or engine in readiness.idle:
+                readiness.wake(engine)
     farm.agents.changed.clear()
 
 

@@ -45,7 +45,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
 
 
 def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn, let the tasks go on that wait for ended ones, or end them too."""
+    """Let the tasks go on that wait for ended ones, or end them too.  Called at the end of a turn."""
     while farm.graph.ended or farm.graph.ready_joins:
         while farm.graph.ready_joins:
             task = farm.tasks.unfinished.get(farm.graph.ready_joins.popleft())

@@ -65,16 +65,15 @@ def _check_queues(farm: SchedulerState) -> None:
 
 
 def _check_engines(farm: SchedulerState) -> None:
-    for engine in farm.readiness.idle:
+    readiness = farm.readiness
+    for engine in readiness.idle:
         noted = [
             entry
-            for entry in farm.readiness.idle_heaps.get(engine.agent, ())
+            for entry in readiness.idle_heaps.get(engine.agent, ())
             if entry[-1] is engine and entry[1] == engine.last_batch
         ]
         assert noted, f"idle engine {engine.id} is not noted where it is looked for"
-    assert not farm.readiness.candidates or farm.lifecycle.held or farm.lifecycle.stopping, (
-        "an engine was not looked at"
-    )
+    assert not readiness.candidates or farm.lifecycle.held or farm.lifecycle.stopping, "an engine was not looked at"
     for engine in farm.engines.by_name.values():
         assert engine.not_quick == sum(not h.quick for h in engine.assigned.values()), (
             "runs that are not quick are miscounted"
@@ -85,7 +84,7 @@ def _check_engines(farm: SchedulerState) -> None:
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks
-        if able and not engine.assigned and engine not in farm.readiness.idle and engine not in farm.readiness.blocked:
+        if able and not engine.assigned and engine not in readiness.idle and engine not in readiness.blocked:
             assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )

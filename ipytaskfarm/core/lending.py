@@ -94,7 +94,9 @@ def note_task_end(farm: SchedulerState, task_id: int) -> None:
 
 
 def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn, let the runs continue that have nothing left to wait for and whose resources are free."""
+    """Let the runs continue that have nothing left to wait for and whose resources are free.
+
+    Called at the end of a turn."""
     for name, run in list(farm.nested_waits.over):
         engine = farm.engines.by_name.get(name)
         assigned = engine.assigned.get(run) if engine is not None else None

@@ -123,18 +123,19 @@ def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: 
 
 def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Give work to every engine that has room for it."""
+    readiness = farm.readiness
     if farm.lifecycle.held or farm.lifecycle.stopping:
         return
     if farm.agents.changed:
         announce_parked(farm)
     if farm.queues.open_size:
         _wake_for_open_tasks(farm)
-    if len(farm.readiness.candidates) > 1 and (len(farm.agents.by_session) > 1 or farm.environments.uses):
+    if len(readiness.candidates) > 1 and (len(farm.agents.by_session) > 1 or farm.environments.uses):
         _order_candidates(farm)
-    while farm.readiness.candidates:
-        share = max(1, farm.queues.size // len(farm.readiness.candidates))
-        engine = next(iter(farm.readiness.candidates))
-        del farm.readiness.candidates[engine]
+    while readiness.candidates:
+        share = max(1, farm.queues.size // len(readiness.candidates))
+        engine = next(iter(readiness.candidates))
+        del readiness.candidates[engine]
         if _has_room(farm, engine, now):
             _serve(farm, engine, share, now, out)
     if farm.environments.uses:
@@ -146,10 +147,11 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 def _order_candidates(farm: SchedulerState) -> None:
     """Move the free engines to the front of the candidates, in the order of the default placement."""
-    free = [engine for engine in farm.readiness.candidates if not engine.assigned]
+    readiness = farm.readiness
+    free = [engine for engine in readiness.candidates if not engine.assigned]
     if len(free) > 1:
-        busy = [engine for engine in farm.readiness.candidates if engine.assigned]
-        farm.readiness.candidates = dict.fromkeys([*in_default_order(farm, free), *busy])
+        busy = [engine for engine in readiness.candidates if engine.assigned]
+        readiness.candidates = dict.fromkeys([*in_default_order(farm, free), *busy])
 
 
 def _may_choose(farm: SchedulerState) -> bool:
@@ -159,15 +161,16 @@ def _may_choose(farm: SchedulerState) -> bool:
 
 def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> None:
     """Fill one engine, or another that suits its task better, and note whether it can take more."""
+    readiness = farm.readiness
     if not engine.assigned and _may_choose(farm) and (found := best_class(farm, engine, now)) is not None:
         chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
         if chosen is not engine:
             # It has a turn of its own, after the engine to which it left the task.
-            farm.readiness.candidates[engine] = None
-            farm.readiness.wake(chosen)
-            del farm.readiness.candidates[chosen]
+            readiness.candidates[engine] = None
+            readiness.wake(chosen)
+            del readiness.candidates[chosen]
             if not _fill(farm, chosen, 1, now, out, found[0]):
-                del farm.readiness.candidates[engine]
+                del readiness.candidates[engine]
                 _fill(farm, engine, share, now, out)
                 _note_standing(farm, engine, now)
             _note_standing(farm, chosen, now)
@@ -178,29 +181,31 @@ def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out:
 
 def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Note where an engine is found after its turn: idle, blocked, or with room for more."""
+    readiness = farm.readiness
     if engine.retiring or engine.state != EngineState.UP:
         return
     if not engine.assigned:
         agent = farm.agents.by_session[engine.agent]
         blocked = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
-        (farm.readiness.blocked if blocked else farm.readiness.idle)[engine] = None
+        (readiness.blocked if blocked else readiness.idle)[engine] = None
         if not blocked:
             note_idle(farm, engine)
         begin_idle_time(farm, engine, now)
     elif _has_room(farm, engine, now):
-        farm.readiness.with_room[engine] = None
+        readiness.with_room[engine] = None
 
 
 def _wake_for_open_tasks(farm: SchedulerState) -> None:
     """Wake as many engines as there are open tasks: idle ones first, blank before others, then those with room."""
+    readiness = farm.readiness
     spare = farm.queues.open_size
-    if spare < len(farm.readiness.idle) and (len(farm.agents.by_session) > 1 or farm.environments.uses):
+    if spare < len(readiness.idle) and (len(farm.agents.by_session) > 1 or farm.environments.uses):
         idle = first_idle(farm, spare)
     else:
-        idle = list(islice(farm.readiness.idle, spare))
-    busy = list(farm.readiness.with_room)[: spare - len(idle)] if farm.readiness.with_room and spare > len(idle) else ()
-    for engine in (*idle, *busy, *farm.readiness.blocked):  # a more urgent task may start where others may not
-        farm.readiness.wake(engine)
+        idle = list(islice(readiness.idle, spare))
+    busy = list(readiness.with_room)[: spare - len(idle)] if readiness.with_room and spare > len(idle) else ()
+    for engine in (*idle, *busy, *readiness.blocked):  # a more urgent task may start where others may not
+        readiness.wake(engine)
 
 
 def _fill(
@@ -245,9 +250,10 @@ def _recycle_for_other(
 def _send_batch(
     farm: SchedulerState, engine: EngineEntry, batch: RecordedBatch, tasks: list[ToRun], now: Now, out: Decision
 ) -> None:
-    engine.last_batch = farm.agents.by_session[engine.agent].last_batch = farm.readiness.next_batch
+    readiness = farm.readiness
+    engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
-    farm.readiness.next_batch += 1
+    readiness.next_batch += 1
     out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     allotment = assigned.claim.allotment if assigned.claim is not None else None
@@ -258,7 +264,7 @@ def _send_batch(
     if len(engine.assigned) == len(tasks):
         engine.current, engine.since_s = engine.oldest(), now.mono_s
     if len(engine.assigned) > 1:
-        farm.readiness.with_runs_ahead[engine] = None
+        readiness.with_runs_ahead[engine] = None
 
 
 def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None:
@@ -388,19 +394,17 @@ def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
 
 
 def _arm_recall(farm: SchedulerState, now: Now) -> None:
-    if (
-        farm.readiness.with_runs_ahead
-        and farm.readiness.recall_check_s is None
-        and (farm.readiness.idle or farm.queues.size)
-    ):
-        farm.readiness.recall_check_s = now.mono_s + farm.settings.recall_after_s
-        farm.timers.set(farm.readiness.recall_check_s, "recall")
+    readiness = farm.readiness
+    if readiness.with_runs_ahead and readiness.recall_check_s is None and (readiness.idle or farm.queues.size):
+        readiness.recall_check_s = now.mono_s + farm.settings.recall_after_s
+        farm.timers.set(readiness.recall_check_s, "recall")
 
 
 def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Recall what is behind a task that takes long, if another engine is idle or something more urgent waits."""
-    farm.readiness.recall_check_s = None
-    for engine in list(farm.readiness.with_runs_ahead):
+    readiness = farm.readiness
+    readiness.recall_check_s = None
+    for engine in list(readiness.with_runs_ahead):
         oldest = engine.oldest()
         task = farm.tasks.unfinished.get(oldest[0]) if oldest else None
         place = task.place if task else None
@@ -413,7 +417,7 @@ def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
             for run, assigned in engine.assigned.items()
             if run != oldest and assigned.recalled_s is None and _wanted_elsewhere(farm, assigned.task_class)
         ]
-        if not farm.readiness.idle:
+        if not readiness.idle:
             found = best_class(farm, engine, now)
             head = found[0].head() if found else None
             behind = [run for run in behind if head is not None and _less_urgent(farm, run, head[0])]

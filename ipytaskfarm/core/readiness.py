@@ -1,6 +1,6 @@
 """Which engines can take work: those to be looked at in this turn, and those that were looked at in vain.
 
-An engine that is up stands in at most one of `candidates`, `idle`, `blocked` and `with_room`.
+An engine that is up is in at most one of `candidates`, `idle`, `blocked` and `with_room`.
 """
 
 from __future__ import annotations

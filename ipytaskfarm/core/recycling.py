@@ -150,7 +150,7 @@ def recycle_at_time(farm: SchedulerState, name: str, settings: Recycle, now: Now
 
 
 def settle_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn, deal with jobs that may have ended and environments that may be unused."""
+    """Deal with jobs that may have ended and environments that may be unused.  Called at the end of a turn."""
     for job_id in farm.jobs.perhaps_ended:
         job = farm.jobs.by_id.get(job_id)
         if job is not None and job.complete and not job.ended:

@@ -134,7 +134,7 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: N
 
 
 def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """At the end of a turn, abort the tasks of jobs that end with their first failure."""
+    """Abort the tasks of jobs that end with their first failure.  Called at the end of a turn."""
     recalls: dict[str, list[RunKey]] = {}
     for job_id in farm.jobs.to_abort:
         job = farm.jobs.by_id[job_id]
@@ -206,6 +206,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: N
     """Run failed tasks once more, as they were handed in, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
+    lifecycle = farm.lifecycle
     known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
         out.answer(session, n, known)
@@ -218,9 +219,9 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: N
             not_failed.append(task_id)
         else:
             missing.append(task_id)
-    if farm.lifecycle.stopping or farm.lifecycle.full is not None:
-        why = farm.lifecycle.full or "the farm is stopping"
-        out.answer(session, n, Refusal("StoreFull" if farm.lifecycle.full else "ConnectionError", why))
+    if lifecycle.stopping or lifecycle.full is not None:
+        why = lifecycle.full or "the farm is stopping"
+        out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
         out.loads.append(LoadOriginals(session, n, ids, missing, not_failed))
     else:

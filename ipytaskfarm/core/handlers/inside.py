@@ -87,6 +87,7 @@ def _spawn(
     now: Now,
     out: Decision,
 ) -> None:
+    lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
     trial = parent.trial_state.trial if parent.trial_state is not None else 1
     key = f"{trial}.{question.n}"
@@ -104,9 +105,9 @@ def _spawn(
             )
             out.reply(engine.agent, event, Declined("RuntimeError", text))
         return
-    if farm.lifecycle.stopping or farm.lifecycle.full is not None:
-        why = farm.lifecycle.full or "the farm is stopping"
-        out.reply(engine.agent, event, Declined("StoreFull" if farm.lifecycle.full else "ConnectionError", why))
+    if lifecycle.stopping or lifecycle.full is not None:
+        why = lifecycle.full or "the farm is stopping"
+        out.reply(engine.agent, event, Declined("StoreFull" if lifecycle.full else "ConnectionError", why))
         return
     farm.functions.save(question.functions, out)
     if question.job is not None:

@@ -76,7 +76,7 @@ def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:
 
 
 def end_orphans(farm: SchedulerState, out: Decision) -> None:
-    """Some time after a start, treat clients that have not come back as gone."""
+    """Treat clients as gone that have not come back some time after a start."""
     for session in {job.session for job in farm.jobs.by_id.values()}:
         client = farm.clients.by_session.get(session)
         if client is None or not client.connected:

@@ -36,17 +36,19 @@ SHUT_WITHIN_S = 15.0
 
 def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWanted, now: Now, out: Decision) -> None:
     """Set how many engines are wanted."""
-    base = farm.lifecycle.wanted if question.engines is None else question.engines
-    farm.lifecycle.wanted = max(0, base + question.more)
-    out.saves.append(SaveSetting("wanted", farm.lifecycle.wanted))
+    lifecycle = farm.lifecycle
+    base = lifecycle.wanted if question.engines is None else question.engines
+    lifecycle.wanted = max(0, base + question.more)
+    out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)
-    out.answer(session, n, Number(farm.lifecycle.wanted))
+    out.answer(session, n, Number(lifecycle.wanted))
 
 
 def on_remove_engines(
     farm: SchedulerState, session: str, n: int, question: RemoveEngines, now: Now, out: Decision
 ) -> None:
     """End these engines, and want that many fewer."""
+    lifecycle = farm.lifecycle
     by_id = {engine.id: engine for engine in farm.engines.by_name.values()}
     unknown = [i for i in question.ids if i not in by_id]
     if unknown:
@@ -59,22 +61,23 @@ def on_remove_engines(
         if agent is not None and agent.brings is not None:
             agent.brings = max(0, agent.brings - 1)
         else:
-            farm.lifecycle.wanted = max(0, farm.lifecycle.wanted - 1)
-    out.saves.append(SaveSetting("wanted", farm.lifecycle.wanted))
+            lifecycle.wanted = max(0, lifecycle.wanted - 1)
+    out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     for engine_id in leaving:
         retire(farm, by_id[engine_id], out)
         if not question.drain:
             end_engine(farm, by_id[engine_id], out, grace_s=0.0)
-    out.answer(session, n, Number(farm.lifecycle.wanted))
+    out.answer(session, n, Number(lifecycle.wanted))
 
 
 def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now, out: Decision) -> None:
     """Start no task, or resume."""
-    before, farm.lifecycle.held = farm.lifecycle.held, question.on
-    out.saves.append(SaveSetting("held", int(farm.lifecycle.held)))
-    if not farm.lifecycle.held:
+    lifecycle = farm.lifecycle
+    before, lifecycle.held = lifecycle.held, question.on
+    out.saves.append(SaveSetting("held", int(lifecycle.held)))
+    if not lifecycle.held:
         readmit_nodes(farm, now)
-    if before and not farm.lifecycle.held:
+    if before and not lifecycle.held:
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.UP:
                 farm.readiness.wake(engine)
@@ -136,20 +139,21 @@ def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: D
 
 
 def _shut(farm: SchedulerState, now: Now, out: Decision) -> None:
-    farm.lifecycle.shut = True
-    farm.lifecycle.shut_by_s = now.mono_s + SHUT_WITHIN_S
+    lifecycle = farm.lifecycle
+    lifecycle.shut = True
+    lifecycle.shut_by_s = now.mono_s + SHUT_WITHIN_S
     for engine in list(farm.engines.by_name.values()):
         if engine.environment is not None and engine.state != EngineState.AWAY:
-            farm.lifecycle.shut_by_s = max(farm.lifecycle.shut_by_s, now.mono_s + SHUT_WITHIN_S + patience_s(engine))
+            lifecycle.shut_by_s = max(lifecycle.shut_by_s, now.mono_s + SHUT_WITHIN_S + patience_s(engine))
             end_engine(farm, engine, out)  # its teardown may take longer than the agents' end
-    farm.timers.set(farm.lifecycle.shut_by_s, "shut")
+    farm.timers.set(lifecycle.shut_by_s, "shut")
     for agent in farm.agents.by_session.values():
         if agent.present:
             out.sends.append((agent.session, Shutdown(farm.settings.grace_s)))
 
 
 def look_for_the_end(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """While the farm is stopping, end the agents when nothing runs, and end the controller when no agent is left."""
+    """End the agents of a stopping farm when nothing runs, and the controller when no agent is left."""
     if not farm.lifecycle.shut:
         if not any(engine.assigned for engine in farm.engines.by_name.values() if engine.state != EngineState.AWAY):
             _shut(farm, now, out)

@@ -62,7 +62,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
 
 
 def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -> None:
-    """While everything fails under some agent, note which tasks succeed under others."""
+    """Note which tasks have succeeded, while everything fails under some agent."""
     found = [engine.assigned.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
     keys = {assigned.task_class.key for assigned in found if assigned is not None and assigned.task_class is not None}
     if keys:
