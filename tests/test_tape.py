@@ -54,6 +54,15 @@ def test_a_tape_plays_as_it_was_recorded(tmp_path: Path) -> None:
     assert played[-1].now == Now(11.5, 1_700_000_001.5)
 
 
+def test_a_tape_of_an_earlier_release_plays_as_it_was_recorded() -> None:
+    """It holds questions that went through the scheduler then, and that the controller's loop answers now."""
+    played = list(play(Path(__file__).parent / "data" / "version1.tape"))
+    assert [each.same for each in played] == [True] * 3
+    heard = {type(getattr(event, "question", event)).__name__ for each in played for _, event in each.events}
+    assert heard >= {"History", "Compact", "Connections", "ReadBlob", "SetUp", "Results"}
+    assert list(played[-1].scheduler.farm.tasks.finals) == [0]
+
+
 def test_other_saves_have_another_mark_in_any_order() -> None:
     saves: list[s.Save] = [task(1), task(2), final(1)]
     assert mark_of(saves) == mark_of(saves[::-1])
