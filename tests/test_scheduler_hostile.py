@@ -17,7 +17,7 @@ from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
 from ipytaskfarm.core.demands import Condition, unmet
 from ipytaskfarm.core.events import Joined, Revoked
 from ipytaskfarm.core.messages import AgentMessage, Question
-from ipytaskfarm.core.parcels import Deferral, Ended, Rules
+from ipytaskfarm.core.parcels import Deferral, Ended, Rules, Submission
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import QUESTIONS
 from ipytaskfarm.core.states import State
@@ -263,6 +263,14 @@ def test_rules_that_no_store_could_keep_are_refused(rules: Rules) -> None:
     task_id = sim.ids().first
     sim.submit(task_id, rules)
     assert "not finite" in sim.scheduler.farm.tasks.refusals[task_id][1]
+
+
+def test_each_of_several_tasks_with_the_same_bad_rules_is_refused() -> None:
+    sim, *_ = two_agents()
+    first = sim.ids().first
+    tasks = [Submission(task_id, b"work", 1.0, None, Rules(priority=2**63)) for task_id in (first, first + 1)]
+    sim.handle(m.Submit(tasks), "client")
+    assert sim.scheduler.farm.tasks.refusals.keys() >= {first, first + 1}
 
 
 # -- anything at all
