@@ -8,10 +8,12 @@ import time
 
 from benchmarks.harness import Options, Row
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.events import Joined
-from ipytaskfarm.core.farm import Farm, Now, Settings
+from ipytaskfarm.core.farm import SchedulerState
 from ipytaskfarm.core.parcels import Ended, Rules, Submission
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.settings import SchedulerSettings
 
 BATCH = 250
 
@@ -20,8 +22,8 @@ class Simulation:
     """Agents and engines that answer at once with what they were handed."""
 
     def __init__(self, engines: int, agents: int) -> None:
-        self.farm = Farm("simulated", "incarnation", Settings(), 1)
-        self.farm.wanted = engines
+        self.farm = SchedulerState("simulated", "incarnation", SchedulerSettings(), 1)
+        self.farm.lifecycle.wanted = engines
         self.scheduler = Scheduler(self.farm)
         self.now = Now(0.0, 1_000_000.0)
         self.done = 0

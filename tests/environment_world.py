@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Asks, Environment, Recycle
-from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.parcels import JobSpec, Rules
+from ipytaskfarm.core.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 
@@ -23,7 +23,7 @@ class World:
     """One node of so many slots, where engines run tasks one by one when they are told to."""
 
     def __init__(self, slots: int, **settings: object) -> None:
-        self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
+        self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
         self.agent: SimAgent = self.sim.join_agent("agent")
         self.sim.settle()
@@ -82,4 +82,4 @@ class World:
         return next(e for e in self.agent.engines.values() if e.environment and e.environment.name == name)
 
     def recycled(self) -> list[str]:
-        return [engine.recycled for engine in self.sim.scheduler.farm.engines.values() if engine.recycled]
+        return [engine.recycled for engine in self.sim.scheduler.farm.engines.by_name.values() if engine.recycled]

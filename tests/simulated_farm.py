@@ -14,10 +14,10 @@ from typing import Any
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.calls import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.decision import Assignment, Decision, LoadEnded, LoadFinals, LoadMail, LoadOriginals, LoadTaken
 from ipytaskfarm.core.demands import Allotment, Environment, Recycle
 from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals, Silent, Tick
-from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import (
     Deferral,
@@ -33,6 +33,7 @@ from ipytaskfarm.core.parcels import (
 )
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.verdicts import Evaluated, Verdict
 from tests.simulated_store import SimStore
 
@@ -88,8 +89,8 @@ class SimAgent:
 class SimFarm:
     """Controller, store, agents, one clock."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self.settings = settings or SchedulerSettings()
         self.now = Now(1000.0, 1_700_000_000.0)
         self.store = SimStore()
         self.agents: dict[str, SimAgent] = {}
@@ -161,7 +162,7 @@ class SimFarm:
 
     def _check_time(self, session: str, task_id: int) -> None:
         """What is handed out has the time that it may take."""
-        agent, rules = self.agents.get(session), self.scheduler.farm.tasks[task_id].rules
+        agent, rules = self.agents.get(session), self.scheduler.farm.tasks.unfinished[task_id].rules
         if agent is not None and agent.ends_s is not None and rules is not None and rules.time_limit_s is not None:
             left_s = agent.ends_s - self.now.mono_s
             assert rules.time_limit_s <= left_s + 1e-6, f"task {task_id} was handed to an agent with {left_s} s left"
@@ -436,7 +437,7 @@ class SimFarm:
             while agent.inbox or agent.outbox:
                 self.deliver(agent)
                 self.process(agent)
-            if len(self.scheduler.farm.engines) >= self.scheduler.farm.wanted:
+            if len(self.scheduler.farm.engines.by_name) >= self.scheduler.farm.lifecycle.wanted:
                 return
             self.advance(0.1)
         raise AssertionError("the engines do not come up")
@@ -455,7 +456,7 @@ def _identity(environment: Environment | None) -> str | None:
     return environment.identity if environment is not None else None
 
 
-def farm_with_engines(count: int, settings: Settings | None = None) -> SimFarm:
+def farm_with_engines(count: int, settings: SchedulerSettings | None = None) -> SimFarm:
     """A settled farm with a client and so many engines of one agent."""
     sim = SimFarm(settings)
     sim.join_client()
@@ -465,7 +466,7 @@ def farm_with_engines(count: int, settings: Settings | None = None) -> SimFarm:
     return sim
 
 
-def one_engine(settings: Settings | None = None) -> tuple[SimFarm, SimAgent, SimEngine]:
+def one_engine(settings: SchedulerSettings | None = None) -> tuple[SimFarm, SimAgent, SimEngine]:
     """A settled farm with one engine and a client that has ids."""
     sim = farm_with_engines(1, settings)
     agent = sim.agents["agent"]

@@ -30,9 +30,9 @@ import msgspec
 from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.decision import Decision
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
-from ipytaskfarm.core.farm import Farm, Now, Settings
 from ipytaskfarm.core.handlers import timers
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import Deferral, LostInputs, Recovery, Rules, RunKey
@@ -40,6 +40,7 @@ from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import Scheduler
 from ipytaskfarm.core.session import BEGIN_ANEW, Greeting, Heard, Session
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from ipytaskfarm.doors import wire
 from ipytaskfarm.doors.store import Store
@@ -47,7 +48,7 @@ from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
 from tests.simulated_peers import Agent, Client, Connection, Engine, Frame, Speaker, encode
 
 MEMORY_DISK = Path("/dev/shm")
-SETTINGS = Settings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
+SETTINGS = SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
 SILENCE_S = 5.0
 ENVIRONMENTS = tuple(Environment(identity=name, name=name) for name in "AB")
 RULES = (
@@ -465,7 +466,7 @@ class World:
             self.round()
             self.engines_do()
             self.clock.pass_(0.05 if round_number % 10 else 2.0)
-            idle = not self.controller._scheduler.farm.tasks if self.controller is not None else False
+            idle = not self.controller._scheduler.farm.tasks.unfinished if self.controller is not None else False
             if self.all_told() and idle and self.client.outbox.is_empty and not self.client.asked:
                 return
         left = sorted(self.client.handed_in.keys() - self.client.told.keys())
@@ -528,8 +529,8 @@ def allowed(rules: Rules | None) -> int:
     """How often a task may be begun."""
     if rules is None:
         return 1
-    own = 1 + rules.retries + (rules.lost_retries or 0)
-    return own + (allowed(rules.recovery.rules) if rules.recovery else 0)
+    recovery = allowed(rules.recovery.rules) if rules.recovery else 0
+    return 1 + rules.retries + (rules.lost_retries or 0) + recovery
 
 
 @contextmanager
@@ -537,12 +538,11 @@ def counted_elsewhere(world: World) -> Iterator[None]:
     """Runs that an engine did not give back in time go elsewhere, uncharged: they may be begun there and here."""
     usual = timers.TIMERS["recall_patience"]
 
-    def count(farm: Farm, data: Any, now: Now, out: Decision) -> None:
-        there = {run for run in data[1] if run[0] in farm.tasks and farm.tasks[run[0]].is_current(data[0], run)}
+    def count(farm: Any, data: Any, now: Now, out: Decision) -> None:
+        tasks = farm.tasks.unfinished
+        there = {run for run in data[1] if run[0] in tasks and tasks[run[0]].is_current(data[0], run)}
         usual(farm, data, now, out)
-        for run in there:
-            if not farm.tasks[run[0]].is_current(data[0], run):
-                world.uncharged[run[0]] += 1
+        world.uncharged.update(run[0] for run in there if not tasks[run[0]].is_current(data[0], run))
 
     timers.TIMERS["recall_patience"] = count
     try:

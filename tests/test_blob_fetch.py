@@ -18,8 +18,7 @@ import pytest
 from ipytaskfarm.agent.fetching import Fetches
 from ipytaskfarm.client import Task, TaskClient
 from ipytaskfarm.client.fetching import Fetching
-from ipytaskfarm.controller.reading import AHEAD_BYTES, BlobReader
-from ipytaskfarm.core.decision import ReadPiece
+from ipytaskfarm.controller.reading import AHEAD_BYTES, BlobReader, ReadPiece
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.core.messages import Answer
 from ipytaskfarm.core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob

@@ -10,20 +10,37 @@ import msgspec
 import pytest
 
 from ipytaskfarm.controller import evaluation
+from ipytaskfarm.controller.direct_answers import DirectAnswers
 from ipytaskfarm.controller.evaluation import Evaluator
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.events import Originals
-from ipytaskfarm.core.farm import Now, Settings
-from ipytaskfarm.core.messages import AgentState, Answer, Batch, EngineReport, Fetched, NeedIds, Submit, Text
+from ipytaskfarm.core.messages import (
+    AgentState,
+    Answer,
+    Ask,
+    Batch,
+    Compact,
+    Connections,
+    EngineReport,
+    Fetched,
+    History,
+    NeedIds,
+    Refusal,
+    ReloadKeys,
+    Submit,
+    Text,
+)
 from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Rules, Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.tables import TaskTable
+from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.tables import EventTable, TaskTable
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
 from ipytaskfarm.doors.pack import pack_function
@@ -224,8 +241,8 @@ def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: 
         (client, Submit([Submission(0, b"work", 1.0)])),
     ]
     diary = Diary(store, heard)
-    farm = restored_farm("f", store.load(), Settings(), Now(1.0, 1.0))
-    farm.wanted = 1
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    farm.lifecycle.wanted = 1
     loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
     loop.turn()
     commit, *rest = diary.lines
@@ -235,6 +252,28 @@ def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: 
     assert {"send c IdBlock", "send c Accepted", "send a HandOut"} <= set(rest[:-1])
     assert rest[-1] == "flush"
     assert diary.lines.count("flush") == 1
+
+
+def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_scheduled(
+    store: Store, tmp_path: Path
+) -> None:
+    client = Peer("c", "client", "c")
+    heard: list[tuple[Peer, object]] = [
+        (client, PeerNewEpoch(None)),  # type: ignore[arg-type]
+        (client, Ask(1, History())),
+        (client, Ask(2, Compact())),
+        (client, Ask(3, Connections())),
+        (client, NeedIds()),
+    ]
+    diary = Diary(store, heard)
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
+    loop.turn()
+    assert diary.lines == ["commit SaveBlock", "send c IdBlock", *["send c Answer"] * 3, "flush"]
+    assert [what for _, _, what in loop.recent] == ["Joined", "NeedIds", "StoreRoom"]
+    direct = DirectAnswers(store, None, list.clear)
+    for question, reply in ((History(), EventTable), (Compact(), Text), (ReloadKeys(), Refusal)):
+        assert type(direct.answer(1, question).reply) is reply
 
 
 # -- answers from the store

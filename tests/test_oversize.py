@@ -13,8 +13,8 @@ from ipytaskfarm.agent.relay import ANSWER_BYTES_MAX, Account, Relay
 from ipytaskfarm.controller import loop as loop_module
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core.calls import Spawn, TaskCall
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.errors import ResultTooLarge
-from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.messages import (
     AgentState,
     Batch,
@@ -30,6 +30,7 @@ from ipytaskfarm.core.messages import (
 from ipytaskfarm.core.parcels import Ended, Function, Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.core.work import FailureBody
 from ipytaskfarm.doors.recorder import Recorder
@@ -81,8 +82,8 @@ def wire() -> SmallWire:
 def loop(tmp_path: Path, wire: SmallWire) -> Iterator[Controller]:
     """A controller with one client, which has ids, and one idle engine."""
     store = Store.open(tmp_path / "store.sqlite", farm_incarnation="f")
-    farm = restored_farm("f", store.load(), Settings(), Now(1.0, 1.0))
-    farm.wanted = 1
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    farm.lifecycle.wanted = 1
     loop = Controller(Scheduler(farm), store, cast(Hub, wire), tmp_path)
     report = EngineReport("a.1", 0, 1, True, 1.0, prepared=True)
     wire.heard = [

@@ -10,9 +10,9 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
 from ipytaskfarm.core.decision import Assignment, LoadTable
 from ipytaskfarm.core.events import Originals, StoreRoom, Tick
-from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.parcels import Ended, Failure, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
@@ -120,7 +120,7 @@ def test_a_late_answer_of_an_attempt_that_was_given_up_changes_nothing() -> None
             sim.deliver(agent)
         sim.process(agent)
     sim.advance(3.0)
-    assert sim.scheduler.farm.tasks[2].attempt == 2  # on its way to the new engine
+    assert sim.scheduler.farm.tasks.unfinished[2].attempt == 2  # on its way to the new engine
     ended = Ended(2, 1, "", sim.now.wall_s, 0.001, None, b"of the first attempt")
     sim.handle(m.Results(engine.name, [ended]), "agent")
     assert 2 not in sim.store.finals
@@ -268,7 +268,7 @@ def test_lost_retries_are_a_budget_of_their_own() -> None:
 
 
 def test_rejected_everywhere_ends() -> None:
-    sim, agent, engine = one_engine(Settings(max_rejections=3))
+    sim, agent, engine = one_engine(SchedulerSettings(max_rejections=3))
     sim.submit(0)
     move(sim, agent)
     for _ in range(3):
@@ -317,18 +317,18 @@ def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
 
 
 def test_unmet_timeout_ends_what_nobody_can_run() -> None:
-    sim, _, _ = one_engine(Settings(unmet_timeout_s=30.0))
+    sim, _, _ = one_engine(SchedulerSettings(unmet_timeout_s=30.0))
     sim.verdict = False
     sim.submit(0, Rules(depend="d"))
     sim.advance(29.0)
-    assert 0 in sim.scheduler.farm.tasks
+    assert 0 in sim.scheduler.farm.tasks.unfinished
     sim.advance(2.0)
     assert final_of(sim, 0).reason == "unmet"
     assert final_of(sim, 0).failure.etype == "TaskTimeout"  # type: ignore[union-attr]
 
 
 def test_failure_penalty_withholds_the_engine() -> None:
-    sim, agent, engine = one_engine(Settings(failure_penalty_s=1.0))
+    sim, agent, engine = one_engine(SchedulerSettings(failure_penalty_s=1.0))
     sim.submit(0)
     sim.submit(1)
     move(sim, agent)
@@ -354,7 +354,7 @@ def test_higher_priority_first_then_order_of_acceptance(priorities: tuple[int, .
 
 
 def test_lifo() -> None:
-    sim, agent, engine = one_engine(Settings(policy=LIFO().key))
+    sim, agent, engine = one_engine(SchedulerSettings(policy=LIFO().key))
     sim.ask(m.Hold(True))
     for task_id in range(3):
         sim.submit(task_id)
@@ -381,7 +381,7 @@ def test_tasks_of_several_classes_keep_their_order_when_they_are_sent_ahead() ->
 
 
 def test_fair_share_lets_a_late_client_in_without_giving_it_the_farm() -> None:
-    sim, agent, engine = one_engine(Settings(policy=FairShare().key))
+    sim, agent, engine = one_engine(SchedulerSettings(policy=FairShare().key))
     sim.join_client("late")
     for task_id in range(20):
         sim.submit(task_id)
@@ -397,7 +397,7 @@ def test_fair_share_lets_a_late_client_in_without_giving_it_the_farm() -> None:
 
 
 def test_fair_share_of_jobs_lets_jobs_take_turns() -> None:
-    sim, agent, engine = one_engine(Settings(policy=FairShareJobs().key))
+    sim, agent, engine = one_engine(SchedulerSettings(policy=FairShareJobs().key))
     running = sim.ids().first
     sim.submit(running)
     first = running + 1
@@ -424,7 +424,7 @@ def test_ids_arrive_in_order_and_a_gap_is_not_accepted() -> None:
     sim, _, _ = one_engine()
     sim.submit(0)
     sim.handle(m.Submit([Submission(2, b"", 1.0)]), "client")
-    assert 2 not in sim.scheduler.farm.tasks
+    assert 2 not in sim.scheduler.farm.tasks.unfinished
     assert sim.told["client"][-1] == m.Accepted([(0, 0)])
     assert any(isinstance(x, m.Full) and x.first_id == 1 for x in sim.told["client"])
 
@@ -435,11 +435,11 @@ def test_a_late_resend_of_a_cleared_task_is_a_duplicate() -> None:
     sim.settle()
     sim.ask(m.Clear([0]))
     sim.submit(0)
-    assert 0 not in sim.scheduler.farm.tasks
+    assert 0 not in sim.scheduler.farm.tasks.unfinished
     sim.crash()
     sim.join_client()
     sim.submit(0)
-    assert 0 not in sim.scheduler.farm.tasks
+    assert 0 not in sim.scheduler.farm.tasks.unfinished
     assert sim.told["client"][-1] == m.Accepted([(0, 0)])
 
 
@@ -533,8 +533,8 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
 
 def test_a_retry_of_what_was_cleared_meanwhile_makes_nothing() -> None:
     sim = farm_with_engines(0)
-    before = sim.scheduler.farm.next_id
+    before = sim.scheduler.farm.clients.ids.next
     out = sim.handle(Originals(7, [], [3], []), "client")
-    assert sim.scheduler.farm.next_id == before
+    assert sim.scheduler.farm.clients.ids.next == before
     assert out.saves == []
     assert out.sends == [("client", m.Answer(7, m.Retried([], [3], [])))]

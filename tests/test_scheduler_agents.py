@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
-from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.parcels import Rules
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, run_next
@@ -13,7 +13,7 @@ from .simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, run_ne
 
 def farm_of(**agents: dict[str, object]) -> SimFarm:
     """A client, and agents that bring engines, all up."""
-    sim = SimFarm(Settings())
+    sim = SimFarm(SchedulerSettings())
     sim.join_client()
     for session, what in agents.items():
         sim.join_agent(session, **{"name": session, **what})
@@ -68,7 +68,7 @@ def test_a_lost_engine_is_replaced_where_it_was_brought() -> None:
 
 
 def test_a_node_where_nothing_starts_keeps_no_other_from_starting() -> None:
-    sim = SimFarm(Settings())
+    sim = SimFarm(SchedulerSettings())
     sim.join_client()
     bad = sim.join_agent("bad", name="bad", brings=1)
     for _ in range(6):
@@ -77,7 +77,7 @@ def test_a_node_where_nothing_starts_keeps_no_other_from_starting() -> None:
         for engine in list(bad.engines.values()):
             sim.kill(bad, engine)
     move(sim, bad)
-    assert sim.scheduler.farm.agents["bad"].backoff_s > 0
+    assert sim.scheduler.farm.agents.by_session["bad"].backoff_s > 0
     started = bad.started
     good = sim.join_agent("good", name="good", brings=1)
     move(sim, good)
@@ -142,7 +142,7 @@ def test_a_restarted_controller_knows_that_time_is_limited() -> None:
     sim.submit(0, Rules(time_limit_s=100.0))
     sim.crash()
     sim.join_client()
-    assert sim.scheduler.farm.mortal
+    assert sim.scheduler.farm.queues.by_time_limit
     sim.settle()
     assert 0 not in sim.store.finals
 
@@ -206,7 +206,7 @@ def test_what_runs_longer_than_an_agent_may_stay_goes_elsewhere_uncharged() -> N
     move(sim, one)
     sim.advance(6.0)
     move(sim, one)
-    task = sim.scheduler.farm.tasks[0]
+    task = sim.scheduler.farm.tasks.unfinished[0]
     assert (task.errors, task.losses) == (0, 0)
     sim.join_agent("two", brings=1)
     sim.settle()
@@ -238,7 +238,7 @@ def test_agents_are_sent_away_by_name() -> None:
 
 
 def test_an_engine_that_comes_up_on_a_leaving_agent_ends() -> None:
-    sim = SimFarm(Settings())
+    sim = SimFarm(SchedulerSettings())
     sim.join_client()
     agent = sim.join_agent("one", name="one", brings=1)
     sim.process(agent)
@@ -258,12 +258,12 @@ def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     sim.ask(m.Hold(False))
     sim.submit(1)
     move(sim, sim.agents["one"])
-    assert sim.scheduler.farm.agents["one"].leaving
+    assert sim.scheduler.farm.agents.by_session["one"].leaving
     assert not sim.agents["one"].engines or not only_engine(sim.agents["one"]).queue
 
 
 def test_an_engine_that_comes_up_when_its_agent_leaves_ends() -> None:
-    sim = SimFarm(Settings())
+    sim = SimFarm(SchedulerSettings())
     sim.join_client()
     agent = sim.join_agent("one", name="one", brings=1)
     while not agent.engines:

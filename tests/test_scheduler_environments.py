@@ -328,7 +328,7 @@ def test_engines_keep_their_environments_over_a_restart() -> None:
     world.sim.crash()
     world.move()
     farm = world.sim.scheduler.farm
-    assert farm.engines[kept].environment == env("A")
+    assert farm.engines.by_name[kept].environment == env("A")
     world.sim.join_client("other")
     world.next_id = world.sim.ids("other").first
     for _ in range(3):
@@ -350,7 +350,7 @@ def test_an_engine_that_cannot_be_set_up_is_replaced() -> None:
     engine = world.engine_of("A")
     world.sim.begin(engine)
     world.sim.end(world.agent, engine, "environment setup")
-    world.agent.outbox.append(m.SetUp(engine.name, "A", 0.0, "ValueError: no"))
+    world.agent.outbox.append(m.SetUp(engine.name, "A", "ValueError: no"))
     world.move()
     assert world.sim.store.finals[task].reason == "environment setup"
     world.run_all()

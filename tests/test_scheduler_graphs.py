@@ -170,9 +170,9 @@ def test_a_deferral_outlives_a_restart_and_a_clock_that_was_set_back() -> None:
     sim.join_client()
     move(sim, agent)
     assert reason(sim, 0) == "deferred"
-    task = sim.scheduler.farm.tasks[0]
-    assert task.course is not None
-    assert (task.course.trial, task.course.received) == (2, 3)
+    task = sim.scheduler.farm.tasks.unfinished[0]
+    assert task.trial_state is not None
+    assert (task.trial_state.trial, task.trial_state.received) == (2, 3)
     sim.advance(5.5)
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
@@ -245,7 +245,7 @@ def test_a_task_that_waits_lends_its_place_and_its_share() -> None:
     child = next(e for e in agent.engines.values() if e is not engine)
     assert run_next(sim, agent, child) == spawned.ids[0]
     assert heard(engine, waits) == Counted(0)
-    assert sim.scheduler.farm.agents["agent"].used == {"cores": 2.0}, "it has its share again"
+    assert sim.scheduler.farm.agents.by_session["agent"].used == {"cores": 2.0}, "it has its share again"
     sim.advance(0.5)
     move(sim, agent)
     assert len(agent.engines) == 1, "and the other one goes"
@@ -266,11 +266,11 @@ def test_there_is_a_most_of_additional_engines() -> None:
         assert sim.begin(engine)
         sim.call(agent, engine, Await([0]))
     move(sim, agent)
-    assert sim.scheduler.farm.lent == {"agent": MAX_EXTRA_ENGINES}
+    assert sim.scheduler.farm.nested_waits.lent_slots == {"agent": MAX_EXTRA_ENGINES}
     for engine in list(agent.engines.values())[:5]:
         sim.kill(agent, engine)
     move(sim, agent)
-    assert MAX_EXTRA_ENGINES - 5 <= sim.scheduler.farm.lent["agent"] <= MAX_EXTRA_ENGINES
+    assert MAX_EXTRA_ENGINES - 5 <= sim.scheduler.farm.nested_waits.lent_slots["agent"] <= MAX_EXTRA_ENGINES
 
 
 # -- messages
@@ -348,7 +348,7 @@ def test_a_paused_job_is_called_back_and_new_tasks_of_it_wait() -> None:
     assert len(done & set(range(1, 6))) <= 1, "what had not begun was called back"
     sim.ask(m.PauseJobs(["j"], False))
     sim.settle()
-    assert not sim.scheduler.farm.tasks
+    assert not sim.scheduler.farm.tasks.unfinished
     assert isinstance(sim.ask(m.PauseJobs(["k"])), m.Refusal)
 
 

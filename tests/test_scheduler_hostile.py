@@ -10,14 +10,16 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from ipytaskfarm.controller.direct_answers import DIRECT
+from ipytaskfarm.core import invariants, plausible, tables
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import plausible, scheduler, tables
 from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
 from ipytaskfarm.core.demands import Condition, unmet
 from ipytaskfarm.core.events import Joined, Revoked
-from ipytaskfarm.core.messages import AgentMessage
-from ipytaskfarm.core.parcels import Deferral, Ended, Rules
+from ipytaskfarm.core.messages import AgentMessage, Question
+from ipytaskfarm.core.parcels import Deferral, Ended, Rules, Submission
 from ipytaskfarm.core.saves import Save
+from ipytaskfarm.core.scheduler import QUESTIONS
 from ipytaskfarm.core.states import State
 from ipytaskfarm.doors.store import Store
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
@@ -38,14 +40,14 @@ def two_agents() -> tuple[SimFarm, SimAgent, SimEngine, SimAgent]:
     sim.ask(m.SetWanted(2))
     sim.settle_start(hostile)
     (engine,) = victim.engines.values()
-    assert len(sim.scheduler.farm.engines) == 2
+    assert len(sim.scheduler.farm.engines.by_name) == 2
     return sim, victim, engine, hostile
 
 
 def running(sim: SimFarm, victim: SimAgent, engine: SimEngine) -> int:
     """A task that the victim's engine runs."""
     task_id = sim.ids().first
-    other = next(e for e in sim.scheduler.farm.engines.values() if e.name != engine.name)
+    other = next(e for e in sim.scheduler.farm.engines.by_name.values() if e.name != engine.name)
     sim.submit(task_id, Rules(targets=(engine.id,), retries=1))
     assert other.id != engine.id
     move(sim, victim)
@@ -61,7 +63,7 @@ def said_by_others(engine: str, run: tuple[int, int]) -> dict[str, Any]:
         "a return": m.Returned(engine, [run]),
         "properties": m.Properties(engine, 7, b"x", {"gpu": True}),
         "an answer": m.CommandDone(engine, "client", 1, True, b"forged"),
-        "a setup": m.SetUp(engine, "e", 1.0, "it failed"),
+        "a setup": m.SetUp(engine, "e", "it failed"),
         "a demand": m.Demand(engine, run, 1, {"cores": 1.0}),
         "a call": TaskCall(engine, run, 1, Children()),
         "waiting": TaskCall(engine, run, 1, Await([])),
@@ -77,14 +79,22 @@ def test_nobody_speaks_for_another_agents_engine(what: str) -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
     farm = sim.scheduler.farm
-    before = (farm.engines[engine.name].pid, farm.engines[engine.name].properties, dict(farm.progress))
+    before = (
+        farm.engines.by_name[engine.name].pid,
+        farm.engines.by_name[engine.name].properties,
+        dict(farm.conversations.progress),
+    )
     out = sim.handle(said_by_others(engine.name, (task_id, 1))[what], HOSTILE)
-    assert farm.dropped == 1
-    assert [note for note in out.notes if "not its to say" in note]
+    assert farm.diagnostics.dropped == 1
+    assert [note for note in out.notes if "may not send this" in note]
     assert not [*out.saves, *out.sends, *out.assignments, *out.loads]
-    assert (farm.engines[engine.name].pid, farm.engines[engine.name].properties, dict(farm.progress)) == before
-    assert f"{VICTIM}.2" not in farm.engines
-    assert farm.tasks[task_id].state is State.PENDING
+    assert (
+        farm.engines.by_name[engine.name].pid,
+        farm.engines.by_name[engine.name].properties,
+        dict(farm.conversations.progress),
+    ) == before
+    assert f"{VICTIM}.2" not in farm.engines.by_name
+    assert farm.tasks.unfinished[task_id].state is State.PENDING
     sim.end(victim, engine)
     sim.settle()
     assert final_of(sim, task_id).body != b"forged"
@@ -96,12 +106,12 @@ def test_engines_and_former_sessions_of_others_are_not_adopted() -> None:
     farm = sim.scheduler.farm
     reports = [m.EngineReport(engine.name, engine.id, 666, True, 1.0, held=[(task_id, 1)])]
     sim.handle(m.AgentState("evil", 1, 2, 3, "linux", "3", reports, None, [VICTIM, "agent:x"]), HOSTILE)
-    assert farm.engines[engine.name].agent == VICTIM
-    assert farm.agents[VICTIM].here
-    assert farm.agents[HOSTILE].former == frozenset()
-    assert farm.dropped == 3
+    assert farm.engines.by_name[engine.name].agent == VICTIM
+    assert farm.agents.by_session[VICTIM].present
+    assert farm.agents.by_session[HOSTILE].former == frozenset()
+    assert farm.diagnostics.dropped == 3
     sim.handle(m.EngineLost(engine.name, engine.id, (task_id, 1), True, m.Crash()), HOSTILE)
-    assert farm.tasks[task_id].state is State.PENDING
+    assert farm.tasks.unfinished[task_id].state is State.PENDING
 
 
 def test_the_next_agent_of_the_name_speaks_for_the_one_before_it() -> None:
@@ -111,10 +121,10 @@ def test_the_next_agent_of_the_name_speaks_for_the_one_before_it() -> None:
     sim.handle(Joined("agent", "node"), SISTER)
     sim.handle(m.AgentState("node", 1, 2, 3, "linux", "3", [], None, [VICTIM]), SISTER)
     sim.handle(m.Results(engine.name, [Ended(task_id, 1, "", 1.0, 0.1, None, b"mine")]), SISTER)
-    assert farm.finals[task_id] == ""
+    assert farm.tasks.finals[task_id] == ""
     sim.handle(m.EngineLost(engine.name, engine.id, None, True, m.Crash()), SISTER)
-    assert VICTIM not in farm.agents
-    assert farm.dropped == 0
+    assert VICTIM not in farm.agents.by_session
+    assert farm.diagnostics.dropped == 0
 
 
 def test_output_and_stacks_are_answered_by_whom_they_were_asked() -> None:
@@ -133,13 +143,13 @@ def test_output_and_stacks_are_answered_by_whom_they_were_asked() -> None:
         assert not sim.handle(message, session).sends
     assert sim.handle(m.OutputText(query.n, (task_id, 1), "true"), VICTIM).sends
     assert sim.handle(m.StackText(stack.n, "true"), VICTIM).sends
-    assert sim.scheduler.farm.dropped == 3
+    assert sim.scheduler.farm.diagnostics.dropped == 3
 
 
 def test_only_a_start_that_was_asked_for_can_fail() -> None:
     sim, *_ = two_agents()
     sim.handle(m.EngineNote(9, "no", None, failed_start=True), HOSTILE)
-    assert not any(agent.start_after_s for agent in sim.scheduler.farm.agents.values())
+    assert not any(agent.start_after_s for agent in sim.scheduler.farm.agents.by_session.values())
 
 
 def test_numbers_that_are_none_are_not_reckoned_with() -> None:
@@ -147,7 +157,7 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
     first = running(sim, victim, engine)
     farm = sim.scheduler.farm
     sim.handle(m.AgentState("n", 1, -5, -1, "l", "3", [], -1, resources={"a": NAN, "b": -1.0, "gpu": INF}), HOSTILE)
-    agent = farm.agents[HOSTILE]
+    agent = farm.agents.by_session[HOSTILE]
     assert (agent.cores, agent.memory_bytes, agent.slots) == (1, 0, 0)
     assert agent.capacity == {"cores": 1, "memory": 0}
     sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", [], wall_s=NAN), HOSTILE)
@@ -159,18 +169,18 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
         (granted,) = [said for _, said in out.sends if isinstance(said, m.Granted)]
         assert "were asked for" in granted.error
     sim.handle(Progress(engine.name, (first, 1), NAN), VICTIM)
-    assert first not in farm.progress
+    assert first not in farm.conversations.progress
     deferral = Ended(first, 1, "deferred", NAN, -INF, None, b"", (), -1, Deferral(NAN, "later", b"", 2**63))
     out = sim.handle(m.Results(engine.name, [deferral]), VICTIM)
-    assert farm.tasks[first].course is not None
+    assert farm.tasks.unfinished[first].trial_state is not None
     assert "nan" not in repr(out.saves)
     assert "inf" not in repr(out.saves)
 
 
 def test_a_timer_at_no_time_is_due_at_once() -> None:
     farm = two_agents()[0].scheduler.farm
-    farm.set_timer(NAN, "nothing")
-    assert farm.timers[0][0] == 0.0
+    farm.timers.set(NAN, "nothing")
+    assert farm.timers.heap[0][0] == 0.0
 
 
 def test_a_report_of_100000_engines_is_cut() -> None:
@@ -181,12 +191,12 @@ def test_a_report_of_100000_engines_is_cut() -> None:
     reports[0] = msgspec.structs.replace(reports[0], held=held)
     sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", reports), HOSTILE)
     farm = sim.scheduler.farm
-    assert len(farm.agents[HOSTILE].engines) == plausible.ENGINES_MAX + 1  # and the one it had
-    engine = farm.engines[f"{HOSTILE}.100"]
-    assert len(engine.handed) == plausible.HELD_MAX
+    assert len(farm.agents.by_session[HOSTILE].engines) == plausible.ENGINES_MAX + 1  # and the one it had
+    engine = farm.engines.by_name[f"{HOSTILE}.100"]
+    assert len(engine.assigned) == plausible.HELD_MAX
     assert engine.facts == {}
     sim.handle(m.EngineUp(m.EngineReport(f"{HOSTILE}.7", 7, 1, True, 1.0)), HOSTILE)
-    assert f"{HOSTILE}.7" not in farm.engines
+    assert f"{HOSTILE}.7" not in farm.engines.by_name
 
 
 def test_start_up_code_that_failed_in_a_way_nobody_can_read() -> None:
@@ -199,7 +209,7 @@ def test_start_up_code_that_failed_in_a_way_nobody_can_read() -> None:
     while agent.inbox:
         sim.deliver(agent)
     sim.process(agent)
-    engine = next(iter(sim.scheduler.farm.engines.values()))
+    engine = next(iter(sim.scheduler.farm.engines.by_name.values()))
     (number,) = engine.preparing
     sim.handle(m.CommandDone(engine.name, "", number, False, b"\xc1"), HOSTILE)
     assert "cannot be read" in engine.note
@@ -216,16 +226,16 @@ def test_a_revoked_agent_is_given_up_at_once() -> None:
     sim.submit(waits, Rules(targets=(engine.id,)))
     out = sim.handle(Revoked(), VICTIM)
     farm = sim.scheduler.farm
-    assert VICTIM not in farm.agents
-    assert engine.name not in farm.engines
+    assert VICTIM not in farm.agents.by_session
+    assert engine.name not in farm.engines.by_name
     assert any("its key was revoked" in note for note in out.notes)
-    assert farm.tasks[task_id].state is State.SCHEDULED
-    assert farm.tasks[task_id].losses == 1
+    assert farm.tasks.unfinished[task_id].state is State.SCHEDULED
+    assert farm.tasks.unfinished[task_id].losses == 1
     sim.handle(m.Results(engine.name, [Ended(task_id, 1, "", 1.0, 0.1, None, b"late")]), VICTIM)
-    assert task_id not in farm.finals
+    assert task_id not in farm.tasks.finals
     assert sim.handle(Revoked(), "nobody:1").saves == []
     sim.settle()
-    assert {task_id, waits} <= farm.finals.keys(), "a replacement of the same id has run them"
+    assert {task_id, waits} <= farm.tasks.finals.keys(), "a replacement of the same id has run them"
     assert hostile.engines
 
 
@@ -252,14 +262,26 @@ def test_rules_that_no_store_could_keep_are_refused(rules: Rules) -> None:
     sim, *_ = two_agents()
     task_id = sim.ids().first
     sim.submit(task_id, rules)
-    assert "not finite" in sim.scheduler.farm.refusals[task_id][1]
+    assert "not finite" in sim.scheduler.farm.tasks.refusals[task_id][1]
+
+
+def test_each_of_several_tasks_with_the_same_bad_rules_is_refused() -> None:
+    sim, *_ = two_agents()
+    first = sim.ids().first
+    tasks = [Submission(task_id, b"work", 1.0, None, Rules(priority=2**63)) for task_id in (first, first + 1)]
+    sim.handle(m.Submit(tasks), "client")
+    assert sim.scheduler.farm.tasks.refusals.keys() >= {first, first + 1}
 
 
 # -- anything at all
 
 
 def test_each_message_of_agents_is_checked() -> None:
-    assert set(get_args(AgentMessage)) == plausible._CHECKS.keys()
+    assert set(get_args(AgentMessage)) - DIRECT == plausible._CHECKS.keys()
+
+
+def test_each_question_is_answered_by_the_scheduler_or_by_the_loop() -> None:
+    assert set(get_args(Question)) - DIRECT == QUESTIONS.keys()
 
 
 INTS = (-(2**63), -1, 0, 1, 2, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**64 - 1)
@@ -313,7 +335,7 @@ class Anything:
         return cls(**{name: self.of(field.type, depth) for name, field in zip(names, info.fields, strict=True)})
 
 
-KINDS = list(get_args(AgentMessage))
+KINDS = [kind for kind in get_args(AgentMessage) if kind not in DIRECT]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -322,7 +344,7 @@ def test_whatever_a_hostile_agent_says_the_farm_goes_on(
 ) -> None:
     """With the real store behind it: what was decided can be kept, and a controller can start from it again."""
     # Of its own node it may say what contradicts itself: that less is there than is in use.
-    monkeypatch.setattr(scheduler, "_check_claims", lambda farm: None)
+    monkeypatch.setattr(invariants, "_check_claims", lambda farm: None)
     sim, _, engine, hostile = two_agents()
     store = Store.open(tmp_path / "store.sqlite", farm_incarnation="sim")
     keep = sim.store.commit
@@ -350,7 +372,7 @@ def test_whatever_a_hostile_agent_says_the_farm_goes_on(
     sim.handle(Revoked(), HOSTILE)
     del sim.agents[HOSTILE]
     sim.settle()
-    assert sim.scheduler.farm.tasks.keys().isdisjoint(ids)
+    assert sim.scheduler.farm.tasks.unfinished.keys().isdisjoint(ids)
     assert {store.finals([task_id])[0].id for task_id in ids} == set(ids)
     store.close()
     Store.open(tmp_path / "store.sqlite", farm_incarnation="sim").close()

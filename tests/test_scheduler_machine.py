@@ -16,10 +16,10 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.calls import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.events import Back, Gone, Silent
-from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.needs import Needs
 from ipytaskfarm.core.parcels import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm
@@ -73,7 +73,7 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(Settings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9))
+        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9))
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -182,7 +182,7 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
         task_id = self.some_id(data)
-        self.sim.ask(m.Explain(task_id)) if task_id in self.sim.scheduler.farm.tasks else None
+        self.sim.ask(m.Explain(task_id)) if task_id in self.sim.scheduler.farm.tasks.unfinished else None
         self.sim.ask(m.Watch([task_id]), "other")
         self.sim.ask(m.QueueStatus(True))
         self.sim.handle(m.Ask(1, m.Tasks(state="unfinished")), "other")
@@ -357,7 +357,7 @@ class FarmMachine(RuleBasedStateMachine):
     def set_properties(self, name: str, data: st.DataObject) -> None:
         found = self.engine(data)
         if found:
-            farm_engine = self.sim.scheduler.farm.engines.get(found[1].name)
+            farm_engine = self.sim.scheduler.farm.engines.by_name.get(found[1].name)
             version = farm_engine.version + 1 if farm_engine else 1
             found[0].outbox.append(m.Properties(found[1].name, version, name.encode()))
 
@@ -377,7 +377,7 @@ class FarmMachine(RuleBasedStateMachine):
         found = self.engine(data)
         if found and found[1].environment is not None and found[1].running is not None:
             self.sim.end(*found, "environment setup")
-            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, 0.0, "planted"))
+            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, "planted"))
 
     @rule()
     def crash_controller(self) -> None:
@@ -430,7 +430,7 @@ class FarmMachine(RuleBasedStateMachine):
         sim.verdict = True
         sim.ask(m.Hold(False))
         sim.ask(m.Drain(["node"], False))
-        for job in list(sim.scheduler.farm.jobs):
+        for job in list(sim.scheduler.farm.jobs.by_id):
             sim.ask(m.PauseJobs([job], False))
         sim.ask(m.SetWanted(0))
         sim.settle()
@@ -440,8 +440,8 @@ class FarmMachine(RuleBasedStateMachine):
         sim.settle()
         sim.ask(m.Spin())
         sim.settle()
-        left = {i: t.place for i, t in sim.scheduler.farm.tasks.items()}
-        why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks[i], sim.now) for i in list(left)[:3]}
+        left = {i: t.place for i, t in sim.scheduler.farm.tasks.unfinished.items()}
+        why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks.unfinished[i], sim.now) for i in list(left)[:3]}
         assert not left, f"tasks wait for ever: {left}; {why}"
         sim.ask(m.Stop(0.0))
         sim.settle()

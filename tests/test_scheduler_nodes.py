@@ -6,10 +6,11 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
+from ipytaskfarm.core.agent_entry import FailedAttempt, TaskKind
 from ipytaskfarm.core.events import Silent
-from ipytaskfarm.core.farm import FailedAttempt, Kind, Settings
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
 from ipytaskfarm.core.parcels import Rules
+from ipytaskfarm.core.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 
@@ -18,7 +19,7 @@ class World:
     """Two nodes of one engine each, and tasks that are handed to both."""
 
     def __init__(self, tasks: int, rules: Rules | None, **settings: int) -> None:
-        self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
+        self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
         self.bad, self.good = (self.sim.join_agent(name, brings=1) for name in ("bad", "good"))
         self.sim.settle()
@@ -53,7 +54,7 @@ class World:
 
     @property
     def aside(self) -> str:
-        return self.sim.scheduler.farm.agents["bad"].aside
+        return self.sim.scheduler.farm.agents.by_session["bad"].excluded
 
 
 def test_a_node_where_everything_fails_gets_no_more() -> None:
@@ -62,7 +63,7 @@ def test_a_node_where_everything_fails_gets_no_more() -> None:
     assert "10 attempts in a row failed on node" in world.aside
     assert "resume" in world.aside
     farm = world.sim.scheduler.farm
-    assert world.aside in farm.losses
+    assert world.aside in farm.diagnostics.losses
     for _ in range(100):
         world.step(world.good, "")
         assert not world.step(world.bad, "error")
@@ -73,9 +74,9 @@ def test_what_it_cost_is_given_back_and_that_is_saved() -> None:
     world = World(200, Rules(retries=3))
     world.run_until_aside()
     farm = world.sim.scheduler.farm
-    assert {task.errors for task in farm.tasks.values()} == {0}
+    assert {task.errors for task in farm.tasks.unfinished.values()} == {0}
     world.sim.crash()
-    assert {task.errors for task in world.sim.scheduler.farm.tasks.values()} == {0}
+    assert {task.errors for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {0}
     world.sim.settle()
     assert all(final.reason == "" for final in world.sim.store.finals.values())
 
@@ -103,7 +104,7 @@ def test_lost_engines_count_and_their_losses_are_given_back() -> None:
         world.sim.advance(10.0)
         move(world.sim, world.bad)
     assert world.aside
-    assert {(task.errors, task.losses) for task in world.sim.scheduler.farm.tasks.values()} == {(0, 0)}
+    assert {(task.errors, task.losses) for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {(0, 0)}
 
 
 def test_tasks_that_fail_everywhere_say_nothing_of_a_node() -> None:
@@ -125,10 +126,10 @@ def test_few_tasks_say_nothing_of_a_node(tasks: int, bad: bool) -> None:
     """However often they failed there, and their like succeeded elsewhere."""
     world = World(2, Rules(retries=3))
     farm = world.sim.scheduler.farm
-    agent = farm.agents["bad"]
-    kind: Kind = (None, None)
-    agent.elsewhere.add(kind)
-    agent.streak += [FailedAttempt(1000 + n % tasks, 0, kind, "error") for n in range(5 * tasks)]
+    agent = farm.agents.by_session["bad"]
+    kind: TaskKind = (None, None)
+    agent.succeeded_elsewhere.add(kind)
+    agent.failures += [FailedAttempt(1000 + n % tasks, 0, kind, "error") for n in range(5 * tasks)]
     assert _is_bad(farm, agent) is bad
 
 
@@ -144,7 +145,7 @@ def test_the_last_node_goes_on() -> None:
 def test_explain_says_that_a_node_is_set_aside() -> None:
     world = World(300, Rules(retries=3))
     world.run_until_aside()
-    waiting = next(task for task in world.sim.scheduler.farm.tasks.values() if task.task_class is not None)
+    waiting = next(task for task in world.sim.scheduler.farm.tasks.unfinished.values() if task.task_class is not None)
     told = world.sim.ask(m.Explain(waiting.id))
     assert isinstance(told, m.Text)
     assert "its node is set aside: 10 attempts in a row failed" in told.text

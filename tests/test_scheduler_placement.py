@@ -8,10 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.choice import first_idle, in_turns, note_idle
+from ipytaskfarm.core.agent_entry import AgentEntry
+from ipytaskfarm.core.choice import first_idle, in_default_order, note_idle
 from ipytaskfarm.core.demands import Asks, Environment
-from ipytaskfarm.core.farm import Agent, Engine, Farm, Settings
+from ipytaskfarm.core.engine_entry import EngineEntry
+from ipytaskfarm.core.farm import SchedulerState
 from ipytaskfarm.core.parcels import Rules
+from ipytaskfarm.core.settings import SchedulerSettings
 
 from .simulated_farm import SimFarm, move
 
@@ -20,7 +23,7 @@ class World:
     """Two nodes, a and b, with engines 0, 1 … in turns; tasks come one by one, and each ends before the next."""
 
     def __init__(self, engines: int = 4, priorities: tuple[int, int] = (0, 0), **settings: object) -> None:
-        self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
+        self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
         self.agents = [
             self.sim.join_agent(name, node=name, priority=priority)
@@ -168,26 +171,28 @@ def test_everything_runs_whatever_the_placement(make: Callable[[], Rules | None]
 def test_the_first_that_wait_are_found_without_a_look_at_all(seed: int) -> None:
     """Engines come and go, work and wait: the order is that in which all of them would stand."""
     chance = random.Random(seed)
-    farm = Farm("name", "incarnation")
-    given = iter(range(1, 10_000))
+    farm = SchedulerState("name", "incarnation")
+    numbers = iter(range(1, 10_000))
     for a in range(5):
-        agent = farm.agents[f"a{a}"] = Agent(f"a{a}", "node", priority=chance.randrange(2), given=next(given))
+        agent = farm.agents.by_session[f"a{a}"] = AgentEntry(
+            f"a{a}", "node", priority=chance.randrange(2), last_batch=next(numbers)
+        )
         for e in range(20):
-            engine = Engine(f"a{a}.{e}", 20 * a + e, agent.session, agent.node)
+            engine = EngineEntry(f"a{a}.{e}", 20 * a + e, agent.session, agent.node)
             agent.engines[engine.name] = engine
-            farm.waiting[engine] = None
+            farm.readiness.idle[engine] = None
             note_idle(farm, engine)
-    engines = [engine for agent in farm.agents.values() for engine in agent.engines.values()]
+    engines = [engine for agent in farm.agents.by_session.values() for engine in agent.engines.values()]
     for _ in range(200):
-        expected = in_turns(farm, farm.waiting)[: chance.randrange(1, 5)]
+        expected = in_default_order(farm, farm.readiness.idle)[: chance.randrange(1, 5)]
         assert first_idle(farm, len(expected)) == expected
         for engine in expected:
-            del farm.waiting[engine]
+            del farm.readiness.idle[engine]
             if chance.random() < 0.9:
-                engine.given = farm.agents[engine.agent].given = next(given)
+                engine.last_batch = farm.agents.by_session[engine.agent].last_batch = next(numbers)
             if chance.random() < 0.02:
                 engine.environment = Environment(identity="E", name="E")
         for engine in chance.sample(engines, 3):
-            farm.waiting[engine] = None
+            farm.readiness.idle[engine] = None
             note_idle(farm, engine)
-    assert all(len(heap) <= 60 for heap in farm.idle.values()), "what has worked since is forgotten"
+    assert all(len(heap) <= 60 for heap in farm.readiness.idle_heaps.values()), "what has worked since is forgotten"

@@ -6,8 +6,8 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.demands import Allotment, Asks, Condition, Environment, Want, unmet
-from ipytaskfarm.core.farm import Settings
 from ipytaskfarm.core.parcels import Function, Rules
+from ipytaskfarm.core.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimFarm, move
 
@@ -24,7 +24,7 @@ class World:
     """Nodes of 2 cores each, unless they say otherwise, and engines that run what they hold when they are told to."""
 
     def __init__(self, engines: int, nodes: tuple[str, ...] = ("a",), what: object = None, **settings: object) -> None:
-        self.sim = SimFarm(Settings(**settings))  # type: ignore[arg-type]
+        self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]
         self.sim.join_client()
         given = what if isinstance(what, dict) else {}
         self.agents = {name: self.sim.join_agent(name, node=f"node {name}", **given) for name in nodes}
@@ -91,7 +91,7 @@ def test_the_sum_on_a_node_never_exceeds_what_it_has() -> None:
     world.end(a)
     assert world.running == {b, c}
     world.end(b, c)
-    assert world.sim.scheduler.farm.agents["a"].used == {}
+    assert world.sim.scheduler.farm.agents.by_session["a"].used == {}
 
 
 def test_what_nobody_can_have_is_told() -> None:
@@ -168,7 +168,7 @@ def test_a_crash_of_the_controller_forgets_no_claim() -> None:
     (c,) = world.submit(asks(resources=(Want("gpu", 1, 1),)))
     world.sim.crash()
     world.move()
-    agent = world.sim.scheduler.farm.agents["a"]
+    agent = world.sim.scheduler.farm.agents.by_session["a"]
     assert agent.used == {"cores": 2.0, "gpu": 2.0}
     assert agent.gpus_used == {"0", "1"}
     world.begin()
@@ -186,7 +186,7 @@ def test_a_lost_engine_gives_back_what_it_held() -> None:
     world.sim.kill(agent, engine)
     world.move()
     assert world.sim.store.finals[task].reason == "engine lost"
-    assert world.sim.scheduler.farm.agents["a"].used == {}
+    assert world.sim.scheduler.farm.agents.by_session["a"].used == {}
 
 
 # -- yield and reserve

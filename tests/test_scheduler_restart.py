@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import tables
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.events import Back, Silent, Tick
-from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.handlers.losses import lease_margin_s
 from ipytaskfarm.core.parcels import Rules, Submission
+from ipytaskfarm.core.settings import SchedulerSettings
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine
 
@@ -37,7 +38,7 @@ def test_a_hand_out_that_never_arrived_goes_back_uncharged() -> None:
 
 
 def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None:
-    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
     sim.submit(0)
     sim.settle()
     sim.submit(1)
@@ -53,7 +54,7 @@ def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None
     sim.agents.clear()  # the node is lost with all that it knew
     sim.advance(12.0)
     assert final_of(sim, 1).reason == "engine lost"
-    assert 2 in sim.scheduler.farm.tasks
+    assert 2 in sim.scheduler.farm.tasks.unfinished
     assert 2 not in sim.store.finals
 
 
@@ -70,7 +71,7 @@ def test_after_a_restart_nothing_waits_for_an_engine_that_was_lost_before() -> N
     move(sim, agent)
     sim.crash()
     sim.join_client()
-    assert not [e for e in sim.scheduler.farm.engines.values() if e.handed]
+    assert not [e for e in sim.scheduler.farm.engines.by_name.values() if e.assigned]
     sim.ask(m.Hold(False))
     sim.settle()
     assert all(final_of(sim, i).reason == "" for i in range(2, 5))
@@ -88,7 +89,7 @@ def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
     move(sim, agent)  # 2 is still out, in the same batch
     sim.crash()
     sim.join_client()
-    assert sim.scheduler.farm.tasks[1].attempt == 1
+    assert sim.scheduler.farm.tasks.unfinished[1].attempt == 1
     sim.ask(m.Hold(False))
     sim.settle()
     assert sim.begun[1] == [(1, 1), (1, 2)]
@@ -108,21 +109,21 @@ def test_a_lost_engine_spends_a_retry() -> None:
 
 
 def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
-    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
     sim.submit(0)
     sim.submit(1, Rules(retries=1))
     move(sim, agent)
     sim.begin(engine)
     sim.handle(Silent(), "agent")
     sim.advance(10.5)
-    assert 0 in sim.scheduler.farm.tasks
+    assert 0 in sim.scheduler.farm.tasks.unfinished
     sim.advance(1.0)
     assert final_of(sim, 0).reason == "engine lost"
-    assert 1 in sim.scheduler.farm.tasks
+    assert 1 in sim.scheduler.farm.tasks.unfinished
 
 
 def test_an_agent_that_was_given_up_begins_anew_when_it_is_heard_again() -> None:
-    sim, agent, engine = one_engine(Settings(lease_s=10.0, lease_margin_s=1.0))
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
     sim.submit(0)
     sim.submit(1, Rules(retries=1))
     move(sim, agent)
@@ -138,7 +139,7 @@ def test_an_agent_that_was_given_up_begins_anew_when_it_is_heard_again() -> None
 
 
 def test_agents_are_told_the_lease() -> None:
-    sim, agent, _ = one_engine(Settings(lease_s=10.0))
+    sim, agent, _ = one_engine(SchedulerSettings(lease_s=10.0))
     agent.inbox.clear()
     sim.restate(agent)
     sim.process(agent)
@@ -169,7 +170,7 @@ def test_engines_that_were_lost_while_nobody_could_start_others_are_replaced() -
     while agent.outbox:
         sim.process(agent)
     sim.advance(20.0)
-    assert not sim.scheduler.farm.engines
+    assert not sim.scheduler.farm.engines.by_name
     sim.handle(Back(), "agent")
     sim.advance(0.1)
     sim.settle_start(agent)

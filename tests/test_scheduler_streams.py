@@ -72,8 +72,8 @@ def test_an_engine_that_is_lost_is_forgotten() -> None:
     sim.kill(agent, engine)
     move(sim, agent)
     farm = sim.scheduler.farm
-    assert not farm.outputs
-    assert not farm.outputs_asked
+    assert not farm.requests.outputs
+    assert not farm.requests.outputs_asked
 
 
 # -- why nothing moves

@@ -230,7 +230,7 @@ def test_an_enrolled_agent_does_not_speak_for_others(
     assert tc.get_task_result(task_id, block=True, timeout=30)["a"] == "true"
     enrol.revoke(farm._home, ["thief-3"])
     log = (folder_of(farm) / "logs" / "controller.log").read_text()
-    assert "not its to say" in log
+    assert "may not send this" in log
 
 
 def until_heard(thief: Intruder, sock: zmq.Socket[bytes]) -> None:

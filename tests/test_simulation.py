@@ -54,8 +54,8 @@ SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
 MUTATIONS = {
     "drop the attempt check": (
         "core/task.py",
-        "type(place) is Handed and place.engine == engine and place.attempt == run[1]",
-        "type(place) is Handed",
+        "type(place) is Assigned and place.engine == engine and place.attempt == run[1]",
+        "type(place) is Assigned",
     ),
     "lose the ring": ("agent/relay.py", "= self._runs, Run.OPEN if self.former else None", "= self._runs, None"),
     "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),
@@ -67,12 +67,12 @@ MUTATIONS = {
     "forget the client's resend": ("client/outbox.py", "self._unsent.extendleft(reversed(self._sent))\n", "pass\n"),
     "charge what was sent ahead": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.handed)",
-        "begun = set(engine.handed)",
+        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = set(engine.assigned)",
     ),
     "give back what had begun": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.handed)",
+        "begun = {event.running} if event.known else set(engine.assigned)",
         "begun = {event.running}",
     ),
     "double-deliver": (
@@ -93,12 +93,12 @@ MUTATIONS = {
     "forget what waits for a reopened task": ("core/graph.py", "    _hold_back(farm, again)\n", ""),
     "begin before what it waits for": (
         "core/transition.py",
-        "    if task.left:\n        why = FOR_TASKS\n",
+        "    if task.waits_for:\n        why = FOR_TASKS\n",
         "    if False:\n        why = FOR_TASKS\n",
     ),
     "forget needs that had failed": (
         "core/transition.py",
-        "            farm.ended_needs.append(task_id)  # it has failed already",
+        "            graph.ended.append(task_id)  # it has failed already",
         "            pass  # it has failed already",
     ),
     "submit children twice": (

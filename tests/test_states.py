@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.farm import Farm
+from ipytaskfarm.core.farm import SchedulerState
 from ipytaskfarm.core.states import FINAL, MOVES, State
 from ipytaskfarm.core.transition import IllegalMove, _count
 
@@ -24,12 +24,12 @@ def test_the_page_shows_the_table() -> None:
 @pytest.mark.parametrize("before", [None, *State])
 @pytest.mark.parametrize("after", list(State))
 def test_only_legal_moves_pass(before: State | None, after: State) -> None:
-    farm = Farm("f", "f")
+    farm = SchedulerState("f", "f")
     if before is after:
         return
     if (before, after) in MOVES:
         _count(farm, 1, before, after)
-        assert farm.counts[after] == 1
+        assert farm.tasks.counts[after] == 1
     else:
         with pytest.raises(IllegalMove, match="task 1"):
             _count(farm, 1, before, after)

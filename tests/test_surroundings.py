@@ -399,7 +399,10 @@ def test_a_farm_hands_on_the_surroundings_that_it_was_started_in(
             added = {name: str(max(1, usable_cores() // 2)) for name in THREADS if name != "NUMBA_NUM_THREADS"}
             found = tc.map(lambda _: variables_of_a_child(), [0])[0]
             assert found.pop("IPYTASKFARM_ENGINE")
-            assert found == {**os.environ, **added}
+            private, *rest = found.pop("PYTHONPATH").split(os.pathsep)
+            assert private.endswith("/children")
+            assert rest == os.environ.get("PYTHONPATH", "").split(os.pathsep)[: len(rest)]
+            assert found == {name: value for name, value in {**os.environ, **added}.items() if name != "PYTHONPATH"}
             assert tc.map(make_a_file, [str(farm_dirs.work / "made")]) == [0o640]
             assert set(tc.map(in_another_folder, range(200))) == {os.getcwd()}
             # An engine that a task has spoiled is replaced, and nothing is lost by it.

@@ -12,12 +12,13 @@ from ipytaskfarm.cli import main
 from ipytaskfarm.controller.replay import play
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.events import Joined, Tick
-from ipytaskfarm.core.farm import Now, Settings
 from ipytaskfarm.core.parcels import Submission
 from ipytaskfarm.core.restore import restored_farm
 from ipytaskfarm.core.scheduler import Scheduler
+from ipytaskfarm.core.settings import SchedulerSettings
 from ipytaskfarm.doors.tape import EVENTS, PolicyName, Tape, mark_of, read
 
 from .simulated_store import SimStore
@@ -30,8 +31,8 @@ def made(path: Path, turns: int = 3) -> Path:
     """A tape of a farm without engines, to which so many tasks are handed in."""
     now = Now(10.0, 1_700_000_000.0)
     snapshot = SimStore().load()
-    tape = Tape.begin(path, "taped", snapshot, Settings(), FIFO, False, now)
-    scheduler = Scheduler(restored_farm("taped", snapshot, Settings(), now))
+    tape = Tape.begin(path, "taped", snapshot, SchedulerSettings(), FIFO, False, now)
+    scheduler = Scheduler(restored_farm("taped", snapshot, SchedulerSettings(), now))
     heard: list[tuple[str, object]] = [("client", Joined("client", "me")), ("client", m.NeedIds())]
     for turn in range(turns):
         out = scheduler.turn(heard, now)  # type: ignore[arg-type]
@@ -49,8 +50,17 @@ def test_a_tape_plays_as_it_was_recorded(tmp_path: Path) -> None:
     assert [each.number for each in played] == [0, 1, 2, 3]
     assert all(each.same for each in played)
     assert [type(event).__name__ for _, event in played[1].events] == ["Submit", "Tick"]
-    assert len(played[-1].scheduler.farm.tasks) == 3
+    assert len(played[-1].scheduler.farm.tasks.unfinished) == 3
     assert played[-1].now == Now(11.5, 1_700_000_001.5)
+
+
+def test_a_tape_of_an_earlier_release_plays_as_it_was_recorded() -> None:
+    """It holds questions that went through the scheduler then, and that the controller's loop answers now."""
+    played = list(play(Path(__file__).parent / "data" / "version1.tape"))
+    assert [each.same for each in played] == [True] * 3
+    heard = {type(getattr(event, "question", event)).__name__ for each in played for _, event in each.events}
+    assert heard >= {"History", "Compact", "Connections", "ReadBlob", "SetUp", "Results"}
+    assert list(played[-1].scheduler.farm.tasks.finals) == [0]
 
 
 def test_other_saves_have_another_mark_in_any_order() -> None:
@@ -115,4 +125,4 @@ def test_a_farms_life_on_tape(farm_dirs: object, tmp_path: Path) -> None:
     played = list(play(tape))
     assert all(each.same for each in played)
     farm_then = played[-1].scheduler.farm
-    assert (len(farm_then.finals), sum(1 for reason in farm_then.finals.values() if reason)) == (60, failed)
+    assert (len(farm_then.tasks.finals), sum(1 for reason in farm_then.tasks.finals.values() if reason)) == (60, failed)

@@ -127,7 +127,7 @@ then, with all its checks on. Exit code 1 if it decides otherwise, or if a check
         if last is None:
             print("no turn is on this tape")
             return OK
-        counts = ", ".join(f"{count} {state}" for state, count in last.scheduler.farm.counts.items() if count)
+        counts = ", ".join(f"{count} {state}" for state, count in last.scheduler.farm.tasks.counts.items() if count)
         print(f"{show.number(last.number + 1, 'turn')}, at the end: {counts or 'no tasks'}")
         print(", ".join(f"{count} {kind}" for kind, count in heard.most_common()))
         if other:

@@ -25,13 +25,15 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.choice import PLACEMENTS
+from ..core.clock import Now
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import Farm, Now, Settings
+from ..core.farm import SchedulerState
 from ..core.handlers.losses import lease_margin_s
 from ..core.messages import PROTOCOL, Stop
 from ..core.restore import restored_farm
 from ..core.saves import Snapshot
 from ..core.scheduler import Scheduler
+from ..core.settings import SchedulerSettings
 from ..core.states import State
 from ..doors import runtime
 from ..doors.blobs import Blobs, blobs_folder
@@ -98,16 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy-path", action="append", default=[], metavar="DIR")
     parser.add_argument("--unmet-timeout", type=float, default=None, metavar="S")
     parser.add_argument("--failure-penalty", type=float, default=0.0, metavar="S")
-    parser.add_argument("--lease", type=float, default=Settings.lease_s, metavar="S")
-    parser.add_argument("--grace", type=float, default=Settings.grace_s, metavar="S")
-    parser.add_argument("--max-engine-losses", type=int, default=Settings.max_engine_losses, metavar="N")
-    parser.add_argument("--node-failures", type=int, default=Settings.node_failures, metavar="N")
+    parser.add_argument("--lease", type=float, default=SchedulerSettings.lease_s, metavar="S")
+    parser.add_argument("--grace", type=float, default=SchedulerSettings.grace_s, metavar="S")
+    parser.add_argument("--max-engine-losses", type=int, default=SchedulerSettings.max_engine_losses, metavar="N")
+    parser.add_argument("--node-failures", type=int, default=SchedulerSettings.node_failures, metavar="N")
     parser.add_argument("--warm", type=int, default=None, metavar="N", help="free slots that hold a blank engine")
-    parser.add_argument("--environment-patience", type=float, default=Settings.environment_patience_s, metavar="S")
-    parser.add_argument("--resource-patience", type=float, default=Settings.resource_patience_s, metavar="S")
+    parser.add_argument(
+        "--environment-patience", type=float, default=SchedulerSettings.environment_patience_s, metavar="S"
+    )
+    parser.add_argument("--resource-patience", type=float, default=SchedulerSettings.resource_patience_s, metavar="S")
     parser.add_argument("--load-limit", type=float, default=None, metavar="SHARE", help="the load guard: busy cores")
     parser.add_argument("--free-memory", type=int, default=None, metavar="BYTES", help="the load guard: memory")
-    parser.add_argument("--placement", choices=PLACEMENTS, default=Settings.placement)
+    parser.add_argument("--placement", choices=PLACEMENTS, default=SchedulerSettings.placement)
     parser.add_argument("--keep-results", type=float, default=None, metavar="S", help="clear results this old")
     parser.add_argument("--keep-results-bytes", type=int, default=None, help="clear the oldest beyond this")
     parser.add_argument("--record", type=Path, default=None, help="a tape of all events, for ipytaskfarm replay")
@@ -137,7 +141,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     try:
         record = _record(options, folder)
         policy = load_policy(options.queue_policy, options.policy_path)
-        settings = Settings(
+        settings = SchedulerSettings(
             lease_s=options.lease,
             lease_margin_s=lease_margin_s(options.lease),
             failure_penalty_s=options.failure_penalty,
@@ -162,7 +166,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             tape = _tape(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
             del snapshot
-            farm.held = farm.held or options.hold
+            farm.lifecycle.held = farm.lifecycle.held or options.hold
             _spare_the_collector()
             _serve(options, folder, record, store, farm, tape)
         finally:
@@ -174,7 +178,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return EXIT_STOPPED
 
 
-def _tape(options: argparse.Namespace, snapshot: Snapshot, settings: Settings, now: Now) -> Tape:
+def _tape(options: argparse.Namespace, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> Tape:
     policy = PolicyName(options.queue_policy, tuple(options.policy_path))
     return Tape.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
 
@@ -209,7 +213,7 @@ def _serve(
     folder: Path,
     record: runtime.FarmRecord,
     store: Store,
-    farm: Farm,
+    farm: SchedulerState,
     tape: Tape | None,
 ) -> None:
     keys = farm_keys(folder)
@@ -242,7 +246,7 @@ def _serve(
             watch_fds=watch,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
-        controller.give_up(orphans(list(farm.agents), keys))
+        controller.give_up(orphans(list(farm.agents.by_session), keys))
         paths = door.write_files(keys)
         log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
         if elsewhere := runtime.listening(options.host, hub.port, info.location):
@@ -281,10 +285,10 @@ def _moved(record: runtime.FarmRecord, host: str, port: int) -> runtime.FarmReco
     )
 
 
-def _found(farm: Farm) -> str:
+def _found(farm: SchedulerState) -> str:
     """What was there before, for people."""
-    waiting = farm.counts[State.SCHEDULED] + farm.counts[State.PENDING]
-    kept = len(farm.finals)
+    waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
+    kept = len(farm.tasks.finals)
     return f"{waiting} waiting, {kept} results kept" if waiting or kept else ""
 
 

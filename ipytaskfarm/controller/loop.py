@@ -16,24 +16,27 @@ from pathlib import Path
 import msgspec
 
 from ..core.calls import Declined, TaskReply
-from ..core.decision import AtTheDoor, Decision, Load, LoadConnections
-from ..core.errors import ResultTooLarge, SecurityError, StoreError, StoreFull
+from ..core.clock import Now
+from ..core.decision import Decision, Load
+from ..core.errors import ResultTooLarge, StoreError, StoreFull
 from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
-from ..core.farm import Now
-from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Number, Refusal, Stop
+from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Refusal, Stop
+from ..core.pieces import ReadBlob
+from ..core.plausible import why_refused
 from ..core.saves import SaveFinal
 from ..core.scheduler import Scheduler
 from ..core.states import ABORTS
-from ..core.tables import ConnectionTable, FarmState
+from ..core.tables import FarmState
 from ..core.text import text_of
 from ..doors.store import Store
 from ..doors.tape import Tape
 from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import oversize, replies
+from .direct_answers import DirectAnswers, is_direct
 from .door import Door
 from .evaluation import Evaluator
 from .payloads import Payloads
-from .reading import BlobReader
+from .reading import BlobReader, ReadPiece
 from .retention import Retention
 from .upkeep import Upkeep
 
@@ -79,7 +82,9 @@ class Controller:
         self._upkeep = upkeep
         self._retention = retention
         self._tape = tape
-        self._door = door
+        self._direct_answers = DirectAnswers(store, door, self.give_up)
+        self._direct: list[tuple[str, Event]] = []
+        """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -141,7 +146,10 @@ class Controller:
             if event is not None:
                 if type(event) is EngineLost:
                     self._payloads.forget_engine(event.engine)
-                yield peer.session, event
+                if is_direct(event):
+                    self._direct.append((peer.session, event))
+                else:
+                    yield peer.session, event
         for answer in self._evaluator.answers():
             yield "", answer
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
@@ -198,10 +206,7 @@ class Controller:
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
-            if isinstance(load, AtTheDoor):
-                self._hub.send(load.session, Answer(load.n, self._at_the_door(load)))
-                continue
-            session, reply = self._answered(load)
+            session, reply = self._answer_from_store(load)
             if isinstance(reply, (Answer, TaskReply)):
                 self._send(session, reply)
             else:
@@ -210,11 +215,28 @@ class Controller:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
+        direct, self._direct = self._direct, []
+        for session, event in direct:
+            self._answer_directly(session, event)
         if self._reader is not None:
-            self._send_pieces(self._reader, out)
+            self._send_pieces(self._reader)
 
-    def _answered(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-        """What the store says.  A broken store ends the controller; one question that it cannot answer does not."""
+    def _answer_directly(self, session: str, event: Event) -> None:
+        n, question = (event.n, event.question) if type(event) is Ask else (None, event)
+        refusal = why_refused(question)
+        if refusal is not None:
+            if n is not None:
+                self._send(session, Answer(n, refusal))
+        elif isinstance(question, ReadBlob):
+            if self._reader is not None:
+                self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
+        elif n is not None:
+            self._send(session, self._direct_answers.answer(n, question))
+
+    def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+        """Return what to send or to handle, see `replies.answer`.
+
+        A broken store ends the controller; one question that the store cannot answer does not."""
         try:
             return replies.answer(self._store, load)
         except StoreError:
@@ -233,11 +255,9 @@ class Controller:
             else:
                 self._next.append((agent, oversize.unsent(message, str(error), time.time())))
 
-    def _send_pieces(self, reader: BlobReader, out: Decision) -> None:
+    def _send_pieces(self, reader: BlobReader) -> None:
         for session, piece in reader.answers():
             self._hub.send(session, piece)
-        for read in out.reads:
-            reader.ask(read)
         reader.go_on(self._hub.backlog_bytes)
 
     def _send(self, session: str, message: Message) -> None:
@@ -245,19 +265,6 @@ class Controller:
             self._hub.send(session, message)
         except ResultTooLarge as error:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
-
-    def _at_the_door(self, load: AtTheDoor) -> Number | ConnectionTable | Refusal:
-        if self._door is None:
-            return Refusal("SecurityError", "this controller has no keys of its own")
-        if isinstance(load, LoadConnections):
-            return self._door.connections()
-        try:
-            cut, over = self._door.reload()
-        except (SecurityError, OSError) as error:
-            log.error("the keys were not read anew: %s", error)
-            return Refusal("SecurityError", f"the keys of before hold on: {error}")
-        self.give_up(over)
-        return Number(cut)
 
     def give_up(self, sessions: list[str]) -> None:
         """Those of these that are agents' never come back: their keys were revoked."""

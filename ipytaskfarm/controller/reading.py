@@ -12,8 +12,8 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from ..core.decision import ReadPiece
 from ..core.messages import Answer
 from ..core.pieces import PIECE_BYTES, BlobPiece
 from ..core.text import text_of
@@ -26,6 +26,15 @@ WAITING_MAX = 1000
 """Questions of one peer; no honest one has so many at once.  More are not answered."""
 
 DIGEST_BYTES = 32
+
+
+class ReadPiece(NamedTuple):
+    """A piece of a blob to be read: for question `n` of a client, or (None) for an agent."""
+
+    session: str
+    n: int | None
+    digest: bytes
+    offset: int
 
 
 class BlobReader:

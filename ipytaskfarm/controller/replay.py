@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.clock import Now
 from ..core.decision import Decision
 from ..core.events import Event
-from ..core.farm import Now, Settings
 from ..core.restore import restored_farm
 from ..core.scheduler import Scheduler
+from ..core.settings import SchedulerSettings
 from ..doors import tape
+from .direct_answers import is_direct
 from .policy import load_policy
 
 
@@ -32,13 +34,14 @@ def play(path: Path) -> Iterator[Played]:
 
     `Scheduler.check` looks at the whole state after each: a broken invariant is raised where it broke first."""
     head, turns = tape.read(path)
-    settings = Settings(**head.settings, policy=load_policy(head.policy.name, list(head.policy.paths)))
+    settings = SchedulerSettings(**head.settings, policy=load_policy(head.policy.name, list(head.policy.paths)))
     farm = restored_farm(head.farm, head.snapshot, settings, Now(head.mono_s, head.wall_s))
-    farm.held = farm.held or head.hold
+    farm.lifecycle.held = farm.lifecycle.held or head.hold
     scheduler = Scheduler(farm)
     for number, turn in enumerate(turns):
         now = Now(turn.mono_s, turn.wall_s)
         events = [(session, tape.event_of(kind, data)) for session, kind, data in turn.heard]
-        out = scheduler.turn(events, now)
+        # Tapes of earlier versions hold the questions that the loop answers itself.
+        out = scheduler.turn([(session, event) for session, event in events if not is_direct(event)], now)
         scheduler.check()
         yield Played(number, now, events, out, tape.mark_of(out.saves) == turn.mark, scheduler)

@@ -9,23 +9,20 @@ import msgspec
 from ..core.calls import Declined, Letter, Letters, Take, Taken, TaskReply
 from ..core.decision import (
     Load,
-    LoadCompacted,
     LoadEnded,
     LoadExplanation,
     LoadFinals,
-    LoadHistory,
     LoadJobs,
     LoadMail,
     LoadOriginals,
     LoadTable,
     LoadTaken,
 )
-from ..core.errors import StoreFull
 from ..core.events import EndedLoaded, Event, Originals
 from ..core.handlers.tables import last_rows
 from ..core.messages import Answer, Fetched, Refusal, Text
 from ..core.parcels import Final
-from ..core.tables import EventTable, JobRow, JobTable
+from ..core.tables import JobRow, JobTable
 from ..doors.store import Store
 
 MAIL_AT_ONCE = 1000
@@ -55,15 +52,11 @@ def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[s
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
     if isinstance(load, LoadJobs):
         return load.session, Answer(load.n, JobTable(_jobs(store, load)))
-    if isinstance(load, LoadHistory):
-        return load.session, Answer(load.n, EventTable(store.history(load.question)))
-    if isinstance(load, LoadCompacted):
-        return load.session, Answer(load.n, _compacted(store))
     return load.session, Answer(load.n, _explanation(store, load))
 
 
 def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-    """What is said instead of an answer that the store cannot give."""
+    """Return the refusal to send, or the event to handle, instead of an answer that the store cannot give."""
     refusal = Refusal("KernelError", why)
     if isinstance(load, LoadEnded):
         if load.asker is None:
@@ -88,16 +81,6 @@ def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:
     if load.call is not None:
         return load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters)
     return load.session, Answer(load.n, letters)
-
-
-def _compacted(store: Store) -> Text | Refusal:
-    before, began_s = store.size_bytes(), time.monotonic()
-    try:
-        store.compact()
-    except StoreFull as error:
-        return Refusal("StoreFull", str(error))
-    taken_s = time.monotonic() - began_s
-    return Text(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
 
 
 def _explanation(store: Store, load: LoadExplanation) -> Text | Refusal:

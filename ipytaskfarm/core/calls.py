@@ -1,8 +1,8 @@
-"""What a running task says to the farm, and what it hears: children, messages, progress.
+"""Calls of running tasks and the farm's replies: children, messages, progress.
 
-Calls go engine -> agent -> controller, as that attempt's own: they count only while it is the current one on that
-engine.  Each is repeated until it is answered, and says what is wanted, never what is to be added, so a repeated one
-changes nothing.
+A call goes engine -> agent -> controller.  It counts only while its attempt is the current one on that engine.  Each
+call is repeated until it is answered, and says what is wanted, never what is to be added, so a repetition changes
+nothing.
 """
 
 from __future__ import annotations
@@ -25,50 +25,54 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Letters(msgspec.Struct, frozen=True, tag=True):
-    """In order.  over: no more will come."""
+    """Messages in order.  over: no more will come."""
 
     letters: list[Letter]
     over: bool = False
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: run these, as mine.  Answer: `Spawned`.  The same n of the same trial gets the same ids."""
+    """From a running task: submit these tasks as its children.  Answer: `Spawned`.
+
+    The same n of the same trial gets the same ids."""
 
     n: int
     tasks: list[Submission]
-    """Their ids mean nothing, but for the edges between them: the controller gives others."""
+    """Their ids only name the edges between them: the controller gives them others."""
     functions: list[Function] = []
     job: JobSpec | None = None
-    """The job that they belong to: a child job of the task's."""
+    """The job that the children belong to: a child job of the task's."""
 
 
 class Children(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: what has become of mine?  Answer: `ChildTable`."""
+    """From a running task: what became of its children?  Answer: `ChildTable`."""
 
 
 class Await(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: it waits until these have ended ([]: it waits no more), and lends its place meanwhile.
+    """From a running task: it waits until these have ended ([]: it waits no longer), and lends its slot meanwhile.
+
     Answer: `Counted`, how many of them failed."""
 
     ids: list[int]
 
 
 class Take(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: the results of these, which have ended.  Answer: `Taken`."""
+    """From a running task: the results of these ended tasks.  Answer: `Taken`."""
 
     ids: list[int]
 
 
 class Post(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: messages for whoever reads them, the first of them numbered so within the attempt.
-    Answer: `Counted`, the last one that is on disk."""
+    """From a running task: messages for the clients that read them.  `first` is the first one's number in the attempt.
+
+    Answer: `Counted`, the number of the last message that is on disk."""
 
     first: int
     bodies: list[bytes]
 
 
 class Receive(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: what was sent to it behind that number.  Answer: `Letters`, as soon as there are some."""
+    """From a running task: the messages to it behind that number.  Answer: `Letters`, as soon as there are some."""
 
     after: int
 
@@ -77,7 +81,7 @@ TaskQuestion: TypeAlias = Spawn | Children | Await | Take | Post | Receive
 
 
 class TaskCall(msgspec.Struct, frozen=True, tag=True):
-    """A running task's own question.  Answer: `TaskReply` with the same n.  Repeated while there is none."""
+    """A running task's call.  Answer: `TaskReply` with the same n.  The call is repeated until it is answered."""
 
     engine: Incarnation
     run: RunKey
@@ -86,7 +90,7 @@ class TaskCall(msgspec.Struct, frozen=True, tag=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """How far a running task has come, by its own word; at most some ten a second."""
+    """How far a running task has come, as it reports itself; at most about ten times a second."""
 
     engine: Incarnation
     run: RunKey
@@ -96,7 +100,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):
-    """The ids of a `Spawn`, in its order."""
+    """The ids of a `Spawn`'s tasks, in its order."""
 
     ids: list[int]
 
@@ -114,7 +118,7 @@ class Counted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Taken(msgspec.Struct, frozen=True, tag=True):
-    """Ends of tasks, in full."""
+    """Ends of tasks, with their results."""
 
     finals: list[Final]
 

@@ -1,8 +1,8 @@
-"""Checks of what users give: text, durations, sizes, counts.  Each returns the value as it is kept; None stays None.
+"""Checks of text, durations, sizes and counts that users give.  Each returns the value as it is kept; None stays None.
 
-Numbers may be of any kind (numpy's too), text of any subclass of str; what is kept are Python's own.  Numbers that do
-not fit 64 bits are refused: they could not be sent.  Every error names the argument, and no value, whatever its own
-methods do, makes a check raise anything but TypeError and ValueError.
+Numbers may be of any type (numpy's too), and text of any subclass of str; the values that are kept are Python's own.
+Numbers that do not fit 64 bits are refused, because they could not be sent.  Every error names the argument, and no
+value, whatever its own methods do, makes a check raise anything but TypeError and ValueError.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from .demands import bytes_of
 from .text import escaped, exactly, is_utf8, shown
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
-"""What the store and the wire keep."""
+"""The bounds of integers that the store and the wire can hold."""
 SECONDS_MAX = 1e9
-"""Thirty years: longer durations are slips of the pen."""
+"""Thirty years: a longer duration is a mistake."""
 
 
 def wrong(what: str, expected: str, value: object) -> TypeError:
-    """The error for a value of another type."""
+    """Return the error for a value of another type."""
     return TypeError(f"{what} must be {expected}, not {type(value).__name__}: {shown(value)}")
 
 
 def check_text(what: str, value: object) -> str | None:
-    """Text that is compared with itself only, or read by people: lone surrogates are escaped (`core.text`)."""
+    """Return text with its lone surrogates escaped, see `core.text`.
+
+    For text that people read, or that is compared only with text from here.  TypeError: it is no text."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -37,7 +39,9 @@ def check_text(what: str, value: object) -> str | None:
 
 
 def check_name(what: str, value: object) -> str:
-    """Text that must be exactly what it is: ValueError for what is not UTF-8."""
+    """Return text that must stay exactly as it is.
+
+    TypeError: it is no text.  ValueError: it cannot be encoded as UTF-8."""
     if not isinstance(value, str):
         raise wrong(what, "a str", value)
     text = exactly(value)
@@ -47,7 +51,7 @@ def check_name(what: str, value: object) -> str:
 
 
 def as_bool(value: object) -> bool | None:
-    """A bool, numpy's too; None: it is none."""
+    """Return a bool, of Python or numpy, as Python's.  None: the value is no bool."""
     if value is True or value is False:
         return bool(value)
     kind = type(value)
@@ -55,7 +59,9 @@ def as_bool(value: object) -> bool | None:
 
 
 def check_int(what: str, value: object) -> int:
-    """An int of any kind but bool, of at most 64 bits."""
+    """Return an integer of any type but bool.
+
+    TypeError: it is no integer.  ValueError: it does not fit 64 bits."""
     if isinstance(value, bool):
         raise wrong(what, "an int", value)
     try:
@@ -68,7 +74,7 @@ def check_int(what: str, value: object) -> int:
 
 
 def check_count(what: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`."""
+    """Return a whole number that is at least `least`.  TypeError or ValueError: it is not."""
     if value is None:
         return None
     number = check_int(what, value)
@@ -78,7 +84,9 @@ def check_count(what: str, value: object, least: int) -> int | None:
 
 
 def check_number(what: str, value: object, expected: str = "a number") -> float:
-    """A number as a float; not NaN.  What no float can hold becomes infinite."""
+    """Return a number as a float; a number that no float can hold becomes infinite.
+
+    expected: what the error says was expected.  TypeError: it is no number.  ValueError: it is NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise wrong(what, expected, value)
     try:
@@ -93,7 +101,9 @@ def check_number(what: str, value: object, expected: str = "a number") -> float:
 
 
 def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
-    """A duration as seconds or timedelta, 0 or more; zero=False: more than 0."""
+    """Return a duration in seconds.
+
+    value: seconds or a timedelta, 0 or more; with zero=False more than 0.  TypeError or ValueError: it is neither."""
     if value is None:
         return None
     if isinstance(value, timedelta):
@@ -107,7 +117,9 @@ def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
 
 
 def check_timeout(what: str, value: object) -> float | None:
-    """How long to wait, as seconds or timedelta; None and infinity: for ever."""
+    """Return how long to wait, in seconds.  None: for ever, which infinity and more than `SECONDS_MAX` mean too.
+
+    value: seconds or a timedelta.  TypeError: it is neither.  ValueError: it is NaN."""
     if value is None:
         return None
     if isinstance(value, timedelta):
@@ -117,7 +129,10 @@ def check_timeout(what: str, value: object) -> float | None:
 
 
 def check_bytes(what: str, value: object) -> int | None:
-    """A size in bytes: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024)."""
+    """Return a size in bytes.
+
+    value: a number, or text like ``"300 MiB"`` (k, M, G and T are powers of 1024).  TypeError or ValueError: it is
+    neither."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -135,7 +150,7 @@ def check_bytes(what: str, value: object) -> int | None:
 
 
 def check_names(what: str, value: object) -> list[str]:
-    """A name or several, as a list; see `check_name`."""
+    """Return one name or several as a list, each checked by `check_name`."""
     if isinstance(value, str):
         return [check_name(what, value)]
     if not isinstance(value, Iterable):

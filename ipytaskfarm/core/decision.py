@@ -1,13 +1,13 @@
-"""What the scheduler decides in a turn, for the shell to do."""
+"""What the scheduler decides in a turn, for the controller's loop to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from .calls import TaskCall
+from .calls import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
 from .demands import Allotment, Environment, Recycle
-from .messages import History, Message
+from .messages import Answer, Message, Reply
 from .parcels import Final, Incarnation
 from .saves import Save
 from .tables import JobRow, TaskRow
@@ -15,7 +15,7 @@ from .verdicts import Evaluate
 
 
 class Wants(NamedTuple):
-    """What a run is to come with that is read from the store."""
+    """What a run is sent with that is read from the store."""
 
     inputs: tuple[tuple[int, int], ...] = ()
     """See `needs.Needs.inputs`."""
@@ -25,28 +25,29 @@ class Wants(NamedTuple):
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
-"""(task id, attempt, function, time limit, properties version, environment, whether its memory is to be measured,
-what few want)"""
+"""(task id, attempt, function, time limit, version of the properties, environment, whether its memory is measured, what
+only few tasks want)
+"""
 
 
 class Assignment(NamedTuple):
-    """Tasks for an engine; the shell adds their payloads and sends one `HandOut`."""
+    """Tasks for an engine.  The controller's loop adds their payloads and sends one `HandOut`."""
 
     agent: str
     engine: Incarnation
     tasks: list[ToRun]
     environment: Environment | None = None
-    """The engine's, from now on."""
+    """The engine's environment from now on."""
     allotment: Allotment | None = None
-    """Of its only task."""
+    """The resources of the assignment's only task."""
     recycling: tuple[tuple[str, Recycle], ...] = ()
-    """See `farm.Engine.recycling`."""
+    """See `EngineEntry.recycling`."""
     graces: dict[int, float] | None = None
-    """Task -> its own time between a time limit's interrupt and the signals, for those that have one."""
+    """Task -> its own time between the interrupt of a time limit and the signals, for tasks that have one."""
 
 
 class LoadFinals(NamedTuple):
-    """Read results from the store: answer the client's question `n` with `Fetched`."""
+    """Read results from the store, and answer the client's question `n` with `Fetched`."""
 
     session: str
     n: int
@@ -57,7 +58,7 @@ class LoadFinals(NamedTuple):
 
 
 class LoadTable(NamedTuple):
-    """Read final tasks' rows, merge with these, and answer question `n` with the last of them in a `TaskTable`."""
+    """Read rows of ended tasks, merge them with these rows, and answer question `n` with the last of them."""
 
     session: str
     n: int
@@ -70,7 +71,7 @@ class LoadTable(NamedTuple):
 
 
 class LoadOriginals(NamedTuple):
-    """Read these tasks as they were handed in; they come back as `events.Originals`."""
+    """Read these tasks as they were handed in.  They come back as `events.Originals`."""
 
     session: str
     n: int
@@ -80,19 +81,21 @@ class LoadOriginals(NamedTuple):
 
 
 class LoadEnded(NamedTuple):
-    """Read these tasks, which have ended, to run them again; they come back as `events.EndedLoaded`.
-    dependents: and all that were made of their results and have ended well."""
+    """Read these ended tasks, to run them again.  They come back as `events.EndedLoaded`.
+
+    dependents: with all tasks that were made of their results and have succeeded."""
 
     ids: list[int]
     outcome: str
     dependents: bool = False
     asker: tuple[str, int] | None = None
-    """(session, question number) of who asked for it."""
+    """(session, question number) of the client that asked for it."""
 
 
 class LoadMail(NamedTuple):
-    """Read a task's messages (outgoing: from it) behind that number, for question `n` of a client, or for a call of
-    the task itself.  over: no more will come."""
+    """Read the messages of a task behind number `after`, for question `n` of a client or for a call of the task.
+
+    outgoing: messages from the task; over: no more will come."""
 
     session: str
     n: int
@@ -117,78 +120,47 @@ class LoadJobs(NamedTuple):
     n: int
     rows: list[JobRow]
     tasks: bool
-    """With the ids of their tasks."""
-
-
-class LoadHistory(NamedTuple):
-    """Answer question `n` with what happened."""
-
-    session: str
-    n: int
-    question: History
+    """Whether the ids of the jobs' tasks are wanted too."""
 
 
 class LoadExplanation(NamedTuple):
-    """Explain a final task from the store: answer question `n` with `Text`."""
+    """Explain an ended task from the store, and answer question `n` with `Text`."""
 
     session: str
     n: int
     id: int
 
 
-class LoadCompacted(NamedTuple):
-    """Compact the store: answer question `n` with `Text`."""
-
-    session: str
-    n: int
-
-
-class LoadKeys(NamedTuple):
-    """Read the farm's keys anew: answer question `n` with `Number`."""
-
-    session: str
-    n: int
-
-
-class LoadConnections(NamedTuple):
-    """Answer question `n` with who is connected."""
-
-    session: str
-    n: int
-
-
 Load: TypeAlias = (
-    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadHistory
-    | LoadExplanation | LoadCompacted
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
 )  # fmt: skip
-"""Answered from the store."""
-
-AtTheDoor: TypeAlias = LoadKeys | LoadConnections
-"""Answered where peers come in."""
+"""What is read from the store."""
 
 
-class ReadPiece(NamedTuple):
-    """Read a piece of a blob, beside the turns: for question `n` of a client, or (None) for an agent."""
-
-    session: str
-    n: int | None
-    digest: bytes
-    offset: int
+TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | Letters | Declined
+"""The answers to running tasks' calls."""
 
 
 @dataclass(slots=True)
 class Decision:
-    """What the shell must do after a turn: commit all `saves`, and only then everything else."""
+    """What the controller's loop must do after a turn: commit all `saves`, and only then everything else."""
 
     saves: list[Save] = field(default_factory=list)
     sends: list[tuple[str, Message]] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load | AtTheDoor] = field(default_factory=list)
-    reads: list[ReadPiece] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     evaluations: list[Evaluate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """One line each, for the log."""
+    """Lines for the log."""
     given_up: list[str] = field(default_factory=list)
-    """Agents whose sessions are over: one that speaks again begins anew."""
+    """Agents whose sessions are over; one that is heard again begins a new session."""
     finished: bool = False
-    """The farm has stopped: the controller ends."""
+    """Whether the farm has stopped and the controller ends."""
+
+    def answer(self, session: str, n: int, payload: Reply) -> None:
+        """Answer question number `n` of a client's session."""
+        self.sends.append((session, Answer(n, payload)))
+
+    def reply(self, agent: str, call: TaskCall, payload: TaskPayload) -> None:
+        """Answer a running task's call, by way of its engine's agent (a session)."""
+        self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))

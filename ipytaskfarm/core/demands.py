@@ -1,7 +1,7 @@
-"""What tasks ask of the engine that is to run them: an environment, resources, conditions, when it is recycled.
+"""What tasks require of the engine that runs them: environment, resources, conditions, and when it is recycled.
 
-Values only, as they travel within `messages.Rules`.  Where they are weighed: `core.gates` (what changes from moment to
-moment), `core.eligibility` (what does not) and `core.environments`.
+These are only values, which travel within `parcels.Rules`.  `core.gates` applies what changes from moment to moment,
+`core.eligibility` what does not, and `core.environments` environments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 CORES, MEMORY, GPU = "cores", "memory", "gpu"
-"""Resources of every node, in cores, bytes and devices.  A farm's owner may declare others (licences, …)."""
+"""Resources of every node: cores, bytes, and devices.  A farm's owner may declare others (licences, …)."""
 
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -25,7 +25,7 @@ THREADS = (
 LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
 TIME_LEFT = "time_left"
 CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})
-"""Facts of a node that change by themselves: conditions on them are weighed when a task is about to start."""
+"""Facts of a node that change by themselves.  Conditions on them are checked when a task is about to start."""
 
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 """Facts in bytes."""
@@ -39,23 +39,22 @@ Value: TypeAlias = str | float | bool | tuple[str | float | bool, ...]
 class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """User code that prepares an engine once for many tasks.
 
-    `identity` is a digest, and the name under which the code travels as a `Function`: two tasks of one identity share
-    engines, whoever handed them in.
-    """
+    `identity` is a digest, and the name under which the code travels as a `Function`.  Two tasks of one identity share
+    engines, whichever clients handed them in."""
 
     identity: str
     name: str
-    """For people."""
+    """The name that people see."""
     unique: str | None = None
-    """The user's own id of it, the additional one included: another identity under the same is an edit."""
+    """The user's own id of the environment, with the additional id.  Another identity under the same id is an edit."""
     variant: str = ""
-    """Digest of what does not make the identity: of two variants the first one wins."""
+    """A digest of the attributes that do not make the identity.  Of two variants the first one is used."""
     teardown_s: float = 5.0
     """How long `teardown` may take before the engine is killed."""
 
 
 class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """When an engine is ended and replaced by a fresh one; between tasks, never within one."""
+    """When an engine is ended and replaced by a new one: between tasks, never within one."""
 
     after_tasks: int | None = None
     idle_s: float | None = None
@@ -64,15 +63,15 @@ class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     at_times_s: tuple[int, ...] = ()
     """Seconds after midnight, in the node's local time."""
     memory_bytes: int | None = None
-    """Private memory, reached or exceeded."""
+    """The private memory at which the engine is recycled."""
     on_job_end: bool = False
     when_unreferenced: bool = False
-    """No task that has not ended, and no job, uses the environment any more."""
+    """Whether the engine is recycled when no unfinished task and no job uses the environment any more."""
     on_failure: bool = False
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True):
-    """``name op value`` of an engine's facts, its properties, or its node's state."""
+    """``name op value``, on an engine's facts, its properties, or its node's state."""
 
     name: str
     op: str
@@ -85,7 +84,7 @@ class Condition(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Want(msgspec.Struct, frozen=True, array_like=True):
-    """So much of a resource, at least and at most: what is free between the two is allotted."""
+    """At least and at most so much of a resource.  What is free between the two is allotted."""
 
     name: str
     least: float
@@ -93,41 +92,41 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """All that a task asks of its engine and its node.  Tasks that ask for the same wait in one class."""
+    """What a task requires of its engine and its node.  Tasks with the same requirements wait in one class."""
 
     environment: Environment | None = None
     recycle: Recycle | None = None
-    """When its engine is recycled; with `environment` None this counts for engines that ran tasks of its job alone."""
+    """When the engine is recycled.  With `environment` None this holds for engines that ran only tasks of the job."""
     requires: tuple[Condition, ...] = ()
     resources: tuple[Want, ...] = ()
     exclusive: bool = False
-    """Nothing else runs on its node meanwhile."""
+    """Whether nothing else runs on the node meanwhile."""
     group: str | None = None
     max_parallel: int | None = None
-    """It does not start while so many of its group run on the farm; the next one: on the node."""
+    """The task does not start while so many of its group run on the farm; `max_parallel_per_node`: on the node."""
     max_parallel_per_node: int | None = None
     force: bool = False
-    """It starts also where the load guard says no."""
+    """Whether the task starts although the load guard forbids it."""
     fail_if_unmet: bool = False
-    """It fails at once when no engine can serve it."""
+    """Whether the task fails at once when no engine can serve it."""
     placement: str | None = None
-    """Which of the free engines it takes, see `core.choice`; None: the farm's way."""
+    """Which of the free engines takes the task, see `core.choice`.  None: as the farm's settings say."""
     locality: str | None = None
-    """Digest of a function of an engine's properties: -1 never there, 0 indifferent, the more the better."""
+    """Digest of a function of an engine's properties: -1 never there, 0 indifferent, more is better."""
 
     @property
     def identity(self) -> str | None:
-        """Of its environment."""
+        """Return the identity of the environment."""
         return self.environment.identity if self.environment is not None else None
 
     @property
     def by_job(self) -> bool:
-        """Whether it matters to its engine which job it belongs to."""
+        """Return whether the job matters to the engine that runs the task."""
         return self.recycle is not None and (self.environment is None or self.recycle.on_job_end)
 
     @property
     def gated(self) -> bool:
-        """Whether it may have to wait although an engine that could serve it is free."""
+        """Return whether the task may have to wait although an engine that could serve it is free."""
         return bool(
             self.resources
             or self.exclusive
@@ -137,18 +136,18 @@ class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def alone(self) -> bool:
-        """Whether nothing is sent ahead with it: each start, or each end, is weighed."""
+        """Return whether nothing is sent ahead with the task, because each start or each end is checked."""
         return self.gated or (self.recycle is not None and self.recycle.memory_bytes is not None)
 
 
 class Allotment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a task was allotted of its node, for as long as it runs."""
+    """The resources of its node that a task has as long as it runs."""
 
     amounts: dict[str, float] = {}
     gpus: tuple[str, ...] = ()
     """The devices, as CUDA_VISIBLE_DEVICES names them."""
     exclusive: bool = False
-    """It has the node to itself."""
+    """Whether the task has the node to itself."""
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -165,7 +164,7 @@ _NUMBERS = re.compile(r"\d+")
 
 
 def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
-    """Why a condition does not hold of what is known; "" if it does."""
+    """Return why a condition does not hold of the known facts.  "" means it holds."""
     if condition.name not in known:
         return f"{condition}: this engine has no {condition.name}"
     found = known[condition.name]
@@ -177,7 +176,7 @@ def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    """A value for people."""
+    """Format a value for people."""
     if name in SIZES and isinstance(value, (int, float)):
         return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
     return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(value)
@@ -206,7 +205,7 @@ def _version(text: Any) -> tuple[int, ...]:
 
 
 def amount(name: str, value: float) -> str:
-    """So much of a resource, for people."""
+    """Format an amount of a resource for people."""
     if name == MEMORY:
         return f"{value / 2**20:,.0f} MiB of memory"
     return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
@@ -218,7 +217,9 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE
 
 
 def bytes_of(text: str) -> int:
-    """A size as people write it, ``"300 MiB"``: k, M, G and T are powers of 1024.  ValueError for anything else."""
+    """Return a size, given as people write it: ``"300 MiB"``; k, M, G and T are powers of 1024.
+
+    ValueError: the text is no size."""
     found = _SIZE.match(text)
     if found is None:
         raise ValueError(f"a size like '300 MiB' or '2G' is expected, not {text!r:.80}")

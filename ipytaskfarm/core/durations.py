@@ -1,23 +1,23 @@
-"""How long tasks of one class take: enough to decide how far ahead an engine may be fed."""
+"""How long tasks of one class take: enough to decide how much may be sent ahead to an engine."""
 
 from __future__ import annotations
 
 SLOW_S = 0.030
-"""A class whose 95th percentile lies above this is never sent ahead: long tasks bind late."""
+"""A class whose 95th percentile lies above this is never sent ahead: a long task is assigned only when it can start."""
 
 OVERHEAD_S = 25e-6
-"""What an engine spends on a task beside its code; keeps the count of no-op tasks sent ahead finite."""
+"""What an engine spends on a task beside its code.  It keeps the number of no-op tasks sent ahead finite."""
 
 _BUCKETS = 12
 _UNIT_S = SLOW_S / 2 ** (_BUCKETS - 2)
-"""Bucket k holds durations below `_UNIT_S * 2**k`; the last but one ends exactly at `SLOW_S`."""
+"""Bucket k holds durations below `_UNIT_S * 2**k`.  The last but one ends exactly at `SLOW_S`."""
 
 _FORGET_AT = 512
-"""When so many are counted all counts are halved, so that a class that changes its ways is noticed."""
+"""When so many are counted all counts are halved, so that a class whose tasks change is noticed."""
 
 
 class Durations:
-    """Counts in doubling buckets, halved from time to time, and a mean of the same memory."""
+    """Counts durations in doubling buckets, which are halved from time to time, and keeps a mean of the same memory."""
 
     __slots__ = ("_counts", "_sum_s", "_total")
 
@@ -40,17 +40,17 @@ class Durations:
 
     @property
     def measured(self) -> bool:
-        """Whether anything is known."""
+        """Return whether any run was counted."""
         return self._total > 0
 
     @property
     def mean_s(self) -> float:
-        """Mean cost of one task to an engine, its overhead included."""
+        """Return the mean time that one task costs an engine, its overhead included."""
         return OVERHEAD_S + (self._sum_s / self._total if self._total else SLOW_S)
 
     @property
     def quick(self) -> bool:
-        """Measured, and 95 of 100 end within `SLOW_S`."""
+        """Return whether the class was measured and 95 of 100 runs end within `SLOW_S`."""
         if not self._total:
             return False
         slow = self._counts[_BUCKETS - 1] + self._counts[_BUCKETS]

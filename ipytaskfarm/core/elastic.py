@@ -1,4 +1,4 @@
-"""How many engines, or agents, a farm should have for what waits and what runs."""
+"""How many engines, or agents, a farm should have for its waiting and running tasks."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from math import ceil
 
 ENGINE_PATIENCE_S = 10.0
-"""So long may what waits take to be worked off, before more engines are started on this machine."""
+"""More engines are started on this machine when the waiting tasks would take longer than this."""
 AGENT_PATIENCE_S = 60.0
-"""The same for agents: their systems take longer to place one than it takes to fork an engine."""
+"""The same for agents: a batch system takes longer to place one than it takes to fork an engine."""
 IDLE_S = 60.0
-"""What is not needed for so long is given back."""
+"""Engines and agents that were not needed for so long are given back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What there is to do."""
+    """The work that there is."""
 
     busy: int
-    """Engines that run something."""
+    """How many engines run something."""
     waiting: int
-    """Tasks that could begin, had they an engine."""
+    """How many tasks could begin if they had an engine."""
     waiting_s: float | None
-    """How long one engine would take for them; None: nobody knows yet."""
+    """How long one engine would take for those.  None: nothing was measured yet."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many at least and at most."""
+    """How many there are at least and at most."""
 
     least: int
     most: int
@@ -35,10 +35,9 @@ class Limits:
 
 
 def engines_for(load: Load, there: int, patience_s: float) -> int:
-    """How many engines this load keeps busy, if what waits is to be worked off within patience_s.
+    """Return how many engines this load keeps busy, if the waiting tasks are to be done within patience_s.
 
-    As long as nothing was measured their number doubles at most: a thousand tasks may be done in a second.
-    """
+    As long as nothing was measured the number doubles at most: a thousand tasks may be done in a second."""
     if not load.waiting:
         return load.busy
     if load.waiting_s is None:
@@ -48,7 +47,7 @@ def engines_for(load: Load, there: int, patience_s: float) -> int:
 
 @dataclass
 class Scaler:
-    """Decides when to grow (at once) and when to shrink (what was too many for `Limits.idle_s`)."""
+    """Decides when to grow (at once) and when to shrink (when there were too many for `Limits.idle_s`)."""
 
     limits: Limits
     patience_s: float
@@ -57,7 +56,7 @@ class Scaler:
     _too_many_since_s: float | None = None
 
     def wanted(self, load: Load, there: int, now_s: float) -> int:
-        """How many there should be; `there` count those that are on their way."""
+        """Return how many there should be.  `there` includes those that are about to come."""
         engines = engines_for(load, there * self.engines_each, self.patience_s)
         target = max(self.limits.least, min(self.limits.most, ceil(engines / self.engines_each)))
         if target >= there:

@@ -1,10 +1,12 @@
-"""An engine's end: what it holds is called back, nothing more is given to it, and its agent is told."""
+"""How an engine is ended: its runs are recalled, it gets no more, and its agent is told."""
 
 from __future__ import annotations
 
+from .clock import Now
 from .decision import Decision
-from .eligibility import asleep, refresh_classes
-from .farm import Engine, EngineState, Farm, Now
+from .eligibility import refresh_classes
+from .engine_entry import EngineEntry, EngineState
+from .farm import SchedulerState
 from .messages import Recall, StopEngine
 from .parcels import RunKey
 
@@ -12,49 +14,50 @@ EXIT_S = 2.0
 """How long an engine may take to end, beside its environment's teardown."""
 
 
-def recall(farm: Farm, engine: Engine, runs: list[RunKey], now: Now, out: Decision) -> None:
-    """Ask an engine for runs that it may not have begun."""
+def recall(farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], now: Now, out: Decision) -> None:
+    """Ask an engine to give back runs that it has not begun."""
     asked = []
     for run in runs:
-        handing = engine.handed.get(run)
-        if handing is not None and handing.recalled_s is None:
-            handing.recalled_s = now.mono_s
+        assigned = engine.assigned.get(run)
+        if assigned is not None and assigned.recalled_s is None:
+            assigned.recalled_s = now.mono_s
             asked.append(run)
     if asked:
         out.sends.append((engine.agent, Recall(engine.name, asked)))
-        farm.set_timer(now.mono_s + farm.settings.recall_patience_s, "recall_patience", (engine.name, asked))
+        farm.timers.set(now.mono_s + farm.settings.recall_patience_s, "recall_patience", (engine.name, asked))
 
 
-def retire(farm: Farm, engine: Engine, out: Decision) -> None:
-    """Nothing more for this engine; it ends when it is empty, and its slot with it."""
+def retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Give an engine no more tasks, and end it when it is empty; its slot goes too."""
     engine.retiring = True
     engine.recycled = ""
-    asleep(farm, engine)
-    if not engine.handed:
+    farm.readiness.withdraw(engine)
+    if not engine.assigned:
         end_engine(farm, engine, out)
 
 
-def recycle(farm: Farm, engine: Engine, why: str, now: Now, out: Decision) -> None:
-    """The same, but its slot is free for a fresh engine as soon as it is gone."""
+def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: Decision) -> None:
+    """Retire an engine, and fill its slot with a new engine as soon as it is gone."""
     if engine.retiring or engine.state == EngineState.STOPPING:
         return
     out.notes.append(f"engine {engine.id} is recycled: {why}")
-    oldest = engine.oldest()
-    recall(farm, engine, [run for run in engine.handed if run != oldest], now, out)
+    recall(farm, engine, engine.runs_ahead(), now, out)
     retire(farm, engine, out)
     engine.recycled = why
 
 
-def end_engine(farm: Farm, engine: Engine, out: Decision, grace_s: float | None = None) -> None:
-    """Tell its agent to end it: by itself within grace_s (None: its teardown's time), else killed."""
+def end_engine(farm: SchedulerState, engine: EngineEntry, out: Decision, grace_s: float | None = None) -> None:
+    """Tell an engine's agent to end it.
+
+    grace_s: after so long the engine is killed; None: the time of its environment's teardown."""
     if engine.state == EngineState.STOPPING:
         return
     engine.state = EngineState.STOPPING
-    asleep(farm, engine)
+    farm.readiness.withdraw(engine)
     refresh_classes(farm, [engine])
     out.sends.append((engine.agent, StopEngine(engine.name, patience_s(engine) if grace_s is None else grace_s)))
 
 
-def patience_s(engine: Engine) -> float:
-    """How long an engine that was told to end may take."""
+def patience_s(engine: EngineEntry) -> float:
+    """Return how long an engine that was told to end may take."""
     return EXIT_S + (engine.environment.teardown_s if engine.environment is not None else 0.0)

@@ -64,20 +64,21 @@ class KernelError(TaskFarmError):
 
 
 class QueueCleared(KernelError):
-    """This command waited on the engine behind one of yours that failed, and was dropped."""
+    """A command that waited on the engine behind a failed one, and was dropped."""
 
 
 class EngineLost(KernelError, RuntimeError):
     """The engine's process ended while the task or command was on it.
-    Not `TaskAborted` (somebody asked for that) nor `TimeLimitExceeded` (the task's own rule)."""
+
+    This is neither `TaskAborted` (somebody asked for that) nor `TimeLimitExceeded` (the task's own rule)."""
 
 
 class InvalidEngineID(KernelError, IndexError):
-    """There is no engine of that id: see ``mec.get_ids()``."""
+    """No engine has this id; ``mec.get_ids()`` lists the ids."""
 
 
 class NoEnginesRegistered(KernelError, RuntimeError):
-    """The farm has no engines now: ``ipytaskfarm engines add`` starts some."""
+    """The farm has no engines now; ``ipytaskfarm engines add`` starts some."""
 
 
 class InvalidDeferredID(KernelError, KeyError):
@@ -131,7 +132,7 @@ class CompositeError(KernelError):
             print(f"[{engine_id}:{verb}]:\n{text}\n", file=file or sys.stdout)
 
     def raise_exception(self, excid: int = 0) -> None:
-        """Raise one engine's exception.  A bad index: IndexError."""
+        """Raise one engine's exception.  IndexError: there is none of that number."""
         raise self._pick(excid)[2]
 
     def _pick(self, excid: int) -> tuple[int, str, BaseException]:
@@ -142,28 +143,29 @@ class CompositeError(KernelError):
 
 
 class TaskError(TaskFarmError):
-    """What can become of a task other than a result."""
+    """The ends of a task other than a result."""
 
 
 class TaskAborted(TaskError):
-    """Somebody aborted the task.  Inside the task it was seen as `TaskCancelled`."""
+    """Somebody aborted the task.  Inside the task this was raised as `TaskCancelled`."""
 
 
 class TaskTimeout(TaskError, TimeoutError):
     """No engine could take the task within the farm's ``unmet_timeout``.
-    Not `TimeLimitExceeded`: that one ran, and ran too long."""
+
+    The task never began; a task that runs too long raises `TimeLimitExceeded`."""
 
 
 class TimeLimitExceeded(TaskError, TimeoutError):
-    """The task ran longer than its ``time_limit``.  Not `TaskTimeout`: that one never began."""
+    """The task ran longer than its ``time_limit``.  A task that never begins raises `TaskTimeout`."""
 
 
 class TaskRejectError(TaskError):
-    """Raise it in a task to say: not on this engine.  It goes to another, and no retry is spent."""
+    """Raised by a task that must not run on this engine.  It goes to another engine, and no retry is spent."""
 
 
 class Quarantined(TaskError):
-    """Every engine that ran this task died of it; it is not run again."""
+    """Every engine that ran this task died of it.  The task is not run again."""
 
 
 class EnvironmentSetupError(TaskError):
@@ -171,11 +173,10 @@ class EnvironmentSetupError(TaskError):
 
 
 class InputsLost(TaskError):
-    """Raise it in a task whose inputs are gone: ``InputsLost({engine: [task ids]})`` (or just the ids).
+    """Raised by a task whose inputs are lost: ``InputsLost({engine: [task ids]})``, or only the ids.
 
-    Those tasks run again, and what was made of their results, then the raiser; nothing of it counts as a retry.
-    engine_lost: those engines are replaced too.  From bndl.execute's DependenciesFailed.
-    """
+    These tasks run again, then those that were made of their results, then the task that raised this.  None of it
+    counts as a retry.  engine_lost: the engines are replaced too.  From bndl.execute's DependenciesFailed."""
 
     def __init__(self, lost: Mapping[int, Iterable[int]] | Iterable[int] | str, engine_lost: bool = False) -> None:
         self.ids: list[int] = []
@@ -201,11 +202,11 @@ class TaskSkipped(DependencyFailed):
 
 
 class DuplicateTask(TaskError):
-    """Another task (or job) of the same unique key has not ended; `first` is its id."""
+    """Another task (or job) with the same unique key has not ended; `first` is its id."""
 
     @property
     def first(self) -> int | str | None:
-        """Its id, as the message names it."""
+        """Return the other task's id, as the message names it."""
         found = re.search(r"(?:^|: )(task|job) (\w+) of", str(self))
         if found is None:
             return None
@@ -225,11 +226,11 @@ class ModuleMissing(TaskError, ModuleNotFoundError):
 
 
 class BlobMissing(TaskError, LookupError):
-    """The data of a value is gone, because its task was cleared, or lies on another machine."""
+    """The data of a value is gone because its task was cleared, or is on another machine."""
 
 
 class ResultTooLarge(TaskError, ValueError):
-    """A result, or a task handed in, is larger than the farm's limit."""
+    """A result, or a task that was handed in, is larger than the farm's limit."""
 
 
 class RemoteError(TaskError):
@@ -245,7 +246,7 @@ class RemoteError(TaskError):
 
 
 class UnpickleableException(TaskFarmError, TypeError):
-    """A value that was to travel cannot be pickled; the message names it by its path inside the object."""
+    """A value cannot be pickled.  The message names it by its path inside the object."""
 
 
 class ConnectionError(TaskFarmError, builtins.ConnectionError):
@@ -257,7 +258,7 @@ class FarmNotRunning(ConnectionError):
 
 
 class FarmReplaced(ConnectionError):
-    """Another farm than the one this client knew answers now: make a new client."""
+    """Another farm answers than the one that this client knew.  Make a new client."""
 
 
 class SecurityError(TaskFarmError):
@@ -265,15 +266,15 @@ class SecurityError(TaskFarmError):
 
 
 class VersionMismatch(TaskFarmError):
-    """The two sides speak different protocols; the message names both versions."""
+    """The two sides speak different protocols.  The message names both versions."""
 
 
 class StoreError(TaskFarmError):
-    """The farm's store cannot be used; the message names the file and the remedy."""
+    """The farm's store cannot be used.  The message names the file and the remedy."""
 
 
 class StoreFull(StoreError, OSError):
-    """The store's disk is full.  Nothing that was accepted is lost; the client keeps the rest and goes on trying."""
+    """The store's disk is full.  Nothing that was accepted is lost.  The client keeps the rest and repeats it."""
 
 
 class FarmExists(TaskFarmError):
@@ -281,8 +282,10 @@ class FarmExists(TaskFarmError):
 
 
 class LauncherError(TaskFarmError):
-    """The system that is to place agents (Slurm, ssh, ...) refused, or is not there; the text is its own word."""
+    """The system that places agents (Slurm, ssh, …) refused, or is not there.  The text is the system's own."""
 
 
 class TaskCancelled(KeyboardInterrupt):
-    """Raised inside a running task that is aborted.  A KeyboardInterrupt, so that ``except Exception`` lets it pass."""
+    """Raised inside a running task that is aborted.
+
+    It is a KeyboardInterrupt, so that ``except Exception`` does not swallow it."""

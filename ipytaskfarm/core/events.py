@@ -1,4 +1,4 @@
-"""What happens to the scheduler that is not a message: peers coming and going, time, and answers to its own `Load`s."""
+"""Events that are not messages: peers that come and go, time, and answers to the scheduler's own `Load`s."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Back(msgspec.Struct, frozen=True):
 
 
 class Silent(msgspec.Struct, frozen=True):
-    """A peer was not heard for 5 s: no more work for it."""
+    """A peer was not heard for 5 s: it gets no more work."""
 
 
 class Gone(msgspec.Struct, frozen=True):
@@ -32,15 +32,15 @@ class Gone(msgspec.Struct, frozen=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """An agent's key was revoked: it is gone for good."""
+    """An agent's key was revoked: the agent never comes back."""
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Time has passed: look at the timers."""
+    """Time has passed: timers may be due."""
 
 
 class StoreRoom(msgspec.Struct, frozen=True):
-    """Whether the store has room: `why` says why not."""
+    """Whether the store has room.  `why` says why not."""
 
     why: str | None
 
@@ -55,13 +55,14 @@ class Originals(msgspec.Struct, frozen=True):
 
 
 class EndedLoaded(msgspec.Struct, frozen=True):
-    """Ended tasks that are to run again, as the store knows them; what was cleared meanwhile is not among them."""
+    """Ended tasks that run again, as the store knows them.  Tasks that were cleared meanwhile are not among them."""
 
     tasks: list[TaskRecord]
     asked: list[int]
     outcome: str
-    """What becomes of their last attempt."""
+    """The outcome that their last attempts get."""
     asker: tuple[str, int] | None = None
+    """(session, question number) of the client that asked for it."""
 
 
 Event: TypeAlias = (

@@ -1,4 +1,7 @@
-"""The handshake of a connection: who is there, and from where the two go on.  See `core.session` for what follows."""
+"""The handshake of a connection: which peer it is, and from where both sides go on.
+
+`core.session` describes what follows.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     role: str
     """client or agent; the key must allow it."""
     session: str
-    """A nonce that lives as long as the peer's process."""
+    """A random name that lives as long as the peer's process."""
     farm: str | None
-    """The farm's incarnation this peer knows; None: the first time."""
+    """The incarnation of the farm that this peer knows.  None: it is the first time."""
     epoch: int
-    """The controller's epoch this peer last spoke with; 0: none."""
+    """The epoch of the controller that this peer last spoke with.  0: none."""
     last_in: int
-    """The last packet of that epoch received from the controller."""
+    """The number of the last packet of that epoch that the peer has received."""
     name: str = ""
     """For people: ``user@host pid``, or an agent's node."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go on.  Another epoch than the peer's, or `last_in` -1: both sides count anew."""
+    """The controller's answer: go on.
+
+    With another epoch than the peer's, or `last_in` -1, both sides count from the beginning."""
 
     farm: str
     name: str
@@ -38,7 +43,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go away.  `etype` is a name of `core.errors`; final unless `later`."""
+    """The controller's answer: go away.  `etype` is a name of `core.errors`.  The answer is final unless `later`."""
 
     etype: str
     text: str

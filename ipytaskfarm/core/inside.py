@@ -1,4 +1,4 @@
-"""What the farm remembers of tasks that talk to it while they run: children, waiting, messages."""
+"""What the scheduler keeps about tasks that talk to it while they run: children, waiting, messages, progress."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .calls import TaskCall
+from .parcels import Incarnation, RunKey
 
 
 @dataclass(slots=True)
-class Lending:
+class NestedWait:
     """A run that waits for other tasks, see `core.lending`."""
 
     call: TaskCall
     ids: list[int]
-    left: set[int] = field(default_factory=set)
-    lends: bool = False
-    """Its place is lent to others."""
+    unfinished: set[int] = field(default_factory=set)
+    """Those of `ids` that have not ended."""
+    slot_lent: bool = False
+    """Whether one more engine may run on the node meanwhile."""
+
+
+@dataclass(slots=True)
+class NestedWaits:
+    """The runs that wait for other tasks."""
+
+    by_task: dict[int, set[tuple[Incarnation, RunKey]]] = field(default_factory=dict)
+    """Task -> the runs that wait for it."""
+    over: dict[tuple[Incarnation, RunKey], None] = field(default_factory=dict)
+    """Runs for which all has ended that they wait for; they continue as soon as their resources are free."""
+    lent_slots: dict[str, int] = field(default_factory=dict)
+    """An agent's session -> how many slots of its waiting runs are lent."""
 
 
 @dataclass(slots=True)
 class Family:
-    """What a task has submitted."""
+    """The children that a task has submitted."""
 
     spawned: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
-    """"trial.n" -> (check of what it was, ids)."""
+    """"trial.n" -> (checksum of what was submitted, ids)."""
 
 
 class Reader(NamedTuple):
-    """A client that waits for what a task sends."""
+    """A client that waits for the messages of a task."""
 
     session: str
     n: int
@@ -37,13 +51,24 @@ class Reader(NamedTuple):
 
 @dataclass(slots=True)
 class Mailbox:
-    """Messages to and from a task that has not ended: how many there are, and who waits for more."""
+    """The messages to and from a task that has not ended: how many there are, and who waits for more."""
 
     incoming: int = 0
     outgoing: int = 0
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Sender -> (its own number of its last one, ours)."""
+    """Sender -> (the sender's number of its last message, our number of it)."""
     posted: dict[int, int] = field(default_factory=dict)
-    """Attempt -> how many it has sent."""
+    """Attempt -> how many messages it has sent."""
     receiver: TaskCall | None = None
     readers: list[Reader] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Conversations:
+    """What unfinished tasks have said and submitted."""
+
+    families: dict[int, Family] = field(default_factory=dict)
+    """Task -> its children."""
+    mailboxes: dict[int, Mailbox] = field(default_factory=dict)
+    progress: dict[int, tuple[float, float | None, str]] = field(default_factory=dict)
+    """Running task -> (value, total, message)."""

@@ -1,125 +1,141 @@
-"""Tasks that wait for other tasks, inside their run: their place is lent to those meanwhile.
+"""Nested waits: tasks that wait inside their run for other tasks, and lend their slot to those meanwhile.
 
-What the waiting run holds of its node is given back, one more engine is started on its node, and what was sent ahead
-behind it is called back.  When all that it waits for has ended it takes its share again (as soon as there is room), is
-answered, and the additional engine ends when it is empty.
+The resources of the waiting run are given back, one more engine is started on its node, and what was sent ahead behind
+the run is recalled.  When all that the run waits for has ended it takes its resources again, as soon as they are free,
+and is answered.  The additional engine ends when it is empty.
 """
 
 from __future__ import annotations
 
-from .answers import reply
 from .calls import Await, Counted, TaskCall
+from .clock import Now
 from .decision import Decision
 from .ending import recall
-from .farm import Engine, Farm, Handing, Now
+from .engine_entry import AssignedRun, EngineEntry
+from .farm import SchedulerState
 from .gates import claim, gate, release_claim
-from .inside import Lending
+from .inside import NestedWait
 from .task import DEFAULT_RULES
 
 MAX_EXTRA_ENGINES = 32
-"""On one node; a task that waits beyond that lends nothing, and `explain` says so."""
+"""The most additional engines on one node.  A task that waits beyond that lends no slot, and `explain` says so."""
 
 
-def wait_for_tasks(farm: Farm, engine: Engine, call: TaskCall, question: Await, now: Now, out: Decision) -> None:
-    """A running task waits until these have ended; the empty list: it waits no longer."""
-    handing = engine.handed.get(call.run)
-    if handing is None:
+def wait_in_run(
+    farm: SchedulerState, engine: EngineEntry, call: TaskCall, question: Await, now: Now, out: Decision
+) -> None:
+    """Let a running task wait until these tasks have ended.  An empty list ends its wait."""
+    assigned = engine.assigned.get(call.run)
+    if assigned is None:
         return
-    left = {i for i in question.ids if i in farm.tasks and i != call.run[0]}
-    if handing.waiting is None:
-        handing.waiting = Lending(call, question.ids)
-    waiting = handing.waiting
+    left = {i for i in question.ids if i in farm.tasks.unfinished and i != call.run[0]}
+    if assigned.nested_wait is None:
+        assigned.nested_wait = NestedWait(call, question.ids)
+    waiting = assigned.nested_wait
     waiting.call = call
     waiting.ids = question.ids
-    waiting.left = left
+    waiting.unfinished = left
     for task_id in left:
-        farm.awaited.setdefault(task_id, set()).add((engine.name, call.run))
+        farm.nested_waits.by_task.setdefault(task_id, set()).add((engine.name, call.run))
     if left:
-        _lend(farm, engine, handing, waiting, now, out)
+        _lend_slot(farm, engine, assigned, waiting, now, out)
     else:
-        farm.returning[engine.name, call.run] = None
+        farm.nested_waits.over[engine.name, call.run] = None
 
 
-def _lend(farm: Farm, engine: Engine, handing: Handing, waiting: Lending, now: Now, out: Decision) -> None:
-    if waiting.lends:
+def _lend_slot(
+    farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, waiting: NestedWait, now: Now, out: Decision
+) -> None:
+    """Give back the resources of a waiting run, and let one more engine run on its node."""
+    if waiting.slot_lent:
         return
-    recall(farm, engine, [run for run in engine.handed if run != waiting.call.run], now, out)
-    if farm.lent.get(engine.agent, 0) >= MAX_EXTRA_ENGINES:
+    recall(farm, engine, [run for run in engine.assigned if run != waiting.call.run], now, out)
+    if farm.nested_waits.lent_slots.get(engine.agent, 0) >= MAX_EXTRA_ENGINES:
         return
-    waiting.lends = True
-    farm.lent[engine.agent] = farm.lent.get(engine.agent, 0) + 1
-    if handing.claim is not None:
-        release_claim(farm, farm.agents.get(engine.agent), engine.agent, handing.claim, waiting.call.run)
-        handing.claim = None
-    farm.set_timer(now.mono_s, "balance")
+    waiting.slot_lent = True
+    farm.nested_waits.lent_slots[engine.agent] = farm.nested_waits.lent_slots.get(engine.agent, 0) + 1
+    if assigned.claim is not None:
+        release_claim(farm, farm.agents.by_session.get(engine.agent), engine.agent, assigned.claim, waiting.call.run)
+        assigned.claim = None
+    farm.timers.set(now.mono_s, "balance")
 
 
-def stop_lending(farm: Farm, engine: Engine, handing: Handing, now_s: float | None) -> None:
-    """It has its place again, or needs it no more.  now_s: when engines are to be counted anew."""
-    waiting = handing.waiting
+def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, now_s: float | None) -> None:
+    """Forget a run's wait: it continues, or it is over.
+
+    now_s: when (monotonic) the engines are counted anew; None: at once."""
+    waiting = assigned.nested_wait
     if waiting is None:
         return
-    for task_id in waiting.left:
-        watched = farm.awaited.get(task_id)
+    for task_id in waiting.unfinished:
+        watched = farm.nested_waits.by_task.get(task_id)
         if watched is not None:
             watched.discard((engine.name, waiting.call.run))
             if not watched:
-                del farm.awaited[task_id]
-    farm.returning.pop((engine.name, waiting.call.run), None)
-    handing.waiting = None
-    if waiting.lends:
-        farm.lent[engine.agent] -= 1
-        if not farm.lent[engine.agent]:
-            del farm.lent[engine.agent]
-        farm.set_timer(now_s if now_s is not None else 0.0, "balance")
+                del farm.nested_waits.by_task[task_id]
+    farm.nested_waits.over.pop((engine.name, waiting.call.run), None)
+    assigned.nested_wait = None
+    if waiting.slot_lent:
+        farm.nested_waits.lent_slots[engine.agent] -= 1
+        if not farm.nested_waits.lent_slots[engine.agent]:
+            del farm.nested_waits.lent_slots[engine.agent]
+        farm.timers.set(now_s if now_s is not None else 0.0, "balance")
 
 
-def note_end(farm: Farm, task_id: int) -> None:
-    """A task has ended that others wait for inside their runs."""
-    for name, run in farm.awaited.pop(task_id, ()):
-        engine = farm.engines.get(name)
-        handing = engine.handed.get(run) if engine is not None else None
-        if handing is not None and handing.waiting is not None:
-            handing.waiting.left.discard(task_id)
-            if not handing.waiting.left:
-                farm.returning[name, run] = None
+def note_task_end(farm: SchedulerState, task_id: int) -> None:
+    """Tell the runs that wait for a task that it has ended."""
+    for name, run in farm.nested_waits.by_task.pop(task_id, ()):
+        engine = farm.engines.by_name.get(name)
+        assigned = engine.assigned.get(run) if engine is not None else None
+        if assigned is not None and assigned.nested_wait is not None:
+            assigned.nested_wait.unfinished.discard(task_id)
+            if not assigned.nested_wait.unfinished:
+                farm.nested_waits.over[name, run] = None
 
 
-def settle_returning(farm: Farm, now: Now, out: Decision) -> None:
-    """At the end of a turn: those whose waiting is over go on, where there is room for what they hold."""
-    for name, run in list(farm.returning):
-        engine = farm.engines.get(name)
-        handing = engine.handed.get(run) if engine is not None else None
-        task = farm.tasks.get(run[0])
-        if engine is None or handing is None or handing.waiting is None or task is None:
-            del farm.returning[name, run]
+def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Let the runs continue that have nothing left to wait for and whose resources are free.
+
+    Called at the end of a turn."""
+    for name, run in list(farm.nested_waits.over):
+        engine = farm.engines.by_name.get(name)
+        assigned = engine.assigned.get(run) if engine is not None else None
+        task = farm.tasks.unfinished.get(run[0])
+        if engine is None or assigned is None or assigned.nested_wait is None or task is None:
+            del farm.nested_waits.over[name, run]
             continue
-        waiting = handing.waiting
-        agent = farm.agents.get(engine.agent)
-        if waiting.lends and agent is not None:
-            asks = (task.rules or DEFAULT_RULES).asks
-            if asks is not None and asks.gated:
-                if gate(farm, agent, asks) is not None:
-                    continue  # others have its share still
-                handing.claim = claim(farm, agent, task, run)
-        failed = sum(1 for i in waiting.ids if farm.finals.get(i) or i in farm.refusals)
-        reply(engine, waiting.call, Counted(failed), out)
-        stop_lending(farm, engine, handing, now.mono_s)
+        waiting = assigned.nested_wait
+        agent = farm.agents.by_session.get(engine.agent)
+        if waiting.slot_lent and agent is not None:
+            requirements = (task.rules or DEFAULT_RULES).asks
+            if requirements is not None and requirements.gated:
+                if gate(farm, agent, requirements) is not None:
+                    continue  # others still have its resources
+                assigned.claim = claim(farm, agent, task, run)
+        failed = sum(map(farm.tasks.has_failed, waiting.ids))
+        out.reply(engine.agent, waiting.call, Counted(failed))
+        end_wait(farm, engine, assigned, now.mono_s)
 
 
-def check_lending(farm: Farm) -> None:
-    """What must hold of it between two turns.  Raises AssertionError."""
+def check_nested_waits(farm: SchedulerState) -> None:
+    """Assert what must hold of nested waits between two turns.  Raises AssertionError."""
     lent: dict[str, int] = {}
-    for engine in farm.engines.values():
-        for run, handing in engine.handed.items():
-            waiting = handing.waiting
+    for engine in farm.engines.by_name.values():
+        for run, assigned in engine.assigned.items():
+            waiting = assigned.nested_wait
             if waiting is None:
                 continue
-            lent[engine.agent] = lent.get(engine.agent, 0) + waiting.lends
-            over = not waiting.left
-            assert over == ((engine.name, run) in farm.returning), f"run {run} waits for nothing, or is forgotten"
-            for task_id in waiting.left:
-                assert task_id in farm.tasks, f"run {run} waits for task {task_id}, which has ended"
-                assert (engine.name, run) in farm.awaited.get(task_id, ()), f"run {run} is not told of {task_id}"
+            lent[engine.agent] = lent.get(engine.agent, 0) + waiting.slot_lent
+            over = not waiting.unfinished
+            assert over == ((engine.name, run) in farm.nested_waits.over), (
+                f"run {run} waits for nothing, or is forgotten"
+            )
+            for task_id in waiting.unfinished:
+                assert task_id in farm.tasks.unfinished, f"run {run} waits for task {task_id}, which has ended"
+                assert (engine.name, run) in farm.nested_waits.by_task.get(task_id, ()), (
+                    f"run {run} is not told of {task_id}"
+                )
     found = {agent: count for agent, count in lent.items() if count}
-    assert found == farm.lent, f"lent places are miscounted: {farm.lent} should be {found}"
+    assert found == farm.nested_waits.lent_slots, (
+        f"lent places are miscounted: {farm.nested_waits.lent_slots} should be {found}"
+    )

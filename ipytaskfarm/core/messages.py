@@ -6,22 +6,20 @@ The processes of a farm never import one another: this file is where they meet. 
 2. agent -> controller and back;
 3. agent -> engine and back (the *lane*).
 
-What a task is made of, and what comes back of it, stands in `core.parcels`, how large values reach other machines in
-`core.pieces`.
-Tables that answer questions stand in `core.tables`, what client and engine say to each other through the others' hands
-in `core.work` and `core.verbs`, what tasks ask of their engines in `core.demands`, the handshake of a connection in
-`core.handshake`, what the evaluator is asked in `core.verdicts`.
+Neighbours: `core.parcels` (what a task is made of, and what comes back), `core.pieces` (large values), `core.tables`
+(answers to questions), `core.work` and `core.verbs` (what only clients and engines read), `core.calls` (calls of
+running tasks), `core.demands` (requirements of tasks), `core.handshake`, and `core.verdicts` (the evaluator).
 
-Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by
-their class name, so that a tape of messages can be read by a person.
+Structs that travel by the thousand are arrays without a tag (``array_like``).  All others are tagged by their class
+name, so that a person can read a tape of messages.
 
-Words ending in ``_s`` are seconds: wall-clock seconds since the epoch where the name says when
-(``submitted_s``), plain durations otherwise (``run_s``).  An *engine* in a message is an incarnation,
-``"<agent session>.<counter>"``; an *engine id* is the small number people see.
+Names that end in ``_s`` are seconds: wall-clock seconds since the epoch where the name says when (``submitted_s``),
+plain durations otherwise (``run_s``).  An *engine* in a message is an incarnation, ``"<agent session>.<counter>"``; an
+*engine id* is the small number that people see.
 
-To add a message: add the struct here, add it to the union of its direction, and write its handler
-(``core/handlers`` for what the controller receives, ``agent/``, ``engine/`` or ``client/`` for the rest).
-Changing a struct in a way that an older peer cannot read raises ``PROTOCOL``.
+To add a message: add the struct here, add it to the union of its direction, and write its handler (``core/handlers``
+for what the controller receives, ``agent/``, ``engine/`` or ``client/`` for the rest).  A change that an older peer
+cannot read raises ``PROTOCOL``.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ from .tables import (
     TaskTable,
 )
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Peers with another number are refused, with both versions named."""
 
 
@@ -56,7 +54,7 @@ PROTOCOL = 4
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Tasks handed in, their ids ascending within each block."""
+    """Tasks that are handed in; the ids ascend within each block."""
 
     tasks: list[Submission]
     functions: list[Function] = []
@@ -68,19 +66,19 @@ class NeedIds(msgspec.Struct, frozen=True, tag=True):
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):
-    """Question: tell me when these end.  Answer: `Watched`."""
+    """Question: tell this client when these tasks end.  Answer: `Watched`."""
 
     ids: list[int]
 
 
 class Fetch(msgspec.Struct, frozen=True, tag=True):
-    """Question: the results of these.  Answer: `Fetched`."""
+    """Question: the results of these tasks.  Answer: `Fetched`."""
 
     ids: list[int]
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
-    """Question.  Answer: `Aborted`, one outcome per id."""
+    """Question: end these tasks.  Answer: `Aborted`, one outcome per id."""
 
     ids: list[int]
     interrupt: bool = True
@@ -89,21 +87,22 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):
-    """Question: forget these final results (None: all).  Answer: `Cleared`."""
+    """Question: forget these ended tasks (None: all).  Answer: `Cleared`."""
 
     ids: list[int] | None = None
 
 
 class Retry(msgspec.Struct, frozen=True, tag=True):
-    """Question: hand these failed tasks in again as new linked ones (failed_only=False: those that ended well too).
-    Answer: `Retried`."""
+    """Question: hand in these failed tasks again, as new ones linked to them.  Answer: `Retried`.
+
+    failed_only=False: those that succeeded too."""
 
     ids: list[int]
     failed_only: bool = True
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question.  Answer: `QueueStatusReply`."""
+    """Question: how many tasks are in each state?  Answer: `QueueStatusReply`."""
 
     verbose: bool = False
 
@@ -116,38 +115,40 @@ class Tasks(msgspec.Struct, frozen=True, tag=True):
     state: str | None = None
     """scheduled, pending, succeeded, failed, unfinished, finished or None."""
     last: int = 0
-    """No more than so many, those with the highest ids; 0: all."""
+    """At most so many, those with the highest ids.  0: all."""
 
 
 class Explain(msgspec.Struct, frozen=True, tag=True):
-    """Question: for people.  Answer: `Text`."""
+    """Question: why is a task where it is, in words?  Answer: `Text`."""
 
     id: int
 
 
 class Check(msgspec.Struct, frozen=True, tag=True):
-    """Question: which engines could serve a task of these rules, and why not the others.  Answer: `Checked`."""
+    """Question: which engines could serve a task of these rules, and why not the others?  Answer: `Checked`."""
 
     rules: Rules | None
     functions: list[Function] = []
 
 
 class Stuck(msgspec.Struct, frozen=True, tag=True):
-    """Question: why does none of these move?  Answer: `Text`, empty if one of them runs, may run, or has ended."""
+    """Question: why does none of these tasks move?  Answer: `Text`, empty if one of them runs, may run or has ended."""
 
     ids: list[int]
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: what do these tasks (None: this session's) print now?  Answer: `Number`, how many engines were asked;
-    an `Output` from each that has something new.  seen: (task, attempt, characters of stdout, of stderr) known."""
+    """Question: what do these tasks (None: this session's) print now?
+
+    Answer: `Number`, how many engines were asked; then an `Output` from each that has something new.  seen: (task,
+    attempt, characters of stdout, of stderr) that the client knows."""
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int]] = []
 
 
 class MarkDone(msgspec.Struct, frozen=True, tag=True):
-    """Question: let this task have ended well, with that encoded `ResultBody`.  Answer: `Flag`."""
+    """Question: let this task succeed with that encoded `ResultBody`.  Answer: `Flag`."""
 
     id: int
     body: bytes
@@ -162,21 +163,22 @@ class MarkFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class PauseJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: start nothing of these jobs (on=False: go on).  Answer: `Number`, how many tasks wait for that."""
+    """Question: start no task of these jobs (on=False: resume).  Answer: `Number`, how many tasks wait for it."""
 
     ids: list[str]
     on: bool = True
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Question: give these nodes' engines nothing more (on=False: go on).  Answer: `Number`, how many agents."""
+    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `Number`, how many agents."""
 
     nodes: list[str]
     on: bool = True
 
 
 class FindJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: jobs of that id or name (None: all) whose tasks were not all cleared.  Answer: `JobTable`.
+    """Question: the jobs of that id or name (None: all) of which not all tasks were cleared.  Answer: `JobTable`.
+
     tasks=True: with the ids of their tasks."""
 
     wanted: str | None = None
@@ -184,8 +186,9 @@ class FindJobs(msgspec.Struct, frozen=True, tag=True):
 
 
 class Send(msgspec.Struct, frozen=True, tag=True):
-    """Question: these for that task, which has not ended.  mark: the sender's own name for them: taken once.
-    Answer: `Number`, the last one's number."""
+    """Question: send these messages to a task that has not ended.  Answer: `Number`, the last one's number.
+
+    mark: the sender's own name for them; a repetition is recognised by it."""
 
     id: int
     bodies: list[bytes]
@@ -193,21 +196,22 @@ class Send(msgspec.Struct, frozen=True, tag=True):
 
 
 class Read(msgspec.Struct, frozen=True, tag=True):
-    """Question: what that task has sent behind this number.  Answer: `Letters`, as soon as there are some, or none
-    when it has ended."""
+    """Question: the messages from a task behind this number.
+
+    Answer: `Letters`, as soon as there are some, or none when the task has ended."""
 
     id: int
     after: int = 0
 
 
 class ProgressOf(msgspec.Struct, frozen=True, tag=True):
-    """Question: how far have these come that run?  Answer: `ProgressTable`."""
+    """Question: how far have these running tasks come?  Answer: `ProgressTable`."""
 
     ids: list[int]
 
 
 class History(msgspec.Struct, frozen=True, tag=True):
-    """Question: what happened, and when.  Answer: `EventTable`, in order of time, the last so many that match."""
+    """Question: what happened, and when?  Answer: `EventTable`, in order of time, the last events that match."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -217,25 +221,25 @@ class History(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stack(msgspec.Struct, frozen=True, tag=True):
-    """Question: where is this running task now.  Answer: `Text`."""
+    """Question: where is this running task now?  Answer: `Text`."""
 
     id: int
 
 
 class Spin(msgspec.Struct, frozen=True, tag=True):
-    """Question: drop cached depend answers and look again.  Answer: `Flag`."""
+    """Question: drop the verdicts of depend functions, and look again.  Answer: `Flag`."""
 
 
 class Engines(msgspec.Struct, frozen=True, tag=True):
-    """Question.  Answer: `EngineTable`."""
+    """Question: which engines are there?  Answer: `EngineTable`."""
 
 
 class CommandQueues(msgspec.Struct, frozen=True, tag=True):
-    """Question: which commands wait on which engines.  Answer: `CommandQueueTable`."""
+    """Question: which commands wait on which engines?  Answer: `CommandQueueTable`."""
 
 
 class FarmStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question.  Answer: `FarmState`."""
+    """Question: how is the farm?  Answer: `FarmState`."""
 
 
 class SetWanted(msgspec.Struct, frozen=True, tag=True):
@@ -247,70 +251,75 @@ class SetWanted(msgspec.Struct, frozen=True, tag=True):
 
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     """Question: end these engines, and want that many fewer.  Answer: `Number`.
-    drain: what runs there comes to its end first; else it is lost with its engine."""
+
+    drain: their running tasks end first; else they are lost with their engines."""
 
     ids: list[int]
     drain: bool = True
 
 
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
-    """Question: send these agents away, by their names.  Answer: `Number`, how many are there.
-    within_s: how long what runs there may go on (None: to its end); then it is dealt with as at a stop."""
+    """Question: send away the agents of these names.  Answer: `Number`, how many there are.
+
+    within_s: how long running tasks may go on (None: to their ends); then they are treated as at a stop."""
 
     names: list[str]
     within_s: float | None = None
 
 
 class AgentsEnded(msgspec.Struct, frozen=True, tag=True):
-    """Question: their launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
+    """Question: the launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
 
     names: list[str]
     why: str
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
-    """Question: start no task (on=False: go on).  Answer: `Flag`, whether it was held before."""
+    """Question: start no task (on=False: resume).  Answer: `Flag`, whether the farm was held before."""
 
     on: bool = True
 
 
 class Compact(msgspec.Struct, frozen=True, tag=True):
-    """Question: give the room of cleared tasks back to the disk; the controller does nothing else meanwhile.
-    Answer: `Text`."""
+    """Question: give the room of cleared tasks back to the disk.  Answer: `Text`.
+
+    The controller does nothing else meanwhile."""
 
 
 class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
-    """Question: the farm's keys have changed, read them anew.  Answer: `Number`, how many connections were cut."""
+    """Question: read the farm's keys, which have changed.  Answer: `Number`, how many connections were cut."""
 
 
 class Connections(msgspec.Struct, frozen=True, tag=True):
-    """Question: who is connected, by which key.  Answer: `ConnectionTable`."""
+    """Question: who is connected, by which key?  Answer: `ConnectionTable`."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Question: end the farm.  Answer: `Flag` at once.
+
     drain_s: how long running tasks may go on (None: until they end)."""
 
     drain_s: float | None = 10.0
 
 
 class SetSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question: keep this command for every fresh engine.  Answer: `Flag` once it is on disk.
+    """Question: keep this command for every new engine.  Answer: `Flag` once it is on disk.
+
     The same `key` replaces the earlier entry."""
 
     key: str
     verb: str
     body: bytes
     text: str = ""
-    """For people: what `mec.sticky()` shows."""
+    """For people: shown by `mec.sticky()`."""
 
 
 class ListSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question.  Answer: `StickyTable`."""
+    """Question: which sticky commands are there?  Answer: `StickyTable`."""
 
 
 class ClearSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question: forget these entries (None: all).  Answer: `Number`, how many."""
+    """Question: forget these sticky commands (None: all).  Answer: `Number`, how many."""
 
     keys: list[str] | None = None
 
@@ -324,32 +333,31 @@ Question: TypeAlias = (
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """A question with a number of the client's choosing; the `Answer` bears the same."""
+    """A question with a number that the client has chosen; the `Answer` has the same."""
 
     n: int
     question: Question
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
-    """A MultiEngine command to these engine ids (None: all): one `CommandAnswer` each.
+    """A MultiEngine command to these engine ids (None: all).  Each engine answers with a `CommandAnswer`.
 
-    The verbs and their bodies are a matter between client and engine (`core.verbs`).
-    An unknown id is answered alone, with `error` InvalidEngineID, and nothing is run.
-    """
+    Only clients and engines read the verbs and their bodies (`core.verbs`).  An unknown id is answered alone, with
+    `error` InvalidEngineID, and nothing is run."""
 
     n: int
     engines: list[int] | None
     verb: str
     body: bytes = b""
     text: str = ""
-    """For people: what `mec.queue_status()` shows."""
+    """For people: shown by `mec.queue_status()`."""
 
 
 ClientMessage: TypeAlias = Submit | NeedIds | Ask | Command
 
 
 class IdBlock(msgspec.Struct, frozen=True, tag=True):
-    """Task ids first..last (inclusive) are this client's."""
+    """Task ids first..last (inclusive) belong to this client."""
 
     first: int
     last: int
@@ -362,14 +370,14 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Full(msgspec.Struct, frozen=True, tag=True):
-    """Nothing from this id on was accepted: keep it, and send again after a second."""
+    """Nothing from this id on was accepted: the client keeps it, and sends it again after a second."""
 
     first_id: int
     why: str
 
 
 class Finals(msgspec.Struct, frozen=True, tag=True):
-    """Tasks that ended: those this session handed in or watches."""
+    """Tasks that have ended: those that this session handed in or watches."""
 
     finals: list[Final]
 
@@ -382,19 +390,19 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reopened(msgspec.Struct, frozen=True, tag=True):
-    """These had ended well and run again: their results are not to be shown any more."""
+    """Tasks that had succeeded run again: their results are not valid any more."""
 
     ids: list[int]
 
 
 class Watched(msgspec.Struct, frozen=True, tag=True):
-    """Finals follow (or have come) for all but these."""
+    """The ends of all tasks but these follow, or have come."""
 
     unknown: list[int]
 
 
 class Fetched(msgspec.Struct, frozen=True, tag=True):
-    """Final ones in full; the others by id."""
+    """The ended tasks with their results; the others by id."""
 
     finals: list[Final]
     unfinished: list[int] = []
@@ -408,17 +416,17 @@ class Aborted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cleared(msgspec.Struct, frozen=True, tag=True):
-    """How many were forgotten; which are not there; which are not final."""
+    """How many tasks were forgotten, which are not there, and which have not ended."""
 
     count: int
     missing: list[int] = []
     unfinished: list[int] = []
     needed: list[int] = []
-    """Results that other tasks have yet to take."""
+    """Tasks whose results other tasks have yet to take."""
 
 
 class Retried(msgspec.Struct, frozen=True, tag=True):
-    """(old id, new id) pairs; which could not be: not there, or not failed."""
+    """(old id, new id) pairs, and the tasks that could not be retried: not there, or not failed."""
 
     ids: list[tuple[int, int]]
     missing: list[int] = []
@@ -426,11 +434,11 @@ class Retried(msgspec.Struct, frozen=True, tag=True):
 
 
 class Checked(msgspec.Struct, frozen=True, tag=True):
-    """Per engine: its id, its node, and why it cannot serve the task ("": it can)."""
+    """For each engine: its id, its node, and why it cannot serve the task ("": it can)."""
 
     rows: list[tuple[int, str, str]]
     unmet: str = ""
-    """Why no engine ever can, as the farm is now; "": one can."""
+    """Why no engine can ever serve it, as the farm is now.  "": one can."""
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):
@@ -472,24 +480,24 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
     engine_id: int
     ok: bool
     body: bytes = b""
-    """ok: the verb's own packed value; else an encoded `FailureBody`."""
+    """ok: the verb's own packed value.  Not ok: an encoded `FailureBody`."""
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):
-    """Something that whoever handed in a task should know; shown as a warning, once."""
+    """Something that the client of a task should know; it is shown as a warning, once."""
 
     text: str
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):
-    """What a running task has printed since the last one."""
+    """What a running task has printed since the last `Output`."""
 
     run: RunKey
     engine_id: int
     stdout: str
     stderr: str
     seen: tuple[int, int]
-    """Characters of stdout and stderr until here."""
+    """The number of characters of stdout and stderr up to here."""
 
 
 ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened
@@ -506,25 +514,26 @@ class EngineReport(msgspec.Struct, frozen=True):
     id: int
     pid: int
     ready: bool
-    """It has said hello and can be given work."""
+    """Whether the engine has said hello and can be given work."""
     started_s: float
     facts: dict[str, Any] = {}
     held: list[RunKey] = []
-    """Handed to it and not acknowledged by the controller yet, in order: held, running, or done."""
+    """Runs that were sent to the engine and that the controller has not acknowledged: waiting, running or ended, in
+    order."""
     properties: Properties | None = None
     connection_file: str = ""
     prepared: bool = False
-    """Start-up code and sticky state have been run on it."""
+    """Whether the engine has run the start-up code and the sticky commands."""
     finished: int = 0
-    """Runs that it has ended."""
+    """How many runs the engine has ended."""
     environment: Environment | None = None
-    """What it was told to prepare for; None: it is blank."""
+    """The environment that the engine was given.  None: it is blank."""
     set_up: bool = False
-    """The environment's setup has ended well."""
+    """Whether the environment's setup has succeeded."""
     holding: tuple[RunKey, Allotment] | None = None
-    """What its running task was allotted."""
+    """The resources of the engine's running task."""
     recycling: tuple[tuple[str, Recycle], ...] = ()
-    """As the last hand-out said."""
+    """As the last `HandOut` said."""
 
 
 class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -533,17 +542,18 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int | None = None
     exit_code: int | None = None
     cause: str = ""
-    """time limit, "memory: …", abort, stopped, stuck ... where the agent knows; else ""."""
+    """time limit, "memory: …", abort, stopped, stuck … where the agent knows it, else ""."""
     peak_bytes: int = 0
     output: str = ""
-    """The last lines it printed."""
+    """The last lines that the engine printed."""
     dump: str = ""
-    """faulthandler's text."""
+    """The text of faulthandler."""
 
 
 class AgentState(msgspec.Struct, frozen=True, tag=True):
-    """The first message of an agent in an epoch: what it is and what it holds.
-    Results not yet acknowledged follow as `Results`, losses of earlier sessions as `EngineLost`."""
+    """The first message of an agent in an epoch: what it is, and its engines with their runs.
+
+    Results that were not acknowledged follow as `Results`, losses of earlier sessions as `EngineLost`."""
 
     node: str
     pid: int
@@ -553,61 +563,61 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     python: str
     engines: list[EngineReport]
     slots: int | None = None
-    """Most engines it may have; None: no limit of its own."""
+    """How many engines there may be at most.  None: the agent has no limit of its own."""
     former: list[str] = []
-    """Sessions of agents that had this one's folder before it: they are dead, and what their engines left follows."""
+    """Sessions of agents that had this one's folder before.  They are dead; what became of their engines follows."""
     resources: dict[str, float] = {}
-    """What there is of each resource, found or declared."""
+    """How much there is of each resource, found or declared."""
     gpus: tuple[str, ...] = ()
-    """The devices' names; as many as resources["gpu"]."""
+    """The devices' names, as many as resources["gpu"] says."""
     priority: int = 0
-    """Agents of a higher one are given tasks first."""
+    """Agents of a higher priority are given tasks first."""
     utc_offset_s: int = 0
-    """Of the node's local time, as it is now; `NodeState` says when it changes."""
+    """The node's local time minus UTC, as it is now.  `NodeState` says when it changes."""
     name: str = ""
-    """By which its launcher knows it; "": none placed it."""
+    """The name by which the agent's launcher knows it.  "": no launcher placed it."""
     brings: int | None = None
-    """How many engines it brings; None: it takes its share of those that the farm wants."""
+    """How many engines the agent brings.  None: it takes its share of those that the farm wants."""
     time_left_s: float | None = None
-    """Until it is to leave; None: nobody limits its time."""
+    """How long until the agent has to leave.  None: its time is not limited."""
     wall_s: float = 0.0
-    """By its clock, when this is said; 0: it does not say."""
+    """The time of the agent's clock when the message was written.  0: the agent does not say."""
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
-    """Whoever placed this agent has told it to end: give it nothing more.  within_s: it cannot stay any longer."""
+    """The agent was told to end: it gets no more work.  within_s: after so long it is gone."""
 
     within_s: float
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag=True):
-    """An engine said hello and can be given work."""
+    """An engine has said hello and can be given work."""
 
     report: EngineReport
 
 
 class EngineLost(msgspec.Struct, frozen=True, tag=True):
-    """An engine's process is gone; all its finished results were sent before this."""
+    """An engine's process is gone.  All its finished results were sent before this."""
 
     engine: Incarnation
     id: int
     running: RunKey | None
     known: bool
-    """The flight recorder could be read, so `running` is the truth and the rest never began."""
+    """Whether the flight recorder could be read: then `running` is true, and the other runs never began."""
     crash: Crash
     expected: bool = False
-    """It was told to end."""
+    """Whether the engine was told to end."""
 
 
 class Results(msgspec.Struct, frozen=True, tag=True):
-    """Ended attempts from one engine's ring.  Agents put `msgspec.Raw` records in here, unopened."""
+    """Ended attempts from one engine's flight recorder.  Agents put `msgspec.Raw` records in here, unopened."""
 
     engine: Incarnation
     ended: list[Ended]
 
 
 class Returned(msgspec.Struct, frozen=True, tag=True):
-    """These were not begun and never will be on this engine: recalled, or no longer fitting."""
+    """Runs that were not begun and never will be on this engine: recalled, or no longer fitting."""
 
     engine: Incarnation
     runs: list[RunKey]
@@ -625,13 +635,13 @@ class CommandDone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Properties(msgspec.Struct, frozen=True, tag=True):
-    """The user's properties of an engine, whole, each time they change.  `packed` is a packed dict."""
+    """All the user's properties of an engine, each time they change.  `packed` is a packed dict."""
 
     engine: Incarnation
     version: int
     packed: bytes
     plain: dict[str, str | float | bool] = {}
-    """Those of its values that are text or numbers, for conditions: the controller unpickles nothing."""
+    """The values that are text or numbers, for conditions: the controller unpickles nothing."""
 
 
 class StackText(msgspec.Struct, frozen=True, tag=True):
@@ -642,7 +652,7 @@ class StackText(msgspec.Struct, frozen=True, tag=True):
 
 
 class OutputText(msgspec.Struct, frozen=True, tag=True):
-    """The answer to an `OutputQuery`: bounded, the oldest left out if there is too much."""
+    """The answer to an `OutputQuery`.  It is bounded: of too much text the oldest is left out."""
 
     n: int
     run: RunKey
@@ -652,34 +662,37 @@ class OutputText(msgspec.Struct, frozen=True, tag=True):
 
 
 class NodeState(msgspec.Struct, frozen=True, tag=True):
-    """How a node does; every few seconds, if it has changed."""
+    """The load and the free memory and disk of a node, sent every few seconds if they have changed."""
 
     load: float
-    """Share of its cores that is busy, 0 to 1."""
+    """The share of the cores that is busy, 0 to 1."""
     free_memory: int
     free_disk: int
-    """Bytes, where its engines' files are."""
+    """Bytes, where the engines' files are."""
     utc_offset_s: int = 0
-    """Of its local time."""
+    """The node's local time minus UTC."""
     fetched_blobs: int = 0
-    """So many large values were brought to it, …"""
+    """How many large values were brought to the node since its agent began."""
     fetched_bytes: int = 0
-    """… of so many bytes, since its agent began."""
+    """How many bytes these had."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):
-    """An engine's environment is ready; error: it never will be.  An error without an identity: a task has changed the
-    process for good."""
+    """An engine's environment is ready.  error: why it never will be.
+
+    An error without an identity: a task has changed the engine's process for good.
+    """
 
     engine: Incarnation
     identity: str
-    setup_s: float
     error: str = ""
 
 
 class Demand(msgspec.Struct, frozen=True, tag=True):
-    """A running task wants to hold so much from now on, all in all.  Answer: `Granted`, at once or when it is free.
-    Repeated by who waits: it says what is wanted, not what is added."""
+    """A running task requests these resources, in place of what it has.  Answer: `Granted`, at once or when they are
+    free.
+
+    The task repeats its request.  It says what is wanted, not what is added, so a repetition changes nothing."""
 
     engine: Incarnation
     run: RunKey
@@ -688,13 +701,13 @@ class Demand(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineNote(msgspec.Struct, frozen=True, tag=True):
-    """Something about an engine that people should know (failed to start, start-up code raised, ...)."""
+    """Something about an engine that people should know (it failed to start, its start-up code raised, …)."""
 
     id: int
     text: str
     engine: Incarnation | None = None
     failed_start: bool = False
-    """No engine came of this `StartEngine`."""
+    """Whether a `StartEngine` has failed."""
 
 
 AgentMessage: TypeAlias = (
@@ -727,7 +740,7 @@ class StartEngine(msgspec.Struct, frozen=True, tag=True):
 
 
 class StopEngine(msgspec.Struct, frozen=True, tag=True):
-    """End this engine: exit by itself within grace_s, else killed.  `EngineLost(expected=True)` follows."""
+    """End this engine: it exits by itself within grace_s, else it is killed.  `EngineLost(expected=True)` follows."""
 
     engine: Incarnation
     grace_s: float = 2.0
@@ -737,29 +750,29 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     """The result of another task, for this run's arguments."""
 
     number: int
-    """By which the payload asks for it."""
+    """The number under which the payload asks for the value."""
     task: int
     reason: str = ""
-    """Why that one failed; "": it did not."""
+    """Why that task failed.  "": it succeeded."""
     body: bytes | None = None
-    """Its encoded `ResultBody`; None: it is not there any more."""
+    """The encoded `ResultBody`.  None: it is gone."""
     failure: Failure | None = None
 
 
 class Special(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only some runs come with."""
+    """What only some runs are sent with."""
 
     inputs: list[Input] = []
     trial: int = 1
     state: bytes = b""
     """What the last trial left, a packed dict."""
     received: int = 0
-    """Messages that earlier trials have read."""
+    """How many messages earlier trials have read."""
     parent: int | None = None
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One attempt to be run by an engine."""
+    """One attempt that an engine is to run."""
 
     task: int
     attempt: int
@@ -767,48 +780,50 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     function: str | None = None
     time_limit_s: float | None = None
     properties_version: int | None = None
-    """The version a depend function said yes to; another one now: return it unrun."""
+    """The version of the properties that a depend function accepted.  With another version the engine returns the run
+    unrun."""
     environment: str | None = None
-    """Identity of the environment that it needs; the batch brings the code with its functions."""
+    """Identity of the environment that the run needs.  The batch brings the code with its functions."""
     measured: bool = False
-    """Report the engine's memory with its end."""
+    """Whether the engine's memory is reported with the run's end."""
     allotment: Allotment | None = None
     special: Special | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
-    """Attempts in the order in which they are to be run, with the functions the engine has not seen."""
+    """Runs in the order in which they are run, with the functions that the engine has not seen."""
 
     runs: list[Run]
     functions: list[Function] = []
 
 
 class HandOut(msgspec.Struct, frozen=True, tag=True):
-    """A `Batch` for an engine, still encoded, and what is in it."""
+    """A `Batch` for an engine, still encoded, and which runs are in it."""
 
     engine: Incarnation
     runs: list[RunKey]
     batch: msgspec.Raw
     environment: Environment | None = None
-    """The engine's from now on."""
+    """The engine's environment from now on."""
     allotment: Allotment | None = None
-    """Of its one run."""
+    """The resources of the batch's only run."""
     recycling: tuple[tuple[str, Recycle], ...] = ()
-    """When the engine is recycled: the agent keeps it for the controller's next life."""
+    """When the engine is recycled.  The agent keeps this for the controller's next life."""
     graces: dict[int, float] | None = None
-    """Task -> seconds between the interrupt of its time limit and the signals that end its engine, where it says so."""
+    """Task -> seconds between the interrupt of its time limit and the signals, for tasks with a time of their own."""
 
 
 class Recall(msgspec.Struct, frozen=True, tag=True):
-    """Give these back (`Returned`) if they were not begun; else their `Ended` is the answer."""
+    """Give these runs back (`Returned`) if they were not begun; else their `Ended` is the answer."""
 
     engine: Incarnation
     runs: list[RunKey]
 
 
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
-    """Stop this attempt: interrupt, after grace_s terminate, after another half of it kill.
-    Not begun: it is returned.  Ended already: nothing happens."""
+    """Stop this run: interrupt it, after grace_s terminate its engine, after another half of that kill it.
+
+    A run that has not begun is returned.  For a run that has ended nothing happens."""
 
     engine: Incarnation
     run: RunKey
@@ -816,8 +831,10 @@ class Interrupt(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineCommand(msgspec.Struct, frozen=True, tag=True):
-    """A MultiEngine command for one engine.  (session, n) names it: a second one of that name is answered, not run.
-    session "" is the farm itself: start-up code and sticky state."""
+    """A MultiEngine command for one engine.
+
+    (session, n) names it: a second command of that name is answered, not run.  session "" is the farm itself: start-up
+    code and sticky commands."""
 
     engine: Incarnation
     session: str
@@ -844,7 +861,7 @@ class OutputQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `Demand`: what the run holds from now on; `error`: why it never can."""
+    """The answer to a `Demand`: the resources of the run from now on.  error: why it can never have more."""
 
     engine: Incarnation
     run: RunKey
@@ -854,25 +871,25 @@ class Granted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """End all engines and then yourself; results come first."""
+    """End all engines and then the agent; results are sent first."""
 
     grace_s: float = 2.0
 
 
 class Leave(msgspec.Struct, frozen=True, tag=True):
-    """End yourself when your engines have ended, which are told one by one.  within_s: then at the latest."""
+    """End the agent when its engines have ended, which are told one by one.  within_s: at the latest after so long."""
 
     within_s: float | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, tag=True):
-    """The farm's lease: so long after you last heard the controller your engines have to be gone."""
+    """The farm's lease: an agent's engines must be gone when it has not heard the controller for so long."""
 
     lease_s: float
 
 
 class EnginePrepared(msgspec.Struct, frozen=True, tag=True):
-    """Start-up code and sticky state have been run: say so (`EngineReport.prepared`) in the next inventory."""
+    """The engine has run start-up code and sticky commands; the agent reports this (`EngineReport.prepared`)."""
 
     engine: Incarnation
 
@@ -897,7 +914,7 @@ ToAgent: TypeAlias = (
 
 
 # --------------------------------------------------------------------------------------------------
-# 3. The lane: agent <-> engine.  Results do not travel here: they stand in the flight recorder.
+# 3. The lane: agent <-> engine.  Results do not travel here: they are in the flight recorder.
 
 
 class LaneHello(msgspec.Struct, frozen=True, tag=True):
@@ -910,7 +927,7 @@ class LaneHello(msgspec.Struct, frozen=True, tag=True):
 
 
 class LaneExit(msgspec.Struct, frozen=True, tag=True):
-    """Finish the running task, return the rest, exit."""
+    """Finish the running task, return the other runs, and exit."""
 
 
 FromEngine: TypeAlias = (

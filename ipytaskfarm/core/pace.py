@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 CHUNK_S = 0.015
-"""What a chunk should take.  Below the 20 ms up to which engines are sent work ahead, far above what a task costs."""
+"""How long a chunk should take: below the 20 ms after which work that was sent ahead may be recalled, far above what a
+task costs.
+"""
 
 GROWTH = 32
-"""At most so many times what the last ones held: the first items may have been the quick ones."""
+"""A chunk has at most so many times the items of the last ones: the first items may have been the quick ones."""
 
 CHUNKS_PER_ENGINE = 4
-"""So many at a time: one runs, the others are ahead of it or on their way."""
+"""So many chunks per engine are under way: one runs, the others are sent ahead or on their way."""
 
 ITEMS_MAX = 20_000
 
 
 class Pace:
-    """Measures chunks, and says how large the next one is to be."""
+    """Measures chunks, and says how many items the next one has."""
 
     def __init__(self, engines: int) -> None:
         self._engines = max(1, engines)
@@ -27,11 +29,13 @@ class Pace:
 
     @property
     def window(self) -> int:
-        """How many chunks to have under way at once."""
+        """Return how many chunks to have under way at once."""
         return self._engines * CHUNKS_PER_ENGINE
 
     def size(self, left: int | None) -> int:
-        """Items for the next chunk; left: how many there are, None if nobody knows."""
+        """Return how many items the next chunk has.
+
+        left: how many items there are still; None: nobody knows."""
         if self._item_s is None:
             return 1
         size = self._wanted = max(1, min(int(CHUNK_S / self._item_s), self._largest * GROWTH, self._items_max))
@@ -41,7 +45,9 @@ class Pace:
         return max(1, size)
 
     def ended(self, items: int, run_s: float, large: bool) -> None:
-        """A chunk took so long; large: its values were too many bytes for a message."""
+        """Note how long a chunk took.
+
+        large: its values were too many bytes for one message."""
         if items < self._wanted // (GROWTH // 2):
             return  # an early one, or one of the last: they say less
         self._largest = max(self._largest, items)

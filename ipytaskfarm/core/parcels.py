@@ -1,11 +1,11 @@
 """What a task is made of (`Rules`, `Submission`) and what comes back (`Ended`, `Final`).
 
-Values that travel inside the messages of `core.messages`, and that the store keeps.  What client and engine say to each
-other through the others' hands stands in `core.work`, what tasks ask of their engines in `core.demands`.
+These values travel inside the messages of `core.messages`, and the store keeps them.  Values that only clients and
+engines read are in `core.work`, requirements of tasks in `core.demands`.
 
-Structs that travel by the thousand are arrays without a tag (``array_like``).  Words ending in ``_s`` are seconds:
+Structs that travel by the thousand are arrays without a tag (``array_like``).  Names that end in ``_s`` are seconds:
 wall-clock seconds since the epoch where the name says when (``submitted_s``), plain durations otherwise (``run_s``).
-An *engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* is the small number people see.
+An *engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* is the small number that people see.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .needs import Needs
 
 Incarnation: TypeAlias = str
 RunKey: TypeAlias = tuple[int, int]
-"""(task id, attempt number): names one run of one task, for ever."""
+"""(task id, attempt number): names one run of one task, and is never given again."""
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """A recovery task: runs under the id of the task whose retries are used up."""
+    """A recovery task: it runs under the id of the task whose retries are spent."""
 
     payload: bytes
     function: str | None = None
@@ -31,62 +31,62 @@ class Recovery(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where and how often a task runs.  None in its place means: all defaults."""
+    """Where and how often a task runs.  None in its place means that all rules are defaults."""
 
     name: str | None = None
     priority: int = 0
     retries: int = 0
     lost_retries: int | None = None
-    """Retries after the loss of an engine; None: they come out of `retries`."""
+    """Retries after the loss of an engine.  None: they are taken from `retries`."""
     time_limit_s: float | None = None
     targets: tuple[int, ...] | None = None
     depend: str | None = None
-    """Digest of the depend function, sent as a `Function`."""
+    """Digest of the depend function, whose code is sent as a `Function`."""
     recovery: Recovery | None = None
     retry_of: int | None = None
-    """The task that this one is a linked retry of."""
+    """The task of which this one is a linked retry."""
     job: str | None = None
-    """Id of the job that it belongs to."""
+    """Id of the job that the task belongs to."""
     asks: Asks | None = None
-    """What it asks of its engine and node; None: nothing."""
+    """What the task requires of its engine and node.  None: nothing."""
     grace_s: float | None = None
-    """Between its interrupt and the signals that end its engine; None: the farm's."""
+    """Between the task's interrupt and the signals that end its engine.  None: as the farm's settings say."""
     retry_delays_s: tuple[float, ...] = ()
-    """Before the first, second … run after an error; the last one holds for all that follow."""
+    """Before the first, second … run after an error.  The last one holds for all further runs."""
     retry_on: tuple[str, ...] = ()
-    """Qualified names of the exceptions after which it is run again, subclasses included; (): all."""
+    """Qualified names of the exceptions after which the task is run again, subclasses included.  (): all."""
     defer_s: float = 300.0
-    """Before the next trial of a deferred run that does not say it itself."""
+    """Before the next trial of a deferred run that does not give a time itself."""
     defer_max_s: float = 3600.0
-    """So long after its first trial's begin a deferral is its end."""
+    """A run that is deferred later than this after the first trial's begin has failed."""
     warn_after_s: float | None = None
-    """So long may it run before somebody is told."""
+    """The client is warned when a run takes longer."""
     unique: str | None = None
-    """It is refused while another task of this key has not ended."""
+    """The task is refused while another task with this key has not ended."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):
-    """A job that tasks of the same message belong to.  The same id again: it has become larger."""
+    """A job that tasks of the same message belong to.  When the same id comes again, the job has become larger."""
 
     id: str
     name: str
     total: int
-    """It has ended when so many tasks of it have been handed in, and have all ended."""
+    """The job has ended when so many of its tasks have been handed in and have ended."""
     environment: str | None = None
-    """Identity of its default environment, which it uses as long as it has not ended."""
+    """Identity of the job's default environment, which it uses as long as it has not ended."""
     recycle: Recycle | None = None
     abort_on_failure: bool = False
-    """The first of its tasks that fails ends all others."""
+    """Whether the first of its tasks that fails ends all others."""
     abort_on_disconnect: bool = False
-    """So does the end of its client's connection."""
+    """Whether the end of its client's connection ends all its tasks."""
     unique: str | None = None
-    """Its tasks are refused while another job of this key has not ended."""
+    """The job's tasks are refused while another job with this key has not ended."""
     opened_s: float = 0.0
-    """When it was first handed in."""
+    """When the job was first handed in."""
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
-    """The code of a function, named by its normalised digest and sent once per receiver."""
+    """The code of a function, named by its normalised digest and sent once to each receiver."""
 
     digest: str
     code: bytes
@@ -101,13 +101,13 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     function: str | None = None
     rules: Rules | None = None
     blobs: tuple[str, ...] = ()
-    """Digests of the blobs that its payload and its recovery tasks' need, see `doors.blobs`."""
+    """Digests of the blobs that the payload and the payloads of the recovery tasks need, see `doors.blobs`."""
     needs: Needs | None = None
-    """What it waits for."""
+    """What the task waits for."""
 
 
 class Packed(NamedTuple):
-    """A task ready to be handed in; the id comes later."""
+    """A task that can be handed in; it gets its id later."""
 
     payload: bytes
     function: str | None = None
@@ -116,45 +116,45 @@ class Packed(NamedTuple):
     """The code of `function`, of the depend functions and of the recovery tasks."""
     raw: bool = False
     blobs: tuple[str, ...] = ()
-    """Digests of the large values that were written beside it."""
+    """Digests of the large values that were written beside the payload."""
     needs: Needs | None = None
-    """What it waits for; tasks of its own job that have no id yet stand there as -1 - position."""
+    """What the task waits for.  Tasks of its own job that have no id yet are named -1 - position."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """Why an attempt failed, as much as the controller needs to know (text is hostile, and bounded)."""
+    """Why an attempt failed, as far as the controller needs to know.  The texts are hostile, and bounded."""
 
     etype: str
     value: str
     place: str = ""
     """``file:line in function`` of the user's innermost frame."""
     kinds: tuple[str, ...] = ()
-    """Qualified names of the exception's class and of its bases, for `Rules.retry_on`; not kept in the store."""
+    """Qualified names of the exception's class and its bases, for `Rules.retry_on`.  The store does not keep them."""
 
 
 class Deferral(msgspec.Struct, frozen=True, tag=True):
-    """The run has ended by its own wish, to come again."""
+    """The run has ended because it asked to be run again later."""
 
     after_s: float | None = None
     """None: as the task's rules say."""
     message: str = ""
     """For people."""
     state: bytes = b""
-    """A packed dict, given to the next trial."""
+    """A packed dict that the next trial gets."""
     received: int = 0
-    """So many of the messages sent to the task were read."""
+    """How many of the messages sent to the task were read."""
 
 
 class LostInputs(msgspec.Struct, frozen=True, tag=True):
-    """The run has found that results which it was given are gone."""
+    """The run has found that results which it was given are lost."""
 
     ids: tuple[int, ...]
     engines: tuple[int, ...] = ()
-    """Engine ids to be replaced, because what they held is gone with them."""
+    """Ids of engines that are replaced, because what they held is lost too."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The end of one attempt, as the engine's runner wrote it into the flight recorder."""
+    """The end of one attempt, as the engine wrote it into the flight recorder."""
 
     task: int
     attempt: int
@@ -164,13 +164,13 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     run_s: float
     failure: Failure | None = None
     body: bytes = b""
-    """An encoded `ResultBody`; opaque to agent and controller."""
+    """An encoded `ResultBody`; agent and controller do not look into it."""
     blobs: tuple[str, ...] = ()
     """Digests of the blobs that the body needs."""
     memory_bytes: int = 0
-    """The engine's private memory after it, if the run asked for that."""
+    """The engine's private memory after the run, if the run asked for it."""
     word: Deferral | LostInputs | None = None
-    """What outcome "deferred" or "inputs lost" means."""
+    """The details of outcome "deferred" or "inputs lost"."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
@@ -186,7 +186,7 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A task's end, as clients are told.  `body` None: the result is there but has to be fetched."""
+    """A task's end, as clients are told.  `body` None: there is a result, and it has to be fetched."""
 
     id: int
     reason: str
@@ -203,4 +203,4 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     history: list[AttemptRow] = []
     """The attempts before the last one."""
     blobs: tuple[str, ...] = ()
-    """Digests of the blobs that the body needs: for the store alone, it does not give them back."""
+    """Digests of the blobs that the body needs.  Only the store uses them; it does not give them back."""

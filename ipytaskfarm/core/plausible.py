@@ -1,11 +1,11 @@
-"""What agents say, before anything is decided on it: theirs to say, and within bounds.
+"""Validation of agents' messages: whether the agent may send this, and whether the values are within bounds.
 
-An agent is enrolled, and not trusted.  It speaks of the engines of its own session (or of those before it in its
-folder), never of another's; what it says of them can make nobody else's memory or time unbounded, and no arithmetic
-of the scheduler fail.  What is not its to say is dropped, and counted in `Farm.dropped`; numbers and texts beyond all
-reason are cut to what is bearable.  Honest agents are not touched by any of this.
+An agent is enrolled, and not trusted.  It may speak of the engines of its own session (or of those before it in its
+folder), never of another's.  What it says of them can make nobody else's memory or time unbounded, and no arithmetic of
+the scheduler fail.  A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`; numbers and
+texts beyond all reason are cut.  Messages of honest agents pass unchanged.
 
-An engine's incarnation names its agent's session, and that its agent: ``slurm-1.0:5e2f….3``.
+An engine's incarnation names its agent's session, and the session names the agent: ``slurm-1.0:5e2f….3``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from msgspec.structs import replace
 from .calls import Progress, TaskCall
 from .checks import INT_MAX, INT_MIN
 from .choice import PLACEMENTS
+from .clock import Now
 from .demands import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .events import Event
-from .farm import Farm, Now
+from .farm import SchedulerState
 from .messages import (
     AgentState,
     CommandDone,
@@ -37,6 +38,7 @@ from .messages import (
     NodeState,
     OutputText,
     Properties,
+    Refusal,
     Results,
     Returned,
     SetUp,
@@ -44,22 +46,21 @@ from .messages import (
 )
 from .needs import IF_FAILED, Needs
 from .parcels import Deferral, Ended, Failure, LostInputs, Rules
-from .pieces import ReadBlob
 
 ENGINES_MAX = 4096
-"""Of one agent: four times the cores of the largest machines."""
+"""The most engines of one agent: four times the cores of the largest machines."""
 HELD_MAX = 65_536
-"""Runs that one engine may say it holds: batches of 2,048, and what has ended and was not acknowledged."""
+"""The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 FORMER_MAX = 64
 FACTS_BYTES = 8192
 PROPERTIES_BYTES = 16 * 2**20
 NAMES_MAX = 256
 TEXT_MAX = 2000
 LONG_TEXT_MAX = 64 * 1024
-"""Of a dying engine's last words, and of stacks."""
+"""For the last words of a dying engine, and for stacks."""
 OUTPUT_MAX = 2**20
 AMOUNT_MAX = 2.0**60
-"""More than there is of anything."""
+"""More than there is of any resource."""
 SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
@@ -69,48 +70,52 @@ SHARED = "agent"
 
 
 def owner(engine: str) -> str:
-    """The session of the agent whose engine that is."""
+    """Return the session of the agent that an engine belongs to."""
     return engine.rpartition(".")[0]
 
 
 def agent_name(session: str) -> str:
-    """By which its key lets it in; "": the session has none."""
+    """Return the agent's name according to its key.  "": the session has none."""
     return session.rpartition(":")[0]
 
 
 def goes_by(agent: str, names: Iterable[str]) -> bool:
-    """Whether an agent's name is one of these, or one of several that share it (``dask-1.host`` goes by ``dask-1``)."""
+    """Return whether an agent's name is one of these, or one of several that share it.
+
+    The agent ``dask-1.host`` goes by the name ``dask-1``."""
     return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
-def heard(farm: Farm, session: str, event: Event, now: Now) -> Event | None:
-    """The event as it may be dealt with; None: it is not to be.  What agents do not say is passed through."""
+def validated(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
+    """Return the event as it may be handled.  None: it is dropped.
+
+    Events that are not agents' messages are returned unchanged."""
     check = _CHECKS.get(type(event))
     if check is None:
         return event
     checked: Event | None = check(farm, session, event, now)
     if checked is None:
-        farm.dropped += 1
+        farm.diagnostics.dropped += 1
     return checked
 
 
-def _speaks_for(farm: Farm, session: str, engine: str) -> bool:
+def _speaks_for(farm: SchedulerState, session: str, engine: str) -> bool:
     of = owner(engine)
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     return agent is not None and (of == session or of in agent.former)
 
 
-# -- engines that it has
+# -- an agent and its engines
 
 
-def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> AgentState:
+def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now) -> AgentState:
     name = agent_name(session)
     former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
     engines: dict[str, EngineReport] = {}
     for report in event.engines:
         if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
             engines.setdefault(clean.engine, clean)
-    farm.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
+    farm.diagnostics.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
     return replace(
         event,
         node=_text(event.node, 200),
@@ -131,17 +136,19 @@ def _agent_state(farm: Farm, session: str, event: AgentState, now: Now) -> Agent
     )
 
 
-def _own_name(by_key: str, said: str) -> str:
-    """What its key says it is; this machine's own agents share a key, and have no name."""
-    return "" if by_key == SHARED else by_key or _text(said, 200)
+def _own_name(by_key: str, reported: str) -> str:
+    """Return the agent's name: what its key says, or what it says itself.
+
+    This machine's own agents share a key, which has no name."""
+    return "" if by_key == SHARED else by_key or _text(reported, 200)
 
 
-def _leaving(farm: Farm, session: str, event: Leaving, now: Now) -> Leaving:
+def _leaving(farm: SchedulerState, session: str, event: Leaving, now: Now) -> Leaving:
     return Leaving(_seconds(event.within_s, 0.0))
 
 
-def _engine_up(farm: Farm, session: str, event: EngineUp, now: Now) -> EngineUp | None:
-    agent = farm.agents.get(session)
+def _engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now) -> EngineUp | None:
+    agent = farm.agents.by_session.get(session)
     report = _report(session, event.report, now)
     if agent is None or report is None:
         return None
@@ -151,7 +158,7 @@ def _engine_up(farm: Farm, session: str, event: EngineUp, now: Now) -> EngineUp 
 
 
 def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None:
-    """None: it is not an engine of this session's."""
+    """Return a checked report.  None: the engine is not of this session."""
     if owner(report.engine) != session or not 0 <= report.id <= 2**31:
         return None
     properties = report.properties
@@ -186,16 +193,16 @@ def _allotment(allotment: Allotment) -> Allotment:
     return replace(allotment, amounts=_amounts(allotment.amounts), gpus=allotment.gpus[:NAMES_MAX])
 
 
-# -- what it says of one of them
+# -- reports about one engine
 
-Check = Callable[[Farm, str, Any, Now], Any]
+Check = Callable[[SchedulerState, str, Any, Now], Any]
 
 
-def _of_engine(farm: Farm, session: str, event: Any, now: Now) -> Any:
+def _of_engine(farm: SchedulerState, session: str, event: Any, now: Now) -> Any:
     return event if _speaks_for(farm, session, event.engine) else None
 
 
-def _engine_lost(farm: Farm, session: str, event: EngineLost, now: Now) -> EngineLost | None:
+def _engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now) -> EngineLost | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     crash = event.crash
@@ -212,7 +219,7 @@ def _engine_lost(farm: Farm, session: str, event: EngineLost, now: Now) -> Engin
     )
 
 
-def _results(farm: Farm, session: str, event: Results, now: Now) -> Results | None:
+def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Results | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     if all(map(_is_sound, event.ended)):
@@ -221,7 +228,7 @@ def _results(farm: Farm, session: str, event: Results, now: Now) -> Results | No
 
 
 def _is_sound(ended: Ended) -> bool:
-    """Whether there is nothing to be looked at; it is asked for each result."""
+    """Return whether a result needs no correction; this is asked for each result."""
     return (
         0.0 <= ended.run_s <= SECONDS_MAX
         and 0.0 <= ended.started_s <= SECONDS_MAX
@@ -238,7 +245,7 @@ def _sound(ended: Ended, now: Now) -> Ended:
         run_s=_seconds(ended.run_s, 0.0),
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
-        word=_word(ended.word),
+        word=_detail(ended.word),
     )
 
 
@@ -247,15 +254,15 @@ def _failure(failure: Failure) -> Failure:
     return Failure(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
 
 
-def _word(word: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
-    if isinstance(word, Deferral):
-        after_s = None if word.after_s is None else _seconds(word.after_s, 0.0)
-        received = _within(word.received, 0, NUMBER_MAX)
-        return replace(word, after_s=after_s, message=_text(word.message, TEXT_MAX), received=received)
-    return word
+def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
+    if isinstance(detail, Deferral):
+        after_s = None if detail.after_s is None else _seconds(detail.after_s, 0.0)
+        received = _within(detail.received, 0, NUMBER_MAX)
+        return replace(detail, after_s=after_s, message=_text(detail.message, TEXT_MAX), received=received)
+    return detail
 
 
-def _properties(farm: Farm, session: str, event: Properties, now: Now) -> Properties | None:
+def _properties(farm: SchedulerState, session: str, event: Properties, now: Now) -> Properties | None:
     return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
 
 
@@ -265,38 +272,38 @@ def _is_small(properties: Properties) -> bool:
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
 
 
-def _set_up(farm: Farm, session: str, event: SetUp, now: Now) -> SetUp | None:
+def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
     return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
 
 
-def _demand(farm: Farm, session: str, event: Demand, now: Now) -> Demand | None:
+def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Demand | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
-    # More than there is of anything: who asks for that is told so.
+    # A request for more than there is of anything is answered with an error.
     amounts = {name[:200]: value if value <= AMOUNT_MAX else AMOUNT_MAX for name, value in event.amounts.items()}
     return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
 
 
-def _progress(farm: Farm, session: str, event: Progress, now: Now) -> Progress | None:
+def _progress(farm: SchedulerState, session: str, event: Progress, now: Now) -> Progress | None:
     if not _speaks_for(farm, session, event.engine) or not isfinite(event.value):
         return None
     total = event.total if event.total is None or isfinite(event.total) else None
     return replace(event, total=total, message=_text(event.message, TEXT_MAX))
 
 
-def _engine_note(farm: Farm, session: str, event: EngineNote, now: Now) -> EngineNote | None:
-    agent = farm.agents.get(session)
+def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now) -> EngineNote | None:
+    agent = farm.agents.by_session.get(session)
     if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
         return None
-    # Only a start that was asked for can fail: each failure makes all of them wait.
+    # Only a start that was asked for can fail, because each failure delays all others.
     failed = event.failed_start and event.id in agent.starting
     return replace(event, text=event.text[:TEXT_MAX], failed_start=failed)
 
 
-# -- what it says of its node, and answers to questions
+# -- reports about the node, and answers to queries
 
 
-def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeState:
+def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) -> NodeState:
     return NodeState(
         event.load if 0.0 <= event.load <= 1.0 else 1.0,
         _within(event.free_memory, 0, NUMBER_MAX),
@@ -307,18 +314,13 @@ def _node_state(farm: Farm, session: str, event: NodeState, now: Now) -> NodeSta
     )
 
 
-def _read_blob(farm: Farm, session: str, event: ReadBlob, now: Now) -> ReadBlob | None:
-    """A blob is named by what is in it: who knows the name has seen it in something that was meant for it."""
-    return event if session in farm.agents and not unbearable(event) else None
-
-
-def _stack_text(farm: Farm, session: str, event: StackText, now: Now) -> StackText | None:
-    asked = farm.stacks.get(event.n)
+def _stack_text(farm: SchedulerState, session: str, event: StackText, now: Now) -> StackText | None:
+    asked = farm.requests.stacks.get(event.n)
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
 
 
-def _output_text(farm: Farm, session: str, event: OutputText, now: Now) -> OutputText | None:
-    asked = farm.outputs.get(event.n)
+def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now) -> OutputText | None:
+    asked = farm.requests.outputs.get(event.n)
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
         return None
     seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
@@ -342,9 +344,8 @@ _CHECKS: dict[type, Check] = {
     Demand: _demand,
     TaskCall: _of_engine,
     Progress: _progress,
-    ReadBlob: _read_blob,
 }
-"""Each message of agents; a test looks that none is missing."""
+"""Each message of agents that reaches the scheduler; a test checks that none is missing."""
 
 
 # -- values
@@ -355,7 +356,7 @@ def _within(value: int, least: int, most: int) -> int:
 
 
 def _seconds(value: float, otherwise: float) -> float:
-    """A duration or a moment; otherwise: instead of none that anybody could mean."""
+    """Return a duration or a moment, or `otherwise` where the value makes no sense."""
     return value if 0.0 <= value <= SECONDS_MAX else otherwise
 
 
@@ -365,53 +366,61 @@ def _amounts(amounts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _text(text: str, most: int) -> str:
-    """One line of it, for tables and logs."""
+    """Return one line of the text, for tables and logs."""
     return text[:most] if text.isprintable() else "".join(c if c.isprintable() else " " for c in text[:most])
 
 
-# -- what clients hand in
+# -- tasks and questions of clients
 
 
-def unbearable(said: object) -> str:
-    """What in a message of a client no store could keep, no clock reckon with, and no rule mean; "": nothing.
+def why_refused(question: object) -> Refusal | None:
+    """Return the answer to a question that makes no sense.  None: it can be answered."""
+    why = why_not_storable(question)
+    return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
-    Numbers beyond 64 bits, and such as are not finite, wherever they stand in it; words that nobody knows."""
+
+def why_not_storable(value: object) -> str:
+    """Return what in a client's message, or in a part of it, cannot be stored or has no meaning.  "" means nothing.
+
+    Numbers must fit 64 bits and be finite, wherever they stand; words must be known, and durations within bounds."""
     try:
-        return _unbearable(said)
+        return _why_not_storable(value)
     except RecursionError:
         return "it is nested too deeply"
 
 
-def _unbearable(said: object) -> str:
-    kind = type(said)
+def _why_not_storable(value: object) -> str:
+    kind = type(value)
     if kind is int:
-        return "" if INT_MIN <= said <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
+        return "" if INT_MIN <= value <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
     if kind is float:
-        return "" if isfinite(said) else "a number in it is not finite"  # type: ignore[arg-type]
+        return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
     parts: Iterable[object]
-    if isinstance(said, list | tuple):
-        parts = [min(said), max(said)] if set(map(type, said)) == {int} else said  # ids, perhaps thousands
-    elif isinstance(said, msgspec.Struct):
-        parts = [getattr(said, name) for name in said.__struct_fields__]
-    elif isinstance(said, dict):
-        parts = [*said, *said.values()]
+    if isinstance(value, list | tuple):
+        # Of thousands of ids, two are enough.
+        parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
+    elif isinstance(value, msgspec.Struct):
+        parts = [getattr(value, name) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        parts = [*value, *value.values()]
     else:
         return ""
-    why = next(filter(None, map(_unbearable, parts)), "")
-    return why or (_meaningless(said) if isinstance(said, msgspec.Struct) else "")
+    why = next(filter(None, map(_why_not_storable, parts)), "")
+    return why or (_why_meaningless(value) if isinstance(value, msgspec.Struct) else "")
 
 
-def _meaningless(said: msgspec.Struct) -> str:
-    if isinstance(said, Asks):
-        return "" if said.placement is None or said.placement in PLACEMENTS else "its placement is none that is known"
-    if isinstance(said, Condition):
-        several = said.op in ("in", "not in")
-        is_sound = said.op in OPERATORS and several is isinstance(said.value, tuple)
+def _why_meaningless(value: msgspec.Struct) -> str:
+    if isinstance(value, Asks):
+        is_known = value.placement is None or value.placement in PLACEMENTS
+        return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
+    if isinstance(value, Condition):
+        several = value.op in ("in", "not in")
+        is_sound = value.op in OPERATORS and several is isinstance(value.value, tuple)
         return "" if is_sound else "a condition in it has no such operator"
-    if isinstance(said, Needs):
-        return "" if said.if_failed in IF_FAILED else "its if_failed is none that is known"
-    if isinstance(said, Rules | Recycle | Environment):
-        durations = [getattr(said, name) for name in said.__struct_fields__ if name.endswith("_s")]
-        sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
-        return "" if sound else "a duration in it is out of all reason"
+    if isinstance(value, Needs):
+        return "" if value.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
+    if isinstance(value, Rules | Recycle | Environment):
+        durations = [getattr(value, name) for name in value.__struct_fields__ if name.endswith("_s")]
+        is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
+        return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
     return ""

@@ -1,21 +1,22 @@
-"""Where tasks wait: one queue per class, and how an engine finds the best head among those it may serve.
+"""Where tasks wait: one queue per class, and how an engine finds the best head among those that it may serve.
 
-A *class* holds the tasks that the same engines can run under the same rules (`ClassKey`).  Within a class
-tasks stand in order of (policy key, queue_seq).  Between classes an engine takes the smallest head that it may serve.
+A *class* holds the tasks that the same engines can run under the same rules (`ClassKey`).  Within a class tasks are in
+order of (policy key, queue_seq).  Between classes an engine takes the smallest head that it may serve.
 
 Nothing here scans all classes or all engines to find the next task:
 
-* classes that every engine may serve stand in one heap (`Heads`) that all engines share;
-* a restricted class stands in the heap of each engine that may serve it.
+* classes that every engine may serve are in one heap (`Heads`) that all engines share;
+* a restricted class is in the heap of each engine that may serve it.
 
-Heap entries are lazy: (key, queue_seq, class) promises only that the class's head was no earlier than that when it was
-pushed.  Looking at the top corrects it.  A class is pushed when it gets an earlier head than all its
-entries know of, so a task that nobody can run stands in nobody's heap and delays nobody.
+Heap entries are lazy: (key, queue_seq, class) promises only that the class's head was no earlier than that when the
+entry was pushed.  A look at the top corrects it.  A class is pushed when it gets an earlier head than all its entries
+know of, so a task that nobody can run is in nobody's heap and delays nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
@@ -23,67 +24,69 @@ import msgspec
 
 from .demands import Asks
 from .durations import Durations
-from .parcels import Incarnation
-from .task import DEFAULT_RULES, Task, TaskInfo
+from .parcels import Incarnation, Rules
+from .task import DEFAULT_RULES, TaskEntry, TaskInfo
 
 if TYPE_CHECKING:
-    from .farm import Engine
+    from .engine_entry import EngineEntry
 
 PolicyKey = Callable[[TaskInfo], Any]
 
 
 def fifo_key(info: TaskInfo) -> int:
-    """Higher priority first, then order of acceptance."""
+    """Order tasks by priority, the higher first, then by their acceptance."""
     return -info.priority
 
 
 class ClassKey(msgspec.Struct, frozen=True):
-    """What makes two tasks wait for the same engines."""
+    """What two tasks of one class have in common: they wait for the same engines."""
 
     depend: str | None = None
     targets: tuple[int, ...] | None = None
     avoid: frozenset[Incarnation] | None = None
     suspect: bool = False
     own: int | None = None
-    """A task id: this task has exclusions of its own (it was rejected somewhere)."""
-    asks: Asks | None = None
+    """A task's id: this task was rejected by engines, and has exclusions of its own."""
+    requirements: Asks | None = None
     job: str | None = None
-    """Only where it counts for recycling."""
+    """Set only where the job counts for recycling."""
     limit_s: float | None = None
-    """Their time limit, on farms where agents' time is limited."""
+    """The tasks' time limit, on farms where the time of agents is limited."""
 
     @property
     def restricted(self) -> bool:
-        """Whether some engine may not serve it, at some moment."""
+        """Return whether some engine may not serve the class, at some moment."""
         return bool(
             self.depend
             or self.targets is not None
             or self.avoid
             or self.own is not None
-            or self.asks is not None
+            or self.requirements is not None
             or self.limit_s is not None
         )
 
     @property
     def environment(self) -> str | None:
-        """The identity of the environment that its tasks need."""
-        return self.asks.identity if self.asks is not None else None
+        """Return the identity of the environment that the tasks need."""
+        return self.requirements.identity if self.requirements is not None else None
 
 
 OPEN_CLASS = ClassKey()
 
 
-def class_key_of(task: Task, mortal: bool) -> ClassKey:
-    """The class that a task belongs to as it is now.  mortal: there are agents whose time is limited."""
+def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
+    """Return the class that a task belongs to as it is now.
+
+    by_time_limit: whether there are agents whose time is limited."""
     rules = task.rules
     if rules is None and task.avoid is None and not task.suspect and not task.rejections:
         return OPEN_CLASS
     rules = rules or DEFAULT_RULES
     own = task.id if task.rejections else None
-    asks = rules.asks
-    job = rules.job if asks is not None and asks.by_job else None
-    limit_s = rules.time_limit_s if mortal else None
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, asks, job, limit_s)
+    requirements = rules.asks
+    job = rules.job if requirements is not None and requirements.by_job else None
+    limit_s = rules.time_limit_s if by_time_limit else None
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s)
 
 
 class TaskClass:
@@ -98,34 +101,34 @@ class TaskClass:
         self.key = key
         self.restricted = key.restricted
         self.environment = key.environment
-        recycle = key.asks.recycle if key.asks is not None else None
+        recycle = key.requirements.recycle if key.requirements is not None else None
         self.ends_with_job = recycle is not None and recycle.on_job_end
-        """Its engines are recycled when its job has ended: no other job's tasks are sent behind it."""
-        self.gated = key.limit_s is not None or (key.asks is not None and key.asks.gated)
-        self.alone = key.suspect or (key.asks is not None and key.asks.alone)
+        """Whether engines are recycled when its job ends: no other job's tasks are sent behind its own."""
+        self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
+        self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
-        """The agent that gives its engines nothing later than this class's head, until that can start there."""
-        self._heap: list[tuple[Any, int, Task]] = []
+        """The session of the agent that starts nothing later than this class's head until the head can start."""
+        self._heap: list[tuple[Any, int, TaskEntry]] = []
         self.size = 0
-        """Waiting tasks; the heap may hold more entries, of tasks that have left."""
+        """How many tasks wait.  The heap may hold more entries, of tasks that have left."""
         self.durations = Durations()
-        self.eligible: dict[Engine, None] = {}
-        """Restricted classes only: the engines that may serve it now."""
+        self.eligible: dict[EngineEntry, None] = {}
+        """The engines that may serve the class now.  Of unrestricted classes it is empty."""
 
-    def push(self, task: Task) -> bool:
-        """Queue a task; True if it is the new head."""
+    def push(self, task: TaskEntry) -> bool:
+        """Queue a task, and return whether it is the new head."""
         entry = (task.key, task.queue_seq, task)
         heappush(self._heap, entry)
         self.size += 1
         task.task_class = self
         return self._heap[0] is entry
 
-    def first(self) -> Task | None:
-        """The first waiting task, which stays."""
+    def first(self) -> TaskEntry | None:
+        """Return the first waiting task, without taking it out."""
         return self._heap[0][2] if self.head() is not None else None
 
     def head(self) -> tuple[Any, int] | None:
-        """(key, queue_seq) of the first waiting task."""
+        """Return (key, queue_seq) of the first waiting task."""
         heap = self._heap
         while heap:
             key, seq, task = heap[0]
@@ -134,8 +137,8 @@ class TaskClass:
             heappop(heap)
         return None
 
-    def pop(self, limit: tuple[Any, int] | None = None) -> Task | None:
-        """Take the first waiting task out, unless it stands later than `limit`.  None: there is none."""
+    def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
+        """Take out the first waiting task, unless it is later than `limit`.  None: there is no such task."""
         heap = self._heap
         while heap:
             key, seq, task = heap[0]
@@ -150,14 +153,14 @@ class TaskClass:
             return task
         return None
 
-    def leave(self, task: Task) -> None:
-        """A waiting task goes away (aborted, or to another class); its entry stays and is passed over."""
+    def leave(self, task: TaskEntry) -> None:
+        """Let a waiting task go, because it was aborted or changes its class.  Its entry stays and is skipped later."""
         task.task_class = None
         self.size -= 1
 
     @property
     def quick(self) -> bool:
-        """May be sent ahead of need."""
+        """Return whether tasks of the class may be sent ahead to an engine that is busy."""
         return self.durations.quick and not self.alone
 
 
@@ -178,17 +181,19 @@ class Heads:
             heappush(self._heap, (head[0], head[1], self._tie, task_class))
 
     def __len__(self) -> int:
-        """Entries, those that mean nothing any more included."""
+        """Return the number of entries, outdated ones included."""
         return len(self._heap)
 
     def drop_first(self) -> None:
-        """The class that `first` gave is not to be found here until it is pushed again."""
+        """Remove the class that `first` has returned, until it is pushed again."""
         heappop(self._heap)
 
     def preferred(
-        self, engine: Engine | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
+        self, engine: EngineEntry | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
     ) -> TaskClass | None:
-        """The earliest class that is wanted; as_urgent: of those whose heads are as urgent as the first."""
+        """Return the earliest class for which `wanted` is true.
+
+        as_urgent: only among the classes whose heads are as urgent as the first."""
         passed: list[tuple[Any, int, int, TaskClass]] = []
         found = None
         while (head := self.first(engine)) is not None and (not passed or not as_urgent or head[0] == passed[0][0]):
@@ -200,8 +205,8 @@ class Heads:
             heappush(self._heap, entry)
         return found
 
-    def first(self, engine: Engine | None = None) -> tuple[Any, int, TaskClass] | None:
-        """The class with the earliest head; with `engine`, of those that it may serve."""
+    def first(self, engine: EngineEntry | None = None) -> tuple[Any, int, TaskClass] | None:
+        """Return the class with the earliest head; with `engine`, among those that the engine may serve."""
         heap = self._heap
         while heap:
             key, seq, _, task_class = heap[0]
@@ -216,11 +221,36 @@ class Heads:
         return None
 
 
-def _serves(engine: Engine, task_class: TaskClass) -> bool:
-    # An engine keeps its environment until it ends: what needs another one need not be looked at again.
+def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
+    # An engine keeps its environment until it ends, so a class that needs another one need not be looked at again.
     return engine in task_class.eligible and serves_environment(engine, task_class.environment)
 
 
-def serves_environment(engine: Engine, identity: str | None) -> bool:
-    """Whether it has this environment, or could still take it on; None: none is needed."""
+def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
+    """Return whether an engine has this environment or is blank.  None: no environment is needed."""
     return identity is None or engine.environment is None or engine.environment.identity == identity
+
+
+@dataclass(slots=True)
+class Queues:
+    """The classes of waiting tasks, and where engines find them."""
+
+    classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    last_class: tuple[Rules, TaskClass] | None = None
+    """The class of the last fresh task that had rules."""
+    open_heads: Heads = field(default_factory=Heads)
+    """The unrestricted classes."""
+    open_size: int = 0
+    """How many tasks wait in unrestricted classes."""
+    environment_heads: Heads = field(default_factory=Heads)
+    """The classes that need an environment."""
+    size: int = 0
+    """How many tasks wait in all classes."""
+    next_seq: int = 0
+    """The `queue_seq` of the next task that joins the end of its queue."""
+    last_key: Any = None
+    """The policy key of the task that was assigned last."""
+    by_time_limit: bool = False
+    """Whether tasks with a time limit wait in classes of their own, because some agents' time is limited."""
+    has_preferences: bool = False
+    """Whether some task had a placement or a locality of its own."""

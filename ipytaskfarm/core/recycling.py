@@ -1,17 +1,19 @@
-"""When engines are ended and replaced by fresh ones: by count, time, memory, failure, or when nobody needs them.
+"""When engines are ended and replaced by new ones: by count, time, memory, failure, or because nobody needs them.
 
-Settings come with tasks (`demands.Recycle`) and are remembered on each engine that was handed one, under a *scope*:
-their environment's identity, or, for tasks of the empty environment, their job.  They are looked at between tasks and
-by timers, never within a task.
+The settings come with tasks (`demands.Recycle`).  They are kept on each engine that was assigned one of these tasks,
+under a *scope*: the identity of the tasks' environment or, for the empty environment, their job.  They are applied
+between tasks and by timers, never within a task.
 """
 
 from __future__ import annotations
 
+from .clock import Now
 from .decision import Decision
 from .demands import Recycle
 from .ending import recycle
-from .environments import drop_unused
-from .farm import Engine, EngineState, Farm, Handing, Job, Now
+from .engine_entry import AssignedRun, EngineEntry, EngineState
+from .farm import SchedulerState
+from .jobs import JobEntry
 from .parcels import Ended
 from .queue import ClassKey, TaskClass
 
@@ -19,69 +21,69 @@ DAY_S = 86400
 
 
 def scope_of(key: ClassKey) -> str:
-    """Where runs of this class count."""
+    """Return the scope under which runs of a class are counted."""
     return key.environment or key.job or ""
 
 
-def note_settings(farm: Farm, engine: Engine, task_class: TaskClass, now: Now) -> None:
-    """An engine is handed tasks of a class: their settings hold for it from now on."""
-    asks = task_class.key.asks
-    if asks is None or asks.recycle is None:
+def note_settings(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass, now: Now) -> None:
+    """Keep the recycling settings of a class on an engine that is assigned tasks of it."""
+    requirements = task_class.key.requirements
+    if requirements is None or requirements.recycle is None:
         return
-    remember(farm, engine, scope_of(task_class.key), asks.recycle, now)
+    remember_settings(farm, engine, scope_of(task_class.key), requirements.recycle, now)
 
 
-def remember(farm: Farm, engine: Engine, scope: str, settings: Recycle, now: Now) -> None:
-    """These hold for the engine to its end."""
+def remember_settings(farm: SchedulerState, engine: EngineEntry, scope: str, settings: Recycle, now: Now) -> None:
+    """Keep these settings on an engine until it ends."""
     if (scope, settings) in engine.recycling:
         return
     engine.recycling[scope, settings] = None
     due_s = _due_s(farm, engine, settings, now)
     if due_s is not None:
-        farm.set_timer(due_s, "recycle", (engine.name, settings))
+        farm.timers.set(due_s, "recycle", (engine.name, settings))
 
 
-def _due_s(farm: Farm, engine: Engine, settings: Recycle, now: Now) -> float | None:
-    """When (monotonic) the clock says that it is time."""
+def _due_s(farm: SchedulerState, engine: EngineEntry, settings: Recycle, now: Now) -> float | None:
+    """Return when (monotonic) the engine is recycled by the clock.  None: never."""
     times = []
     if settings.interval_s is not None:
         times.append(engine.started_s + settings.interval_s - now.wall_s)
     if settings.at_times_s:
-        agent = farm.agents.get(engine.agent)
+        agent = farm.agents.by_session.get(engine.agent)
         offset_s = agent.utc_offset_s if agent is not None else 0
         local_s = (now.wall_s + offset_s) % DAY_S
         times.append(min((at_s - local_s) % DAY_S or DAY_S for at_s in settings.at_times_s))
     return now.mono_s + max(0.0, min(times)) if times else None
 
 
-def room_left(engine: Engine, task_class: TaskClass) -> int | None:
-    """How many runs of this class the engine may be handed before a count is full; None: no limit."""
+def room_left(engine: EngineEntry, task_class: TaskClass) -> int | None:
+    """Return how many runs of this class the engine may still be assigned.  None: any number."""
     key = task_class.key
-    if key.asks is None:
+    if key.requirements is None:
         return None
     scope = scope_of(key)
     limits = [r.after_tasks for s, r in engine.recycling if s == scope and r.after_tasks is not None]
-    if key.asks.recycle is not None and key.asks.recycle.after_tasks is not None:
-        limits.append(key.asks.recycle.after_tasks)
+    if key.requirements.recycle is not None and key.requirements.recycle.after_tasks is not None:
+        limits.append(key.requirements.recycle.after_tasks)
     if not limits:
         return None
-    held = sum(1 for handing in engine.handed.values() if _scope_of_handing(handing) == scope)
+    held = sum(1 for assigned in engine.assigned.values() if _scope_of_run(assigned) == scope)
     return max(0, min(limits) - engine.runs.get(scope, 0) - held)
 
 
-def _scope_of_handing(handing: Handing) -> str:
-    return scope_of(handing.task_class.key) if handing.task_class is not None else ""
+def _scope_of_run(assigned: AssignedRun) -> str:
+    return scope_of(assigned.task_class.key) if assigned.task_class is not None else ""
 
 
-def count_run(engine: Engine, handing: Handing) -> None:
-    """A run has ended on this engine."""
-    scope = _scope_of_handing(handing)
+def count_run(engine: EngineEntry, assigned: AssignedRun) -> None:
+    """Count a run that has ended on an engine."""
+    scope = _scope_of_run(assigned)
     if scope:
         engine.runs[scope] = engine.runs.get(scope, 0) + 1
 
 
-def after_run(farm: Farm, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
-    """A run has ended on an engine to which settings apply."""
+def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:
+    """Recycle an engine if its settings say so after the run that has ended."""
     for scope, settings in engine.recycling:
         why = ""
         if settings.after_tasks is not None and engine.runs.get(scope, 0) >= settings.after_tasks:
@@ -95,92 +97,92 @@ def after_run(farm: Farm, engine: Engine, ended: Ended, now: Now, out: Decision)
             return
 
 
-def rest(farm: Farm, engine: Engine, now: Now) -> None:
-    """It holds nothing: it may not stay so for long."""
+def begin_idle_time(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+    """Note that an engine holds nothing, and set the timers that end it if that lasts."""
     if engine.idle_s:
         return
     engine.idle_s = now.mono_s
     limits = [settings.idle_s for _, settings in engine.recycling if settings.idle_s is not None]
     if limits:
-        farm.set_timer(now.mono_s + min(limits), "idle", (engine.name, now.mono_s))
+        farm.timers.set(now.mono_s + min(limits), "idle", (engine.name, now.mono_s))
     elif farm.settings.warm is not None and engine.environment is None:
-        farm.set_timer(now.mono_s + farm.settings.warm_s, "surplus", (engine.name, now.mono_s))
+        farm.timers.set(now.mono_s + farm.settings.warm_s, "surplus", (engine.name, now.mono_s))
 
 
-def is_idle_since(farm: Farm, name: str, since_s: float) -> Engine | None:
-    """The engine, if it has held nothing since then."""
-    engine = farm.engines.get(name)
-    if engine is None or engine.handed or engine.idle_s != since_s or engine.state != EngineState.UP:
+def is_idle_since(farm: SchedulerState, name: str, since_s: float) -> EngineEntry | None:
+    """Return the engine if it has held nothing since then."""
+    engine = farm.engines.by_name.get(name)
+    if engine is None or engine.assigned or engine.idle_s != since_s or engine.state != EngineState.UP:
         return None
     return engine
 
 
-def idle_too_long(farm: Farm, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """The timer of `rest`."""
+def idle_too_long(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
+    """Recycle an engine that was idle for too long; the timer of `begin_idle_time`."""
     engine = is_idle_since(farm, name, since_s)
     if engine is not None:
         recycle(farm, engine, f"idle for {now.mono_s - since_s:.1f} s", now, out)
 
 
-def end_surplus(farm: Farm, name: str, since_s: float, now: Now, out: Decision) -> None:
-    """More blank engines than `warm` stand idle: this one has done so for long enough."""
+def end_surplus(farm: SchedulerState, name: str, since_s: float, now: Now, out: Decision) -> None:
+    """End a blank engine that was idle for long enough, if more than `warm` blank ones are idle."""
     engine = is_idle_since(farm, name, since_s)
     if engine is None or engine.environment is not None or farm.settings.warm is None:
         return
-    blank = [e for e in farm.engines.values() if e.environment is None and not e.handed and not e.retiring]
+    blank = [e for e in farm.engines.by_name.values() if e.environment is None and not e.assigned and not e.retiring]
     if len(blank) > farm.settings.warm:
         recycle(farm, engine, "more blank engines than are kept warm", now, out)
 
 
-def time_is_up(farm: Farm, name: str, settings: Recycle, now: Now, out: Decision) -> None:
-    """The clock's turn, after what runs."""
-    engine = farm.engines.get(name)
+def recycle_at_time(farm: SchedulerState, name: str, settings: Recycle, now: Now, out: Decision) -> None:
+    """Recycle an engine by the clock, after the task that it runs."""
+    engine = farm.engines.by_name.get(name)
     if engine is None:
         return
     due_s = _due_s(farm, engine, settings, now)
     if engine.state == EngineState.UP:
         recycle(farm, engine, "its time is up", now, out)
-    elif due_s is not None:  # its agent is away: the next time of day will do
-        farm.set_timer(max(due_s, now.mono_s + 1.0), "recycle", (name, settings))
+    elif due_s is not None:  # its agent is away: it is recycled at the next time of day
+        farm.timers.set(max(due_s, now.mono_s + 1.0), "recycle", (name, settings))
 
 
-# -- what an engine was for has come to its end
+# -- jobs and environments that have ended
 
 
-def settle_jobs(farm: Farm, now: Now, out: Decision) -> None:
-    """Jobs that may have ended, environments that perhaps nobody needs any more: at the end of a turn."""
-    for job_id in farm.perhaps_ended:
-        job = farm.jobs.get(job_id)
+def settle_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Deal with jobs that may have ended and environments that may be unused.  Called at the end of a turn."""
+    for job_id in farm.jobs.perhaps_ended:
+        job = farm.jobs.by_id.get(job_id)
         if job is not None and job.complete and not job.ended:
             _end_job(farm, job, now, out)
-    farm.perhaps_ended.clear()
-    for identity in farm.perhaps_unused:
-        use = farm.environments.get(identity)
+    farm.jobs.perhaps_ended.clear()
+    for identity in farm.environments.perhaps_unused:
+        use = farm.environments.uses.get(identity)
         if use is not None and not use.referenced:
             for engine in list(use.engines):
                 _recycle_if(farm, engine, {identity}, "no job uses its environment any more", now, out, unused=True)
-        drop_unused(farm, identity)
-    farm.perhaps_unused.clear()
+        farm.environments.forget_if_unused(identity)
+    farm.environments.perhaps_unused.clear()
 
 
-def _end_job(farm: Farm, job: Job, now: Now, out: Decision) -> None:
+def _end_job(farm: SchedulerState, job: JobEntry, now: Now, out: Decision) -> None:
     job.ended = True
     scopes = {*job.environments, job.spec.id}
     why = f"job {job.spec.name} has ended"
-    for engine in list(farm.engines.values()):
+    for engine in list(farm.engines.by_name.values()):
         if any(scope in scopes for scope, _ in engine.recycling):
             _recycle_if(farm, engine, scopes, why, now, out)
-            # Of the empty environment a job's own settings speak for its own engines.
+            # For the empty environment the scope is the job, so its settings hold for its own engines.
             _recycle_if(farm, engine, {job.spec.id}, why, now, out, unused=True)
     for identity in job.environments:
-        use = farm.environments.get(identity)
+        use = farm.environments.uses.get(identity)
         if use is not None:
             use.jobs.discard(job.spec.id)
-            farm.perhaps_unused[identity] = None
+            farm.environments.perhaps_unused[identity] = None
 
 
 def _recycle_if(
-    farm: Farm, engine: Engine, scopes: set[str], why: str, now: Now, out: Decision, unused: bool = False
+    farm: SchedulerState, engine: EngineEntry, scopes: set[str], why: str, now: Now, out: Decision, unused: bool = False
 ) -> None:
     for scope, settings in engine.recycling:
         if scope in scopes and (settings.when_unreferenced if unused else settings.on_job_end):

@@ -1,63 +1,69 @@
-"""The farm as it was, from what the store remembers: the first thing a controller does.
+"""The farm as it was, from the store: the first thing that a controller makes.
 
-What was handed out stays handed out: its engines are taken for unreachable until their agents report
-(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is
-not run a second time.
+What was assigned stays assigned.  Its engines count as unreachable until their agents report
+(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is not
+run a second time.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from .farm import Agent, Batch, Block, Client, Engine, EngineState, Farm, Handing, Job, Now, Settings
+from .agent_entry import AgentEntry
+from .clients import Block, ClientEntry
+from .clock import Now
+from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .farm import SchedulerState
 from .gates import claim
-from .handlers.agents import MORTAL
+from .handlers.agents import TIME_LIMITED
 from .handlers.clients import RETRIED
 from .handlers.commands import STARTUP
 from .handlers.jobs import keep_referenced
 from .inside import Family
+from .jobs import JobEntry
 from .mail import restore_mail
 from .messages import Retried
 from .parcels import Incarnation, RunKey
 from .saves import SaveHandOut, Snapshot
+from .settings import SchedulerSettings
 from .states import State, Waiting
 from .task import QUEUED, Queued
-from .transition import count_needs, rehand, restore, task_of
+from .transition import count_dependencies, restore, restore_assignment, task_of
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
-def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -> Farm:
-    """A farm that goes on where the store left off."""
-    farm = Farm(name, snapshot.farm, settings, snapshot.epoch)
-    farm.next_id = snapshot.next_id
-    farm.chance = settings.seed
-    farm.next_queue_seq = snapshot.next_queue_seq
-    farm.next_handout = snapshot.next_handout
-    farm.functions.update(snapshot.functions)
+def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> SchedulerState:
+    """Return a farm that goes on where the store left off."""
+    farm = SchedulerState(name, snapshot.farm, settings, snapshot.epoch)
+    farm.clients.ids.next = snapshot.next_id
+    farm.readiness.random_state = settings.seed
+    farm.queues.next_seq = snapshot.next_queue_seq
+    farm.readiness.next_batch = snapshot.next_handout
+    farm.functions.stored.update(snapshot.functions)
     startup_first = sorted(snapshot.sticky, key=lambda entry: entry.key != STARTUP)
-    farm.sticky = {entry.key: entry for entry in startup_first}
-    farm.wanted = int(snapshot.settings.get("wanted") or 0)
-    farm.held = bool(snapshot.settings.get("held"))
-    farm.mortal = bool(snapshot.settings.get(MORTAL))
+    farm.requests.sticky = {entry.key: entry for entry in startup_first}
+    farm.lifecycle.wanted = int(snapshot.settings.get("wanted") or 0)
+    farm.lifecycle.held = bool(snapshot.settings.get("held"))
+    farm.queues.by_time_limit = bool(snapshot.settings.get(TIME_LIMITED))
     farm.mono_s = now.mono_s
-    farm.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
+    farm.clients.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)
-        farm.blocks.append(block)
-        farm.clients.setdefault(session, Client(session)).blocks.append(block)
+        farm.clients.ids.blocks.append(block)
+        farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
     for record in snapshot.finals:
-        farm.finals[record.id] = record.reason
+        farm.tasks.finals[record.id] = record.reason
         if record.kept:
-            farm.kept.add(record.id)
-        farm.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
-    farm.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
+            farm.tasks.kept.add(record.id)
+        farm.tasks.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
+    farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
-        job = farm.jobs[saved.spec.id] = Job(saved.spec, saved.session, saved.arrived)
+        job = farm.jobs.by_id[saved.spec.id] = JobEntry(saved.spec, saved.session, saved.arrived)
         job.failed, job.paused = saved.failed, saved.paused
         if saved.paused:
-            farm.paused.add(saved.spec.id)
+            farm.jobs.paused.add(saved.spec.id)
         if saved.spec.environment is not None:
             job.environments.add(saved.spec.environment)
     _restore_tasks(farm, snapshot, now)
@@ -65,63 +71,62 @@ def restored_farm(name: str, snapshot: Snapshot, settings: Settings, now: Now) -
         restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
     for parent, spawn, child in snapshot.children:
         trial, n, check = spawn.split(".")
-        family = farm.families.setdefault(parent, Family())
+        family = farm.conversations.families.setdefault(parent, Family())
         family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)
-    farm.drained = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
-    for job in farm.jobs.values():
+    farm.agents.drained_nodes = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
+    for job in farm.jobs.by_id.values():
         job.ended = job.complete
         if not job.ended:
             keep_referenced(farm, job)
-    if any(job.arrived < job.spec.total for job in farm.jobs.values()):
-        farm.set_timer(now.mono_s + settings.lease_s, "orphans")
+    if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
+        farm.timers.set(now.mono_s + settings.lease_s, "orphans")
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, now)
     return farm
 
 
-def _restore_tasks(farm: Farm, snapshot: Snapshot, now: Now) -> None:
+def _restore_tasks(farm: SchedulerState, snapshot: Snapshot, now: Now) -> None:
     for record in snapshot.tasks:
-        farm.tasks[record.id] = task_of(farm, record)
+        farm.tasks.unfinished[record.id] = task_of(record)
     for record in snapshot.tasks:
-        task = farm.tasks[record.id]
+        task = farm.tasks.unfinished[record.id]
         if record.needs is not None:
-            count_needs(farm, task, record.needs)
+            count_dependencies(farm, task, record.needs)
         why = QUEUED
         if record.until_s is not None and record.until_s > now.wall_s:
             waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
-            # Never longer than it was to wait when its last attempt ended, though the wall clock was set back since.
+            # Never longer than the delay at the end of its last attempt, even if the wall clock was set back since.
             since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
             delay_s = record.until_s - since_s
             why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
         restore(farm, task, why)
 
 
-def _restore_handout(farm: Farm, handout: SaveHandOut, now: Now) -> None:
+def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> None:
     engine = _engine_of(farm, handout.engine, handout.engine_id, now)
-    batch = Batch(handout.number, {}, handout.at_s)
+    batch = RecordedBatch(handout.number, {}, handout.at_s)
     for task_id, attempt in handout.runs:
         run: RunKey = (task_id, attempt)
-        batch.runs[run] = None
-        engine.handed[run] = Handing(batch, 0.0, False, None)
-        engine.closed += 1
-        task = farm.tasks.get(task_id)
+        assigned = AssignedRun(batch, 0.0, False, None)
+        engine.add_run(run, assigned)
+        task = farm.tasks.unfinished.get(task_id)
         if task is not None and attempt > task.attempt:
-            rehand(farm, task, engine, attempt)
-            # Nobody knows yet what the node has, nor which of its tasks began: until its agent says, they all hold it.
-            engine.handed[run].claim = claim(farm, farm.agents[engine.agent], task, run)
+            restore_assignment(farm, task, engine, attempt)
+            # Nobody knows yet which of the tasks began: all have claims until the agent reports.
+            assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
 
 
-def _engine_of(farm: Farm, name: Incarnation, engine_id: int, now: Now) -> Engine:
-    engine = farm.engines.get(name)
+def _engine_of(farm: SchedulerState, name: Incarnation, engine_id: int, now: Now) -> EngineEntry:
+    engine = farm.engines.by_name.get(name)
     if engine is not None:
         return engine
     session = name.rsplit(".", 1)[0]
-    agent = farm.agents.get(session)
+    agent = farm.agents.by_session.get(session)
     if agent is None:
-        agent = farm.agents[session] = Agent(session, "?", here=False, reachable=False)
+        agent = farm.agents.by_session[session] = AgentEntry(session, "?", present=False, reachable=False)
         agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
-        farm.set_timer(agent.deadline_s, "lease", session)
-    engine = Engine(name, engine_id, session, agent.node, state=EngineState.AWAY)
-    farm.enter(engine)
+        farm.timers.set(agent.deadline_s, "lease", session)
+    engine = EngineEntry(name, engine_id, session, agent.node, state=EngineState.AWAY)
+    farm.add_engine(engine)
     agent.engines[name] = engine
     return engine

@@ -1,4 +1,4 @@
-"""What the scheduler asks the store to write.  One turn's saves are one transaction, in this order of asking.
+"""What the scheduler asks the store to write.  One turn's saves are one transaction, in the order of asking.
 
 The store (`doors.store`) turns each into SQL; nothing else reads them.
 """
@@ -22,7 +22,7 @@ class SaveBlock(msgspec.Struct, frozen=True):
 
 
 class SaveAccepted(msgspec.Struct, frozen=True):
-    """All ids of the block up to this one have arrived, whatever becomes of them."""
+    """All ids of the block up to this one have arrived, whether accepted or refused."""
 
     block_first: int
     upto: int
@@ -42,7 +42,7 @@ class SaveTask(msgspec.Struct, frozen=True, gc=False):
     needs: Needs | None = None
     parent: int | None = None
     spawn: str | None = None
-    """The parent's trial, and which of its submissions it came with: "1.3"."""
+    """The parent's trial, and the number of the submission with which the task came: "1.3"."""
 
 
 class SaveFunction(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class SaveFunction(msgspec.Struct, frozen=True):
 
 
 class SaveHandOut(msgspec.Struct, frozen=True):
-    """A batch was handed to an engine; under a number that is known: what is left of it.  One row per batch."""
+    """A batch was assigned to an engine.  With a known number: what is left of that batch.  One row per batch."""
 
     number: int
     engine: Incarnation
@@ -63,13 +63,13 @@ class SaveHandOut(msgspec.Struct, frozen=True):
 
 
 class DropHandOut(msgspec.Struct, frozen=True):
-    """Every attempt of this batch has been answered."""
+    """Every attempt of this batch was answered."""
 
     number: int
 
 
 class SaveAttempt(msgspec.Struct, frozen=True):
-    """An attempt ended that was not the task's end."""
+    """An attempt has ended that was not the end of its task."""
 
     task: int
     row: AttemptRow
@@ -81,28 +81,28 @@ class SaveRequeue(msgspec.Struct, frozen=True):
     task: int
     queue_seq: int
     attempt: int
-    """Attempts begun so far; the next one is numbered one higher."""
+    """Attempts begun so far; the next one has the next number."""
     errors: int
     """Retries spent."""
     losses: int
     """Engines lost."""
     recovery: int = 0
-    """How far down the chain of recovery tasks it is; 0: the task itself."""
+    """How far down the chain of recovery tasks the task is.  0: it is the task itself."""
     payload: bytes | None = None
-    """The recovery task's own payload and function, once it is its turn."""
+    """The recovery task's own payload, once its turn has come; `function` likewise."""
     function: str | None = None
     until_s: float | None = None
-    """It waits so long (wall clock)."""
+    """The task waits until then (wall clock)."""
     trial: int = 1
     began_s: float | None = None
-    """When its first trial began."""
+    """When the first trial began."""
     state: bytes | None = None
-    """What it left for its next trial; None: what is there stays."""
+    """What the run left for the next trial.  None: the stored state stays."""
     received: int = 0
 
 
 class SaveReopen(msgspec.Struct, frozen=True):
-    """A task that had ended well is to run again: its end becomes an attempt, with this for its outcome."""
+    """A task that had succeeded runs again: its end becomes an attempt with this outcome."""
 
     task: int
     outcome: str
@@ -114,19 +114,19 @@ class SaveReopen(msgspec.Struct, frozen=True):
 
 
 class SaveFinal(msgspec.Struct, frozen=True, gc=False):
-    """A task ended.  `final.history` is not written: its rows are `SaveAttempt`s already."""
+    """A task has ended.  `final.history` is not written: its rows were saved as `SaveAttempt`s."""
 
     final: Final
 
 
 class SaveClear(msgspec.Struct, frozen=True):
-    """Final tasks to be forgotten, with everything that belongs to them alone."""
+    """Ended tasks are forgotten, with everything that belongs to them alone."""
 
     ids: list[int]
 
 
 class SaveRefusal(msgspec.Struct, frozen=True):
-    """A submission that can never be accepted: fetching its id raises this."""
+    """A submission can never be accepted: fetching its id raises this error."""
 
     task: int
     etype: str
@@ -134,7 +134,7 @@ class SaveRefusal(msgspec.Struct, frozen=True):
 
 
 class SaveJob(msgspec.Struct, frozen=True):
-    """A job, and how many of its tasks have come."""
+    """A job, and how many of its tasks have been handed in."""
 
     spec: JobSpec
     session: str
@@ -145,27 +145,27 @@ class SaveJob(msgspec.Struct, frozen=True):
 
 
 class SaveMail(msgspec.Struct, frozen=True):
-    """A message to a task (outgoing: from it), the `seq`-th of that direction."""
+    """A message to a task (outgoing: from it), with its number in that direction."""
 
     task: int
     outgoing: bool
     seq: int
     sender: str
     mark: str
-    """The sender's own name for it: who sends it again has it taken once."""
+    """The sender's own name for the message: a repetition is recognised by it."""
     at_s: float
     body: bytes
 
 
 class SaveSetting(msgspec.Struct, frozen=True):
-    """A farm-wide value that outlives the controller (wanted engines, held)."""
+    """A value of the whole farm that outlives the controller (wanted engines, held)."""
 
     key: str
     value: int | float | str | None
 
 
 class SaveSticky(msgspec.Struct, frozen=True):
-    """A command that every fresh engine runs; the same key replaces the earlier entry and keeps its place."""
+    """A command that every new engine runs.  The same key replaces the earlier entry and keeps its place."""
 
     key: str
     verb: str
@@ -213,7 +213,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A finished task: enough to count it and to find it by name."""
+    """An ended task: enough to count it and to find it by name."""
 
     id: int
     reason: str
@@ -226,7 +226,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """All that a controller remembers of its life before."""
 
     epoch: int
-    """This life's number: one more than the last one's, already on disk."""
+    """The number of this life: one more than the last one's.  It is on disk already."""
     farm: str
     """The farm's incarnation."""
     next_id: int
@@ -246,4 +246,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     children: list[tuple[int, str, int]] = []
     """(parent, spawn, id) of children whose parents have not ended."""
     mail: list[tuple[int, int, int, str]] = []
-    """(task, 1 if from it, last number, JSON list of marks) for tasks that have not ended."""
+    """(task, 1 if from it, last number, JSON list of marks) of tasks that have not ended."""

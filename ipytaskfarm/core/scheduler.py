@@ -4,12 +4,12 @@
     out = scheduler.turn([(session, event), ...], now)
 
 The caller *must* commit ``out.saves`` in one transaction before it acts on anything else in ``out``, and must call
-again at `next_deadline` at the latest, with or without events.
-Nothing here reads a clock, draws a random number, touches a socket or logs.
+again at `next_deadline` at the latest, with or without events.  Nothing here reads a clock, draws a random number,
+touches a socket or logs.
 
-Two rules: handlers decide (`core.handlers`, one function per event), and `core.transition` alone moves tasks.
-A peer's nonsense gets an answer or is ignored; an exception from here is our bug, and the caller's remedy is to stop
-and start again from the store.
+Two rules: handlers decide (`core.handlers`, one function per event), and `core.transition` alone moves tasks.  A
+message that makes no sense gets an answer or is ignored.  An exception from here is our bug: the caller stops and
+starts again from the store.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 from . import graph, lending, mail
 from . import messages as m
 from .calls import Progress, TaskCall
+from .clients import ClientEntry
+from .clock import Now
 from .decision import Decision
-from .eligibility import refresh_classes, wake
+from .eligibility import refresh_classes
+from .engine_entry import EngineState
 from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
-from .farm import Client, EngineState, Farm, Now
+from .farm import SchedulerState
 from .handlers import (
     agents,
     asking,
-    blobs,
     clients,
     commands,
     depends,
@@ -45,17 +47,15 @@ from .handlers import (
     tables,
     timers,
 )
-from .pieces import ReadBlob
+from .invariants import check
 from .placement import dispatch
-from .plausible import heard, unbearable
+from .plausible import validated, why_refused
 from .recycling import settle_jobs
-from .states import State
-from .task import Handed
 from .text import text_of
 from .verdicts import Evaluated
 
-Handler = Callable[[Farm, str, Any, Now, Decision], None]
-Answerer = Callable[[Farm, str, int, Any, Now, Decision], None]
+Handler = Callable[[SchedulerState, str, Any, Now, Decision], None]
+Answerer = Callable[[SchedulerState, str, int, Any, Now, Decision], None]
 
 QUESTIONS: dict[type, Answerer] = {
     m.Watch: clients.on_watch,
@@ -77,7 +77,6 @@ QUESTIONS: dict[type, Answerer] = {
     m.Send: mail.on_send,
     m.Read: mail.on_read,
     m.ProgressOf: inside.on_progress_of,
-    m.History: operate.on_history,
     m.Stack: commands.on_stack,
     m.Spin: lifecycle.on_spin,
     m.Engines: tables.on_engines,
@@ -88,76 +87,75 @@ QUESTIONS: dict[type, Answerer] = {
     m.RemoveAgents: leaving.on_remove_agents,
     m.AgentsEnded: leaving.on_agents_ended,
     m.Hold: lifecycle.on_hold,
-    m.Compact: lifecycle.on_compact,
-    m.ReloadKeys: lifecycle.on_reload_keys,
-    m.Connections: lifecycle.on_connections,
     m.Stop: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
-    ReadBlob: blobs.on_ask_for_blob,
 }
 
 
-LOOKING = (
-    m.Fetch, m.QueueStatus, m.Tasks, m.Explain, m.Stuck, m.FindJobs, m.ProgressOf, m.History, m.Engines,
-    m.CommandQueues, m.FarmStatus, m.Connections, m.ListSticky, ReadBlob,
+READ_ONLY = (
+    m.Fetch, m.QueueStatus, m.Tasks, m.Explain, m.Stuck, m.FindJobs, m.ProgressOf, m.Engines, m.CommandQueues,
+    m.FarmStatus, m.ListSticky,
 )  # fmt: skip
-"""Questions that change nothing in the farm."""
+"""The questions that change nothing in the scheduler's state."""
 
 
-def on_ask(farm: Farm, session: str, event: m.Ask, now: Now, out: Decision) -> None:
-    """A question: its type says who answers.  One that no honest client asks is refused."""
+def on_ask(farm: SchedulerState, session: str, event: m.Ask, now: Now, out: Decision) -> None:
+    """Answer a client's question; its type says which function answers it.  A question that makes no sense is refused.
+
+    A bug in a function that only reads is that question's error: the state is whole, so the farm goes on."""
     question = event.question
-    if why := unbearable(question):
-        out.sends.append((session, m.Answer(event.n, m.Refusal("ValueError", f"{type(question).__name__}: {why}"))))
+    refusal = why_refused(question)
+    if refusal is not None:
+        out.answer(session, event.n, refusal)
         return
     answer = QUESTIONS[type(question)]
-    if not isinstance(question, LOOKING):
+    if not isinstance(question, READ_ONLY):
         answer(farm, session, event.n, question, now, out)
         return
     try:
         answer(farm, session, event.n, question, now, out)
-    except Exception as error:  # a bug, and nothing was changed: whoever asked is told, and the farm goes on
+    except Exception as error:
         text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
         out.notes.append(text)
-        out.sends.append((session, m.Answer(event.n, m.Refusal("KernelError", text))))
+        out.answer(session, event.n, m.Refusal("KernelError", text))
 
 
-def on_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """A peer's session begins in this life of the controller; an agent says more in its `AgentState`."""
+def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
+    """Note a new session of a peer.  An agent is registered by its `AgentState`."""
     if event.role != "agent":
         clients.on_client_joined(farm, session, event, now, out)
 
 
-def on_silent(farm: Farm, session: str, event: Silent, now: Now, out: Decision) -> None:
-    """A silent agent gets no more work; a silent client costs nothing, but jobs that are to end with it do."""
-    agent = farm.agents.get(session)
+def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: Decision) -> None:
+    """Give no more work to a silent agent.  Of a silent client, abort the jobs that are to end with it."""
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.agent_silent(farm, agent, now)
     else:
         jobs.abort_disconnected(farm, session)
 
 
-def on_back(farm: Farm, session: str, event: Back, now: Now, out: Decision) -> None:
-    """Heard again: its engines may have work."""
-    agent = farm.agents.get(session)
-    if agent is None or not agent.here:
+def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
+    """Give work again to the engines of an agent that was silent."""
+    agent = farm.agents.by_session.get(session)
+    if agent is None or not agent.present:
         return
     agent.reachable = True
     agent.deadline_s = None
     for engine in agent.engines.values():
         if engine.state in (EngineState.AWAY, EngineState.UP):
             engine.state = EngineState.UP
-            wake(farm, engine)
+            farm.readiness.wake(engine)
     refresh_classes(farm, agent.engines.values())
-    # Engines may have been missing while nobody was there to start them.
-    farm.set_timer(now.mono_s, "balance")
+    # Engines may be missing that could not be started while the agent was silent.
+    farm.timers.set(now.mono_s, "balance")
 
 
-def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:
-    """A client is forgotten; an agent with engines keeps its lease."""
-    agent = farm.agents.get(session)
+def on_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
+    """Forget a client.  An agent with engines keeps its lease."""
+    agent = farm.agents.by_session.get(session)
     if agent is None:
         clients.on_client_gone(farm, session, event, now, out)
     elif agent.engines:
@@ -166,26 +164,26 @@ def on_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> N
         losses.forget_agent(farm, agent, out)
 
 
-def on_revoked(farm: Farm, session: str, event: Revoked, now: Now, out: Decision) -> None:
-    """An agent that may not come back: nobody waits for its lease."""
-    agent = farm.agents.get(session)
+def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out: Decision) -> None:
+    """Give up an agent that may not come back, without waiting for its lease."""
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.give_up(farm, agent, "its key was revoked", now, out)
 
 
-def on_ended_loaded(farm: Farm, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
-    """Ended tasks that are to run again were read from the store."""
+def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
+    """Reopen ended tasks that were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
-        submit.weigh(farm, task, now, out)
+        submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
-        out.sends.append((event.asker[0], m.Answer(event.asker[1], m.Text("reopened"))))
+        out.answer(event.asker[0], event.asker[1], m.Text("reopened"))
 
 
-def on_store_room(farm: Farm, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
-    """Whether submissions can be accepted."""
-    if (event.why is None) != (farm.full is None):
+def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
+    """Note whether tasks can be accepted."""
+    if (event.why is None) != (farm.lifecycle.full is None):
         out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
-    farm.full = event.why
+    farm.lifecycle.full = event.why
 
 
 HANDLERS: dict[type, Handler] = {
@@ -206,8 +204,7 @@ HANDLERS: dict[type, Handler] = {
     m.EngineNote: agents.on_engine_note,
     m.NodeState: asking.on_node_state,
     m.SetUp: agents.on_set_up,
-    m.Demand: agents.on_demand,
-    ReadBlob: blobs.on_read_blob,
+    m.Demand: agents.on_resource_request,
     TaskCall: inside.on_task_call,
     Progress: inside.on_progress,
     Evaluated: depends.on_evaluated,
@@ -221,180 +218,83 @@ HANDLERS: dict[type, Handler] = {
     EndedLoaded: on_ended_loaded,
     Tick: timers.on_tick,
 }
-"""Who handles what.  A new event: its struct, its handler, a line here."""
+"""The handler of each event.  A new event needs its struct, its handler, and a line here."""
 
 
 class Scheduler:
-    """Dispatches events to handlers, then hands out work."""
+    """Dispatches events to handlers, then assigns tasks to engines."""
 
-    def __init__(self, farm: Farm) -> None:
+    def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
     def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
-        """Handle what has arrived, run the timers that are due, and hand out work."""
+        """Handle the events, run the timers that are due, and assign tasks."""
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
-        for session, said in events:
-            event = heard(farm, session, said, now)
+        for session, message in events:
+            event = validated(farm, session, message, now)
             if event is not None:
                 HANDLERS[type(event)](farm, session, event, now, out)
-            elif farm.dropped.bit_count() == 1:  # seldom enough, whoever floods us
-                out.notes.append(f"{type(said).__name__} of {session} dropped, not its to say ({farm.dropped} so far)")
+            else:
+                _note_dropped(farm, session, message, out)
         timers.on_tick(farm, "", Tick(), now, out)
-        if farm.stopping:
-            lifecycle.look_for_the_end(farm, now, out)
-        while farm.ended_needs or farm.ready_joins or farm.to_abort:
-            graph.settle(farm, now, out)
-            clients.abort_with_jobs(farm, now, out)
-        if farm.perhaps_ended or farm.perhaps_unused:
-            settle_jobs(farm, now, out)
-        if farm.returning:
-            lending.settle_returning(farm, now, out)
-        if farm.freed:
-            agents.answer_demands(farm, out)
-        for digest, scored in farm.undecided:
-            depends.need_verdicts(farm, digest, out, scored)
-        farm.undecided.clear()
-        if farm.checks:
-            asking.answer_checks(farm, out)
+        _settle(farm, now, out)
         dispatch(farm, now, out)
         _tell_clients(farm, out)
         return out
 
     def handle(self, event: Event, now: Now, session: str = "") -> Decision:
-        """A turn with one event."""
+        """Make a turn with one event."""
         return self.turn([(session, event)], now)
 
     def next_deadline(self) -> float | None:
-        """When (monotonic) the next timer is due."""
-        return self.farm.timers[0][0] if self.farm.timers else None
+        """Return when (monotonic) the next timer is due."""
+        return self.farm.timers.next_s()
 
     def check(self) -> None:
-        """Every invariant; tests call it after each event.  Raises AssertionError."""
+        """Assert every invariant.  Tests call this after each event.  Raises AssertionError."""
         check(self.farm)
 
 
-def _tell_clients(farm: Farm, out: Decision) -> None:
-    for client in farm.touched.values():
+def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Do what follows from the events of the turn, before tasks are assigned."""
+    if farm.lifecycle.stopping:
+        lifecycle.look_for_the_end(farm, now, out)
+    while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+        graph.settle(farm, now, out)
+        clients.abort_with_jobs(farm, now, out)
+    if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
+        settle_jobs(farm, now, out)
+    if farm.nested_waits.over:
+        lending.resume_runs(farm, now, out)
+    if farm.agents.changed:
+        agents.answer_resource_requests(farm, out)
+    for digest, scored in farm.functions.undecided:
+        depends.ask_for_verdicts(farm, digest, out, scored)
+    farm.functions.undecided.clear()
+    if farm.functions.checks:
+        asking.answer_checks(farm, out)
+
+
+def _note_dropped(farm: SchedulerState, session: str, message: Event, out: Decision) -> None:
+    """Log a dropped message: one line for each power of two, so that a flood of messages is no flood of lines."""
+    count = farm.diagnostics.dropped
+    if count.bit_count() == 1:
+        out.notes.append(f"{type(message).__name__} of {session} dropped: it may not send this ({count} so far)")
+
+
+def _tell_clients(farm: SchedulerState, out: Decision) -> None:
+    for client in farm.clients.to_tell.values():
         _tell(client, out)
-    farm.touched.clear()
+    farm.clients.to_tell.clear()
 
 
-def _tell(client: Client, out: Decision) -> None:
-    # Refusals are among the ends: who waits for the acceptance is to know of them then.
+def _tell(client: ClientEntry, out: Decision) -> None:
+    # Refusals are among the ends: a client that waits for the acceptance must know of them by then.
     if client.finals:
         out.sends.append((client.session, m.Finals(client.finals)))
         client.finals = []
     if client.accepted:
         out.sends.append((client.session, m.Accepted(list(client.accepted.items()))))
         client.accepted = {}
-
-
-def check(farm: Farm) -> None:
-    """What must hold between any two turns."""
-    counted = dict.fromkeys(State, 0)
-    for task in farm.tasks.values():
-        counted[task.state] += 1
-    for reason in farm.finals.values():
-        counted[State.FAILED if reason else State.SUCCEEDED] += 1
-    assert counted == farm.counts, f"states are miscounted: {farm.counts} should be {counted}"
-    assert not farm.tasks.keys() & farm.finals.keys(), "a task is both alive and final"
-    running: dict[str, int] = {}
-    needed: dict[str | None, int] = {}
-    of_jobs: dict[str | None, int] = {}
-    for task_id, task in farm.tasks.items():
-        assert task.id == task_id
-        needed[task.environment] = needed.get(task.environment, 0) + 1
-        of_jobs[task.job] = of_jobs.get(task.job, 0) + 1
-        place = task.place
-        if type(place) is Handed:
-            assert task.task_class is None, f"task {task_id} is handed out and queued"
-            engine = farm.engines.get(place.engine)
-            assert engine is not None, f"task {task_id} is on an engine that is gone"
-            assert (task_id, place.attempt) in engine.handed, f"task {task_id} is not held by its engine"
-            if place.since_s is not None:
-                running[place.engine] = running.get(place.engine, 0) + 1
-        elif task.task_class is None and not task.left and task.job not in farm.paused:
-            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers), f"task {task_id} waits for nothing"
-    assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
-    _check_queues(farm)
-    _check_engines(farm)
-    _check_claims(farm)
-    _check_environments(farm, needed, of_jobs)
-    graph.check_graph(farm)
-    lending.check_lending(farm)
-
-
-def _check_queues(farm: Farm) -> None:
-    sizes: dict[int, int] = {}
-    for task in farm.tasks.values():
-        if task.task_class is not None:
-            sizes[id(task.task_class)] = sizes.get(id(task.task_class), 0) + 1
-    open_size = 0
-    for key, task_class in farm.classes.items():
-        assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
-        assert (task_class.head() is not None) == (task_class.size > 0), f"class {key} lost its head"
-        open_size += 0 if task_class.restricted else task_class.size
-        for engine in task_class.eligible:
-            assert engine.name in farm.engines, f"class {key} counts on engine {engine.id}, which is gone"
-    assert not sizes, "a task waits in a class that was dropped"
-    assert open_size == farm.open_size, "open_size is miscounted"
-    assert sum(c.size for c in farm.classes.values()) == farm.queued, "queued is miscounted"
-
-
-def _check_engines(farm: Farm) -> None:
-    for engine in farm.waiting:
-        noted = [entry for entry in farm.idle.get(engine.agent, ()) if entry[-1] is engine and entry[1] == engine.given]
-        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
-    assert not farm.hungry or farm.held or farm.stopping, "an engine was not looked at"
-    for engine in farm.engines.values():
-        assert engine.closed == sum(not h.quick for h in engine.handed.values()), "closed is miscounted"
-        for run, handing in engine.handed.items():
-            assert run in handing.batch.runs, f"run {run} is not in its batch"
-        done = engine.retiring and not engine.handed and engine.state == EngineState.UP
-        assert not done, f"engine {engine.id} was to end and was forgotten"
-        agent = farm.agents.get(engine.agent)
-        able = engine.state == EngineState.UP and agent is not None and agent.able
-        if able and not engine.handed and engine not in farm.waiting and engine not in farm.barred:
-            assert farm.held or farm.stopping or engine.retiring or engine.withheld_until_s, (
-                f"idle engine {engine.id} is forgotten"
-            )
-
-
-def _check_claims(farm: Farm) -> None:
-    groups: dict[str, int] = {}
-    for agent in farm.agents.values():
-        used: dict[str, float] = {}
-        held = [(run, h) for engine in agent.engines.values() for run, h in engine.handed.items()]
-        for _, handing in held:
-            claim = handing.claim
-            for name, value in claim.amounts.items() if claim is not None else ():
-                used[name] = used.get(name, 0.0) + value
-            if claim is not None and claim.group is not None:
-                groups[claim.group] = groups.get(claim.group, 0) + 1
-        for name in used.keys() | agent.used.keys():
-            off = abs(used.get(name, 0.0) - agent.used.get(name, 0.0))
-            assert off < 1e-6, f"{name} in use on {agent.node} is miscounted"
-            assert not agent.capacity or used.get(name, 0.0) <= agent.capacity.get(name, 0.0) + 1e-6, (
-                f"more of {name} is in use on {agent.node} than there is"
-            )
-        if agent.exclusive is not None:
-            # What an agent reports of tasks that have ended is but an answer on its way.
-            alive = [run for run, handing in held if handing.batch.number >= 0]
-            assert alive == [agent.exclusive], f"{agent.node} is not its exclusive task's alone"
-    running = {name: group.running for name, group in farm.groups.items() if group.running}
-    assert running == groups, f"groups are miscounted: {running} should be {groups}"
-
-
-def _check_environments(farm: Farm, needed: dict[str | None, int], of_jobs: dict[str | None, int]) -> None:
-    for identity, use in farm.environments.items():
-        assert use.unfinished == needed.get(identity, 0), f"tasks of environment {identity} are miscounted"
-        assert all(engine.name in farm.engines for engine in use.engines), f"environment {identity} keeps a lost engine"
-    assert needed.keys() - {None} <= farm.environments.keys(), "an environment that tasks need was forgotten"
-    for engine in farm.engines.values():
-        environment = engine.environment
-        known = environment is None or engine in farm.environments[environment.identity].engines
-        assert known, f"engine {engine.id} is not counted where its environment is"
-    for job_id, job in farm.jobs.items():
-        assert job.unfinished == of_jobs.get(job_id, 0), f"tasks of job {job_id} are miscounted"

@@ -1,15 +1,15 @@
-"""What makes a connection that loses packets into one that does not: numbers, acknowledgements, resends, epochs.
+"""Reliable sessions over connections that lose packets: numbers, acknowledgements, resends, epochs.
 
-ZeroMQ drops what it holds when a connection is reset, and says nothing. A `Session` is one side's memory of a
+ZeroMQ drops what it holds when a connection is reset, and reports nothing. A `Session` is one side's memory of a
 conversation between a peer (agent or client) and the controller; it outlives any number of connections.
-Nothing here touches a socket or a clock: frames go in and come out, and `doors.wire` carries them.
+Nothing here touches a socket or a clock: frames go in and come out, and `doors.wire` transports them.
 
 Three rules:
 
-1. Within an **epoch** (one life of the controller) every message that was said is heard once, in the order of saying,
-   whatever connections do. A new epoch forgets everything on both sides, and both state anew what they hold.
+1. Within an **epoch** (one life of the controller) every message that one side sends arrives once, in the order of
+   sending, whatever connections do. In a new epoch both sides forget everything, and report again what they hold.
 2. A packet is acknowledged only after `confirm`: the receiver has dealt with it (the controller: committed it).
-3. What is unacknowledged is bounded by the window; what is said beyond it waits here, and `unacked_bytes` tells.
+3. The window bounds what is unacknowledged; further messages wait here, and `unacked_bytes` counts them.
 
 **A frame** is a header of 17 bytes and a body::
 
@@ -50,9 +50,9 @@ PACKET_BYTES = 256 << 10
 WINDOW_PACKETS = 4096
 WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
-"""Most that one message may have once encoded. Whoever says more gets `ResultTooLarge`."""
+"""The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
 BEGIN_ANEW = -1
-"""In `Welcome.last_in`: I know nothing of this session; both counters start anew."""
+"""In `Welcome.last_in`: the controller does not know this session; both counters start again."""
 
 
 class Kind(IntEnum):
@@ -75,7 +75,7 @@ class Heard(Enum):
 
 
 class Greeting(Enum):
-    """What a handshake came to."""
+    """The result of a handshake."""
 
     RESUMED = "the same epoch: what the other side lacks is sent again"
     ANEW = "another epoch: both sides state what they hold"
@@ -83,19 +83,21 @@ class Greeting(Enum):
 
 
 def frame_of(kind: Kind, body: bytes = b"") -> bytes:
-    """A frame outside the sequence."""
+    """Return a frame outside the sequence."""
     return HEADER.pack(kind, 0, 0) + body
 
 
 def kind_of(frame: bytes | memoryview) -> Kind | None:
-    """A frame's kind; None if it is no frame."""
+    """Return a frame's kind. None: it is no frame."""
     if len(frame) < HEADER.size or frame[0] >= len(Kind):
         return None
     return Kind(frame[0])
 
 
 def list_header(length: int) -> bytes:
-    """How a msgpack list of that length begins. Messages are encoded singly, which tells their sizes, then joined."""
+    """Return how a msgpack list of that length begins.
+
+    Messages are encoded singly, which gives their sizes, and then joined."""
     if length < 16:
         return bytes((0x90 | length,))
     if length < 1 << 16:
@@ -109,13 +111,13 @@ class Packet(msgspec.Struct, frozen=True):
     number: int
     frame: bytes
     ack: int
-    """What its header acknowledges: less than we could by the time it is sent again."""
+    """What the header acknowledges. It may be less than could be acknowledged when the packet is sent again."""
     tokens: list[object]
-    """To be handed back with the acknowledgement."""
+    """Given back with the acknowledgement."""
 
 
 class Session:
-    """One side of a conversation. See the module's docstring for how to call it."""
+    """One side of a conversation. The module's docstring describes how to call it."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class Session:
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        """Forget everything; this is now a conversation of that epoch (0: of none yet)."""
+        """Forget everything, and begin a conversation of that epoch (0: of none yet)."""
         self.epoch = epoch
         # Speaking
         self._said: deque[tuple[bytes, object | None]] = deque()
@@ -147,34 +149,36 @@ class Session:
         self._last_in = 0
         self._confirmed = 0
         self._ack_told = 0
-        self._proven = False  # something was heard of the other side since this began
+        self._proven = False  # something was received from the other side since this began
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
 
     # ---------------------------------------------------------------------------------- speaking
 
     def say(self, message: bytes, token: object | None = None) -> None:
-        """Queue one encoded message. The token comes back from `freed` once the other side has dealt with it."""
+        """Queue one encoded message.
+
+        token: `freed` gives it back when the other side has dealt with the message."""
         self._said.append((message, token))
         self._said_bytes += len(message)
 
     @property
     def unacked_bytes(self) -> int:
-        """All that was said and not acknowledged, sent or not."""
+        """Return the size of all messages that were not acknowledged, sent or not."""
         return self._said_bytes + self._flight_bytes
 
     @property
     def window_is_shut(self) -> bool:
-        """As much is on its way as the other side can be asked to take."""
+        """Return whether as much is on its way as the other side can be asked to take."""
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
 
     @property
     def can_speak(self) -> bool:
-        """Whether `next_frame` has one."""
+        """Return whether `next_frame` has a frame."""
         return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)
 
     def next_frame(self) -> bytes | None:
-        """The frame to put onto the connection now. None: there is none, or the window is shut."""
+        """Return the next frame for the connection. None: there is none, or the window is shut."""
         if self._on_connection < len(self._flight):
             return self._flight[self._on_connection].frame
         if not self._said or self.window_is_shut:
@@ -186,7 +190,7 @@ class Session:
         return packet.frame
 
     def was_sent(self) -> None:
-        """What `next_frame` returned is on the connection."""
+        """Note that the frame of `next_frame` is on the connection."""
         packet = self._flight[self._on_connection]
         self._on_connection += 1
         self._last_out = max(self._last_out, packet.number)
@@ -196,7 +200,7 @@ class Session:
         return len(self._said[0][0]) > self._packet_bytes
 
     def _gather(self, number: int) -> Packet:
-        """As many of the messages that wait as fit into one packet, and at least one."""
+        """Return a packet of as many waiting messages as fit into it, and at least one."""
         bodies: list[bytes] = []
         tokens: list[object] = []
         size = 0
@@ -214,7 +218,7 @@ class Session:
         return Packet(number, b"".join((head, list_header(len(bodies)), *bodies)), self._confirmed, tokens)
 
     def _cut(self, number: int) -> Packet:
-        """The next piece of a message that is too large for one packet."""
+        """Return the next piece of a message that is too large for one packet."""
         message, token = self._said[0]
         piece = memoryview(message)[self._cut_at : self._cut_at + self._packet_bytes]
         start = list_header(1) if self._cut_at == 0 else b""
@@ -232,12 +236,13 @@ class Session:
         return Packet(number, b"".join((head, start, piece)), self._confirmed, tokens)
 
     def freed(self) -> list[object]:
-        """The tokens of messages that were acknowledged since the last call, in the order of saying."""
+        """Return the tokens of the messages that were acknowledged since the last call, in the order of sending."""
         tokens, self._freed = self._freed, []
         return tokens
 
     def beat(self) -> bytes:
-        """A sign of life: how far I have sent on this connection, and how far I have dealt with what came."""
+        """Return a sign of life: which packet was sent last on this connection, and which received one was dealt with
+        last."""
         self._ack_told = self._confirmed
         if self._on_connection:
             number = self._flight[self._on_connection - 1].number
@@ -252,16 +257,16 @@ class Session:
 
     @property
     def owes_ack(self) -> bool:
-        """Something was dealt with and the other side has not been told."""
+        """Return whether something was dealt with of which the other side has not been told."""
         return self._ack_told < self._confirmed
 
     @property
     def awaits_confirm(self) -> bool:
-        """Something was heard that `confirm` has not been called for."""
+        """Return whether something was received for which `confirm` was not called."""
         return self._confirmed < self._last_in
 
     def confirm(self) -> None:
-        """All that was heard has been dealt with; it may be acknowledged."""
+        """Note that all that was received was dealt with and may be acknowledged."""
         self._confirmed = self._last_in
 
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
@@ -298,13 +303,13 @@ class Session:
         return Heard.NEWS, whole
 
     def _acknowledge(self, ack: int) -> bool:
-        """Let go of packets up to `ack`. False: it acknowledges what was never sent."""
+        """Drop the packets up to `ack`. False: it acknowledges a packet that was never sent."""
         if ack > self._last_out:
             return False
         while self._flight and self._flight[0].number <= ack:
             packet = self._flight.popleft()
             self._flight_bytes -= len(packet.frame)
-            # A packet can be acknowledged by what a handshake said, before it was put onto the present connection.
+            # A handshake can acknowledge a packet before the packet was put onto the present connection.
             self._on_connection = max(0, self._on_connection - 1)
             self._freed.extend(packet.tokens)
         return True
@@ -312,23 +317,23 @@ class Session:
     # ------------------------------------------------------------------------------- connections
 
     def position(self) -> tuple[int, int]:
-        """(epoch, last packet dealt with in it): what `Hello` says, and `Welcome` to a session that goes on.
-        It is an acknowledgement: what was heard and not dealt with will be sent again, and be known."""
+        """Return (epoch, last packet dealt with in it), for `Hello`, and for `Welcome` to a session that goes on.
+
+        It is an acknowledgement: packets that were received and not dealt with are sent again, and recognised."""
         return self.epoch, self._confirmed
 
     def meet_hello(self, epoch: int, last_in: int, own_epoch: int) -> Greeting:
-        """The controller's side of a handshake, never NONSENSE: who is lost begins anew.
+        """Do the controller's side of a handshake. It is never NONSENSE: a peer that is lost begins again.
 
-        So does one of whom nothing was heard since the last beginning: its `Welcome` may have been lost, and then the
-        epoch that it names is the one before we forgot it, though the number is the same.
-        """
+        So does a peer of which nothing was heard since the last beginning. Its `Welcome` may have been lost; then the
+        epoch that it names is the one before we forgot it, though the number is the same."""
         goes_on = 0 < epoch == own_epoch == self.epoch and self._proven and self._resend_after(last_in)
         if not goes_on:
             self.begin(own_epoch)
         return Greeting.RESUMED if goes_on else Greeting.ANEW
 
     def meet_welcome(self, epoch: int, last_in: int) -> Greeting:
-        """The peer's side of a handshake. After NONSENSE say hello again, as one who knows no epoch: `begin(0)`."""
+        """Do the peer's side of a handshake. After NONSENSE the peer says hello again without an epoch: `begin(0)`."""
         if epoch <= 0:
             return Greeting.NONSENSE
         if last_in == BEGIN_ANEW:
@@ -338,7 +343,7 @@ class Session:
         return Greeting.RESUMED if goes_on else Greeting.NONSENSE
 
     def _resend_after(self, last_in: int) -> bool:
-        """A fresh connection: the other side has dealt with all up to `last_in`. False: that cannot be."""
+        """Send again, on a new connection, all packets after `last_in`. False: that position is not possible."""
         if last_in < self._first_kept() - 1 or not self._acknowledge(last_in):
             return False
         self._on_connection = 0

@@ -1,4 +1,4 @@
-"""What Python, the command and the magics show alike: it is said once, here."""
+"""Formatting that Python, the command and the magics have in common."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def last_line(text: str) -> str:
 
 
 def job_state(row: JobRow) -> str:
-    """running, paused or ended; behind a colon why it is aborted, if it is."""
+    """Return running, paused or ended, and after a colon why the job is aborted, if it is."""
     over = row.unfinished == 0 and row.arrived >= row.total
     state = "ended" if over else "paused" if row.paused else "running"
     return f"{state}: {row.failed}" if row.failed else state
 
 
 def ready_engines(state: FarmState) -> int:
-    """How many engines can be given work."""
+    """Return how many engines can be given work."""
     return sum(row.state in UP for row in state.engines)
 
 
 def changes(before: FarmState | None, after: FarmState) -> list[str]:
-    """One line for each engine that came, went or was lost in between."""
+    """Return one line for each engine that came, ended or was lost in between."""
     old = {row.engine: row for row in before.engines} if before is not None else {}
     new = {row.engine: row for row in after.engines}
     lines = _appended(before.losses if before is not None else [], after.losses)
@@ -45,7 +45,7 @@ def changes(before: FarmState | None, after: FarmState) -> list[str]:
 
 
 def _appended(before: list[str], after: list[str]) -> list[str]:
-    """What is new in a list that grows at its end and forgets its beginning."""
+    """Return what is new in a list that grows at its end and loses its beginning."""
     for length in range(min(len(before), len(after)), 0, -1):
         if before[-length:] == after[:length]:
             return after[length:]

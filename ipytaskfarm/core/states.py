@@ -1,7 +1,7 @@
 """The states of a task, why it is in one, and the legal moves between them.
 
-`core.transition` is the only place that moves a task, and it checks each move against `MOVES`.
-The picture in ``docs/architecture.md`` is drawn from the same table.
+`core.transition` is the only place that moves a task, and it checks each move against `MOVES`.  The table in
+``docs/architecture.md`` is made from `MOVES`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ class State(StrEnum):
     """Where a task is.  `SUCCEEDED` and `FAILED` are final."""
 
     SCHEDULED = "scheduled"
-    """Queued, or sent ahead to an engine and not begun, or waiting for something: the reason says which."""
+    """The task is queued, sent ahead to an engine and not begun, or waits for something; the reason says which."""
     PENDING = "pending"
-    """Running (people are shown "running"): the oldest unanswered hand-out of an engine."""
+    """The task is running, and people are shown "running": it is the oldest run of an engine."""
     SUCCEEDED = "succeeded"
-    """Ended well; its result is kept until it is cleared."""
+    """The task has ended well.  Its result is kept until it is cleared."""
     FAILED = "failed"
-    """Ended for one of the reasons below; never run again under this id."""
+    """The task has ended for one of the reasons below.  It is never run again under this id."""
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FAILED})
@@ -34,7 +34,7 @@ MOVES: dict[tuple[State | None, State], str] = {
     (State.PENDING, State.FAILED): "failed with no budget left",
     (State.SUCCEEDED, State.SCHEDULED): "reopened: its result was marked as failed, or is lost",
 }
-"""(from, to) -> what happened.  Anything else is our bug."""
+"""(from, to) -> what happened.  Any other move is our bug."""
 
 
 class Waiting(StrEnum):
@@ -55,7 +55,7 @@ class Waiting(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a task (or one attempt of it) failed."""
+    """Why a task, or one of its attempts, failed."""
 
     ERROR = "error"
     ABORTED = "aborted"
@@ -75,16 +75,16 @@ class Reason(StrEnum):
 
 
 CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Reason.TOO_LARGE, Reason.ENVIRONMENT})
-"""Spend a retry, until none is left."""
+"""Each of these spends a retry, until none is left."""
 
 ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
-"""Somebody wanted it so: `TaskAborted` is raised by who fetches it."""
+"""Somebody wanted the task to end: fetching it raises `TaskAborted`."""
 
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
-"""It never came to a run of its own, because of what became of others."""
+"""The task did not end by a run of its own, but because of what became of others."""
 
 DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
-"""Outcomes of attempts that are no end of their task."""
+"""Outcomes of attempts after which the task goes on."""
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}
-"""Run the recovery_task when the budget is used up."""
+"""The recovery task runs after these, when the budget is spent."""

@@ -1,4 +1,4 @@
-"""Tables: what questions about the farm are answered with."""
+"""Tables: the answers to questions about the farm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .parcels import Failure, Incarnation
 
 
 class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
-    """Numbers per state, and the ids when asked verbosely."""
+    """Numbers per state, and the ids when they were asked for."""
 
     counts: dict[str, int]
     ids: dict[str, list[int]] | None = None
@@ -33,12 +33,12 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskTable(msgspec.Struct, frozen=True, tag=True):
-    """Rows in order of id; asked-for ids that are not there."""
+    """Rows in order of id, and the ids that were asked for and are not known."""
 
     rows: list[TaskRow]
     unknown: list[int] = []
     omitted: int = 0
-    """So many before these match too, and were not asked for."""
+    """How many earlier tasks match too, and were not asked for."""
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class JobTable(msgspec.Struct, frozen=True, tag=True):
 
 
 class ProgressTable(msgspec.Struct, frozen=True, tag=True):
-    """(id, value, total or None, message) of those that run and have said something, or whose children have."""
+    """(id, value, total or None, message) of running tasks that have reported progress, or whose children have."""
 
     rows: list[tuple[int, float, float | None, str]]
 
@@ -84,13 +84,13 @@ class EngineRow(msgspec.Struct, frozen=True):
     """starting, preparing, idle, busy, unreachable, stopping."""
     task: int | None
     ahead: int
-    """Tasks sent ahead, not begun."""
+    """How many tasks were sent ahead and have not begun."""
     started_s: float
     facts: dict[str, Any]
     connection_file: str = ""
     note: str = ""
     environment: str = ""
-    """The name of its environment; "": it is blank."""
+    """The name of its environment.  "": it is blank."""
 
 
 class EngineTable(msgspec.Struct, frozen=True, tag=True):
@@ -124,9 +124,9 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     losses: list[str] = []
     """The last lost engines, one line each."""
     waiting: int = 0
-    """Tasks that could begin, had they an engine."""
+    """How many tasks could begin if they had an engine."""
     waiting_s: float | None = None
-    """How long one engine would take for them; None: nobody knows yet."""
+    """How long one engine would take for those.  None: nothing was measured."""
     found: str = ""
     """What the controller found in the store when it started."""
 
@@ -135,11 +135,11 @@ class Connection(msgspec.Struct, frozen=True, array_like=True):
     """One peer's session."""
 
     key: str
-    """The title of its key, see `doors.keys`: client, reader, agent, agent:NAME."""
+    """The title of the peer's key, see `doors.keys`: client, reader, agent, agent:NAME."""
     name: str
     """``user@host pid``, or an agent's node."""
     there: bool
-    """It is connected now."""
+    """Whether the peer is connected now."""
 
 
 class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
@@ -149,6 +149,6 @@ class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
 
 
 class StickyTable(msgspec.Struct, frozen=True, tag=True):
-    """(key, verb, text) in the order in which fresh engines run them."""
+    """(key, verb, text) in the order in which new engines run them."""
 
     rows: list[tuple[str, str, str]]

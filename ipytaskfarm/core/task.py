@@ -1,8 +1,8 @@
 """A task as the scheduler knows it: its rules and where it is, never its payload.
 
-Only unfinished tasks live here; a finished one shrinks to its reason (`farm.Farm.finals`) and a row in the store.
-A million of them may wait, so the common ones share everything they can: no rules (None), one `Queued`
-object for all that simply wait, one `TaskClass`.
+Only unfinished tasks are kept here; an ended one shrinks to its reason (`farm.TaskRegistry.finals`) and a row in the
+store.  A million tasks may wait, so the common ones share what they can: no rules (None), one `Queued` object for all
+that simply wait, one `TaskClass`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ DEFAULT_RULES = Rules()
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """In its queue, or set aside until a time."""
+    """The place of a task that no engine has: in its queue, or set aside until a time."""
 
     why: Waiting = Waiting.QUEUED
     until_s: float | None = None
-    """Monotonic; None: as soon as an engine is free."""
+    """Monotonic seconds.  None: as soon as an engine is free."""
     until_wall_s: float | None = None
-    """The same as the store keeps it."""
+    """The same in wall-clock seconds, as the store keeps it."""
 
 
-class Handed(msgspec.Struct, frozen=True):
-    """Given to an engine.  `since_s` None: sent ahead, not begun."""
+class Assigned(msgspec.Struct, frozen=True):
+    """The place of a task that an engine has.  `since_s` None: the run was sent ahead and has not begun."""
 
     engine: Incarnation
     attempt: int
@@ -40,7 +40,7 @@ class Handed(msgspec.Struct, frozen=True):
     wall_s: float | None = None
 
 
-Place: TypeAlias = Queued | Handed
+Place: TypeAlias = Queued | Assigned
 
 QUEUED = Queued()
 RETURNED = Queued(Waiting.RETURNED)
@@ -50,42 +50,41 @@ PAUSED = Queued(Waiting.PAUSED)
 
 
 class Rejection(msgspec.Struct):
-    """How often one engine rejected a task, and until when it is not asked again."""
+    """How often one engine was rejected by a task, and until when it is not tried again."""
 
     count: int
     until_s: float
     version: int
-    """The engine's properties version at the time: another one now lifts the rejection."""
+    """The version of the engine's properties at the time.  Another version lifts the rejection."""
 
 
-class Course(msgspec.Struct, gc=False):
-    """What only few tasks have come to: trials, and what running ones have said of themselves."""
+class TrialState(msgspec.Struct, gc=False):
+    """What only few tasks need: their trials, and what their runs have said of themselves."""
 
     trial: int = 1
-    """1 + runs that ended with a deferral."""
+    """1 plus the number of runs that ended with a deferral."""
     began_s: float | None = None
-    """Wall-clock begin of the first trial, once it was deferred."""
+    """When (wall clock) the first trial began, once it was deferred."""
     received: int = 0
-    """So many of the messages sent to it were read by earlier trials."""
+    """How many of the messages sent to the task were read by earlier trials."""
     input_losses: int = 0
-    """How often it has found its inputs lost."""
+    """How often a run has found inputs lost."""
     again: bool = False
-    """It had ended well before, and was reopened."""
+    """Whether the task had succeeded before and was reopened."""
     late: bool = False
-    """It runs longer than `warn_after`."""
+    """Whether the run takes longer than `warn_after`."""
 
 
-class Task:
+class TaskEntry:
     """One unfinished task.
 
-    `attempt` is the number of the latest hand-out, `errors` and `losses` what was spent of its budget,
-    `recovery` how far down its chain of recovery tasks it is.  `rules` and `function` are those of the link in use.
-    """
+    `attempt` is the number of the latest assignment, `errors` and `losses` what was spent of the budget, `recovery` how
+    far down its chain of recovery tasks the task is.  `rules` and `function` are those of the link in use."""
 
     __slots__ = (
-        "attempt", "avoid", "course", "environment", "errors", "function", "history", "id", "job", "key", "left",
-        "losses", "needs", "parent", "place", "queue_seq", "recovery",
-        "rejections", "rules", "session", "submitted_s", "suspect", "task_class",
+        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "job", "key",
+        "losses", "parent", "place", "queue_seq", "recovery",
+        "rejections", "rules", "session", "submitted_s", "suspect", "task_class", "trial_state", "waits_for",
     )  # fmt: skip
 
     def __init__(
@@ -103,49 +102,51 @@ class Task:
         self.losses = 0
         self.recovery = 0
         self.key: Any = 0
-        """What the queue policy made of it."""
+        """The key that the queue policy has computed."""
         self.history: list[AttemptRow] | None = None
         self.rejections: dict[Incarnation, Rejection] | None = None
         self.avoid: frozenset[Incarnation] | None = None
-        """Engines on which it failed: others are preferred."""
+        """Engines on which the task failed: others are preferred."""
         self.suspect = False
-        """Its last attempt lost its engine: it runs without neighbours sent ahead."""
+        """Whether the last attempt lost its engine: then nothing is sent ahead together with the task."""
         self.task_class: TaskClass | None = None
         self.job: str | None = rules.job if rules is not None else None
-        """The job that counts it, whatever its recovery tasks say."""
+        """The job that counts the task, whatever its recovery tasks say."""
         self.environment: str | None = None
-        """Identity of the environment that counts it."""
-        self.needs: Needs | None = None
-        self.left: set[int] | None = None
-        """Tasks that it waits for; None or empty: for none."""
+        """The identity of the environment that counts the task."""
+        self.dependencies: Needs | None = None
+        self.waits_for: set[int] | None = None
+        """The tasks that this one waits for.  None or empty: none."""
         self.parent: int | None = None
-        """The task that submitted it."""
-        self.course: Course | None = None
+        """The task that submitted this one."""
+        self.trial_state: TrialState | None = None
 
-    def __lt__(self, other: Task) -> bool:
-        # A task that left a queue and came back stands twice in its heap, under one (key, queue_seq).
+    def __lt__(self, other: TaskEntry) -> bool:
+        # A task that left a queue and came back is twice in its heap, under one (key, queue_seq).
         return self.id < other.id
 
     @property
     def state(self) -> State:
-        """The public state: scheduled until an engine began it."""
+        """Return the public state: scheduled until an engine has begun the task."""
         place = self.place
-        return State.PENDING if type(place) is Handed and place.since_s is not None else State.SCHEDULED
+        return State.PENDING if type(place) is Assigned and place.since_s is not None else State.SCHEDULED
 
-    def own_course(self) -> Course:
-        """Its course, to be written to."""
-        if self.course is None:
-            self.course = Course()
-        return self.course
+    def own_trial_state(self) -> TrialState:
+        """Return the task's trial state, to be written to."""
+        if self.trial_state is None:
+            self.trial_state = TrialState()
+        return self.trial_state
 
     @property
     def retries_left(self) -> int:
-        """Runs still allowed after an error."""
+        """Return how many runs are still allowed after an error."""
         return (self.rules or DEFAULT_RULES).retries - self.errors
 
     @property
     def losses_left(self) -> int:
-        """Runs still allowed after the loss of an engine: `lost_retries` if given, else what is left of `retries`."""
+        """Return how many runs are still allowed after the loss of an engine.
+
+        That is `lost_retries` if given, else what is left of `retries`."""
         rules = self.rules or DEFAULT_RULES
         if rules.lost_retries is not None:
             return rules.lost_retries - self.losses
@@ -153,13 +154,13 @@ class Task:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether an attempt of unknown end may be run again."""
+        """Return whether an attempt whose end is unknown may be run again."""
         return self.losses_left > 0
 
     def is_current(self, engine: Incarnation, run: RunKey) -> bool:
-        """Whether an answer of this engine about this run still decides anything."""
+        """Return whether an answer of this engine about this run still decides anything."""
         place = self.place
-        return type(place) is Handed and place.engine == engine and place.attempt == run[1]
+        return type(place) is Assigned and place.engine == engine and place.attempt == run[1]
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
@@ -172,6 +173,6 @@ class TaskInfo(msgspec.Struct, frozen=True):
     started: int
     """How many tasks of this client have begun."""
     served: Any = None
-    """The key of the task that was handed out last; None: none was yet."""
+    """The key of the task that was assigned last.  None: none was yet."""
     job: str | None = None
     group: str | None = None

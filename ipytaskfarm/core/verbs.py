@@ -1,4 +1,4 @@
-"""What MultiEngine commands hold: a matter between client and engine, bytes to everybody else."""
+"""The bodies of MultiEngine commands and of their answers.  Only clients and engines read them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VERBS = {
     "properties": "PropertiesBody -> packed value",
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
-"""What a MultiEngine command's body and answer hold.  "Packed" is `doors.pack`, "encoded" is msgpack."""
+"""The body and the answer of each MultiEngine command.  "Packed" is `doors.pack`, "encoded" is msgpack."""
 
 PROFILE = "profile"
-"""The verb that is answered while a task runs: who profiles a long task does not want to wait for its end."""
+"""The verb that is answered while a task runs, so that a long task can be profiled before its end."""
 
 
 class ExecuteBody(msgspec.Struct, frozen=True):
-    """Lines for the engine.  sticky: the names they leave survive `clear_before` and `reset`."""
+    """Lines for the engine.  sticky: the names that they leave survive `clear_before` and `reset`."""
 
     lines: str
     sticky: bool = False
@@ -41,7 +41,7 @@ class PushBody(msgspec.Struct, frozen=True):
 
 
 class MapBody(msgspec.Struct, frozen=True):
-    """Call a function, or what has that name on the engine, with each of these items."""
+    """Call a function, or the object of that name on the engine, with each of these items."""
 
     packed: bytes
     """The packed list of items, each a tuple of arguments."""
@@ -71,19 +71,18 @@ class PropertiesBody(msgspec.Struct, frozen=True):
     facts: bool = False
 
 
-# -- profiles: plain numbers and text, so that whoever reads one runs nobody's code
+# -- profiles: plain numbers and text, so that reading one runs no code of others
 
 
 class ProfileBody(msgspec.Struct, frozen=True):
-    """What is to be done with one of an engine's profilers.
+    """What an engine does with one of its profilers.
 
-    "read" answers what it has gathered, or None where it was never started; the others answer None.
-    """
+    "read" answers what the profiler has gathered, or None if it was never started.  The others answer None."""
 
     profiler: Literal["cpu", "memory", "sampling"]
     op: Literal["start", "stop", "read"]
     clock: Literal["cpu", "wall"] = "cpu"
-    """cpu: what its functions are timed with."""
+    """cpu: the clock that functions are timed with."""
     builtins: bool = False
     """cpu: whether functions written in C have rows of their own."""
     nframes: int = 1
@@ -95,10 +94,10 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
     function: str
     module: str
-    """Dotted, as it is imported; what has no module says so in angle brackets: ``<task>``, ``<cell>``."""
+    """The dotted name by which the module is imported, or a name in angle brackets: ``<task>``, ``<cell>``."""
     file: str
     line: int
-    """The function's first one."""
+    """The first line of the function."""
 
 
 class CpuProfile(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
-"""What controller and evaluator say to each other: users' depend and locality functions, and their verdicts on engines.
+"""Messages between controller and evaluator: users' depend and locality functions, and their verdicts on engines.
 
-They are user code and never run in the controller, see `controller.evaluation`.
+The functions are user code and never run in the controller, see `controller.evaluation`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .parcels import Incarnation
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """An engine to be judged: its facts, and its properties still packed."""
+    """An engine to be judged: its facts, and its properties, still packed."""
 
     engine: Incarnation
     version: int
@@ -22,18 +22,20 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Evaluate(msgspec.Struct, frozen=True, tag=True):
-    """Call a depend or locality function on each of these.  `code` comes with the first question about a digest."""
+    """Call a depend or locality function on each of these engines.
+
+    `code` comes with the first question about a digest."""
 
     n: int
     depend: str
     subjects: list[Subject]
     code: bytes | None = None
     scored: bool = False
-    """It is a locality function: its value counts, not only whether it is true."""
+    """Whether it is a locality function: its value counts, not only whether it is true."""
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
-    """What the depend function said of an engine; `error` says why a False is one, for people."""
+    """What a function said of an engine.  `error` says why a False is one, for people."""
 
     engine: Incarnation
     version: int

@@ -1,4 +1,4 @@
-"""What a task does and what it left: matters between client and engine, to controller and agents it is bytes."""
+"""What a task does and what it left.  Clients and engines read this; for controller and agents it is bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 NOTHING = msgspec.msgpack.encode({"kind": "call"})
-"""The `ResultBody` of what ran no code: a value of None."""
+"""The `ResultBody` of a task that ran no code: a value of None."""
 
 
 class Message(NamedTuple):
@@ -17,11 +17,11 @@ class Message(NamedTuple):
     sender: str
     """The name of a client, or "task 7"."""
     at_s: float
-    """When it was accepted."""
+    """When the message was accepted (wall clock)."""
 
 
 class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
-    """Code to run in the engine's namespace: push, execute, pull."""
+    """Code that runs in the engine's namespace: push, execute, pull."""
 
     code: str
     pull: tuple[str, ...] = ()
@@ -35,15 +35,16 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     """A function call.  The function itself travels as `Function`, named by `Submission.function`."""
 
     arguments: bytes | None = None
-    """Packed ``(args, kwargs)``; None for a call without arguments."""
+    """Packed ``(args, kwargs)``.  None: a call without arguments."""
     clear_before: bool = False
     clear_after: bool = False
     raw: bool = False
-    """A MapTask: the runner writes it into `ResultBody.kind`, so that any client gives out the bare return value."""
+    """Whether it is a MapTask: the runner writes this into `ResultBody.kind`, so that any client returns the bare
+    value."""
     each: bool = False
-    """A chunk of a map.  The arguments are ``(items, star)``: the function is called with each item (star: with each
-    item's items).  The value is ``(values, errors)``: None stands among the values where an error is, and each error
-    is ``(index, whether it rejected the engine, FailureBody)``."""
+    """Whether it is a chunk of a map.  The arguments are ``(items, star)``: the function is called with each item
+    (star: with each item's items).  The value is ``(values, errors)``: None stands among the values where an error
+    is, and each error is ``(index, whether it rejected the engine, FailureBody)``."""
 
 
 Work: TypeAlias = StringWork | CallWork
@@ -96,7 +97,7 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     etype: str
     value: str
     traceback: str = ""
-    """User frames only, as text."""
+    """The frames of user code, as text."""
     pickled: bytes | None = None
     """The exception itself, where it can be pickled."""
     links: tuple[ErrorLink, ...] = ()
@@ -115,7 +116,7 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: list[dict[str, Any]] = []
     """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
     progress: tuple[float, float | None, str] | None = None
-    """The last that the task said of its progress: (value, total, message)."""
+    """The last progress that the task reported: (value, total, message)."""
     accumulated: dict[str, bytes] = {}
     """Accumulator -> packed sum of what the task added to it."""
     kind: str = "names"

@@ -1,4 +1,4 @@
-"""Ids and times as people write them, on the command line and behind magics."""
+"""Parsing of ids and times as people write them, on the command line and in magics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 IDS_MAX = 1_000_000
-"""More ids at once are a slip of the finger: ``3-90000000``."""
+"""More ids at once are a slip: ``3-90000000``."""
 
 _ID = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
@@ -16,10 +16,9 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
-    """``["7", "3-5", "5,9"]`` -> [7, 3, 4, 5, 9]: in the order given, each once.
+    """Parse ids: ``["7", "3-5", "5,9"]`` -> [7, 3, 4, 5, 9], in the order given, each once.
 
-    Raises ValueError, which names the part that is none; `what` says what the ids are of.
-    """
+    what: the kind of the ids, for errors.  Raises ValueError, which names the part that is no id."""
     found: dict[int, None] = {}
     for part in (part.strip() for word in words for part in word.split(",")):
         if match := _RANGE.fullmatch(part):
@@ -37,10 +36,10 @@ def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
 
 
 def parse_span(text: str) -> float:
-    """A duration in seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1d``, or as clocks show it, ``1:30:00``.
+    """Parse a duration, and return seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1d``, or as clocks show it,
+    ``1:30:00``.
 
-    Raises ValueError, which says what was expected.
-    """
+    Raises ValueError, which says what was expected."""
     if match := _SPAN.fullmatch(text):
         return float(match[1]) * _UNITS_S[match[2]]
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
@@ -52,15 +51,15 @@ def parse_span(text: str) -> float:
 
 
 def parse_since(text: str, now_s: float) -> float:
-    """A moment, in seconds since 1970: so long before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in
-    ISO 8601 (``2026-11-21T10:00``), of this machine's time zone unless it names another.
+    """Parse a moment, and return seconds since 1970.
 
-    Raises ValueError, which says what was expected.
-    """
+    text: how long before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in ISO 8601
+    (``2026-11-21T10:00``), of this machine's time zone unless it names another.  Raises ValueError, which says what was
+    expected."""
     if match := _SPAN.fullmatch(text):
         return now_s - float(match[1]) * _UNITS_S[match[2]]
     try:
         return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):  # the latter two: a year that no clock has
+    except (ValueError, OverflowError, OSError):  # the latter two: a year that is out of the clock's range
         expected = "how long ago, like 90s, 10m, 2h or 1d, or since when, like 2026-11-21T10:00"
         raise ValueError(f"{text!r} is no time: {expected}") from None

@@ -18,10 +18,11 @@ from typing import Any, BinaryIO, get_args
 
 import msgspec
 
+from ..core.clock import Now
 from ..core.errors import StoreError
 from ..core.events import Event
-from ..core.farm import Now, Settings
 from ..core.saves import Save, Snapshot
+from ..core.settings import SchedulerSettings
 
 VERSION = 1
 EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
@@ -42,7 +43,7 @@ class Head(msgspec.Struct, frozen=True):
     farm: str
     snapshot: Snapshot
     settings: dict[str, Any]
-    """Those of `core.farm.Settings` but the policy."""
+    """The fields of `core.settings.SchedulerSettings` except the policy."""
     policy: PolicyName
     hold: bool
     mono_s: float
@@ -68,7 +69,14 @@ class Tape:
 
     @classmethod
     def begin(
-        cls, path: Path, farm: str, snapshot: Snapshot, settings: Settings, policy: PolicyName, hold: bool, now: Now
+        cls,
+        path: Path,
+        farm: str,
+        snapshot: Snapshot,
+        settings: SchedulerSettings,
+        policy: PolicyName,
+        hold: bool,
+        now: Now,
     ) -> Tape:
         """Begin a tape; an older one of that name is set aside.  StoreError: it cannot be written."""
         try:

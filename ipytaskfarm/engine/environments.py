@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +40,6 @@ class Environments:
         if self.ready is not None:
             raise EnvironmentSetupError("this engine is set up for another environment already")
         self.failed = True
-        began = time.perf_counter()
         try:
             instance = unpack_environment(code, self._namespace.names)
             self.instance = instance
@@ -58,11 +56,11 @@ class Environments:
         self._baseline.renew()
         self.failed = False
         self.ready = identity
-        self._send(SetUp(self._engine, identity, time.perf_counter() - began))
+        self._send(SetUp(self._engine, identity))
 
     def give_up(self, identity: str, why: str) -> None:
         """The setup has failed, or was interrupted: tell the farm that this engine is of no use to others."""
-        self._send(SetUp(self._engine, identity, 0.0, why))
+        self._send(SetUp(self._engine, identity, why))
 
     def tear_down(self) -> None:
         """The engine is about to end in good order.  What this raises goes to the engine's output."""

@@ -160,9 +160,7 @@ class EngineProcess:
         properties = Properties(self._facts, self._tell_properties)
         package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
-        Starts(f"{settings.folder}/modules-{self._counter}").install()
-        pool_watch.install()
-        name_place(f"on node {self._facts['node']}, engine {settings.id}")
+        self._prepare_for_children()
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
         self._loops = Loops(self._loop)
         self._lock: asyncio.Lock = kernel._main_asyncio_lock
@@ -197,6 +195,12 @@ class EngineProcess:
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
+
+    def _prepare_for_children(self) -> None:
+        """Let processes that tasks start find what came by value, and errors of missing modules say where they arose."""
+        Starts(f"{self._settings.folder}/modules-{self._counter}").install()
+        pool_watch.install()
+        name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
 
     def serve(self, mask: Iterable[int]) -> None:
         """Say hello and work until told to stop.  mask: signals that stay blocked in the main thread."""

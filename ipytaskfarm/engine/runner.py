@@ -437,7 +437,7 @@ class Runner:
         self._baseline.restore(attempt.reaches or run_s > LONG_S)
         self._finished()
         if self._baseline.spoiled:
-            self._send(SetUp(self._engine, "", 0.0, self._baseline.spoiled))
+            self._send(SetUp(self._engine, "", self._baseline.spoiled))
         if self._interrupts.raised is not None:
             # What the interrupt tore apart is to die now: a __del__ with a bare except would swallow the next one's.
             del error

@@ -1,37 +1,41 @@
-"""Tasks that ask something of their engines: what their acceptance brings, and whether any engine could serve them."""
+"""Requirements of tasks: what follows from their acceptance, and whether any engine could meet them."""
 
 from __future__ import annotations
 
+from ..clock import Now
 from ..decision import Decision
 from ..demands import CHANGING, Asks, Environment, unmet
-from ..eligibility import known_of, locality_key, unmet_asks, verdict_of
-from ..farm import Engine, EngineState, Farm, Now, PendingCheck
-from ..gates import changing, too_late
-from ..messages import Answer, Check, Checked, NodeState, Notice
+from ..eligibility import facts_of, unmet_requirement
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
+from ..functions import PendingCheck, locality_key
+from ..gates import changing_facts, lacks_time
+from ..messages import Check, Checked, NodeState, Notice
 from ..parcels import Failure, Rules
 from ..states import Reason, State
-from ..task import DEFAULT_RULES, Task
+from ..task import DEFAULT_RULES, TaskEntry
 from ..transition import final_without_answer, finish
-from .code import save_functions
-from .depends import need_verdicts
+from .depends import ask_for_verdicts
 
 UNDECIDED_S = 0.25
-"""Engines start, or functions have not answered: so much later it is looked again whether anybody can serve a task."""
+"""When engines are starting or functions have not answered, it is checked again so much later whether any engine can
+serve a task.
+"""
 
 
-def weigh_asks(farm: Farm, task: Task, asks: Asks, now: Now, out: Decision) -> None:
-    """A task of these was accepted."""
-    if asks.locality is not None:
-        need_verdicts(farm, asks.locality, out, scored=True)
-    if asks.environment is not None:
-        _note_environment(farm, task, asks.environment, out)
-    if asks.fail_if_unmet:
-        farm.set_timer(now.mono_s, "unmet_now", task.id)
+def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks, now: Now, out: Decision) -> None:
+    """Do what follows from the acceptance of a task with these requirements."""
+    if requirements.locality is not None:
+        ask_for_verdicts(farm, requirements.locality, out, scored=True)
+    if requirements.environment is not None:
+        _note_environment(farm, task, requirements.environment, out)
+    if requirements.fail_if_unmet:
+        farm.timers.set(now.mono_s, "unmet_now", task.id)
 
 
-def _note_environment(farm: Farm, task: Task, environment: Environment, out: Decision) -> None:
-    """Whether it is what came under its name before."""
-    known = farm.environments[environment.identity].environment
+def _note_environment(farm: SchedulerState, task: TaskEntry, environment: Environment, out: Decision) -> None:
+    """Note a task's environment, and tell its client if it differs from what came under its name before."""
+    known = farm.environments.uses[environment.identity].environment
     if known.variant != environment.variant:
         text = (
             f"environment {environment.name!r} (unique_id) is known with other attributes: the first ones are used. "
@@ -40,39 +44,39 @@ def _note_environment(farm: Farm, task: Task, environment: Environment, out: Dec
         _tell_once(farm, task, text, out)
     if environment.unique is None:
         return
-    before = farm.named.get(environment.unique)
-    farm.named[environment.unique] = environment.identity
+    before = farm.environments.by_unique_id.get(environment.unique)
+    farm.environments.by_unique_id[environment.unique] = environment.identity
     if before is not None and before != environment.identity:
         text = f"the code of environment {environment.name!r} has changed: its engines are set up anew"
         _tell_once(farm, task, text, out)
 
 
-def _tell_once(farm: Farm, task: Task, text: str, out: Decision) -> None:
+def _tell_once(farm: SchedulerState, task: TaskEntry, text: str, out: Decision) -> None:
     notice = (task.session, Notice(text))
     if notice not in out.sends:
         out.sends.append(notice)
 
 
-def on_node_state(farm: Farm, session: str, event: NodeState, now: Now, out: Decision) -> None:
-    """A node is busier, or less so, than it was: what waits for that is looked at again."""
-    agent = farm.agents.get(session)
+def on_node_state(farm: SchedulerState, session: str, event: NodeState, now: Now, out: Decision) -> None:
+    """Take over the load and the free memory of a node, and look again at what waits for them."""
+    agent = farm.agents.by_session.get(session)
     if agent is None:
         return
     agent.state = event
     agent.utc_offset_s = event.utc_offset_s
-    if agent.parked or farm.guarded:
-        farm.freed[session] = None
+    if agent.parked or farm.limits.load_guard:
+        farm.agents.changed[session] = None
 
 
 # -- could any engine serve?
 
 
-def why_nobody(farm: Farm, rules: Rules) -> str:
-    """Why no engine of the farm can serve a task of these rules; "" if one can, or if that is not known yet."""
-    if any(agent.starting for agent in farm.agents.values()) or not farm.engines:
+def why_nobody(farm: SchedulerState, rules: Rules) -> str:
+    """Return why no engine can serve a task of these rules.  "": one can, or it is not known yet."""
+    if any(agent.starting for agent in farm.agents.by_session.values()) or not farm.engines.by_name:
         return ""
     reasons: dict[str, None] = {}
-    for engine in sorted(farm.engines.values(), key=lambda e: e.id):
+    for engine in farm.engines.in_order():
         if engine.state == EngineState.PREPARING:
             return ""
         why = why_not(farm, rules, engine)
@@ -82,35 +86,35 @@ def why_nobody(farm: Farm, rules: Rules) -> str:
     return "\n".join(reasons)
 
 
-def why_not(farm: Farm, rules: Rules, engine: Engine) -> str:
-    """Why this engine cannot serve a task of these rules, whatever becomes free; "": it can."""
+def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:
+    """Return why this engine cannot serve a task of these rules, whatever becomes free.  "": it can."""
     if engine.state != EngineState.UP:
         return f"it is {engine.state}"
-    agent = farm.agents.get(engine.agent)
-    if agent is not None and agent.aside:
-        return f"its node is set aside: {agent.aside}"
+    agent = farm.agents.by_session.get(engine.agent)
+    if agent is not None and agent.excluded:
+        return f"its node is set aside: {agent.excluded}"
     if rules.targets is not None and engine.id not in rules.targets:
         return f"it is not among the task's targets {list(rules.targets)}"
     if rules.depend is not None:
-        verdict = verdict_of(farm, engine, rules.depend)
+        verdict = farm.functions.verdict_of(engine, rules.depend)
         if verdict is None:
             return "its depend function has not answered yet"
         if not verdict[1]:
             return f"its depend function failed: {verdict[2]}" if verdict[2] else "its depend function said no"
-    if agent is not None and (why := too_late(farm, agent, rules.time_limit_s)):
+    if agent is not None and (why := lacks_time(farm, agent, rules.time_limit_s)):
         return why
     if rules.asks is None:
         return ""
-    why = unmet_asks(farm, engine, rules.asks)
+    why = unmet_requirement(farm, engine, rules.asks)
     if why or agent is None:
         return why
-    now_known = {**known_of(engine), **changing(farm, agent)}
+    now_known = {**facts_of(engine), **changing_facts(farm, agent)}
     return next((w for c in rules.asks.requires if c.name in CHANGING and (w := unmet(c, now_known))), "")
 
 
-def fail_if_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
-    """A task that is not to wait for an engine that may never come."""
-    task = farm.tasks.get(task_id)
+def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
+    """Let a task fail that is not to wait for an engine that may never come."""
+    task = farm.tasks.unfinished.get(task_id)
     if task is None or task.state is not State.SCHEDULED or task.task_class is None:
         return
     rules = task.rules or DEFAULT_RULES
@@ -119,41 +123,38 @@ def fail_if_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
         failure = Failure("TaskTimeout", f"no engine can serve task {task_id}:\n{why}")
         finish(farm, task, final_without_answer(task, None, Reason.UNMET, failure, now), out)
     elif task.task_class.size and not task.task_class.eligible:
-        farm.set_timer(now.mono_s + UNDECIDED_S, "unmet_now", task_id)
+        farm.timers.set(now.mono_s + UNDECIDED_S, "unmet_now", task_id)
 
 
-def on_check(farm: Farm, session: str, n: int, question: Check, now: Now, out: Decision) -> None:
-    """Would any engine qualify?  Functions that have not spoken of every engine are asked first."""
-    save_functions(farm, question.functions, out)
+def on_check(farm: SchedulerState, session: str, n: int, question: Check, now: Now, out: Decision) -> None:
+    """Answer which engines would qualify, after the functions have judged every engine."""
+    farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
-        need_verdicts(farm, rules.depend, out)
+        ask_for_verdicts(farm, rules.depend, out)
     if rules.asks is not None and rules.asks.locality is not None:
-        need_verdicts(farm, rules.asks.locality, out, scored=True)
-    farm.checks.append(PendingCheck(session, n, question.rules))
+        ask_for_verdicts(farm, rules.asks.locality, out, scored=True)
+    farm.functions.checks.append(PendingCheck(session, n, question.rules))
     answer_checks(farm, out)
 
 
-def answer_checks(farm: Farm, out: Decision) -> None:
-    """Those for which every function has spoken."""
+def answer_checks(farm: SchedulerState, out: Decision) -> None:
+    """Answer the checks for which every function has judged every engine."""
     waiting = []
-    for check in farm.checks:
+    for check in farm.functions.checks:
         rules = check.rules or DEFAULT_RULES
-        if any(_undecided(farm, rules, engine) for engine in farm.engines.values()):
+        if any(_undecided(farm, rules, engine) for engine in farm.engines.by_name.values()):
             waiting.append(check)
             continue
-        rows = [
-            (engine.id, engine.node, why_not(farm, rules, engine))
-            for engine in sorted(farm.engines.values(), key=lambda e: e.id)
-        ]
-        out.sends.append((check.session, Answer(check.n, Checked(rows, why_nobody(farm, rules)))))
-    farm.checks = waiting
+        rows = [(engine.id, engine.node, why_not(farm, rules, engine)) for engine in farm.engines.in_order()]
+        out.answer(check.session, check.n, Checked(rows, why_nobody(farm, rules)))
+    farm.functions.checks = waiting
 
 
-def _undecided(farm: Farm, rules: Rules, engine: Engine) -> bool:
+def _undecided(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> bool:
     if engine.state != EngineState.UP:
         return False
     keys = [rules.depend] if rules.depend is not None else []
     if rules.asks is not None and rules.asks.locality is not None:
         keys.append(locality_key(rules.asks.locality))
-    return any(verdict_of(farm, engine, key) is None for key in keys)
+    return any(farm.functions.verdict_of(engine, key) is None for key in keys)

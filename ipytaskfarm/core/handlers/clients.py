@@ -1,18 +1,17 @@
-"""Clients coming and going, and their questions about tasks: watch, fetch, abort, clear, retry."""
+"""Clients that come and go, and their questions about tasks: watch, fetch, abort, clear, retry."""
 
 from __future__ import annotations
 
 import msgspec
 
+from ..clock import Now
 from ..decision import Decision, LoadFinals, LoadOriginals
-from ..eligibility import wake
 from ..ending import recall
 from ..events import Gone, Joined, Originals
-from ..farm import Farm, Now
+from ..farm import SchedulerState
 from ..messages import (
     Abort,
     Aborted,
-    Answer,
     Clear,
     Cleared,
     Fetch,
@@ -28,129 +27,132 @@ from ..needs import Needs
 from ..parcels import Failure, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..states import ABORTS, Reason, State
-from ..task import DEFAULT_RULES, Handed, Task
+from ..task import DEFAULT_RULES, Assigned, TaskEntry
 from ..transition import accept, final_without_answer, finish, forget
-from .jobs import client_is_gone, go_on_with, save_of
-from .submit import is_on_its_way, refused, take_ids, weigh
+from .jobs import client_is_gone, revive_job
+from .submit import apply_rules, refused
 
 RETRIED = "retried"
-"""The setting that keeps what retries came to."""
+"""The key of the stored setting that holds the answers to retries."""
 _RETRIES_KEPT = 64
-"""So many answers are remembered: who asks again does it at once, or never."""
+"""So many answers are kept: a client repeats its question at once, or never."""
 
 
-def on_client_joined(farm: Farm, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """A client's session begins, or it came back after the controller's restart."""
-    client = farm.client(session)
-    client.here = True
+def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
+    """Note that a client is connected: its session begins, or goes on after the controller's restart."""
+    client = farm.clients.of(session)
+    client.connected = True
     client.name = event.name
 
 
-def on_client_gone(farm: Farm, session: str, event: Gone, now: Now, out: Decision) -> None:
-    """Its tasks go on; what it was told about is not told any more; ids it never used never come."""
-    client = farm.clients.pop(session, None)
+def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
+    """Forget a client.  Its tasks go on; ids that it never used are never handed in."""
+    client = farm.clients.by_session.pop(session, None)
     if client is None:
         return
     for task_id in client.watching:
-        watchers = farm.watchers.get(task_id, [])
+        watchers = farm.clients.watchers.get(task_id, [])
         if session in watchers:
             watchers.remove(session)
             if not watchers:
-                del farm.watchers[task_id]
+                del farm.clients.watchers[task_id]
     unused = [block for block in client.blocks if block.next <= block.last]
-    for task_id in [i for i in farm.watchers if any(b.next <= i <= b.last for b in unused)]:
+    for task_id in [i for i in farm.clients.watchers if any(b.next <= i <= b.last for b in unused)]:
         text = f"task {task_id} was never handed in: its client went away first"
-        for watcher in farm.watchers.pop(task_id):
-            other = farm.clients.get(watcher)
+        for watcher in farm.clients.watchers.pop(task_id):
+            other = farm.clients.by_session.get(watcher)
             if other is not None:
                 other.watching.discard(task_id)
                 other.finals.append(refused(task_id, "IndexError", text))
-                farm.touched[watcher] = other
-    for key in [key for key in farm.commands if key[0] == session]:
-        del farm.commands[key]
+                farm.clients.to_tell[watcher] = other
+    for key in [key for key in farm.requests.commands if key[0] == session]:
+        del farm.requests.commands[key]
     client_is_gone(farm, session, out)
 
 
-def on_watch(farm: Farm, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
-    """Tell this session when these end.  For those that have ended it is told so now, without their results."""
-    client = farm.client(session)
+def on_watch(farm: SchedulerState, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
+    """Tell this session when these tasks end.
+
+    Of tasks that have ended it is told at once, without their results."""
+    client = farm.clients.of(session)
     unknown = []
     for task_id in question.ids:
-        if task_id in farm.finals:
-            client.finals.append(_ended_before(task_id, farm.finals[task_id]))
-        elif task_id in farm.refusals:
-            client.finals.append(refused(task_id, *farm.refusals[task_id]))
-        elif task_id in farm.tasks or is_on_its_way(farm, task_id):
+        if task_id in farm.tasks.finals:
+            client.finals.append(_ended_before(task_id, farm.tasks.finals[task_id]))
+        elif task_id in farm.tasks.refusals:
+            client.finals.append(refused(task_id, *farm.tasks.refusals[task_id]))
+        elif task_id in farm.tasks.unfinished or farm.clients.will_submit(task_id):
             if task_id not in client.watching:
                 client.watching.add(task_id)
-                farm.watchers.setdefault(task_id, []).append(session)
+                farm.clients.watchers.setdefault(task_id, []).append(session)
         else:
             unknown.append(task_id)
-    farm.touched[session] = client
-    out.sends.append((session, Answer(n, Watched(unknown))))
+    farm.clients.to_tell[session] = client
+    out.answer(session, n, Watched(unknown))
 
 
 def _ended_before(task_id: int, reason: str) -> Final:
     return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0)
 
 
-def on_fetch(farm: Farm, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
-    """Results from the store, as often as asked, to any client."""
+def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
+    """Read results from the store, as often as asked, for any client."""
     ids, unfinished, unknown, refusals = [], [], [], []
     for task_id in dict.fromkeys(question.ids):
-        if task_id in farm.finals:
+        if task_id in farm.tasks.finals:
             ids.append(task_id)
-        elif task_id in farm.refusals:
-            refusals.append(refused(task_id, *farm.refusals[task_id]))
-        elif task_id in farm.tasks or is_on_its_way(farm, task_id):
+        elif task_id in farm.tasks.refusals:
+            refusals.append(refused(task_id, *farm.tasks.refusals[task_id]))
+        elif task_id in farm.tasks.unfinished or farm.clients.will_submit(task_id):
             unfinished.append(task_id)
         else:
             unknown.append(task_id)
     if ids:
         out.loads.append(LoadFinals(session, n, ids, unfinished, unknown, refusals))
     else:
-        out.sends.append((session, Answer(n, Fetched(refusals, unfinished, unknown))))
+        out.answer(session, n, Fetched(refusals, unfinished, unknown))
 
 
-def on_abort(farm: Farm, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
-    """Final at once.  What has not begun never runs; what runs is interrupted, and its answer changes nothing."""
+def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
+    """Let tasks fail at once.  Tasks that have not begun never run; running ones are interrupted, and their answers
+    change nothing."""
     outcomes: list[tuple[int, str]] = []
     recalls: dict[str, list[RunKey]] = {}
     for task_id in question.ids:
-        task = farm.tasks.get(task_id)
+        task = farm.tasks.unfinished.get(task_id)
         if task is not None:
             text = f"task {task.id} was aborted" + (f": {question.reason}" if question.reason else "")
             _abort_one(farm, task, question.interrupt, Reason.ABORTED, text, recalls, now, out)
             outcomes.append((task_id, "aborted"))
-        elif task_id in farm.finals:
-            ended = farm.finals[task_id] in ABORTS
+        elif task_id in farm.tasks.finals:
+            ended = farm.tasks.finals[task_id] in ABORTS
             outcomes.append((task_id, "already aborted" if ended else "already completed"))
         else:
-            outcomes.append((task_id, "already completed" if task_id in farm.refusals else "unknown"))
+            outcomes.append((task_id, "already completed" if task_id in farm.tasks.refusals else "unknown"))
     _recall_all(farm, recalls, now, out)
-    out.sends.append((session, Answer(n, Aborted(outcomes))))
+    out.answer(session, n, Aborted(outcomes))
 
 
-def abort_with_jobs(farm: Farm, now: Now, out: Decision) -> None:
-    """At the end of a turn: jobs that end with the first of their tasks that fails."""
+def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Abort the tasks of jobs that end with their first failure.  Called at the end of a turn."""
     recalls: dict[str, list[RunKey]] = {}
-    for job_id in farm.to_abort:
-        job = farm.jobs[job_id]
+    for job_id in farm.jobs.to_abort:
+        job = farm.jobs.by_id[job_id]
         for task_id in list(job.tasks):
-            _abort_one(farm, farm.tasks[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
-        out.saves.append(save_of(job))
-    farm.to_abort.clear()
+            _abort_one(farm, farm.tasks.unfinished[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
+        out.saves.append(job.save())
+    farm.jobs.to_abort.clear()
     _recall_all(farm, recalls, now, out)
 
 
-def _recall_all(farm: Farm, recalls: dict[str, list[RunKey]], now: Now, out: Decision) -> None:
+def _recall_all(farm: SchedulerState, recalls: dict[str, list[RunKey]], now: Now, out: Decision) -> None:
     for name, runs in recalls.items():
-        recall(farm, farm.engines[name], runs, now, out)
+        recall(farm, farm.engines.by_name[name], runs, now, out)
 
 
 def _abort_one(
-    farm: Farm,
-    task: Task,
+    farm: SchedulerState,
+    task: TaskEntry,
     interrupt: bool,
     reason: Reason,
     text: str,
@@ -159,8 +161,8 @@ def _abort_one(
     out: Decision,
 ) -> None:
     place = task.place
-    engine = farm.engines.get(place.engine) if type(place) is Handed else None
-    if engine is not None and type(place) is Handed:
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
+    if engine is not None and type(place) is Assigned:
         run = (task.id, place.attempt)
         if place.since_s is None:
             recalls.setdefault(engine.name, []).append(run)
@@ -169,102 +171,103 @@ def _abort_one(
     finish(farm, task, final_without_answer(task, engine, reason, Failure("TaskAborted", text), now), out)
 
 
-def grace_of(farm: Farm, task: Task) -> float:
-    """Between its interrupt and the signals that end its engine."""
+def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
+    """Return the time between a task's interrupt and the signals that end its engine."""
     grace_s = task.rules.grace_s if task.rules is not None else None
     return farm.settings.grace_s if grace_s is None else grace_s
 
 
-def on_clear(farm: Farm, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
-    """Forget final results; ids go on counting."""
+def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
+    """Forget ended tasks.  Their ids are not given again."""
     if question.ids is None:
-        ids = [i for i in farm.finals if i not in farm.takers and i not in farm.kept]
-        refusals = [*farm.refusals]
+        ids = [i for i in farm.tasks.finals if i not in farm.graph.consumers and i not in farm.tasks.kept]
+        refusals = [*farm.tasks.refusals]
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.finals and i not in farm.takers]
-        refusals = [i for i in asked if i in farm.refusals]
-        unfinished = [i for i in asked if i in farm.tasks]
-        needed = [i for i in asked if i in farm.finals and i in farm.takers]
-        missing = [i for i in asked if i not in farm.finals and i not in farm.refusals and i not in farm.tasks]
+        ids = [i for i in asked if i in farm.tasks.finals and i not in farm.graph.consumers]
+        refusals = [i for i in asked if i in farm.tasks.refusals]
+        unfinished = [i for i in asked if i in farm.tasks.unfinished]
+        needed = [i for i in asked if i in farm.tasks.finals and i in farm.graph.consumers]
+        missing = [i for i in asked if not farm.tasks.is_known(i)]
     for task_id in ids:
         forget(farm, task_id)
     for task_id in refusals:
-        del farm.refusals[task_id]
+        del farm.tasks.refusals[task_id]
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.sends.append((session, Answer(n, Cleared(len(gone), missing, unfinished, needed))))
+    out.answer(session, n, Cleared(len(gone), missing, unfinished, needed))
 
 
-def on_retry(farm: Farm, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
-    """Failed tasks once more, as they were handed in: the store has what they were made of.
+def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
+    """Run failed tasks once more, as they were handed in, from the store.
 
-    A client asks again, under the same number, when the controller died before it could answer."""
-    known = farm.retried.get(f"{session} {n}")
+    A client repeats its question, under the same number, when the controller died before it could answer."""
+    lifecycle = farm.lifecycle
+    known = farm.clients.retried.get(f"{session} {n}")
     if known is not None:
-        out.sends.append((session, Answer(n, known)))
+        out.answer(session, n, known)
         return
     ids, missing, not_failed = [], [], []
     for task_id in dict.fromkeys(question.ids):
-        if farm.finals.get(task_id) or (task_id in farm.finals and not question.failed_only):
+        if farm.tasks.finals.get(task_id) or (task_id in farm.tasks.finals and not question.failed_only):
             ids.append(task_id)
-        elif task_id in farm.finals or task_id in farm.tasks:
+        elif task_id in farm.tasks.finals or task_id in farm.tasks.unfinished:
             not_failed.append(task_id)
         else:
             missing.append(task_id)
-    if farm.stopping or farm.full is not None:
-        why = farm.full or "the farm is stopping"
-        out.sends.append((session, Answer(n, Refusal("StoreFull" if farm.full else "ConnectionError", why))))
+    if lifecycle.stopping or lifecycle.full is not None:
+        why = lifecycle.full or "the farm is stopping"
+        out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
         out.loads.append(LoadOriginals(session, n, ids, missing, not_failed))
     else:
-        out.sends.append((session, Answer(n, Retried([], missing, not_failed))))
+        out.answer(session, n, Retried([], missing, not_failed))
 
 
-def on_originals(farm: Farm, session: str, event: Originals, now: Now, out: Decision) -> None:
-    """The tasks to be retried, read back: new ids, linked to the old ones."""
+def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
+    """Accept the tasks to be retried under new ids, linked to the old ones."""
     if not event.tasks:
-        out.sends.append((session, Answer(event.n, Retried([], event.missing, event.not_failed))))
+        out.answer(session, event.n, Retried([], event.missing, event.not_failed))
         return
-    block = take_ids(farm, session, len(event.tasks), out)
-    client = farm.client(session)
+    block = farm.clients.ids.take(session, len(event.tasks), out)
+    client = farm.clients.of(session)
     client.blocks.append(block)
     pairs: list[tuple[int, int]] = []
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
-            go_on_with(farm, rules.job, out)
+            revive_job(farm, rules.job, out)
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
         needs = _needs_again(farm, original.needs, dict(pairs)) if original.needs is not None else None
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
         block.next += 1
         task = accept(farm, again, session, linked, out)
         pairs.append((original.id, again.id))
-        weigh(farm, task, now, out)
+        apply_rules(farm, task, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     reply = Retried(pairs, event.missing, event.not_failed)
-    farm.retried[f"{session} {event.n}"] = reply
-    while len(farm.retried) > _RETRIES_KEPT:
-        del farm.retried[next(iter(farm.retried))]
-    out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.retried).decode()))
-    out.sends.append((session, Answer(event.n, reply)))
+    farm.clients.retried[f"{session} {event.n}"] = reply
+    while len(farm.clients.retried) > _RETRIES_KEPT:
+        del farm.clients.retried[next(iter(farm.clients.retried))]
+    out.saves.append(SaveSetting(RETRIED, msgspec.json.encode(farm.clients.retried).decode()))
+    out.answer(session, event.n, reply)
 
 
-def _needs_again(farm: Farm, needs: Needs, pairs: dict[int, int]) -> Needs:
-    """What a task that is tried again waits for: those that are tried again with it, for themselves."""
+def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:
+    """Return what a retried task waits for: tasks that are retried with it are replaced by their new ids."""
     inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
     known = [pairs.get(i, i) for i in needs.after]
-    after = tuple(i for i in known if i in farm.tasks or i in farm.finals)  # what was cleared had ended
+    after = tuple(i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals)  # a cleared task had ended
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
-def fail_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
-    """No engine could take it within `unmet_timeout`."""
-    task = farm.tasks.get(task_id)
+def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
+    """Let a task fail that no engine could take within `unmet_timeout`."""
+    task = farm.tasks.unfinished.get(task_id)
     if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
         return
     seconds = farm.settings.unmet_timeout_s
@@ -272,8 +275,8 @@ def fail_unmet(farm: Farm, task_id: int, now: Now, out: Decision) -> None:
     finish(farm, task, final_without_answer(task, None, Reason.UNMET, Failure("TaskTimeout", text), now), out)
 
 
-def end_withholding(farm: Farm, engine_name: str) -> None:
-    """Its penalty is over."""
-    engine = farm.engines.get(engine_name)
+def end_withholding(farm: SchedulerState, engine_name: str) -> None:
+    """Give an engine tasks again after its penalty."""
+    engine = farm.engines.by_name.get(engine_name)
     if engine is not None and engine.state == "up":
-        wake(farm, engine)
+        farm.readiness.wake(engine)

@@ -1,13 +1,14 @@
-"""MultiEngine commands on their way to engines and back, sticky state, and stacks."""
+"""MultiEngine commands on their way to engines and back, sticky commands, and stacks."""
 
 from __future__ import annotations
 
 import msgspec
 
+from ..clock import Now
 from ..decision import Decision
-from ..farm import Engine, EngineState, Farm, Now, PendingCommand
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
 from ..messages import (
-    Answer,
     ClearSticky,
     Command,
     CommandAnswer,
@@ -24,10 +25,11 @@ from ..messages import (
     StackText,
     Text,
 )
+from ..requests import PendingCommand
 from ..saves import DropSticky, SaveSticky
 from ..states import State
 from ..tables import CommandQueueTable, StickyTable
-from ..task import Handed
+from ..task import Assigned
 from ..verbs import PROFILE
 from ..work import FailureBody
 from .engines import engine_is_ready, prepare
@@ -36,18 +38,18 @@ NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
 NOTE_MAX = 2000
-"""Characters of what an engine says of its start-up code."""
+"""The most characters of an engine's report on its start-up code."""
 
 STACKS_KEPT = 10_000
-"""Queries that wait for their answers."""
+"""The most stack queries that wait for their answers."""
 
 STARTUP = "startup"
-"""The key of the farm's start-up code among the sticky entries."""
+"""The key of the farm's start-up code among the sticky commands."""
 
 
-def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision) -> None:
-    """Send a command to each of its engines, or answer at once why that cannot be."""
-    visible = farm.visible_engines()
+def on_command(farm: SchedulerState, session: str, event: Command, now: Now, out: Decision) -> None:
+    """Send a command to each of its engines, or answer at once why that is not possible."""
+    visible = farm.engines.visible()
     if not visible:
         _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
         return
@@ -61,12 +63,14 @@ def on_command(farm: Farm, session: str, event: Command, now: Now, out: Decision
             return
         engines = [by_id[i] for i in event.engines]
     for engine in engines:
-        engine.touched = engine.touched or event.verb != PROFILE  # which leaves nothing that could be missed
+        engine.ran_commands = (
+            engine.ran_commands or event.verb != PROFILE
+        )  # profiling leaves nothing behind that could be missed
         key = (session, event.n, engine.name)
-        farm.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
+        farm.requests.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
-        # Who will answer, so that the client knows how many answers "all" means.
+        # The engines that will answer, so that the client knows how many answers to expect.
         ids = msgspec.msgpack.encode([engine.id for engine in engines])
         out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
 
@@ -76,19 +80,19 @@ def _refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: De
     out.sends.append((session, CommandAnswer(n, engine_id, False, body)))
 
 
-def on_command_done(farm: Farm, session: str, event: CommandDone, now: Now, out: Decision) -> None:
-    """An engine has answered: pass it on; the farm's own commands make the engine ready."""
-    engine = farm.engines.get(event.engine)
+def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now: Now, out: Decision) -> None:
+    """Pass an engine's answer on.  When all of the farm's own commands are answered, the engine is ready."""
+    engine = farm.engines.by_name.get(event.engine)
     if event.session == "":
         if engine is not None:
             _prepared(farm, engine, event, now, out)
         return
-    pending = farm.commands.pop((event.session, event.n, event.engine), None)
+    pending = farm.requests.commands.pop((event.session, event.n, event.engine), None)
     if pending is not None and engine is not None:
         out.sends.append((event.session, CommandAnswer(event.n, engine.id, event.ok, event.body)))
 
 
-def _prepared(farm: Farm, engine: Engine, event: CommandDone, now: Now, out: Decision) -> None:
+def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now: Now, out: Decision) -> None:
     if event.n not in engine.preparing:
         return
     engine.preparing.discard(event.n)
@@ -107,78 +111,84 @@ def _failure_in(body: bytes) -> str:
     return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
 
 
-def fail_commands_of(farm: Farm, engine: Engine, how: str, out: Decision) -> None:
-    """The engine is gone: what it had not answered, it never will."""
-    lost = [key for key in farm.commands if key[2] == engine.name]
+def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: Decision) -> None:
+    """Answer the commands that a lost engine will never answer."""
+    lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
-        pending = farm.commands.pop(key)
+        pending = farm.requests.commands.pop(key)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
-def on_command_queues(farm: Farm, session: str, n: int, question: CommandQueues, now: Now, out: Decision) -> None:
-    """What each engine has been told and has not answered."""
+def on_command_queues(
+    farm: SchedulerState, session: str, n: int, question: CommandQueues, now: Now, out: Decision
+) -> None:
+    """Answer which commands each engine has not answered."""
     texts: dict[str, list[str]] = {}
-    for pending in farm.commands.values():
+    for pending in farm.requests.commands.values():
         texts.setdefault(pending.engine, []).append(pending.text or pending.verb)
     rows = []
-    for engine in farm.visible_engines():
+    for engine in farm.engines.visible():
         oldest = engine.oldest()
         rows.append((engine.id, oldest[0] if oldest else None, texts.get(engine.name, [])))
-    out.sends.append((session, Answer(n, CommandQueueTable(rows))))
+    out.answer(session, n, CommandQueueTable(rows))
 
 
 # -- sticky state
 
 
-def on_set_sticky(farm: Farm, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
-    """Keep a command for every engine to come; engines that are being prepared get it too."""
+def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
+    """Keep a command for all engines to come, and send it to engines that are being prepared."""
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
-    unchanged = farm.sticky.get(question.key) == entry
-    farm.sticky[question.key] = entry
+    unchanged = farm.requests.sticky.get(question.key) == entry
+    farm.requests.sticky[question.key] = entry
     if question.key == STARTUP:
-        # First, whenever it came: what was made sticky may rest on it.
-        farm.sticky = {STARTUP: entry, **farm.sticky}
+        # The start-up code comes first, whenever it was set: the other commands may depend on it.
+        farm.requests.sticky = {STARTUP: entry, **farm.requests.sticky}
     out.saves.append(entry)
     if not unchanged:
-        for engine in farm.engines.values():
+        for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
                 prepare(farm, engine, entry.verb, entry.body, out)
-    out.sends.append((session, Answer(n, Flag(True))))
+    out.answer(session, n, Flag(True))
 
 
-def on_list_sticky(farm: Farm, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
-    """What fresh engines will run, in order."""
-    rows = [(entry.key, entry.verb, entry.text) for entry in farm.sticky.values()]
-    out.sends.append((session, Answer(n, StickyTable(rows))))
+def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
+    """Answer which commands new engines run, in order."""
+    rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
+    out.answer(session, n, StickyTable(rows))
 
 
-def on_clear_sticky(farm: Farm, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
-    """Fresh engines no longer run these."""
-    keys = list(farm.sticky) if question.keys is None else [k for k in question.keys if k in farm.sticky]
+def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
+    """Remove commands from those that new engines run."""
+    keys = (
+        list(farm.requests.sticky) if question.keys is None else [k for k in question.keys if k in farm.requests.sticky]
+    )
     for key in keys:
-        del farm.sticky[key]
+        del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
-    out.sends.append((session, Answer(n, Number(len(keys)))))
+    out.answer(session, n, Number(len(keys)))
 
 
 # -- stacks
 
 
-def on_stack(farm: Farm, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
-    """Where is a running task now?  Its agent asks the engine."""
-    task = farm.tasks.get(question.id)
+def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
+    """Ask the agent of a running task's engine where the task is now."""
+    task = farm.tasks.unfinished.get(question.id)
     place = task.place if task is not None else None
-    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     if task is None or engine is None or task.state is not State.PENDING:
-        text = f"task {question.id} is not running" if task or question.id in farm.finals else _unknown(question.id)
-        etype = "ValueError" if task or question.id in farm.finals else "IndexError"
-        out.sends.append((session, Answer(n, Refusal(etype, text))))
+        text = (
+            f"task {question.id} is not running" if task or question.id in farm.tasks.finals else _unknown(question.id)
+        )
+        etype = "ValueError" if task or question.id in farm.tasks.finals else "IndexError"
+        out.answer(session, n, Refusal(etype, text))
         return
     number = farm.number()
-    farm.stacks[number] = (session, n, engine.agent)
-    while len(farm.stacks) > STACKS_KEPT:  # of agents that do not answer
-        del farm.stacks[next(iter(farm.stacks))]
+    farm.requests.stacks[number] = (session, n, engine.agent)
+    while len(farm.requests.stacks) > STACKS_KEPT:  # queries to agents that do not answer
+        del farm.requests.stacks[next(iter(farm.requests.stacks))]
     out.sends.append((engine.agent, StackQuery(number, engine.name)))
 
 
@@ -186,8 +196,8 @@ def _unknown(task_id: int) -> str:
     return f"there is no task {task_id}: it was never handed in, or has been cleared"
 
 
-def on_stack_text(farm: Farm, session: str, event: StackText, now: Now, out: Decision) -> None:
-    """The stack of an engine, for whoever asked."""
-    asked = farm.stacks.pop(event.n, None)
+def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now, out: Decision) -> None:
+    """Pass an engine's stack on to the client that asked."""
+    asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
-        out.sends.append((asked[0], Answer(asked[1], Text(event.text))))
+        out.answer(asked[0], asked[1], Text(event.text))

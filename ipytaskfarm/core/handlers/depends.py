@@ -1,34 +1,42 @@
-"""What depend functions say of engines.  They are user code and run in the evaluator; here their verdicts are kept."""
+"""Verdicts of depend and locality functions on engines.
+
+The functions are user code and run in the evaluator; only their verdicts are kept here.
+"""
 
 from __future__ import annotations
 
+from ..clock import Now
 from ..decision import Decision
-from ..eligibility import locality_key, refresh_class
-from ..farm import Depend, Engine, EngineState, Farm, Now
+from ..eligibility import refresh_class
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
+from ..functions import FunctionVerdicts, locality_key
 from ..queue import ClassKey
 from ..verdicts import Evaluate, Evaluated, Subject
 
 
-def need_verdicts(farm: Farm, digest: str, out: Decision, scored: bool = False) -> None:
-    """Ask about every engine of which this function has not spoken yet.  scored: it is a locality function."""
+def ask_for_verdicts(farm: SchedulerState, digest: str, out: Decision, scored: bool = False) -> None:
+    """Ask about every engine that this function has not judged yet.
+
+    scored: it is a locality function."""
     depend = _depend(farm, digest, scored)
-    if len(depend.asked) >= len(farm.engines) and all(e in depend.asked for e in farm.engines):
+    if len(depend.asked) >= len(farm.engines.by_name) and all(e in depend.asked for e in farm.engines.by_name):
         return
-    _ask(farm, depend, list(farm.engines.values()), out)
+    _ask(farm, depend, list(farm.engines.by_name.values()), out)
 
 
-def _depend(farm: Farm, digest: str, scored: bool) -> Depend:
+def _depend(farm: SchedulerState, digest: str, scored: bool) -> FunctionVerdicts:
     key = locality_key(digest) if scored else digest
-    depend = farm.depends.get(key)
+    depend = farm.functions.by_key.get(key)
     if depend is None:
-        depend = farm.depends[key] = Depend(digest, scored)
+        depend = farm.functions.by_key[key] = FunctionVerdicts(digest, scored)
     return depend
 
 
-def _needed(farm: Farm) -> list[tuple[str, bool]]:
-    """(digest, scored) of every function that tasks wait for."""
+def _needed(farm: SchedulerState) -> list[tuple[str, bool]]:
+    """Return (digest, scored) of every function that waiting tasks need."""
     needed: set[tuple[str, bool]] = set()
-    for task_class in farm.classes.values():
+    for task_class in farm.queues.classes.values():
         if task_class.size and task_class.restricted:
             needed.update(_functions_of(task_class.key))
     return sorted(needed)
@@ -36,18 +44,18 @@ def _needed(farm: Farm) -> list[tuple[str, bool]]:
 
 def _functions_of(key: ClassKey) -> list[tuple[str, bool]]:
     found = [(key.depend, False)] if key.depend is not None else []
-    if key.asks is not None and key.asks.locality is not None:
-        found.append((key.asks.locality, True))
+    if key.requirements is not None and key.requirements.locality is not None:
+        found.append((key.requirements.locality, True))
     return found
 
 
-def ask_about(farm: Farm, engine: Engine, out: Decision) -> None:
-    """A new engine, or one with new properties: ask every function that tasks wait for."""
+def ask_about_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Ask all functions that waiting tasks need about a new engine, or one with new properties."""
     for digest, scored in _needed(farm):
         _ask(farm, _depend(farm, digest, scored), [engine], out)
 
 
-def _ask(farm: Farm, depend: Depend, engines: list[Engine], out: Decision) -> None:
+def _ask(farm: SchedulerState, depend: FunctionVerdicts, engines: list[EngineEntry], out: Decision) -> None:
     subjects = []
     for engine in engines:
         if engine.state != EngineState.UP or depend.asked.get(engine.name) == engine.version:
@@ -59,60 +67,61 @@ def _ask(farm: Farm, depend: Depend, engines: list[Engine], out: Decision) -> No
         out.evaluations.append(Evaluate(farm.number(), depend.digest, subjects, scored=depend.scored))
 
 
-def forget_engine(farm: Farm, engine: Engine) -> None:
-    """What was said of it no longer holds."""
-    for depend in farm.depends.values():
+def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
+    """Forget the verdicts on an engine."""
+    for depend in farm.functions.by_key.values():
         depend.verdicts.pop(engine.name, None)
         depend.asked.pop(engine.name, None)
 
 
-def on_evaluated(farm: Farm, session: str, event: Evaluated, now: Now, out: Decision) -> None:
-    """Verdicts: those about an engine as it is now count; one that is an error is asked for again later."""
+def on_evaluated(farm: SchedulerState, session: str, event: Evaluated, now: Now, out: Decision) -> None:
+    """Take over verdicts about engines with their present properties.  Verdicts that are errors are asked for again
+    later."""
     key = locality_key(event.depend) if event.scored else event.depend
-    depend = farm.depends.get(key)
+    depend = farm.functions.by_key.get(key)
     if depend is None:
         return
     failed = False
     for verdict in event.verdicts:
-        engine = farm.engines.get(verdict.engine)
+        engine = farm.engines.by_name.get(verdict.engine)
         if engine is None or engine.version != verdict.version:
             continue
         depend.verdicts[verdict.engine] = (verdict.version, verdict.fits, verdict.error, verdict.score)
         failed = failed or bool(verdict.error)
     if failed and depend.again_s is None:
         depend.again_s = now.mono_s + farm.settings.depend_again_s
-        farm.set_timer(depend.again_s, "depend", key)
+        farm.timers.set(depend.again_s, "depend", key)
     _refresh(farm, depend)
 
 
-def ask_again(farm: Farm, key: str, out: Decision) -> None:
-    """The verdicts that were errors are asked for anew, if any task still waits for them."""
-    depend = farm.depends.get(key)
+def ask_again(farm: SchedulerState, key: str, out: Decision) -> None:
+    """Ask again for the verdicts that were errors, if a task still waits for them."""
+    depend = farm.functions.by_key.get(key)
     if depend is None:
         return
     depend.again_s = None
     _forget_errors(depend)
     if (depend.digest, depend.scored) in _needed(farm):
-        _ask(farm, depend, list(farm.engines.values()), out)
+        _ask(farm, depend, list(farm.engines.by_name.values()), out)
 
 
-def _forget_errors(depend: Depend) -> None:
+def _forget_errors(depend: FunctionVerdicts) -> None:
     for name in [name for name, verdict in depend.verdicts.items() if verdict[2]]:
         depend.asked.pop(name, None)
 
 
-def drop_all_verdicts(farm: Farm, out: Decision) -> None:
-    """For `spin`: what was said is forgotten, and asked anew for the tasks that wait."""
+def drop_all_verdicts(farm: SchedulerState, out: Decision) -> None:
+    """Forget all verdicts, and ask again for those that waiting tasks need.  Called by `spin`."""
     waiting = _needed(farm)
-    for depend in list(farm.depends.values()):
+    for depend in list(farm.functions.by_key.values()):
         depend.verdicts.clear()
         depend.asked.clear()
         _refresh(farm, depend)
         if (depend.digest, depend.scored) in waiting:
-            need_verdicts(farm, depend.digest, out, depend.scored)
+            ask_for_verdicts(farm, depend.digest, out, depend.scored)
 
 
-def _refresh(farm: Farm, depend: Depend) -> None:
-    for task_class in farm.classes.values():
+def _refresh(farm: SchedulerState, depend: FunctionVerdicts) -> None:
+    for task_class in farm.queues.classes.values():
         if (depend.digest, depend.scored) in _functions_of(task_class.key):
             refresh_class(farm, task_class)

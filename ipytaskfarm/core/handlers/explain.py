@@ -1,78 +1,80 @@
-"""Why a task is where it is, in sentences."""
+"""Explanations for people: why a task is where it is."""
 
 from __future__ import annotations
 
+from ..clock import Now
 from ..decision import Decision, LoadExplanation
 from ..durations import SLOW_S
 from ..eligibility import may_serve
-from ..farm import Engine, EngineState, Farm, Now
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
 from ..gates import gate
 from ..lending import MAX_EXTRA_ENGINES
-from ..messages import Answer, Explain, Refusal, Stuck, Text
+from ..messages import Explain, Refusal, Stuck, Text
 from ..queue import ClassKey, serves_environment
 from ..states import State, Waiting
-from ..task import DEFAULT_RULES, Handed, Queued, Task
+from ..task import DEFAULT_RULES, Assigned, Queued, TaskEntry
 from .asking import why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
-"""So many of those that a task waits for are named."""
+"""At most so many of the tasks that a task waits for are named."""
 
 
-def on_explain(farm: Farm, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
-    """Why a task is where it is, in sentences."""
-    task = farm.tasks.get(question.id)
+def on_explain(farm: SchedulerState, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
+    """Answer why a task is where it is, in sentences."""
+    task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        out.sends.append((session, Answer(n, Text("\n".join(explain(farm, task, now))))))
-    elif question.id in farm.finals:
+        out.answer(session, n, Text("\n".join(explain(farm, task, now))))
+    elif question.id in farm.tasks.finals:
         out.loads.append(LoadExplanation(session, n, question.id))
-    elif question.id in farm.refusals:
-        out.sends.append((session, Answer(n, Text("refused: " + farm.refusals[question.id][1]))))
+    elif question.id in farm.tasks.refusals:
+        out.answer(session, n, Text("refused: " + farm.tasks.refusals[question.id][1]))
     else:
         text = f"there is no task {question.id}: it was never handed in, or has been cleared"
-        out.sends.append((session, Answer(n, Refusal("IndexError", text))))
+        out.answer(session, n, Refusal("IndexError", text))
 
 
-def on_stuck(farm: Farm, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
-    """For those who wait: nothing to say as long as anything moves."""
+def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
+    """Answer why none of these tasks moves; the text is empty as long as one may move."""
     text = ""
-    tasks = [farm.tasks.get(i) for i in question.ids]
+    tasks = [farm.tasks.unfinished.get(i) for i in question.ids]
     if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
         first = tasks[0]
         assert first is not None
         text = "\n".join(explain(farm, first, now))
         if len(tasks) > 1:
             text += f"\n… and {len(tasks) - 1} more like it"
-    out.sends.append((session, Answer(n, Text(text))))
+    out.answer(session, n, Text(text))
 
 
-def _may_move(farm: Farm, task: Task) -> bool:
-    """Whether it runs, or is to run as soon as an engine is free."""
+def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
+    """Return whether a task runs, or will run as soon as an engine is free."""
     place = task.place
-    if type(place) is Handed:
-        engine = farm.engines.get(place.engine)
+    if type(place) is Assigned:
+        engine = farm.engines.by_name.get(place.engine)
         return engine is not None and engine.state != EngineState.AWAY
-    if farm.held or farm.stopping:
+    if farm.lifecycle.held or farm.lifecycle.stopping:
         return False
-    if task.left:
-        return _any_may_move(farm, task.left)
+    if task.waits_for:
+        return _any_may_move(farm, task.waits_for)
     if type(place) is Queued and task.task_class is None:
-        return place.why is not Waiting.PAUSED  # it comes back by itself, at its time
+        return place.why is not Waiting.PAUSED  # it rejoins its queue by itself at its time
     if task.task_class is not None and task.task_class.restricted:
         return bool(task.task_class.eligible) and not why_nobody(farm, task.rules or DEFAULT_RULES)
-    return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.values())
+    return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.by_name.values())
 
 
-def _any_may_move(farm: Farm, needed: set[int]) -> bool:
-    """Whether anything that these wait for, however far, may move."""
+def _any_may_move(farm: SchedulerState, needed: set[int]) -> bool:
+    """Return whether any task that these tasks wait for, directly or indirectly, may move."""
     seen = set(needed)
     waiting = list(needed)
     while waiting:
-        task = farm.tasks.get(waiting.pop())
+        task = farm.tasks.unfinished.get(waiting.pop())
         if task is None:
             return True
-        if task.left:
-            fresh = task.left - seen
+        if task.waits_for:
+            fresh = task.waits_for - seen
             seen |= fresh
             waiting += fresh
         elif _may_move(farm, task):
@@ -80,8 +82,8 @@ def _any_may_move(farm: Farm, needed: set[int]) -> bool:
     return False
 
 
-def explain(farm: Farm, task: Task, now: Now) -> list[str]:
-    """Lines for people about an unfinished task."""
+def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
+    """Return lines for people about an unfinished task."""
     name = f" ({name_of(task)})" if name_of(task) else ""
     shown = "running" if task.state is State.PENDING else task.state.value
     lines = [f"task {task.id}{name} is {shown}: {reason_of(farm, task)}"]
@@ -89,41 +91,42 @@ def explain(farm: Farm, task: Task, now: Now) -> list[str]:
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
     place = task.place
-    if type(place) is Handed:
+    if type(place) is Assigned:
         lines.append(_explain_handed(farm, task, place, now))
         return lines
-    if farm.held:
+    if farm.lifecycle.held:
         lines.append("the farm is held: `ipytaskfarm` start without --hold, or resume, lets tasks run")
-    if farm.stopping:
+    if farm.lifecycle.stopping:
         lines.append("the farm is stopping")
     if type(place) is Queued and task.task_class is None:
         lines.append(_explain_away(farm, task, place, now))
         return lines
-    if not farm.engines:
-        starting = sum(len(a.starting) for a in farm.agents.values())
-        lines.append(f"the farm has no engines now ({starting} starting, {farm.wanted} wanted)")
-    for engine in sorted(farm.engines.values(), key=lambda e: e.id):
+    if not farm.engines.by_name:
+        starting = sum(len(a.starting) for a in farm.agents.by_session.values())
+        lines.append(f"the farm has no engines now ({starting} starting, {farm.lifecycle.wanted} wanted)")
+    for engine in farm.engines.in_order():
         lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
     return lines
 
 
-def _explain_away(farm: Farm, task: Task, place: Queued, now: Now) -> str:
-    """Of a task that stands in no queue."""
-    if task.left:
-        first = sorted(task.left)[:SHOWN]
-        more = f" and {len(task.left) - len(first)} more" if len(task.left) > len(first) else ""
+def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:
+    """Explain where a task waits that is in no queue."""
+    if task.waits_for:
+        first = sorted(task.waits_for)[:SHOWN]
+        more = f" and {len(task.waits_for) - len(first)} more" if len(task.waits_for) > len(first) else ""
         states = ", ".join(
-            f"task {i} ({reason_of(farm, farm.tasks[i]) if i in farm.tasks else 'ended'})" for i in first
+            f"task {i} ({reason_of(farm, farm.tasks.unfinished[i]) if i in farm.tasks.unfinished else 'ended'})"
+            for i in first
         )
         return f"it waits for {states}{more}"
     if place.until_s is not None:
         return f"it comes again in {max(0.0, place.until_s - now.mono_s):.1f} s"
-    job = farm.jobs.get(task.job or "")
+    job = farm.jobs.by_id.get(task.job or "")
     return f"its job {job.spec.name!r} is paused" if job is not None else "it waits for its turn"
 
 
-def _explain_handed(farm: Farm, task: Task, place: Handed, now: Now) -> str:
-    engine = farm.engines.get(place.engine)
+def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:
+    engine = farm.engines.by_name.get(place.engine)
     where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
     if place.since_s is not None:
         return f"on {where} for {now.mono_s - place.since_s:.1f} s{_waits_inside(engine, task, place)}"
@@ -132,17 +135,17 @@ def _explain_handed(farm: Farm, task: Task, place: Handed, now: Now) -> str:
     return f"sent ahead to {where},{behind} not begun" if behind else f"sent ahead to {where}, not begun"
 
 
-def _waits_inside(engine: Engine | None, task: Task, place: Handed) -> str:
-    handing = engine.handed.get((task.id, place.attempt)) if engine is not None else None
-    if handing is None or handing.waiting is None:
+def _waits_inside(engine: EngineEntry | None, task: TaskEntry, place: Assigned) -> str:
+    assigned = engine.assigned.get((task.id, place.attempt)) if engine is not None else None
+    if assigned is None or assigned.nested_wait is None:
         return ""
-    text = f"; it waits for {len(handing.waiting.left)} tasks"
-    if not handing.waiting.lends:
+    text = f"; it waits for {len(assigned.nested_wait.unfinished)} tasks"
+    if not assigned.nested_wait.slot_lent:
         text += f", and lends no place: {MAX_EXTRA_ENGINES} engines of its node do already"
     return text
 
 
-def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
+def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: Now) -> str:
     rules = task.rules or DEFAULT_RULES
     if engine.retiring and engine.state == EngineState.UP:
         return f"it is about to be recycled: {engine.recycled}" if engine.recycled else "it is about to end"
@@ -155,7 +158,7 @@ def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
         if rejection is not None:
             return f"the task rejected it {rejection.count} times"
         return "the task failed there: another engine is preferred"
-    agent = farm.agents.get(engine.agent)
+    agent = farm.agents.by_session.get(engine.agent)
     closed = gate(farm, agent, rules.asks, rules.time_limit_s) if agent is not None else None
     if closed is not None:
         return closed.why
@@ -172,7 +175,7 @@ def _why_not(farm: Farm, task: Task, engine: Engine, now: Now) -> str:
     return "it is free: the task is next, or others stand before it"
 
 
-def _other_environment(engine: Engine) -> str:
+def _other_environment(engine: EngineEntry) -> str:
     name = engine.environment.name if engine.environment is not None else ""
     oldest = engine.oldest()
     runs = f", and runs task {oldest[0]}" if oldest is not None else ""

@@ -1,6 +1,6 @@
-"""What running tasks ask: to submit children, what became of them, to wait for them, messages, progress.
+"""Calls of running tasks: submitting children, asking about them, waiting for tasks, messages, progress.
 
-A call counts only while its attempt is the current one on that engine; of any other nothing is heard.
+A call counts only while its attempt is the current one on its engine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from zlib import crc32
 import msgspec
 
 from .. import lending, mail
-from ..answers import answer, reply
 from ..calls import (
     Await,
     Children,
@@ -24,25 +23,27 @@ from ..calls import (
     Take,
     TaskCall,
 )
+from ..clock import Now
 from ..decision import Decision, LoadTaken
-from ..farm import Engine, Farm, Now
+from ..engine_entry import EngineEntry
+from ..farm import SchedulerState
 from ..inside import Family
 from ..messages import ProgressOf
 from ..parcels import Submission
+from ..plausible import why_not_storable
 from ..saves import SaveAccepted
 from ..states import State
 from ..tables import ProgressTable
-from ..task import Task
+from ..task import TaskEntry
 from ..transition import accept
-from .code import save_functions
-from .jobs import has_arrived, open_job, save_jobs
-from .submit import take_ids, weigh, why_refused
+from .jobs import count_arrival, open_job, save_jobs
+from .submit import apply_rules, why_refused
 
 
-def on_task_call(farm: Farm, session: str, event: TaskCall, now: Now, out: Decision) -> None:
-    """A running task's own question."""
-    engine = farm.engines.get(event.engine)
-    task = farm.tasks.get(event.run[0])
+def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, out: Decision) -> None:
+    """Answer a running task's call."""
+    engine = farm.engines.by_name.get(event.engine)
+    task = farm.tasks.unfinished.get(event.run[0])
     if engine is None or task is None or not task.is_current(engine.name, event.run):
         return
     question = event.question
@@ -50,9 +51,9 @@ def on_task_call(farm: Farm, session: str, event: TaskCall, now: Now, out: Decis
         _spawn(farm, engine, task, event, question, now, out)
     elif isinstance(question, Children):
         rows = [(child, state_of(farm, child)) for child in children_of(farm, task.id)]
-        reply(engine, event, ChildTable(rows), out)
+        out.reply(engine.agent, event, ChildTable(rows))
     elif isinstance(question, Await):
-        lending.wait_for_tasks(farm, engine, event, question, now, out)
+        lending.wait_in_run(farm, engine, event, question, now, out)
     elif isinstance(question, Take):
         out.loads.append(LoadTaken(engine.agent, event))
     elif isinstance(question, Post):
@@ -61,26 +62,35 @@ def on_task_call(farm: Farm, session: str, event: TaskCall, now: Now, out: Decis
         mail.receive(farm, engine, task, event, question, out)
 
 
-def state_of(farm: Farm, task_id: int) -> str:
-    """A task's state as its parent sees it; "cleared" if it is not there any more."""
-    task = farm.tasks.get(task_id)
+def state_of(farm: SchedulerState, task_id: int) -> str:
+    """Return a task's state as its parent sees it, or "cleared"."""
+    task = farm.tasks.unfinished.get(task_id)
     if task is not None:
         return "running" if task.state is State.PENDING else task.state.value
-    reason = farm.finals.get(task_id)
+    reason = farm.tasks.finals.get(task_id)
     if reason is None:
-        return "failed" if task_id in farm.refusals else "cleared"
+        return "failed" if task_id in farm.tasks.refusals else "cleared"
     return str(State.FAILED if reason else State.SUCCEEDED)
 
 
-def children_of(farm: Farm, parent: int) -> list[int]:
-    """In the order of submission."""
-    family = farm.families.get(parent)
+def children_of(farm: SchedulerState, parent: int) -> list[int]:
+    """Return a task's children in the order of submission."""
+    family = farm.conversations.families.get(parent)
     return [child for _, ids in family.spawned.values() for child in ids] if family is not None else []
 
 
-def _spawn(farm: Farm, engine: Engine, parent: Task, event: TaskCall, question: Spawn, now: Now, out: Decision) -> None:
-    family = farm.families.setdefault(parent.id, Family())
-    trial = parent.course.trial if parent.course is not None else 1
+def _spawn(
+    farm: SchedulerState,
+    engine: EngineEntry,
+    parent: TaskEntry,
+    event: TaskCall,
+    question: Spawn,
+    now: Now,
+    out: Decision,
+) -> None:
+    lifecycle = farm.lifecycle
+    family = farm.conversations.families.setdefault(parent.id, Family())
+    trial = parent.trial_state.trial if parent.trial_state is not None else 1
     key = f"{trial}.{question.n}"
     check = 0
     for made in question.tasks:
@@ -88,50 +98,56 @@ def _spawn(farm: Farm, engine: Engine, parent: Task, event: TaskCall, question: 
     known = family.spawned.get(key)
     if known is not None:
         if known[0] == check:
-            reply(engine, event, Spawned(known[1]), out)
+            out.reply(engine.agent, event, Spawned(known[1]))
         else:
             text = (
                 f"task {parent.id} submitted something else as its submission {question.n} of trial {trial} when it "
                 "ran before: a task that may run again must submit the same in the same order"
             )
-            reply(engine, event, Declined("RuntimeError", text), out)
+            out.reply(engine.agent, event, Declined("RuntimeError", text))
         return
-    if farm.stopping or farm.full is not None:
-        why = farm.full or "the farm is stopping"
-        reply(engine, event, Declined("StoreFull" if farm.full else "ConnectionError", why), out)
+    if lifecycle.stopping or lifecycle.full is not None:
+        why = lifecycle.full or "the farm is stopping"
+        out.reply(engine.agent, event, Declined("StoreFull" if lifecycle.full else "ConnectionError", why))
         return
-    save_functions(farm, question.functions, out)
+    fault = why_not_storable(question)
+    if fault:
+        out.reply(engine.agent, event, Declined("TaskError", f"what task {parent.id} submits cannot be kept: {fault}"))
+        return
+    farm.functions.save(question.functions, out)
     if question.job is not None:
         open_job(farm, parent.session, question.job)
     for made in question.tasks:
         refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
         if refusal is not None:
-            reply(engine, event, Declined(*refusal), out)
+            out.reply(engine.agent, event, Declined(*refusal))
             return
     ids = _take_in(farm, parent, f"{key}.{check}", question.tasks, now, out)
     if question.job is not None:
         for made in question.tasks:
-            has_arrived(farm, made.rules)
+            count_arrival(farm, made.rules)
         save_jobs(farm, [question.job], out)
     family.spawned[key] = check, ids
-    reply(engine, event, Spawned(ids), out)
+    out.reply(engine.agent, event, Spawned(ids))
 
 
-def _take_in(farm: Farm, parent: Task, spawn: str, made: list[Submission], now: Now, out: Decision) -> list[int]:
-    block = take_ids(farm, parent.session, len(made), out)
+def _take_in(
+    farm: SchedulerState, parent: TaskEntry, spawn: str, made: list[Submission], now: Now, out: Decision
+) -> list[int]:
+    block = farm.clients.ids.take(parent.session, len(made), out)
     ids = list(range(block.first, block.last + 1))
     block.next = block.last + 1
     of_number = {submission.id: task_id for submission, task_id in zip(made, ids, strict=True)}
     for submission, task_id in zip(made, ids, strict=True):
         needs = submission.needs
         if needs is not None:
-            # Those of the same call are named by negative numbers.
+            # Tasks of the same call are named by negative numbers.
             after = tuple(of_number.get(i, i) for i in needs.after)
             inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
-            known = tuple(i for i in after if i in farm.tasks or i in farm.finals or i in farm.refusals)
+            known = tuple(i for i in after if farm.tasks.is_known(i))
             needs = msgspec.structs.replace(needs, after=known, inputs=inputs)
         child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs)
-        weigh(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
+        apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
     return ids
 
@@ -139,25 +155,27 @@ def _take_in(farm: Farm, parent: Task, spawn: str, made: list[Submission], now: 
 # -- progress
 
 
-def on_progress(farm: Farm, session: str, event: Progress, now: Now, out: Decision) -> None:
-    """How far it has come, by its own word: the latest one counts."""
-    task = farm.tasks.get(event.run[0])
+def on_progress(farm: SchedulerState, session: str, event: Progress, now: Now, out: Decision) -> None:
+    """Take over how far a running task has come."""
+    task = farm.tasks.unfinished.get(event.run[0])
     if task is not None and task.is_current(event.engine, event.run):
-        farm.progress[task.id] = event.value, event.total, event.message
+        farm.conversations.progress[task.id] = event.value, event.total, event.message
 
 
-def on_progress_of(farm: Farm, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
-    """For those who show it: asked a few times a second, so that a thousand updates cost no more than the last one."""
+def on_progress_of(farm: SchedulerState, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
+    """Answer how far these tasks have come.
+
+    Clients ask a few times a second, so a thousand updates cost no more than the last one."""
     rows = []
     for task_id in question.ids:
-        if task_id in farm.tasks and (found := progress_of(farm, task_id)) is not None:
+        if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
             rows.append((task_id, *found))
-    answer(session, n, ProgressTable(rows), out)
+    out.answer(session, n, ProgressTable(rows))
 
 
-def progress_of(farm: Farm, task_id: int) -> tuple[float, float | None, str] | None:
-    """Its own word, or else how many of its children have ended, with what the others say."""
-    own = farm.progress.get(task_id)
+def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:
+    """Return what a task reported of its progress, or else how many of its children have ended."""
+    own = farm.conversations.progress.get(task_id)
     if own is not None:
         return own
     children = children_of(farm, task_id)
@@ -165,9 +183,9 @@ def progress_of(farm: Farm, task_id: int) -> tuple[float, float | None, str] | N
         return None
     done = 0.0
     for child in children:
-        said = farm.progress.get(child)
-        if child not in farm.tasks:
+        reported = farm.conversations.progress.get(child)
+        if child not in farm.tasks.unfinished:
             done += 1
-        elif said is not None and said[1]:
-            done += min(1.0, said[0] / said[1])
+        elif reported is not None and reported[1]:
+            done += min(1.0, reported[0] / reported[1])
     return done, float(len(children)), f"{len(children)} children"

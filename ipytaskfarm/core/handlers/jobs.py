@@ -1,27 +1,27 @@
-"""Jobs: what belongs together, and when it has ended."""
+"""Jobs: tasks that belong together, and when a job has ended."""
 
 from __future__ import annotations
 
 import msgspec
 
 from ..decision import Decision
-from ..farm import Farm, Job
+from ..farm import SchedulerState
+from ..jobs import JobEntry
 from ..parcels import JobSpec, Rules
 from ..plausible import SECONDS_MAX
-from ..saves import SaveJob
 
 
-def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
-    """Tasks of this job follow.  Said with each message that holds some of them."""
+def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
+    """Register a job, or note that more tasks follow.  Each message that has tasks of a job names the job."""
     if not 0.0 <= spec.opened_s <= SECONDS_MAX:
-        spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store could not keep it
-    job = farm.jobs.get(spec.id)
+        spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store cannot hold such a number
+    job = farm.jobs.by_id.get(spec.id)
     if job is None:
         other = _same(farm, spec)
         if other is not None:
-            farm.refused_jobs[spec.id] = other
+            farm.jobs.refused[spec.id] = other
             return
-        job = farm.jobs[spec.id] = Job(spec, session)
+        job = farm.jobs.by_id[spec.id] = JobEntry(spec, session)
     elif spec.total > job.spec.total:
         job.spec, job.ended = spec, False
     if spec.environment is not None:
@@ -30,78 +30,73 @@ def open_job(farm: Farm, session: str, spec: JobSpec) -> None:
         keep_referenced(farm, job)
 
 
-def _same(farm: Farm, spec: JobSpec) -> str | None:
-    """Another job of its unique key that has not ended."""
+def _same(farm: SchedulerState, spec: JobSpec) -> str | None:
+    """Return another job with the same unique key that has not ended."""
     if spec.unique is None:
         return None
-    for job in farm.jobs.values():
+    for job in farm.jobs.by_id.values():
         if job.spec.unique == spec.unique and not job.ended:
             return job.spec.id
     return None
 
 
-def keep_referenced(farm: Farm, job: Job) -> None:
-    """A job that has not ended may still need its environments."""
+def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
+    """Count a job among those that need its environments."""
     for identity in job.environments:
-        use = farm.environments.get(identity)
+        use = farm.environments.uses.get(identity)
         if use is not None:
             use.jobs.add(job.spec.id)
 
 
-def has_arrived(farm: Farm, rules: Rules | None) -> None:
-    """One task more of a job, accepted or refused."""
-    job = farm.jobs.get(rules.job) if rules is not None and rules.job is not None else None
+def count_arrival(farm: SchedulerState, rules: Rules | None) -> None:
+    """Count one more task of a job as handed in, whether accepted or refused."""
+    job = farm.jobs.by_id.get(rules.job) if rules is not None and rules.job is not None else None
     if job is not None:
         job.arrived += 1
-        farm.perhaps_ended[job.spec.id] = None
+        farm.jobs.perhaps_ended[job.spec.id] = None
 
 
-def save_jobs(farm: Farm, specs: list[JobSpec], out: Decision) -> None:
-    """How far they have arrived."""
+def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None:
+    """Save how many tasks of these jobs have been handed in."""
     for spec in specs:
-        job = farm.jobs.get(spec.id)
+        job = farm.jobs.by_id.get(spec.id)
         if job is None:
             continue
         if not job.ended:
             keep_referenced(farm, job)
-        out.saves.append(save_of(job))
+        out.saves.append(job.save())
 
 
-def save_of(job: Job) -> SaveJob:
-    """A job as the store is to know it."""
-    return SaveJob(job.spec, job.session, job.arrived, job.failed, job.paused)
-
-
-def go_on_with(farm: Farm, job_id: str, out: Decision) -> None:
-    """One of its tasks is tried again: what it failed for counts no more."""
-    job = farm.jobs.get(job_id)
+def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:
+    """Forget a job's failure, because one of its tasks is retried."""
+    job = farm.jobs.by_id.get(job_id)
     if job is not None and job.failed:
         job.failed = ""
-        out.saves.append(save_of(job))
+        out.saves.append(job.save())
 
 
-def end_orphans(farm: Farm, out: Decision) -> None:
-    """Some time after a start: clients that have not come back hand in no more of their jobs."""
-    for session in {job.session for job in farm.jobs.values()}:
-        client = farm.clients.get(session)
-        if client is None or not client.here:
+def end_orphans(farm: SchedulerState, out: Decision) -> None:
+    """Treat clients as gone that have not come back some time after a start."""
+    for session in {job.session for job in farm.jobs.by_id.values()}:
+        client = farm.clients.by_session.get(session)
+        if client is None or not client.connected:
             client_is_gone(farm, session, out)
 
 
-def client_is_gone(farm: Farm, session: str, out: Decision) -> None:
-    """What it had not handed in of its jobs never comes: they are complete without it."""
-    for job in farm.jobs.values():
+def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
+    """Count the jobs of a client that is gone as complete without the tasks that were not handed in."""
+    for job in farm.jobs.by_id.values():
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec
             job.spec = msgspec.structs.replace(spec, total=job.arrived)
-            out.saves.append(save_of(job))
-            farm.perhaps_ended[spec.id] = None
+            out.saves.append(job.save())
+            farm.jobs.perhaps_ended[spec.id] = None
     abort_disconnected(farm, session)
 
 
-def abort_disconnected(farm: Farm, session: str) -> None:
-    """A client has gone, or seems to: its jobs that are to end with it do."""
-    for job in farm.jobs.values():
+def abort_disconnected(farm: SchedulerState, session: str) -> None:
+    """Abort the jobs that are to end with their client, which is gone or seems to be."""
+    for job in farm.jobs.by_id.values():
         if job.session == session and job.spec.abort_on_disconnect and not job.ended and not job.failed:
             job.failed = "its client has gone (abort_on_disconnect)"
-            farm.to_abort[job.spec.id] = None
+            farm.jobs.to_abort[job.spec.id] = None

@@ -1,70 +1,74 @@
-"""Agents whose time is limited, that leave, that are sent away, or that their launcher knows to be dead.
+"""Agents that leave: their time is over, they are sent away, or their launcher knows that they are dead.
 
-An agent that leaves gets nothing more: what was sent ahead is called back, what runs has its time, and what still runs
-then is dealt with as at a stop of the farm (`lifecycle.part`).  Its engines end one by one as they become empty, and
-the agent ends with the last.
+An agent that leaves gets nothing more.  What was sent ahead is recalled, running tasks get their time, and what still
+runs then is treated as at a stop of the farm (`lifecycle.detach_run`).  Its engines end one by one as they become
+empty, and the agent ends with the last.
 """
 
 from __future__ import annotations
 
+from ..agent_entry import AgentEntry
+from ..clock import Now
 from ..decision import Decision
 from ..ending import end_engine, recall, retire
-from ..farm import Agent, Farm, Now
-from ..messages import AgentsEnded, Answer, Leave, Leaving, Number, RemoveAgents
+from ..farm import SchedulerState
+from ..messages import AgentsEnded, Leave, Leaving, Number, RemoveAgents
 from ..plausible import goes_by
-from .lifecycle import part
+from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
 
 
-def on_leaving(farm: Farm, session: str, event: Leaving, now: Now, out: Decision) -> None:
-    """An agent was told to end by whoever placed it."""
-    agent = farm.agents.get(session)
+def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out: Decision) -> None:
+    """Let an agent leave that was told to end by its launcher."""
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         why = "it was told to end"
         _leave(farm, agent, why, event.within_s, now, out)
 
 
-def on_remove_agents(farm: Farm, session: str, n: int, question: RemoveAgents, now: Now, out: Decision) -> None:
-    """Send these agents away; the answer is how many there were."""
-    leaving = [agent for agent in farm.agents.values() if goes_by(agent.name, question.names)]
+def on_remove_agents(
+    farm: SchedulerState, session: str, n: int, question: RemoveAgents, now: Now, out: Decision
+) -> None:
+    """Send these agents away, and answer how many there were."""
+    leaving = [agent for agent in farm.agents.by_session.values() if goes_by(agent.name, question.names)]
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))
         _leave(farm, agent, "it is being removed", question.within_s, now, out)
-    out.sends.append((session, Answer(n, Number(len(leaving)))))
+    out.answer(session, n, Number(len(leaving)))
 
 
-def on_agents_ended(farm: Farm, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
-    """What a launcher knows: nothing more comes of these, so nobody need wait for their leases.  One that is heard is
-    believed more than its launcher."""
-    gone = [a for a in farm.agents.values() if goes_by(a.name, question.names) and not a.reachable]
+def on_agents_ended(farm: SchedulerState, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
+    """Give up these agents without waiting for their leases, because their launcher knows that they have ended.
+
+    An agent that is still heard is not given up."""
+    gone = [a for a in farm.agents.by_session.values() if goes_by(a.name, question.names) and not a.reachable]
     for agent in gone:
         agent_silent(farm, agent, now)
         agent.deadline_s = now.mono_s
         give_up_agent(farm, agent.session, question.why, now, out)
-    out.sends.append((session, Answer(n, Number(len(gone)))))
+    out.answer(session, n, Number(len(gone)))
 
 
-def _leave(farm: Farm, agent: Agent, why: str, within_s: float | None, now: Now, out: Decision) -> None:
+def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | None, now: Now, out: Decision) -> None:
     if not agent.leaving:
         agent.leaving = True
-        agent.aside = f"{why}: what runs there comes to its end, and nothing more is started"
+        agent.excluded = f"{why}: what runs there comes to its end, and nothing more is started"
         out.notes.append(f"agent {agent.name or agent.session} on {agent.node} leaves: {why}")
     for engine in list(agent.engines.values()):
-        oldest = engine.oldest()
-        recall(farm, engine, [run for run in engine.handed if run != oldest], now, out)
+        recall(farm, engine, engine.runs_ahead(), now, out)
         retire(farm, engine, out)
     if within_s is not None:
-        farm.set_timer(now.mono_s + within_s, "left", agent.session)
+        farm.timers.set(now.mono_s + within_s, "left", agent.session)
 
 
-def time_to_leave_is_over(farm: Farm, session: str, now: Now, out: Decision) -> None:
-    """What still runs there had its time."""
-    agent = farm.agents.get(session)
-    if agent is None or not agent.leaving or farm.shut:
+def end_leave(farm: SchedulerState, session: str, now: Now, out: Decision) -> None:
+    """Detach the tasks that still run under a leaving agent when their time is over."""
+    agent = farm.agents.by_session.get(session)
+    if agent is None or not agent.leaving or farm.lifecycle.shut:
         return
     for engine in list(agent.engines.values()):
-        for task_id, attempt in list(engine.handed):
-            task = farm.tasks.get(task_id)
+        for task_id, attempt in list(engine.assigned):
+            task = farm.tasks.unfinished.get(task_id)
             if task is not None and task.is_current(engine.name, (task_id, attempt)):
-                part(farm, task, f"the agent on {agent.node} left", now, out)
+                detach_run(farm, task, f"the agent on {agent.node} left", now, out)
         end_engine(farm, engine, out)

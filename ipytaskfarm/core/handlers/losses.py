@@ -1,45 +1,48 @@
-"""Engines and agents that are gone, and what that means for what they held."""
+"""Engines and agents that are gone, and what that means for the runs that they held."""
 
 from __future__ import annotations
 
 from signal import Signals
 
+from ..agent_entry import AgentEntry
+from ..clock import Now
 from ..decision import Decision
-from ..eligibility import asleep, refresh_classes
-from ..environments import drop_unused
-from ..farm import Agent, Batch, Engine, EngineState, Farm, Now
+from ..eligibility import refresh_classes
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
 from ..messages import Crash, EngineLost
 from ..parcels import AttemptRow, Failure, RunKey
-from ..placement import release
 from ..states import Reason
-from ..task import RETRIED, RETURNED, Task
-from ..transition import begin, final_without_answer, give_back, note_attempt, requeue
+from ..task import RETRIED, RETURNED, TaskEntry
+from ..transition import begin, final_without_answer, note_attempt, requeue, unassign
 from .commands import fail_commands_of
-from .nodes import charge_loss, failed_on
-from .results import after_delay, end_or_recover, is_retried_on, save_batches
+from .nodes import charge_loss, note_failure
+from .results import after_delay, end_or_recover, is_retried_on, release_runs
 from .streams import forget_outputs
 
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
-"""An engine that is lost so soon, with nothing done, is taken for one that cannot start."""
+"""An engine that is lost so soon, with nothing done, counts as one that cannot start."""
 
 NAMED_MAX = 20
-"""So many tasks a line of the log names."""
+"""At most so many tasks are named in a line of the log."""
 
 
-def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: Decision) -> None:
-    """An engine's process has ended.  Only what it was running is charged; what it never began goes back as it was."""
-    agent = farm.agents.get(session)
+def on_engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now, out: Decision) -> None:
+    """Remove an engine whose process has ended.
+
+    Only the task that it was running is charged; runs that had not begun go back to their queues as they were."""
+    agent = farm.agents.by_session.get(session)
     if agent is not None:
         agent.starting.pop(event.id, None)
-    engine = farm.engines.get(event.engine)
+    engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
-    begun = {event.running} if event.known else set(engine.handed)
+    begun = {event.running} if event.known else set(engine.assigned)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
     if not event.expected:
-        farm.losses.append(text)
+        farm.diagnostics.losses.append(text)
         out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
         if agent is not None and engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
             back_off(farm, agent, now)
@@ -47,7 +50,7 @@ def on_engine_lost(farm: Farm, session: str, event: EngineLost, now: Now, out: D
 
 
 def _over(tasks: list[int], known: bool) -> str:
-    """For the log, which is searched for tasks: over which it was lost."""
+    """Return, for the log, which tasks an engine was running when it was lost."""
     if not tasks:
         return ""
     some = ", ".join(map(str, tasks[:NAMED_MAX])) + (" …" if len(tasks) > NAMED_MAX else "")
@@ -55,41 +58,41 @@ def _over(tasks: list[int], known: bool) -> str:
 
 
 def lose_engine(
-    farm: Farm, engine: Engine, begun: set[RunKey], crash: Crash, known: bool, now: Now, out: Decision
+    farm: SchedulerState, engine: EngineEntry, begun: set[RunKey], crash: Crash, known: bool, now: Now, out: Decision
 ) -> None:
-    """Take an engine out of the farm and settle what it held."""
-    engine.state = EngineState.STOPPING
-    asleep(farm, engine)
-    farm.leave(engine)
-    if engine.environment is not None:
-        drop_unused(farm, engine.environment.identity)
-    agent = farm.agents.get(engine.agent)
-    if agent is not None:
-        agent.engines.pop(engine.name, None)
-        if not agent.here and not agent.engines:
-            forget_agent(farm, agent, out)
-    refresh_classes(farm, [engine])
-    batches: dict[int, Batch] = {}
-    for run in list(engine.handed):
-        handing = release(farm, engine, run, out)
-        if handing is None:
-            continue
-        batches[handing.batch.number] = handing.batch
-        task = farm.tasks.get(run[0])
-        if task is None or not task.is_current(engine.name, run):
-            continue
+    """Remove an engine from the farm, and settle the runs that it held.
+
+    begun: the runs that may have begun; known: whether the flight recorder could be read."""
+    _remove(farm, engine, out)
+    for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun:
             _charge(farm, task, engine, crash, known, now, out)
         else:
-            give_back(farm, task, RETURNED)
-    save_batches(engine, batches, out)
+            unassign(farm, task, RETURNED)
     fail_commands_of(farm, engine, describe(crash), out)
     forget_outputs(farm, engine)
-    farm.set_timer(now.mono_s, "balance")
+    farm.timers.set(now.mono_s, "balance")
 
 
-def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, now: Now, out: Decision) -> None:
-    """The engine died of this task, or with it."""
+def _remove(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Take a lost engine out of all places where it is counted or looked for."""
+    engine.state = EngineState.STOPPING
+    farm.readiness.withdraw(engine)
+    farm.remove_engine(engine)
+    if engine.environment is not None:
+        farm.environments.forget_if_unused(engine.environment.identity)
+    agent = farm.agents.by_session.get(engine.agent)
+    if agent is not None:
+        agent.engines.pop(engine.name, None)
+        if not agent.present and not agent.engines:
+            forget_agent(farm, agent, out)
+    refresh_classes(farm, [engine])
+
+
+def _charge(
+    farm: SchedulerState, task: TaskEntry, engine: EngineEntry, crash: Crash, known: bool, now: Now, out: Decision
+) -> None:
+    """Charge a task for the loss of its engine, and run it again or end it."""
     begin(farm, task, now)
     # "memory: 312 MiB in use …"
     reason = _REASONS.get(crash.cause.partition(":")[0], Reason.ENGINE_LOST)
@@ -113,7 +116,7 @@ def _charge(farm: Farm, task: Task, engine: Engine, crash: Crash, known: bool, n
     else:
         note_attempt(task, row, out)
         requeue(farm, task, RETRIED if reason is Reason.ENGINE_LOST else after_delay(task, now), out)
-    failed_on(farm, engine.agent, task, kind, now, out)
+    note_failure(farm, engine.agent, task, kind, now, out)
 
 
 _REASONS = {"time limit": Reason.TIME_LIMIT, "memory": Reason.MEMORY}
@@ -124,7 +127,7 @@ _ERROR_NAMES = {
 }
 
 
-def _loss_text(engine: Engine, crash: Crash, known: bool) -> str:
+def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
     doubt = "" if known else "; its flight recorder could not be read: the task may have run"
     lines = [f"engine {engine.id} on {engine.node} {describe(crash)}{doubt}"]
     if crash.output:
@@ -135,7 +138,7 @@ def _loss_text(engine: Engine, crash: Crash, known: bool) -> str:
 
 
 def describe(crash: Crash) -> str:
-    """How an engine ended, in half a sentence."""
+    """Return half a sentence about how an engine ended."""
     if crash.signal is not None:
         try:
             name = Signals(crash.signal).name
@@ -151,59 +154,61 @@ def describe(crash: Crash) -> str:
     return how + cause + peak
 
 
-def back_off(farm: Farm, agent: Agent, now: Now) -> None:
-    """An engine did not start there: wait before the next, longer each time.  Other nodes' engines need not wait."""
+def back_off(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
+    """Wait before the next start of an engine under this agent, longer each time.  Other agents are not affected."""
     agent.backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_MIN_S, agent.backoff_s * 2))
     agent.start_after_s = now.mono_s + agent.backoff_s
-    farm.set_timer(agent.start_after_s, "balance")
+    farm.timers.set(agent.start_after_s, "balance")
 
 
 # -- agents
 
 
 def lease_margin_s(lease_s: float) -> float:
-    """How much longer than the lease a silent agent is waited for: until its engines are gone for sure.
+    """Return how much longer than the lease a silent agent is waited for, until its engines are gone for sure.
 
-    Both count from when they heard the other last, and one may be heard for a while longer than the other; clocks may
-    differ by some per cent."""
+    Agent and controller both count from when they heard the other last, and one may be heard for a while longer than
+    the other.  Clocks may differ by some per cent."""
     return min(30.0, max(5.0, lease_s / 30))
 
 
-def agent_silent(farm: Farm, agent: Agent, now: Now) -> None:
-    """No more work for its engines until it is heard again, or its lease is over."""
+def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
+    """Give no more work to an agent's engines until it is heard again or its lease is over."""
     agent.reachable = False
     if agent.deadline_s is None:
         agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
-        farm.set_timer(agent.deadline_s, "lease", agent.session)
+        farm.timers.set(agent.deadline_s, "lease", agent.session)
     for engine in agent.engines.values():
         if engine.state == EngineState.UP:
             engine.state = EngineState.AWAY
-            asleep(farm, engine)
+            farm.readiness.withdraw(engine)
     refresh_classes(farm, agent.engines.values())
 
 
-def give_up_agent(farm: Farm, session: str, why: str, now: Now, out: Decision) -> None:
-    """Its lease is over, unless it was renewed meanwhile."""
-    agent = farm.agents.get(session)
+def give_up_agent(farm: SchedulerState, session: str, why: str, now: Now, out: Decision) -> None:
+    """Give up an agent whose lease is over, unless the lease was renewed meanwhile."""
+    agent = farm.agents.by_session.get(session)
     if agent is not None and agent.deadline_s is not None and now.mono_s >= agent.deadline_s:
         give_up(farm, agent, why, now, out)
 
 
-def give_up(farm: Farm, agent: Agent, why: str, now: Now, out: Decision) -> None:
-    """It is gone for good: everything that was handed to its engines counts as begun."""
+def give_up(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: Decision) -> None:
+    """Give up an agent for good: all runs that its engines held count as begun."""
     text = f"agent on {agent.node} is given up: {why}"
     out.notes.append(text)
-    farm.losses.append(text)
-    agent.here = False
+    farm.diagnostics.losses.append(text)
+    agent.present = False
     agent.starting.clear()
     for engine in list(agent.engines.values()):
-        lose_engine(farm, engine, set(engine.handed), Crash(cause=why), False, now, out)
-    farm.set_timer(now.mono_s, "balance")
+        lose_engine(farm, engine, set(engine.assigned), Crash(cause=why), False, now, out)
+    farm.timers.set(now.mono_s, "balance")
     forget_agent(farm, agent, out)
 
 
-def forget_agent(farm: Farm, agent: Agent, out: Decision) -> None:
-    """It has no engines any more.  Should it live, and be heard again, it begins anew and says what it holds."""
-    if farm.agents.pop(agent.session, None) is not None:
-        farm.failing.discard(agent.session)
+def forget_agent(farm: SchedulerState, agent: AgentEntry, out: Decision) -> None:
+    """Forget an agent that has no engines any more.
+
+    If it should live and be heard again, it begins a new session and reports what it holds."""
+    if farm.agents.by_session.pop(agent.session, None) is not None:
+        farm.agents.failing.discard(agent.session)
         out.given_up.append(agent.session)

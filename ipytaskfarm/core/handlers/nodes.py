@@ -1,29 +1,32 @@
-"""A node on which everything fails is set aside: it would eat the queue faster than the good ones work it off.
+"""Nodes on which everything fails are excluded: such a node would take tasks faster than the good ones finish them.
 
-Only if tasks of the same kinds succeeded on other nodes meanwhile, for else it is the tasks; and never the last node.
-What its failures cost tasks that have not ended is given back to them: it was not their fault.
+A node is excluded only if tasks of the same kinds succeeded on other nodes meanwhile (else the tasks are the cause),
+and never the last one.  Unfinished tasks are refunded what its failures have cost them.
 """
 
 from __future__ import annotations
 
+from ..agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
+from ..clock import Now
 from ..decision import Decision
-from ..eligibility import asleep, refresh_classes, wake
+from ..eligibility import refresh_classes
 from ..ending import recall
-from ..farm import Agent, Charge, EngineState, FailedAttempt, Farm, Kind, Now
-from ..messages import Answer, Drain, Number
+from ..engine_entry import EngineState
+from ..farm import SchedulerState
+from ..messages import Drain, Number
 from ..queue import ClassKey
 from ..saves import SaveSetting
-from ..task import DEFAULT_RULES, Task
+from ..task import DEFAULT_RULES, TaskEntry
 from ..transition import refund
 
 TASKS_LEAST = 5
-"""One task that fails again and again says nothing of its node."""
+"""A single task that fails again and again says nothing about its node."""
 STREAK_MAX = 1000
-"""Failed attempts that are remembered."""
+"""At most so many failed attempts are remembered."""
 
 
-def charge_loss(task: Task) -> Charge:
-    """An engine was lost over this task; what that costs it."""
+def charge_loss(task: TaskEntry) -> Charge:
+    """Charge a task for the loss of an engine, and return what was charged."""
     task.losses += 1
     if (task.rules or DEFAULT_RULES).lost_retries is not None:
         return "loss"
@@ -31,108 +34,110 @@ def charge_loss(task: Task) -> Charge:
     return "error and loss"
 
 
-def succeeded_on(farm: Farm, session: str, keys: set[ClassKey]) -> None:
-    """Tasks of these classes succeeded under an agent, while some agent has a streak."""
-    own = farm.agents.get(session)
-    if own is not None and own.streak:
+def note_successes(farm: SchedulerState, session: str, keys: set[ClassKey]) -> None:
+    """Note that tasks of these classes succeeded under an agent, while attempts fail under some agent."""
+    own = farm.agents.by_session.get(session)
+    if own is not None and own.failures:
         _end_streak(farm, own)
-    kinds: set[Kind] = {(key.depend, key.targets) for key in keys}
-    for other in farm.failing:
+    kinds: set[TaskKind] = {(key.depend, key.targets) for key in keys}
+    for other in farm.agents.failing:
         if other != session:
-            farm.agents[other].elsewhere |= kinds
+            farm.agents.by_session[other].succeeded_elsewhere |= kinds
 
 
-def failed_on(farm: Farm, session: str, task: Task, charge: Charge, now: Now, out: Decision) -> None:
-    """An attempt failed under an agent, after its task was dealt with."""
-    agent = farm.agents.get(session)
-    if agent is None or agent.aside or len(farm.agents) < 2:
+def note_failure(farm: SchedulerState, session: str, task: TaskEntry, charge: Charge, now: Now, out: Decision) -> None:
+    """Note that an attempt failed under an agent, after its task was dealt with."""
+    agent = farm.agents.by_session.get(session)
+    if agent is None or agent.excluded or len(farm.agents.by_session) < 2:
         return
     rules = task.rules or DEFAULT_RULES
-    agent.streak.append(FailedAttempt(task.id, task.recovery, (rules.depend, rules.targets), charge))
-    del agent.streak[:-STREAK_MAX]
-    farm.failing.add(session)
+    agent.failures.append(FailedAttempt(task.id, task.recovery, (rules.depend, rules.targets), charge))
+    del agent.failures[:-STREAK_MAX]
+    farm.agents.failing.add(session)
     if _is_bad(farm, agent):
         _set_aside(farm, agent, now, out)
 
 
-def _is_bad(farm: Farm, agent: Agent) -> bool:
-    streak = agent.streak
+def _is_bad(farm: SchedulerState, agent: AgentEntry) -> bool:
+    streak = agent.failures
     if len(streak) < farm.settings.node_failures or len({attempt.task for attempt in streak}) < TASKS_LEAST:
         return False
-    if not {attempt.kind for attempt in streak} <= agent.elsewhere:
+    if not {attempt.kind for attempt in streak} <= agent.succeeded_elsewhere:
         return False
-    others = (other for other in farm.agents.values() if other is not agent and other.able)
+    others = (other for other in farm.agents.by_session.values() if other is not agent and other.accepts_tasks)
     return any(e.state == EngineState.UP for other in others for e in other.engines.values())
 
 
-def _set_aside(farm: Farm, agent: Agent, now: Now, out: Decision) -> None:
-    streak = agent.streak
-    ended = {attempt.task for attempt in streak if attempt.task not in farm.tasks}
-    agent.aside = (
+def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision) -> None:
+    streak = agent.failures
+    ended = {attempt.task for attempt in streak if attempt.task not in farm.tasks.unfinished}
+    agent.excluded = (
         f"{len(streak)} attempts in a row failed on {agent.node}, of tasks like those that succeed elsewhere: it gets "
         "no more. Mend it, then `ipytaskfarm resume`, or restart its agent."
     )
     if ended:
         remedy = "tc.failures() names them, tc.retry(ids) runs them again."
-        agent.aside += f" {len(ended)} tasks have failed there for good: {remedy}"
-    farm.losses.append(agent.aside)
-    out.notes.append(agent.aside)
+        agent.excluded += f" {len(ended)} tasks have failed there for good: {remedy}"
+    farm.diagnostics.losses.append(agent.excluded)
+    out.notes.append(agent.excluded)
     for attempt in streak:
-        task = farm.tasks.get(attempt.task)
+        task = farm.tasks.unfinished.get(attempt.task)
         if task is not None and task.recovery == attempt.recovery:
             refund(task, attempt.charge, out)
     _end_streak(farm, agent)
     for engine in agent.engines.values():
         engine.note = "set aside: see `ipytaskfarm status`"
-        behind = [run for run in engine.handed if run != engine.oldest()]
-        recall(farm, engine, behind, now, out)
-        asleep(farm, engine)
+        recall(farm, engine, engine.runs_ahead(), now, out)
+        farm.readiness.withdraw(engine)
     refresh_classes(farm, agent.engines.values())
 
 
-def take_back(farm: Farm, now: Now) -> None:
-    """Nodes that were set aside get tasks again: somebody says that they are mended."""
-    for agent in farm.agents.values():
-        if agent.aside and not agent.leaving and agent.node not in farm.drained:
-            _take_back(farm, agent, now)
+def readmit_nodes(farm: SchedulerState, now: Now) -> None:
+    """Give tasks again to nodes that were excluded: the farm's owner says that they are repaired."""
+    for agent in farm.agents.by_session.values():
+        if agent.excluded and not agent.leaving and agent.node not in farm.agents.drained_nodes:
+            _readmit(farm, agent, now)
 
 
-def _take_back(farm: Farm, agent: Agent, now: Now) -> None:
-    agent.aside = ""
-    farm.set_timer(now.mono_s, "balance")
+def _readmit(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
+    agent.excluded = ""
+    farm.timers.set(now.mono_s, "balance")
     refresh_classes(farm, agent.engines.values())
     for engine in agent.engines.values():
         engine.note = ""
         if engine.state == EngineState.UP:
-            wake(farm, engine)
+            farm.readiness.wake(engine)
 
 
 DRAINED = "it is drained: what runs there comes to its end, and nothing more is started"
+"""Why a drained node gets no tasks."""
 
 
-def on_drain(farm: Farm, session: str, n: int, question: Drain, now: Now, out: Decision) -> None:
-    """These nodes' engines get nothing more, or go on.  It outlives controller and agents: nodes are meant."""
-    before = set(farm.drained)
-    (farm.drained.update if question.on else farm.drained.difference_update)(question.nodes)
-    if farm.drained != before:
-        out.saves.append(SaveSetting("drained", "\n".join(sorted(farm.drained))))
+def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: Now, out: Decision) -> None:
+    """Give no more tasks to these nodes, or resume.
+
+    Draining is for nodes, so it outlasts controller and agents."""
+    before = set(farm.agents.drained_nodes)
+    (farm.agents.drained_nodes.update if question.on else farm.agents.drained_nodes.difference_update)(question.nodes)
+    if farm.agents.drained_nodes != before:
+        out.saves.append(SaveSetting("drained", "\n".join(sorted(farm.agents.drained_nodes))))
     count = 0
-    for agent in farm.agents.values():
+    for agent in farm.agents.by_session.values():
         if agent.node not in question.nodes:
             continue
         count += 1
-        if not question.on and agent.aside == DRAINED:
-            _take_back(farm, agent, now)
+        if not question.on and agent.excluded == DRAINED:
+            _readmit(farm, agent, now)
         elif question.on:
-            agent.aside = DRAINED
+            agent.excluded = DRAINED
             for engine in agent.engines.values():
-                recall(farm, engine, [run for run in engine.handed if run != engine.oldest()], now, out)
-                asleep(farm, engine)
+                recall(farm, engine, engine.runs_ahead(), now, out)
+                farm.readiness.withdraw(engine)
             refresh_classes(farm, agent.engines.values())
-    out.sends.append((session, Answer(n, Number(count))))
+    out.answer(session, n, Number(count))
 
 
-def _end_streak(farm: Farm, agent: Agent) -> None:
-    agent.streak.clear()
-    agent.elsewhere.clear()
-    farm.failing.discard(agent.session)
+def _end_streak(farm: SchedulerState, agent: AgentEntry) -> None:
+    agent.failures.clear()
+    agent.succeeded_elsewhere.clear()
+    farm.agents.failing.discard(agent.session)

@@ -1,17 +1,16 @@
-"""What people do to tasks and jobs from outside: marks, pausing, finding jobs again, looking back."""
+"""What people do to tasks and jobs from outside: marking, pausing, and finding jobs again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..answers import answer
-from ..decision import Decision, LoadEnded, LoadHistory, LoadJobs
+from ..clock import Now
+from ..decision import Decision, LoadEnded, LoadJobs
 from ..ending import recall
-from ..farm import Farm, Now
+from ..farm import SchedulerState
 from ..messages import (
     FindJobs,
     Flag,
-    History,
     Interrupt,
     MarkDone,
     MarkFailed,
@@ -24,20 +23,19 @@ from ..messages import (
 from ..parcels import AttemptRow, Failure, Final
 from ..states import Reason, Waiting
 from ..tables import JobRow
-from ..task import RETRIED, Handed, Queued, Task
+from ..task import RETRIED, Assigned, Queued, TaskEntry
 from ..transition import final_without_answer, finish, note_attempt, rejoin, requeue
 from .clients import grace_of
-from .jobs import save_of
 from .results import end_or_recover
 
 MARKED_FAILED = "marked as failed"
 
 
-def on_mark_done(farm: Farm, session: str, n: int, question: MarkDone, now: Now, out: Decision) -> None:
-    """Ended well, with a result from outside.  What runs is interrupted, and its answer changes nothing."""
-    task = farm.tasks.get(question.id)
+def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone, now: Now, out: Decision) -> None:
+    """Let a task succeed with a result from outside.  A running one is interrupted, and its answer changes nothing."""
+    task = farm.tasks.unfinished.get(question.id)
     if task is None:
-        answer(session, n, _not_unfinished(farm, question.id), out)
+        out.answer(session, n, _not_unfinished(farm, question.id))
         return
     _stop_run(farm, task, now, out)
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
@@ -45,35 +43,35 @@ def on_mark_done(farm: Farm, session: str, n: int, question: MarkDone, now: Now,
         task.id, "", -1, "", task.attempt, *times, None, question.body, task.history or [], question.blobs
     )  # fmt: skip
     finish(farm, task, final, out)
-    answer(session, n, Flag(True), out)
+    out.answer(session, n, Flag(True))
 
 
-def on_mark_failed(farm: Farm, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
-    """A run counts as failed; a task that has ended well runs again."""
-    task = farm.tasks.get(question.id)
+def on_mark_failed(farm: SchedulerState, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
+    """Count a task's run as failed.  A task that has succeeded runs again."""
+    task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        answer(session, n, Text(_fail(farm, task, question.why, now, out)), out)
-    elif farm.finals.get(question.id) == "":
+        out.answer(session, n, Text(_fail(farm, task, question.why, now, out)))
+    elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
         out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
     else:
-        answer(session, n, _not_unfinished(farm, question.id), out)
+        out.answer(session, n, _not_unfinished(farm, question.id))
 
 
-def _not_unfinished(farm: Farm, task_id: int) -> Refusal:
-    if task_id in farm.finals or task_id in farm.refusals:
+def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
+    if farm.tasks.has_ended(task_id):
         return Refusal("TaskError", f"task {task_id} has ended already")
     return Refusal("IndexError", f"task ID not registered: {task_id} (never issued, or cleared)")
 
 
-def _fail(farm: Farm, task: Task, why: str, now: Now, out: Decision) -> str:
-    """What a mark means for a task that has not ended: an error like any other."""
+def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> str:
+    """Treat a mark on an unfinished task like any other error, and return what became of the task."""
     text = f"it was {MARKED_FAILED}" + (f": {why}" if why else "")
     failure = Failure("TaskError", text)
     place = task.place
-    engine = farm.engines.get(place.engine) if type(place) is Handed else None
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     final = final_without_answer(task, engine, Reason.ERROR, failure, now)
-    began = type(place) is Handed and place.since_s is not None
+    began = type(place) is Assigned and place.since_s is not None
     _stop_run(farm, task, now, out)
     if not began:
         finish(farm, task, final, out)
@@ -89,10 +87,10 @@ def _fail(farm: Farm, task: Task, why: str, now: Now, out: Decision) -> str:
     return "failed"
 
 
-def _stop_run(farm: Farm, task: Task, now: Now, out: Decision) -> None:
+def _stop_run(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) -> None:
     place = task.place
-    engine = farm.engines.get(place.engine) if type(place) is Handed else None
-    if engine is None or type(place) is not Handed:
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
+    if engine is None or type(place) is not Assigned:
         return
     run = (task.id, place.attempt)
     if place.since_s is None:
@@ -104,43 +102,41 @@ def _stop_run(farm: Farm, task: Task, now: Now, out: Decision) -> None:
 # -- jobs
 
 
-def on_pause_jobs(farm: Farm, session: str, n: int, question: PauseJobs, now: Now, out: Decision) -> None:
-    """Nothing more of these jobs is started, or they go on.  What runs comes to its end."""
-    unknown = [job_id for job_id in question.ids if job_id not in farm.jobs]
+def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJobs, now: Now, out: Decision) -> None:
+    """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
+    unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
     if unknown:
-        answer(
-            session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"), out
-        )
+        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"))
         return
     chosen = set(question.ids)
     for job_id in chosen:
-        job = farm.jobs[job_id]
+        job = farm.jobs.by_id[job_id]
         if job.paused is not question.on:
             job.paused = question.on
-            out.saves.append(save_of(job))
-    (farm.paused.update if question.on else farm.paused.difference_update)(chosen)
+            out.saves.append(job.save())
+    (farm.jobs.paused.update if question.on else farm.jobs.paused.difference_update)(chosen)
     waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)
-    answer(session, n, Number(waiting), out)
+    out.answer(session, n, Number(waiting))
 
 
-def _pause(farm: Farm, jobs: set[str], now: Now, out: Decision) -> int:
+def _pause(farm: SchedulerState, jobs: set[str], now: Now, out: Decision) -> int:
     recalls: dict[str, list[tuple[int, int]]] = {}
     waiting = 0
     for task in _tasks_of(farm, jobs):
         place = task.place
-        if type(place) is Handed:
+        if type(place) is Assigned:
             if place.since_s is None:
                 recalls.setdefault(place.engine, []).append((task.id, place.attempt))
         elif task.task_class is not None:
             rejoin(farm, task)
             waiting += 1
     for name, runs in recalls.items():
-        recall(farm, farm.engines[name], runs, now, out)
+        recall(farm, farm.engines.by_name[name], runs, now, out)
         waiting += len(runs)
     return waiting
 
 
-def _go_on(farm: Farm, jobs: set[str]) -> int:
+def _go_on(farm: SchedulerState, jobs: set[str]) -> int:
     waiting = 0
     for task in _tasks_of(farm, jobs):
         if type(task.place) is Queued and task.place.why is Waiting.PAUSED:
@@ -149,36 +145,31 @@ def _go_on(farm: Farm, jobs: set[str]) -> int:
     return waiting
 
 
-def _tasks_of(farm: Farm, jobs: set[str]) -> Iterable[Task]:
-    return [task for task in farm.tasks.values() if task.job in jobs]
+def _tasks_of(farm: SchedulerState, jobs: set[str]) -> Iterable[TaskEntry]:
+    return [task for task in farm.tasks.unfinished.values() if task.job in jobs]
 
 
-def on_find_jobs(farm: Farm, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
-    """Jobs by id or name, of whichever client."""
+def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
+    """Answer which jobs have this id or name, of any client."""
     rows = [
         JobRow(
             job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,
             job.spec.opened_s,
         )
-        for job in farm.jobs.values()
+        for job in farm.jobs.by_id.values()
         if question.wanted is None or question.wanted in (job.spec.id, job.spec.name)
     ]  # fmt: skip
     rows.sort(key=lambda row: row.opened_s)
     out.loads.append(LoadJobs(session, n, rows, question.tasks))
 
 
-def on_history(farm: Farm, session: str, n: int, question: History, now: Now, out: Decision) -> None:
-    """The store knows it."""
-    out.loads.append(LoadHistory(session, n, question))
-
-
-def is_late(farm: Farm, task_id: int, attempt: int, now: Now, out: Decision) -> None:
-    """A run takes longer than its `warn_after`: nothing is ended, but its client and the log are told."""
-    task = farm.tasks.get(task_id)
+def warn_late(farm: SchedulerState, task_id: int, attempt: int, now: Now, out: Decision) -> None:
+    """Tell the client and the log that a run takes longer than its `warn_after`."""
+    task = farm.tasks.unfinished.get(task_id)
     place = task.place if task is not None else None
-    if task is None or type(place) is not Handed or place.attempt != attempt or task.rules is None:
+    if task is None or type(place) is not Assigned or place.attempt != attempt or task.rules is None:
         return
-    task.own_course().late = True
+    task.own_trial_state().late = True
     name = f" ({task.rules.name})" if task.rules.name else ""
     text = f"task {task_id}{name} has run for more than {task.rules.warn_after_s:g} s (warn_after)"
     out.notes.append(text)

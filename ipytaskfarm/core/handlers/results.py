@@ -1,55 +1,59 @@
-"""Answers of engines: what ended, what came back unrun, and what the end of an attempt means for its task."""
+"""Answers of engines: runs that ended, runs that came back unrun, and what the end of an attempt means for its task."""
 
 from __future__ import annotations
 
+from ..clock import Now
 from ..decision import Decision
-from ..eligibility import refresh_class, wake
+from ..eligibility import refresh_class
 from ..ending import end_engine
-from ..farm import Batch, Engine, EngineState, Farm, Now
-from ..graph import inputs_lost, note_remade
+from ..engine_entry import EngineEntry, EngineState, RecordedBatch
+from ..farm import SchedulerState
+from ..graph import inputs_lost
 from ..messages import Results, Returned
-from ..parcels import AttemptRow, Deferral, Ended, Failure, Final
+from ..parcels import AttemptRow, Deferral, Ended, Failure, Final, RunKey
 from ..placement import begin_oldest, release
 from ..recycling import after_run, count_run
 from ..saves import DropHandOut, SaveHandOut
 from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
-from ..task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, Task
-from ..transition import final_of_answer, finish, give_back, note_attempt, recovery_of, requeue
+from ..task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, TaskEntry
+from ..transition import final_of_answer, finish, note_attempt, recovery_of, requeue, unassign
 from ..transition import rejoin as join_again
-from .nodes import failed_on, succeeded_on
+from .nodes import note_failure, note_successes
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
 
 
-def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision) -> None:
-    """Attempts ended.  One that is not the current attempt of its task frees the engine and changes nothing else."""
-    engine = farm.engines.get(event.engine)
+def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out: Decision) -> None:
+    """Deal with attempts that have ended.
+
+    An attempt that is not the current one of its task frees the engine and changes nothing else."""
+    engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
     answered = False
-    if farm.failing:
-        _tell_nodes(farm, engine, event)
+    if farm.agents.failing:
+        _note_successes(farm, engine, event)
     for ended in event.ended:
         run = (ended.task, ended.attempt)
-        handing = release(farm, engine, run, out)
-        if handing is None:
+        assigned = release(farm, engine, run, out)
+        if assigned is None:
             continue
         answered = True
         engine.finished += 1
-        if not handing.batch.runs:
-            out.saves.append(DropHandOut(handing.batch.number))
-        if handing.task_class is not None:
-            handing.task_class.durations.add(ended.run_s)
-            if handing.task_class.key.asks is not None:
-                count_run(engine, handing)
+        if not assigned.batch.runs:
+            out.saves.append(DropHandOut(assigned.batch.number))
+        if assigned.task_class is not None:
+            assigned.task_class.durations.add(ended.run_s)
+            if assigned.task_class.key.requirements is not None:
+                count_run(engine, assigned)
         if engine.recycling:
             after_run(farm, engine, ended, now, out)
-        task = farm.tasks.get(ended.task)
+        task = farm.tasks.unfinished.get(ended.task)
         if task is None or not task.is_current(engine.name, run):
             continue
         if ended.outcome == "":
-            if task.course is not None and task.course.again:
-                note_remade(farm, task, now)
+            if task.trial_state is not None and task.trial_state.again:
+                farm.graph.note_remade(task.id, now.mono_s)
             finish(farm, task, final_of_answer(task, engine, ended, now), out)
         else:
             _failed(farm, task, engine, ended, now, out)
@@ -57,24 +61,24 @@ def on_results(farm: Farm, session: str, event: Results, now: Now, out: Decision
         after_answer(farm, engine, now, out)
 
 
-def _tell_nodes(farm: Farm, engine: Engine, event: Results) -> None:
-    """While everything fails on some node it is of interest what succeeds, and where."""
-    found = [engine.handed.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
-    keys = {handing.task_class.key for handing in found if handing is not None and handing.task_class is not None}
+def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -> None:
+    """Note which tasks have succeeded, while everything fails under some agent."""
+    found = [engine.assigned.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
+    keys = {assigned.task_class.key for assigned in found if assigned is not None and assigned.task_class is not None}
     if keys:
-        succeeded_on(farm, engine.agent, keys)
+        note_successes(farm, engine.agent, keys)
 
 
-def after_answer(farm: Farm, engine: Engine, now: Now, out: Decision) -> None:
-    """An engine holds less than before."""
+def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
+    """Look for work for an engine that holds less than before, or end it."""
     begin_oldest(farm, engine, now)
     if engine.state == EngineState.UP:
-        wake(farm, engine)
-    if engine.retiring and not engine.handed:
+        farm.readiness.wake(engine)
+    if engine.retiring and not engine.assigned:
         end_engine(farm, engine, out)
 
 
-def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
+def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:
     if ended.outcome == DEFERS:
         _deferred(farm, task, engine, ended, now, out)
         return
@@ -87,14 +91,14 @@ def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out:
         failure = Failure("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
     if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS | CONSEQUENCES:
-        # A task may raise TaskCancelled by itself: to the farm that is an error like any other.
+        # A task may raise TaskCancelled by itself; for the farm that is an error like any other.
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
     if ended.outcome == Reason.REJECTED:
         _rejected(farm, task, engine, ended, now, out)
         return
     if farm.settings.failure_penalty_s:
         engine.withheld_until_s = now.mono_s + farm.settings.failure_penalty_s
-        farm.set_timer(engine.withheld_until_s, "wake", engine.name)
+        farm.timers.set(engine.withheld_until_s, "wake", engine.name)
     if ended.outcome in CHARGED_AS_ERROR and task.retries_left > 0 and is_retried_on(task, ended.failure):
         task.errors += 1
         task.avoid = (task.avoid or frozenset()) | {engine.name}
@@ -103,51 +107,53 @@ def _failed(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out:
         requeue(farm, task, after_delay(task, now), out)
     else:
         end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
-    failed_on(farm, engine.agent, task, "error", now, out)
+    note_failure(farm, engine.agent, task, "error", now, out)
 
 
-def is_retried_on(task: Task, failure: Failure | None) -> bool:
-    """Whether a failure is one of those after which the task is to be run again."""
+def is_retried_on(task: TaskEntry, failure: Failure | None) -> bool:
+    """Return whether a task is run again after this failure."""
     wanted = (task.rules or DEFAULT_RULES).retry_on
     if not wanted or failure is None:
         return not wanted
     return not {*failure.kinds, f"ipytaskfarm.core.errors.{failure.etype}"}.isdisjoint(wanted)
 
 
-def after_delay(task: Task, now: Now) -> Queued:
-    """Where a task waits for the run after an error."""
+def after_delay(task: TaskEntry, now: Now) -> Queued:
+    """Return where a task waits for its run after an error."""
     delays_s = (task.rules or DEFAULT_RULES).retry_delays_s
     delay_s = delays_s[min(max(task.errors, 1), len(delays_s)) - 1] if delays_s else 0.0
     return Queued(Waiting.RETRY, now.mono_s + delay_s, now.wall_s + delay_s) if delay_s else RETRIED
 
 
-def _deferred(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
-    """ "Later": the next trial, uncharged, or the end if the first one began too long ago."""
-    word = ended.word if isinstance(ended.word, Deferral) else Deferral()
+def _deferred(
+    farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
+) -> None:
+    """Run a deferred task again later, uncharged, or end it if its first trial began too long ago."""
+    detail = ended.word if isinstance(ended.word, Deferral) else Deferral()
     rules = task.rules or DEFAULT_RULES
-    course = task.own_course()
-    if course.began_s is None:
-        course.began_s = ended.started_s
-    delay_s = rules.defer_s if word.after_s is None else word.after_s
-    if now.wall_s + delay_s - course.began_s > rules.defer_max_s:
-        said = f": {word.message}" if word.message else ""
-        text = f"task {task.id} was deferred at trial {course.trial}, {rules.defer_max_s:g} s after its first{said}"
+    trial_state = task.own_trial_state()
+    if trial_state.began_s is None:
+        trial_state.began_s = ended.started_s
+    delay_s = rules.defer_s if detail.after_s is None else detail.after_s
+    if now.wall_s + delay_s - trial_state.began_s > rules.defer_max_s:
+        trial, message = trial_state.trial, f": {detail.message}" if detail.message else ""
+        text = f"task {task.id} was deferred at trial {trial}, {rules.defer_max_s:g} s after its first{message}"
         last = Ended(
             ended.task, ended.attempt, Reason.DEFERRED, ended.started_s, ended.run_s,
             Failure("DeferredTooLong", text), ended.body,
         )  # fmt: skip
         finish(farm, task, final_of_answer(task, engine, last, now), out)
         return
-    course.trial += 1
-    course.received = word.received
+    trial_state.trial += 1
+    trial_state.received = detail.received
     task.suspect = False
     note_attempt(task, _row(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
-    requeue(farm, task, why, out, state=word.state)
+    requeue(farm, task, why, out, state=detail.state)
 
 
-def end_or_recover(farm: Farm, task: Task, final: Final, row: AttemptRow, out: Decision) -> None:
-    """No budget is left: the recovery task takes over under the same id, or the task has failed."""
+def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
+    """Let a task's recovery task take over under the same id, or let the task fail."""
     recovery = recovery_of(task)
     if recovery is not None and final.reason in RECOVERABLE:
         note_attempt(task, row, out)
@@ -156,7 +162,7 @@ def end_or_recover(farm: Farm, task: Task, final: Final, row: AttemptRow, out: D
     finish(farm, task, final, out)
 
 
-def _row(engine: Engine, ended: Ended) -> AttemptRow:
+def _row(engine: EngineEntry, ended: Ended) -> AttemptRow:
     return AttemptRow(
         ended.attempt,
         engine.id,
@@ -168,13 +174,15 @@ def _row(engine: Engine, ended: Ended) -> AttemptRow:
     )
 
 
-def _rejected(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, out: Decision) -> None:
-    """ "Not here": set aside for this engine, no retry spent; at the end if every engine has said so often enough."""
+def _rejected(
+    farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
+) -> None:
+    """Let a task that rejected an engine try others, uncharged, or fail if it rejected every engine often enough."""
     rejections = task.rejections = task.rejections or {}
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
     rejections[engine.name] = Rejection(earlier.count + 1 if earlier else 1, until_s, engine.version)
-    present = [e for e in farm.engines.values() if e.state == EngineState.UP]
+    present = [e for e in farm.engines.by_name.values() if e.state == EngineState.UP]
     worn_out = farm.settings.max_rejections
     if all(e.name in rejections and rejections[e.name].count >= worn_out for e in present):
         text = f"every engine has rejected this task {worn_out} times"
@@ -186,39 +194,46 @@ def _rejected(farm: Farm, task: Task, engine: Engine, ended: Ended, now: Now, ou
         finish(farm, task, final_of_answer(task, engine, last, now), out)
         return
     requeue(farm, task, Queued(Waiting.REJECTED), out)
-    farm.set_timer(until_s, "reject", (task.id, engine.name))
+    farm.timers.set(until_s, "reject", (task.id, engine.name))
 
 
-def on_returned(farm: Farm, session: str, event: Returned, now: Now, out: Decision) -> None:
-    """Runs come back unbegun: they wait again at their old place, uncharged."""
-    engine = farm.engines.get(event.engine)
+def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, out: Decision) -> None:
+    """Put runs that come back unrun to their old places in their queues, uncharged."""
+    engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
-    batches: dict[int, Batch] = {}
-    for run in event.runs:
-        handing = release(farm, engine, run, out)
-        if handing is None:
-            continue
-        batches[handing.batch.number] = handing.batch
-        task = farm.tasks.get(run[0])
-        if task is not None and task.is_current(engine.name, run):
-            give_back(farm, task, RETURNED)
-    save_batches(engine, batches, out)
+    for _, task in release_runs(farm, engine, event.runs, out):
+        unassign(farm, task, RETURNED)
     after_answer(farm, engine, now, out)
 
 
-def save_batches(engine: Engine, batches: dict[int, Batch], out: Decision) -> None:
-    """Runs left these batches without an end: the record must not say that the engine still has them."""
+def release_runs(
+    farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], out: Decision
+) -> list[tuple[RunKey, TaskEntry]]:
+    """Remove runs from an engine that it will not answer, and return those that are current, with their tasks.
+
+    What is left of their batches is saved, so that the store does not say that the engine still has them."""
+    current: list[tuple[RunKey, TaskEntry]] = []
+    batches: dict[int, RecordedBatch] = {}
+    for run in runs:
+        assigned = release(farm, engine, run, out)
+        if assigned is None:
+            continue
+        batches[assigned.batch.number] = assigned.batch
+        task = farm.tasks.unfinished.get(run[0])
+        if task is not None and task.is_current(engine.name, run):
+            current.append((run, task))
     for batch in batches.values():
         if batch.runs:
             out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
+    return current
 
 
-def lift_rejection(farm: Farm, task_id: int, engine: str) -> None:
-    """The time is over for which an engine was not to be asked again."""
-    task = farm.tasks.get(task_id)
+def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:
+    """Let a task try an engine again that it had rejected."""
+    task = farm.tasks.unfinished.get(task_id)
     if task is None or not task.rejections or engine not in task.rejections:
         return
     task.rejections[engine].until_s = 0.0
@@ -226,9 +241,9 @@ def lift_rejection(farm: Farm, task_id: int, engine: str) -> None:
         refresh_class(farm, task.task_class)
 
 
-def rejoin(farm: Farm, task_id: int, now: Now) -> None:
-    """A delayed task is due."""
-    task = farm.tasks.get(task_id)
+def rejoin(farm: SchedulerState, task_id: int, now: Now) -> None:
+    """Put a delayed task back to its queue."""
+    task = farm.tasks.unfinished.get(task_id)
     place = task.place if task is not None else None
     if task is not None and type(place) is Queued and place.until_s is not None and place.until_s <= now.mono_s:
         join_again(farm, task)

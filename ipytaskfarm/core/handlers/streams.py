@@ -1,59 +1,63 @@
-"""What running tasks print, for those who wait and want to see it.
+"""Output of running tasks, for clients that wait and want to see it.
 
-Nothing of it is sent unasked: a client asks a few times a second, each answer is bounded, and while an engine has not
-answered it is not asked again.  So a flood of output, or a client that sleeps, costs nothing; an engine whose
+Nothing is sent unasked: a client asks a few times a second, each answer is bounded, and an engine that has not answered
+is not asked again.  So neither a flood of output nor a client that sleeps costs anything, and an engine whose
 interpreter is held by C code answers when it can.  All of a task's output comes with its result in any case.
 """
 
 from __future__ import annotations
 
+from ..clock import Now
 from ..decision import Decision
-from ..farm import Engine, EngineState, Farm, Now
-from ..messages import Answer, Number, Output, OutputQuery, Outputs, OutputText
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
+from ..messages import Number, Output, OutputQuery, Outputs, OutputText
 
 PATIENCE_S = 5.0
-"""An answer that has not come by then was lost with a connection."""
+"""An answer that has not come within this time was lost with a connection."""
 
 
-def on_outputs(farm: Farm, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
-    """Ask the engines that run these tasks; their answers come as `Output`.  Answer: how many were asked."""
+def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
+    """Ask the engines that run these tasks for output, and answer how many were asked.
+
+    Their answers are passed on as `Output`."""
     wanted = None if question.ids is None else set(question.ids)
     seen = {(task, attempt): (chars, err_chars) for task, attempt, chars, err_chars in question.seen}
     asked = 0
-    for engine in farm.engines.values():
+    for engine in farm.engines.by_name.values():
         run = engine.oldest()
         if run is None or engine.state != EngineState.UP or not _is_wanted(farm, session, run[0], wanted):
             continue
-        since_s = farm.outputs_asked.get((session, engine.name))
+        since_s = farm.requests.outputs_asked.get((session, engine.name))
         if since_s is not None and now.mono_s - since_s < PATIENCE_S:
             continue
-        farm.outputs_asked[session, engine.name] = now.mono_s
+        farm.requests.outputs_asked[session, engine.name] = now.mono_s
         number = farm.number()
-        farm.outputs[number] = (session, engine.name, run)
+        farm.requests.outputs[number] = (session, engine.name, run)
         out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
         asked += 1
-    out.sends.append((session, Answer(n, Number(asked))))
+    out.answer(session, n, Number(asked))
 
 
-def _is_wanted(farm: Farm, session: str, task_id: int, wanted: set[int] | None) -> bool:
+def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:
     if wanted is not None:
         return task_id in wanted
-    task = farm.tasks.get(task_id)
+    task = farm.tasks.unfinished.get(task_id)
     return task is not None and task.session == session
 
 
-def on_output_text(farm: Farm, session: str, event: OutputText, now: Now, out: Decision) -> None:
-    """An engine's answer, for whoever asked."""
-    asked = farm.outputs.pop(event.n, None)
+def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: Now, out: Decision) -> None:
+    """Pass an engine's output on to the client that asked."""
+    asked = farm.requests.outputs.pop(event.n, None)
     if asked is None:
         return
-    farm.outputs_asked.pop(asked[:2], None)
-    engine = farm.engines.get(asked[1])
+    farm.requests.outputs_asked.pop(asked[:2], None)
+    engine = farm.engines.by_name.get(asked[1])
     if engine is not None and (event.stdout or event.stderr):
         out.sends.append((asked[0], Output(event.run, engine.id, event.stdout, event.stderr, event.seen)))
 
 
-def forget_outputs(farm: Farm, engine: Engine) -> None:
-    """It is gone: it will not answer."""
-    for number in [number for number, asked in farm.outputs.items() if asked[1] == engine.name]:
-        farm.outputs_asked.pop(farm.outputs.pop(number)[:2], None)
+def forget_outputs(farm: SchedulerState, engine: EngineEntry) -> None:
+    """Forget the queries that a lost engine will not answer."""
+    for number in [number for number, asked in farm.requests.outputs.items() if asked[1] == engine.name]:
+        farm.requests.outputs_asked.pop(farm.requests.outputs.pop(number)[:2], None)

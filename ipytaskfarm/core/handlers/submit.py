@@ -1,69 +1,63 @@
-"""Tasks coming in, and the ids they come under."""
+"""Tasks that clients hand in, and the ids that they get."""
 
 from __future__ import annotations
-
-from bisect import bisect_right
 
 import msgspec
 
 from .. import graph
+from ..clients import Block, ClientEntry
+from ..clock import Now
 from ..decision import Decision
-from ..farm import Block, Client, Farm, Now
+from ..farm import SchedulerState
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..needs import Needs
 from ..parcels import Failure, Final, Rules, Submission
-from ..plausible import SECONDS_MAX, unbearable
-from ..saves import SaveAccepted, SaveBlock, SaveRefusal
+from ..plausible import SECONDS_MAX, why_not_storable
+from ..saves import SaveAccepted, SaveRefusal
 from ..states import Reason
-from ..task import Task
+from ..task import TaskEntry
 from ..transition import accept
-from .asking import weigh_asks
-from .code import save_functions
-from .depends import need_verdicts
-from .jobs import has_arrived, open_job, save_jobs
+from .asking import apply_requirements
+from .depends import ask_for_verdicts
+from .jobs import count_arrival, open_job, save_jobs
 
 MAX_BLOCK = 65536
+"""The most ids in one block."""
 
 
-def on_need_ids(farm: Farm, session: str, event: NeedIds, now: Now, out: Decision) -> None:
-    """Give the client its next block; blocks grow with what it uses."""
-    client = farm.client(session)
-    block = take_ids(farm, session, client.next_block, out)
+def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, out: Decision) -> None:
+    """Give a client its next block of ids.  Blocks grow with what the client uses."""
+    client = farm.clients.of(session)
+    block = farm.clients.ids.take(session, client.next_block, out)
     client.next_block = min(MAX_BLOCK, client.next_block * 4)
     client.blocks.append(block)
     out.sends.append((session, IdBlock(block.first, block.last)))
 
 
-def take_ids(farm: Farm, session: str, count: int, out: Decision) -> Block:
-    """Draw ids that were never given before."""
-    block = Block(farm.next_id, farm.next_id + count - 1, farm.next_id, session)
-    farm.next_id += count
-    farm.blocks.append(block)
-    out.saves.append(SaveBlock(block.first, block.last, session))
-    return block
+def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: Decision) -> None:
+    """Accept new tasks.
 
-
-def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) -> None:
-    """Accept what is new.  Ids of a block arrive in order: an earlier one is a resend, a later one comes too early."""
-    client = farm.client(session)
-    if farm.full is not None or farm.stopping:
+    Ids of a block arrive in order: an earlier id is a resend, a later one has come too early."""
+    client = farm.clients.of(session)
+    if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         if event.tasks:
-            out.sends.append((session, Full(event.tasks[0].id, farm.full or "the farm is stopping")))
+            out.sends.append((session, Full(event.tasks[0].id, farm.lifecycle.full or "the farm is stopping")))
         return
-    save_functions(farm, event.functions, out)
-    jobs = [spec for spec in event.jobs if not unbearable(spec)]
+    farm.functions.save(event.functions, out)
+    jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
     for spec in jobs:
         open_job(farm, session, spec)
     block: Block | None = None
     fresh = False
     last: Rules | None = None
+    fault = ""
     edges: Needs | None = None
     for submission in event.tasks:
         if block is None or not block.first <= submission.id <= block.last:
             _acknowledge(farm, client, block, fresh, out)
-            block, fresh = _block_of(client, submission.id), False
+            block, fresh = client.block_of(submission.id), False
             if block is None:
-                continue  # not an id of this client's
+                continue  # the id was not given to this client
         if submission.id > block.next:
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
@@ -72,88 +66,98 @@ def on_submit(farm: Farm, session: str, event: Submit, now: Now, out: Decision) 
             fresh = True
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
-            rules, known = submission.rules, False
+            rules = submission.rules
             if rules is not None:
-                # Most tasks of a message have the same rules: one object for all of them, of which all is known.
-                known = rules == last
-                rules = last = last if known else rules
+                # Most tasks of a message have the same rules: they share one object, which is checked once, and whose
+                # class is found at once.
+                if rules != last:
+                    last, fault = rules, why_not_storable(rules)
+                rules = last
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges
             needs = edges if submission.needs is not None else None
-            _take_in(farm, client, submission, rules, needs, now, out, known)
+            _take_in(farm, client, submission, rules, needs, now, out, fault if rules is not None else "")
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 
 
 def _take_in(
-    farm: Farm,
-    client: Client,
+    farm: SchedulerState,
+    client: ClientEntry,
     submission: Submission,
     rules: Rules | None,
     needs: Needs | None,
     now: Now,
     out: Decision,
-    known: bool,
+    fault: str,
 ) -> None:
-    """known: its rules are those of the task before."""
+    """Accept a new task, or refuse it.  fault: why its rules cannot be stored, see `why_not_storable`."""
     if submission.function is None and rules is None and needs is None:
         accept(farm, submission, client.session, rules, out)
         return
-    refusal = why_refused(farm, submission, rules, known)
+    refusal = why_refused(farm, submission, rules, fault)
     if refusal is not None:
-        farm.refusals[submission.id] = refusal
+        farm.tasks.refusals[submission.id] = refusal
         out.saves.append(SaveRefusal(submission.id, *refusal))
         client.finals.append(refused(submission.id, *refusal))
-        farm.touched[client.session] = client
-        has_arrived(farm, rules)
+        farm.clients.to_tell[client.session] = client
+        count_arrival(farm, rules)
         return
     task = accept(farm, submission, client.session, rules, out, needs=needs)
     if rules is not None:
-        weigh(farm, task, now, out)
+        apply_rules(farm, task, now, out)
     if rules is not None and rules.job is not None:
-        has_arrived(farm, rules)
+        count_arrival(farm, rules)
 
 
-def weigh(farm: Farm, task: Task, now: Now, out: Decision) -> None:
-    """A task was accepted: what its rules bring with them."""
+def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) -> None:
+    """Do what follows from a task's rules after it was accepted."""
     rules = task.rules
     if rules is not None:
         if rules.depend is not None:
-            need_verdicts(farm, rules.depend, out)
+            ask_for_verdicts(farm, rules.depend, out)
         if rules.asks is not None:
-            weigh_asks(farm, task, rules.asks, now, out)
+            apply_requirements(farm, task, rules.asks, now, out)
     if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:
-        farm.set_timer(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
+        farm.timers.set(now.mono_s + farm.settings.unmet_timeout_s, "unmet", task.id)
 
 
-def why_refused(farm: Farm, submission: Submission, rules: Rules | None, known: bool = False) -> tuple[str, str] | None:
-    """(error, text) for a submission that can never be accepted.  known: its rules can be kept, as was seen before."""
+def why_refused(
+    farm: SchedulerState, submission: Submission, rules: Rules | None, fault: str = ""
+) -> tuple[str, str] | None:
+    """Return (error, text) for a submission that can never be accepted.
+
+    fault: why its rules cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if (not known and (why := unbearable(rules))) or (why := unbearable(submission.needs)):
-        return "TaskError", f"task {submission.id} cannot be kept: {why} (in its rules)"
+    if fault or (fault := why_not_storable(submission.needs)):
+        return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why
-    if rules is not None and rules.job in farm.refused_jobs:
-        return "DuplicateTask", f"job {farm.refused_jobs[rules.job or '']} of the same unique key has not ended"
+    if rules is not None and rules.job in farm.jobs.refused:
+        return "DuplicateTask", f"job {farm.jobs.refused[rules.job or '']} of the same unique key has not ended"
     unique = rules.unique if rules is not None else None
-    if unique is not None and unique in farm.unique:
-        return "DuplicateTask", f"task {farm.unique[unique]} of the unique key {unique!r} has not ended"
+    if unique is not None and unique in farm.tasks.unique:
+        return "DuplicateTask", f"task {farm.tasks.unique[unique]} of the unique key {unique!r} has not ended"
     return None
 
 
-def _missing_function(farm: Farm, submission: Submission, rules: Rules | None) -> str | None:
+def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules | None) -> str | None:
     function = submission.function
     while True:
-        if function is not None and function not in farm.functions:
+        if function is not None and function not in farm.functions.stored:
             return function
         if rules is None:
             return None
-        asks = rules.asks
-        for digest in (rules.depend, asks.identity if asks else None, asks.locality if asks else None):
-            if digest is not None and digest not in farm.functions:
+        requirements = rules.asks
+        for digest in (
+            rules.depend,
+            requirements.identity if requirements else None,
+            requirements.locality if requirements else None,
+        ):
+            if digest is not None and digest not in farm.functions.stored:
                 return digest
         if rules.recovery is None:
             return None
@@ -161,31 +165,14 @@ def _missing_function(farm: Farm, submission: Submission, rules: Rules | None) -
 
 
 def refused(task_id: int, etype: str, text: str) -> Final:
-    """A refusal, as fetching its id shows it."""
+    """Return a refusal as a client sees it when it fetches the task."""
     return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, Failure(etype, text), b"")
 
 
-def _acknowledge(farm: Farm, client: Client, block: Block | None, fresh: bool, out: Decision) -> None:
+def _acknowledge(farm: SchedulerState, client: ClientEntry, block: Block | None, fresh: bool, out: Decision) -> None:
     if block is None or block.next == block.first:
         return
     if fresh:
         out.saves.append(SaveAccepted(block.first, block.next - 1))
     client.accepted[block.first] = block.next - 1
-    farm.touched[client.session] = client
-
-
-def _block_of(client: Client, task_id: int) -> Block | None:
-    for block in reversed(client.blocks):
-        if block.first <= task_id <= block.last:
-            return block
-    return None
-
-
-def is_on_its_way(farm: Farm, task_id: int) -> bool:
-    """Issued to a client that is here, and not handed in yet."""
-    index = bisect_right(farm.blocks, task_id, key=lambda block: block.first) - 1
-    if index < 0:
-        return False
-    block = farm.blocks[index]
-    client = farm.clients.get(block.session)
-    return block.next <= task_id <= block.last and client is not None and client.here
+    farm.clients.to_tell[client.session] = client

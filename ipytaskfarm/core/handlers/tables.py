@@ -1,4 +1,4 @@
-"""Questions that only look: counts, tables, and why a task is not running."""
+"""Questions that only look: counts, tables of tasks, engines and nodes, the state of the farm."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ import heapq
 from itertools import islice
 from typing import Any
 
+from ..agent_entry import AgentEntry
+from ..clock import Now
 from ..decision import Decision, LoadTable
-from ..farm import Agent, Engine, EngineState, Farm, Now
-from ..gates import Closed, gate, overload
-from ..messages import Answer, Engines, FarmStatus, QueueStatus, Refusal, Tasks
+from ..engine_entry import EngineEntry, EngineState
+from ..farm import SchedulerState
+from ..gates import Closed, gate_for, overload
+from ..messages import Engines, FarmStatus, QueueStatus, Refusal, Tasks
 from ..queue import TaskClass
 from ..states import FINAL, State, Waiting
 from ..tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
-from ..task import Handed, Queued, Task
+from ..task import Assigned, Queued, TaskEntry
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
-"""There may be as many classes as tasks."""
+"""At most so many classes are looked at: there may be as many classes as tasks."""
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
 
-def on_queue_status(farm: Farm, session: str, n: int, question: QueueStatus, now: Now, out: Decision) -> None:
-    """Every uncleared id is in exactly one of the four states."""
-    counts = {state.value: farm.counts[state] for state in _SHOWN}
+def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueStatus, now: Now, out: Decision) -> None:
+    """Answer how many tasks are in each state.  Every uncleared id is in exactly one of the four states."""
+    counts = {state.value: farm.tasks.counts[state] for state in _SHOWN}
     ids: dict[str, list[int]] | None = None
     if question.verbose:
         ids = {state.value: [] for state in _SHOWN}
-        for task_id, task in farm.tasks.items():
+        for task_id, task in farm.tasks.unfinished.items():
             ids[task.state].append(task_id)
-        for task_id, reason in farm.finals.items():
+        for task_id, reason in farm.tasks.finals.items():
             ids[State.FAILED if reason else State.SUCCEEDED].append(task_id)
         for found in ids.values():
             found.sort()
-    out.sends.append((session, Answer(n, QueueStatusReply(counts, ids))))
+    out.answer(session, n, QueueStatusReply(counts, ids))
 
 
 _GROUPS: dict[str | None, frozenset[State]] = {
@@ -44,53 +47,57 @@ _GROUPS: dict[str | None, frozenset[State]] = {
 }
 
 
-def on_tasks(farm: Farm, session: str, n: int, question: Tasks, now: Now, out: Decision) -> None:
-    """A table of tasks: the unfinished from memory, the final ones from the store."""
+def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: Now, out: Decision) -> None:
+    """Answer with a table of tasks: the unfinished ones from memory, the ended ones from the store."""
     states = _GROUPS.get(question.state)
     if states is None:
         names = sorted(name for name in _GROUPS if name)
         text = f"there is no task state {question.state!r}: expected one of {names}"
-        out.sends.append((session, Answer(n, Refusal("ValueError", text))))
+        out.answer(session, n, Refusal("ValueError", text))
         return
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
-    alive = farm.tasks.values() if ids is None else [farm.tasks[i] for i in ids if i in farm.tasks]
+    alive = (
+        farm.tasks.unfinished.values()
+        if ids is None
+        else [farm.tasks.unfinished[i] for i in ids if i in farm.tasks.unfinished]
+    )
     found = [t for t in alive if t.state in states and (question.name is None or name_of(t) == question.name)]
-    final_ids = farm.finals if ids is None else [i for i in ids if i in farm.finals]
-    wanted = [i for i in final_ids if (State.FAILED if farm.finals[i] else State.SUCCEEDED) in states]
+    final_ids = farm.tasks.finals if ids is None else [i for i in ids if i in farm.tasks.finals]
+    wanted = [i for i in final_ids if (State.FAILED if farm.tasks.finals[i] else State.SUCCEEDED) in states]
     omitted = 0
     if question.last > 0 and question.name is None and len(found) + len(wanted) > question.last:
-        # Of a million rows fifty are wanted: the others are not even made. Names of final tasks only the store knows.
+        # Of a million rows fifty are wanted: the others are not even made.  Names of ended tasks are only in the store.
         omitted = len(found) + len(wanted) - question.last
         first = heapq.nlargest(question.last, [*(t.id for t in found), *wanted])[-1]
         found = [t for t in found if t.id >= first]
         wanted = [i for i in wanted if i >= first]
     rows = [task_row(farm, task) for task in found]
-    unknown = [i for i in ids or () if i not in farm.tasks and i not in farm.finals and i not in farm.refusals]
-    for task_id in [i for i in ids or () if i in farm.refusals]:
+    unknown = [i for i in ids or () if not farm.tasks.is_known(i)]
+    for task_id in [i for i in ids or () if i in farm.tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
         out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted))
     else:
-        out.sends.append((session, Answer(n, last_rows(rows, unknown, question.last, omitted))))
+        out.answer(session, n, last_rows(rows, unknown, question.last, omitted))
 
 
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
-    """A table of the last of these, in order; last 0: all."""
+    """Return a table of the last of these rows, in order.  last 0: all of them."""
     ordered = sorted(rows, key=lambda row: row.id)
     kept = ordered[-last:] if last > 0 else ordered
     return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
 
 
-def name_of(task: Task) -> str | None:
-    """What its user calls it."""
+def name_of(task: TaskEntry) -> str | None:
+    """Return the name that the user gave the task."""
     return task.rules.name if task.rules else None
 
 
-def task_row(farm: Farm, task: Task) -> TaskRow:
-    """One unfinished task for a table."""
+def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
+    """Return the row of one unfinished task."""
     place = task.place
-    engine = farm.engines.get(place.engine) if type(place) is Handed else None
-    began = place.wall_s if type(place) is Handed else None
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
+    began = place.wall_s if type(place) is Assigned else None
     return TaskRow(
         task.id,
         task.state,
@@ -103,20 +110,22 @@ def task_row(farm: Farm, task: Task) -> TaskRow:
     )
 
 
-def reason_of(farm: Farm, task: Task) -> str:
-    """Why an unfinished task is where it is, in a word."""
+def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
+    """Return in a few words why an unfinished task is where it is."""
     place = task.place
-    if type(place) is Handed:
+    if type(place) is Assigned:
         if place.since_s is None:
             return Waiting.SENT_AHEAD
-        engine = farm.engines.get(place.engine)
+        engine = farm.engines.by_name.get(place.engine)
         if task.environment is not None and engine is not None and not engine.set_up:
             return "preparing its environment"
-        handing = engine.handed.get((task.id, place.attempt)) if engine is not None else None
-        if handing is not None and handing.waiting is not None:
+        assigned = engine.assigned.get((task.id, place.attempt)) if engine is not None else None
+        if assigned is not None and assigned.nested_wait is not None:
             return "waiting for its children"
-        return "running, longer than warn_after" if task.course is not None and task.course.late else "running"
-    if farm.held:
+        return (
+            "running, longer than warn_after" if task.trial_state is not None and task.trial_state.late else "running"
+        )
+    if farm.lifecycle.held:
         return Waiting.PAUSED
     if task.task_class is not None and task.task_class.restricted and not task.task_class.eligible:
         return Waiting.NO_ENGINE
@@ -125,12 +134,12 @@ def reason_of(farm: Farm, task: Task) -> str:
     return place.why if type(place) is Queued else Waiting.QUEUED
 
 
-def _closed(farm: Farm, task_class: TaskClass) -> Closed | None:
-    """Why none of the nodes lets a class start now; None: one does."""
+def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
+    """Return why none of the nodes lets a class start now.  None: one does."""
     closed = None
     for agent in {engine.agent: None for engine in task_class.eligible}:
-        owner = farm.agents.get(agent)
-        closed = gate(farm, owner, task_class.key.asks, task_class.key.limit_s) if owner is not None else None
+        owner = farm.agents.by_session.get(agent)
+        closed = gate_for(farm, owner, task_class.key) if owner is not None else None
         if closed is None:
             return None
     return closed
@@ -139,18 +148,18 @@ def _closed(farm: Farm, task_class: TaskClass) -> Closed | None:
 # -- engines and the farm
 
 
-def waiting_work_s(farm: Farm) -> float | None:
-    """How long one engine would take for what waits, by what was measured; None: nothing of it was measured."""
+def waiting_work_s(farm: SchedulerState) -> float | None:
+    """Return how long one engine would take for the waiting tasks, as far as measured.  None: nothing was measured."""
     known_s, known = 0.0, 0
-    for task_class in islice(farm.classes.values(), CLASSES_LOOKED_AT):
+    for task_class in islice(farm.queues.classes.values(), CLASSES_LOOKED_AT):
         if task_class.durations.measured:
             known_s += task_class.size * task_class.durations.mean_s
             known += task_class.size
-    return known_s * farm.queued / known if known else 0.0 if not farm.queued else None
+    return known_s * farm.queues.size / known if known else 0.0 if not farm.queues.size else None
 
 
-def engine_row(farm: Farm, engine: Engine) -> EngineRow:
-    """One engine for a table."""
+def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
+    """Return the row of one engine."""
     oldest = engine.oldest()
     state = engine.state
     if state == EngineState.UP:
@@ -162,7 +171,7 @@ def engine_row(farm: Farm, engine: Engine) -> EngineRow:
         engine.pid,
         state,
         oldest[0] if oldest else None,
-        max(0, len(engine.handed) - 1),
+        max(0, len(engine.assigned) - 1),
         engine.started_s,
         engine.facts,
         engine.connection_file,
@@ -171,17 +180,19 @@ def engine_row(farm: Farm, engine: Engine) -> EngineRow:
     )
 
 
-def _engine_rows(farm: Farm) -> list[EngineRow]:
-    return [engine_row(farm, engine) for engine in sorted(farm.engines.values(), key=lambda e: e.id)]
+def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
+    return [engine_row(farm, engine) for engine in farm.engines.in_order()]
 
 
-def on_engines(farm: Farm, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
-    """All engines, by id."""
-    out.sends.append((session, Answer(n, EngineTable(_engine_rows(farm)))))
+def on_engines(farm: SchedulerState, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
+    """Answer with all engines, by id."""
+    out.answer(session, n, EngineTable(_engine_rows(farm)))
 
 
-def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
-    """One node, as `tc.snapshot` and ``ipytaskfarm status`` show it.  Memory and disk in bytes."""
+def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
+    """Return the row of one node, as `tc.snapshot` and ``ipytaskfarm status`` show it.
+
+    Memory and disk are in bytes."""
     state = agent.state
     guard = overload(farm, agent)
     return {
@@ -213,41 +224,44 @@ def _agent_row(farm: Farm, agent: Agent) -> dict[str, Any]:
     }
 
 
-def _idle_s(farm: Farm, agent: Agent) -> float | None:
-    """For how long (seconds) none of its engines has held anything; None: one does, or they are not all up."""
+def _idle_s(farm: SchedulerState, agent: AgentEntry) -> float | None:
+    """Return for how long (seconds) no engine of an agent has held anything.  None: one does, or not all are up."""
     engines = list(agent.engines.values())
     if agent.starting or not engines or not all(e.idle_s and e.state == EngineState.UP for e in engines):
         return None
     return farm.mono_s - max(engine.idle_s for engine in engines)
 
 
-def _state_of(agent: Agent) -> str:
+def _state_of(agent: AgentEntry) -> str:
     if agent.leaving:
         return "leaving"
-    if agent.aside:
-        return "drained" if agent.aside == DRAINED else "set aside"
-    return "up" if agent.here and agent.reachable else "unreachable"
+    if agent.excluded:
+        return "drained" if agent.excluded == DRAINED else "set aside"
+    return "up" if agent.present and agent.reachable else "unreachable"
 
 
-def on_farm_status(farm: Farm, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
-    """The whole farm at a glance; the shell fills in what only it knows (pid, store, start)."""
-    agents = [_agent_row(farm, agent) for agent in farm.agents.values()]
+def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
+    """Answer with the state of the whole farm.
+
+    The controller's loop adds what only it knows: pid, size of the store, start."""
+    agents = [_agent_row(farm, agent) for agent in farm.agents.by_session.values()]
     state = FarmState(
         farm.name,
         farm.incarnation,
         farm.epoch,
         0,
         0.0,
-        farm.wanted + sum(agent.brings or 0 for agent in farm.agents.values() if not agent.leaving),
-        farm.held,
-        farm.stopping,
-        {state.value: farm.counts[state] for state in _SHOWN},
+        farm.lifecycle.wanted
+        + sum(agent.brings or 0 for agent in farm.agents.by_session.values() if not agent.leaving),
+        farm.lifecycle.held,
+        farm.lifecycle.stopping,
+        {state.value: farm.tasks.counts[state] for state in _SHOWN},
         _engine_rows(farm),
         agents,
-        sum(1 for c in farm.clients.values() if c.here),
+        sum(1 for c in farm.clients.by_session.values() if c.connected),
         0,
-        list(farm.losses),
-        waiting=farm.queued,
+        list(farm.diagnostics.losses),
+        waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
     )
-    out.sends.append((session, Answer(n, state)))
+    out.answer(session, n, state)

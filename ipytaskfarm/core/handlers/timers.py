@@ -5,34 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..clock import Now
 from ..decision import Decision
 from ..events import Tick
-from ..farm import Farm, Now
+from ..farm import SchedulerState
 from ..placement import recall_for_others
-from ..recycling import end_surplus, idle_too_long, time_is_up
+from ..recycling import end_surplus, idle_too_long, recycle_at_time
 from .agents import balance
 from .asking import fail_if_unmet
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
 from .jobs import end_orphans
-from .leaving import time_to_leave_is_over
-from .lifecycle import drained, give_elsewhere, look_for_the_end
+from .leaving import end_leave
+from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
 from .losses import give_up_agent
-from .operate import is_late
+from .operate import warn_late
 from .results import lift_rejection, rejoin
 
-TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
+TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
-    "drained": lambda farm, _, now, out: drained(farm, now, out),
+    "drained": lambda farm, _, now, out: end_drain(farm, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
-    "late": lambda farm, data, now, out: is_late(farm, data[0], data[1], now, out),
+    "late": lambda farm, data, now, out: warn_late(farm, data[0], data[1], now, out),
     "lease": lambda farm, session, now, out: give_up_agent(farm, session, "its lease is over", now, out),
-    "left": lambda farm, session, now, out: time_to_leave_is_over(farm, session, now, out),
+    "left": lambda farm, session, now, out: end_leave(farm, session, now, out),
     "orphans": lambda farm, _, now, out: end_orphans(farm, out),
     "recall": lambda farm, _, now, out: recall_for_others(farm, now, out),
-    "recall_patience": lambda farm, data, now, out: give_elsewhere(farm, data[0], data[1], out),
-    "recycle": lambda farm, data, now, out: time_is_up(farm, data[0], data[1], now, out),
+    "recall_patience": lambda farm, data, now, out: reassign_unanswered(farm, data[0], data[1], out),
+    "recycle": lambda farm, data, now, out: recycle_at_time(farm, data[0], data[1], now, out),
     "reject": lambda farm, data, now, out: lift_rejection(farm, data[0], data[1]),
     "rejoin": lambda farm, task_id, now, out: rejoin(farm, task_id, now),
     "shut": lambda farm, _, now, out: look_for_the_end(farm, now, out),
@@ -43,7 +44,7 @@ TIMERS: dict[str, Callable[[Farm, Any, Now, Decision], None]] = {
 }
 
 
-def on_tick(farm: Farm, session: str, event: Tick, now: Now, out: Decision) -> None:
+def on_tick(farm: SchedulerState, session: str, event: Tick, now: Now, out: Decision) -> None:
     """Run the timers that are due."""
-    for what, data in farm.due(now.mono_s):
+    for what, data in farm.timers.due(now.mono_s):
         TIMERS[what](farm, data, now, out)

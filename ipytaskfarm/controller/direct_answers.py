@@ -1,0 +1,89 @@
+"""Questions that decide nothing: the controller's loop answers them itself, from its store, its keys and its blobs.
+
+They never reach the scheduler and are not recorded in the event log.  They are answered after the commit of the turn
+in which they arrived, so an answer knows of everything that its client was told before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ..core.errors import SecurityError, StoreError, StoreFull
+from ..core.events import Event
+from ..core.messages import Answer, Ask, Compact, Connections, History, Number, Refusal, ReloadKeys, Text
+from ..core.pieces import ReadBlob
+from ..core.tables import ConnectionTable, EventTable
+from ..core.text import text_of
+from ..doors.store import Store
+from .door import Door
+
+log = logging.getLogger(__name__)
+
+DIRECT = frozenset({Compact, Connections, History, ReloadKeys, ReadBlob})
+"""The types of those questions; a test checks that the scheduler answers all others."""
+
+NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
+
+
+def is_direct(event: Event) -> bool:
+    """Return whether the loop answers this event without the scheduler.
+
+    `ReadBlob` comes within an `Ask` from clients, and as a message of its own from agents."""
+    return type(event) is ReadBlob or (type(event) is Ask and type(event.question) in DIRECT)
+
+
+def compact(store: Store) -> Text | Refusal:
+    """Compact the store, and describe its size before and after for people."""
+    before, began_s = store.size_bytes(), time.monotonic()
+    try:
+        store.compact()
+    except StoreFull as error:
+        return Refusal("StoreFull", str(error))
+    taken_s = time.monotonic() - began_s
+    return Text(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
+
+
+class DirectAnswers:
+    """Answers what needs the store or the keys alone."""
+
+    def __init__(self, store: Store, door: Door | None, give_up: Callable[[list[str]], None]) -> None:
+        """give_up: told the sessions that are over because their keys were revoked."""
+        self._store = store
+        self._door = door
+        self._give_up = give_up
+
+    def answer(self, n: int, question: object) -> Answer:
+        """Answer question number `n` of a client.
+
+        A broken store ends the controller; one question that cannot be answered does not.  StoreError: it is broken."""
+        if isinstance(question, ReloadKeys):
+            return Answer(n, self._reloaded())
+        try:
+            return Answer(n, self._read(question))
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("%s cannot be answered", type(question).__name__)
+            text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
+            return Answer(n, Refusal("KernelError", text))
+
+    def _read(self, question: object) -> EventTable | Text | ConnectionTable | Refusal:
+        if isinstance(question, History):
+            return EventTable(self._store.history(question))
+        if isinstance(question, Compact):
+            return compact(self._store)
+        assert isinstance(question, Connections), f"{type(question).__name__} is the scheduler's to answer"
+        return self._door.connections() if self._door is not None else NO_KEYS
+
+    def _reloaded(self) -> Number | Refusal:
+        if self._door is None:
+            return NO_KEYS
+        try:
+            cut, over = self._door.reload()
+        except (SecurityError, OSError) as error:
+            log.error("the keys were not read anew: %s", error)
+            return Refusal("SecurityError", f"the keys of before hold on: {error}")
+        self._give_up(over)
+        return Number(cut)
