@@ -197,7 +197,7 @@ class EngineProcess:
         self._commands = Commands(parts, self._lane.take_commands)
 
     def _prepare_for_children(self) -> None:
-        """Let processes that tasks start find what came by value, and errors of missing modules say where they arose."""
+        """Let child processes of tasks find what came by value, and errors of missing modules name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
         pool_watch.install()
         name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
