@@ -257,7 +257,7 @@ def test_edges_and_references_as_they_travel() -> None:
     with pytest.raises(ValueError, match="was not added to this job"):
         pack_task(Task("1", after=Task("2")), None, shared)
     ref = Ref(4)
-    with pytest.raises(errors.UnpickleableException, match="closure or global cannot wait"):
+    with pytest.raises(errors.UnpickleableException, match="a Ref cannot travel; give it as an argument"):
         pack_task(Task(lambda: ref))
 
 

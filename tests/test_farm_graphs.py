@@ -121,7 +121,7 @@ def test_a_circle_is_refused_and_named(tc: TaskClient) -> None:
     with pytest.raises(TypeError, match="has no id yet"):
         tc.run(Task("1", after=one))
     future = tc.submit(add, 1)
-    with pytest.raises(errors.UnpickleableException, match="closure or global cannot wait"):
+    with pytest.raises(errors.UnpickleableException, match="a TaskFuture cannot travel; give it as an argument"):
         tc.submit(lambda: future.result())
 
 

@@ -30,7 +30,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _OWN = __name__.partition(".")[0]
-_STARTED_IN = os.path.realpath(os.curdir) if os.path.isdir(os.curdir) else ""
+
+
+def _folder_at_start() -> str:
+    try:
+        return os.path.realpath(os.getcwd())
+    except OSError:  # it was removed
+        return ""
+
+
+_STARTED_IN = _folder_at_start()
 _PYTHONPATH = os.environ.get("PYTHONPATH", "")
 _PROJECT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 _SUFFIXES_OF_INSTALLED = ("site-packages", "dist-packages")
