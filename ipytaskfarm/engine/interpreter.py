@@ -210,13 +210,16 @@ class StartMethod:
 
 
 class Tracing:
-    """tracemalloc, which makes all that follows slow."""
+    """tracemalloc, which makes all that follows slow; the engine's own profiler keeps it on."""
+
+    profiler_on = False
+    """The memory profiler of the engine traces: it is started by a thread of its own, at any time."""
 
     def take(self) -> None:
-        self._traces = tracemalloc.is_tracing()
+        self._traces = tracemalloc.is_tracing() and not Tracing.profiler_on
 
     def restore(self) -> bool:
-        changed = tracemalloc.is_tracing() and not self._traces
+        changed = tracemalloc.is_tracing() and not self._traces and not Tracing.profiler_on
         if changed:
             tracemalloc.stop()
         return changed

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.errors import KernelError
 from ..core.verbs import CpuProfile, MemoryProfile, ProfileBody, SampleProfile
+from .interpreter import Tracing
 from .places import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
 from .sampler import Sampler
 
@@ -151,6 +152,7 @@ class MemoryProfiler:
         """Trace what is allocated from now on; as before if it is on with this many frames."""
         if self._on and tracemalloc.is_tracing() and tracemalloc.get_traceback_limit() == nframes:
             return
+        Tracing.profiler_on = True  # before it starts: the end of a task may look at any moment
         tracemalloc.stop()
         tracemalloc.start(nframes)
         self._on = True
@@ -161,6 +163,7 @@ class MemoryProfiler:
             self._last = self.read(engine_id)
             self._on = False
             tracemalloc.stop()
+            Tracing.profiler_on = False
 
     def read(self, engine_id: int) -> MemoryProfile | None:
         """What is allocated now, or was at the stop; None: never started."""
