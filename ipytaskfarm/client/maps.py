@@ -164,7 +164,7 @@ def map_tasks(
     if not _may_chunk(function, attributes):
         return _map_one_by_one(client, function, sequences, attributes, return_exceptions, gathered)
     items = Items(read_whole(sequences))
-    values: list[Any] = []
+    values = Values((), gathered.printed)
     errors: dict[int, BaseException] = {}
     progress = Progress(items.total or 0, "item", client.progress)
     with progress:
@@ -175,7 +175,7 @@ def map_tasks(
         raise errors[min(errors)]
     for place, error in errors.items():
         values[place] = error
-    return Values(values, gathered.printed)
+    return values
 
 
 def _map_one_by_one(

@@ -308,6 +308,12 @@ def _place_all(members: list[ModuleSource]) -> None:
         if any(_offered.get(other.name, other).digest != other.digest for other in others):
             del active[key]
     active[id(members)] = members
+    install_finders()
+
+
+def install_finders() -> None:
+    """Let imports find by-value modules.  An engine does so as it starts, or the first module would look like a change
+    that a task has made."""
     if finder not in sys.meta_path:
         sys.meta_path.insert(0, finder)
     if _folder_finder not in sys.meta_path:

@@ -21,7 +21,7 @@ from typing import Any
 from ..doors import pack_children
 from ..doors.pack_build import Names, came, collect
 from ..doors.pack_folders import child_folder, use_folder
-from ..doors.pack_modules import forget_kept, keep_active, write_for_children
+from ..doors.pack_modules import forget_kept, install_finders, keep_active, write_for_children
 
 _ABSENT = object()
 
@@ -184,6 +184,7 @@ class Starts:
         """Follow all ways in which Python starts processes; to be called before the baseline is taken."""
         import _posixsubprocess
 
+        install_finders()
         folder = child_folder()
         sys.path.insert(1, folder)
         sys.path_importer_cache[folder] = _Blind()
