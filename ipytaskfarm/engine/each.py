@@ -22,6 +22,8 @@ Error: TypeAlias = tuple[int, bool, FailureBody]
 
 SINGLY = 100
 """So many items run one by one after an item that has changed its surroundings in a way that nothing tells of."""
+TRUSTED = 64
+"""Calls in a row that changed nothing."""
 SEGMENT_S = 0.001
 """So much of a quick map runs between two looks at the surroundings, which take 12 to 36 us."""
 
@@ -29,7 +31,7 @@ SEGMENT_S = 0.001
 class Known:
     """A function that was unpacked, and what is known of it."""
 
-    __slots__ = ("function", "reaches", "segment", "singly")
+    __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
     def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
         self.function = function
@@ -39,6 +41,10 @@ class Known:
         """So many of its calls may run before the next look."""
         self.singly = 0
         """So many of its calls run one by one yet, since one has changed something."""
+        self.trusted = False
+        """So many of its calls changed nothing that there is a look only every `SEGMENT_S`."""
+        self.unseen_s = 0.0
+        """How long its calls have run since the last look."""
 
 
 def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
@@ -130,14 +136,21 @@ class _Calls:
 
     def _look(self, began: float, count: int) -> None:
         """Put the surroundings back, and judge how many calls may run before the next time."""
-        each_s = (time.perf_counter() - began) / count
+        run_s = time.perf_counter() - began
+        known = self._known
+        known.unseen_s += run_s
         noted = bool(CHANGES.kinds)
-        if self._baseline.restore(thoroughly=True) and not noted:
-            self._known.singly = SINGLY
-        elif self._known.singly:
-            self._known.singly -= 1
-        usual = max(1, int(SEGMENT_S / each_s)) if each_s > 0 else 1
-        self._known.segment = min(usual, count if noted else 2 * count + 1)
+        trusted = known.trusted and not known.singly and not known.reaches
+        if noted or not trusted or known.unseen_s >= SEGMENT_S:
+            changed = self._baseline.restore(thoroughly=True)
+            known.unseen_s = 0.0
+            if changed and not noted:
+                known.singly = SINGLY
+            elif known.singly:
+                known.singly -= 1
+            known.trusted = not changed and count >= TRUSTED
+        usual = max(1, int(SEGMENT_S * count / run_s)) if run_s > 0 else 1
+        known.segment = min(usual, count if noted else 2 * count + 1)
 
 
 def _stopped() -> RuntimeError:

@@ -434,7 +434,9 @@ class Runner:
             error = None  # its traceback holds the frames, and they the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        self._baseline.restore(attempt.reaches or run_s > LONG_S)
+        # The items of a map are looked after by `call_each`.
+        is_map = isinstance(work, CallWork) and work.each
+        self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
         self._finished()
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
