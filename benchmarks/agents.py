@@ -18,8 +18,8 @@ import psutil
 from benchmarks.harness import Options, Row
 from ipytaskfarm import StringTask, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.tables import QueueStatusReply
-from ipytaskfarm.questions import connect
+from ipytaskfarm.core.messages.tables import QueueStatusReply
+from ipytaskfarm.deployment.light_client import connect
 
 ROOT = Path(__file__).parent.parent
 ENGINES = 50

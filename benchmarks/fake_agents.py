@@ -29,12 +29,12 @@ import msgspec
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.demands import Environment
-from ipytaskfarm.core.parcels import Ended, RunKey
-from ipytaskfarm.core.work import ResultBody
-from ipytaskfarm.doors.pack import pack
-from ipytaskfarm.doors.runtime import read_connection_file
-from ipytaskfarm.doors.wire_link import Acked, Link, NewEpoch, Received, Refused
+from ipytaskfarm.core.messages.payload import ResultBody
+from ipytaskfarm.core.messages.task_types import Ended, RunKey
+from ipytaskfarm.core.requirements import Environment
+from ipytaskfarm.serialization.pack import pack
+from ipytaskfarm.system.farm_paths import read_connection_file
+from ipytaskfarm.transport.peer import Acked, Link, NewEpoch, Received, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,12 @@ import time
 
 from benchmarks.harness import Options, Row
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.clock import Now
-from ipytaskfarm.core.events import Joined
-from ipytaskfarm.core.farm import SchedulerState
-from ipytaskfarm.core.parcels import Ended, Rules, Submission
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.task_types import Ended, Rules, Submission
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.events import Joined
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.state import SchedulerState
 
 BATCH = 250
 

@@ -2,28 +2,26 @@
 
 The folders say where code runs, and an import only ever points to a line above its own:
 
-``core``        values and decisions: no IO, no clock, no chance, no threads
-``policies``    the queue policies a user may choose, or write
-``environment`` what prepares engines: classes that users fill in
-``doors``       each opens onto exactly one outside thing: the wire, the store, pickle, the flight recorder …
-``engine``      runs in the engine's process, an IPython kernel with one more lane
-``evaluator``   the child process that calls users' ``depend`` functions
-``agent``       one per machine: starts, watches and replaces its engines
-``controller``  one per farm: takes in, decides, writes down, hands out
-``client``      runs in the user's process: `TaskClient`, `MultiEngineClient`, results
-``launchers``   how processes get onto machines
-``settings``    how a farm is to be; ``home``: its folders on this machine
-``questions``   asking a farm without the weight of the client
-``enrol``       keys of a farm, made, replaced and taken away
-``groups``      agents on other machines: asked of launchers, remembered, sent away; ``tender``: looks after them
-``supervisor``  one per farm: has controller and agents running; ``start_errors``: why they did not start
-``farm``        `Farm`: starts, connects, stops
-``detached``    farms that go on by themselves: started and stopped from outside
-``doctor``      looks for what could keep a farm from working
-``jupyter``     magics and displays
-``cli``         the ``ipytaskfarm`` command
+``version``        the version
+``core``           values and decisions: messages, the scheduler, its handlers; no IO, clock, chance or threads
+``policies``       the queue policies that a user may choose, or write
+``environment``    what prepares engines: classes that users fill in
+``system``         what the operating system gives: the flight recorder, paths, disk, memory, cores
+``storage``        SQLite: the store, blobs, the event log
+``transport``      ZeroMQ: hub, peer, reliable sessions, keys
+``serialization``  values and code as bytes
+``engine``         runs in the engine's process, an IPython kernel with one more lane
+``agent``          one per machine: starts, watches and replaces its engines
+``controller``     one per farm: takes in, decides, writes down, hands out; ``controller/evaluator`` calls ``depend``
+functions
+``client``         runs in the user's process: `TaskClient`, `MultiEngineClient`, results
+``launchers``      how processes get onto machines
+``deployment``     how a farm is started, kept running and asked: `Farm`, the supervisor, settings
+``doctor``         finds what keeps a farm from working
+``jupyter``        magics and displays
+``cli``            the ``ipytaskfarm`` command
 
-``engine`` to ``client`` never import one another: they meet in ``core/messages.py``.
+``engine`` to ``client`` never import one another: they meet in ``core/messages``.
 ``docs/architecture.md`` has the rest.
 """
 
@@ -31,7 +29,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "client",
@@ -56,22 +54,23 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import client as client
-    from .client import Job as Job
-    from .client import Join as Join
-    from .client import MapTask as MapTask
-    from .client import MultiEngineClient as MultiEngineClient
-    from .client import Ref as Ref
-    from .client import StringTask as StringTask
-    from .client import Task as Task
-    from .client import TaskClient as TaskClient
-    from .client import TaskFuture as TaskFuture
-    from .client import TaskResult as TaskResult
-    from .client import add_dependency as add_dependency
+    from .client import (
+        Job as Job,
+        Join as Join,
+        MapTask as MapTask,
+        MultiEngineClient as MultiEngineClient,
+        Ref as Ref,
+        StringTask as StringTask,
+        Task as Task,
+        TaskClient as TaskClient,
+        TaskFuture as TaskFuture,
+        TaskResult as TaskResult,
+        add_dependency as add_dependency,
+    )
     from .core import errors as errors
-    from .environment import RecycleSettings as RecycleSettings
-    from .environment import TaskEnvironment as TaskEnvironment
-    from .farm import Farm as Farm
-    from .settings import Agents as Agents
+    from .deployment.farm import Farm as Farm
+    from .deployment.settings import Agents as Agents
+    from .environment import RecycleSettings as RecycleSettings, TaskEnvironment as TaskEnvironment
 else:
     # Controller, agent and evaluator import this file too, on their way to their own folder: what they
     # do not use (the client, the launchers) must not cost them start-up time. The list above is for
@@ -79,8 +78,8 @@ else:
     _WHERE = {
         "client": ("ipytaskfarm.client", None),
         "errors": ("ipytaskfarm.core.errors", None),
-        "Farm": ("ipytaskfarm.farm", "Farm"),
-        "Agents": ("ipytaskfarm.settings", "Agents"),
+        "Farm": ("ipytaskfarm.deployment.farm", "Farm"),
+        "Agents": ("ipytaskfarm.deployment.settings", "Agents"),
         "TaskClient": ("ipytaskfarm.client", "TaskClient"),
         "MultiEngineClient": ("ipytaskfarm.client", "MultiEngineClient"),
         "Task": ("ipytaskfarm.client", "Task"),

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from .core.checks import check_bytes, check_count, check_seconds
-from .core.demands import Recycle
+from .core.arguments import check_bytes, check_count, check_seconds
+from .core.requirements import Recycle
 from .core.text import exactly, shown
 
 __all__ = ["RecycleSettings", "TaskEnvironment"]

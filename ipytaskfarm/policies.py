@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.queue import fifo_key
-from .core.task import TaskInfo
+from .core.scheduler.queue import fifo_key
+from .core.scheduler.task import TaskInfo
 
 __all__ = ["FIFO", "LIFO", "FairShare", "FairShareJobs", "QueuePolicy", "TaskInfo"]
 

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipytaskfarm import Task, TaskClient
-from ipytaskfarm.core import errors, messages, tables
-from ipytaskfarm.home import Home
-from ipytaskfarm.questions import connect
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
 from tests.conftest import assert_nothing_left, isolated
 
 TASKS = 10_000

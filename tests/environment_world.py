@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.demands import Asks, Environment, Recycle
-from ipytaskfarm.core.parcels import JobSpec, Rules
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 

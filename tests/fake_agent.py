@@ -32,10 +32,10 @@ from ipytaskfarm.core.messages import (
     Run,
     ToEngine,
 )
-from ipytaskfarm.core.parcels import Ended, Function
-from ipytaskfarm.core.work import FailureBody, ResultBody, StringWork
-from ipytaskfarm.doors.pack import pack, unpack
-from ipytaskfarm.doors.recorder import Bell, Recorder
+from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork
+from ipytaskfarm.core.messages.task_types import Ended, Function
+from ipytaskfarm.serialization.pack import pack, unpack
+from ipytaskfarm.system.flight_recorder import Bell, Recorder
 
 T = TypeVar("T")
 _LENGTH = struct.Struct(">I")

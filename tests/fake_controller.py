@@ -22,11 +22,11 @@ from ipytaskfarm.core.messages import (
     StartEngine,
     ToAgent,
 )
-from ipytaskfarm.core.parcels import RunKey
-from ipytaskfarm.core.work import StringWork
-from ipytaskfarm.doors.keys import make_farm_keys
-from ipytaskfarm.doors.runtime import ConnectionInfo, process_started, write_connection_file
-from ipytaskfarm.doors.wire_hub import Hub, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.core.messages.payload import StringWork
+from ipytaskfarm.core.messages.task_types import RunKey
+from ipytaskfarm.system.farm_paths import ConnectionInfo, process_started, write_connection_file
+from ipytaskfarm.transport.hub import Hub, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.transport.keys import make_farm_keys
 from tests.polling import eventually
 
 M = TypeVar("M")

@@ -1,6 +1,6 @@
 """A controller that accepts, answers and runs nothing: what it replies is canned.  For tests of the client.
 
-It is the real `doors.wire_hub.Hub` in a thread, so sockets, keys and sessions are real; only the decisions are not.
+It is the real `transport.hub.Hub` in a thread, so sockets, keys and sessions are real; only the decisions are not.
 `submitted` and the like are the fake's "store": they outlive a `restart`, which begins a new epoch.
 """
 
@@ -17,12 +17,12 @@ import msgspec
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables, work
-from ipytaskfarm.core.parcels import Final, Submission
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.doors.keys import make_farm_keys
-from ipytaskfarm.doors.pack import pack
-from ipytaskfarm.doors.wire_hub import Hub, PeerNewEpoch
+from ipytaskfarm.core.messages import payload, tables
+from ipytaskfarm.core.messages.task_types import Final, Submission
+from ipytaskfarm.serialization.pack import pack
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport.hub import Hub, PeerNewEpoch
+from ipytaskfarm.transport.keys import make_farm_keys
 
 encode = msgspec.msgpack.encode
 
@@ -43,7 +43,7 @@ def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: A
 
 def names(**values: Any) -> bytes:
     """The result body of a StringTask that pulled these."""
-    return encode(work.ResultBody(value=pack(values)))
+    return encode(payload.ResultBody(value=pack(values)))
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -72,7 +72,7 @@ class FakeController:
         self.name = name
         self.incarnation = os.urandom(8).hex()
         self.keys = make_farm_keys()
-        runtime.private_folder(folder)
+        farm_paths.private_folder(folder)
         self.connection_file = folder / "connection.json"
         self.respond: Callable[[Submission], Final | None] = lambda task: final(task.id)
         self.command: Callable[[m.Command, int], m.CommandAnswer] = lambda c, i: m.CommandAnswer(c.n, i, True)
@@ -123,7 +123,7 @@ class FakeController:
 
     def write_file(self) -> None:
         """The connection file for clients."""
-        info = runtime.ConnectionInfo(
+        info = farm_paths.ConnectionInfo(
             farm=self.name,
             incarnation=self.incarnation,
             host="127.0.0.1",
@@ -137,7 +137,7 @@ class FakeController:
             version=__version__,
             protocol=m.PROTOCOL,
         )
-        runtime.write_connection_file(info, self.connection_file)
+        farm_paths.write_connection_file(info, self.connection_file)
 
     def stop(self) -> None:
         """End, as a crash would: what was not sent is lost."""
@@ -208,7 +208,7 @@ class FakeController:
         if engines is None:
             engines = self.engines
             if not engines:
-                body = encode(work.FailureBody("NoEnginesRegistered", "the farm has no engines now"))
+                body = encode(payload.FailureBody("NoEnginesRegistered", "the farm has no engines now"))
                 self._hub.send(session, m.CommandAnswer(message.n, -1, False, body))
                 return
             self._hub.send(session, m.CommandAnswer(message.n, -1, True, encode(engines)))

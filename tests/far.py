@@ -17,8 +17,8 @@ import msgspec
 from ipytaskfarm import Farm
 from ipytaskfarm.client.nodes import Node
 from ipytaskfarm.core.messages import FarmStatus, SetWanted
-from ipytaskfarm.core.tables import FarmState
-from ipytaskfarm.doors import runtime
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.system import farm_paths
 from tests.farms import DEADLINE_S, ask, until_engines
 from tests.polling import eventually
 
@@ -28,9 +28,9 @@ NODE = "far"
 
 def far_connection(name: str, role: str, folder: Path) -> Path:
     """A copy of the farm's connection file that names no folder of blobs."""
-    info = runtime.read_connection_file(runtime.connection_path(name, role))
+    info = farm_paths.read_connection_file(farm_paths.connection_path(name, role))
     path = folder / f"far-{role}.json"
-    runtime.write_connection_file(msgspec.structs.replace(info, blobs=""), path)
+    farm_paths.write_connection_file(msgspec.structs.replace(info, blobs=""), path)
     return path
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.tables import EngineRow, EngineTable
-from ipytaskfarm.enrol import enrol
-from ipytaskfarm.launchers.agents import Seat
-from ipytaskfarm.questions import connect
+from ipytaskfarm.core.messages.tables import EngineRow, EngineTable
+from ipytaskfarm.deployment.enrolment import enrol
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.launchers.interface import Seat
 from tests.conftest import assert_nothing_left, isolated
 from tests.polling import eventually
 

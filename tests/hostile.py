@@ -13,12 +13,12 @@ import zmq
 from msgspec import inspect
 
 from ipytaskfarm import Farm
-from ipytaskfarm.core.handshake import Handshake, Hello, Refuse, Welcome
 from ipytaskfarm.core.messages import PROTOCOL
-from ipytaskfarm.core.session import HEADER, Kind
-from ipytaskfarm.doors import wire
-from ipytaskfarm.doors.keys import FarmKeys, KeyPair, load_keys
-from ipytaskfarm.doors.runtime import ConnectionInfo, read_connection_file
+from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.handshake import Handshake, Hello, Refuse, Welcome
+from ipytaskfarm.transport.keys import FarmKeys, KeyPair, load_keys
+from ipytaskfarm.transport.reliable_session import HEADER, Kind
 from tests.polling import eventually
 
 ANSWER_MS = 10_000

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.doors.runtime import process_started
-from ipytaskfarm.launchers.agents import ENTRY_POINTS, AgentSpec, AgentStatus, Handle, Seat, agent_words, shell_line
+from ipytaskfarm.launchers.interface import ENTRY_POINTS, AgentSpec, AgentStatus, Handle, Seat, agent_words, shell_line
 from ipytaskfarm.launchers.local import child_environment
+from ipytaskfarm.system.farm_paths import process_started
 
 
 class Hands:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ipytaskfarm
-from ipytaskfarm.core.work import FailureBody
-from ipytaskfarm.doors.pack import (
+from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.serialization.pack import (
     pack,
     pack_function,
     unpack,
@@ -22,7 +22,7 @@ from ipytaskfarm.doors.pack import (
 
 PEER = """
 import pickle, struct, sys
-from ipytaskfarm.doors.pack import *
+from ipytaskfarm.serialization.pack import *
 namespace = {}
 functions = {}
 while True:

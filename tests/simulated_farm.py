@@ -13,13 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.calls import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
-from ipytaskfarm.core.clock import Now
-from ipytaskfarm.core.decision import Assignment, Decision, LoadEnded, LoadFinals, LoadMail, LoadOriginals, LoadTaken
-from ipytaskfarm.core.demands import Allotment, Environment, Recycle
-from ipytaskfarm.core.events import EndedLoaded, Event, Gone, Joined, Originals, Silent, Tick
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import (
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.evaluator import Evaluated, Verdict
+from ipytaskfarm.core.messages.running_task import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
+from ipytaskfarm.core.messages.task_types import (
     Deferral,
     Ended,
     Failure,
@@ -31,10 +28,21 @@ from ipytaskfarm.core.parcels import (
     RunKey,
     Submission,
 )
-from ipytaskfarm.core.restore import restored_farm
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.settings import SchedulerSettings
-from ipytaskfarm.core.verdicts import Evaluated, Verdict
+from ipytaskfarm.core.requirements import Allotment, Environment, Recycle
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import (
+    Assignment,
+    Decision,
+    LoadEnded,
+    LoadFinals,
+    LoadMail,
+    LoadOriginals,
+    LoadTaken,
+)
+from ipytaskfarm.core.scheduler.events import EndedLoaded, Event, Gone, Joined, Originals, Silent, Tick
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from tests.simulated_store import SimStore
 
 

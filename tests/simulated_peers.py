@@ -10,12 +10,22 @@ import msgspec
 
 from ipytaskfarm.client.outbox import Outbox
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.calls import Spawn, Spawned, TaskCall, TaskReply
-from ipytaskfarm.core.demands import Allotment, Environment, Recycle
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import Deferral, Ended, Failure, Final, Function, LostInputs, Rules, RunKey, Submission
-from ipytaskfarm.core.session import Greeting, Heard, Session
-from ipytaskfarm.doors import wire
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.running_task import Spawn, Spawned, TaskCall, TaskReply
+from ipytaskfarm.core.messages.task_types import (
+    Deferral,
+    Ended,
+    Failure,
+    Final,
+    Function,
+    LostInputs,
+    Rules,
+    RunKey,
+    Submission,
+)
+from ipytaskfarm.core.requirements import Allotment, Environment, Recycle
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.reliable_session import Greeting, Heard, Session
 
 if TYPE_CHECKING:
     from tests.simulation import World

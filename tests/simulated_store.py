@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.parcels import AttemptRow, Final
+from ipytaskfarm.core.messages.task_types import AttemptRow, Final
 
 
 @dataclass

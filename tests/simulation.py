@@ -30,21 +30,21 @@ import msgspec
 from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.clock import Now
-from ipytaskfarm.core.decision import Decision
-from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.handlers import timers
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import Deferral, LostInputs, Recovery, Rules, RunKey
-from ipytaskfarm.core.restore import restored_farm
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.task_types import Deferral, LostInputs, Recovery, Rules, RunKey
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle, Want
 from ipytaskfarm.core.saves import Save
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.session import BEGIN_ANEW, Greeting, Heard, Session
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
-from ipytaskfarm.doors import wire
-from ipytaskfarm.doors.store import Store
-from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.storage.store import Store
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.transport.reliable_session import BEGIN_ANEW, Greeting, Heard, Session
 from tests.simulated_peers import Agent, Client, Connection, Engine, Frame, Speaker, encode
 
 MEMORY_DISK = Path("/dev/shm")
@@ -108,7 +108,7 @@ class Hearing:
 
 
 class SimHub:
-    """Stands for `doors.wire_hub.Hub`: the same rules for handshakes, silence and acknowledgements, no sockets."""
+    """Stands for `transport.hub.Hub`: the same rules for handshakes, silence and acknowledgements, no sockets."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Recovery, Rules
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.task_types import AttemptRow, Failure, Final, Recovery, Rules
 
 FAILURE = Failure("ValueError", "no\x00such 'thing'", "task.py:3 in f")
 

@@ -32,7 +32,7 @@ from ipytaskfarm.core.messages import (
     StartEngine,
     StopEngine,
 )
-from ipytaskfarm.core.verbs import ExecuteBody
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from tests.conftest import Dirs
 from tests.fake_controller import FakeController, code_run
 from tests.polling import eventually

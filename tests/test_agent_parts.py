@@ -12,18 +12,25 @@ from typing import cast
 import msgspec
 import pytest
 
-from ipytaskfarm.agent import __main__ as agent_main
-from ipytaskfarm.agent import relay as relay_module
+from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module
 from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWatch
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.core.errors import ResultTooLarge
-from ipytaskfarm.core.messages import AgentState, Batch, Crash, EngineLost, HandOut, Results, Returned
-from ipytaskfarm.core.messages import Run as RunMessage
-from ipytaskfarm.core.parcels import Ended
-from ipytaskfarm.doors.recorder import Recorder
-from ipytaskfarm.doors.wire_link import Link
+from ipytaskfarm.core.messages import (
+    AgentState,
+    Batch,
+    Crash,
+    EngineLost,
+    HandOut,
+    Results,
+    Returned,
+    Run as RunMessage,
+)
+from ipytaskfarm.core.messages.task_types import Ended
+from ipytaskfarm.system.flight_recorder import Recorder
+from ipytaskfarm.transport.peer import Link
 from tests.polling import eventually
 
 RUN, OTHER = (7, 1), (8, 1)

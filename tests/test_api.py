@@ -85,11 +85,11 @@ def test_static_tools_and_the_interpreter_read_the_same_list() -> None:
     static: list[tuple[str, tuple[str, str | None]]] = []
     for node in switch.body:
         assert isinstance(node, ast.ImportFrom)
-        (alias,) = node.names
-        assert alias.asname == alias.name, "import x as x: else it is private to type checkers"
         origin = ".".join(filter(None, ["ipytaskfarm", node.module]))
-        thing = (f"{origin}.{alias.name}", None) if alias.name in MODULES else (origin, alias.name)
-        static.append((alias.name, thing))
+        for alias in node.names:
+            assert alias.asname == alias.name, "import x as x: else it is private to type checkers"
+            thing = (f"{origin}.{alias.name}", None) if alias.name in MODULES else (origin, alias.name)
+            static.append((alias.name, thing))
     assert len(dict(static)) == len(static), "a name is imported twice"
     assert dict(static) == vars(ipytaskfarm)["_WHERE"]
     assert set(dict(static)) == PUBLIC - {"__version__"}

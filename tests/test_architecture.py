@@ -20,40 +20,32 @@ PACKAGE = "ipytaskfarm"
 # The rules
 
 LAYERS: dict[str, str] = {
+    "version": "",
     "core": "",
     "policies": "core",
     "environment": "core",
-    "doors": "core",
-    "engine": "core doors",
-    "evaluator": "core doors",
-    "agent": "core doors",
-    "controller": "core doors policies",
-    "client": "core doors environment",
-    "launchers": "core doors",
-    "settings": "core",
-    "home": "core doors settings",
-    "questions": "core doors settings home",
-    "enrol": "core doors home questions",
-    "groups": "core doors launchers settings home questions enrol",
-    "tender": "core doors launchers settings home questions groups",
-    "start_errors": "core",
-    "supervisor": "core doors launchers settings home questions tender start_errors",
-    "farm": "core doors client launchers settings home questions enrol groups start_errors supervisor",
-    "detached": "core doors launchers settings home questions tender",
-    "doctor": "core doors agent client launchers settings home questions groups start_errors farm",
-    "jupyter": "core doors client settings home questions farm detached",
-    "cli": (
-        "core policies doors agent controller client launchers settings home questions enrol groups supervisor farm "
-        "detached doctor"
-    ),
-    "testing": "core policies doors client",
+    "system": "core version",
+    "storage": "core system",
+    "transport": "core version system storage",
+    "serialization": "core system storage",
+    "engine": "core version system storage transport serialization",
+    "controller/evaluator": "core system storage serialization",
+    "agent": "core version system storage transport",
+    "controller": "core version policies system storage transport",
+    "client": "core version environment system storage transport serialization",
+    "launchers": "core version system storage transport",
+    "deployment": "core version system storage transport client launchers",
+    "doctor": "core version system storage transport agent client launchers deployment",
+    "jupyter": "core version system storage transport serialization client deployment",
+    "cli": "core version policies system storage transport agent controller client launchers deployment doctor",
+    "testing": "core version policies system storage serialization client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
 
 WHY_LAYERS = (
-    "Folders say where code runs, and an import only points to a line above its own. engine, evaluator, agent, "
-    "controller and client run in different processes and meet only in core/messages.py: what one of them needs of "
-    "another is a message, or belongs into core or doors"
+    "folders say where code runs, and an import only points to a line above its own. engine, evaluator, agent, "
+    "controller and client run in different processes and meet only in core/messages: what one of them needs of "
+    "another is a message, or belongs into core, system, storage, transport or serialization"
 )
 
 CORE_BANNED = frozenset({
@@ -67,25 +59,25 @@ WHY_CORE = (
     "from its events; purity is cheap on the first day and nearly unattainable later"
 )
 
-DOORS: dict[str, tuple[tuple[str, ...], str]] = {
+RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
     "zmq": (
-        ("doors/wire", "engine/lane.py", "engine/kernel.py"),
+        ("transport/", "engine/lane.py", "engine/kernel.py"),
         "ZeroMQ drops messages silently when a connection is reset; delivery is made safe in one place "
         "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
-        ("doors/store.py", "doors/store_care.py"),
+        ("storage/store.py", "storage/backup.py"),
         "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it",
     ),
     "pickle": (
-        ("doors/pack",),
+        ("serialization/",),
         "how values travel (by value or by reference, what is cached, what is refused) is decided once",
     ),
     "subprocess": (
-        ("launchers/", "agent/", "controller/evaluation.py"),
+        ("launchers/", "agent/", "controller/evaluator_process.py"),
         "who starts a process must watch it, limit it and reap it; these places do",
     ),
-    "distributed": (("launchers/dask",), "Dask is an extra: who does without it never imports it"),
+    "distributed": (("launchers/dask/",), "Dask is an extra: a user without Dask never imports it"),
     "ipykernel": (("engine/",), "only an engine is a kernel; elsewhere it costs 0.3 s of start-up"),
     "IPython": (
         ("engine/", "jupyter/"),
@@ -93,7 +85,7 @@ DOORS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 """Foreign module -> how the places begin from where it may be imported, and why only from there."""
-DOORS["dill"] = DOORS["cloudpickle"] = DOORS["pickle"]
+RESERVED["dill"] = RESERVED["cloudpickle"] = RESERVED["pickle"]
 
 FORKS = frozenset({"os.fork", "os.forkpty", "pty.fork"})
 FORK_ALLOWED = "engine/zygote.py"
@@ -109,7 +101,7 @@ FUNCTION_LINES = 60
 WHY_FUNCTION = "a function that does not fit on a screen does two things: elegance is lost in the last tenth"
 FILE_LINES = 600
 WHY_FILE = "a file that nobody reads to its end has two subjects"
-LONGER_FILES = {"core/messages.py": 1000}
+LONGER_FILES = {"core/messages/__init__.py": 1000}
 """Declarations only, no functions: every message stands in one file because that file is where the processes meet."""
 
 WHY_UTILS = "a name says what a thing is, and 'utils' says nothing: put it where its one user is, or name its subject"
@@ -145,8 +137,9 @@ class Source:
 
     @property
     def part(self) -> str:
-        """The layer: the first folder, or the module's own name."""
-        return self.place.split("/")[0].removesuffix(".py")
+        """The layer: a folder, or the module's own name."""
+        nested = [part for part in LAYERS if "/" in part and self.place.startswith(f"{part}/")]
+        return nested[0] if nested else self.place.split("/")[0].removesuffix(".py")
 
     @property
     def module(self) -> str:
@@ -207,7 +200,7 @@ def check(package: Path) -> list[Finding]:
     for source in sources:
         if not source.exempt:
             findings.extend(_check_layers(source))
-            findings.extend(_check_doors(source))
+            findings.extend(_check_reserved(source))
         if source.part == "core":
             findings.extend(_check_core(source))
         findings.extend(_check_house(source))
@@ -225,16 +218,17 @@ def _check_layers(source: Source) -> Iterator[Finding]:
         # The bare package (`ipytaskfarm.__file__`) and its version are no dependency on anything.
         if parts[0] != PACKAGE or parts[1:] in ([], ["__version__"]):
             continue
-        target = parts[1]
+        nested = [part for part in LAYERS if "/" in part and parts[1:3] == part.split("/")]
+        target = nested[0] if nested else parts[1]
         if target not in LAYERS:
             yield Finding(source.place, line, f"imports {name}: name the part it comes from", WHY_LAYERS)
         elif target != source.part and target not in allowed.split():
             yield Finding(source.place, line, f"{source.part} imports {name}", WHY_LAYERS)
 
 
-def _check_doors(source: Source) -> Iterator[Finding]:
+def _check_reserved(source: Source) -> Iterator[Finding]:
     for name, line in source.imports:
-        places, why = DOORS.get(name.split(".")[0], ((), ""))
+        places, why = RESERVED.get(name.split(".")[0], ((), ""))
         if places and not source.place.startswith(places):
             yield Finding(source.place, line, f"imports {name}: only {', '.join(places)} may", why)
         if name in FORKS and source.place != FORK_ALLOWED:
@@ -275,14 +269,14 @@ def _check_house(source: Source) -> Iterator[Finding]:
 
 
 def _check_unpickling(sources: Iterable[Source]) -> Iterator[Finding]:
-    """No chain of imports leads from controller or agent to doors.pack, or one of the modules that it is made of."""
+    """No chain of imports leads from controller or agent to serialization."""
     by_module = {source.module: source for source in sources}
     for start in by_module.values():
         if start.part not in NEVER_UNPICKLE:
             continue
-        chain = _chain(start, f"{PACKAGE}.doors.pack", by_module)
+        chain = _chain(start, f"{PACKAGE}.serialization", by_module)
         if chain:
-            yield Finding(start.place, 1, f"reaches doors.pack: {' -> '.join(chain)}", WHY_UNPICKLE)
+            yield Finding(start.place, 1, f"reaches serialization: {' -> '.join(chain)}", WHY_UNPICKLE)
 
 
 def _chain(start: Source, goal: str, by_module: dict[str, Source]) -> list[str]:
@@ -295,7 +289,7 @@ def _chain(start: Source, goal: str, by_module: dict[str, Source]) -> list[str]:
     for chain in chains:
         for name, _ in by_module[chain[-1]].imports:
             for module in (name, name.rpartition(".")[0]):
-                if module.startswith(goal) and (module in by_module or module == goal):
+                if f"{module}.".startswith(f"{goal}."):
                     return [*chain, module]
                 if module in by_module and module not in seen and not by_module[module].exempt:
                     seen.add(module)
@@ -338,14 +332,29 @@ def test_every_part_of_the_house_is_described_in_its_front_door() -> None:
 
 LONG_FUNCTION = "def f():\n" + "    x = 1\n" * 60
 PLANTED = {
-    "core reads the clock": ("core/queue.py", "import time", "core imports time", "purity is cheap"),
-    "core reads the clock by name": ("core/queue.py", "from time import monotonic", "core imports time.monotonic", ""),
-    "core in a function": ("core/queue.py", "def f():\n    import random", "core imports random", ""),
-    "core opens a file": ("core/queue.py", "x = open('a')", "core calls open()", ""),
+    "core reads the clock": ("core/scheduler/queue.py", "import time", "core imports time", "purity is cheap"),
+    "core reads the clock by name": (
+        "core/scheduler/queue.py",
+        "from time import monotonic",
+        "core imports time.monotonic",
+        "",
+    ),
+    "core in a function": ("core/scheduler/queue.py", "def f():\n    import random", "core imports random", ""),
+    "core opens a file": ("core/scheduler/queue.py", "x = open('a')", "core calls open()", ""),
     "core asks the date": ("core/a.py", "from datetime import datetime\nx = datetime.now()", "datetime.now()", ""),
-    "core imports a door": ("core/farm.py", "from ..doors import store", "core imports ipytaskfarm.doors.store", ""),
-    "core imports a policy": ("core/farm.py", "from ipytaskfarm.policies import FIFO", "core imports", ""),
-    "door imports a policy": ("doors/store.py", "from .. import policies", "doors imports ipytaskfarm.policies", ""),
+    "core imports storage": (
+        "core/scheduler/state.py",
+        "from ...storage import store",
+        "core imports ipytaskfarm.storage.store",
+        "",
+    ),
+    "core imports a policy": ("core/scheduler/state.py", "from ipytaskfarm.policies import FIFO", "core imports", ""),
+    "storage imports a policy": (
+        "storage/store.py",
+        "from .. import policies",
+        "storage imports ipytaskfarm.policies",
+        "",
+    ),
     "engine imports client": ("engine/a.py", "from ..client import task", "engine imports", "different processes"),
     "agent imports engine": ("agent/a.py", "import ipytaskfarm.engine.zygote", "agent imports", ""),
     "client imports the front door": ("client/a.py", "from ipytaskfarm import Farm", "name the part", ""),
@@ -361,25 +370,35 @@ PLANTED = {
     "zmq elsewhere": (
         "client/io.py",
         "import zmq.asyncio",
-        "only doors/wire, engine/lane.py, engine/kernel.py may",
+        "only transport/, engine/lane.py, engine/kernel.py may",
         "silently",
     ),
     "sqlite3 elsewhere": (
         "controller/a.py",
         "import sqlite3",
-        "only doors/store.py, doors/store_care.py may",
+        "only storage/store.py, storage/backup.py may",
         "one writer",
     ),
-    "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only doors/pack may", ""),
-    "dill elsewhere": ("engine/a.py", "import dill", "only doors/pack may", ""),
-    "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluation.py may", "reap"),
-    "distributed elsewhere": ("farm.py", "def f():\n    import distributed", "only launchers/dask may", "extra"),
+    "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),
+    "dill elsewhere": ("engine/a.py", "import dill", "only serialization/ may", ""),
+    "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluator_process.py may", "reap"),
+    "distributed elsewhere": (
+        "deployment/farm.py",
+        "def f():\n    import distributed",
+        "only launchers/dask/ may",
+        "extra",
+    ),
     "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
     "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "engine/, jupyter/ may", ""),
     "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "jupyter/ may", ""),
     "fork elsewhere": ("agent/a.py", "import os\nos.fork()", "uses os.fork: only engine/zygote.py", "locks"),
     "fork by name": ("agent/a.py", "from os import fork", "imports os.fork", "locks"),
-    "controller unpickles": ("controller/a.py", "from ..doors.pack import unpack", "reaches doors.pack", "poisoned"),
+    "controller unpickles": (
+        "controller/a.py",
+        "from ..serialization.pack import unpack",
+        "reaches serialization",
+        "poisoned",
+    ),
     "a long function": ("agent/a.py", LONG_FUNCTION, "f has 61 lines", "does two things"),
     "a long file": ("agent/a.py", "\n" * 601, "601 lines, more than 600", "two subjects"),
     "utils": ("client/utils.py", "", "a file or folder named so", "says nothing"),
@@ -387,20 +406,20 @@ PLANTED = {
 }
 
 ALLOWED = {
-    "doors import core": ("doors/wire.py", "import zmq\nfrom ..core.messages import Hello"),
+    "transport imports core": ("transport/wire.py", "import zmq\nfrom ..core.messages import Hello"),
     "everybody may know where it is": ("launchers/a.py", "import ipytaskfarm\nipytaskfarm.__file__"),
-    "everybody may know the version": ("controller/a.py", "from .. import __version__"),
-    "the lane": ("engine/lane.py", "import zmq\nfrom ..doors.recorder import Recorder"),
+    "everybody may know the version": ("controller/a.py", "from ..version import __version__"),
+    "the lane": ("engine/lane.py", "import zmq\nfrom ..system.flight_recorder import Recorder"),
     "the engine is a kernel": ("engine/kernel.py", "import IPython\nfrom ipykernel.kernelapp import IPKernelApp"),
-    "Dask's launcher": ("launchers/dask_plugin.py", "from distributed import WorkerPlugin"),
+    "Dask's launcher": ("launchers/dask/plugin.py", "from distributed import WorkerPlugin"),
     "the zygote forks": ("engine/zygote.py", "import os\nos.fork()"),
     "hooks around a fork": ("client/a.py", "import os\nos.register_at_fork(after_in_child=print)"),
     "the agent starts processes": ("agent/a.py", "import subprocess"),
-    "the client unpickles": ("client/a.py", "from ..doors.pack import unpack"),
-    "the controller reads the store": ("controller/a.py", "from ..doors.store import Store"),
-    "the front door": ("__init__.py", "from .client import Task\nfrom .farm import Farm"),
+    "the client unpickles": ("client/a.py", "from ..serialization.pack import unpack"),
+    "the controller reads the store": ("controller/a.py", "from ..storage.store import Store"),
+    "the front door": ("__init__.py", "from .client import Task\nfrom .deployment.farm import Farm"),
     "a screenful": ("agent/a.py", LONG_FUNCTION.removesuffix("    x = 1\n")),
-    "the list of messages": ("core/messages.py", "\n" * 900),
+    "the list of messages": ("core/messages/__init__.py", "\n" * 900),
     "a word that only begins so": ("client/a.py", "import pickletools, subprocess32"),
 }
 
@@ -430,23 +449,25 @@ def test_what_is_allowed_is_not_found(name: str, tmp_path: Path) -> None:
 
 def test_unpickling_is_found_through_other_modules(tmp_path: Path) -> None:
     files = {
-        "doors/pack.py": "import pickle",
-        "doors/blobs.py": "def f():\n    from .pack import pack",
-        "controller/loop.py": "from ..doors import blobs",
+        "serialization/pack.py": "import pickle",
+        "storage/blobs.py": "def f():\n    from ..serialization import pack",
+        "controller/loop.py": "from ..storage import blobs",
     }
-    (finding,) = plant(tmp_path, files)
-    assert finding.what.endswith("ipytaskfarm.controller.loop -> ipytaskfarm.doors.blobs -> ipytaskfarm.doors.pack")
+    (finding,) = [each for each in plant(tmp_path, files) if "reaches" in each.what]
+    assert finding.what.endswith(
+        "ipytaskfarm.controller.loop -> ipytaskfarm.storage.blobs -> ipytaskfarm.serialization.pack"
+    )
 
 
 def test_unpickling_is_found_through_a_part_of_pack(tmp_path: Path) -> None:
-    files = {"doors/pack_code.py": "import pickle", "agent/relay.py": "from ..doors.pack_code import load"}
-    (finding,) = plant(tmp_path, files)
-    assert finding.what.endswith("ipytaskfarm.agent.relay -> ipytaskfarm.doors.pack_code")
+    files = {"serialization/digests.py": "import pickle", "agent/relay.py": "from ..serialization.digests import load"}
+    (finding,) = [each for each in plant(tmp_path, files) if "reaches" in each.what]
+    assert finding.what.endswith("ipytaskfarm.agent.relay -> ipytaskfarm.serialization.digests.load")
 
 
-def test_each_door_is_a_place_that_exists() -> None:
+def test_each_reserved_place_is_a_place_that_exists() -> None:
     """A file that was renamed would leave a rule that nobody can keep or break."""
-    places = {place for allowed, _ in DOORS.values() for place in allowed} | {FORK_ALLOWED, *LONGER_FILES}
+    places = {place for allowed, _ in RESERVED.values() for place in allowed} | {FORK_ALLOWED, *LONGER_FILES}
     files = {place for place in places if not place.endswith("/")}
     missing = {place for place in files if not list((PROJECT / PACKAGE).glob(f"{place}*"))}
     assert not missing

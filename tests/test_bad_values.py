@@ -19,12 +19,12 @@ from ipytaskfarm.client.session import Session
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import Ask, Question
-from ipytaskfarm.core.parcels import JobSpec, Recovery, Rules, Submission
-from ipytaskfarm.core.plausible import why_not_storable
-from ipytaskfarm.core.scheduler import QUESTIONS
-from ipytaskfarm.core.session import HEADER
-from ipytaskfarm.core.work import StringWork
+from ipytaskfarm.core.messages.payload import StringWork
+from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
+from ipytaskfarm.core.validation import why_not_storable
 from ipytaskfarm.engine import current_task
+from ipytaskfarm.transport.reliable_session import HEADER
 from tests.bad_values import CALLS, SURROGATE, VALUES, World
 from tests.fake_hub_controller import FakeController, in_thread
 from tests.farms import module_farm

@@ -14,10 +14,10 @@ import pytest
 
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.launchers import batch
-from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle, Launcher, Seat
-from ipytaskfarm.launchers.batch import Lsf, Pbs, Slurm
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.batch import launchers
+from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
+from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat
 from tests import fake_batch
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, engines, until_engines
@@ -32,7 +32,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(batch, "AGAIN_S", 0.0)
+    monkeypatch.setattr(launchers, "AGAIN_S", 0.0)
 
     def make(name: str, body: str) -> Path:
         calls = folder / f"{name}.calls"
@@ -142,7 +142,7 @@ def test_a_refusal_is_in_slurms_own_words(commands: Callable[..., Path]) -> None
 
 
 def test_a_command_that_hangs_is_given_up(commands: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "COMMAND_S", 0.2)
+    monkeypatch.setattr(launchers, "COMMAND_S", 0.2)
     commands("squeue", "exec sleep 60")
     with pytest.raises(LauncherError, match=r"squeue did not answer within 0\.2 s: .* Try again$"):
         Slurm({}).status(SLURM_JOB)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.launchers import batch_text
-from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Launcher, Seat, find_launcher
-from ipytaskfarm.launchers.batch import Lsf, Pbs, Slurm
+from ipytaskfarm.launchers.batch import scripts
+from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
+from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Launcher, Seat, find_launcher
 
 SYSTEMS: Mapping[str, Callable[[Mapping[str, str]], Launcher]] = {"slurm": Slurm, "pbs": Pbs, "lsf": Lsf}
 NASTY = """it's "so" $HOME `id` %a;#&"""
@@ -298,7 +298,7 @@ def test_a_template_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_help_names_the_template_that_is_shipped(system: str) -> None:
-    shipped = batch_text.shipped(system)
+    shipped = scripts.shipped(system)
     assert shipped.is_file()
     assert str(shipped) in SYSTEMS[system]({}).OPTIONS["template"]
 
@@ -360,7 +360,7 @@ def test_what_squeue_says() -> None:
         "4|COMPLETING|node03|None\n5|CONFIGURING|node04|None\nN/A|CANCELLED||Resources\n7|PENDING||BeginTime\n"
         "8|PENDING||(a|b)\n"
     )
-    assert states(batch_text.slurm_status(said)) == {
+    assert states(scripts.slurm_status(said)) == {
         0: ("running", "node01", ""), 1: ("waiting", "", "Resources"), 2: ("ended", "node02", "cancelled"),
         3: ("ended", "node02", "timeout: TimeLimit"), 4: ("running", "node03", "completing"), 5: ("waiting", "", ""),
         7: ("waiting", "", "BeginTime"), 8: ("waiting", "", "(a|b)"),
@@ -396,15 +396,15 @@ Job Id: 12[11].server
 
 
 def test_what_qstat_says() -> None:
-    assert states(batch_text.pbs_status(QSTAT)) == {
+    assert states(scripts.pbs_status(QSTAT)) == {
         0: ("running", "node01", ""),
         1: ("waiting", "", "Not Running: Insufficient amount of resource: ncpus (R: 4 A: 0 T: 8)"),
         2: ("ended", "node02", "exit code 271"),
         11: ("waiting", "", "held"),
     }
     single = "Job Id: 13.server\n    job_state = E\n    exec_host = node01/0\n"
-    assert states(batch_text.pbs_status(single)) == {0: ("running", "node01", "exiting")}
-    assert states(batch_text.pbs_status("Job Id: 13.server\n    Job_Name = x\n")) == {0: ("ended", "", "")}
+    assert states(scripts.pbs_status(single)) == {0: ("running", "node01", "exiting")}
+    assert states(scripts.pbs_status("Job Id: 13.server\n    Job_Name = x\n")) == {0: ("ended", "", "")}
 
 
 def test_what_bjobs_says() -> None:
@@ -417,27 +417,27 @@ def test_what_bjobs_says() -> None:
         {"JOBID": "99", "ERROR": "Job <99> is not found"},
     ]
     said = json.dumps({"COMMAND": "bjobs", "JOBS": len(records), "RECORDS": records})
-    assert states(batch_text.lsf_status(said)) == {
+    assert states(scripts.lsf_status(said)) == {
         1: ("running", "node01", ""), 2: ("waiting", "", "New job is waiting for scheduling;"),
         3: ("ended", "node02", "TERM_RUNLIMIT: killed"), 4: ("ended", "node02", "done"),
         5: ("running", "node02", "suspended"),
     }  # fmt: skip
     with pytest.raises(LauncherError, match="bjobs did not answer as LSF 10 does: 'JOBID'"):
-        batch_text.lsf_status("JOBID")
+        scripts.lsf_status("JOBID")
 
 
 def test_which_job_was_made() -> None:
-    assert batch_text.slurm_job("17\n") == ("17", "")
-    assert batch_text.slurm_job("hello from a wrapper\n17;north\n") == ("17", "north")
-    assert batch_text.pbs_job("12[].server.site\n") == "12[].server.site"
-    assert batch_text.pbs_job("12.server\n") == "12.server"
-    assert batch_text.pbs_element("12[].server", 3) == "12[3].server"
-    assert batch_text.pbs_element("12.server", 0) == "12.server"
-    assert batch_text.lsf_job("Job <12> is submitted to default queue <normal>.\n") == "12"
+    assert scripts.slurm_job("17\n") == ("17", "")
+    assert scripts.slurm_job("hello from a wrapper\n17;north\n") == ("17", "north")
+    assert scripts.pbs_job("12[].server.site\n") == "12[].server.site"
+    assert scripts.pbs_job("12.server\n") == "12.server"
+    assert scripts.pbs_element("12[].server", 3) == "12[3].server"
+    assert scripts.pbs_element("12.server", 0) == "12.server"
+    assert scripts.lsf_job("Job <12> is submitted to default queue <normal>.\n") == "12"
     for parse, command in (
-        (batch_text.slurm_job, "sbatch"),
-        (batch_text.pbs_job, "qsub"),
-        (batch_text.lsf_job, "bsub"),
+        (scripts.slurm_job, "sbatch"),
+        (scripts.pbs_job, "qsub"),
+        (scripts.lsf_job, "bsub"),
     ):
         with pytest.raises(LauncherError, match=f"{command} did not say which job it made: 'hm'"):
             parse("hm\n")

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import data, depend, functions, latency, maps, million, report, simulated
 from benchmarks.harness import Options, Row, in_turn
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.parcels import Submission
+from ipytaskfarm.core.messages.task_types import Submission
 
 TINY = Options(rounds=1, scale=0.005)
 ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 1}

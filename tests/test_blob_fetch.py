@@ -18,16 +18,15 @@ import pytest
 from ipytaskfarm.agent.fetching import Fetches
 from ipytaskfarm.client import Task, TaskClient
 from ipytaskfarm.client.fetching import Fetching
-from ipytaskfarm.controller.reading import AHEAD_BYTES, BlobReader, ReadPiece
+from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BlobReader, ReadPiece
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.core.messages import Answer
-from ipytaskfarm.core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
-from ipytaskfarm.core.work import ResultBody
-from ipytaskfarm.doors import blob_copies
-from ipytaskfarm.doors import blobs as door
-from ipytaskfarm.doors.blob_copies import IN_HAND_S, Copies
-from ipytaskfarm.doors.blobs import BLOB_BYTES, Blobs, Keeper, mapped
-from ipytaskfarm.doors.pack import pack
+from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
+from ipytaskfarm.core.messages.payload import ResultBody
+from ipytaskfarm.serialization.pack import pack
+from ipytaskfarm.storage import blob_copies, blobs as door
+from ipytaskfarm.storage.blob_copies import IN_HAND_S, Copies
+from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs, Keeper, mapped
 from tests.fake_hub_controller import FakeController, encode, final
 from tests.polling import eventually
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from ipytaskfarm.core.errors import BlobMissing
-from ipytaskfarm.doors import blobs as door
-from ipytaskfarm.doors.blobs import BLOB_BYTES, KEPT_S, Blobs, Keeper
-from ipytaskfarm.doors.pack import pack, pack_names, unpack
+from ipytaskfarm.serialization.pack import pack, pack_names, unpack
+from ipytaskfarm.storage import blobs as door
+from ipytaskfarm.storage.blobs import BLOB_BYTES, KEPT_S, Blobs, Keeper
 
 
 @pytest.fixture

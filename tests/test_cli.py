@@ -10,10 +10,10 @@ import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
-from ipytaskfarm.cli.show import safe, span, table
+from ipytaskfarm.cli.printing import safe, span, table
 from ipytaskfarm.cli.start import Start
 from ipytaskfarm.core import errors
-from ipytaskfarm.doors.cores import usable_cores
+from ipytaskfarm.system.cores import usable_cores
 from tests.conftest import Dirs
 
 DOCS = Path(__file__).parent.parent / "docs" / "commands.md"

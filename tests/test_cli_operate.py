@@ -11,11 +11,19 @@ import pytest
 
 from ipytaskfarm.cli import main
 from ipytaskfarm.cli.application import JsonCommand, _command
+from ipytaskfarm.cli.json_output import (
+    engine_shape,
+    event_shape,
+    farm_shape,
+    job_shape,
+    moment,
+    print_json,
+    task_shape,
+)
 from ipytaskfarm.cli.logs import lines_about
-from ipytaskfarm.cli.shapes import engine_shape, event_shape, farm_shape, job_shape, moment, print_json, task_shape
 from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_table, job_table
-from ipytaskfarm.core.parcels import Failure
-from ipytaskfarm.core.tables import EngineRow, FarmState, JobRow, TaskRow
+from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
+from ipytaskfarm.core.messages.task_types import Failure
 from tests.conftest import Dirs
 
 AT_S = 1_700_000_000.25

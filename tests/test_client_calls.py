@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
-from ipytaskfarm.core import errors, tables
-from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.parcels import Failure, Final, Submission
+from ipytaskfarm.core import errors, messages as m
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.engine_commands import ExecuteReply
+from ipytaskfarm.core.messages.payload import CallWork, FailureBody, ResultBody, Work
+from ipytaskfarm.core.messages.task_types import Failure, Final, Submission
 from ipytaskfarm.core.states import Reason
-from ipytaskfarm.core.verbs import ExecuteReply
-from ipytaskfarm.core.work import CallWork, FailureBody, ResultBody, Work
-from ipytaskfarm.doors.pack import pack, pack_error, unpack
+from ipytaskfarm.serialization.pack import pack, pack_error, unpack
 from tests.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.polling import eventually
 

@@ -16,11 +16,17 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import client as client_module
-from ipytaskfarm.client import MultiEngineClient, StringTask, Task, TaskClient, outbox, sessions
-from ipytaskfarm.client import session as session_module
-from ipytaskfarm.core import errors
-from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.parcels import Final, Submission
+from ipytaskfarm.client import (
+    MultiEngineClient,
+    StringTask,
+    Task,
+    TaskClient,
+    outbox,
+    session as session_module,
+    sessions,
+)
+from ipytaskfarm.core import errors, messages as m
+from ipytaskfarm.core.messages.task_types import Final, Submission
 from tests.fake_hub_controller import FakeController, final, in_thread, names
 from tests.polling import eventually
 

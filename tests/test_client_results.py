@@ -9,11 +9,10 @@ import pytest
 
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.parcels import AttemptRow, Final
-from ipytaskfarm.core.parcels import Failure as WireFailure
+from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
+from ipytaskfarm.core.messages.task_types import AttemptRow, Failure as WireFailure, Final
 from ipytaskfarm.core.states import Reason
-from ipytaskfarm.core.work import FailureBody, ResultBody
-from ipytaskfarm.doors.pack import pack, pack_error
+from ipytaskfarm.serialization.pack import pack, pack_error
 from tests.fake_hub_controller import encode, final
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from ipytaskfarm import Join, RecycleSettings, Ref, Task, TaskEnvironment, errors
 from ipytaskfarm.client.environments import pack_environment_of
-from ipytaskfarm.client.job_parts import Graph
+from ipytaskfarm.client.job_tasks import Graph
 from ipytaskfarm.client.packing import Shared, pack_task
-from ipytaskfarm.core.demands import Asks, Condition, Recycle, Want
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import Function
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.task_types import Function
+from ipytaskfarm.core.requirements import Asks, Condition, Recycle, Want
 
 
 def asks(**rules: Any) -> Asks | None:

@@ -13,9 +13,9 @@ import pytest
 from ipytaskfarm.client.packing import pack_task
 from ipytaskfarm.client.tasks import CallTask, MapTask, StringTask, Task, as_task
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.parcels import Packed
-from ipytaskfarm.core.work import CallWork, StringWork, Work
-from ipytaskfarm.doors.pack import unpack, unpack_function
+from ipytaskfarm.core.messages.payload import CallWork, StringWork, Work
+from ipytaskfarm.core.messages.task_types import Packed
+from ipytaskfarm.serialization.pack import unpack, unpack_function
 
 
 def work_of(payload: bytes) -> StringWork | CallWork:

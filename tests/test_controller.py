@@ -9,16 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.controller import evaluation
+from ipytaskfarm.controller import evaluator_process
 from ipytaskfarm.controller.direct_answers import DirectAnswers
-from ipytaskfarm.controller.evaluation import Evaluator
+from ipytaskfarm.controller.evaluator_process import Evaluator
 from ipytaskfarm.controller.loop import Controller
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
-from ipytaskfarm.core.clock import Now
-from ipytaskfarm.core.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
-from ipytaskfarm.core.events import Originals
 from ipytaskfarm.core.messages import (
     AgentState,
     Answer,
@@ -35,17 +32,20 @@ from ipytaskfarm.core.messages import (
     Submit,
     Text,
 )
-from ipytaskfarm.core.parcels import AttemptRow, Failure, Final, Rules, Submission
-from ipytaskfarm.core.restore import restored_farm
+from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
+from ipytaskfarm.core.messages.tables import EventTable, TaskTable
+from ipytaskfarm.core.messages.task_types import AttemptRow, Failure, Final, Rules, Submission
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.settings import SchedulerSettings
-from ipytaskfarm.core.tables import EventTable, TaskTable
-from ipytaskfarm.core.task import TaskInfo
-from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
-from ipytaskfarm.doors.pack import pack_function
-from ipytaskfarm.doors.store import Store
-from ipytaskfarm.doors.wire_hub import Peer, PeerNewEpoch
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
+from ipytaskfarm.core.scheduler.events import Originals
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.task import TaskInfo
+from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.storage.store import Store
+from ipytaskfarm.transport.hub import Peer, PeerNewEpoch
 from tests.polling import eventually
 
 # -- the evaluator
@@ -97,7 +97,7 @@ def test_a_function_that_hangs_is_blamed_and_the_next_is_asked(
             pass
 
     assert ask(lambda properties: True).verdicts[0].fits
-    monkeypatch.setattr(evaluation, "TIME_LIMIT_S", 0.3)
+    monkeypatch.setattr(evaluator_process, "TIME_LIMIT_S", 0.3)
     assert "within 0.3 s" in ask(hang).verdicts[0].error
     assert ask(lambda properties: True).verdicts[0].fits
 

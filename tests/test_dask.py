@@ -17,15 +17,16 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
-from ipytaskfarm import Farm, StringTask, TaskClient, groups
+from ipytaskfarm import Farm, StringTask, TaskClient
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.core.messages import RemoveAgents
-from ipytaskfarm.doors.runtime import read_connection_file
-from ipytaskfarm.enrol import rotate
-from ipytaskfarm.home import Home
-from ipytaskfarm.launchers import dask
-from ipytaskfarm.launchers.agents import AgentSpec, AgentStatus, Handle
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.deployment import agent_groups
+from ipytaskfarm.deployment.enrolment import rotate
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.dask import launcher as launcher_module
+from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle
+from ipytaskfarm.system.farm_paths import read_connection_file
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, ask, engines, enrolled, outcomes, until_engines, until_running
 from tests.polling import eventually
@@ -68,7 +69,7 @@ def launched(client: Client, farm: Farm, dirs: Dirs, **settings: Any) -> Handle:
         leave_s=5.0,
         engines=settings.pop("engines", None),
     )
-    return dask.launch(client, seat, spec, **settings)
+    return launcher_module.launch(client, seat, spec, **settings)
 
 
 def agent_processes() -> list[psutil.Process]:
@@ -142,7 +143,7 @@ def test_workers_of_one_machine_share_an_agent_that_grows_with_them(farm_dirs: D
         until_engines(farm, 4)
         assert len(agent_processes()) == 1
         running = AgentStatus("running", "127.0.0.1")
-        eventually(lambda: dask.look(client, handle)["dask-1"] == running, DEADLINE_S)
+        eventually(lambda: launcher_module.look(client, handle)["dask-1"] == running, DEADLINE_S)
 
 
 def test_cancelled_agents_end_and_the_workers_go_on(farm_dirs: Dirs) -> None:
@@ -150,12 +151,12 @@ def test_cancelled_agents_end_and_the_workers_go_on(farm_dirs: Dirs) -> None:
         handle = launched(client, farm, farm_dirs, engines=1)
         until_engines(farm, 1)
         (agent,) = agent_processes()
-        dask.end(client, handle)
+        launcher_module.end(client, handle)
         eventually(lambda: not agent.is_running(), DEADLINE_S)
-        assert dask.look(client, handle)["dask-1"].state == "ended"
+        assert launcher_module.look(client, handle)["dask-1"].state == "ended"
         eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
         assert client.submit(lambda: 6 * 7).result(timeout=DEADLINE_S) == 42
-        dask.end(client, handle)  # nothing happens
+        launcher_module.end(client, handle)  # nothing happens
 
 
 def test_a_cluster_that_closes_waits_little_for_what_runs(farm_dirs: Dirs) -> None:
@@ -185,7 +186,7 @@ def test_an_agent_that_crashes_is_started_again_by_its_worker(farm_dirs: Dirs) -
 
 def test_new_keys_are_passed_on(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        launcher = dask.Dask.of_client(client)
+        launcher = launcher_module.Dask.of_client(client)
         handle = launched(client, farm, farm_dirs, engines=1)
         until_engines(farm, 1)
         assert launcher.tend(handle) is handle
@@ -218,19 +219,19 @@ def test_agents_that_were_sent_away_have_ended_and_stay_so(farm_dirs: Dirs) -> N
         until_engines(farm, 1)
         ask(farm, RemoveAgents(["dask-1"]))
         ended = AgentStatus("ended", "127.0.0.1", "ended as told")
-        eventually(lambda: dask.look(client, handle)["dask-1"] == ended, DEADLINE_S)
+        eventually(lambda: launcher_module.look(client, handle)["dask-1"] == ended, DEADLINE_S)
         before = workers()
         for worker in before:
             worker.kill()
         eventually(lambda: len(workers()) == 2 and not set(before) & set(workers()), DEADLINE_S)
-        eventually(lambda: dask.look(client, handle)["dask-1"] == ended, DEADLINE_S)
+        eventually(lambda: launcher_module.look(client, handle)["dask-1"] == ended, DEADLINE_S)
         assert not agent_processes()
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (None, dask.ENDED),
+        (None, launcher_module.ENDED),
         ({}, ("waiting", "", "the cluster has no workers")),
         ({"a": [("", "")]}, ("waiting", "", "its workers have not said yet")),
         ({"a": [("", ""), ("running", "")], "b": [("ended", "x")]}, ("running", "a", "")),
@@ -242,7 +243,7 @@ def test_agents_that_were_sent_away_have_ended_and_stay_so(farm_dirs: Dirs) -> N
     ],
 )
 def test_how_all_do(said: Any, status: tuple[str, str, str]) -> None:
-    assert dask._status(said) == status
+    assert launcher_module._status(said) == status
 
 
 def test_a_worker_elsewhere_that_cannot_reach_the_controller_is_refused(
@@ -256,7 +257,7 @@ def test_a_worker_elsewhere_that_cannot_reach_the_controller_is_refused(
 
 def test_a_worker_with_another_version_is_refused(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        monkeypatch.setattr(dask, "__version__", "9.9")
+        monkeypatch.setattr(launcher_module, "__version__", "9.9")
         with pytest.raises(LauncherError, match=r"has 0\..*install ipytaskfarm==9\.9 where Dask's workers run"):
             launched(client, farm, farm_dirs)
 
@@ -264,8 +265,8 @@ def test_a_worker_with_another_version_is_refused(farm_dirs: Dirs, monkeypatch: 
 def test_a_cluster_that_is_gone_has_ended(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster(farm_dirs, workers=1) as client:
         gone = address(client)
-    monkeypatch.setattr(dask, "ANSWER_S", 1.0)
-    launcher = dask.Dask({"scheduler": gone})
+    monkeypatch.setattr(launcher_module, "ANSWER_S", 1.0)
+    launcher = launcher_module.Dask({"scheduler": gone})
     handle = {"name": "dask-1", "plugin": "x"}
     status = launcher.status(handle)["dask-1"]
     assert status.state == "ended"
@@ -283,7 +284,7 @@ def test_a_cluster_that_is_gone_has_ended(farm_dirs: Dirs, monkeypatch: pytest.M
 )
 def test_options_that_cannot_be(options: dict[str, str], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        dask.Dask(options)
+        launcher_module.Dask(options)
 
 
 def test_all_is_cleared_away_when_all_are_killed(farm_dirs: Dirs) -> None:
@@ -316,18 +317,18 @@ def test_all_is_cleared_away_when_all_are_killed(farm_dirs: Dirs) -> None:
 
 def test_the_preview_is_in_words(farm_dirs: Dirs) -> None:
     home = Home.of("preview")
-    text = groups.preview(home, Agents("dask", options={"scheduler": "tcp://h:1", "engines_per_worker": "3"}))
+    text = agent_groups.preview(home, Agents("dask", options={"scheduler": "tcp://h:1", "engines_per_worker": "3"}))
     assert text.startswith(
         "register a worker plugin for dask-1 with Dask's scheduler tcp://h:1: one agent on each machine"
     )
     assert text.endswith("with 3 engines for each worker\n")
-    assert "with as many engines as it has cores" in groups.preview(
+    assert "with as many engines as it has cores" in agent_groups.preview(
         home, Agents("dask", options={"scheduler": "tcp://h:1"})
     )
 
 
 def test_one_agent_stands_for_all() -> None:
-    launcher = dask.Dask({"scheduler": "tcp://h:1"})
+    launcher = launcher_module.Dask({"scheduler": "tcp://h:1"})
     assert launcher.names("dask-1", None) == launcher.names("dask-1", 1) == ["dask-1"]
     with pytest.raises(ValueError, match="3 agents were asked for"):
         launcher.names("dask-1", 3)

@@ -12,17 +12,16 @@ import pandas
 import pytest
 
 from ipytaskfarm import MultiEngineClient, TaskClient, errors
-from ipytaskfarm.client import TaskResult, sessions
-from ipytaskfarm.client import progress as progress_module
+from ipytaskfarm.client import TaskResult, progress as progress_module, sessions
 from ipytaskfarm.client.commands import ResultList
 from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_html
 from ipytaskfarm.client.progress import Progress
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables, work
-from ipytaskfarm.core.parcels import Failure
+from ipytaskfarm.core.messages import payload, tables
+from ipytaskfarm.core.messages.task_types import Failure
 from ipytaskfarm.core.states import Reason
-from ipytaskfarm.doors.pack import pack, pack_error
+from ipytaskfarm.serialization.pack import pack, pack_error
 from tests.fake_hub_controller import FakeController, encode, final
 
 EVIL = "<script>alert(1)</script>"
@@ -31,11 +30,11 @@ TAMED = "&lt;script&gt;"
 
 def result(value: Any = None, *, kind: str = "names", **body: Any) -> TaskResult:
     packed = pack(value if value is not None else {})
-    return TaskResult(final(7, body=encode(work.ResultBody(value=packed, kind=kind, **body))))
+    return TaskResult(final(7, body=encode(payload.ResultBody(value=packed, kind=kind, **body))))
 
 
 def failed(error: Exception) -> TaskResult:
-    return TaskResult(final(7, Reason.ERROR, encode(work.ResultBody(failure=pack_error(error), stdout="before\n"))))
+    return TaskResult(final(7, Reason.ERROR, encode(payload.ResultBody(failure=pack_error(error), stdout="before\n"))))
 
 
 def test_a_result_shows_names_output_and_pictures() -> None:

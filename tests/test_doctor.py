@@ -20,12 +20,13 @@ import pytest
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.doctor import Finding, Level, files, machine, network, rounds
 from ipytaskfarm.doctor.systems import systems
-from ipytaskfarm.doors import disk, runtime
-from ipytaskfarm.doors.keys import FarmKeys, farm_keys, info_for, make_farm_keys, make_keypair, rotated, save_keys
-from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord, write_connection_file
-from ipytaskfarm.home import Home
+from ipytaskfarm.storage import disk
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord, write_connection_file
+from ipytaskfarm.transport.keys import FarmKeys, farm_keys, info_for, make_farm_keys, make_keypair, rotated, save_keys
 from tests.conftest import Dirs
 from tests.wire_world import World
 
@@ -126,7 +127,7 @@ def test_a_clock_that_is_behind_or_was_set() -> None:
     told(machine.jumps(500.0, 10_500.0, 100.0, 10_101.0), Level.OK, "not set since")
     told(machine.jumps(500.0, 14_100.0, 100.0, 10_101.0), Level.WARNING, "+3599 s", "chrony")
     told(machine.jumps(500.0, 6_900.0, 100.0, 10_101.0), Level.WARNING, "-3601 s")
-    own = runtime.process_started()
+    own = farm_paths.process_started()
     assert own is not None
     assert 0 < machine.since_boot_s() - own < 86_400
 
@@ -230,7 +231,7 @@ def info(keys: FarmKeys, home: Home, **changes: object) -> ConnectionInfo:
     made = ConnectionInfo(
         farm=home.name, incarnation="one", host="127.0.0.1", port=1, server_key=keys.server.public,
         public_key=keys.client.public, secret_key=keys.client.secret, role="client", controller_pid=os.getpid(),
-        controller_started=runtime.process_started() or 0.0, version=__version__, protocol=PROTOCOL,
+        controller_started=farm_paths.process_started() or 0.0, version=__version__, protocol=PROTOCOL,
         node=socket.gethostname(),
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
@@ -241,7 +242,7 @@ def home(farm_dirs: Dirs) -> Home:
     """A farm that looks as if it ran, with keys and connection files."""
     home = Home.of("f")
     keys = farm_keys(home.folder)
-    runtime.write_farm_record(record(home), home.folder)
+    farm_paths.write_farm_record(record(home), home.folder)
     whole = info(keys, home)
     write_connection_file(whole, home.client_file)
     write_connection_file(info_for(whole, keys, "agent"), home.agent_file)
@@ -250,7 +251,7 @@ def home(farm_dirs: Dirs) -> Home:
 
 def of_files(home: Home) -> list[Finding]:
     _, held = files.keys(home.folder)
-    return list(files.connection_files(home, runtime.read_farm_record(home.folder), held))
+    return list(files.connection_files(home, farm_paths.read_farm_record(home.folder), held))
 
 
 def test_keys_that_others_can_read_or_that_are_damaged(home: Home) -> None:
@@ -353,7 +354,7 @@ def test_an_address_that_is_not_this_machines() -> None:
 def test_a_stopped_farm_whose_port_is_taken(home: Home) -> None:
     home.client_file.unlink()
     with listener() as number:
-        runtime.write_farm_record(msgspec.structs.replace(record(home), port=number), home.folder)
+        farm_paths.write_farm_record(msgspec.structs.replace(record(home), port=number), home.folder)
         told(wrongs(rounds.of_farm(home, 1))["port"], Level.WRONG, str(os.getpid()), "this farm's own")
 
 

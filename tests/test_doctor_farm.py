@@ -20,14 +20,14 @@ import pytest
 from ipytaskfarm import Farm
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.enrolment import connection_info, enrol, revoke, write_copy
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.doctor import Finding, Level, farm, rounds
 from ipytaskfarm.doctor.trial import trial
-from ipytaskfarm.enrol import connection_info, enrol, revoke, write_copy
-from ipytaskfarm.groups import Group
-from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.agents import AgentStatus
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.launchers.interface import AgentStatus
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.farms import DEADLINE_S, ask, until_engines
 from tests.polling import eventually

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from ipytaskfarm.core.elastic import Limits, Load, Scaler, engines_for
+from ipytaskfarm.core.scheduler.autoscaling import Limits, Load, Scaler, engines_for
 
 
 def load(busy: int = 0, waiting: int = 0, waiting_s: float | None = 0.0) -> Load:

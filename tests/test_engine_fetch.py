@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from ipytaskfarm.core.pieces import BlobHere, WantBlob
-from ipytaskfarm.core.verbs import PushBody
-from ipytaskfarm.core.work import StringWork
-from ipytaskfarm.doors.blobs import Blobs, Keeper
-from ipytaskfarm.doors.pack import pack
-from ipytaskfarm.doors.recorder import ABORT
+from ipytaskfarm.core.messages.blob_chunks import BlobHere, WantBlob
+from ipytaskfarm.core.messages.engine_commands import PushBody
+from ipytaskfarm.core.messages.payload import StringWork
+from ipytaskfarm.serialization.pack import pack
+from ipytaskfarm.storage.blobs import Blobs, Keeper
+from ipytaskfarm.system.flight_recorder import ABORT
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
 
 ARRAY = np.arange(100_000)
@@ -131,7 +131,7 @@ def test_threads_of_a_task_wait_each_for_themselves(engine: FakeEngine, farm: Bl
     body, digest = packed(farm, ARRAY + 6)
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from ipytaskfarm.doors.pack import unpack\n"
+        "from ipytaskfarm.serialization.pack import unpack\n"
         "with ThreadPoolExecutor(4) as pool:\n"
         "    sums = [int(a.sum()) for a in pool.map(unpack, [body] * 4)]\n"
     )
@@ -145,7 +145,7 @@ def test_a_forked_child_is_told_what_to_do(engine: FakeEngine, farm: Blobs) -> N
     body, _ = packed(farm, ARRAY + 7)
     code = (
         "import os\n"
-        "from ipytaskfarm.doors.pack import unpack\n"
+        "from ipytaskfarm.serialization.pack import unpack\n"
         "read, write = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    try: unpack(body)\n"

@@ -12,9 +12,9 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from ipytaskfarm.core.messages import CommandDone, Properties, Returned
-from ipytaskfarm.core.verbs import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
-from ipytaskfarm.core.work import CallWork, FailureBody, StringWork
-from ipytaskfarm.doors.pack import pack, pack_function, unpack
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
+from ipytaskfarm.core.messages.payload import CallWork, FailureBody, StringWork
+from ipytaskfarm.serialization.pack import pack, pack_function, unpack
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.polling import eventually
 

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from ipytaskfarm.core.messages import Returned
-from ipytaskfarm.core.work import CallWork, StringWork
-from ipytaskfarm.doors.pack import pack, pack_function, unpack_error
-from ipytaskfarm.doors.recorder import ABORT, TIME_LIMIT
+from ipytaskfarm.core.messages.payload import CallWork, StringWork
+from ipytaskfarm.serialization.pack import pack, pack_function, unpack_error
+from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.polling import eventually
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ipytaskfarm.core.work import StringWork
+from ipytaskfarm.core.messages.payload import StringWork
 from tests.fake_agent import FakeAgent, FakeEngine
 from tests.polling import eventually
 

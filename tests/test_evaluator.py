@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.core.parcels import Function
-from ipytaskfarm.core.verdicts import Evaluate, Evaluated, Subject
-from ipytaskfarm.doors.pack import pack, pack_function
+from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
+from ipytaskfarm.core.messages.task_types import Function
+from ipytaskfarm.serialization.pack import pack, pack_function
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ipytaskfarm.__file__).parents[1])}
-COMMAND = [sys.executable, "-W", "error", "-m", "ipytaskfarm.evaluator"]
+COMMAND = [sys.executable, "-W", "error", "-m", "ipytaskfarm.controller.evaluator"]
 
 
 class Child:

@@ -21,10 +21,10 @@ import pytest
 
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.core import errors
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.home import Home
-from ipytaskfarm.questions import connect
-from ipytaskfarm.settings import FarmSettings, Scheduling, agent_flags, controller_flags
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.deployment.settings import FarmSettings, Scheduling, agent_flags, controller_flags
+from ipytaskfarm.system import farm_paths
 from tests.conftest import Dirs, processes_of
 from tests.polling import eventually
 
@@ -191,7 +191,7 @@ def test_an_owned_farm_goes_with_its_owner(end: str, farm_dirs: Dirs) -> None:
 
 
 def _is_corpse(pid: int) -> bool:
-    return runtime.process_started(pid) is None
+    return farm_paths.process_started(pid) is None
 
 
 # ---------------------------------------------------------------------------------------- the command
@@ -284,13 +284,13 @@ def test_fresh_begins_anew_and_sets_the_old_store_aside(farm_dirs: Dirs) -> None
 def test_another_host_is_refused_unless_it_takes_over(farm_dirs: Dirs) -> None:
     with background_farm("-n", "0", "--store-dir", str(farm_dirs.work)) as home:
         pass
-    record = runtime.read_farm_record(home.folder)
+    record = farm_paths.read_farm_record(home.folder)
     assert record is not None
     assert Path(record.store).parent == farm_dirs.work
-    moved = runtime.FarmRecord(
+    moved = farm_paths.FarmRecord(
         name=record.name, incarnation=record.incarnation, host=record.host, port=0, store=record.store, node="elsewhere"
     )
-    runtime.write_farm_record(moved, home.folder)
+    farm_paths.write_farm_record(moved, home.folder)
     refused = command("start", "-n", "0", "--daemonize")
     assert refused.returncode == 4
     assert "elsewhere" in refused.stderr
@@ -312,9 +312,9 @@ def test_a_killed_controller_is_back_by_itself(farm_dirs: Dirs) -> None:
         assert after is not None
         assert after["epoch"] == before["epoch"] + 1
         eventually(lambda: ready_engines() == [row["pid"] for row in before["engines"]], 15.0)
-        record = runtime.read_farm_record(home.folder)
+        record = farm_paths.read_farm_record(home.folder)
         assert record is not None
-        assert runtime.read_connection_file(home.client_file).port == record.port
+        assert farm_paths.read_connection_file(home.client_file).port == record.port
 
 
 def test_a_farm_whose_port_was_taken_meanwhile_takes_another(farm_dirs: Dirs) -> None:
@@ -328,7 +328,7 @@ def test_a_farm_whose_port_was_taken_meanwhile_takes_another(farm_dirs: Dirs) ->
 
 
 def client_port() -> int:
-    return runtime.read_connection_file(runtime.connection_path("default")).port
+    return farm_paths.read_connection_file(farm_paths.connection_path("default")).port
 
 
 def test_a_killed_agent_is_replaced_with_its_engines(farm_dirs: Dirs) -> None:
@@ -336,7 +336,7 @@ def test_a_killed_agent_is_replaced_with_its_engines(farm_dirs: Dirs) -> None:
         (before,) = ready_engines()
         os.kill(pid_of(home, "agent-0"), signal.SIGKILL)
         eventually(lambda: ready_engines() not in ([], [before]), 15.0)
-        assert runtime.process_started(before) is None
+        assert farm_paths.process_started(before) is None
 
 
 def test_a_controller_that_keeps_crashing_is_given_up(farm_dirs: Dirs) -> None:

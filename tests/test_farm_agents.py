@@ -17,10 +17,10 @@ import pytest
 
 from ipytaskfarm import Agents, Farm, Task, TaskClient, errors
 from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.core.tables import FarmState
-from ipytaskfarm.doors.keys import load_keys
-from ipytaskfarm.groups import read_groups
-from ipytaskfarm.home import Home
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import read_groups
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.transport.keys import load_keys
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.farms import DEADLINE_S, Gate, ask, engines, outcomes, until_engines, until_running
 from tests.launcher_world import Hands, install

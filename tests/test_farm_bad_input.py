@@ -14,7 +14,8 @@ import pytest
 
 from ipytaskfarm import TaskClient, errors
 from ipytaskfarm.core.messages import PROTOCOL
-from ipytaskfarm.doors import runtime, wire, wire_link
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport import peer, wire
 from tests.conftest import Dirs
 from tests.polling import eventually
 from tests.test_farm import background_farm, command, pid_of
@@ -79,8 +80,8 @@ def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs
         keys = (home.folder / "keys.json").read_bytes()
         for kind in ("supervisor", "controller", "agent-0"):
             os.kill(pid_of(home, kind), signal.SIGKILL)
-        path = runtime.connection_path("default")
-        eventually(lambda: runtime.is_stale(runtime.read_connection_file(path)), 10.0)
+        path = farm_paths.connection_path("default")
+        eventually(lambda: farm_paths.is_stale(farm_paths.read_connection_file(path)), 10.0)
         with pytest.raises(errors.FarmNotRunning, match="ipytaskfarm start"):
             TaskClient(timeout=5)
         assert command("start", "--daemonize", "-n", "1").returncode == 0
@@ -91,7 +92,7 @@ def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs
 
 def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     with background_farm("-n", "0"):
-        for module in (wire, wire_link):
+        for module in (wire, peer):
             monkeypatch.setattr(module, "PROTOCOL", 999)
         with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
             TaskClient(timeout=10).queue_status()
@@ -99,7 +100,7 @@ def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypa
 
 def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> None:
     with background_farm("-n", "0"):
-        path = runtime.connection_path("default")
+        path = farm_paths.connection_path("default")
         path.chmod(0o644)
         try:
             with pytest.raises(errors.SecurityError, match=r"ipytaskfarm-default\.json"):
@@ -109,9 +110,9 @@ def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> N
 
 
 def test_a_damaged_connection_file_is_named(farm_dirs: Dirs) -> None:
-    path = runtime.connection_path("default")
-    runtime.private_folder(path.parent)
-    runtime.write_private(path, msgspec.json.encode({"farm": "default"}))
+    path = farm_paths.connection_path("default")
+    farm_paths.private_folder(path.parent)
+    farm_paths.write_private(path, msgspec.json.encode({"farm": "default"}))
     with pytest.raises(errors.ConnectionError, match=r"ipytaskfarm-default\.json"):
         TaskClient(timeout=5)
 

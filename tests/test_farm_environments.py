@@ -502,7 +502,8 @@ def test_engines_keep_their_environments_when_the_controller_is_killed(log: Path
 
 
 def _kill_controller(farm: Farm) -> None:
-    from ipytaskfarm.core import messages, tables
+    from ipytaskfarm.core import messages
+    from ipytaskfarm.core.messages import tables
     from tests.farms import ask
 
     state = ask(farm, messages.FarmStatus())

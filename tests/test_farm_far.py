@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Ref, Task, TaskClient, errors
-from ipytaskfarm.doors.store import needed_blobs
+from ipytaskfarm.storage.store import needed_blobs
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.far import NODE, far_connection, far_engines, far_node, farm_state
 from tests.farms import DEADLINE_S, Gate, engines, python
@@ -221,7 +221,7 @@ def test_a_far_client_waits_until_it_is_told_not_to(farm: Farm, agent: Path, tmp
     code = """
 import os, signal, sys, threading
 from ipytaskfarm import Task, TaskClient
-from ipytaskfarm.core.pieces import ReadBlob
+from ipytaskfarm.core.messages.blob_chunks import ReadBlob
 with TaskClient(sys.argv[1]) as tc:
     task = tc.run(Task("a = list(range(300_000))", pull="a", requires={"node": "!= far"}))
     result = tc.get_task_result(task, block=True)

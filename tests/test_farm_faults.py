@@ -17,7 +17,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.client.session import GONE_S
-from ipytaskfarm.home import Home
+from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, incarnations, module_farm, until_engines, until_running
 from tests.polling import eventually

@@ -16,7 +16,7 @@ import pytest
 from ipytaskfarm import Farm, Join, Ref, Task, TaskClient, errors
 from ipytaskfarm.client.operate import wait_for_engines
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
+from ipytaskfarm.core.messages import tables
 from tests.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.polling import eventually
 

@@ -14,7 +14,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
+from ipytaskfarm.core.messages import tables
 from ipytaskfarm.engine import current_task
 from tests.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.polling import eventually

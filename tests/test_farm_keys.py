@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm import Farm, Task, TaskClient, enrol, errors
+from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.doors.keys import SERVER, agent_file, farm_keys, load_keys
-from ipytaskfarm.home import Home
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment import enrolment
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport.keys import SERVER, agent_file, farm_keys, load_keys
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, ask, engines, python, until_engines, until_running, value
 from tests.polling import eventually
@@ -120,7 +121,7 @@ def ask_state(farm: Farm) -> tables.FarmState:
 
 
 def test_an_agent_that_reads_the_farms_own_file_survives_a_rotation(keyed: Farm, farm_dirs: Dirs) -> None:
-    file = enrol.enrol(Home.of("keyed"), ["node7"])["node7"]
+    file = enrolment.enrol(Home.of("keyed"), ["node7"])["node7"]
     before = file.read_bytes()
     gate = Gate(farm_dirs.work / "gate")
     with keyed.task_client() as tc, agent(file, farm_dirs.work / "node7") as process:
@@ -128,14 +129,14 @@ def test_an_agent_that_reads_the_farms_own_file_survives_a_rotation(keyed: Farm,
         theirs = two_nodes(keyed)
         task_id = tc.run(Task(gate.code + "a = 1", pull="a", targets=[theirs.id]))
         until_running(tc, task_id)
-        assert enrol.rotate(Home.of("keyed"), ["node7"]) == 1
+        assert enrolment.rotate(Home.of("keyed"), ["node7"]) == 1
         assert file.read_bytes() != before
         eventually(lambda: connected(keyed).get("agent:node7") == 1, DEADLINE_S)
         gate.open()
         assert tc.get_task_result(task_id, block=True, timeout=DEADLINE_S)["a"] == 1
         assert process.poll() is None
         assert theirs.pid in {row.pid for row in engines(keyed)}
-        assert enrol.revoke(Home.of("keyed"), ["node7"]) == 1
+        assert enrolment.revoke(Home.of("keyed"), ["node7"]) == 1
 
 
 def test_clients_and_this_machines_agent_survive_a_rotation_of_all_keys(keyed: Farm, farm_dirs: Dirs) -> None:
@@ -146,7 +147,7 @@ def test_clients_and_this_machines_agent_survive_a_rotation_of_all_keys(keyed: F
     with keyed.task_client() as tc:
         task_id = tc.run(Task(gate.code + "a = 1", pull="a"))
         until_running(tc, task_id)
-        server = runtime.read_connection_file(keyed.connection_file).server_key
+        server = farm_paths.read_connection_file(keyed.connection_file).server_key
         assert main(["keys", "rotate", "--all", "--farm", "keyed"]) == 0
         others = [tc.run(Task(f"a = {n}", pull="a")) for n in range(200)]
         gate.open()
@@ -158,9 +159,9 @@ def test_clients_and_this_machines_agent_survive_a_rotation_of_all_keys(keyed: F
     # The server's own is another one only after the next start.
     keys = load_keys(home.folder)
     assert keys is not None
-    assert runtime.read_connection_file(keyed.connection_file).server_key == server != keys.server.public
+    assert farm_paths.read_connection_file(keyed.connection_file).server_key == server != keys.server.public
     old = farm_dirs.work / "old.json"
-    runtime.write_private(old, copied)
+    farm_paths.write_private(old, copied)
     with pytest.raises(errors.SecurityError, match="does not know the key"):
         TaskClient(str(old), timeout=DEADLINE_S)
     eventually(lambda: keyed.state is not None, DEADLINE_S)
@@ -170,16 +171,16 @@ def test_a_rotated_server_key_takes_effect_at_the_next_start(
     farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Farm(n=1, name="keyed") as farm:
-        before = runtime.read_connection_file(farm.connection_file)
+        before = farm_paths.read_connection_file(farm.connection_file)
         assert main(["keys", "rotate", SERVER, "--farm", "keyed"]) == 0
         assert "started next" in capsys.readouterr().out
-        enrol.enrol(Home.of("keyed"), ["node7"])
+        enrolment.enrol(Home.of("keyed"), ["node7"])
     keys = load_keys(Home.of("keyed").folder)
     assert keys is not None
     with Farm(n=1, name="keyed") as farm, farm.task_client() as tc:
-        after = runtime.read_connection_file(farm.connection_file)
+        after = farm_paths.read_connection_file(farm.connection_file)
         assert after.server_key == keys.server.public != before.server_key
-        own = runtime.read_connection_file(agent_file(Home.of("keyed").folder, "node7"))
+        own = farm_paths.read_connection_file(agent_file(Home.of("keyed").folder, "node7"))
         assert (own.server_key, own.port, own.public_key) == (
             after.server_key,
             after.port,
@@ -191,7 +192,7 @@ def test_a_rotated_server_key_takes_effect_at_the_next_start(
 def test_a_farm_that_begins_anew_knows_no_agents(farm_dirs: Dirs) -> None:
     home = Home.of("keyed")
     with Farm(n=1, name="keyed"):
-        enrol.enrol(home, ["node7"])
+        enrolment.enrol(home, ["node7"])
     assert agent_file(home.folder, "node7").exists()
     with Farm(n=1, name="keyed", fresh=True):
         keys = load_keys(home.folder)
@@ -203,7 +204,7 @@ def test_a_farm_that_begins_anew_knows_no_agents(farm_dirs: Dirs) -> None:
 def test_what_a_stopped_farm_is_told_holds_when_it_starts(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home.of("keyed")
     with Farm(n=1, name="keyed"):
-        enrol.enrol(home, ["one", "two"])
+        enrolment.enrol(home, ["one", "two"])
     assert main(["keys", "revoke", "one", "--farm", "keyed"]) == 0
     assert main(["keys", "add", "three", "--farm", "keyed"]) == 0
     assert "as soon as the farm is started" in capsys.readouterr().out
@@ -277,10 +278,10 @@ def test_without_a_farm_there_are_no_keys(farm_dirs: Dirs, capsys: pytest.Captur
 def test_what_others_can_reach_is_said(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
     with Farm(n=1, name="open", host="0.0.0.0", location="localhost", port=0) as farm:
         assert "listening on all addresses of this machine" in repr(farm)
-        info = runtime.read_connection_file(farm.connection_file)
+        info = farm_paths.read_connection_file(farm.connection_file)
         assert (info.host, info.location) == ("127.0.0.1", "localhost")
-        file = enrol.enrol(Home.of("open"), ["node7"])["node7"]
-        assert runtime.read_connection_file(file).host == "localhost"
+        file = enrolment.enrol(Home.of("open"), ["node7"])["node7"]
+        assert farm_paths.read_connection_file(file).host == "localhost"
         log = Home.of("open").log("controller").read_text()
         assert f"other machines find it at localhost:{info.port}" in log
         with agent(file, farm_dirs.work / "node7"):

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.core import messages, tables
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, ask, incarnations, module_farm, until_engines
 from tests.polling import eventually

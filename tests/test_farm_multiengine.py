@@ -413,8 +413,10 @@ def test_sync_imports(mec: MultiEngineClient) -> None:
         import json as js
         import os.path  # noqa: F401
         import xml.dom.minidom as dom
-        from collections import OrderedDict as Ordered
-        from collections import namedtuple  # noqa: F401
+        from collections import (
+            OrderedDict as Ordered,
+            namedtuple,  # noqa: F401
+        )
     assert js.dumps({}) == "{}"
     assert Ordered() == {}
     assert dom.__name__ == "xml.dom.minidom"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.doors.cores import usable_cores
+from ipytaskfarm.system.cores import usable_cores
 from tests.farms import DEADLINE_S, Gate, module_farm
 from tests.polling import eventually
 

@@ -17,7 +17,7 @@ import pytest
 
 from ipytaskfarm import Task, TaskClient
 from ipytaskfarm.core import errors
-from ipytaskfarm.home import Home
+from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs, processes_of
 from tests.polling import eventually
 from tests.test_farm import background_farm, command, pid_of, ready_engines, status

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
-from ipytaskfarm.client import patience
+from ipytaskfarm.client import wait_notices
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, module_farm, python, until_running
 from tests.polling import eventually
@@ -57,7 +57,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_AFTER_S", LOOK_AFTER_S)
+    monkeypatch.setattr(wait_notices, "LOOK_AFTER_S", LOOK_AFTER_S)
 
 
 @pytest.mark.usefixtures("_impatient")

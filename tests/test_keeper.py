@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ipytaskfarm.doors.runtime import process_started
-from ipytaskfarm.launchers.meeting import Meeting
-from ipytaskfarm.launchers.tether import tether_words
+from ipytaskfarm.launchers.dask.election import Meeting
+from ipytaskfarm.launchers.dask.watchdog import tether_words
+from ipytaskfarm.system.farm_paths import process_started
 from tests.conftest import Dirs
 from tests.polling import eventually
 
@@ -65,7 +65,7 @@ def test_one_has_the_lock(folder: Path) -> None:
 
 def test_one_that_was_killed_is_not_there(folder: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom ipytaskfarm.launchers.meeting import Meeting\n"
+        "import sys\nfrom pathlib import Path\nfrom ipytaskfarm.launchers.dask.election import Meeting\n"
         "found = Meeting(Path(sys.argv[1]), Path('/nowhere'))\nfound.attend(5)\nfound.lock()\n"
         "print(flush=True)\nsys.stdin.read()\n"
     )
@@ -167,8 +167,8 @@ def test_an_agent_whose_tether_is_killed_is_told_by_the_kernel(keeper: Meeting) 
 PARENT = """
 import os, subprocess, sys
 from pathlib import Path
-from ipytaskfarm.launchers.meeting import Meeting
-from ipytaskfarm.launchers.tether import tether_words
+from ipytaskfarm.launchers.dask.election import Meeting
+from ipytaskfarm.launchers.dask.watchdog import tether_words
 folder = Path(sys.argv[1])
 meeting = Meeting(folder, folder.parent / "agent-x")
 meeting.attend(0)

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.doors import keys as keys_module
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.doors.keys import (
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport import keys as keys_module
+from ipytaskfarm.transport.keys import (
     KEYS_FILE,
     FarmKeys,
     agent_file,
@@ -123,7 +123,7 @@ def test_rotating_and_revoking() -> None:
 def test_keys_of_a_farm_that_knew_no_agents_are_read(folder: Path) -> None:
     pair = {"public": "P" * 40, "secret": "S" * 40}
     text = msgspec.json.encode({"server": pair, "client": pair, "agent": pair, "reader": pair})
-    runtime.write_private(folder / KEYS_FILE, text)
+    farm_paths.write_private(folder / KEYS_FILE, text)
     keys = load_keys(folder)
     assert keys is not None
     assert keys.agents == {}
@@ -155,7 +155,7 @@ def test_the_files_of_enrolled_agents_follow_their_keys(folder: Path) -> None:
     keys = with_agents(make_farm_keys(), ["a", "b"])
     base = info_for(info(location="login.example"), keys, "client")
     write_agent_files(base, keys, folder)
-    read = runtime.read_connection_file(agent_file(folder, "a"))
+    read = farm_paths.read_connection_file(agent_file(folder, "a"))
     assert (read.role, read.agent, read.host, read.location) == ("agent", "a", "login.example", "")
     assert (read.public_key, read.secret_key) == (keys.agents["a"].public, keys.agents["a"].secret)
     assert agent_file(folder, "a").stat().st_mode & 0o777 == 0o600
@@ -169,7 +169,7 @@ def test_the_files_of_enrolled_agents_follow_their_keys(folder: Path) -> None:
 
 def test_a_link_in_the_place_of_an_agents_file_is_refused(folder: Path) -> None:
     keys = with_agents(make_farm_keys(), ["a"])
-    runtime.private_folder(folder / "agents")
+    farm_paths.private_folder(folder / "agents")
     agent_file(folder, "a").symlink_to(folder / "elsewhere")
     with pytest.raises(errors.SecurityError, match="is a link"):
         write_agent_files(info(), keys, folder)

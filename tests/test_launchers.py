@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.core.shown import changes, ready_engines
-from ipytaskfarm.core.tables import EngineRow, FarmState
-from ipytaskfarm.doors import cores as cores_module
-from ipytaskfarm.doors.runtime import FarmRecord, process_started, read_farm_record, write_farm_record
-from ipytaskfarm.home import Home, sweep_temporary
+from ipytaskfarm.core.formatting import changes, ready_engines
+from ipytaskfarm.core.messages.tables import EngineRow, FarmState
+from ipytaskfarm.deployment.home import Home, sweep_temporary
+from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
-from ipytaskfarm.settings import FarmSettings
+from ipytaskfarm.system import cores as cores_module
+from ipytaskfarm.system.farm_paths import FarmRecord, process_started, read_farm_record, write_farm_record
 from tests.conftest import Dirs
 from tests.polling import eventually
 

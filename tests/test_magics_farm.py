@@ -14,7 +14,7 @@ from jupyter_client.manager import start_new_kernel
 
 from ipytaskfarm import Farm, TaskClient, errors
 from ipytaskfarm.cli import main
-from ipytaskfarm.home import SUPERVISOR, Home
+from ipytaskfarm.deployment.home import SUPERVISOR, Home
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S
 from tests.shells import Shell, shell_with_magics

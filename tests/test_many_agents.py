@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.agents import ENGINES, crowded, settle
 from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.core.messages.tables import FarmState
 
 AGENTS = 200
 SERVICE_S = 2.0

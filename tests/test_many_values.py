@@ -18,7 +18,7 @@ import pytest
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.client import scatter
 from ipytaskfarm.core.errors import UnpickleableException
-from ipytaskfarm.doors import mapping
+from ipytaskfarm.system import file_mapping
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, python
 from tests.polling import eventually
@@ -37,20 +37,20 @@ def descriptors() -> int:
 
 def loaded(path: Path) -> memoryview:
     with open(path, "rb") as file:
-        return mapping.load(file.fileno())
+        return file_mapping.load(file.fileno())
 
 
-SIZES = [0, 1, 66_000, mapping.MAPPED_BYTES - 1, mapping.MAPPED_BYTES, mapping.MAPPED_BYTES + 4097]
+SIZES = [0, 1, 66_000, file_mapping.MAPPED_BYTES - 1, file_mapping.MAPPED_BYTES, file_mapping.MAPPED_BYTES + 4097]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_as_memory(tmp_path: Path, size: int) -> None:
     path, data = tmp_path / "file", os.urandom(size)
     path.write_bytes(data)
-    before, mapped = descriptors(), mapping.mapped_files()
+    before, mapped = descriptors(), file_mapping.mapped_files()
     found = loaded(path)
     assert descriptors() == before
-    assert mapping.mapped_files() - mapped == (size >= mapping.MAPPED_BYTES)
+    assert file_mapping.mapped_files() - mapped == (size >= file_mapping.MAPPED_BYTES)
     assert found == data
     assert not found.readonly
     if size:
@@ -60,28 +60,28 @@ def test_a_file_as_memory(tmp_path: Path, size: int) -> None:
     del found
     assert array[: size // 2].tobytes() == data[: size // 2]
     del array
-    assert mapping.mapped_files() == mapped
+    assert file_mapping.mapped_files() == mapped
 
 
 def test_the_number_of_mappings_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
-    monkeypatch.setattr(mapping, "MAPPINGS_MAX", mapping.mapped_files() + 2)
+    monkeypatch.setattr(file_mapping, "MAPPINGS_MAX", file_mapping.mapped_files() + 2)
     path = tmp_path / "file"
-    path.write_bytes(bytes(mapping.MAPPED_BYTES))
-    before = mapping.mapped_files()
+    path.write_bytes(bytes(file_mapping.MAPPED_BYTES))
+    before = file_mapping.mapped_files()
     held = [loaded(path) for _ in range(5)]
-    assert mapping.mapped_files() == before + 2
-    assert all(bytes(each) == bytes(mapping.MAPPED_BYTES) for each in held)
+    assert file_mapping.mapped_files() == before + 2
+    assert all(bytes(each) == bytes(file_mapping.MAPPED_BYTES) for each in held)
     del held[0]
     held.append(loaded(path))
-    assert mapping.mapped_files() == before + 2, "room that was left is used again"
+    assert file_mapping.mapped_files() == before + 2, "room that was left is used again"
 
 
 def test_a_file_that_cannot_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapping, "_map", lambda fd, size: None)
+    monkeypatch.setattr(file_mapping, "_map", lambda fd, size: None)
     path = tmp_path / "file"
-    path.write_bytes(b"x" * mapping.MAPPED_BYTES)
-    assert bytes(loaded(path)) == b"x" * mapping.MAPPED_BYTES
+    path.write_bytes(b"x" * file_mapping.MAPPED_BYTES)
+    assert bytes(loaded(path)) == b"x" * file_mapping.MAPPED_BYTES
 
 
 # -- a farm

@@ -18,8 +18,8 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.tables import EngineRow, EngineTable, FarmState
-from ipytaskfarm.enrol import enrol
+from ipytaskfarm.core.messages.tables import EngineRow, EngineTable, FarmState
+from ipytaskfarm.deployment.enrolment import enrol
 from tests.chaos import ONCE_EVERY, complaints, gather, hand_in
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.farms import DEADLINE_S, Gate, ask, until_engines, until_running

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.shown import last_line
-from ipytaskfarm.doors import host
-from ipytaskfarm.start_errors import failed_starts, last_error, with_remedy
+from ipytaskfarm.core.formatting import last_line
+from ipytaskfarm.deployment.start_errors import failed_starts, last_error, with_remedy
+from ipytaskfarm.system import host
 from tests import namespaces
 from tests.conftest import Dirs, processes_of
 from tests.farms import DEADLINE_S
@@ -238,7 +238,7 @@ def test_the_last_error_of_a_log(tmp_path: Path) -> None:
 
 def test_closed_descriptors_are_opened_and_open_ones_left(farm_dirs: Dirs) -> None:
     code = (
-        "import os\nfrom ipytaskfarm.doors.host import open_standard_descriptors\nopen_standard_descriptors()\n"
+        "import os\nfrom ipytaskfarm.system.host import open_standard_descriptors\nopen_standard_descriptors()\n"
         "print([os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)], file=open(1, 'w'))\n"
     )
     ended = subprocess.run(

@@ -12,8 +12,6 @@ import pytest
 from ipytaskfarm.agent.relay import ANSWER_BYTES_MAX, Account, Relay
 from ipytaskfarm.controller import loop as loop_module
 from ipytaskfarm.controller.loop import Controller
-from ipytaskfarm.core.calls import Spawn, TaskCall
-from ipytaskfarm.core.clock import Now
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
@@ -27,16 +25,18 @@ from ipytaskfarm.core.messages import (
     Run,
     Submit,
 )
-from ipytaskfarm.core.parcels import Ended, Function, Submission
-from ipytaskfarm.core.restore import restored_farm
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.core.messages.running_task import Spawn, TaskCall
+from ipytaskfarm.core.messages.task_types import Ended, Function, Submission
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
-from ipytaskfarm.core.work import FailureBody
-from ipytaskfarm.doors.recorder import Recorder
-from ipytaskfarm.doors.store import Store
-from ipytaskfarm.doors.wire_hub import Hub, Peer, PeerNewEpoch
-from ipytaskfarm.doors.wire_link import Link
+from ipytaskfarm.storage.store import Store
+from ipytaskfarm.system.flight_recorder import Recorder
+from ipytaskfarm.transport.hub import Hub, Peer, PeerNewEpoch
+from ipytaskfarm.transport.peer import Link
 
 LIMIT = 10_000
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")

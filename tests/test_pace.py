@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from ipytaskfarm.core.pace import CHUNK_S, GROWTH, ITEMS_MAX, Pace
+from ipytaskfarm.core.chunk_sizes import CHUNK_S, GROWTH, ITEMS_MAX, Pace
 
 
 def test_the_first_ones_hold_one_item() -> None:

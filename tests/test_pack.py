@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
-from ipytaskfarm.doors.pack import (
+from ipytaskfarm.serialization.pack import (
     pack,
     pack_function,
     pack_names,

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm.doors import pack_cache
-from ipytaskfarm.doors.pack import pack, pack_function, unpack, unpack_function
-from ipytaskfarm.doors.pack_code import Digester
+from ipytaskfarm.serialization import cache
+from ipytaskfarm.serialization.digests import Digester
+from ipytaskfarm.serialization.pack import pack, pack_function, unpack, unpack_function
 
 SOURCE = """
 import dataclasses, enum, math, functools, collections, re
@@ -50,7 +50,7 @@ def f(x, y={"a", "b", "c"}, *, z=frozenset("abc")):
 
 SHOW = """
 import sys, linecache
-from ipytaskfarm.doors.pack import pack_function
+from ipytaskfarm.serialization.pack import pack_function
 source, name, lines = sys.argv[1:]
 names = {"__name__": "__main__"}
 exec(compile("\\n" * int(lines) + source, name, "exec"), names)
@@ -159,7 +159,7 @@ def test_a_pack_is_used_again_while_nothing_changed(monkeypatch: pytest.MonkeyPa
     # Sets and arrays can change unseen, so what stands on them is looked through each time.
     names = cell(SOURCE.replace("NAMES, FROZEN, TABLE, ARRAY.sum()", "FROZEN").replace('{"a", "b", "c"}', '("a", "b")'))
     made = pack_function(names["f"])
-    monkeypatch.setattr(pack_cache, "Digester", None)  # whoever looks through it again, fails
+    monkeypatch.setattr(cache, "Digester", None)  # whoever looks through it again, fails
     for _ in range(3):
         assert pack_function(names["f"]) is made
 
@@ -344,5 +344,5 @@ def test_a_deep_global_travels() -> None:
 def test_a_second_pack_does_not_digest_the_frame_again(monkeypatch: pytest.MonkeyPatch) -> None:
     names = cell("import numpy as np, pandas as pd\ndf = pd.DataFrame(np.ones((2000, 9)))\ndef f(): return df")
     made = pack_function(names["f"])
-    monkeypatch.setattr(pack_cache, "Digester", None)
+    monkeypatch.setattr(cache, "Digester", None)
     assert pack_function(names["f"]) is made

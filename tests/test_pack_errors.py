@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.core.errors import RemoteError
-from ipytaskfarm.core.work import FailureBody
-from ipytaskfarm.doors import pack_build
-from ipytaskfarm.doors.pack import (
+from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.serialization import rebuild
+from ipytaskfarm.serialization.pack import (
     brief_error,
     pack_error,
     unpack_error,
@@ -53,7 +53,7 @@ def test_errors_come_back_with_type_text_and_frames(peer: Peer, notebook: Notebo
     assert raised.value.engine_id == 3  # type: ignore[attr-defined]
     assert "return 1 / x  # the place" in text
     assert "in inner" in text
-    assert "pack_build" not in text
+    assert "rebuild" not in text
 
 
 def test_errors_whose_constructors_want_more(peer: Peer, notebook: Notebook) -> None:
@@ -146,9 +146,9 @@ def test_long_texts_are_bounded() -> None:
 
 def test_an_error_of_another_version_names_both(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook.run("class E(Exception):\n    def method(self): pass")
-    monkeypatch.setattr("ipytaskfarm.doors.pack_reduce.PYTHON", "3.99")
+    monkeypatch.setattr("ipytaskfarm.serialization.pickler.PYTHON", "3.99")
     body = pack_error(notebook["E"]("x"))
-    pack_build.originals.clear()
+    rebuild.originals.clear()
     error = unpack_error(body, 1)
     assert isinstance(error, RemoteError)
     assert "3.99" in error.__notes__[0]

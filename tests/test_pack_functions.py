@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm.core.errors import VersionMismatch
-from ipytaskfarm.doors.pack import (
+from ipytaskfarm.serialization.pack import (
     for_many,
     pack,
     pack_function,
@@ -201,7 +201,7 @@ def test_functions_come_back(peer: Peer, notebook: Notebook) -> None:
 
 
 def test_code_of_another_minor_version_is_refused(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipytaskfarm.doors.pack_reduce.PYTHON", "3.99")
+    monkeypatch.setattr("ipytaskfarm.serialization.pickler.PYTHON", "3.99")
     code = pack_function(lambda: 1).code
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     with pytest.raises(VersionMismatch, match=rf"Python 3\.99 .* Python {here}"):

@@ -17,8 +17,8 @@ import numpy.linalg  # noqa: F401 - the `folder` fixture forgets what tests impo
 import pytest
 
 from ipytaskfarm.core.errors import ModuleMissing
-from ipytaskfarm.doors import pack_bundles, pack_modules, pack_notice, pack_origin
-from ipytaskfarm.doors.pack import (
+from ipytaskfarm.serialization import module_bundles, module_origin, modules, packing_notice
+from ipytaskfarm.serialization.pack import (
     add_dependency,
     pack,
     pack_function,
@@ -136,13 +136,22 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
     import installed_one  # type: ignore[import-not-found]
     import mine  # type: ignore[import-not-found]
 
-    travel, kinds = pack_origin.travel, pack_origin.Travel
-    for name in ("os", "json.decoder", "sys", "numpy", "numpy.linalg", "builtins", "ipytaskfarm.doors.pack", "_pickle"):
+    travel, kinds = module_origin.travel, module_origin.Travel
+    for name in (
+        "os",
+        "json.decoder",
+        "sys",
+        "numpy",
+        "numpy.linalg",
+        "builtins",
+        "ipytaskfarm.serialization.pack",
+        "_pickle",
+    ):
         assert travel(name) is kinds.REFERENCE, name
     assert travel(mine.__name__) is kinds.SOURCE
     assert travel("__main__") is kinds.LOOSE
     assert travel("installed_one") is kinds.REFERENCE
-    monkeypatch.setattr(pack_origin, "_added_folders", [])
+    monkeypatch.setattr(module_origin, "_added_folders", [])
     add_dependency(folder / "site")
     assert travel("installed_one") is kinds.SOURCE
     assert b"load_module" in pack_function(installed_one.f).code
@@ -163,7 +172,7 @@ import sys
 sys.path[1:1] = [sys.argv[1] + "/project/vendor", sys.argv[1] + "/elsewhere"]
 names = sys.argv[2].split(",")
 for name in names: __import__(name)
-from ipytaskfarm.doors.pack_origin import travel
+from ipytaskfarm.serialization.module_origin import travel
 print(" ".join(travel(name).name for name in names))
 """
 
@@ -212,7 +221,7 @@ def test_whose_code_a_module_is(tmp_path: Path) -> None:
 
 
 def pack_peer_root() -> Path:
-    return Path(pack_origin.__file__).parents[2]
+    return Path(module_origin.__file__).parents[2]
 
 
 @pytest.fixture
@@ -287,7 +296,7 @@ def test_functions_of_a_package_that_is_run_import_relatively(away: Callable[...
 def test_data_that_is_too_much_stays_and_says_so(
     away: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_bundles, "DATA_BYTES_MAX", 1000)
+    monkeypatch.setattr(module_bundles, "DATA_BYTES_MAX", 1000)
     write(folder / "heavy/__init__.py", "import pkgutil\ndef f(): return pkgutil.get_data(__name__, 'big.bin')\n")
     write(folder / "heavy/big.bin", "x" * 2000)
     import heavy  # type: ignore[import-not-found]
@@ -343,24 +352,24 @@ def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
     code = pack_function(staying.f).code
     own = types.ModuleType("staying")
     sys.modules["staying"] = own
-    pack_modules._versions.clear()
+    modules._versions.clear()
     function = unpack_function(code, {})
     assert function() == "sent"
     assert sys.modules["staying"] is not own
-    pack_modules.begin_run(function.brought[1])  # type: ignore[attr-defined]
+    modules.begin_run(function.brought[1])  # type: ignore[attr-defined]
     assert function() == "sent"
-    pack_modules.begin_run()
+    modules.begin_run()
     assert sys.modules["staying"] is own
     assert function() == "sent"
-    pack_modules.begin_run()
+    modules.begin_run()
     assert sys.modules["staying"] is own
 
 
 def test_packing_that_takes_long_says_what_it_packs(
     notebook: Notebook, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pack_notice, "NOTICE_AFTER_S", 0.0)
-    monkeypatch.setattr(pack_notice.notice, "on", True)
+    monkeypatch.setattr(packing_notice, "NOTICE_AFTER_S", 0.0)
+    monkeypatch.setattr(packing_notice.notice, "on", True)
     said: list[str] = []
 
     def heard() -> bool:

@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
-from ipytaskfarm.doors.pack import pack, pack_function
+from ipytaskfarm.serialization.pack import pack, pack_function
 
 from .pack_peer import Notebook
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.doors import store as module
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.storage import backup, store as module
+from ipytaskfarm.storage.store import Store
 
 from .store_model import final, task
 
@@ -53,7 +52,7 @@ def test_a_log_that_was_torn_anywhere_behind_the_last_commit(
         there = {record.id for record in found.tasks} | {record.id for record in found.finals}
         assert there >= set(range(cut_after + 1)), "a task that was acknowledged is missing"
         assert {record.id for record in found.finals} >= ended, "an end that was acknowledged is missing"
-        assert store_care.check(store.path) == []
+        assert backup.check(store.path) == []
     shutil.rmtree(after)
 
 

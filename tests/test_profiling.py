@@ -16,16 +16,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ipytaskfarm.client.flamegraph import HEAD, WIDTH, bars, flamegraph
-from ipytaskfarm.client.listing import PerEngine, is_within
+from ipytaskfarm.client.profile_tables import PerEngine, is_within
 from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, SampleStats, snapshot_of
 from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
-from ipytaskfarm.core.verbs import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
+from ipytaskfarm.core.messages.engine_commands import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
 from ipytaskfarm.engine import sampler as sampler_module
-from ipytaskfarm.engine.places import known_file, module_of
+from ipytaskfarm.engine.code_locations import known_file, module_of
 from ipytaskfarm.engine.profiling import CpuProfiler, MemoryProfiler, Profiling
 from ipytaskfarm.engine.sampler import Sampler
 from tests.polling import eventually

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.doors import recorder as module
-from ipytaskfarm.doors.recorder import ABORT, TIME_LIMIT, Bell, Recorder, RecorderDamaged
+from ipytaskfarm.system import flight_recorder as module
+from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT, Bell, Recorder, RecorderDamaged
 from tests.polling import eventually
 
 SMALL = 16_384

@@ -19,8 +19,8 @@ import pytest
 
 from ipytaskfarm import MapTask, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core.errors import CompositeError, RemoteError
-from ipytaskfarm.core.work import FailureBody
-from ipytaskfarm.doors.pack import pack_error, unpack_error
+from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.serialization.pack import pack_error, unpack_error
 from tests.farms import DEADLINE_S
 
 CLASSES = """import asyncio, subprocess, threading, socket, json, dataclasses, sys, os
@@ -327,7 +327,7 @@ def test_an_exception_is_what_it_was(tc: TaskClient, case: str) -> None:
         assert [line for line in printed(near) if line not in lines and line not in ("function()", __file__)] == []
     text: str = far.remote_traceback  # type: ignore[attr-defined]
     assert "<cell of remote errors>" in text
-    assert not any(word in text for word in ("pack_build", "runner.py", "each.py"))
+    assert not any(word in text for word in ("rebuild", "runner.py", "each.py"))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from ipytaskfarm.controller import retention
 from ipytaskfarm.controller.retention import Retention
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.doors.blobs import Blobs, blobs_folder
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.store import Store
 
 from .store_model import final, task
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.doors import host, runtime
-from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord, Lock
+from ipytaskfarm.system import farm_paths, host
+from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord, Lock
 from tests.conftest import Dirs
 from tests.polling import eventually
 
@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 
 
 def info(**changes: object) -> ConnectionInfo:
-    started = runtime.process_started()
+    started = farm_paths.process_started()
     assert started is not None
     it = ConnectionInfo(
         farm="default", incarnation="f1", host="127.0.0.1", port=10113, server_key="S" * 40, public_key="P" * 40,
@@ -53,29 +53,29 @@ def info(**changes: object) -> ConnectionInfo:
 
 @pytest.mark.usefixtures("umask")
 def test_files_and_folders_are_private_under_any_umask(tmp_path: Path) -> None:
-    folder = runtime.private_folder(tmp_path / "a")
-    runtime.write_private(folder / "f", b"x")
+    folder = farm_paths.private_folder(tmp_path / "a")
+    farm_paths.write_private(folder / "f", b"x")
     assert mode(folder) == 0o700
     assert mode(folder / "f") == 0o600
-    assert runtime.private_folder(folder) == folder
+    assert farm_paths.private_folder(folder) == folder
 
 
 def test_a_written_file_is_whole_and_nothing_else_is_left(folder: Path) -> None:
-    runtime.write_private(folder / "f", b"one")
-    runtime.write_private(folder / "f", b"two")
-    assert runtime.read_private(folder / "f") == b"two"
+    farm_paths.write_private(folder / "f", b"one")
+    farm_paths.write_private(folder / "f", b"two")
+    assert farm_paths.read_private(folder / "f") == b"two"
     assert os.listdir(folder) == ["f"]
 
 
 def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime.write_private(folder / "f", b"old")
+    farm_paths.write_private(folder / "f", b"old")
 
     def fail(_: int) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
-        runtime.write_private(folder / "f", b"new")
+        farm_paths.write_private(folder / "f", b"new")
     assert (folder / "f").read_bytes() == b"old"
     assert os.listdir(folder) == ["f"]
 
@@ -84,97 +84,97 @@ def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.Mo
 def test_a_folder_that_others_can_use_is_refused(folder: Path, bits: int) -> None:
     folder.chmod(bits)
     with pytest.raises(errors.SecurityError, match=rf"others can use {folder}.*{bits:o}.*chmod 700 {folder}"):
-        runtime.private_folder(folder)
+        farm_paths.private_folder(folder)
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o620])
 def test_a_file_that_others_can_use_is_refused(folder: Path, bits: int) -> None:
     path = folder / "f"
-    runtime.write_private(path, b"x")
+    farm_paths.write_private(path, b"x")
     path.chmod(bits)
     with pytest.raises(errors.SecurityError, match=rf"{path}.*{bits:o}.*chmod 600"):
-        runtime.read_private(path)
+        farm_paths.read_private(path)
 
 
 def test_a_file_in_a_folder_where_others_may_plant_one_is_refused(folder: Path) -> None:
-    runtime.write_private(folder / "f", b"x")
+    farm_paths.write_private(folder / "f", b"x")
     folder.chmod(0o777)
     with pytest.raises(errors.SecurityError, match="others can write into"):
-        runtime.read_private(folder / "f")
+        farm_paths.read_private(folder / "f")
     folder.chmod(0o1777)
-    assert runtime.read_private(folder / "f") == b"x"
+    assert farm_paths.read_private(folder / "f") == b"x"
 
 
 def test_planted_links_are_refused(folder: Path) -> None:
     target, link = folder / "target", folder / "link"
-    runtime.write_private(target, b"precious")
+    farm_paths.write_private(target, b"precious")
     link.symlink_to(target)
     with pytest.raises(errors.SecurityError, match="is a link"):
-        runtime.write_private(link, b"x")
+        farm_paths.write_private(link, b"x")
     with pytest.raises(errors.SecurityError, match="a link is not followed"):
-        runtime.read_private(link)
+        farm_paths.read_private(link)
     with pytest.raises(errors.SecurityError, match="a link is not followed"):
         Lock(link)
     assert target.read_bytes() == b"precious"
     place = folder / "folder"
     place.symlink_to(folder, target_is_directory=True)
     with pytest.raises(errors.SecurityError, match=f"{place} is not a folder of ours"):
-        runtime.private_folder(place)
+        farm_paths.private_folder(place)
 
 
 def test_what_is_not_a_file_is_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "pipe", 0o600)
     with pytest.raises(errors.SecurityError, match="is not a file"):
-        runtime.read_private(folder / "pipe")
-    runtime.write_private(folder / "file", b"")
+        farm_paths.read_private(folder / "pipe")
+    farm_paths.write_private(folder / "file", b"")
     with pytest.raises(errors.SecurityError, match="is not a folder"):
-        runtime.private_folder(folder / "file")
+        farm_paths.private_folder(folder / "file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make other users' files")
 def test_other_users_things_are_refused(folder: Path) -> None:
-    runtime.write_private(folder / "f", b"x")
+    farm_paths.write_private(folder / "f", b"x")
     os.chown(folder / "f", 12345, 12345)
     with pytest.raises(errors.SecurityError, match="belongs to user 12345"):
-        runtime.read_private(folder / "f")
+        farm_paths.read_private(folder / "f")
     os.chown(folder, 12345, 12345)
     with pytest.raises(errors.SecurityError, match=f"{folder} belongs to user 12345"):
-        runtime.private_folder(folder)
+        farm_paths.private_folder(folder)
 
 
 # ----------------------------------------------------------------------------------------------------- folders
 
 
 def test_where_things_are(farm_dirs: Dirs) -> None:
-    assert runtime.farm_folder("a") == farm_dirs.data / "ipytaskfarm/a"
+    assert farm_paths.farm_folder("a") == farm_dirs.data / "ipytaskfarm/a"
     assert host.runtime_folder() == farm_dirs.runtime
-    assert runtime.connection_path("a") == farm_dirs.runtime / "ipytaskfarm-a.json"
-    assert runtime.connection_path("a", "agent") == farm_dirs.runtime / "ipytaskfarm-a-agent.json"
-    sockets = runtime.socket_folder("a")
+    assert farm_paths.connection_path("a") == farm_dirs.runtime / "ipytaskfarm-a.json"
+    assert farm_paths.connection_path("a", "agent") == farm_dirs.runtime / "ipytaskfarm-a-agent.json"
+    sockets = farm_paths.socket_folder("a")
     assert sockets.parent == farm_dirs.sockets / "ipytaskfarm"
     assert sockets.name.startswith("a-")
     assert mode(sockets) == mode(sockets.parent) == 0o700
-    assert runtime.socket_folder("a") == sockets
-    assert runtime.socket_folder("a", farm_dirs.work) != sockets
+    assert farm_paths.socket_folder("a") == sockets
+    assert farm_paths.socket_folder("a", farm_dirs.work) != sockets
     sockets.rmdir()
-    runtime.socket_folder("a", farm_dirs.work).rmdir()
+    farm_paths.socket_folder("a", farm_dirs.work).rmdir()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".a", "-a", "a b", "a\n", "ä", "x" * 49, "me-agent"])
 def test_names_that_cannot_be_file_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be a farm's name"):
-        runtime.farm_folder(name)
+        farm_paths.farm_folder(name)
 
 
 def test_socket_paths_stay_short(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "x" * 48
     deep = farm_dirs.sockets / ("d" * 80)
     deep.mkdir()
-    made = [runtime.socket_folder(name)]
+    made = [farm_paths.socket_folder(name)]
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    made.append(runtime.socket_folder(name))
+    made.append(farm_paths.socket_folder(name))
     for folder in made:
-        assert len(os.fsencode(folder)) + runtime.IPC_ROOM <= 107
+        assert len(os.fsencode(folder)) + farm_paths.IPC_ROOM <= 107
         folder.rmdir()
     assert made[0].parent == farm_dirs.sockets / "ipytaskfarm"
     assert made[1].parent == Path(f"/tmp/ipytaskfarm-{os.geteuid()}")
@@ -190,7 +190,7 @@ def test_a_runtime_folder_of_somebody_else_is_not_used(monkeypatch: pytest.Monke
 def test_a_held_folder_is_locked_until_the_descriptor_is_closed(folder: Path) -> None:
     import fcntl
 
-    held = runtime.hold_folder(folder)
+    held = farm_paths.hold_folder(folder)
     cleaner = os.open(folder, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,7 +201,9 @@ def test_a_held_folder_is_locked_until_the_descriptor_is_closed(folder: Path) ->
 
 # ------------------------------------------------------------------------------------------------------- locks
 
-HOLD = "import sys; from pathlib import Path; from ipytaskfarm.doors.runtime import Lock; l = Lock(Path(sys.argv[1]));"
+HOLD = (
+    "import sys; from pathlib import Path; from ipytaskfarm.system.farm_paths import Lock; l = Lock(Path(sys.argv[1]));"
+)
 
 
 def test_a_second_process_is_refused_by_the_name_of_the_first(folder: Path) -> None:
@@ -226,9 +228,9 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(folder: Path) -> N
 
 
 def test_a_connection_file_comes_back_as_it_was_written(farm_dirs: Dirs) -> None:
-    path = runtime.connection_path("default")
-    runtime.write_connection_file(info(), path)
-    assert runtime.read_connection_file(path) == info()
+    path = farm_paths.connection_path("default")
+    farm_paths.write_connection_file(info(), path)
+    assert farm_paths.read_connection_file(path) == info()
     assert mode(path) == 0o600
     assert path.read_text().count("\n") > 10  # for people
 
@@ -241,65 +243,65 @@ def test_no_secret_is_shown() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b'{"farm": 3}', b"\xff"])
 def test_another_file_is_named_as_such(folder: Path, text: bytes) -> None:
-    runtime.write_private(folder / "x.json", text)
+    farm_paths.write_private(folder / "x.json", text)
     with pytest.raises(errors.ConnectionError, match=r"x\.json is not a farm's connection file"):
-        runtime.read_connection_file(folder / "x.json")
+        farm_paths.read_connection_file(folder / "x.json")
 
 
 def test_a_connection_file_is_removed_only_by_its_own_farm(farm_dirs: Dirs) -> None:
-    path = runtime.connection_path("default")
-    runtime.write_connection_file(info(), path)
-    runtime.remove_connection_file(path, "another")
+    path = farm_paths.connection_path("default")
+    farm_paths.write_connection_file(info(), path)
+    farm_paths.remove_connection_file(path, "another")
     assert path.exists()
-    runtime.remove_connection_file(path, "f1")
+    farm_paths.remove_connection_file(path, "f1")
     assert not path.exists()
-    runtime.remove_connection_file(path, "f1")
+    farm_paths.remove_connection_file(path, "f1")
 
 
 def test_a_stale_file_is_recognised() -> None:
-    assert not runtime.is_stale(info())
-    assert runtime.is_stale(info(controller_started=1.0))
+    assert not farm_paths.is_stale(info())
+    assert farm_paths.is_stale(info(controller_started=1.0))
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        started = runtime.process_started(child.pid) or 0.0
-        assert not runtime.is_stale(info(controller_pid=child.pid, controller_started=started))
+        started = farm_paths.process_started(child.pid) or 0.0
+        assert not farm_paths.is_stale(info(controller_pid=child.pid, controller_started=started))
         # Ended, and not yet reaped: it serves nobody any more.
-        eventually(lambda: runtime.is_stale(info(controller_pid=child.pid, controller_started=started)))
-    assert runtime.process_started(child.pid) is None
-    assert not runtime.is_stale(info(controller_pid=child.pid, node="elsewhere"))
+        eventually(lambda: farm_paths.is_stale(info(controller_pid=child.pid, controller_started=started)))
+    assert farm_paths.process_started(child.pid) is None
+    assert not farm_paths.is_stale(info(controller_pid=child.pid, node="elsewhere"))
 
 
 def test_when_a_process_started_does_not_depend_on_the_wall_clock() -> None:
-    started = runtime.process_started()
+    started = farm_paths.process_started()
     assert started is not None
     assert 0 < started < time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def test_finding_a_farm(farm_dirs: Dirs) -> None:
-    default, other = runtime.connection_path("default"), runtime.connection_path("other")
+    default, other = farm_paths.connection_path("default"), farm_paths.connection_path("other")
     copy = farm_dirs.home / "copied.json"
     for path in (default, other):
-        runtime.write_connection_file(info(farm=path.stem, port=10113 if path == default else 7), path)
-    runtime.write_private(copy, msgspec.json.encode(info(host="far.example", port=9)))
-    assert runtime.find_connection() == runtime.find_connection("default") == default
-    assert runtime.find_connection("other") == other
-    assert runtime.find_connection(str(copy)) == runtime.find_connection(copy) == copy
-    assert runtime.find_connection("~/copied.json") == copy
-    found = runtime.find_connection(("localhost", 7))
+        farm_paths.write_connection_file(info(farm=path.stem, port=10113 if path == default else 7), path)
+    farm_paths.write_private(copy, msgspec.json.encode(info(host="far.example", port=9)))
+    assert farm_paths.find_connection() == farm_paths.find_connection("default") == default
+    assert farm_paths.find_connection("other") == other
+    assert farm_paths.find_connection(str(copy)) == farm_paths.find_connection(copy) == copy
+    assert farm_paths.find_connection("~/copied.json") == copy
+    found = farm_paths.find_connection(("localhost", 7))
     assert isinstance(found, ConnectionInfo)
     assert (found.farm, found.host, found.port) == ("ipytaskfarm-other", "localhost", 7)
-    found = runtime.find_connection(("near.example", 11), key_file=copy)
+    found = farm_paths.find_connection(("near.example", 11), key_file=copy)
     assert isinstance(found, ConnectionInfo)
     assert (found.host, found.port, found.secret_key) == ("near.example", 11, "X" * 40)
 
 
 def test_a_reader_finds_afresh_each_time(farm_dirs: Dirs) -> None:
-    read = runtime.connection_reader("default")
+    read = farm_paths.connection_reader("default")
     with pytest.raises(errors.FarmNotRunning):
         read()
     for port in (1, 2):
-        runtime.write_connection_file(info(port=port), runtime.connection_path("default"))
+        farm_paths.write_connection_file(info(port=port), farm_paths.connection_path("default"))
         assert read().port == port
-    assert runtime.connection_reader(("127.0.0.1", 2))().port == 2
+    assert farm_paths.connection_reader(("127.0.0.1", 2))().port == 2
 
 
 @pytest.mark.usefixtures("farm_dirs")
@@ -320,21 +322,21 @@ def test_a_reader_finds_afresh_each_time(farm_dirs: Dirs) -> None:
 )
 def test_what_is_not_found_is_named_with_the_remedy(where: object, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        runtime.find_connection(where)  # type: ignore[arg-type]
+        farm_paths.find_connection(where)  # type: ignore[arg-type]
 
 
 def test_a_key_file_goes_with_an_address(farm_dirs: Dirs) -> None:
     with pytest.raises(ValueError, match="goes with an address"):
-        runtime.find_connection("default", key_file="x.json")
+        farm_paths.find_connection("default", key_file="x.json")
     with pytest.raises(errors.FarmNotRunning, match=r"no connection file .*x\.json"):
-        runtime.find_connection(("localhost", 5), key_file=farm_dirs.work / "x.json")
+        farm_paths.find_connection(("localhost", 5), key_file=farm_dirs.work / "x.json")
 
 
 def test_files_that_cannot_be_trusted_are_passed_over_when_looking_for_an_address(farm_dirs: Dirs) -> None:
     for name in ("default", "other"):
-        runtime.write_connection_file(info(farm=name), runtime.connection_path(name))
-    runtime.connection_path("default").chmod(0o644)
-    found = runtime.find_connection(("127.0.0.1", 10113))
+        farm_paths.write_connection_file(info(farm=name), farm_paths.connection_path(name))
+    farm_paths.connection_path("default").chmod(0o644)
+    found = farm_paths.find_connection(("127.0.0.1", 10113))
     assert isinstance(found, ConnectionInfo)
     assert found.farm == "other"
 
@@ -347,23 +349,23 @@ def record(name: str) -> FarmRecord:
 
 
 def test_a_farms_record(farm_dirs: Dirs) -> None:
-    folder = runtime.farm_folder("a")
-    assert runtime.read_farm_record(folder) is None
-    runtime.write_farm_record(record("a"), folder)
-    assert runtime.read_farm_record(folder) == record("a")
-    runtime.write_private(folder / runtime.FARM_FILE, b"{")
+    folder = farm_paths.farm_folder("a")
+    assert farm_paths.read_farm_record(folder) is None
+    farm_paths.write_farm_record(record("a"), folder)
+    assert farm_paths.read_farm_record(folder) == record("a")
+    farm_paths.write_private(folder / farm_paths.FARM_FILE, b"{")
     with pytest.raises(errors.StoreError, match=r"farm\.json is damaged.*--fresh"):
-        runtime.read_farm_record(folder)
+        farm_paths.read_farm_record(folder)
 
 
 def test_listing_farms(farm_dirs: Dirs) -> None:
-    assert runtime.list_farms() == []
-    runtime.write_farm_record(record("asleep"), runtime.farm_folder("asleep"))
-    runtime.write_farm_record(record("awake"), runtime.farm_folder("awake"))
-    runtime.write_connection_file(info(), runtime.connection_path("awake"))
-    runtime.write_connection_file(info(), runtime.connection_path("awake", "agent"))
-    runtime.write_connection_file(info(controller_started=1.0), runtime.connection_path("crashed"))
-    farms = [(farm.name, farm.running, farm.folder is not None) for farm in runtime.list_farms()]
+    assert farm_paths.list_farms() == []
+    farm_paths.write_farm_record(record("asleep"), farm_paths.farm_folder("asleep"))
+    farm_paths.write_farm_record(record("awake"), farm_paths.farm_folder("awake"))
+    farm_paths.write_connection_file(info(), farm_paths.connection_path("awake"))
+    farm_paths.write_connection_file(info(), farm_paths.connection_path("awake", "agent"))
+    farm_paths.write_connection_file(info(controller_started=1.0), farm_paths.connection_path("crashed"))
+    farms = [(farm.name, farm.running, farm.folder is not None) for farm in farm_paths.list_farms()]
     assert farms == [("asleep", False, True), ("awake", True, True), ("crashed", False, False)]
 
 
@@ -382,32 +384,32 @@ def test_listing_farms(farm_dirs: Dirs) -> None:
     ],
 )
 def test_where_a_farm_is_found(host: str, location: str | None, here: str, elsewhere: str) -> None:
-    assert runtime.addresses(host, location) == (here, elsewhere)
+    assert farm_paths.addresses(host, location) == (here, elsewhere)
 
 
 def test_a_reader_on_another_host_dials_the_location() -> None:
-    assert runtime.dialled(info(location="login.example")) == "127.0.0.1"
-    assert runtime.dialled(info(location="login.example", node="elsewhere")) == "login.example"
-    assert runtime.dialled(info(node="elsewhere")) == "127.0.0.1"
+    assert farm_paths.dialled(info(location="login.example")) == "127.0.0.1"
+    assert farm_paths.dialled(info(location="login.example", node="elsewhere")) == "login.example"
+    assert farm_paths.dialled(info(node="elsewhere")) == "127.0.0.1"
 
 
 def test_an_address_that_was_given_is_dialled(farm_dirs: Dirs) -> None:
-    path = runtime.connection_path("default")
-    runtime.write_connection_file(info(location="login.example", node="elsewhere"), path)
+    path = farm_paths.connection_path("default")
+    farm_paths.write_connection_file(info(location="login.example", node="elsewhere"), path)
     for found in (
-        runtime.find_connection(("127.0.0.1", 10113)),
-        runtime.find_connection(("10.9.9.9", 7), key_file=path),
+        farm_paths.find_connection(("127.0.0.1", 10113)),
+        farm_paths.find_connection(("10.9.9.9", 7), key_file=path),
     ):
         assert isinstance(found, ConnectionInfo)
-        assert runtime.dialled(found) == found.host
+        assert farm_paths.dialled(found) == found.host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.3.4", "::1", "localhost"])
 def test_of_loopback_nothing_is_said(host: str) -> None:
-    assert runtime.listening(host, 10113, "x") == ""
+    assert farm_paths.listening(host, 10113, "x") == ""
 
 
 def test_what_others_can_reach_is_said() -> None:
     text = "listening on all addresses of this machine, port 7; other machines find it at login.example:7"
-    assert runtime.listening("0.0.0.0", 7, "login.example") == text
-    assert "listening on 10.0.0.7, port 7" in runtime.listening("10.0.0.7", 7, "10.0.0.7")
+    assert farm_paths.listening("0.0.0.0", 7, "login.example") == text
+    assert "listening on 10.0.0.7, port 7" in farm_paths.listening("10.0.0.7", 7, "10.0.0.7")

@@ -7,13 +7,13 @@ import itertools
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.decision import Assignment, LoadTable
-from ipytaskfarm.core.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.handlers.tables import last_rows
-from ipytaskfarm.core.parcels import Ended, Failure, JobSpec, Recovery, Rules, Submission
-from ipytaskfarm.core.settings import SchedulerSettings
-from ipytaskfarm.core.task import TaskInfo
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Ended, Failure, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.scheduler.decision import Assignment, LoadTable
+from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine, run_next

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.parcels import Rules
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, run_next
@@ -148,7 +148,7 @@ def test_a_restarted_controller_knows_that_time_is_limited() -> None:
 
 
 def test_conditions_on_the_time_left() -> None:
-    from ipytaskfarm.core.demands import Asks, Condition
+    from ipytaskfarm.core.requirements import Asks, Condition
 
     sim = farm_of(short={"brings": 1, "ends_s": 1030.0})
     sim.submit(0, Rules(asks=Asks(requires=(Condition("time_left", ">", 600.0),))))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.demands import Asks, Recycle
-from ipytaskfarm.core.parcels import Recovery, Rules
+from ipytaskfarm.core.messages.task_types import Recovery, Rules
+from ipytaskfarm.core.requirements import Asks, Recycle
 
 from .environment_world import World, env, rules
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.calls import (
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.running_task import (
     Await,
     Children,
     ChildTable,
@@ -16,10 +17,9 @@ from ipytaskfarm.core.calls import (
     Spawn,
     Spawned,
 )
-from ipytaskfarm.core.demands import Asks, Want
-from ipytaskfarm.core.lending import MAX_EXTRA_ENGINES
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import Deferral, JobSpec, LostInputs, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Rules, Submission
+from ipytaskfarm.core.requirements import Asks, Want
+from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine, run_next
 

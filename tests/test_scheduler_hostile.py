@@ -11,17 +11,17 @@ import pytest
 from msgspec import inspect
 
 from ipytaskfarm.controller.direct_answers import DIRECT
-from ipytaskfarm.core import invariants, plausible, tables
-from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.calls import Await, Children, Progress, TaskCall
-from ipytaskfarm.core.demands import Condition, unmet
-from ipytaskfarm.core.events import Joined, Revoked
-from ipytaskfarm.core.messages import AgentMessage, Question
-from ipytaskfarm.core.parcels import Deferral, Ended, Rules, Submission
+from ipytaskfarm.core import messages as m, validation
+from ipytaskfarm.core.messages import AgentMessage, Question, tables
+from ipytaskfarm.core.messages.running_task import Await, Children, Progress, TaskCall
+from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission
+from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
-from ipytaskfarm.core.scheduler import QUESTIONS
+from ipytaskfarm.core.scheduler import invariants
+from ipytaskfarm.core.scheduler.events import Joined, Revoked
+from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
 from ipytaskfarm.core.states import State
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.storage.store import Store
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move
 
 VICTIM, HOSTILE, SISTER = "slurm-1.0:5e2f", "slurm-1.1:0bad", "slurm-1.0:7a7a"
@@ -163,7 +163,7 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
     sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", [], wall_s=NAN), HOSTILE)
     assert agent.clock_ahead_s is None
     sim.handle(m.NodeState(NAN, -1, 2**63, 10**9), HOSTILE)
-    assert agent.state == m.NodeState(1.0, 0, plausible.NUMBER_MAX, 86_400)
+    assert agent.state == m.NodeState(1.0, 0, validation.NUMBER_MAX, 86_400)
     for amounts in ({"cores": NAN}, {"gpu": INF}, {"memory": 1e300}):
         out = sim.handle(m.Demand(engine.name, (first, 1), 1, amounts), VICTIM)
         (granted,) = [said for _, said in out.sends if isinstance(said, m.Granted)]
@@ -191,9 +191,9 @@ def test_a_report_of_100000_engines_is_cut() -> None:
     reports[0] = msgspec.structs.replace(reports[0], held=held)
     sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", reports), HOSTILE)
     farm = sim.scheduler.farm
-    assert len(farm.agents.by_session[HOSTILE].engines) == plausible.ENGINES_MAX + 1  # and the one it had
+    assert len(farm.agents.by_session[HOSTILE].engines) == validation.ENGINES_MAX + 1  # and the one it had
     engine = farm.engines.by_name[f"{HOSTILE}.100"]
-    assert len(engine.assigned) == plausible.HELD_MAX
+    assert len(engine.assigned) == validation.HELD_MAX
     assert engine.facts == {}
     sim.handle(m.EngineUp(m.EngineReport(f"{HOSTILE}.7", 7, 1, True, 1.0)), HOSTILE)
     assert f"{HOSTILE}.7" not in farm.engines.by_name
@@ -277,7 +277,7 @@ def test_each_of_several_tasks_with_the_same_bad_rules_is_refused() -> None:
 
 
 def test_each_message_of_agents_is_checked() -> None:
-    assert set(get_args(AgentMessage)) - DIRECT == plausible._CHECKS.keys()
+    assert set(get_args(AgentMessage)) - DIRECT == validation._CHECKS.keys()
 
 
 def test_each_question_is_answered_by_the_scheduler_or_by_the_loop() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.demands import Recycle
-from ipytaskfarm.core.parcels import JobSpec, Rules
+from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.requirements import Recycle
 
 from .environment_world import World, rules
 

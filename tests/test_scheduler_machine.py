@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.calls import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
-from ipytaskfarm.core.demands import Asks, Environment, Recycle, Want
-from ipytaskfarm.core.events import Back, Gone, Silent
 from ipytaskfarm.core.handlers.explain import explain
-from ipytaskfarm.core.needs import Needs
-from ipytaskfarm.core.parcels import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.running_task import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle, Want
+from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.agent_entry import FailedAttempt, TaskKind
-from ipytaskfarm.core.events import Silent
 from ipytaskfarm.core.handlers.nodes import TASKS_LEAST, _is_bad
-from ipytaskfarm.core.parcels import Rules
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.scheduler.agent_entry import FailedAttempt, TaskKind
+from ipytaskfarm.core.scheduler.events import Silent
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimEngine, SimFarm, move
 

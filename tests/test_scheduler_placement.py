@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.agent_entry import AgentEntry
-from ipytaskfarm.core.choice import first_idle, in_default_order, note_idle
-from ipytaskfarm.core.demands import Asks, Environment
-from ipytaskfarm.core.engine_entry import EngineEntry
-from ipytaskfarm.core.farm import SchedulerState
-from ipytaskfarm.core.parcels import Rules
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.requirements import Asks, Environment
+from ipytaskfarm.core.scheduler.agent_entry import AgentEntry
+from ipytaskfarm.core.scheduler.engine_choice import first_idle, in_default_order, note_idle
+from ipytaskfarm.core.scheduler.engine_entry import EngineEntry
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.state import SchedulerState
 
 from .simulated_farm import SimFarm, move
 

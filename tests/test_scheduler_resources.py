@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.demands import Allotment, Asks, Condition, Environment, Want, unmet
-from ipytaskfarm.core.parcels import Function, Rules
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages.task_types import Function, Rules
+from ipytaskfarm.core.requirements import Allotment, Asks, Condition, Environment, Want, unmet
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
 from .simulated_farm import SimAgent, SimFarm, move
 

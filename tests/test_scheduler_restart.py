@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.clock import Now
-from ipytaskfarm.core.events import Back, Silent, Tick
 from ipytaskfarm.core.handlers.losses import lease_margin_s
-from ipytaskfarm.core.parcels import Rules, Submission
-from ipytaskfarm.core.settings import SchedulerSettings
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules, Submission
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.events import Back, Silent, Tick
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
 from .simulated_farm import farm_with_engines, final_of, move, one_engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.streams import PATIENCE_S
-from ipytaskfarm.core.parcels import Rules
+from ipytaskfarm.core.messages.task_types import Rules
 from tests.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, one_engine
 
 

@@ -16,17 +16,18 @@ import psutil
 import pytest
 import zmq
 
-from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient, enrol, errors
+from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.handshake import Refuse, Welcome, WhoAreYou
-from ipytaskfarm.core.messages import PROTOCOL, AgentState, Answer, Ask, Command, NeedIds, Submit
-from ipytaskfarm.core.parcels import Ended, Submission
-from ipytaskfarm.core.session import HEADER, Kind
-from ipytaskfarm.doors import runtime, wire
-from ipytaskfarm.doors.keys import make_keypair
-from ipytaskfarm.doors.wire_hub import READ_ONLY
+from ipytaskfarm.core.messages import PROTOCOL, AgentState, Answer, Ask, Command, NeedIds, Submit, tables
+from ipytaskfarm.core.messages.task_types import Ended, Submission
+from ipytaskfarm.deployment import enrolment
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.handshake import Refuse, Welcome, WhoAreYou
+from ipytaskfarm.transport.hub import READ_ONLY
+from ipytaskfarm.transport.keys import make_keypair
+from ipytaskfarm.transport.reliable_session import HEADER, Kind
 from tests.conftest import Dirs
 from tests.farms import Gate, ask, engines, until_running, value
 from tests.hostile import (
@@ -110,11 +111,11 @@ def test_without_a_key_of_the_farm_there_is_no_handshake(thief: Intruder, how: s
 
 def test_a_revoked_key_gets_no_handshake_and_its_connection_is_cut(farm: Farm, thief: Intruder) -> None:
     name = "thief-1"
-    enrol.enrol(farm._home, [name])
-    info = enrol.connection_info(farm._home, f"agent:{name}")
+    enrolment.enrol(farm._home, [name])
+    info = enrolment.connection_info(farm._home, f"agent:{name}")
     pair = msgspec.structs.replace(make_keypair(), public=info.public_key, secret=info.secret_key)
     sock = thief.greeted(pair, "agent", f"{name}:1")
-    assert enrol.revoke(farm._home, [name]) == 1
+    assert enrolment.revoke(farm._home, [name]) == 1
     refuse = thief.refused(sock)
     assert (refuse.etype, refuse.later) == ("SecurityError", False)
     assert "ipytaskfarm keys add" in refuse.text
@@ -183,7 +184,7 @@ def test_a_read_only_key_hands_nothing_in(thief: Intruder, message: object) -> N
 
 
 def test_nobody_takes_over_a_session(farm: Farm, tc: TaskClient, thief: Intruder) -> None:
-    enrol.enrol(farm._home, ["thief-2"])
+    enrolment.enrol(farm._home, ["thief-2"])
     own = tc._session.session_id
     agents = engines(farm)[0].engine.rpartition(".")[0]
     assert agents.startswith("agent:")
@@ -198,7 +199,7 @@ def test_nobody_takes_over_a_session(farm: Farm, tc: TaskClient, thief: Intruder
             assert answer.etype == "SecurityError"
     answer = thief.greet(thief.socket(keys.client), hello("client", agents))
     assert isinstance(answer, Refuse)
-    enrol.revoke(farm._home, ["thief-2"])
+    enrolment.revoke(farm._home, ["thief-2"])
 
 
 def test_an_enrolled_agent_does_not_speak_for_others(
@@ -208,7 +209,7 @@ def test_an_enrolled_agent_does_not_speak_for_others(
     task_id = tc.run(Task(gate.code + "a = 'true'", pull="a"))
     until_running(tc, task_id)
     victim = next(row for row in engines(farm) if row.task == task_id)
-    enrol.enrol(farm._home, ["thief-3"])
+    enrolment.enrol(farm._home, ["thief-3"])
     sock = thief.greeted(keys_of(farm).agents["thief-3"], "agent", "thief-3:1")
     run = (task_id, 1)
     reports = [m.EngineReport(victim.engine, victim.id, 1, True, 1.0, held=[run])]
@@ -228,7 +229,7 @@ def test_an_enrolled_agent_does_not_speak_for_others(
     assert (row.engine, row.pid, row.task, row.node) == (victim.engine, victim.pid, task_id, victim.node)
     gate.open()
     assert tc.get_task_result(task_id, block=True, timeout=30)["a"] == "true"
-    enrol.revoke(farm._home, ["thief-3"])
+    enrolment.revoke(farm._home, ["thief-3"])
     log = (folder_of(farm) / "logs" / "controller.log").read_text()
     assert "may not send this" in log
 
@@ -347,7 +348,7 @@ def test_who_speaks_another_version_is_told_both(thief: Intruder) -> None:
 def test_a_client_of_another_version_is_told_both(farm: Farm, thief: Intruder, tmp_path: Path) -> None:
     other = msgspec.structs.replace(thief.info, protocol=PROTOCOL + 7, version="9.9", incarnation="x")
     path = tmp_path / "other.json"
-    enrol.write_copy(other, path)
+    enrolment.write_copy(other, path)
     with pytest.raises(errors.VersionMismatch, match=rf"9\.9 \(protocol {PROTOCOL + 7}\)"):
         TaskClient(str(path))
 
@@ -358,7 +359,7 @@ def test_a_client_of_another_version_is_told_both(farm: Farm, thief: Intruder, t
 def test_no_secret_is_shown_anywhere(
     farm: Farm, tc: TaskClient, mec: MultiEngineClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    enrol.enrol(farm._home, ["node7"])
+    enrolment.enrol(farm._home, ["node7"])
     secrets = secrets_of(keys_of(farm))
     assert len(secrets) == 5
     os.kill(controller_pid(farm), signal.SIGUSR2)
@@ -374,7 +375,7 @@ def test_no_secret_is_shown_anywhere(
     text = "\n".join(shown)
     assert len(text) > 5000
     assert not [secret for secret in secrets if secret in text]
-    enrol.revoke(farm._home, ["node7"])
+    enrolment.revoke(farm._home, ["node7"])
 
 
 def modes(root: Path) -> dict[str, int]:
@@ -395,7 +396,7 @@ def test_files_are_private_under_any_umask(farm_dirs: Dirs, umask: int) -> None:
     try:
         with Farm(n=1, name="umask") as farm:
             os.umask(before)
-            enrol.enrol(farm._home, ["node7"])
+            enrolment.enrol(farm._home, ["node7"])
             with farm.task_client() as tc:
                 value(tc, "a = b'x' * 1_000_000", "a")
             for root in (farm_dirs.data, farm_dirs.runtime, farm_dirs.sockets):
@@ -408,16 +409,16 @@ def test_files_are_private_under_any_umask(farm_dirs: Dirs, umask: int) -> None:
 @pytest.mark.parametrize("what", ["client file", "keys", "farm folder"])
 def test_planted_links_are_refused_by_name(farm_dirs: Dirs, what: str) -> None:
     target = farm_dirs.work / "target"
-    folder = runtime.farm_folder("planted")
+    folder = farm_paths.farm_folder("planted")
     if what == "farm folder":
         target.mkdir()
-        runtime.private_folder(folder.parent)
+        farm_paths.private_folder(folder.parent)
         folder.symlink_to(target, target_is_directory=True)
         link = folder
     else:
         target.write_text("precious")
-        link = runtime.connection_path("planted") if what == "client file" else folder / "keys.json"
-        runtime.private_folder(link.parent)
+        link = farm_paths.connection_path("planted") if what == "client file" else folder / "keys.json"
+        farm_paths.private_folder(link.parent)
         link.symlink_to(target)
     with pytest.raises((errors.SecurityError, errors.FarmExists), match=str(link)):
         Farm(n=1, name="planted")
@@ -433,7 +434,7 @@ def test_planted_links_are_refused_by_name(farm_dirs: Dirs, what: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make other users' files")
 def test_other_users_connection_files_are_refused(farm: Farm, thief: Intruder, tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
-    enrol.write_copy(thief.info, path)
+    enrolment.write_copy(thief.info, path)
     os.chown(path, 12345, 12345)
     with pytest.raises(errors.SecurityError, match="belongs to user 12345"):
         TaskClient(str(path))
@@ -497,7 +498,7 @@ def _ignore(bomb: object) -> int:
 
 def test_keys_list_names_no_secret(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
     with Farm(n=1, name="listed") as farm:
-        enrol.enrol(farm._home, ["node7"])
+        enrolment.enrol(farm._home, ["node7"])
         secrets = secrets_of(keys_of(farm))
         assert main(["keys", "list", "--farm", "listed"]) == 0
         assert main(["keys", "list", "--farm", "listed", "--json"]) == 0

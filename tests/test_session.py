@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ipytaskfarm.core.session import (
+from ipytaskfarm.transport.reliable_session import (
     BEGIN_ANEW,
     HEADER,
     Greeting,

@@ -53,14 +53,14 @@ SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
 
 MUTATIONS = {
     "drop the attempt check": (
-        "core/task.py",
+        "core/scheduler/task.py",
         "type(place) is Assigned and place.engine == engine and place.attempt == run[1]",
         "type(place) is Assigned",
     ),
     "lose the ring": ("agent/relay.py", "= self._runs, Run.OPEN if self.former else None", "= self._runs, None"),
     "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),
     "forget the resend": (
-        "core/session.py",
+        "transport/reliable_session.py",
         "        self._on_connection = 0\n        self._ack_told",
         "        self._ack_told",
     ),
@@ -76,7 +76,7 @@ MUTATIONS = {
         "begun = {event.running}",
     ),
     "double-deliver": (
-        "core/session.py",
+        "transport/reliable_session.py",
         "        if number != self._last_in + 1:\n",
         "        if number > self._last_in + 1:\n",
     ),
@@ -90,24 +90,24 @@ MUTATIONS = {
         "    _reconcile(farm, engine, report.held, now, out)\n",
         "",
     ),
-    "forget what waits for a reopened task": ("core/graph.py", "    _hold_back(farm, again)\n", ""),
+    "forget what waits for a reopened task": ("core/scheduler/graph.py", "    _hold_back(farm, again)\n", ""),
     "begin before what it waits for": (
-        "core/transition.py",
+        "core/scheduler/transitions.py",
         "    if task.waits_for:\n        why = FOR_TASKS\n",
         "    if False:\n        why = FOR_TASKS\n",
     ),
     "forget needs that had failed": (
-        "core/transition.py",
+        "core/scheduler/transitions.py",
         "            graph.ended.append(task_id)  # it has failed already",
         "            pass  # it has failed already",
     ),
     "submit children twice": (
-        "core/restore.py",
+        "core/scheduler/restore.py",
         '        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)\n',
         "",
     ),
     "forget what was handed out": (
-        "core/restore.py",
+        "core/scheduler/restore.py",
         "        _restore_handout(farm, handout, now)\n",
         "        pass\n",
     ),

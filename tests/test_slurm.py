@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.doors.keys import agent_file
-from ipytaskfarm.groups import read_groups
-from ipytaskfarm.home import STORE_NAME
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.deployment.agent_groups import read_groups
+from ipytaskfarm.deployment.home import STORE_NAME
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport.keys import agent_file
 from tests.conftest import Dirs
 from tests.far import farm_state
 from tests.farms import Gate, engines, outcomes, until_engines, until_running
@@ -174,7 +174,7 @@ def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Di
         assert inside["SLURMD_NODENAME"] in NODES
 
         job = read_groups(home)[0].handle["job"]
-        key = runtime.read_connection_file(agent_file(home.folder, "slurm-1.0")).secret_key
+        key = farm_paths.read_connection_file(agent_file(home.folder, "slurm-1.0")).secret_key
         script = slurm.run("scontrol", "write", "batch_script", f"{job}_0", "-")
         assert "connection_file=" in script
         assert key not in script + str(inside) + " ".join(word for p in slurm.processes() for word in p.cmdline())

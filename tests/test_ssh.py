@@ -16,11 +16,11 @@ import pytest
 
 from ipytaskfarm import Farm, StringTask, TaskClient
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.doors.runtime import process_started, read_connection_file
-from ipytaskfarm.launchers import ssh as ssh_module
-from ipytaskfarm.launchers.agents import AgentSpec, Handle
-from ipytaskfarm.launchers.ssh import Ssh
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.interface import AgentSpec, Handle
+from ipytaskfarm.launchers.ssh import launcher as ssh_module
+from ipytaskfarm.launchers.ssh.launcher import Ssh
+from ipytaskfarm.system.farm_paths import process_started, read_connection_file
 from tests import sshd
 from tests.conftest import Dirs
 from tests.farms import DEADLINE_S, Gate, engines, enrolled, outcomes, until_engines

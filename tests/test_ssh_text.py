@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipytaskfarm import groups
-from ipytaskfarm.doors.runtime import ConnectionInfo, agent_folder, private_folder, process_started, write_private
-from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.agents import AgentSpec, Seat, elsewhere
-from ipytaskfarm.launchers.ssh import Ssh
-from ipytaskfarm.launchers.ssh_text import (
+from ipytaskfarm.deployment import agent_groups
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.interface import AgentSpec, Seat, elsewhere
+from ipytaskfarm.launchers.ssh.command_lines import (
     MARK,
     Host,
     answer_of,
@@ -31,7 +30,8 @@ from ipytaskfarm.launchers.ssh_text import (
     tunnel_script,
     tunnel_words,
 )
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.launchers.ssh.launcher import Ssh
+from ipytaskfarm.system.farm_paths import ConnectionInfo, agent_folder, private_folder, process_started, write_private
 from tests.conftest import Dirs
 from tests.polling import eventually
 
@@ -190,11 +190,13 @@ def test_the_preview_shows_all_but_the_secret(farm_dirs: Dirs) -> None:
 
 
 def test_the_preview_needs_no_running_farm(farm_dirs: Dirs) -> None:
-    text = groups.preview(Home.of("preview"), Agents("ssh", options={"hosts": "node01"}))
+    text = agent_groups.preview(Home.of("preview"), Agents("ssh", options={"hosts": "node01"}))
     assert "# ssh-1.0: a tunnel, if it does not reach the controller\nssh -T" in text
     assert "-R 127.0.0.1:0:CONTROLLER:0" in text
     assert "# ssh-1.0: the agent\nssh -T" in text
-    assert "tunnel" not in groups.preview(Home.of("preview"), Agents("ssh", options={"hosts": "a", "tunnel": "no"}))
+    assert "tunnel" not in agent_groups.preview(
+        Home.of("preview"), Agents("ssh", options={"hosts": "a", "tunnel": "no"})
+    )
 
 
 # ---------------------------------------------------------------------------------------- the other side

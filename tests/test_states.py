@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.core.farm import SchedulerState
+from ipytaskfarm.core.scheduler.state import SchedulerState
+from ipytaskfarm.core.scheduler.transitions import IllegalMove, _count
 from ipytaskfarm.core.states import FINAL, MOVES, State
-from ipytaskfarm.core.transition import IllegalMove, _count
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
-from ipytaskfarm.core.parcels import Final, Function, Rules, Submission
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.doors.blobs import Blobs, blobs_folder
-from ipytaskfarm.doors.store import Store, needed_blobs
+from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
+from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.store import Store, needed_blobs
 from tests.store_model import Model, all_turns, attempt, final, sql, task
 
 
@@ -48,7 +48,7 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
             assert store.commit(turn) == [id for id in map(model.apply, turn) if id is not None]
         for n in (1, 2):
             assert store.load() == model.snapshot(n, store.farm)
-            assert store_care.check(store.path) == []
+            assert backup.check(store.path) == []
             everyone = list(range(9, -1, -1))
             assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
             assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
@@ -137,7 +137,7 @@ def test_clearing_forgets_only_what_has_ended(store: Store) -> None:
     assert [len(t.history) for t in loaded.tasks] == [0, 1, 0]
     assert loaded.finals == []
     assert loaded.refusals == []
-    assert store_care.check(store.path) == []
+    assert backup.check(store.path) == []
 
 
 def test_saves_of_one_turn_happen_in_their_order(store: Store) -> None:
@@ -164,7 +164,7 @@ def test_blobs_are_needed_as_long_as_the_task_is_there(store: Store) -> None:
     assert store.original([1])[0].blobs == ("a", "b")
     store.commit([s.SaveClear([1])])
     assert needed_blobs(store.path, ["a", "b", "c", "d"]) == set()
-    assert store_care.check(store.path) == []
+    assert backup.check(store.path) == []
 
 
 def test_numbers_that_make_no_sense_do_not_stop_the_farm(store: Store) -> None:
@@ -220,17 +220,17 @@ def test_people_can_read_it(store: Store, path: Path) -> None:
 
 def test_backup_check_compact(store: Store, path: Path) -> None:
     store.commit([task(n, os.urandom(3000)) for n in range(500)])
-    store_care.backup(path, path.with_name("copy"))
+    backup.backup(path, path.with_name("copy"))
     with pytest.raises(StoreError, match="choose another name"):
-        store_care.backup(path, path.with_name("copy"))
+        backup.backup(path, path.with_name("copy"))
     with pytest.raises(StoreError, match="could not be written"):
-        store_care.backup(path, path.parent / "no such folder" / "copy")
+        backup.backup(path, path.parent / "no such folder" / "copy")
     store.commit([final(n) for n in range(500)])
     store.commit([s.SaveClear(list(range(500)))])
     before = store.size_bytes()
     store.compact()
     assert store.size_bytes() < before / 5
-    assert store_care.check(store.path) == []
+    assert backup.check(store.path) == []
     assert store.free_bytes() > 0
     with closing(Store.open(path.with_name("copy"))) as copy:
         assert len(copy.load().tasks) == 500
@@ -253,30 +253,30 @@ def test_a_backup_takes_large_values_along(store: Store, path: Path, tmp_path: P
     store.commit([msgspec.structs.replace(task(1), blobs=(needed.hex(),))])
     target = tmp_path / "elsewhere" / "copy.sqlite"
     target.parent.mkdir()
-    size = store_care.backup(path, target)
+    size = backup.backup(path, target)
     copies = Blobs(blobs_folder(target))
     assert copies.path(needed).read_bytes() == blobs.path(needed).read_bytes()
     assert not copies.path(cleared).exists()
     assert size > 100_000
     assert sorted(p.name for p in target.parent.iterdir()) == ["copy.sqlite", "copy.sqlite.blobs"]
-    assert store_care.check(target) == []
+    assert backup.check(target) == []
     copies.path(needed).unlink()
-    (missing,) = store_care.check(target)
+    (missing,) = backup.check(target)
     assert "task 1" in missing
     assert "is missing" in missing
     blobs.path(needed).unlink()
     with pytest.raises(StoreError, match="blobs that the store needs are missing"):
-        store_care.backup(path, target.with_name("another"))
+        backup.backup(path, target.with_name("another"))
     assert sorted(p.name for p in target.parent.iterdir()) == ["copy.sqlite", "copy.sqlite.blobs"]
 
 
 def test_what_is_no_store_is_not_looked_after(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
-        store_care.check(tmp_path / "none")
+        backup.check(tmp_path / "none")
     with closing(sqlite3.connect(tmp_path / "other")) as db:
         db.execute("CREATE TABLE t (x)")
     with pytest.raises(StoreError, match="something else"):
-        store_care.check(tmp_path / "other")
+        backup.check(tmp_path / "other")
     (tmp_path / "text").write_text("no database" * 100)
     with pytest.raises(StoreError, match="cannot be read"):
-        store_care.backup(tmp_path / "text", tmp_path / "copy")
+        backup.backup(tmp_path / "text", tmp_path / "copy")

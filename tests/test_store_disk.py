@@ -18,9 +18,8 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError, StoreFull
-from ipytaskfarm.doors import disk, store_care
-from ipytaskfarm.doors import store as module
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.storage import backup, disk, store as module
+from ipytaskfarm.storage.store import Store
 from tests.store_model import sql, task
 
 
@@ -57,8 +56,8 @@ FILL = """
 import os, sys
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreFull
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.storage import backup as backup
+from ipytaskfarm.storage.store import Store
 
 folder = sys.argv[1]
 store = Store.open(folder + "/store.sqlite")
@@ -76,7 +75,7 @@ for turn in range(3):
             break
     os.truncate(ballast, (1 << 20) - (turn + 1) * 300_000)
 found = len(store.load().tasks)
-assert store_care.check(store.path) == []
+assert backup.check(store.path) == []
 store.close()
 store = Store.open(folder + "/store.sqlite")
 assert len(store.load().tasks) == found == kept, (found, kept)
@@ -239,8 +238,8 @@ def test_a_read_only_store_is_refused(path: Path) -> None:
         if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True).returncode:
             pytest.skip("root writes everywhere, and there is no read-only mount")
         script = f"""
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.storage import backup as backup
+from ipytaskfarm.storage.store import Store
 Store.open({str(path)!r})
 """
         mount = f"mount --bind {path.parent} {path.parent} && mount -o remount,bind,ro {path.parent} && exec "
@@ -371,10 +370,10 @@ def test_migrations_lead_to_the_schema() -> None:
 WRITE = """
 import os, struct, sys
 from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.parcels import Final
-from ipytaskfarm.doors import store as module
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.doors.store import Store
+from ipytaskfarm.core.messages.task_types import Final
+from ipytaskfarm.storage import store as module
+from ipytaskfarm.storage import backup as backup
+from ipytaskfarm.storage.store import Store
 
 module.CHECKPOINT_BYTES = 200_000
 store = Store.open(sys.argv[1])
@@ -406,7 +405,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(path: Path) -> None:
             (acknowledged,) = struct.unpack("<Q", rest[-8:])
         with closing(Store.open(path)) as store:
             loaded = store.load()
-            assert store_care.check(store.path) == []
+            assert backup.check(store.path) == []
         total = loaded.settings["n"]
         assert isinstance(total, int)
         assert total - acknowledged in (0, 40), "all that was told, and at most the turn that was not told yet"

@@ -20,13 +20,13 @@ import pytest
 
 from ipytaskfarm import Farm, MapTask
 from ipytaskfarm.agent import threads
-from ipytaskfarm.core.demands import THREADS
 from ipytaskfarm.core.messages import CommandDone, Returned, SetUp
-from ipytaskfarm.core.verbs import ExecuteBody
-from ipytaskfarm.core.work import CallWork, StringWork
-from ipytaskfarm.doors.cores import usable_cores
-from ipytaskfarm.doors.pack import pack, pack_function
-from ipytaskfarm.doors.recorder import TIME_LIMIT
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody
+from ipytaskfarm.core.messages.payload import CallWork, StringWork
+from ipytaskfarm.core.requirements import THREADS
+from ipytaskfarm.serialization.pack import pack, pack_function
+from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.flight_recorder import TIME_LIMIT
 from tests.conftest import Dirs
 from tests.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.farms import DEADLINE_S

@@ -10,16 +10,15 @@ import pytest
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.cli import main
 from ipytaskfarm.controller.replay import play
-from ipytaskfarm.core import messages as m
-from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.clock import Now
+from ipytaskfarm.core import messages as m, saves as s
 from ipytaskfarm.core.errors import StoreError
-from ipytaskfarm.core.events import Joined, Tick
-from ipytaskfarm.core.parcels import Submission
-from ipytaskfarm.core.restore import restored_farm
-from ipytaskfarm.core.scheduler import Scheduler
-from ipytaskfarm.core.settings import SchedulerSettings
-from ipytaskfarm.doors.tape import EVENTS, PolicyName, Tape, mark_of, read
+from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.events import Joined, Tick
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.storage.event_log import EVENTS, PolicyName, Tape, mark_of, read
 
 from .simulated_store import SimStore
 from .store_model import final, task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ipytaskfarm.core.elastic import AGENT_PATIENCE_S, Limits, Scaler
-from ipytaskfarm.core.tables import EngineRow, FarmState
-from ipytaskfarm.tender import load_of
+from ipytaskfarm.core.messages.tables import EngineRow, FarmState
+from ipytaskfarm.core.scheduler.autoscaling import AGENT_PATIENCE_S, Limits, Scaler
+from ipytaskfarm.deployment.agent_pools import load_of
 
 
 def engine(number: int, agent: str, state: str) -> EngineRow:

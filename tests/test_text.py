@@ -14,9 +14,9 @@ import pytest
 
 from ipytaskfarm import MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.checks import check_bytes, check_int, check_name, check_number, check_seconds, check_text
+from ipytaskfarm.core.arguments import check_bytes, check_int, check_name, check_number, check_seconds, check_text
+from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
 from ipytaskfarm.core.text import encoded, escaped, is_utf8, shown, text_of
-from ipytaskfarm.core.work import FailureBody, ResultBody
 from ipytaskfarm.engine import current_task
 from tests.bad_values import SURROGATE, OddText, Unshowable
 from tests.farms import module_farm

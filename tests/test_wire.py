@@ -17,12 +17,12 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import AgentState, Answer, Flag, IdBlock, NeedIds, StartEngine, Submit, Text
-from ipytaskfarm.core.parcels import Submission
-from ipytaskfarm.core.session import Kind, Session
-from ipytaskfarm.doors import wire, wire_hub, wire_link
-from ipytaskfarm.doors.runtime import ConnectionInfo
-from ipytaskfarm.doors.wire_hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from ipytaskfarm.doors.wire_link import Acked, Link, Lost, NewEpoch, Resumed
+from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.transport import hub, peer as peer_module, wire
+from ipytaskfarm.transport.hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Resumed
+from ipytaskfarm.transport.reliable_session import Kind, Session
 from tests.polling import eventually
 from tests.wire_world import World, world
 
@@ -116,7 +116,7 @@ def test_a_message_too_large_is_refused_to_its_sender(w: World, monkeypatch: pyt
 
 
 def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_hub, "Session", functools.partial(Session, window_bytes=1 << 20))
+    monkeypatch.setattr(hub, "Session", functools.partial(Session, window_bytes=1 << 20))
     slow = w.up("slow")
     quick = w.up("quick")
     events = w.events.pop(slow)
@@ -131,7 +131,7 @@ def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: 
 
 
 def test_an_acknowledgement_that_opens_the_window_is_used_at_once(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_link, "Session", functools.partial(Session, window_packets=1))
+    monkeypatch.setattr(peer_module, "Session", functools.partial(Session, window_packets=1))
     link = w.up()
     del w.events[link]
     for number in range(5):

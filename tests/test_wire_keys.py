@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from ipytaskfarm.core.handshake import Refuse, Welcome
 from ipytaskfarm.core.messages import AgentState, NeedIds, Submit
-from ipytaskfarm.core.parcels import Submission
-from ipytaskfarm.doors import wire, wire_hub
-from ipytaskfarm.doors.keys import FarmKeys, KeyPair, rotated, with_agents, without_agents
-from ipytaskfarm.doors.wire_hub import PeerNewEpoch, PeerUp
-from ipytaskfarm.doors.wire_link import Link, Lost, NewEpoch, Refused, Resumed
+from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.transport import hub, wire
+from ipytaskfarm.transport.handshake import Refuse, Welcome
+from ipytaskfarm.transport.hub import PeerNewEpoch, PeerUp
+from ipytaskfarm.transport.keys import FarmKeys, KeyPair, rotated, with_agents, without_agents
+from ipytaskfarm.transport.peer import Link, Lost, NewEpoch, Refused, Resumed
 from tests.test_wire_refusals import data, hello
 from tests.wire_world import World, body, world
 
@@ -174,7 +174,7 @@ def test_a_copied_file_with_an_old_key_is_of_no_use(w: World) -> None:
 
 
 def test_one_agents_key_does_not_fill_the_house(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_hub, "AGENT_SESSIONS_MAX", 2)
+    monkeypatch.setattr(hub, "AGENT_SESSIONS_MAX", 2)
     for n in range(2):
         assert isinstance(greet(w, w.keys.agents["slurm-1.0"], "agent", f"slurm-1.0.{n}:a")[1], Welcome)
     full = greet(w, w.keys.agents["slurm-1.0"], "agent", "slurm-1.0.2:a")[1]

@@ -13,7 +13,6 @@ import pytest
 import zmq
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.core.messages import (
     PROTOCOL,
     AgentState,
@@ -26,13 +25,14 @@ from ipytaskfarm.core.messages import (
     Refusal,
     Submit,
 )
-from ipytaskfarm.core.parcels import Submission
-from ipytaskfarm.core.session import HEADER, Kind
-from ipytaskfarm.doors import wire
-from ipytaskfarm.doors.keys import KeyPair, make_keypair
-from ipytaskfarm.doors.runtime import ConnectionInfo
-from ipytaskfarm.doors.wire_hub import Hub
-from ipytaskfarm.doors.wire_link import Link, Refused
+from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
+from ipytaskfarm.transport.hub import Hub
+from ipytaskfarm.transport.keys import KeyPair, make_keypair
+from ipytaskfarm.transport.peer import Link, Refused
+from ipytaskfarm.transport.reliable_session import HEADER, Kind
 from tests.wire_world import World, body, world
 
 pytestmark = pytest.mark.timeout(60)

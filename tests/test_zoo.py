@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm.doors.pack_build_values import KeptMethod, KeptRef
+from ipytaskfarm.serialization.rebuild_values import KeptMethod, KeptRef
 
 from .pack_peer import Notebook, Peer
 from .zoo import ZOO

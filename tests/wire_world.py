@@ -18,10 +18,10 @@ import zmq
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core.messages import PROTOCOL
-from ipytaskfarm.doors.keys import FarmKeys, KeyPair, make_farm_keys
-from ipytaskfarm.doors.runtime import ConnectionInfo
-from ipytaskfarm.doors.wire_hub import Hub, Incoming, Peer
-from ipytaskfarm.doors.wire_link import Link, LinkEvent, Received
+from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.transport.hub import Hub, Incoming, Peer
+from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
+from ipytaskfarm.transport.peer import Link, LinkEvent, Received
 from tests.polling import eventually
 
 T = TypeVar("T")

@@ -11,12 +11,12 @@ import socket
 import sys
 from pathlib import Path
 
-from ..core.before import UMASK_BEFORE
 from ..core.errors import TaskFarmError
-from ..doors.cores import usable_cores
-from ..doors.host import home_folder, working_folder
-from ..doors.runtime import Lock, agent_folder, leave_folder, private_folder, read_connection_file
-from ..doors.title import name_process
+from ..core.inherited_variables import UMASK_BEFORE
+from ..system.cores import usable_cores
+from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
+from ..system.host import home_folder, working_folder
+from ..system.process_title import name_process
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, Agent, Settings
 from .sweep import LOCK

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..core.demands import Allotment, Environment, Recycle
+from ..core.formatting import last_line
 from ..core.messages import (
     Crash,
     EngineLost,
@@ -24,10 +24,10 @@ from ..core.messages import (
     LaneHello,
     Properties,
 )
-from ..core.parcels import Incarnation, RunKey
-from ..core.shown import last_line
-from ..doors.recorder import Recorder
-from ..doors.wire_lane import Lane
+from ..core.messages.task_types import Incarnation, RunKey
+from ..core.requirements import Allotment, Environment, Recycle
+from ..system.flight_recorder import Recorder
+from ..transport.lane import Lane
 from .limits import Backoff, Ladder, StoppedWatch
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap

@@ -16,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 
 from ..core.errors import BlobMissing
-from ..core.parcels import Incarnation
-from ..core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
-from ..doors.blob_copies import Arrival, Copies
-from ..doors.blobs import missing_blob
+from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
+from ..core.messages.task_types import Incarnation
+from ..storage.blob_copies import Arrival, Copies
+from ..storage.blobs import missing_blob
 
 log = logging.getLogger(__name__)
 

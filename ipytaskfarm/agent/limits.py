@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..core.parcels import RunKey
+from ..core.messages.task_types import RunKey
 
 RESEND_S = 0.02
 """Between two signals, and between two looks at a run that is to be interrupted."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from ..core.demands import CORES, GPU, MEMORY
 from ..core.messages import NodeState
+from ..core.requirements import CORES, GPU, MEMORY
 from .memory import node_memory
 
 LOOK_S = 2.0

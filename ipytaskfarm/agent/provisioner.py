@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from ..doors.recorder import Recorder
+from ..system.flight_recorder import Recorder
 from .reaping import Marks, reap
 from .zygote import Child, Exit, Zygote
 

@@ -16,15 +16,15 @@ import msgspec
 
 from ..core.errors import ResultTooLarge
 from ..core.messages import AgentMessage, AgentState, CommandDone, EngineLost, HandOut, Results, Returned
-from ..core.parcels import Ended, Failure, Incarnation, RunKey
-from ..core.session import MAX_MESSAGE_BYTES
+from ..core.messages.payload import FailureBody
+from ..core.messages.task_types import Ended, Failure, Incarnation, RunKey
 from ..core.states import Reason
 from ..core.text import text_of
-from ..core.work import FailureBody
-from ..doors.recorder import Record, Recorder, RecorderDamaged
+from ..system.flight_recorder import Record, Recorder, RecorderDamaged
+from ..transport.reliable_session import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from ..doors.wire_link import Link
+    from ..transport.peer import Link
 
 log = logging.getLogger(__name__)
 

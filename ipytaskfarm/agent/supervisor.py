@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 
-from ..core.calls import Declined, Progress, TaskCall, TaskReply
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -50,12 +49,13 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
-from ..core.pieces import BlobPiece, ReadBlob, WantBlob
-from ..doors.blobs import Blobs
-from ..doors.recorder import Bell
-from ..doors.runtime import ConnectionInfo, read_connection_file
-from ..doors.wire_lane import Lane
-from ..doors.wire_link import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
+from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
+from ..core.messages.running_task import Declined, Progress, TaskCall, TaskReply
+from ..storage.blobs import Blobs
+from ..system.farm_paths import ConnectionInfo, read_connection_file
+from ..system.flight_recorder import Bell
+from ..transport.lane import Lane
+from ..transport.peer import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
 from .engines import Engine, EngineTable, Phase
 from .fetching import Fetches
 from .limits import STOPPED_S

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from ..core.errors import TaskFarmError
-from ..doors.recorder import Recorder, RecorderDamaged
-from ..doors.runtime import Lock
+from ..system.farm_paths import Lock
+from ..system.flight_recorder import Recorder, RecorderDamaged
 from .engines import Engine, Files
 from .reaping import Marks, reap
 from .relay import Account

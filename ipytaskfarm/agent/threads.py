@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..core.demands import THREADS
-from ..doors.cores import usable_cores
+from ..core.requirements import THREADS
+from ..system.cores import usable_cores
 
 _OPENMP = "OMP_NUM_THREADS"
 _FOLLOW_OPENMP = frozenset({

@@ -10,9 +10,9 @@ import signal
 from collections.abc import Iterable
 
 from ..core.messages import Interrupt, Recall
-from ..core.parcels import RunKey
-from ..doors.recorder import ABORT, TIME_LIMIT
-from ..doors.wire_lane import Lane
+from ..core.messages.task_types import RunKey
+from ..system.flight_recorder import ABORT, TIME_LIMIT
+from ..transport.lane import Lane
 from .engines import OUTPUT_BYTES_MAX, Engine, Phase
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.shown import last_line
+from ..core.formatting import last_line
 
 log = logging.getLogger(__name__)
 

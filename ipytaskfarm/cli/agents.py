@@ -8,17 +8,16 @@ from typing import Any
 
 from traitlets import Bool, Float, Int, List, Unicode
 
-from ipytaskfarm import groups as grouped
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.shapes import print_json
+from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.cli.start import option_pairs
-from ipytaskfarm.core import tables
-from ipytaskfarm.core.checks import check_seconds
-from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.launchers.agents import ENTRY_POINTS
-from ipytaskfarm.questions import connect
-from ipytaskfarm.settings import Agents
+from ipytaskfarm.core.arguments import check_seconds
+from ipytaskfarm.core.messages import FarmStatus, tables
+from ipytaskfarm.deployment import agent_groups as grouped
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.interface import ENTRY_POINTS
 
 
 class RunAgents(JsonCommand):
@@ -92,7 +91,7 @@ shows what there is, with the options of each.
             print_json({"groups": [grouped.describe(group) for group in groups], "agents": state.agents,
                         "statuses": {name: status._asdict() for name, status in statuses.items()}})  # fmt: skip
             return OK
-        show.table(
+        printing.table(
             ("agent", "node", "state", "engines", "idle", "time left", "its system says"), _rows(state, statuses)
         )
         return OK
@@ -109,7 +108,8 @@ shows what there is, with the options of each.
             group = grouped.add(self.home(), agents)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None
-        print(f"{group.name}: {show.number(len(group.names), 'agent')} asked for; `ipytaskfarm agents list` shows them")
+        asked = printing.number(len(group.names), "agent")
+        print(f"{group.name}: {asked} asked for; `ipytaskfarm agents list` shows them")
         return OK
 
     def _agents(self, launcher: str, *words: str) -> Agents:
@@ -133,7 +133,7 @@ shows what there is, with the options of each.
             names = grouped.send_away(self.home(), words, check_seconds("--drain", self.drain))
         except ValueError as error:
             raise UsageError(str(error)) from None
-        print(f"{show.number(len(names), 'agent')} sent away: {', '.join(names)}")
+        print(f"{printing.number(len(names), 'agent')} sent away: {', '.join(names)}")
         return OK
 
     def _launchers(self, words: list[str]) -> int:

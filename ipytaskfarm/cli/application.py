@@ -15,10 +15,10 @@ from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
 
 from ipytaskfarm import __version__
 from ipytaskfarm.cli import COMMANDS
-from ipytaskfarm.cli.show import safe
+from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.written import parse_ids
-from ipytaskfarm.home import Home
+from ipytaskfarm.core.parsing import parse_ids
+from ipytaskfarm.deployment.home import Home
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
 INTERRUPTED = 130

@@ -9,10 +9,10 @@ from typing import Any
 
 from traitlets import Int
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, values
-from ipytaskfarm.doors.cores import usable_cores
-from ipytaskfarm.settings import check_engines
+from ipytaskfarm.deployment.settings import check_engines
+from ipytaskfarm.system.cores import usable_cores
 
 QUICKSTART = 1000
 SHOWN = 73
@@ -34,10 +34,10 @@ tasks went through and which engines ran them. Nothing is left behind.
     aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), farm=False)
 
     def carry_out(self) -> int:
-        from ipytaskfarm.farm import Farm
+        from ipytaskfarm.deployment.farm import Farm
 
         engines = usable_cores() if self.n is None else check_engines(self.n)
-        print(f"A temporary farm with {show.number(engines, 'engine')}:", flush=True)
+        print(f"A temporary farm with {printing.number(engines, 'engine')}:", flush=True)
         began = time.monotonic()
         with Farm(n=max(1, engines)) as farm:
             print(f"    ready after {time.monotonic() - began:.1f} s\n")
@@ -116,17 +116,17 @@ def _timing(tc: Any, count: int) -> None:
     stages.append(("fetched", time.perf_counter() - began))
     print(f"{count} more tasks, one `tc.run` each, then a barrier, then every result:")
     sys.stdout.flush()
-    show.table(
+    printing.table(
         ("", "after", "tasks/s"),
-        [(what, show.span(seconds), f"{count / seconds:,.0f}") for what, seconds in stages],
+        [(what, printing.span(seconds), f"{count / seconds:,.0f}") for what, seconds in stages],
         right=(1, 2),
     )
     by_engine: dict[int, list[float]] = {}
     for result in results:
         by_engine.setdefault(result.engineid, []).append(result.duration)
     counts = Counter({engine: len(durations) for engine, durations in by_engine.items()})
-    show.table(
+    printing.table(
         ("engine", "tasks", "share", "busy"),
-        [(e, n, f"{100 * n / count:.0f} %", show.span(sum(by_engine[e]))) for e, n in sorted(counts.items())],
+        [(e, n, f"{100 * n / count:.0f} %", printing.span(sum(by_engine[e]))) for e, n in sorted(counts.items())],
         right=(0, 1, 2, 3),
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 from traitlets import Bool, Int, Unicode
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.shapes import print_json
-from ipytaskfarm.core.checks import check_count
+from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.doctor import Finding, Level, rounds
 
 
@@ -69,6 +69,6 @@ something is wrong. On another machine, --agent-file looks at it as one for an a
 
 
 def _tell(finding: Finding) -> None:
-    print(f"{finding.level:<8} {finding.check}: {show.safe(finding.found)}", flush=True)
+    print(f"{finding.level:<8} {finding.check}: {printing.safe(finding.found)}", flush=True)
     if finding.remedy:
-        print(f"{'':8} do: {show.safe(finding.remedy)}", flush=True)
+        print(f"{'':8} do: {printing.safe(finding.remedy)}", flush=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
-from ipytaskfarm.cli.look import engine_table
-from ipytaskfarm.cli.shapes import engine_shape, print_json
-from ipytaskfarm.core import messages, tables
-from ipytaskfarm.questions import connect
+from ipytaskfarm.cli.json_output import engine_shape, print_json
+from ipytaskfarm.cli.status import engine_table
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.light_client import connect
 
 
 class Engines(JsonCommand):
@@ -57,7 +58,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.SetWanted(more=counts[0]))
         assert isinstance(reply, messages.Number)
-        print(f"{show.number(reply.value, 'engine')} wanted now; they come up within a second or two")
+        print(f"{printing.number(reply.value, 'engine')} wanted now; they come up within a second or two")
         return OK
 
     def _remove(self) -> int:
@@ -65,5 +66,5 @@ first. What is asked for here holds over crashes and restarts of the controller.
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.RemoveEngines(ids))
         assert isinstance(reply, messages.Number)
-        print(f"{show.number(reply.value, 'engine')} wanted now; a running task is finished first")
+        print(f"{printing.number(reply.value, 'engine')} wanted now; a running task is finished first")
         return OK

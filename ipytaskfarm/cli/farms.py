@@ -7,14 +7,14 @@ from typing import Any
 
 from traitlets import Bool
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
-from ipytaskfarm.cli.look import farm_state
-from ipytaskfarm.cli.shapes import print_json
+from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
-from ipytaskfarm.home import Home, remove_path
-from ipytaskfarm.questions import connect
+from ipytaskfarm.deployment.home import Home, remove_path
+from ipytaskfarm.deployment.light_client import connect
 
 
 class List(JsonCommand):
@@ -30,7 +30,7 @@ class List(JsonCommand):
             print_json(farms)
         elif farms:
             headings = ("farm", "", "engines", "waiting", "running", "finished", "address", "store")
-            show.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
+            printing.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
         else:
             print("no farms: `ipytaskfarm start` makes one")
         return OK
@@ -38,7 +38,7 @@ class List(JsonCommand):
 
 def _cells(farm: dict[str, Any]) -> list[object]:
     *known, store_bytes = farm.values()
-    return ["" if value is None else value for value in known] + [show.size(store_bytes)]
+    return ["" if value is None else value for value in known] + [printing.size(store_bytes)]
 
 
 def _describe(home: Home) -> dict[str, Any]:
@@ -101,12 +101,12 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
         with connect(home.name) as questioner:
             counts = farm_state(questioner).counts
             finished = counts.get("succeeded", 0) + counts.get("failed", 0)
-            if finished and show.confirm(
-                f"Forget {show.number(finished, 'result')} of farm {home.name!r}?", yes=self.yes
+            if finished and printing.confirm(
+                f"Forget {printing.number(finished, 'result')} of farm {home.name!r}?", yes=self.yes
             ):
                 reply = questioner.answer(Clear(None), timeout_s=120.0)
                 assert isinstance(reply, Cleared)
-                print(f"forgot {show.number(reply.count, 'result')}")
+                print(f"forgot {printing.number(reply.count, 'result')}")
             elif not finished:
                 print("no finished tasks")
         return self._remove(home.set_aside(), "stores set aside")
@@ -114,7 +114,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
     def _clean_stopped(self, home: Home) -> int:
         if self.everything:
             question = f"Remove farm {home.name!r} altogether, with the tasks that wait, all results and its keys?"
-            if not show.confirm(question, yes=self.yes):
+            if not printing.confirm(question, yes=self.yes):
                 return FAILED
             home.remove()
             print(f"farm {home.name!r} is gone")
@@ -127,7 +127,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
             return OK
         for path in paths:
             print(f"    {path}")
-        if not show.confirm(f"Remove these {len(paths)} {what}?", yes=self.yes):
+        if not printing.confirm(f"Remove these {len(paths)} {what}?", yes=self.yes):
             return FAILED
         for path in paths:
             remove_path(path)

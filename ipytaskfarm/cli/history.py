@@ -7,13 +7,14 @@ from typing import Any
 
 from traitlets import Int, Unicode
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.jobs import LONG_S
-from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
-from ipytaskfarm.core import messages, tables
-from ipytaskfarm.core.written import parse_since
-from ipytaskfarm.questions import Questioner, connect
+from ipytaskfarm.cli.json_output import EventRow, event_shape, print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.parsing import parse_since
+from ipytaskfarm.deployment.light_client import Questioner, connect
 
 
 class History(JsonCommand):
@@ -75,11 +76,11 @@ def event_table(rows: list[EventRow]) -> None:
         (
             time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s)),
             task,
-            show.safe(name or "", 30),
-            show.safe(what, 60),
+            printing.safe(name or "", 30),
+            printing.safe(what, 60),
             engine if engine >= 0 else "",
-            show.safe(more, 60),
+            printing.safe(more, 60),
         )
         for at_s, task, name, what, engine, more in rows
     ]
-    show.table(("when", "task", "name", "what", "engine", ""), shown, right=(1, 4))
+    printing.table(("when", "task", "name", "what", "engine", ""), shown, right=(1, 4))

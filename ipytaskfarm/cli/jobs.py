@@ -6,12 +6,13 @@ from typing import Any
 
 from traitlets import Unicode
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.shapes import job_shape, print_json, task_shape
-from ipytaskfarm.core import messages, tables
-from ipytaskfarm.core.shown import job_state
-from ipytaskfarm.questions import Questioner, connect
+from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.formatting import job_state
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.light_client import Questioner, connect
 
 LONG_S = 60.0
 """Questions about very many tasks."""
@@ -114,16 +115,16 @@ def job_table(rows: list[tables.JobRow]) -> None:
     """Jobs, one a line."""
     shown = [
         (
-            show.safe(row.name, 40),
+            printing.safe(row.name, 40),
             row.id,
             row.total,
             row.unfinished,
-            show.safe(job_state(row), 60),
-            show.ago(row.opened_s),
+            printing.safe(job_state(row), 60),
+            printing.ago(row.opened_s),
         )
         for row in rows
     ]
-    show.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
+    printing.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
 
 
 def task_table(rows: list[tables.TaskRow]) -> None:
@@ -136,14 +137,14 @@ def task_table(rows: list[tables.TaskRow]) -> None:
             row.id,
             "running" if row.state == "pending" else row.state,
             row.reason,
-            show.safe(row.name or "", 30),
+            printing.safe(row.name or "", 30),
             "" if row.engine_id is None else row.engine_id,
             row.attempts,
-            show.ago(row.submitted_s),
-            show.span(row.run_s),
-            "" if row.failure is None else show.safe(f"{row.failure.etype}: {row.failure.value}", 60),
+            printing.ago(row.submitted_s),
+            printing.span(row.run_s),
+            "" if row.failure is None else printing.safe(f"{row.failure.etype}: {row.failure.value}", 60),
         )
         for row in rows
     ]
     headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
-    show.table(headings, shown, right=(0, 4, 5, 7))
+    printing.table(headings, shown, right=(0, 4, 5, 7))

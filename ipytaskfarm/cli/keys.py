@@ -8,16 +8,16 @@ from typing import Any
 
 from traitlets import Bool, Unicode
 
-from ipytaskfarm import enrol
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
-from ipytaskfarm.cli.shapes import moment, print_json
+from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Connections
-from ipytaskfarm.core.tables import ConnectionTable
-from ipytaskfarm.doors.keys import ROLES, SERVER, FarmKeys, check_agent_name, load_keys, role_of
-from ipytaskfarm.home import Home
-from ipytaskfarm.questions import connect
+from ipytaskfarm.core.messages.tables import ConnectionTable
+from ipytaskfarm.deployment import enrolment
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.transport.keys import ROLES, SERVER, FarmKeys, check_agent_name, load_keys, role_of
 
 
 class Keys(JsonCommand):
@@ -81,7 +81,7 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
             )
             for row in rows
         ]
-        show.table(("key", "role", "made", "connected", "from"), shown, right=(3,))
+        printing.table(("key", "role", "made", "connected", "from"), shown, right=(3,))
         return OK
 
     # ------------------------------------------------------------------------------------ add
@@ -91,19 +91,19 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
             title = "reader" if self.reader else "client"
             if words or self.output is None or (self.reader and self.client):
                 raise UsageError("`keys add --reader --output FILE` (or --client): one of the two, and no name")
-            enrol.write_copy(enrol.connection_info(home, title), self._target())
+            enrolment.write_copy(enrolment.connection_info(home, title), self._target())
             return self._say(title, self._target(), f"a file for {title}s is {self._target()}")
         if len(words) != 1:
             raise UsageError("which agent? `keys add NAME`, with one name")
         (name,) = words
         try:
             check_agent_name(name)
-            path = enrol.enrol(home, [name])[name]
+            path = enrolment.enrol(home, [name])[name]
         except ValueError as error:
             raise UsageError(str(error)) from None
         if self.output is not None:
             path = self._target()
-            enrol.write_copy(enrol.connection_info(home, f"agent:{name}"), path)
+            enrolment.write_copy(enrolment.connection_info(home, f"agent:{name}"), path)
         later = "" if path.exists() else ", as soon as the farm is started"
         return self._say(name, path, f"agent {name!r} connects by {path}{later}")
 
@@ -125,8 +125,10 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
         if bool(words) is self.everything:
             raise UsageError("which keys? Their names, as `keys list` shows them, or --all")
         names = [SERVER, *ROLES, *keys.agents] if self.everything else words
-        cut = enrol.rotate(home, names)
-        lines = [f"{_number(names)} replaced, {show.number(cut, 'connection')} cut; copies of the old files are void"]
+        cut = enrolment.rotate(home, names)
+        lines = [
+            f"{_number(names)} replaced, {printing.number(cut, 'connection')} cut; copies of the old files are void"
+        ]
         if SERVER in names:
             lines.append("the server's key takes effect when the farm is started next; then all copies are void")
         return self._tell(names, cut, lines)
@@ -139,8 +141,8 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
             raise UsageError(
                 f"{roles[0]} is a key of the farm's own: `keys rotate {roles[0]}` shuts out who has the old"
             )
-        cut = enrol.revoke(home, words)
-        return self._tell(words, cut, [f"{_number(words)} revoked, {show.number(cut, 'connection')} cut"])
+        cut = enrolment.revoke(home, words)
+        return self._tell(words, cut, [f"{_number(words)} revoked, {printing.number(cut, 'connection')} cut"])
 
     def _tell(self, names: list[str], cut: int, lines: list[str]) -> int:
         if self.json:
@@ -151,7 +153,7 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
 
 
 def _number(names: list[str]) -> str:
-    return show.number(len(set(names)), "key")
+    return printing.number(len(set(names)), "key")
 
 
 def _connected(home: Home) -> dict[str, list[str]]:

@@ -15,11 +15,12 @@ from traitlets import Bool, Int
 
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.history import event_table, events
-from ipytaskfarm.cli.shapes import EventRow, event_shape, print_json
-from ipytaskfarm.core import messages, tables
-from ipytaskfarm.core.work import ResultBody
-from ipytaskfarm.home import Home
-from ipytaskfarm.questions import connect
+from ipytaskfarm.cli.json_output import EventRow, event_shape, print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.payload import ResultBody
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
 
 FOLLOW_S = 0.2
 EVENTS_MAX = 1000

@@ -13,18 +13,16 @@ from typing import IO, Any
 from traitlets import Bool, Float, Int, List, Unicode
 from traitlets.config import Configurable
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, switches, values
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.checks import check_bytes, check_count, check_seconds
-from ipytaskfarm.core.elastic import IDLE_S
-from ipytaskfarm.core.shown import ready_engines
-from ipytaskfarm.core.tables import FarmState
-from ipytaskfarm.detached import start_detached
-from ipytaskfarm.doors.cores import usable_cores
-from ipytaskfarm.doors.title import name_process
-from ipytaskfarm.home import Home
-from ipytaskfarm.settings import (
+from ipytaskfarm.core.arguments import check_bytes, check_count, check_seconds
+from ipytaskfarm.core.formatting import ready_engines
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.scheduler.autoscaling import IDLE_S
+from ipytaskfarm.deployment.daemon import start_detached
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.settings import (
     DEFAULT_HOST,
     Agents,
     FarmSettings,
@@ -35,7 +33,9 @@ from ipytaskfarm.settings import (
     policy_name,
     read_startup,
 )
-from ipytaskfarm.supervisor import Audience, Supervisor
+from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.process_title import name_process
 
 
 class Controller(Configurable):
@@ -335,7 +335,7 @@ class Terminal:
     def say(self, line: str) -> None:
         """A line that stays."""
         self.wipe()
-        _write(sys.stdout, show.safe(line) + "\n")
+        _write(sys.stdout, printing.safe(line) + "\n")
 
     def ready(self, state: FarmState) -> None:
         """The one line that says all one needs."""
@@ -368,7 +368,7 @@ class Reporter:
         self._send("progress", text)
 
     def say(self, line: str) -> None:
-        print(show.safe(line), flush=True)
+        print(printing.safe(line), flush=True)
         self._send("say", line)
 
     def ready(self, state: FarmState) -> None:
@@ -379,7 +379,7 @@ class Reporter:
 
     def failed(self, error: Exception) -> None:
         """The start came to nothing."""
-        print(show.safe(error), flush=True)
+        print(printing.safe(error), flush=True)
         self._send("failed", str(error), code=exit_code(error))
         self.close()
 
@@ -407,7 +407,7 @@ def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
     argument = "" if farm == "default" else repr(farm)
     held = ", held: `ipytaskfarm resume` lets tasks start" if state.held else ""
     return (
-        f"farm {farm!r} is ready: {show.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
+        f"farm {farm!r} is ready: {printing.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
         f" Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"
     )
 

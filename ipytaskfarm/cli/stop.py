@@ -8,7 +8,7 @@ from traitlets import Bool, Float
 
 from ipytaskfarm.cli.application import OK, Command, switches, values
 from ipytaskfarm.cli.start import Terminal
-from ipytaskfarm.detached import stop_farm
+from ipytaskfarm.deployment.daemon import stop_farm
 
 
 class Stop(Command):

@@ -10,12 +10,12 @@ from typing import Any
 
 from traitlets import Int
 
-from ipytaskfarm.cli import show
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
 from ipytaskfarm.core import errors, messages, saves
-from ipytaskfarm.doors import store_care
-from ipytaskfarm.home import Home
-from ipytaskfarm.questions import connect
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.storage import backup
 
 COMPACT_S = 3600.0
 
@@ -33,8 +33,8 @@ values in a folder beside it. To go back to it, stop the farm and put both in th
 
     def carry_out(self) -> int:
         target = _one_path(self.extra_args, "the backup").absolute()
-        size = store_care.backup(_store_path(self.home()), target)
-        print(f"{target}: {show.size(size)}")
+        size = backup.backup(_store_path(self.home()), target)
+        print(f"{target}: {printing.size(size)}")
         return OK
 
 
@@ -49,7 +49,7 @@ Looks through a farm's whole store, whether the farm runs or not. Exit code 1 an
 
     def carry_out(self) -> int:
         path = _store_path(self.home())
-        found = store_care.check(path)
+        found = backup.check(path)
         print("\n".join(found) or f"{path}: all is well")
         return FAILED if found else OK
 
@@ -75,7 +75,7 @@ While it lasts, some seconds for each GiB, a running farm hands nothing out and 
         return OK
 
     def _compact_stopped(self, home: Home) -> int:
-        from ipytaskfarm.doors.store import Store
+        from ipytaskfarm.storage.store import Store
 
         path = _store_path(home)
         with home.lock():
@@ -85,7 +85,7 @@ While it lasts, some seconds for each GiB, a running farm hands nothing out and 
                 store.compact()
             finally:
                 store.close()
-        print(f"{show.size(before)} before, {show.size(path.stat().st_size)} now")
+        print(f"{printing.size(before)} before, {printing.size(path.stat().st_size)} now")
         return OK
 
 
@@ -128,10 +128,10 @@ then, with all its checks on. Exit code 1 if it decides otherwise, or if a check
             print("no turn is on this tape")
             return OK
         counts = ", ".join(f"{count} {state}" for state, count in last.scheduler.farm.tasks.counts.items() if count)
-        print(f"{show.number(last.number + 1, 'turn')}, at the end: {counts or 'no tasks'}")
+        print(f"{printing.number(last.number + 1, 'turn')}, at the end: {counts or 'no tasks'}")
         print(", ".join(f"{count} {kind}" for kind, count in heard.most_common()))
         if other:
-            print(f"{show.number(len(other), 'turn')} decided otherwise than then, turn {other[0]} first")
+            print(f"{printing.number(len(other), 'turn')} decided otherwise than then, turn {other[0]} first")
         return FAILED if other else OK
 
 

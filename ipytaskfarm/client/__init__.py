@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from ..core import errors
 from ..core.errors import CompositeError, TaskAborted, TaskFarmError, TaskRejectError, TaskTimeout
-from ..doors.pack import add_dependency
-from ..doors.pack_refs import Ref
 from ..environment import RecycleSettings, TaskEnvironment
+from ..serialization.pack import add_dependency
+from ..serialization.references import Ref
 from .commands import PendingResult, ResultList
 from .futures import TaskFuture
 from .jobs import Job

@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 
-from ..core.parcels import Failure, Final
+from ..core.messages.task_types import Failure, Final
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024

@@ -16,16 +16,16 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import CommandAnswer, Engines
-from ..core.tables import EngineTable
-from ..core.verbs import ExecuteReply
-from ..core.work import FailureBody
-from ..doors.pack import unpack, unpack_error
+from ..core.messages.engine_commands import ExecuteReply
+from ..core.messages.payload import FailureBody
+from ..core.messages.tables import EngineTable
+from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
 from .io import Asked, refused_by_controller
-from .patience import say
 from .results import error_named
 from .session import Session
+from .wait_notices import say
 
 TELL_AFTER_S = 1.0
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.checks import check_name
-from ..core.verbs import MapBody
-from ..doors.blobs import Keeper
-from ..doors.pack import pack, pack_function
+from ..core.arguments import check_name
+from ..core.messages.engine_commands import MapBody
+from ..serialization.pack import pack, pack_function
+from ..storage.blobs import Keeper
 from .commands import Part, PendingResult, ResultList, value
 from .maps import read_whole
 from .scatter import check_dist, joined, parts

@@ -7,12 +7,12 @@ import weakref
 from pathlib import PurePath
 from typing import Any
 
-from ..core.checks import check_seconds, wrong
-from ..core.demands import Environment, Recycle
-from ..core.parcels import Function
+from ..core.arguments import check_seconds, wrong
+from ..core.messages.task_types import Function
+from ..core.requirements import Environment, Recycle
 from ..core.text import escaped, text_of
-from ..doors.pack import class_digest, pack_environment
 from ..environment import TaskEnvironment
+from ..serialization.pack import class_digest, pack_environment
 
 _ATOMS = (str, int, float, bool, bytes, type(None), PurePath)
 

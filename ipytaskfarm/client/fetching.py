@@ -13,10 +13,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..core import errors
-from ..core.pieces import PIECE_BYTES, PIECES_AHEAD, BlobPiece, ReadBlob
-from ..doors.blob_copies import Arrival
-from ..doors.blobs import missing_blob
-from ..doors.mapping import load
+from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobPiece, ReadBlob
+from ..storage.blob_copies import Arrival
+from ..storage.blobs import missing_blob
+from ..system.file_mapping import load
 
 if TYPE_CHECKING:
     from io import FileIO

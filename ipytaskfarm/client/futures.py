@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from ..core.parcels import Final
+from ..core.messages.payload import ResultBody
+from ..core.messages.task_types import Final
 from ..core.states import ABORTS
-from ..core.work import ResultBody
-from ..doors.pack_refs import reference
+from ..serialization.references import reference
 from .results import TaskResult, error_of
 from .tasks import CallTask, as_task
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from operator import index
 from typing import Any, TypeAlias
 
-from ..core.checks import INT_MAX, INT_MIN, check_timeout
+from ..core.arguments import INT_MAX, INT_MIN, check_timeout
 from ..core.text import shown
 
 Ids: TypeAlias = Any

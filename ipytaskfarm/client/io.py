@@ -1,4 +1,4 @@
-"""The IO thread of a session: it alone touches the socket (`doors.wire_link`).
+"""The IO thread of a session: it alone touches the socket (`transport.peer`).
 
 There is no asyncio in it, so it is at home beside Jupyter's running event loop, in a plain script and under
 several threads.  It competes with the caller for the interpreter, so it does little, and that in batches: what
@@ -43,11 +43,11 @@ from ..core.messages import (
     Watch,
     Watched,
 )
+from ..core.messages.payload import FailureBody
 from ..core.text import text_of
-from ..core.work import FailureBody
-from ..doors.blobs import TOUCH_S, Blobs, use
-from ..doors.runtime import ConnectionInfo
-from ..doors.wire_link import Link, Lost, NewEpoch, Received, Refused, Resumed
+from ..storage.blobs import TOUCH_S, Blobs, use
+from ..system.farm_paths import ConnectionInfo
+from ..transport.peer import Link, Lost, NewEpoch, Received, Refused, Resumed
 from .arrivals import Arrivals
 from .outbox import Outbox
 from .results import error_named

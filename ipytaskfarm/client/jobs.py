@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..core import messages, tables
-from ..core.checks import check_text
-from ..core.parcels import Function, JobSpec
+from ..core import messages
+from ..core.arguments import check_text
+from ..core.messages import tables
+from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..environment import TaskEnvironment
 from .display import job_html
 from .environments import pack_environment_of
 from .ids import seconds
-from .job_parts import Graph, JobEvents, Member, show_live
+from .job_tasks import Graph, JobEvents, Member, show_live
 from .packing import Shared, pack_task
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, pack_rules

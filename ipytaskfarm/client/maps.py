@@ -1,8 +1,8 @@
 """Maps over tasks: `tc.map`, `tc.imap`, `tc.mapper(…).map` and the `tc.parallel` decorator.
 
 A blocking map whose items need nothing of their own runs in *chunks*: one task calls the function with many items, as
-many as take some milliseconds (`core.pace`), and every item still has an end of its own.  Otherwise each item is a
-task.  The engine's side of a chunk is ``engine/each.py``.
+many as take some milliseconds (`core.chunk_sizes`), and every item still has an end of its own.  Otherwise each item
+is a task.  The engine's side of a chunk is ``engine/map_chunks.py``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import messages, tables
-from ..core.pace import Pace
-from ..doors.pack import unpack_error
-from .mapped import Gathered, Values
+from ..core import messages
+from ..core.chunk_sizes import Pace
+from ..core.messages import tables
+from ..serialization.pack import unpack_error
+from .map_values import Gathered, Values
 from .progress import Progress
 from .results import TaskResult, sign
 from .tasks import EachTask, MapTask

@@ -14,13 +14,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core import errors, messages, tables
-from ..core.checks import check_int, check_name, check_names
+from ..core import errors, messages
+from ..core.arguments import check_int, check_name, check_names
+from ..core.messages import tables
+from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.text import escaped, exactly, shown
-from ..core.verbs import ExecuteBody, PropertiesBody, PushBody
-from ..doors.blobs import Blobs, Keeper
-from ..doors.pack import pack
-from ..doors.runtime import Where
+from ..serialization.pack import pack
+from ..storage.blobs import Blobs, Keeper
+from ..system.farm_paths import Where
 from . import activation, commands, scatter, sessions
 from .commands import Part, PendingResult, ResultList
 from .display import html_table, table

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.demands import amount
 from ..core.messages import Checked
-from ..core.tables import FarmState
+from ..core.messages.tables import FarmState
+from ..core.requirements import amount
 from .display import html_table, table
 
 _HEADINGS = (

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core import errors, messages, tables
-from ..core.checks import check_count, check_names, check_number, check_text
+from ..core import errors, messages
+from ..core.arguments import check_count, check_names, check_number, check_text
+from ..core.messages import tables
+from ..core.messages.payload import ResultBody
 from ..core.text import text_of
-from ..core.work import ResultBody
-from ..doors.blobs import Keeper
-from ..doors.pack import pack
+from ..serialization.pack import pack
+from ..storage.blobs import Keeper
 from .ids import Ids, id_list, seconds, task_id
 from .jobs import Job, found_job
 from .tables import Listing, event_table, job_table

@@ -15,11 +15,11 @@ from collections import deque
 import msgspec
 
 from ..core.messages import Full, IdBlock, Submit
-from ..core.needs import Needs
-from ..core.parcels import Function, JobSpec, Rules, Submission
+from ..core.messages.dependencies import Needs
+from ..core.messages.payload import StringWork
+from ..core.messages.task_types import Function, JobSpec, Rules, Submission
 from ..core.text import text_of
-from ..core.work import StringWork
-from ..doors.wire import encode_message
+from ..transport.wire import encode_message
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024

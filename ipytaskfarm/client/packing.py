@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..core.checks import check_int, check_name, check_names
-from ..core.needs import Needs
-from ..core.parcels import Function, Packed, Recovery, Rules
-from ..core.work import CallWork, StringWork
-from ..doors.blobs import Blobs, Keeper
-from ..doors.pack import pack, pack_function
-from ..doors.pack_notice import notice
-from ..doors.pack_refs import noting
+from ..core.arguments import check_int, check_name, check_names
+from ..core.messages.dependencies import Needs
+from ..core.messages.payload import CallWork, StringWork
+from ..core.messages.task_types import Function, Packed, Recovery, Rules
+from ..serialization.pack import pack, pack_function
+from ..serialization.packing_notice import notice
+from ..serialization.references import noting
+from ..storage.blobs import Blobs, Keeper
 from .rules import pack_rules
 from .tasks import CallTask, Join, MapTask, StringTask, Task
 

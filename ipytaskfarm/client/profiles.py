@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from ..core.verbs import CpuProfile, MemoryProfile, Place, SampleProfile
+from ..core.messages.engine_commands import CpuProfile, MemoryProfile, Place, SampleProfile
 from .display import harmless
 from .flamegraph import flamegraph
-from .listing import Column, Kind, Listing, PerEngine, Row, place_row
+from .profile_tables import Column, Kind, Listing, PerEngine, Row, place_row
 
 File: TypeAlias = str | PathLike[str]
 GroupBy: TypeAlias = Literal["lineno", "filename", "traceback"]

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, TextIO, TypeVar, overload
 import msgspec
 
 from ..core import errors, messages
-from ..core.verbs import PROFILE, CpuProfile, MemoryProfile, ProfileBody, SampleProfile
+from ..core.messages.engine_commands import PROFILE, CpuProfile, MemoryProfile, ProfileBody, SampleProfile
 from .commands import Part, PendingResult
-from .listing import Columns, Direction, Modules, PerEngine
+from .profile_tables import Columns, Direction, Modules, PerEngine
 from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
 from .session import Session
 

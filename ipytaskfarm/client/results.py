@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import msgspec
 
 from ..core import errors
-from ..core.parcels import Failure as WireFailure
-from ..core.parcels import Final
+from ..core.messages.payload import ResultBody
+from ..core.messages.task_types import Failure as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
-from ..core.work import ResultBody
-from ..doors.pack import traceback_of, unpack, unpack_error
+from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode

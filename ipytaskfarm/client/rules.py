@@ -12,7 +12,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
-from ..core.checks import (
+from ..core.arguments import (
     INT_MAX,
     INT_MIN,
     as_bool,
@@ -24,13 +24,13 @@ from ..core.checks import (
     check_text,
     wrong,
 )
-from ..core.choice import PLACEMENTS
-from ..core.demands import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, Want, bytes_of
-from ..core.needs import FAIL, IF_FAILED
-from ..core.parcels import Function, Recovery, Rules
+from ..core.messages.dependencies import FAIL, IF_FAILED
+from ..core.messages.task_types import Function, Recovery, Rules
+from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, Want, bytes_of
+from ..core.scheduler.engine_choice import PLACEMENTS
 from ..core.text import exactly, shown
-from ..doors.pack import pack_function
 from ..environment import TaskEnvironment
+from ..serialization.pack import pack_function
 from .environments import pack_environment_of
 
 LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20

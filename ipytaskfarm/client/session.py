@@ -18,17 +18,17 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import Ask, Command, Fetch, Fetched, MarkDone, Question, Refusal, Reply, SetSticky, Watch, Watched
-from ..core.needs import Needs
-from ..core.parcels import Final, JobSpec, Packed
-from ..doors.blobs import fetch_from, fetch_no_more
-from ..doors.runtime import ConnectionInfo
-from ..doors.wire import MAX_MESSAGE_BYTES
+from ..core.messages.dependencies import Needs
+from ..core.messages.task_types import Final, JobSpec, Packed
+from ..storage.blobs import fetch_from, fetch_no_more
+from ..system.farm_paths import ConnectionInfo
+from ..transport.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
 from .fetching import Fetching
 from .io import READER, Asked, IoThread
 from .outbox import LIMIT_BYTES
-from .patience import Patience, say_interrupted
 from .results import error_named
+from .wait_notices import Patience, say_interrupted
 
 GONE_S = 10.0
 """A farm whose connection file has been missing for so long was stopped; until then it may be restarting."""

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from os import PathLike
 
 from ..core import errors
-from ..doors import runtime
-from ..doors.host import open_standard_descriptors, user_name
-from ..doors.runtime import ConnectionInfo, Where
+from ..system import farm_paths
+from ..system.farm_paths import ConnectionInfo, Where
+from ..system.host import open_standard_descriptors, user_name
 from .session import Session
 
 CONNECT_TIMEOUT_S = 5.0
@@ -37,7 +37,7 @@ def connect(
     Raises FarmNotRunning (with the command that starts one), SecurityError, VersionMismatch.  `release` it at the end.
     """
     deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
-    read = runtime.connection_reader(where, key_file)
+    read = farm_paths.connection_reader(where, key_file)
     info = _await_file(read, where, deadline)
     with _lock:
         session = _sessions.get(info.incarnation)
@@ -66,8 +66,8 @@ def _is_starting(where: Where) -> bool:
     if where is not None and not isinstance(where, str):
         return False
     try:
-        folder = runtime.farm_folder(where or "default")
-        return runtime.process_started(int((folder / "controller.lock").read_text())) is not None
+        folder = farm_paths.farm_folder(where or "default")
+        return farm_paths.process_started(int((folder / "controller.lock").read_text())) is not None
     except (OSError, ValueError):
         return False
 
@@ -75,7 +75,7 @@ def _is_starting(where: Where) -> bool:
 def default_address() -> tuple[str, int]:
     """(host, port) of the farm "default"; where it would listen, if it does not run."""
     try:
-        info = runtime.connection_reader()()
+        info = farm_paths.connection_reader()()
     except errors.FarmNotRunning:
         return DEFAULT_ADDRESS
     return info.host, info.port

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from ..core.messages import Output, Outputs
-from ..core.parcels import Final, RunKey
+from ..core.messages.task_types import Final, RunKey
 from .results import decode_body
 
 if TYPE_CHECKING:

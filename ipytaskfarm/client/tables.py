@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ..core.shown import job_state
-from ..core.tables import JobRow, TaskRow
+from ..core.formatting import job_state
+from ..core.messages.tables import JobRow, TaskRow
 from .display import harmless, html_table, table, text_html
 from .results import failure_text
 

@@ -9,18 +9,18 @@ from functools import partial
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
-from ..core import errors, tables
-from ..core import messages as m
-from ..core.checks import check_int, check_text
-from ..core.parcels import Final
+from ..core import errors, messages as m
+from ..core.arguments import check_int, check_text
+from ..core.messages import tables
+from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason
 from ..core.text import text_of
-from ..doors.runtime import Where
-from . import futures, operate, sessions, shared, talking
+from ..system.farm_paths import Where
+from . import futures, operate, sessions, shared_values, task_messages
 from .display import Text, html_table
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
-from .mapped import Values
+from .map_values import Values
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import Check, Snapshot
 from .packing import pack_task
@@ -131,8 +131,8 @@ class TaskClient:
         raise error
 
     submit = futures.submit
-    broadcast = shared.broadcast
-    accumulator = shared.accumulator
+    broadcast = shared_values.broadcast
+    accumulator = shared_values.accumulator
 
     def create_job(self, name: str | None = None, **shared: Any) -> Job:
         """A `Job`: tasks that belong together; `shared` are rules that all of them have, as of a `Task`.
@@ -359,8 +359,8 @@ class TaskClient:
     pause = operate.pause
     resume = operate.resume
     drain = operate.drain
-    send = talking.send
-    messages = talking.read_messages
+    send = task_messages.send
+    messages = task_messages.read_messages
 
     def spin(self) -> bool:
         """Drop cached answers of `depend` functions and look again; True if that started something."""
@@ -403,7 +403,7 @@ class TaskClient:
         reply = self._ask(m.Tasks(wanted, check_text("name", name), asked, most), tables.TaskTable)
         return TaskTable(reply.rows, reply.omitted)
 
-    progress_of = talking.progress_of
+    progress_of = task_messages.progress_of
     history = operate.history
     await_engines = operate.await_engines
 

@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Unpack
 
 import msgspec
 
-from ..core.checks import wrong
-from ..core.needs import FAIL
-from ..core.parcels import Packed
+from ..core.arguments import wrong
+from ..core.messages.dependencies import FAIL
+from ..core.messages.task_types import Packed
 from ..core.text import exactly, shown
-from ..doors.blobs import Blobs
 from ..environment import TaskEnvironment
+from ..storage.blobs import Blobs
 from .rules import CHECKS, DEFAULTS, Asking, flag
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -455,7 +455,7 @@ class Join(Task):
 
 
 class EachTask(MapTask):
-    """A chunk of a map: ``args=(items, star)``, see `core.work.CallWork.each`.  Made by `maps` alone."""
+    """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
 
     _each = True
 

@@ -23,33 +23,33 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import __version__
-from ..core.choice import PLACEMENTS
-from ..core.clock import Now
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
-from ..core.farm import SchedulerState
 from ..core.handlers.losses import lease_margin_s
 from ..core.messages import PROTOCOL, Stop
-from ..core.restore import restored_farm
 from ..core.saves import Snapshot
-from ..core.scheduler import Scheduler
-from ..core.settings import SchedulerSettings
+from ..core.scheduler.clock import Now
+from ..core.scheduler.engine_choice import PLACEMENTS
+from ..core.scheduler.restore import restored_farm
+from ..core.scheduler.scheduler import Scheduler
+from ..core.scheduler.settings import SchedulerSettings
+from ..core.scheduler.state import SchedulerState
 from ..core.states import State
-from ..doors import runtime
-from ..doors.blobs import Blobs, blobs_folder
-from ..doors.disk import least_room
-from ..doors.keys import FarmKeys, farm_keys
-from ..doors.runtime import ConnectionInfo
-from ..doors.store import Store
-from ..doors.tape import PolicyName, Tape
-from ..doors.title import name_process
-from ..doors.wire_hub import Hub
-from .door import Door, orphans
+from ..storage.blobs import Blobs, blobs_folder
+from ..storage.disk import least_room
+from ..storage.event_log import PolicyName, Tape
+from ..storage.store import Store
+from ..system import farm_paths
+from ..system.farm_paths import ConnectionInfo
+from ..system.process_title import name_process
+from ..transport.hub import Hub
+from ..transport.keys import FarmKeys, farm_keys
+from ..version import __version__
+from .access import Door, orphans
+from .blob_reading import BlobReader
 from .loop import Controller
+from .maintenance import Upkeep
 from .policy import PolicyError, load_policy
-from .reading import BlobReader
 from .retention import Retention
-from .upkeep import Upkeep
 
 log = logging.getLogger("ipytaskfarm.controller")
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     name_process(f"ipytaskfarm controller --farm {options.farm}")
     os.umask(0o077)
-    folder = runtime.private_folder(options.farm_folder)
+    folder = farm_paths.private_folder(options.farm_folder)
     _set_up_logs(options.log)
     try:
         code = _run(options, folder)
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipytaskfarm controller", description="The one controller of a farm.")
-    parser.add_argument("--farm", default=runtime.DEFAULT_FARM, help="the farm's name")
+    parser.add_argument("--farm", default=farm_paths.DEFAULT_FARM, help="the farm's name")
     parser.add_argument("--farm-folder", type=Path, required=True, help="keys, store and logs live here")
     parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
@@ -128,7 +128,7 @@ def _set_up_logs(path: Path | None) -> None:
     if path is None:
         handler = logging.StreamHandler()
     else:
-        runtime.private_folder(path.parent)
+        farm_paths.private_folder(path.parent)
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -137,7 +137,7 @@ def _set_up_logs(path: Path | None) -> None:
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
-    lock = runtime.Lock(folder / "controller.lock", f"a controller of farm {options.farm!r}")
+    lock = farm_paths.Lock(folder / "controller.lock", f"a controller of farm {options.farm!r}")
     try:
         record = _record(options, folder)
         policy = load_policy(options.queue_policy, options.policy_path)
@@ -191,12 +191,12 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
-def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:
+def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
     """What stays the same over restarts; made with the farm."""
-    record = runtime.read_farm_record(folder)
+    record = farm_paths.read_farm_record(folder)
     if record is not None:
         return record
-    record = runtime.FarmRecord(
+    record = farm_paths.FarmRecord(
         name=options.farm,
         incarnation=uuid.uuid4().hex,
         host=options.host,
@@ -204,14 +204,14 @@ def _record(options: argparse.Namespace, folder: Path) -> runtime.FarmRecord:
         store=str(folder / "store.sqlite"),
         node=socket.gethostname(),
     )
-    runtime.write_farm_record(record, folder)
+    farm_paths.write_farm_record(record, folder)
     return record
 
 
 def _serve(
     options: argparse.Namespace,
     folder: Path,
-    record: runtime.FarmRecord,
+    record: farm_paths.FarmRecord,
     store: Store,
     farm: SchedulerState,
     tape: Tape | None,
@@ -223,7 +223,7 @@ def _serve(
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port: peers find it again without being told.
             record = _moved(record, options.host, hub.port)
-            runtime.write_farm_record(record, folder)
+            farm_paths.write_farm_record(record, folder)
         found = _found(farm)
         watch = _signals()
         if options.owner_fd is not None:
@@ -249,20 +249,20 @@ def _serve(
         controller.give_up(orphans(list(farm.agents.by_session), keys))
         paths = door.write_files(keys)
         log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
-        if elsewhere := runtime.listening(options.host, hub.port, info.location):
+        if elsewhere := farm_paths.listening(options.host, hub.port, info.location):
             log.info("%s", elsewhere)
         _say_ready(options.ready_fd, hub.port, found)
         controller.run()
         log.info("stopped")
     finally:
         for path in paths:
-            runtime.remove_connection_file(path, record.incarnation)
+            farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()
         if tape is not None:
             tape.close()
 
 
-def _listen(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
+def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
     """On the port that was asked for, or the farm's last one; peers look a new one up in the connection file."""
     port = options.port or record.port
     try:
@@ -274,8 +274,8 @@ def _listen(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmK
         return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch)
 
 
-def _moved(record: runtime.FarmRecord, host: str, port: int) -> runtime.FarmRecord:
-    return runtime.FarmRecord(
+def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.FarmRecord:
+    return farm_paths.FarmRecord(
         name=record.name,
         incarnation=record.incarnation,
         host=host,
@@ -298,9 +298,11 @@ def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
     return least_room(store.parent)
 
 
-def _connection(options: argparse.Namespace, record: runtime.FarmRecord, keys: FarmKeys, port: int) -> ConnectionInfo:
+def _connection(
+    options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, port: int
+) -> ConnectionInfo:
     """The clients' connection file, of which the others are made."""
-    host, location = runtime.addresses(options.host, options.location)
+    host, location = farm_paths.addresses(options.host, options.location)
     return ConnectionInfo(
         farm=options.farm,
         incarnation=record.incarnation,
@@ -311,7 +313,7 @@ def _connection(options: argparse.Namespace, record: runtime.FarmRecord, keys: F
         secret_key=keys.client.secret,
         role="client",
         controller_pid=os.getpid(),
-        controller_started=runtime.process_started() or 0.0,
+        controller_started=farm_paths.process_started() or 0.0,
         version=__version__,
         protocol=PROTOCOL,
         node=socket.gethostname(),
@@ -373,7 +375,7 @@ def _dump(controller: Controller, folder: Path) -> None:
     """SIGUSR2: the last events, without payloads, for whoever looks into a riddle."""
     path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]
-    runtime.write_private(path, "".join(lines).encode())
+    farm_paths.write_private(path, "".join(lines).encode())
 
 
 if __name__ == "__main__":

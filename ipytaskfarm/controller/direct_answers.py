@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 
 from ..core.errors import SecurityError, StoreError, StoreFull
-from ..core.events import Event
 from ..core.messages import Answer, Ask, Compact, Connections, History, Number, Refusal, ReloadKeys, Text
-from ..core.pieces import ReadBlob
-from ..core.tables import ConnectionTable, EventTable
+from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.tables import ConnectionTable, EventTable
+from ..core.scheduler.events import Event
 from ..core.text import text_of
-from ..doors.store import Store
-from .door import Door
+from ..storage.store import Store
+from .access import Door
 
 log = logging.getLogger(__name__)
 

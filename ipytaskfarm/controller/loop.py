@@ -15,30 +15,30 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.calls import Declined, TaskReply
-from ..core.clock import Now
-from ..core.decision import Decision, Load
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
 from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Refusal, Stop
-from ..core.pieces import ReadBlob
-from ..core.plausible import why_refused
+from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.running_task import Declined, TaskReply
+from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
-from ..core.scheduler import Scheduler
+from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Decision, Load
+from ..core.scheduler.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
+from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
-from ..core.tables import FarmState
 from ..core.text import text_of
-from ..doors.store import Store
-from ..doors.tape import Tape
-from ..doors.wire_hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ..core.validation import why_refused
+from ..storage.event_log import Tape
+from ..storage.store import Store
+from ..transport.hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import oversize, replies
+from .access import Door
+from .blob_reading import BlobReader, ReadPiece
 from .direct_answers import DirectAnswers, is_direct
-from .door import Door
-from .evaluation import Evaluator
+from .evaluator_process import Evaluator
+from .maintenance import Upkeep
 from .payloads import Payloads
-from .reading import BlobReader, ReadPiece
 from .retention import Retention
-from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ REMEMBERED_EVENTS = 10_000
 
 
 class Controller:
-    """Owns the doors and turns the loop until the farm has stopped."""
+    """Owns sockets and store, and turns the loop until the farm has stopped."""
 
     def __init__(
         self,

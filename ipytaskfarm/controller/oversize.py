@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ..core.messages import Batch, HandOut, Results
-from ..core.parcels import Ended, Failure
+from ..core.messages.task_types import Ended, Failure
 from ..core.states import Reason
 
 _encode = msgspec.msgpack.Encoder().encode

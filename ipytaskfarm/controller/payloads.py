@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..core.decision import Assignment
 from ..core.messages import Batch, HandOut, Input, Run, Special
-from ..core.parcels import Final, Function, Incarnation
+from ..core.messages.task_types import Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
-from ..doors.store import Store
+from ..core.scheduler.decision import Assignment
+from ..storage.store import Store
 
 CACHE_BYTES = 64 * 2**20
 _ENTRY_BYTES = 120

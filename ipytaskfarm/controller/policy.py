@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ..core.queue import PolicyKey, fifo_key
-from ..core.task import TaskInfo
+from ..core.scheduler.queue import PolicyKey, fifo_key
+from ..core.scheduler.task import TaskInfo
 from ..policies import FIFO
 
 log = logging.getLogger(__name__)

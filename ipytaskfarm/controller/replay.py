@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.clock import Now
-from ..core.decision import Decision
-from ..core.events import Event
-from ..core.restore import restored_farm
-from ..core.scheduler import Scheduler
-from ..core.settings import SchedulerSettings
-from ..doors import tape
+from ..core.scheduler.clock import Now
+from ..core.scheduler.decision import Decision
+from ..core.scheduler.events import Event
+from ..core.scheduler.restore import restored_farm
+from ..core.scheduler.scheduler import Scheduler
+from ..core.scheduler.settings import SchedulerSettings
+from ..storage import event_log
 from .direct_answers import is_direct
 from .policy import load_policy
 
@@ -33,15 +33,15 @@ def play(path: Path) -> Iterator[Played]:
     """The turns of a tape, each with what the scheduler made of it.
 
     `Scheduler.check` looks at the whole state after each: a broken invariant is raised where it broke first."""
-    head, turns = tape.read(path)
+    head, turns = event_log.read(path)
     settings = SchedulerSettings(**head.settings, policy=load_policy(head.policy.name, list(head.policy.paths)))
     farm = restored_farm(head.farm, head.snapshot, settings, Now(head.mono_s, head.wall_s))
     farm.lifecycle.held = farm.lifecycle.held or head.hold
     scheduler = Scheduler(farm)
     for number, turn in enumerate(turns):
         now = Now(turn.mono_s, turn.wall_s)
-        events = [(session, tape.event_of(kind, data)) for session, kind, data in turn.heard]
+        events = [(session, event_log.event_of(kind, data)) for session, kind, data in turn.heard]
         # Tapes of earlier versions hold the questions that the loop answers itself.
         out = scheduler.turn([(session, event) for session, event in events if not is_direct(event)], now)
         scheduler.check()
-        yield Played(number, now, events, out, tape.mark_of(out.saves) == turn.mark, scheduler)
+        yield Played(number, now, events, out, event_log.mark_of(out.saves) == turn.mark, scheduler)

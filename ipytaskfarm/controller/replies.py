@@ -6,8 +6,12 @@ import time
 
 import msgspec
 
-from ..core.calls import Declined, Letter, Letters, Take, Taken, TaskReply
-from ..core.decision import (
+from ..core.handlers.tables import last_rows
+from ..core.messages import Answer, Fetched, Refusal, Text
+from ..core.messages.running_task import Declined, Letter, Letters, Take, Taken, TaskReply
+from ..core.messages.tables import JobRow, JobTable
+from ..core.messages.task_types import Final
+from ..core.scheduler.decision import (
     Load,
     LoadEnded,
     LoadExplanation,
@@ -18,12 +22,8 @@ from ..core.decision import (
     LoadTable,
     LoadTaken,
 )
-from ..core.events import EndedLoaded, Event, Originals
-from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, Fetched, Refusal, Text
-from ..core.parcels import Final
-from ..core.tables import JobRow, JobTable
-from ..doors.store import Store
+from ..core.scheduler.events import EndedLoaded, Event, Originals
+from ..storage.store import Store
 
 MAIL_AT_ONCE = 1000
 """Messages of a task that are read at once."""

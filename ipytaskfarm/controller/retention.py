@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..doors.store import Store
+from ..storage.store import Store
 
 LOOK_S = 1.0
 SIZE_LOOK_S = 10.0

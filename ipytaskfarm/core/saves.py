@@ -1,6 +1,6 @@
 """What the scheduler asks the store to write.  One turn's saves are one transaction, in the order of asking.
 
-The store (`doors.store`) turns each into SQL; nothing else reads them.
+The store (`storage.store`) turns each into SQL; nothing else reads them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from .needs import Needs
-from .parcels import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
+from .messages.dependencies import Needs
+from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
 
 class SaveBlock(msgspec.Struct, frozen=True):

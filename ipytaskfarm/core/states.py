@@ -1,6 +1,6 @@
 """The states of a task, why it is in one, and the legal moves between them.
 
-`core.transition` is the only place that moves a task, and it checks each move against `MOVES`.  The table in
+`core.scheduler.transitions` is the only place that moves a task, and it checks each move against `MOVES`.  The table in
 ``docs/architecture.md`` is made from `MOVES`.
 """
 

@@ -7,7 +7,7 @@ UTF-8 is read as ``"caf\\udce9"``.  Two rules hold:
   tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\\\udce9"``.  Whoever looks for it is escaped as well, so the
   same name finds it.
 - Text that has to be exactly what it is (code, names in a namespace, names of resources and properties) is refused at
-  the call, see `core.checks.check_name`.
+  the call, see `core.arguments.check_name`.
 
 `encoded` is the last gate, where messages are encoded: text that came another way is escaped there.
 """

@@ -10,17 +10,17 @@ import psutil
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.core.shown import ready_engines
-from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.doctor.network import is_loopback
-from ipytaskfarm.doors.disk import MIN_FREE_BYTES
-from ipytaskfarm.doors.runtime import ConnectionInfo
-from ipytaskfarm.groups import Group
-from ipytaskfarm.home import Home
-from ipytaskfarm.launchers.agents import AgentStatus
-from ipytaskfarm.questions import connect
+from ipytaskfarm.launchers.interface import AgentStatus
+from ipytaskfarm.storage.disk import MIN_FREE_BYTES
+from ipytaskfarm.system.farm_paths import ConnectionInfo
 
 SKEW_S = 10.0
 """A message that was held up on its way looks like a clock that is behind by so much."""

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment.home import STORE_NAME, Home
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.doors import host, runtime
-from ipytaskfarm.doors.disk import is_full, least_room, network_file_system
-from ipytaskfarm.doors.keys import KEYS_FILE, SERVER, FarmKeys, agent_file, load_keys
-from ipytaskfarm.doors.recorder import RING_BYTES
-from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
-from ipytaskfarm.home import STORE_NAME, Home
+from ipytaskfarm.storage.disk import is_full, least_room, network_file_system
+from ipytaskfarm.system import farm_paths, host
+from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.flight_recorder import RING_BYTES
+from ipytaskfarm.transport.keys import KEYS_FILE, SERVER, FarmKeys, agent_file, load_keys
 
 
 def refused(check: str, error: Exception, remedy: str) -> Finding:
@@ -35,7 +35,7 @@ def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Fin
     """
     if os.path.lexists(path):
         try:
-            runtime.private_folder(path)
+            farm_paths.private_folder(path)
         except errors.SecurityError as error:
             return refused(check, error, "")
     return _usable(check, path, f"set {variable} to a folder that is", needed_bytes)
@@ -113,7 +113,7 @@ def sockets(name: str, place: Path, engines: int) -> Finding:
     """Sockets and flight recorders.  place: what tells farms of one name apart (`runtime.socket_place`); engines: those
     to come."""
     check = "socket folder"
-    path = runtime.socket_place(name, place)
+    path = farm_paths.socket_place(name, place)
     for folder in (path.parent, path):
         found = private(check, folder, "XDG_RUNTIME_DIR", engines * RING_BYTES)
         if found.remedy:
@@ -170,7 +170,7 @@ def connection_files(home: Home, record: FarmRecord | None, held: FarmKeys | Non
     sound = []
     for path, title in there:
         try:
-            info = runtime.read_connection_file(path)
+            info = farm_paths.read_connection_file(path)
         except errors.SecurityError as error:
             yield refused("connection file", error, "")
             continue

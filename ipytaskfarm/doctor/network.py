@@ -14,12 +14,12 @@ import psutil
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.handshake import Refuse
+from ipytaskfarm.deployment.settings import DEFAULT_HOST
+from ipytaskfarm.deployment.start_errors import check_loopback
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.doors.runtime import ConnectionInfo, dialled
-from ipytaskfarm.doors.wire_link import Link, NewEpoch, Refused
-from ipytaskfarm.settings import DEFAULT_HOST
-from ipytaskfarm.start_errors import check_loopback
+from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled
+from ipytaskfarm.transport.handshake import Refuse
+from ipytaskfarm.transport.peer import Link, NewEpoch, Refused
 
 CONNECT_S = 5.0
 """A host that has not answered by then does not let us in."""

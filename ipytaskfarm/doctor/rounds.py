@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import ipytaskfarm
-from ipytaskfarm import groups as grouped
 from ipytaskfarm.agent.memory import node_memory
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.tables import FarmState
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment import agent_groups as grouped
+from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.settings import DEFAULT_HOST, DEFAULT_PORT
 from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, network, wrong
 from ipytaskfarm.doctor.systems import systems
-from ipytaskfarm.doors import runtime
-from ipytaskfarm.doors.cores import usable_cores
-from ipytaskfarm.doors.runtime import ConnectionInfo, FarmRecord
-from ipytaskfarm.doors.store import sqlite_version
-from ipytaskfarm.groups import Group
-from ipytaskfarm.home import Home
-from ipytaskfarm.settings import DEFAULT_HOST, DEFAULT_PORT
+from ipytaskfarm.storage.store import sqlite_version
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
 
 
 def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def of_agent(path: Path, wanted: int | None) -> Iterator[Finding]:
     count = usable_cores() if wanted is None else wanted
     yield from _of_machine(count, count)
     try:
-        info = runtime.read_connection_file(path)
+        info = farm_paths.read_connection_file(path)
     except errors.SecurityError as error:
         yield files.refused("agent file", error, "")
         return
@@ -121,7 +121,7 @@ def _folders(home: Home, engines: int, *, temporary: bool) -> Iterator[Finding]:
 
 def _record(home: Home) -> tuple[FarmRecord | None, list[Finding]]:
     try:
-        record = runtime.read_farm_record(home.folder)
+        record = farm_paths.read_farm_record(home.folder)
     except errors.SecurityError as error:
         return None, [files.refused("farm", error, "")]
     except errors.StoreError as error:

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.launchers.agents import ENTRY_POINTS, Handle
-from ipytaskfarm.launchers.batch import LSF, PBS, SLURM, Lsf, Pbs, Slurm, System
+from ipytaskfarm.launchers.batch.launchers import LSF, PBS, SLURM, Lsf, Pbs, Slurm, System
+from ipytaskfarm.launchers.interface import ENTRY_POINTS, Handle
 
 _NOBODYS: Handle = {"job": "1", "cluster": "", "names": []}
 """A handle to ask after: every batch system has had its job 1, or says that it knows of none."""

@@ -6,8 +6,8 @@ import time
 
 from ipytaskfarm.client import StringTask
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment.farm import Farm
 from ipytaskfarm.doctor import Finding, fine, wrong
-from ipytaskfarm.farm import Farm
 
 TRIAL_S = 60.0
 

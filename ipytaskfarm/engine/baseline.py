@@ -23,9 +23,9 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
 from .interpreter import looked_at
 from .surroundings import CannotRestore, watched_parts
-from .watched import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
 
 if TYPE_CHECKING:
     from .capture import Capture

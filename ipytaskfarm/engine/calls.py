@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Counted, Declined, Post, Progress, TaskCall, TaskQuestion, TaskReply
 from ..core.messages import FromEngine
-from ..core.parcels import RunKey
-from ..core.session import MAX_MESSAGE_BYTES
+from ..core.messages.running_task import Counted, Declined, Post, Progress, TaskCall, TaskQuestion, TaskReply
+from ..core.messages.task_types import RunKey
+from ..transport.reliable_session import MAX_MESSAGE_BYTES
 
 ASK_AGAIN_S = 5.0
 WINDOW = 1000

@@ -1,9 +1,9 @@
 """What came with a task by value, under its name: in ``__main__``, and for processes that the task starts.
 
-Functions and classes of a client's ``__main__`` live in globals of their own (see `doors.pack_build`), and are no names
-of the engine's ``__main__``, which belongs to whoever works at the engine.  While a task runs, ``__main__`` answers for
-them as well: pickle finds them there, and so do forked children.  Nothing is done for that per task: what the running
-task brought is looked up when somebody asks for a name.
+Functions and classes of a client's ``__main__`` live in globals of their own (see `serialization.rebuild`), and are
+no names of the engine's ``__main__``, which belongs to whoever works at the engine.  While a task runs, ``__main__``
+answers for them as well: pickle finds them there, and so do forked children.  Nothing is done for that per task: what
+the running task brought is looked up when somebody asks for a name.
 
 Children that are started afresh find by-value modules in a folder that stands first in their ``sys.path`` and in
 PYTHONPATH; it is written when the first child is started (`Starts`).
@@ -18,10 +18,10 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..doors import pack_children
-from ..doors.pack_build import Names, came, collect
-from ..doors.pack_folders import child_folder, use_folder
-from ..doors.pack_modules import forget_kept, install_finders, keep_active, write_for_children
+from ..serialization import child_processes
+from ..serialization.module_folders import child_folder, use_folder
+from ..serialization.modules import forget_kept, install_finders, keep_active, write_for_children
+from ..serialization.rebuild import Names, came, collect
 
 _ABSENT = object()
 
@@ -198,7 +198,7 @@ class Starts:
         for name in ("posix_spawn", "posix_spawnp", "system"):
             setattr(os, name, self._before(getattr(os, name)))
         os.register_at_fork(before=self.prepare)
-        pack_children.before_children.append(self.prepare)
+        child_processes.before_children.append(self.prepare)
 
     def prepare(self) -> None:
         """A process is about to be started."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.needs import Needs
-from ..core.parcels import Packed, Rules, Submission
-from ..core.work import CallWork
-from ..doors.blobs import Blobs, Keeper
-from ..doors.pack import pack, pack_function
-from ..doors.pack_refs import noting
+from ..core.messages.dependencies import Needs
+from ..core.messages.payload import CallWork
+from ..core.messages.task_types import Packed, Rules, Submission
+from ..serialization.pack import pack, pack_function
+from ..serialization.references import noting
+from ..storage.blobs import Blobs, Keeper
 
 if TYPE_CHECKING:
     from .current import CurrentTask

@@ -20,14 +20,14 @@ import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
+from ..core.messages.engine_commands import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
 from ..core.text import encoded, text_of
-from ..core.verbs import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
-from ..doors.blobs import Keeper
-from ..doors.pack import pack, pack_names, unpack, unpack_function
-from .brief import described
+from ..serialization.pack import pack, pack_names, unpack, unpack_function
+from ..storage.blobs import Keeper
 from .cells import Plan
+from .error_summary import described
 from .lane import Step
-from .parts import Parts
+from .shared_parts import Parts
 from .sinks import SINK, Sink
 
 ANSWERS_KEPT = 512
@@ -44,7 +44,7 @@ Verb: TypeAlias = Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]
 
 
 class Commands:
-    """Answers the verbs of `core.verbs`, in the main thread."""
+    """Answers the verbs of `core.messages.engine_commands`, in the main thread."""
 
     def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
         """take_waiting: all commands of a session that are queued, out of the queue."""
@@ -283,7 +283,7 @@ class Commands:
         return lambda sink: packed
 
     def _packed(self, value: Any) -> bytes:
-        """Large parts of it stay a while for whoever asked, see `doors.blobs`."""
+        """Large parts of it stay a while for whoever asked, see `storage.blobs`."""
         try:
             return pack(value, "value", self._keeper)
         finally:

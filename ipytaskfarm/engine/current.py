@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from ..core.calls import Await, Children, Letter, Receive, Spawn, Take, TaskReply
-from ..core.checks import check_int, check_name, check_seconds, check_text, check_timeout, wrong
+from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
 from ..core.messages import Granted, Run, Special
-from ..core.parcels import Deferral, Function, JobSpec, Packed
+from ..core.messages.payload import Message
+from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply
+from ..core.messages.task_types import Deferral, Function, JobSpec, Packed
 from ..core.text import text_of
-from ..core.work import Message
-from ..doors.blobs import Blobs
-from ..doors.pack import pack, unpack
+from ..serialization.pack import pack, unpack
+from ..storage.blobs import Blobs
 from .calls import Calls
 from .children import ChildJob, packed_child, submission
-from .holding import Holding
 from .inputs import value_of
 from .interrupt import Interrupts
 from .node_lock import NodeLock
+from .resources import Holding
 
 STATE_BYTES_MAX = 64 * 1024
 FLUSH_S = 5.0

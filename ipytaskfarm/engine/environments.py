@@ -11,8 +11,8 @@ from typing import Any
 
 from ..core.errors import EnvironmentSetupError
 from ..core.messages import FromEngine, SetUp
-from ..doors.pack import unpack_environment
-from ..doors.pack_modules import keep_active
+from ..serialization.modules import keep_active
+from ..serialization.pack import unpack_environment
 from .baseline import Baseline
 from .namespace import Namespace
 

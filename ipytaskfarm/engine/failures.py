@@ -10,14 +10,16 @@ from types import TracebackType
 
 import msgspec
 
-from ..core.parcels import Failure
-from ..core.work import FailureBody
-from ..doors.pack import chain_of, pack_error, traceback_of
+from ..core.messages.payload import FailureBody
+from ..core.messages.task_types import Failure
+from ..serialization.pack import chain_of, pack_error, traceback_of
 
 VALUE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 64 * 1024
 
-_MACHINERY = re.compile(r"(ipytaskfarm\.(engine|doors)|IPython|ipykernel|asyncio)(\.|$)")
+_MACHINERY = re.compile(
+    r"(ipytaskfarm\.(engine|serialization|transport|storage|system)|IPython|ipykernel|asyncio)(\.|$)"
+)
 _LIBRARY = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from ..core.errors import BlobMissing
 from ..core.messages import FromEngine
-from ..core.pieces import BlobHere, WantBlob
-from ..doors.blobs import Blobs, missing_blob
+from ..core.messages.blob_chunks import BlobHere, WantBlob
+from ..storage.blobs import Blobs, missing_blob
 
 _Answers: TypeAlias = "queue.SimpleQueue[BlobHere]"
 

@@ -9,10 +9,10 @@ import msgspec
 
 from ..core.errors import DependencyFailed, TaskAborted
 from ..core.messages import Input
-from ..core.parcels import Failure
+from ..core.messages.payload import ResultBody
+from ..core.messages.task_types import Failure
 from ..core.states import ABORTS
-from ..core.work import ResultBody
-from ..doors.pack import unpack, unpack_error
+from ..serialization.pack import unpack, unpack_error
 
 _decode = msgspec.msgpack.Decoder(ResultBody).decode
 

@@ -20,9 +20,9 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
-from ..core.parcels import RunKey
+from ..core.messages.task_types import RunKey
 from ..core.states import Reason
-from ..doors.recorder import TIME_LIMIT, Recorder
+from ..system.flight_recorder import TIME_LIMIT, Recorder
 
 SIGNAL: Final = signal.SIGRTMIN + 5
 

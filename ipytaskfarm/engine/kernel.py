@@ -33,7 +33,7 @@ from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.text import text_of
-from ..doors.host import is_usable
+from ..system.host import is_usable
 from .lane import publisher
 from .matplotlib_backend import keep_to_matplotlib
 from .sinks import SINK

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 import msgspec
 import zmq
 
-from ..core.calls import TaskReply
 from ..core.messages import (
     Batch,
     EngineCommand,
@@ -36,10 +35,11 @@ from ..core.messages import (
     Run,
     ToEngine,
 )
-from ..core.parcels import RunKey
-from ..core.pieces import BlobHere
+from ..core.messages.blob_chunks import BlobHere
+from ..core.messages.engine_commands import PROFILE
+from ..core.messages.running_task import TaskReply
+from ..core.messages.task_types import RunKey
 from ..core.text import encoded
-from ..core.verbs import PROFILE
 
 SLICE_S = 0.0015
 FUNCTIONS_KEPT = 8192

@@ -6,9 +6,9 @@ import builtins
 from collections.abc import Iterable
 from typing import Any
 
-from ..doors.pack import unpack
-from ..doors.pack_build import came
-from ..doors.pack_modules import active
+from ..serialization.modules import active
+from ..serialization.pack import unpack
+from ..serialization.rebuild import came
 from .child_processes import ChildProcesses
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")

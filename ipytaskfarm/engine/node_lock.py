@@ -8,9 +8,9 @@ import os
 import time
 from hashlib import sha256
 
-from ..core.checks import wrong
+from ..core.arguments import wrong
 from ..core.text import exactly
-from ..doors.runtime import lock_folder
+from ..system.farm_paths import lock_folder
 
 AGAIN_S = 0.01
 

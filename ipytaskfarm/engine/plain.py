@@ -21,7 +21,7 @@ from IPython.core.autocall import IPyAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.macro import Macro
 
-from .reach import reaches
+from .side_effects import reaches
 
 
 def filename_of(code: str) -> str:

@@ -20,17 +20,15 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from .. import __version__
 from .. import engine as package
-from ..core.calls import TaskReply
-from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText
-from ..core.messages import Properties as PropertiesMessage
-from ..core.pieces import BlobHere
-from ..doors.blobs import Blobs, fetch_from, use
-from ..doors.pack_missing import name_place
-from ..doors.recorder import Bell, Recorder
+from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText, Properties as PropertiesMessage
+from ..core.messages.blob_chunks import BlobHere
+from ..core.messages.running_task import TaskReply
+from ..serialization.missing_modules import name_place
+from ..storage.blobs import Blobs, fetch_from, use
+from ..system.flight_recorder import Bell, Recorder
+from ..version import __version__
 from . import pool_watch
-from .bars import bars_as_text
 from .baseline import LOOK_EVERY_S, Baseline
 from .capture import Capture
 from .cells import Cells
@@ -44,11 +42,12 @@ from .kernel import EngineApp, make_app
 from .lane import Job, Lane, Step
 from .loops import Loops
 from .namespace import Namespace
-from .parts import Parts
 from .plain import PlainTest
 from .profiling import Profiling
+from .progress_bars import bars_as_text
 from .properties import Properties
 from .runner import Runner
+from .shared_parts import Parts
 from .sinks import SINK
 from .streams import STDERR_FD, follow_threads, forget_parent
 

@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import KernelError
-from ..core.verbs import CpuProfile, MemoryProfile, ProfileBody, SampleProfile
+from ..core.messages.engine_commands import CpuProfile, MemoryProfile, ProfileBody, SampleProfile
+from .code_locations import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
 from .interpreter import Tracing
-from .places import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
 from .sampler import Sampler
 
 FUNCTIONS_MAX = 20_000

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any, TypeAlias
 
-from ..core.checks import INT_MAX, INT_MIN
+from ..core.arguments import INT_MAX, INT_MIN
 from ..core.errors import InvalidProperty, UnpickleableException
 from ..core.text import escaped, exactly, is_utf8, shown
-from ..doors.pack import pack
+from ..serialization.pack import pack
 
 Changed: TypeAlias = Callable[[int, bytes, dict[str, str | float | bool]], None]
 

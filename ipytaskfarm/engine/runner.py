@@ -22,33 +22,33 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core.calls import TaskReply
 from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
-from ..core.parcels import Deferral, Ended, Failure, LostInputs, RunKey
+from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
+from ..core.messages.running_task import TaskReply
+from ..core.messages.task_types import Deferral, Ended, Failure, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
-from ..core.work import CallWork, FailureBody, ResultBody, StringWork, Work
-from ..doors.blobs import Keeper
-from ..doors.memory import own_bytes
-from ..doors.pack import pack, pack_names, unpack, unpack_function
-from ..doors.pack_build import came
-from ..doors.pack_children import forget_sent, sent
-from ..doors.pack_modules import active, begin_run
-from ..doors.pack_refs import give_inputs
-from ..doors.pack_shared import forget_added, take_added
+from ..serialization.child_processes import forget_sent, sent
+from ..serialization.modules import active, begin_run
+from ..serialization.pack import pack, pack_names, unpack, unpack_function
+from ..serialization.rebuild import came
+from ..serialization.references import give_inputs
+from ..serialization.shared_values import forget_added, take_added
+from ..storage.blobs import Keeper
+from ..system.memory import own_bytes
 from .baseline import LONG_S
-from .brief import brief, described
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
-from .each import Known, call_each, pack_each
+from .error_summary import brief, described
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import Job, Step
 from .loops import set_running_loop
-from .parts import Parts
+from .map_chunks import Known, call_each, pack_each
 from .plain import Plain, PlainTest, filename_of
-from .reach import function_reaches
+from .shared_parts import Parts
+from .side_effects import function_reaches
 from .sinks import SINK, Sink
 
 CALLABLES_KEPT = 512

@@ -13,8 +13,8 @@ import time
 from types import CodeType, FrameType
 from typing import Final
 
-from ..core.verbs import SampleProfile
-from .places import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
+from ..core.messages.engine_commands import SampleProfile
+from .code_locations import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
 
 _chance = random.SystemRandom()
 """Our own: what users seed is theirs, and we share their process."""

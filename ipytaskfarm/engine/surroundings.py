@@ -14,8 +14,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .streams import STDERR_FD
-from .watched import (
+from .change_hooks import (
     CHANGES,
     DESCRIPTORS,
     ENVIRONMENT,
@@ -31,6 +30,7 @@ from .watched import (
     ZONE,
     usual,
 )
+from .streams import STDERR_FD
 
 _ABSENT = object()
 

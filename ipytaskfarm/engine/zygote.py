@@ -23,7 +23,7 @@ agent -> zygote::
      "cwd": "<the farm's start folder>",                 # put on the engine's sys.path, first
      "umask": 18,                                        # optional: the user's, which tasks find
      "node": "<the agent's node name>", "farm": "default",   # both optional: for facts and ps
-     "blobs": "<folder>"}                                # optional: where large values go, see doors/blobs.py
+     "blobs": "<folder>"}                                # optional: where large values go, see storage/blobs.py
     {"op": "quit"}                                       # kill the engines that are left, then exit 0
     end of file                                          # the same
 
@@ -68,10 +68,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..core.before import PYTHONPATH_BEFORE
-from ..core.demands import THREADS
-from ..doors.title import name_process
-from .watched import watch
+from ..core.inherited_variables import PYTHONPATH_BEFORE
+from ..core.requirements import THREADS
+from ..system.process_title import name_process
+from .change_hooks import watch
 
 if TYPE_CHECKING:
     from .process import Settings

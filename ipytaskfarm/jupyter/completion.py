@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from ..client import Job
-from ..core import messages, tables
-from ..doors.runtime import list_farms
-from ..questions import Questioner
-from ..questions import connect as question
+from ..core import messages
+from ..core.messages import tables
+from ..deployment.light_client import Questioner, connect as question
+from ..system.farm_paths import list_farms
 from . import connection
 from .farm_magics import FarmMagics
 from .handles import TaskHandle

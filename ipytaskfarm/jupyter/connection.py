@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..client import MultiEngineClient, TaskClient
-from ..settings import DEFAULT_NAME
+from ..deployment.settings import DEFAULT_NAME
 
 Run: TypeAlias = tuple[str, int, float]
 """One run of a farm: its name, and the pid and the start of the process that looks after it."""

@@ -15,12 +15,12 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from ..client.display import html_table, table
 from ..core import errors
 from ..core.messages import FarmStatus
-from ..core.tables import FarmState
-from ..detached import start_detached, stop_farm
-from ..doors.runtime import connection_reader
-from ..home import OWNER, SUPERVISOR, Home
-from ..questions import connect as question
-from ..settings import DEFAULT_NAME
+from ..core.messages.tables import FarmState
+from ..deployment.daemon import start_detached, stop_farm
+from ..deployment.home import OWNER, SUPERVISOR, Home
+from ..deployment.light_client import connect as question
+from ..deployment.settings import DEFAULT_NAME
+from ..system.farm_paths import connection_reader
 from . import connection
 from .tracebacks import short_errors
 

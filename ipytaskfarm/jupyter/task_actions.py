@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 
 from ..client import TaskClient
 from ..client.display import harmless
-from ..core.written import parse_since
+from ..core.parsing import parse_since
 
 
 @dataclass

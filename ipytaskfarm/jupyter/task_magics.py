@@ -15,7 +15,7 @@ from IPython.utils.process import arg_split  # type: ignore[attr-defined]
 
 from ..client import Job, StringTask, TaskClient, TaskResult
 from ..client.tables import FailureGroups, TaskTable
-from ..core.written import parse_ids
+from ..core.parsing import parse_ids
 from . import connection
 from .handles import TaskHandle, follow
 from .task_actions import ACTIONS, Asked, check

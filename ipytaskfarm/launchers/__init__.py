@@ -1,7 +1,8 @@
 """How the processes of a farm get onto machines.
 
 Here: controller, supervisor and the agent of this machine, as processes (`local`).  The supervisor
-(`ipytaskfarm.supervisor`) decides *what* runs and how often; a `Part` says what to run, `Processes` starts it, a
+(`ipytaskfarm.deployment.supervisor`) decides *what* runs and how often; a `Part` says what to run, `Processes` starts
+it, a
 `Placed` is what came of it.  Elsewhere: agents alone, by existing systems (`agents`: batch systems, Dask, ssh).
 """
 

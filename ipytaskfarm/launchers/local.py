@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import ipytaskfarm
-from ipytaskfarm.core.before import PYTHONPATH_BEFORE
-from ipytaskfarm.doors.host import absolute_folders
-from ipytaskfarm.doors.runtime import process_started
+from ipytaskfarm.core.inherited_variables import PYTHONPATH_BEFORE
+from ipytaskfarm.system.farm_paths import process_started
+from ipytaskfarm.system.host import absolute_folders
 
 from . import EXIT_UNKNOWN, Part
 

@@ -1,6 +1,6 @@
 """What the farm does about each event: one function per event, to be read from top to bottom.
 
 Every handler has the same shape, ``on_x(farm, session, event, now, out)``: it changes the farm (tasks only through
-`core.transition`) and adds to `out` what the controller's loop must save and send.  `core.scheduler` has the table of
-events and handlers.
+`core.scheduler.transitions`) and adds to `out` what the controller's loop must save and send.
+`core.scheduler.scheduler` has the table of events and handlers.
 """

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
-from ..agent_entry import AgentEntry
-from ..clock import Now
-from ..decision import Decision
-from ..demands import CORES, MEMORY
-from ..eligibility import refresh_classes
-from ..ending import recycle
-from ..engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
-from ..farm import SchedulerState
-from ..gates import adopt_claim, answer_resource_request
 from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Lease, Properties, SetUp, StartEngine
-from ..parcels import RunKey
-from ..recycling import remember_settings
-from ..resources import Claim
+from ..messages.task_types import RunKey
+from ..requirements import CORES, MEMORY
 from ..saves import SaveSetting
-from ..slots import nodes_to_fill
-from ..task import RETURNED
-from ..transition import requeue_time_limited, unassign
+from ..scheduler.admission import adopt_claim, answer_resource_request
+from ..scheduler.agent_entry import AgentEntry
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_classes
+from ..scheduler.engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from ..scheduler.engine_shutdown import recycle
+from ..scheduler.recycling import remember_settings
+from ..scheduler.resources import Claim
+from ..scheduler.slots import nodes_to_fill
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import RETURNED
+from ..scheduler.transitions import requeue_time_limited, unassign
 from .depends import ask_about_engine, forget_engine
 from .engines import engine_is_ready, prepare, retire_surplus
 from .losses import agent_silent, back_off, forget_agent

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ..clock import Now
-from ..decision import Decision, LoadFinals, LoadOriginals
-from ..ending import recall
-from ..events import Gone, Joined, Originals
-from ..farm import SchedulerState
 from ..messages import (
     Abort,
     Aborted,
@@ -23,12 +18,17 @@ from ..messages import (
     Watch,
     Watched,
 )
-from ..needs import Needs
-from ..parcels import Failure, Final, Rules, RunKey
+from ..messages.dependencies import Needs
+from ..messages.task_types import Failure, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSetting
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
+from ..scheduler.engine_shutdown import recall
+from ..scheduler.events import Gone, Joined, Originals
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import DEFAULT_RULES, Assigned, TaskEntry
+from ..scheduler.transitions import accept, final_without_answer, finish, forget
 from ..states import ABORTS, Reason, State
-from ..task import DEFAULT_RULES, Assigned, TaskEntry
-from ..transition import accept, final_without_answer, finish, forget
 from .jobs import client_is_gone, revive_job
 from .submit import apply_rules, refused
 

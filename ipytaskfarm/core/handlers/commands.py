@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ..clock import Now
-from ..decision import Decision
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
 from ..messages import (
     ClearSticky,
     Command,
@@ -25,13 +21,17 @@ from ..messages import (
     StackText,
     Text,
 )
-from ..requests import PendingCommand
+from ..messages.engine_commands import PROFILE
+from ..messages.payload import FailureBody
+from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.requests import PendingCommand
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import Assigned
 from ..states import State
-from ..tables import CommandQueueTable, StickyTable
-from ..task import Assigned
-from ..verbs import PROFILE
-from ..work import FailureBody
 from .engines import engine_is_ready, prepare
 
 NOBODY = -1

@@ -5,14 +5,14 @@ The functions are user code and run in the evaluator; only their verdicts are ke
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision
-from ..eligibility import refresh_class
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
-from ..functions import FunctionVerdicts, locality_key
-from ..queue import ClassKey
-from ..verdicts import Evaluate, Evaluated, Subject
+from ..messages.evaluator import Evaluate, Evaluated, Subject
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_class
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.functions import FunctionVerdicts, locality_key
+from ..scheduler.queue import ClassKey
+from ..scheduler.state import SchedulerState
 
 
 def ask_for_verdicts(farm: SchedulerState, digest: str, out: Decision, scored: bool = False) -> None:

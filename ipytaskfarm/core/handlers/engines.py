@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision
-from ..eligibility import refresh_classes
-from ..ending import end_engine, retire
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
 from ..messages import EngineCommand, EnginePrepared
-from ..placement import begin_oldest
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_classes
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.engine_shutdown import end_engine, retire
+from ..scheduler.placement import begin_oldest
+from ..scheduler.state import SchedulerState
 from .depends import ask_about_engine
 
 

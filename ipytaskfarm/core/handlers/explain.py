@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision, LoadExplanation
-from ..durations import SLOW_S
-from ..eligibility import may_serve
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
-from ..gates import gate
-from ..lending import MAX_EXTRA_ENGINES
 from ..messages import Explain, Refusal, Stuck, Text
-from ..queue import ClassKey, serves_environment
+from ..scheduler.admission import gate
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision, LoadExplanation
+from ..scheduler.durations import SLOW_S
+from ..scheduler.eligibility import may_serve
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
+from ..scheduler.queue import ClassKey, serves_environment
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import DEFAULT_RULES, Assigned, Queued, TaskEntry
 from ..states import State, Waiting
-from ..task import DEFAULT_RULES, Assigned, Queued, TaskEntry
-from .asking import why_nobody, why_not
+from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5

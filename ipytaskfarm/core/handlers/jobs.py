@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ..decision import Decision
-from ..farm import SchedulerState
-from ..jobs import JobEntry
-from ..parcels import JobSpec, Rules
-from ..plausible import SECONDS_MAX
+from ..messages.task_types import JobSpec, Rules
+from ..scheduler.decision import Decision
+from ..scheduler.jobs import JobEntry
+from ..scheduler.state import SchedulerState
+from ..validation import SECONDS_MAX
 
 
 def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:

@@ -7,13 +7,13 @@ empty, and the agent ends with the last.
 
 from __future__ import annotations
 
-from ..agent_entry import AgentEntry
-from ..clock import Now
-from ..decision import Decision
-from ..ending import end_engine, recall, retire
-from ..farm import SchedulerState
 from ..messages import AgentsEnded, Leave, Leaving, Number, RemoveAgents
-from ..plausible import goes_by
+from ..scheduler.agent_entry import AgentEntry
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.engine_shutdown import end_engine, recall, retire
+from ..scheduler.state import SchedulerState
+from ..validation import goes_by
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision
-from ..ending import end_engine, patience_s, recall, retire
-from ..engine_entry import EngineState
-from ..farm import SchedulerState
 from ..messages import (
     Flag,
     Hold,
@@ -19,12 +14,17 @@ from ..messages import (
     Spin,
     Stop,
 )
-from ..parcels import Failure
-from ..placement import dispatch
+from ..messages.task_types import Failure
 from ..saves import SaveSetting
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.engine_entry import EngineState
+from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
+from ..scheduler.placement import dispatch
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import RETURNED, Assigned, TaskEntry
+from ..scheduler.transitions import final_without_answer, finish, requeue
 from ..states import Reason
-from ..task import RETURNED, Assigned, TaskEntry
-from ..transition import final_without_answer, finish, requeue
 from .agents import balance
 from .clients import grace_of
 from .depends import drop_all_verdicts

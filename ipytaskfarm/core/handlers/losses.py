@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from signal import Signals
 
-from ..agent_entry import AgentEntry
-from ..clock import Now
-from ..decision import Decision
-from ..eligibility import refresh_classes
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
 from ..messages import Crash, EngineLost
-from ..parcels import AttemptRow, Failure, RunKey
+from ..messages.task_types import AttemptRow, Failure, RunKey
+from ..scheduler.agent_entry import AgentEntry
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_classes
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import RETRIED, RETURNED, TaskEntry
+from ..scheduler.transitions import begin, final_without_answer, note_attempt, requeue, unassign
 from ..states import Reason
-from ..task import RETRIED, RETURNED, TaskEntry
-from ..transition import begin, final_without_answer, note_attempt, requeue, unassign
 from .commands import fail_commands_of
 from .nodes import charge_loss, note_failure
 from .results import after_delay, end_or_recover, is_retried_on, release_runs

@@ -6,18 +6,18 @@ and never the last one.  Unfinished tasks are refunded what its failures have co
 
 from __future__ import annotations
 
-from ..agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
-from ..clock import Now
-from ..decision import Decision
-from ..eligibility import refresh_classes
-from ..ending import recall
-from ..engine_entry import EngineState
-from ..farm import SchedulerState
 from ..messages import Drain, Number
-from ..queue import ClassKey
 from ..saves import SaveSetting
-from ..task import DEFAULT_RULES, TaskEntry
-from ..transition import refund
+from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_classes
+from ..scheduler.engine_entry import EngineState
+from ..scheduler.engine_shutdown import recall
+from ..scheduler.queue import ClassKey
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import DEFAULT_RULES, TaskEntry
+from ..scheduler.transitions import refund
 
 TASKS_LEAST = 5
 """A single task that fails again and again says nothing about its node."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..clock import Now
-from ..decision import Decision, LoadEnded, LoadJobs
-from ..ending import recall
-from ..farm import SchedulerState
 from ..messages import (
     FindJobs,
     Flag,
@@ -20,11 +16,15 @@ from ..messages import (
     Refusal,
     Text,
 )
-from ..parcels import AttemptRow, Failure, Final
+from ..messages.tables import JobRow
+from ..messages.task_types import AttemptRow, Failure, Final
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision, LoadEnded, LoadJobs
+from ..scheduler.engine_shutdown import recall
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import RETRIED, Assigned, Queued, TaskEntry
+from ..scheduler.transitions import final_without_answer, finish, note_attempt, rejoin, requeue
 from ..states import Reason, Waiting
-from ..tables import JobRow
-from ..task import RETRIED, Assigned, Queued, TaskEntry
-from ..transition import final_without_answer, finish, note_attempt, rejoin, requeue
 from .clients import grace_of
 from .results import end_or_recover
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision
-from ..eligibility import refresh_class
-from ..ending import end_engine
-from ..engine_entry import EngineEntry, EngineState, RecordedBatch
-from ..farm import SchedulerState
-from ..graph import inputs_lost
 from ..messages import Results, Returned
-from ..parcels import AttemptRow, Deferral, Ended, Failure, Final, RunKey
-from ..placement import begin_oldest, release
-from ..recycling import after_run, count_run
+from ..messages.task_types import AttemptRow, Deferral, Ended, Failure, Final, RunKey
 from ..saves import DropHandOut, SaveHandOut
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.eligibility import refresh_class
+from ..scheduler.engine_entry import EngineEntry, EngineState, RecordedBatch
+from ..scheduler.engine_shutdown import end_engine
+from ..scheduler.graph import inputs_lost
+from ..scheduler.placement import begin_oldest, release
+from ..scheduler.recycling import after_run, count_run
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, TaskEntry
+from ..scheduler.transitions import (
+    final_of_answer,
+    finish,
+    note_attempt,
+    recovery_of,
+    rejoin as join_again,
+    requeue,
+    unassign,
+)
 from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
-from ..task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, TaskEntry
-from ..transition import final_of_answer, finish, note_attempt, recovery_of, requeue, unassign
-from ..transition import rejoin as join_again
 from .nodes import note_failure, note_successes
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})

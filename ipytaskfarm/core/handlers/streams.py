@@ -7,11 +7,11 @@ interpreter is held by C code answers when it can.  All of a task's output comes
 
 from __future__ import annotations
 
-from ..clock import Now
-from ..decision import Decision
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
 from ..messages import Number, Output, OutputQuery, Outputs, OutputText
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.state import SchedulerState
 
 PATIENCE_S = 5.0
 """An answer that has not come within this time was lost with a connection."""

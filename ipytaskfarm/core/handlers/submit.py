@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from .. import graph
-from ..clients import Block, ClientEntry
-from ..clock import Now
-from ..decision import Decision
-from ..farm import SchedulerState
 from ..messages import Full, IdBlock, NeedIds, Submit
-from ..needs import Needs
-from ..parcels import Failure, Final, Rules, Submission
-from ..plausible import SECONDS_MAX, why_not_storable
+from ..messages.dependencies import Needs
+from ..messages.task_types import Failure, Final, Rules, Submission
 from ..saves import SaveAccepted, SaveRefusal
+from ..scheduler import graph
+from ..scheduler.clients import Block, ClientEntry
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import TaskEntry
+from ..scheduler.transitions import accept
 from ..states import Reason
-from ..task import TaskEntry
-from ..transition import accept
-from .asking import apply_requirements
+from ..validation import SECONDS_MAX, why_not_storable
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
+from .requirements import apply_requirements
 
 MAX_BLOCK = 65536
 """The most ids in one block."""

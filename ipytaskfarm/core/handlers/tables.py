@@ -6,17 +6,17 @@ import heapq
 from itertools import islice
 from typing import Any
 
-from ..agent_entry import AgentEntry
-from ..clock import Now
-from ..decision import Decision, LoadTable
-from ..engine_entry import EngineEntry, EngineState
-from ..farm import SchedulerState
-from ..gates import Closed, gate_for, overload
 from ..messages import Engines, FarmStatus, QueueStatus, Refusal, Tasks
-from ..queue import TaskClass
+from ..messages.tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
+from ..scheduler.admission import Closed, gate_for, overload
+from ..scheduler.agent_entry import AgentEntry
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision, LoadTable
+from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.queue import TaskClass
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import Assigned, Queued, TaskEntry
 from ..states import FINAL, State, Waiting
-from ..tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
-from ..task import Assigned, Queued, TaskEntry
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096

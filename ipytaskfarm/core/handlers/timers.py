@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..clock import Now
-from ..decision import Decision
-from ..events import Tick
-from ..farm import SchedulerState
-from ..placement import recall_for_others
-from ..recycling import end_surplus, idle_too_long, recycle_at_time
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.events import Tick
+from ..scheduler.placement import recall_for_others
+from ..scheduler.recycling import end_surplus, idle_too_long, recycle_at_time
+from ..scheduler.state import SchedulerState
 from .agents import balance
-from .asking import fail_if_unmet
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
 from .jobs import end_orphans
@@ -20,6 +19,7 @@ from .leaving import end_leave
 from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
 from .losses import give_up_agent
 from .operate import warn_late
+from .requirements import fail_if_unmet
 from .results import lift_rejection, rejoin
 
 TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {

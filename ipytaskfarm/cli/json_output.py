@@ -1,0 +1,89 @@
+"""What ``--json`` prints: plain values under names that stay.
+
+The names are those of the objects that Python gives out (`TaskStatus`, `tc.jobs`, `tc.history`).  Moments are ISO 8601
+with the time zone, durations seconds, sizes bytes, and what is not known is null.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ipytaskfarm.core.formatting import job_state
+from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
+
+EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
+"""A line of `tables.EventTable`."""
+
+
+def print_json(value: Any) -> None:
+    """One document, for programs."""
+    print(json.dumps(msgspec.to_builtins(value), indent=2, default=repr))
+
+
+def moment(at_s: float | None) -> str | None:
+    """``2026-11-21T10:00:00.000000+01:00``"""
+    if at_s is None:
+        return None
+    return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(timespec="microseconds")
+
+
+def task_shape(row: TaskRow) -> dict[str, Any]:
+    """A line of ``ipytaskfarm tasks``."""
+    return {
+        "id": row.id,
+        "state": row.state,
+        "reason": row.reason,
+        "name": row.name,
+        "engineid": row.engine_id,
+        "attempts": row.attempts,
+        "submitted_at": moment(row.submitted_s),
+        "started_at": moment(row.started_s),
+        "completed_at": moment(row.completed_s),
+        "duration": row.run_s,
+        "error": "" if row.failure is None else f"{row.failure.etype}: {row.failure.value}",
+    }
+
+
+def engine_shape(row: EngineRow) -> dict[str, Any]:
+    """A line of ``ipytaskfarm engines list``."""
+    shape = msgspec.structs.asdict(row)
+    shape["started_at"] = moment(shape.pop("started_s"))
+    return shape
+
+
+def farm_shape(state: FarmState) -> dict[str, Any]:
+    """``ipytaskfarm status``"""
+    shape = msgspec.structs.asdict(state)
+    shape["started_at"] = moment(shape.pop("started_s"))
+    shape["waiting_time"] = shape.pop("waiting_s")
+    shape["engines"] = [engine_shape(row) for row in state.engines]
+    return shape
+
+
+def job_shape(row: JobRow) -> dict[str, Any]:
+    """A line of ``ipytaskfarm jobs``."""
+    return {
+        "name": row.name,
+        "id": row.id,
+        "tasks": row.total,
+        "unfinished": row.unfinished,
+        "state": job_state(row),
+        "opened": moment(row.opened_s),
+    }
+
+
+def event_shape(row: EventRow) -> dict[str, Any]:
+    """A line of ``ipytaskfarm history``."""
+    at_s, task, name, what, engine, more = row
+    return {
+        "at": moment(at_s),
+        "task": task,
+        "name": name,
+        "what": what,
+        "engine": engine if engine >= 0 else None,
+        "more": more,
+    }

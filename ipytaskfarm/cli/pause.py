@@ -1,0 +1,128 @@
+"""Commands that hold work back and let it go on: pause, resume, drain."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from traitlets import Bool, Unicode
+
+from ipytaskfarm.cli import printing
+from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.light_client import Questioner, connect
+
+
+class Holding(JsonCommand):
+    """Pause and resume: of a job, or of the whole farm."""
+
+    job = Unicode("", help="this job alone: its name (the latest of that name), or its id").tag(
+        config=True, metavar="NAME"
+    )
+    aliases: Any = values(("job", "Holding.job"))
+    on = True
+
+    def carry_out(self) -> int:
+        with connect(self.farm) as questioner:
+            was, waiting = self._of_job(questioner) if self.job else self._of_farm(questioner)
+        if self.json:
+            print_json({
+                "farm": self.farm, "job": self.job or None, "paused": self.on, "already": was is self.on,
+                "waiting": waiting,
+            })  # fmt: skip
+            return OK
+        what = f"job {printing.safe(self.job)!r}" if self.job else f"farm {self.farm!r}"
+        already = " already" if was is self.on else ""
+        print(f"{what} is{already} {'paused' if self.on else 'running'}; {printing.number(waiting, 'task')} waiting")
+        return OK
+
+    def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:
+        """Whether it was held before, and how many tasks wait."""
+        reply = questioner.answer(messages.Hold(self.on))
+        assert isinstance(reply, messages.Flag)
+        status = questioner.answer(messages.QueueStatus())
+        assert isinstance(status, tables.QueueStatusReply)
+        return reply.value, status.counts.get("scheduled", 0)
+
+    def _of_job(self, questioner: Questioner) -> tuple[bool, int]:
+        job = find_job(questioner, self.job)
+        reply = questioner.answer(messages.PauseJobs([job.id], self.on))
+        assert isinstance(reply, messages.Number)
+        return job.paused, reply.value
+
+
+class Pause(Holding):
+    """``ipytaskfarm pause``"""
+
+    name = "pause"
+    description = """
+Holds a farm, or one job of it: what runs goes on, but no further task is started until `ipytaskfarm resume`.
+"""
+    examples = """
+        ipytaskfarm pause
+        ipytaskfarm pause --job primes
+    """
+
+
+class Resume(Holding):
+    """``ipytaskfarm resume``"""
+
+    name = "resume"
+    description = """
+Lets a farm go on that was paused, or started with --hold; or one job of it. Nodes that were set aside, since all
+failed on them, get tasks again when the farm is resumed.
+"""
+    examples = """
+        ipytaskfarm resume
+        ipytaskfarm resume --job primes
+    """
+    on = False
+
+
+class Drain(JsonCommand):
+    """``ipytaskfarm drain``"""
+
+    name = "drain"
+    description = """
+Gives the engines of these nodes nothing more, while what runs there comes to its end: before a machine is taken down,
+say. It holds over restarts of controller and agents, until --off.
+"""
+    arguments = "NODE…"
+    examples = """
+        ipytaskfarm drain node7
+        ipytaskfarm drain node7 --off
+    """
+    off = Bool(False, help="let them go on").tag(config=True)
+    flags: Any = switches(("off", "Drain.off", True, "let them go on"), JSON)
+
+    def carry_out(self) -> int:
+        nodes = list(dict.fromkeys(self.extra_args))
+        if not nodes:
+            raise UsageError("which nodes? `ipytaskfarm status` shows their names")
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.Drain(nodes, not self.off))
+            assert isinstance(reply, messages.Number)
+            state = questioner.answer(messages.FarmStatus())
+        assert isinstance(state, tables.FarmState)
+        busy = {node: 0 for node in nodes if any(agent["node"] == node for agent in state.agents)}
+        for row in state.engines:
+            if row.node in busy and row.task is not None:
+                busy[row.node] += 1
+        absent = [node for node in nodes if node not in busy]
+        if self.json:
+            shapes = [{"node": n, "drained": not self.off, "there": n in busy, "busy": busy.get(n, 0)} for n in nodes]
+            print_json(shapes)
+        else:
+            for node, engines in busy.items():
+                rest = f"drained; {printing.number(engines, 'engine')} still at work"
+                print(f"node {printing.safe(node)}: {'goes on' if self.off else rest}")
+        if absent and not self.off:
+            there = ", ".join(sorted({printing.safe(agent["node"]) for agent in state.agents})) or "none"
+            for node in map(printing.safe, absent):
+                told = f"nothing of the farm is there now (nodes: {there}); it gets no tasks if it comes"
+                print(f"node {node}: {told}. `ipytaskfarm drain {node} --off` takes that back", file=sys.stderr)
+            return FAILED
+        return OK

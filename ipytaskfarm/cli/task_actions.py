@@ -1,0 +1,240 @@
+"""Commands that change tasks: abort, retry, restart, remove, mark-done, mark-failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from traitlets import Bool, Unicode
+
+from ipytaskfarm.cli import printing
+from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.jobs import LONG_S, OnTasks
+from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.light_client import connect
+
+NO_TASK = "there is no such task (never handed in, or removed): `ipytaskfarm tasks` shows what there is"
+
+
+class Abort(OnTasks):
+    """``ipytaskfarm abort``"""
+
+    name = "abort"
+    description = """
+Aborts tasks: those that have not begun never run; in running ones an interrupt is raised, and an engine that does not
+heed it is replaced. Finished ones are passed over. Exit code 1 if an id was never given out.
+"""
+    examples = """
+        ipytaskfarm abort 12 15-19 --reason "wrong input"
+        ipytaskfarm abort --job primes --no-interrupt
+    """
+    interrupt = Bool(True, help="interrupt running tasks").tag(config=True)
+    reason = Unicode("", help="what is told to whoever fetches one of them").tag(config=True, metavar="TEXT")
+    aliases: Any = values(("job", "OnTasks.job"), ("reason", "Abort.reason"))
+    flags: Any = switches(("no-interrupt", "Abort.interrupt", False, "let running ones end; drop their results"), JSON)
+
+    def carry_out(self) -> int:
+        with connect(self.farm) as questioner:
+            ids = self.chosen(questioner, "unfinished")
+            reply = questioner.answer(messages.Abort(ids, self.interrupt, self.reason), timeout_s=LONG_S)
+        assert isinstance(reply, messages.Aborted)
+        if self.json:
+            print_json([{"id": task, "outcome": outcome} for task, outcome in reply.outcomes])
+        unknown = [task for task, outcome in reply.outcomes if outcome == "unknown"]
+        for task, outcome in reply.outcomes:
+            if not self.json and outcome != "unknown":
+                print(f"task {task}: {outcome}")
+        if not reply.outcomes and not self.json:
+            print("nothing of it is left to be aborted")
+        return _refused([(task, NO_TASK) for task in unknown])
+
+
+class Retry(OnTasks):
+    """``ipytaskfarm retry``"""
+
+    name = "retry"
+    description = "Hands failed tasks in again, with the same inputs, as new tasks that are linked to the old ones."
+    examples = """
+        ipytaskfarm retry 12 13
+        ipytaskfarm retry --job primes
+    """
+
+    def carry_out(self) -> int:
+        hint = "has not failed; `ipytaskfarm restart` hands in any that has ended"
+        return _hand_in_again(self, failed_only=True, why_not=hint)
+
+
+class Restart(OnTasks):
+    """``ipytaskfarm restart``"""
+
+    name = "restart"
+    description = """
+Hands ended tasks in again, whatever became of them, with the same inputs, as new tasks that are linked to the old ones.
+"""
+    examples = "ipytaskfarm restart 12-15"
+
+    def carry_out(self) -> int:
+        hint = "has not ended: wait for it, or `ipytaskfarm abort` it first"
+        return _hand_in_again(self, failed_only=False, why_not=hint)
+
+
+def _hand_in_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
+    with connect(command.farm) as questioner:
+        ids = command.chosen(questioner, "failed" if failed_only else "finished")
+        reply = questioner.answer(messages.Retry(ids, failed_only), timeout_s=LONG_S)
+    assert isinstance(reply, messages.Retried)
+    if command.json:
+        print_json({
+            "handed_in": [{"id": old, "again": new} for old, new in reply.ids],
+            "missing": reply.missing,
+            "refused": reply.not_failed,
+        })  # fmt: skip
+    else:
+        for old, new in reply.ids:
+            print(f"task {old}: handed in again as task {new}")
+        if not ids:
+            print(f"nothing of it has {'failed' if failed_only else 'ended'}")
+    return _refused([(i, NO_TASK) for i in reply.missing] + [(i, why_not) for i in reply.not_failed])
+
+
+class Remove(OnTasks):
+    """``ipytaskfarm remove``"""
+
+    name = "remove"
+    description = """
+Forgets ended tasks, with their results and their history; ids go on counting. Tasks that have not ended stay, and so
+do results that other tasks have yet to take: each is told, and the exit code is 1 if it was named.
+"""
+    arguments = "ID… | --job NAME | --all"
+    examples = """
+        ipytaskfarm remove 3-9
+        ipytaskfarm remove --all
+    """
+    everything = Bool(False, help="all that have ended").tag(config=True)
+    flags: Any = switches(("all", "Remove.everything", True, "all that have ended"), JSON)
+
+    def named_otherwise(self) -> bool:
+        if self.job and self.everything:
+            raise UsageError("--job or --all: not both")
+        return bool(self.job or self.everything)
+
+    def carry_out(self) -> int:
+        with connect(self.farm) as questioner:
+            ids = None if self.everything else self.chosen(questioner)
+            reply = questioner.answer(messages.Clear(ids), timeout_s=2 * LONG_S)
+            assert isinstance(reply, messages.Cleared)
+            status = questioner.answer(messages.QueueStatus()) if ids is None else None
+        if self.json:
+            names = {"missing": reply.missing, "unfinished": reply.unfinished, "needed": reply.needed}
+            print_json({"removed": reply.count, **names})
+        else:
+            print(f"removed {printing.number(reply.count, 'task')}")
+            if isinstance(status, tables.QueueStatusReply):
+                _tell_what_stays(status.counts)
+        return _refused([
+            *((i, NO_TASK) for i in reply.missing),
+            *((i, "has not ended: wait for it, or `ipytaskfarm abort` it first") for i in reply.unfinished),
+            *((i, "other tasks have yet to take its result: wait for them, or abort them") for i in reply.needed),
+        ])  # fmt: skip
+
+
+def _tell_what_stays(counts: dict[str, int]) -> None:
+    unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
+    needed = counts.get("succeeded", 0) + counts.get("failed", 0)
+    if unfinished:
+        print(f"{printing.number(unfinished, 'task')} stay: not ended")
+    if needed:
+        print(f"{printing.number(needed, 'task')} stay: others have yet to take the result")
+
+
+class Verbatim(Unicode[str, str]):
+    """Text as it was typed: traitlets takes quotes around it away, and JSON needs them."""
+
+    def from_string(self, s: str) -> str:
+        return s
+
+
+class MarkDone(JsonCommand):
+    """``ipytaskfarm mark-done``"""
+
+    name = "mark-done"
+    description = """
+Lets tasks that have not ended have succeeded, with a result from outside: they do not run, what runs of them is
+interrupted, and what waits for them goes on.
+"""
+    arguments = "ID…"
+    examples = """
+        ipytaskfarm mark-done 12
+        ipytaskfarm mark-done 12 --result '{"total": 42}'
+    """
+    result = Verbatim("null", help="the result, as JSON; an object is what a task of code pulls").tag(
+        config=True, metavar="JSON"
+    )
+    aliases: Any = values(("result", "MarkDone.result"))
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task")
+        try:
+            result = json.loads(self.result)
+        except ValueError as error:
+            raise UsageError(
+                f"--result {self.result!r} is no JSON ({error}); text stands in quotes: '\"text\"'"
+            ) from None
+        connect(self.farm).close()  # says it in one line when there is no farm, before the client's weight is loaded
+        from ipytaskfarm.client import TaskClient
+
+        with TaskClient(self.farm) as client:
+            return _mark(self, ids, lambda task: client.mark_done(task, result) or "succeeded")
+
+
+class MarkFailed(JsonCommand):
+    """``ipytaskfarm mark-failed``"""
+
+    name = "mark-failed"
+    description = """
+Lets the run of a task, or its result, count as failed. One that runs is interrupted, and runs again if it has retries
+left; one that waits has failed; one that has succeeded is reopened: it runs again under its id.
+"""
+    arguments = "ID…"
+    examples = 'ipytaskfarm mark-failed 12 --reason "the input was incomplete"'
+    reason = Unicode("", help="why; it stands in the error").tag(config=True, metavar="TEXT")
+    aliases: Any = values(("reason", "MarkFailed.reason"))
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task")
+        with connect(self.farm) as questioner:
+
+            def mark(task: int) -> str:
+                reply = questioner.answer(messages.MarkFailed(task, self.reason), timeout_s=LONG_S)
+                assert isinstance(reply, messages.Text)
+                return reply.text
+
+            return _mark(self, ids, mark)
+
+
+def _mark(command: JsonCommand, ids: list[int], mark: Any) -> int:
+    outcomes: list[tuple[int, str]] = []
+    refused: list[tuple[int, str]] = []
+    for task in ids:
+        try:
+            outcomes.append((task, mark(task)))
+        except IndexError:
+            refused.append((task, NO_TASK))
+        except errors.TaskError:
+            refused.append((task, "has ended already; `ipytaskfarm restart` runs it again, as a new task"))
+    if command.json:
+        print_json([{"id": task, "outcome": outcome} for task, outcome in outcomes])
+    else:
+        for task, outcome in outcomes:
+            print(f"task {task}: {printing.safe(outcome)}")
+    return _refused(refused)
+
+
+def _refused(tasks: list[tuple[int, str]]) -> int:
+    """A line for each, and the exit code."""
+    for task, why in tasks:
+        print(f"task {task}: {why}", file=sys.stderr)
+    return FAILED if tasks else OK

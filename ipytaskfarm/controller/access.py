@@ -1,0 +1,67 @@
+"""Who may come in while the controller runs: keys read anew, connection files written, connections listed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..core.errors import SecurityError
+from ..core.messages.tables import Connection, ConnectionTable
+from ..system import farm_paths
+from ..system.farm_paths import ConnectionInfo
+from ..transport.hub import Hub
+from ..transport.keys import (
+    KEYS_FILE,
+    FarmKeys,
+    info_for,
+    load_keys,
+    role_of,
+    session_fits,
+    write_agent_files,
+    write_if_new,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Door:
+    """The keys of a running farm, and what is made of them."""
+
+    def __init__(self, hub: Hub, info: ConnectionInfo, folder: Path) -> None:
+        """info: the clients' connection file; with the key that the controller has now, whatever is rotated later."""
+        self._hub = hub
+        self._info = info
+        self._folder = folder
+
+    def write_files(self, keys: FarmKeys) -> list[Path]:
+        """Write the connection files of this farm; returns those that go when the controller ends."""
+        paths = []
+        for title in ("client", "agent"):
+            path = farm_paths.connection_path(self._info.farm, title)
+            write_if_new(info_for(self._info, keys, title), path)
+            paths.append(path)
+        write_agent_files(self._info, keys, self._folder)
+        return paths
+
+    def reload(self) -> tuple[int, list[str]]:
+        """Take the keys as they are in the farm's folder now: (connections cut, sessions that are over).
+
+        SecurityError or OSError: they cannot be read or their files not be written; those of before hold on."""
+        keys = load_keys(self._folder)
+        if keys is None:
+            raise SecurityError(f"there is no {self._folder / KEYS_FILE}: the farm goes on with the keys that it has")
+        # First the files: whoever is cut looks there.
+        self.write_files(keys)
+        cut, over = self._hub.rekey(keys)
+        log.info("keys read anew: %d agents enrolled, %d connections cut", len(keys.agents), cut)
+        return cut, over
+
+    def connections(self) -> ConnectionTable:
+        """Who is known, by key."""
+        return ConnectionTable([Connection(peer.title, peer.name, there) for peer, there in self._hub.peers()])
+
+
+def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:
+    """Agents' sessions, of the controller's life before, whose keys were revoked since."""
+    titles = [title for title in keys.peers() if role_of(title) == "agent"]
+    return [session for session in sessions if not any(session_fits(title, session) for title in titles)]

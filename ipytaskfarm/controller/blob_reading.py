@@ -1,0 +1,117 @@
+"""Pieces of blobs for agents and clients that do not see the farm's folder, read in a thread beside the loop's turns.
+
+A peer that asks for more than it takes has to wait: as long as `AHEAD_BYTES` are on their way to it nothing more is
+read for it, so neither memory nor what else it is to be told depends on how much it asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..core.messages import Answer
+from ..core.messages.blob_chunks import PIECE_BYTES, BlobPiece
+from ..core.text import text_of
+from ..storage.blobs import Blobs
+
+AHEAD_BYTES = 8 * PIECE_BYTES
+"""To one peer, read and not acknowledged."""
+
+WAITING_MAX = 1000
+"""Questions of one peer; no honest one has so many at once.  More are not answered."""
+
+DIGEST_BYTES = 32
+
+
+class ReadPiece(NamedTuple):
+    """A piece of a blob to be read: for question `n` of a client, or (None) for an agent."""
+
+    session: str
+    n: int | None
+    digest: bytes
+    offset: int
+
+
+class BlobReader:
+    """Answers `ReadPiece`s, each peer's in order."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._waiting: dict[str, deque[ReadPiece]] = {}
+        self._under_way: Counter[str] = Counter()
+        self._to_read: queue.SimpleQueue[ReadPiece | None] = queue.SimpleQueue()
+        self._read: deque[tuple[ReadPiece, BlobPiece]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+
+    def fd(self) -> int:
+        """Readable when there are answers."""
+        return self._bell
+
+    def ask(self, load: ReadPiece) -> None:
+        """Queue a question."""
+        waiting = self._waiting.setdefault(load.session, deque())
+        if len(waiting) < WAITING_MAX:
+            waiting.append(load)
+
+    def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
+        """What was read, and for whom.  Never blocks."""
+        found: list[tuple[str, Answer | BlobPiece]] = []
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        while self._read:
+            load, piece = self._read.popleft()
+            self._under_way[load.session] -= 1
+            found.append((load.session, piece if load.n is None else Answer(load.n, piece)))
+        self._under_way += Counter()  # without those that have none
+        return found
+
+    def go_on(self, backlog_bytes: Callable[[str], int]) -> None:
+        """Once a turn: read for those who have taken what was read before.  backlog_bytes: what is on its way to a
+        session."""
+        for session, waiting in list(self._waiting.items()):
+            room = AHEAD_BYTES - backlog_bytes(session) - self._under_way[session] * PIECE_BYTES
+            while waiting and room > 0:
+                self._under_way[session] += 1
+                self._begin(waiting.popleft())
+                room -= PIECE_BYTES
+            if not waiting:
+                del self._waiting[session]
+
+    def _begin(self, load: ReadPiece) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="reader of blobs", daemon=True)
+            self._thread.start()
+        self._to_read.put(load)
+
+    def _serve(self) -> None:
+        while (load := self._to_read.get()) is not None:
+            try:
+                piece = self._piece(load)
+            except Exception as error:  # an offset that no file has: that answer's error, not the thread's
+                piece = BlobPiece(load.digest, load.offset, error=f"the controller cannot read it: {text_of(error)}")
+            self._read.append((load, piece))
+            os.eventfd_write(self._bell, 1)
+
+    def _piece(self, load: ReadPiece) -> BlobPiece:
+        error = "its task was cleared"
+        if len(load.digest) == DIGEST_BYTES:
+            try:
+                return BlobPiece(load.digest, load.offset, *self._blobs.read(load.digest, load.offset, PIECE_BYTES))
+            except FileNotFoundError:
+                pass
+            except OSError as problem:
+                error = f"the controller cannot read it: {problem}"
+        return BlobPiece(load.digest, load.offset, error=error)
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._to_read.put(None)
+            self._thread.join()
+        os.close(self._bell)

@@ -1,0 +1,191 @@
+"""Calls of running tasks: submitting children, asking about them, waiting for tasks, messages, progress.
+
+A call counts only while its attempt is the current one on its engine.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import msgspec
+
+from ..messages import ProgressOf
+from ..messages.running_task import (
+    Await,
+    Children,
+    ChildTable,
+    Declined,
+    Post,
+    Progress,
+    Receive,
+    Spawn,
+    Spawned,
+    Take,
+    TaskCall,
+)
+from ..messages.tables import ProgressTable
+from ..messages.task_types import Submission
+from ..saves import SaveAccepted
+from ..scheduler import nested_waits, task_messages
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision, LoadTaken
+from ..scheduler.engine_entry import EngineEntry
+from ..scheduler.running_tasks import Family
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import TaskEntry
+from ..scheduler.transitions import accept
+from ..states import State
+from ..validation import why_not_storable
+from .jobs import count_arrival, open_job, save_jobs
+from .submit import apply_rules, why_refused
+
+
+def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, out: Decision) -> None:
+    """Answer a running task's call."""
+    engine = farm.engines.by_name.get(event.engine)
+    task = farm.tasks.unfinished.get(event.run[0])
+    if engine is None or task is None or not task.is_current(engine.name, event.run):
+        return
+    question = event.question
+    if isinstance(question, Spawn):
+        _spawn(farm, engine, task, event, question, now, out)
+    elif isinstance(question, Children):
+        rows = [(child, state_of(farm, child)) for child in children_of(farm, task.id)]
+        out.reply(engine.agent, event, ChildTable(rows))
+    elif isinstance(question, Await):
+        nested_waits.wait_in_run(farm, engine, event, question, now, out)
+    elif isinstance(question, Take):
+        out.loads.append(LoadTaken(engine.agent, event))
+    elif isinstance(question, Post):
+        task_messages.post(farm, engine, task, event, question, now, out)
+    elif isinstance(question, Receive):
+        task_messages.receive(farm, engine, task, event, question, out)
+
+
+def state_of(farm: SchedulerState, task_id: int) -> str:
+    """Return a task's state as its parent sees it, or "cleared"."""
+    task = farm.tasks.unfinished.get(task_id)
+    if task is not None:
+        return "running" if task.state is State.PENDING else task.state.value
+    reason = farm.tasks.finals.get(task_id)
+    if reason is None:
+        return "failed" if task_id in farm.tasks.refusals else "cleared"
+    return str(State.FAILED if reason else State.SUCCEEDED)
+
+
+def children_of(farm: SchedulerState, parent: int) -> list[int]:
+    """Return a task's children in the order of submission."""
+    family = farm.conversations.families.get(parent)
+    return [child for _, ids in family.spawned.values() for child in ids] if family is not None else []
+
+
+def _spawn(
+    farm: SchedulerState,
+    engine: EngineEntry,
+    parent: TaskEntry,
+    event: TaskCall,
+    question: Spawn,
+    now: Now,
+    out: Decision,
+) -> None:
+    lifecycle = farm.lifecycle
+    family = farm.conversations.families.setdefault(parent.id, Family())
+    trial = parent.trial_state.trial if parent.trial_state is not None else 1
+    key = f"{trial}.{question.n}"
+    check = 0
+    for made in question.tasks:
+        check = crc32(made.payload, crc32((made.function or "").encode(), check))
+    known = family.spawned.get(key)
+    if known is not None:
+        if known[0] == check:
+            out.reply(engine.agent, event, Spawned(known[1]))
+        else:
+            text = (
+                f"task {parent.id} submitted something else as its submission {question.n} of trial {trial} when it "
+                "ran before: a task that may run again must submit the same in the same order"
+            )
+            out.reply(engine.agent, event, Declined("RuntimeError", text))
+        return
+    if lifecycle.stopping or lifecycle.full is not None:
+        why = lifecycle.full or "the farm is stopping"
+        out.reply(engine.agent, event, Declined("StoreFull" if lifecycle.full else "ConnectionError", why))
+        return
+    fault = why_not_storable(question)
+    if fault:
+        out.reply(engine.agent, event, Declined("TaskError", f"what task {parent.id} submits cannot be kept: {fault}"))
+        return
+    farm.functions.save(question.functions, out)
+    if question.job is not None:
+        open_job(farm, parent.session, question.job)
+    for made in question.tasks:
+        refusal = why_refused(farm, msgspec.structs.replace(made, needs=None), made.rules)
+        if refusal is not None:
+            out.reply(engine.agent, event, Declined(*refusal))
+            return
+    ids = _take_in(farm, parent, f"{key}.{check}", question.tasks, now, out)
+    if question.job is not None:
+        for made in question.tasks:
+            count_arrival(farm, made.rules)
+        save_jobs(farm, [question.job], out)
+    family.spawned[key] = check, ids
+    out.reply(engine.agent, event, Spawned(ids))
+
+
+def _take_in(
+    farm: SchedulerState, parent: TaskEntry, spawn: str, made: list[Submission], now: Now, out: Decision
+) -> list[int]:
+    block = farm.clients.ids.take(parent.session, len(made), out)
+    ids = list(range(block.first, block.last + 1))
+    block.next = block.last + 1
+    of_number = {submission.id: task_id for submission, task_id in zip(made, ids, strict=True)}
+    for submission, task_id in zip(made, ids, strict=True):
+        needs = submission.needs
+        if needs is not None:
+            # Tasks of the same call are named by negative numbers.
+            after = tuple(of_number.get(i, i) for i in needs.after)
+            inputs = tuple((name, of_number.get(source, source)) for name, source in needs.inputs)
+            known = tuple(i for i in after if farm.tasks.is_known(i))
+            needs = msgspec.structs.replace(needs, after=known, inputs=inputs)
+        child = msgspec.structs.replace(submission, id=task_id, submitted_s=now.wall_s, needs=needs)
+        apply_rules(farm, accept(farm, child, parent.session, submission.rules, out, parent.id, spawn), now, out)
+    out.saves.append(SaveAccepted(block.first, block.last))
+    return ids
+
+
+# -- progress
+
+
+def on_progress(farm: SchedulerState, session: str, event: Progress, now: Now, out: Decision) -> None:
+    """Take over how far a running task has come."""
+    task = farm.tasks.unfinished.get(event.run[0])
+    if task is not None and task.is_current(event.engine, event.run):
+        farm.conversations.progress[task.id] = event.value, event.total, event.message
+
+
+def on_progress_of(farm: SchedulerState, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
+    """Answer how far these tasks have come.
+
+    Clients ask a few times a second, so a thousand updates cost no more than the last one."""
+    rows = []
+    for task_id in question.ids:
+        if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
+            rows.append((task_id, *found))
+    out.answer(session, n, ProgressTable(rows))
+
+
+def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:
+    """Return what a task reported of its progress, or else how many of its children have ended."""
+    own = farm.conversations.progress.get(task_id)
+    if own is not None:
+        return own
+    children = children_of(farm, task_id)
+    if not children:
+        return None
+    done = 0.0
+    for child in children:
+        reported = farm.conversations.progress.get(child)
+        if child not in farm.tasks.unfinished:
+            done += 1
+        elif reported is not None and reported[1]:
+            done += min(1.0, reported[0] / reported[1])
+    return done, float(len(children)), f"{len(children)} children"

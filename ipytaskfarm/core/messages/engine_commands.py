@@ -1,0 +1,133 @@
+"""The bodies of MultiEngine commands and of their answers.  Only clients and engines read them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from .task_types import Function
+
+VERBS = {
+    "execute": "ExecuteBody -> ExecuteReply",
+    "push": "PushBody -> b''",
+    "pull": "encoded list[str] -> packed list of values",
+    "keys": "b'' -> encoded list[str]",
+    "get_result": "encoded int | None -> ExecuteReply",
+    "reset": "b'' -> b''",
+    "map": "MapBody -> packed list of values",
+    "clear_queue": "b'' -> b'', answered at once, not in its turn",
+    "properties": "PropertiesBody -> packed value",
+    "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
+}
+"""The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
+
+PROFILE = "profile"
+"""The verb that is answered while a task runs, so that a long task can be profiled before its end."""
+
+
+class ExecuteBody(msgspec.Struct, frozen=True):
+    """Lines for the engine.  sticky: the names that they leave survive `clear_before` and `reset`."""
+
+    lines: str
+    sticky: bool = False
+
+
+class PushBody(msgspec.Struct, frozen=True):
+    """A packed dict for the engine's namespace."""
+
+    packed: bytes
+    sticky: bool = False
+
+
+class MapBody(msgspec.Struct, frozen=True):
+    """Call a function, or the object of that name on the engine, with each of these items."""
+
+    packed: bytes
+    """The packed list of items, each a tuple of arguments."""
+    function: Function | None = None
+    name: str | None = None
+
+
+class ExecuteReply(msgspec.Struct, frozen=True):
+    """What `mec.execute` shows of one engine."""
+
+    id: int
+    number: int
+    raw: str
+    translated: str
+    stdout: str = ""
+    stderr: str = ""
+    display: list[dict[str, Any]] = []
+    """The last expression's value and rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+
+
+class PropertiesBody(msgspec.Struct, frozen=True):
+    """An operation on an engine's properties: set (packed dict), get, has, del (keys), clear."""
+
+    op: str
+    keys: list[str] | None = None
+    packed: bytes | None = None
+    facts: bool = False
+
+
+# -- profiles: plain numbers and text, so that reading one runs no code of others
+
+
+class ProfileBody(msgspec.Struct, frozen=True):
+    """What an engine does with one of its profilers.
+
+    "read" answers what the profiler has gathered, or None if it was never started.  The others answer None."""
+
+    profiler: Literal["cpu", "memory", "sampling"]
+    op: Literal["start", "stop", "read"]
+    clock: Literal["cpu", "wall"] = "cpu"
+    """cpu: the clock that functions are timed with."""
+    builtins: bool = False
+    """cpu: whether functions written in C have rows of their own."""
+    nframes: int = 1
+    """memory: how many frames are kept of each allocation's traceback."""
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A function, or with `function` "" a line."""
+
+    function: str
+    module: str
+    """The dotted name by which the module is imported, or a name in angle brackets: ``<task>``, ``<cell>``."""
+    file: str
+    line: int
+    """The first line of the function."""
+
+
+class CpuProfile(msgspec.Struct, frozen=True):
+    """What yappi measured on one engine."""
+
+    engine: int
+    clock: str
+    runs: int
+    """Tasks and commands that were profiled."""
+    places: list[Place]
+    calls: list[tuple[int, int, float, float]]
+    """(index of the place, calls, seconds in the function itself, seconds with what it called)."""
+
+
+class MemoryProfile(msgspec.Struct, frozen=True):
+    """What tracemalloc knows of one engine."""
+
+    engine: int
+    traced_bytes: int
+    peak_bytes: int
+    places: list[Place]
+    blocks: list[tuple[list[int], int, int]]
+    """(traceback as indices of places, the most recent call last; bytes; number of blocks)."""
+
+
+class SampleProfile(msgspec.Struct, frozen=True):
+    """What the sampler saw on one engine."""
+
+    engine: int
+    interval_s: float
+    places: list[Place]
+    stacks: list[tuple[list[int], int]]
+    """(stack as indices of places, the outermost function first; samples)."""

@@ -1,0 +1,125 @@
+"""What a task does and what it left.  Clients and engines read this; for controller and agents it is bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+NOTHING = msgspec.msgpack.encode({"kind": "call"})
+"""The `ResultBody` of a task that ran no code: a value of None."""
+
+
+class Message(NamedTuple):
+    """A message to a task, or from one."""
+
+    value: Any
+    sender: str
+    """The name of a client, or "task 7"."""
+    at_s: float
+    """When the message was accepted (wall clock)."""
+
+
+class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
+    """Code that runs in the engine's namespace: push, execute, pull."""
+
+    code: str
+    pull: tuple[str, ...] = ()
+    push: bytes | None = None
+    """A packed dict, see `serialization.pack`."""
+    clear_before: bool = False
+    clear_after: bool = False
+
+
+class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """A function call.  The function itself travels as `Function`, named by `Submission.function`."""
+
+    arguments: bytes | None = None
+    """Packed ``(args, kwargs)``.  None: a call without arguments."""
+    clear_before: bool = False
+    clear_after: bool = False
+    raw: bool = False
+    """Whether it is a MapTask: the runner writes this into `ResultBody.kind`, so that any client returns the bare
+    value."""
+    each: bool = False
+    """Whether it is a chunk of a map.  The arguments are ``(items, star)``: the function is called with each item
+    (star: with each item's items).  The value is ``(values, errors)``: None stands among the values where an error
+    is, and each error is ``(index, whether it rejected the engine, FailureBody)``."""
+
+
+Work: TypeAlias = StringWork | CallWork
+"""The payload of a task.  Controller and agents see it only as bytes."""
+
+
+class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
+    """A place in the user's code where a traceback leads through."""
+
+    filename: str
+    module: str
+    name: str
+    """The function's name."""
+    first_line: int
+    """Of the function."""
+    line: int
+    end_line: int | None = None
+    column: int | None = None
+    end_column: int | None = None
+    lines: tuple[str, ...] = ()
+    """Source lines around it, …"""
+    lines_from: int = 1
+    """… beginning with the line of this number."""
+
+
+class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
+    """One exception of a chain: what was raised, a cause, a context, or a member of a group."""
+
+    etype: str
+    value: str
+    pickled: bytes | None = None
+    fields: bytes | None = None
+    """Packed dict of attributes that pickling by itself would lose (`name` of an AttributeError)."""
+    why: str = ""
+    """Why it could not be pickled."""
+    cause: int = -1
+    """Which link of the chain is its `__cause__`; -1: none."""
+    context: int = -1
+    suppresses: bool = False
+    members: tuple[int, ...] | None = None
+    """An exception group: the links that are its members."""
+    notes: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+    """The places of its traceback, by their index, the outermost one first."""
+
+
+class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An exception as it travels: readable even if it cannot be unpickled."""
+
+    etype: str
+    value: str
+    traceback: str = ""
+    """The frames of user code, as text."""
+    pickled: bytes | None = None
+    """The exception itself, where it can be pickled."""
+    links: tuple[ErrorLink, ...] = ()
+    """The exception and all that it refers to; the first is the exception itself, pickled above."""
+    places: tuple[ErrorPlace, ...] = ()
+
+
+class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task left: its values, its failure, its output."""
+
+    value: bytes | None = None
+    """Packed: a dict of the pulled names, or a function's return value."""
+    failure: FailureBody | None = None
+    stdout: str = ""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+    progress: tuple[float, float | None, str] | None = None
+    """The last progress that the task reported: (value, total, message)."""
+    accumulated: dict[str, bytes] = {}
+    """Accumulator -> packed sum of what the task added to it."""
+    kind: str = "names"
+    """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""
+    items: list[tuple[int, str, str]] = []
+    """A chunk of a map: what its items have printed, as (index, stdout, stderr); silent ones are not there."""

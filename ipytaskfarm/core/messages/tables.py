@@ -1,0 +1,154 @@
+"""Tables: the answers to questions about the farm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .task_types import Failure, Incarnation
+
+
+class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
+    """Numbers per state, and the ids when they were asked for."""
+
+    counts: dict[str, int]
+    ids: dict[str, list[int]] | None = None
+
+
+class TaskRow(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a table of tasks."""
+
+    id: int
+    state: str
+    reason: str
+    name: str | None
+    engine_id: int | None
+    attempts: int
+    submitted_s: float
+    started_s: float | None = None
+    run_s: float | None = None
+    completed_s: float | None = None
+    failure: Failure | None = None
+
+
+class TaskTable(msgspec.Struct, frozen=True, tag=True):
+    """Rows in order of id, and the ids that were asked for and are not known."""
+
+    rows: list[TaskRow]
+    unknown: list[int] = []
+    omitted: int = 0
+    """How many earlier tasks match too, and were not asked for."""
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """One job."""
+
+    id: str
+    name: str
+    total: int
+    arrived: int
+    unfinished: int
+    paused: bool
+    failed: str
+    opened_s: float
+    ids: list[int] = []
+
+
+class JobTable(msgspec.Struct, frozen=True, tag=True):
+    """Jobs, the latest last."""
+
+    rows: list[JobRow]
+
+
+class ProgressTable(msgspec.Struct, frozen=True, tag=True):
+    """(id, value, total or None, message) of running tasks that have reported progress, or whose children have."""
+
+    rows: list[tuple[int, float, float | None, str]]
+
+
+class EventTable(msgspec.Struct, frozen=True, tag=True):
+    """(when, task, name, what, engine id or -1, more), in order of time."""
+
+    rows: list[tuple[float, int, str | None, str, int, str]]
+
+
+class EngineRow(msgspec.Struct, frozen=True):
+    """One engine as clients see it."""
+
+    id: int
+    engine: Incarnation
+    node: str
+    pid: int
+    state: str
+    """starting, preparing, idle, busy, unreachable, stopping."""
+    task: int | None
+    ahead: int
+    """How many tasks were sent ahead and have not begun."""
+    started_s: float
+    facts: dict[str, Any]
+    connection_file: str = ""
+    note: str = ""
+    environment: str = ""
+    """The name of its environment.  "": it is blank."""
+
+
+class EngineTable(msgspec.Struct, frozen=True, tag=True):
+    """All engines, by id."""
+
+    rows: list[EngineRow]
+
+
+class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
+    """(engine id, task that runs there or None, texts of the commands there in their order), by id."""
+
+    rows: list[tuple[int, int | None, list[str]]]
+
+
+class FarmState(msgspec.Struct, frozen=True, tag=True):
+    """What `ipytaskfarm status` shows."""
+
+    name: str
+    incarnation: str
+    epoch: int
+    pid: int
+    started_s: float
+    wanted: int
+    held: bool
+    stopping: bool
+    counts: dict[str, int]
+    engines: list[EngineRow]
+    agents: list[dict[str, Any]]
+    clients: int
+    store_bytes: int
+    losses: list[str] = []
+    """The last lost engines, one line each."""
+    waiting: int = 0
+    """How many tasks could begin if they had an engine."""
+    waiting_s: float | None = None
+    """How long one engine would take for those.  None: nothing was measured."""
+    found: str = ""
+    """What the controller found in the store when it started."""
+
+
+class Connection(msgspec.Struct, frozen=True, array_like=True):
+    """One peer's session."""
+
+    key: str
+    """The title of the peer's key, see `transport.keys`: client, reader, agent, agent:NAME."""
+    name: str
+    """``user@host pid``, or an agent's node."""
+    there: bool
+    """Whether the peer is connected now."""
+
+
+class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
+    """All sessions that the controller knows."""
+
+    rows: list[Connection]
+
+
+class StickyTable(msgspec.Struct, frozen=True, tag=True):
+    """(key, verb, text) in the order in which new engines run them."""
+
+    rows: list[tuple[str, str, str]]

@@ -1,0 +1,206 @@
+"""What a task is made of (`Rules`, `Submission`) and what comes back (`Ended`, `Final`).
+
+These values travel inside the messages of `core.messages`, and the store keeps them.  Values that only clients and
+engines read are in `core.messages.payload`, requirements of tasks in `core.requirements`.
+
+Structs that travel by the thousand are arrays without a tag (``array_like``).  Names that end in ``_s`` are seconds:
+wall-clock seconds since the epoch where the name says when (``submitted_s``), plain durations otherwise (``run_s``).
+An *engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* is the small number that people see.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from ..requirements import Asks, Recycle
+from .dependencies import Needs
+
+Incarnation: TypeAlias = str
+RunKey: TypeAlias = tuple[int, int]
+"""(task id, attempt number): names one run of one task, and is never given again."""
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """A recovery task: it runs under the id of the task whose retries are spent."""
+
+    payload: bytes
+    function: str | None = None
+    rules: Rules | None = None
+
+
+class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where and how often a task runs.  None in its place means that all rules are defaults."""
+
+    name: str | None = None
+    priority: int = 0
+    retries: int = 0
+    lost_retries: int | None = None
+    """Retries after the loss of an engine.  None: they are taken from `retries`."""
+    time_limit_s: float | None = None
+    targets: tuple[int, ...] | None = None
+    depend: str | None = None
+    """Digest of the depend function, whose code is sent as a `Function`."""
+    recovery: Recovery | None = None
+    retry_of: int | None = None
+    """The task of which this one is a linked retry."""
+    job: str | None = None
+    """Id of the job that the task belongs to."""
+    asks: Asks | None = None
+    """What the task requires of its engine and node.  None: nothing."""
+    grace_s: float | None = None
+    """Between the task's interrupt and the signals that end its engine.  None: as the farm's settings say."""
+    retry_delays_s: tuple[float, ...] = ()
+    """Before the first, second … run after an error.  The last one holds for all further runs."""
+    retry_on: tuple[str, ...] = ()
+    """Qualified names of the exceptions after which the task is run again, subclasses included.  (): all."""
+    defer_s: float = 300.0
+    """Before the next trial of a deferred run that does not give a time itself."""
+    defer_max_s: float = 3600.0
+    """A run that is deferred later than this after the first trial's begin has failed."""
+    warn_after_s: float | None = None
+    """The client is warned when a run takes longer."""
+    unique: str | None = None
+    """The task is refused while another task with this key has not ended."""
+
+
+class JobSpec(msgspec.Struct, frozen=True):
+    """A job that tasks of the same message belong to.  When the same id comes again, the job has become larger."""
+
+    id: str
+    name: str
+    total: int
+    """The job has ended when so many of its tasks have been handed in and have ended."""
+    environment: str | None = None
+    """Identity of the job's default environment, which it uses as long as it has not ended."""
+    recycle: Recycle | None = None
+    abort_on_failure: bool = False
+    """Whether the first of its tasks that fails ends all others."""
+    abort_on_disconnect: bool = False
+    """Whether the end of its client's connection ends all its tasks."""
+    unique: str | None = None
+    """The job's tasks are refused while another job with this key has not ended."""
+    opened_s: float = 0.0
+    """When the job was first handed in."""
+
+
+class Function(msgspec.Struct, frozen=True, array_like=True):
+    """The code of a function, named by its normalised digest and sent once to each receiver."""
+
+    digest: str
+    code: bytes
+
+
+class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One task as the client hands it in."""
+
+    id: int
+    payload: bytes
+    submitted_s: float
+    function: str | None = None
+    rules: Rules | None = None
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that the payload and the payloads of the recovery tasks need, see `storage.blobs`."""
+    needs: Needs | None = None
+    """What the task waits for."""
+
+
+class Packed(NamedTuple):
+    """A task that can be handed in; it gets its id later."""
+
+    payload: bytes
+    function: str | None = None
+    rules: Rules | None = None
+    functions: tuple[Function, ...] = ()
+    """The code of `function`, of the depend functions and of the recovery tasks."""
+    raw: bool = False
+    blobs: tuple[str, ...] = ()
+    """Digests of the large values that were written beside the payload."""
+    needs: Needs | None = None
+    """What the task waits for.  Tasks of its own job that have no id yet are named -1 - position."""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why an attempt failed, as far as the controller needs to know.  The texts are hostile, and bounded."""
+
+    etype: str
+    value: str
+    place: str = ""
+    """``file:line in function`` of the user's innermost frame."""
+    kinds: tuple[str, ...] = ()
+    """Qualified names of the exception's class and its bases, for `Rules.retry_on`.  The store does not keep them."""
+
+
+class Deferral(msgspec.Struct, frozen=True, tag=True):
+    """The run has ended because it asked to be run again later."""
+
+    after_s: float | None = None
+    """None: as the task's rules say."""
+    message: str = ""
+    """For people."""
+    state: bytes = b""
+    """A packed dict that the next trial gets."""
+    received: int = 0
+    """How many of the messages sent to the task were read."""
+
+
+class LostInputs(msgspec.Struct, frozen=True, tag=True):
+    """The run has found that results which it was given are lost."""
+
+    ids: tuple[int, ...]
+    engines: tuple[int, ...] = ()
+    """Ids of engines that are replaced, because what they held is lost too."""
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of one attempt, as the engine wrote it into the flight recorder."""
+
+    task: int
+    attempt: int
+    outcome: str
+    """"" for success, else a `core.states.Reason` value ("error", "rejected", "time limit", ...)."""
+    started_s: float
+    run_s: float
+    failure: Failure | None = None
+    body: bytes = b""
+    """An encoded `ResultBody`; agent and controller do not look into it."""
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that the body needs."""
+    memory_bytes: int = 0
+    """The engine's private memory after the run, if the run asked for it."""
+    word: Deferral | LostInputs | None = None
+    """The details of outcome "deferred" or "inputs lost"."""
+
+
+class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt in a task's history."""
+
+    number: int
+    engine_id: int
+    node: str
+    started_s: float
+    ended_s: float
+    outcome: str
+    failure: Failure | None = None
+
+
+class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task's end, as clients are told.  `body` None: there is a result, and it has to be fetched."""
+
+    id: int
+    reason: str
+    """"" for succeeded, else why it failed (a `core.states.Reason` value)."""
+    engine_id: int
+    node: str
+    attempts: int
+    submitted_s: float
+    started_s: float
+    run_s: float
+    completed_s: float
+    failure: Failure | None = None
+    body: bytes | None = None
+    history: list[AttemptRow] = []
+    """The attempts before the last one."""
+    blobs: tuple[str, ...] = ()
+    """Digests of the blobs that the body needs.  Only the store uses them; it does not give them back."""

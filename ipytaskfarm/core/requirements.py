@@ -1,0 +1,231 @@
+"""What tasks require of the engine that runs them: environment, resources, conditions, and when it is recycled.
+
+These are only values, which travel within `parcels.Rules`.  `core.scheduler.admission` applies what changes from
+moment to moment,
+`core.scheduler.eligibility` what does not, and `core.scheduler.environments` environments.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+CORES, MEMORY, GPU = "cores", "memory", "gpu"
+"""Resources of every node: cores, bytes, and devices.  A farm's owner may declare others (licences, …)."""
+
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS",
+)  # fmt: skip
+"""Environment variables in which libraries read how many threads they may have."""
+
+LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
+TIME_LEFT = "time_left"
+CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})
+"""Facts of a node that change by themselves.  Conditions on them are checked when a task is about to start."""
+
+SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
+"""Facts in bytes."""
+
+_VERSIONS = frozenset({"python", "version"})
+"""Facts that are compared number by number: 3.9 is less than 3.11."""
+
+Value: TypeAlias = str | float | bool | tuple[str | float | bool, ...]
+
+
+class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """User code that prepares an engine once for many tasks.
+
+    `identity` is a digest, and the name under which the code travels as a `Function`.  Two tasks of one identity share
+    engines, whichever clients handed them in."""
+
+    identity: str
+    name: str
+    """The name that people see."""
+    unique: str | None = None
+    """The user's own id of the environment, with the additional id.  Another identity under the same id is an edit."""
+    variant: str = ""
+    """A digest of the attributes that do not make the identity.  Of two variants the first one is used."""
+    teardown_s: float = 5.0
+    """How long `teardown` may take before the engine is killed."""
+
+
+class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """When an engine is ended and replaced by a new one: between tasks, never within one."""
+
+    after_tasks: int | None = None
+    idle_s: float | None = None
+    interval_s: float | None = None
+    """Counted from the engine's start."""
+    at_times_s: tuple[int, ...] = ()
+    """Seconds after midnight, in the node's local time."""
+    memory_bytes: int | None = None
+    """The private memory at which the engine is recycled."""
+    on_job_end: bool = False
+    when_unreferenced: bool = False
+    """Whether the engine is recycled when no unfinished task and no job uses the environment any more."""
+    on_failure: bool = False
+
+
+class Condition(msgspec.Struct, frozen=True, array_like=True):
+    """``name op value``, on an engine's facts, its properties, or its node's state."""
+
+    name: str
+    op: str
+    """One of < <= > >= == != in, "not in"."""
+    value: Value
+
+    def __str__(self) -> str:
+        value = [_shown(self.name, v) for v in self.value] if isinstance(self.value, tuple) else None
+        return f"{self.name} {self.op} {_shown(self.name, self.value) if value is None else value}"
+
+
+class Want(msgspec.Struct, frozen=True, array_like=True):
+    """At least and at most so much of a resource.  What is free between the two is allotted."""
+
+    name: str
+    least: float
+    most: float
+
+
+class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a task requires of its engine and its node.  Tasks with the same requirements wait in one class."""
+
+    environment: Environment | None = None
+    recycle: Recycle | None = None
+    """When the engine is recycled.  With `environment` None this holds for engines that ran only tasks of the job."""
+    requires: tuple[Condition, ...] = ()
+    resources: tuple[Want, ...] = ()
+    exclusive: bool = False
+    """Whether nothing else runs on the node meanwhile."""
+    group: str | None = None
+    max_parallel: int | None = None
+    """The task does not start while so many of its group run on the farm; `max_parallel_per_node`: on the node."""
+    max_parallel_per_node: int | None = None
+    force: bool = False
+    """Whether the task starts although the load guard forbids it."""
+    fail_if_unmet: bool = False
+    """Whether the task fails at once when no engine can serve it."""
+    placement: str | None = None
+    """Which of the free engines takes the task, see `core.scheduler.engine_choice`.  None: as the farm's settings
+    say."""
+    locality: str | None = None
+    """Digest of a function of an engine's properties: -1 never there, 0 indifferent, more is better."""
+
+    @property
+    def identity(self) -> str | None:
+        """Return the identity of the environment."""
+        return self.environment.identity if self.environment is not None else None
+
+    @property
+    def by_job(self) -> bool:
+        """Return whether the job matters to the engine that runs the task."""
+        return self.recycle is not None and (self.environment is None or self.recycle.on_job_end)
+
+    @property
+    def gated(self) -> bool:
+        """Return whether the task may have to wait although an engine that could serve it is free."""
+        return bool(
+            self.resources
+            or self.exclusive
+            or (self.group is not None and (self.max_parallel is not None or self.max_parallel_per_node is not None))
+            or any(condition.name in CHANGING for condition in self.requires)
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Return whether nothing is sent ahead with the task, because each start or each end is checked."""
+        return self.gated or (self.recycle is not None and self.recycle.memory_bytes is not None)
+
+
+class Allotment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The resources of its node that a task has as long as it runs."""
+
+    amounts: dict[str, float] = {}
+    gpus: tuple[str, ...] = ()
+    """The devices, as CUDA_VISIBLE_DEVICES names them."""
+    exclusive: bool = False
+    """Whether the task has the node to itself."""
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+OPERATORS = (*_OPERATORS, "in", "not in")
+
+_NUMBERS = re.compile(r"\d+")
+
+
+def unmet(condition: Condition, known: Mapping[str, Any]) -> str:
+    """Return why a condition does not hold of the known facts.  "" means it holds."""
+    if condition.name not in known:
+        return f"{condition}: this engine has no {condition.name}"
+    found = known[condition.name]
+    try:
+        holds = _holds(condition, found)
+    except TypeError:
+        return f"{condition}: it is {found!r}, which cannot be compared with that"
+    return "" if holds else f"{condition}: it is {_shown(condition.name, found)}"
+
+
+def _shown(name: str, value: Any) -> str:
+    """Format a value for people."""
+    if name in SIZES and isinstance(value, (int, float)):
+        return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    return f"{value:.0%}" if name == LOAD and isinstance(value, (int, float)) else str(value)
+
+
+def _holds(condition: Condition, found: Any) -> bool:
+    wanted: Any = condition.value
+    if isinstance(wanted, tuple):
+        return any(_same(condition.name, found, each) for each in wanted) is (condition.op == "in")
+    if condition.name in _VERSIONS:
+        found, wanted = _version(found), _version(wanted)
+        if condition.op in ("==", "!="):
+            found = found[: len(wanted)]  # 3.11 is any 3.11.x
+    return bool(_OPERATORS[condition.op](found, wanted))
+
+
+def _same(name: str, found: Any, wanted: Any) -> bool:
+    if name in _VERSIONS:
+        version = _version(wanted)
+        return _version(found)[: len(version)] == version
+    return bool(found == wanted)
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    return tuple(int(number) for number in _NUMBERS.findall(str(text)[:100]))
+
+
+def amount(name: str, value: float) -> str:
+    """Format an amount of a resource for people."""
+    if name == MEMORY:
+        return f"{value / 2**20:,.0f} MiB of memory"
+    return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
+
+
+SIZE_MAX = 2.0**60
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
+
+
+def bytes_of(text: str) -> int:
+    """Return a size, given as people write it: ``"300 MiB"``; k, M, G and T are powers of 1024.
+
+    ValueError: the text is no size."""
+    found = _SIZE.match(text)
+    if found is None:
+        raise ValueError(f"a size like '300 MiB' or '2G' is expected, not {text!r:.80}")
+    size = float(found[1]) * _UNITS[found[2].lower()]
+    if size > SIZE_MAX:
+        raise ValueError(f"a size of at most 2**60 bytes is expected, not {text!r:.80}")
+    return int(size)

@@ -1,0 +1,110 @@
+"""An agent and its node as the scheduler knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from ..messages import Demand, NodeState
+from ..messages.task_types import Incarnation, RunKey
+from .engine_entry import EngineEntry
+from .queue import TaskClass
+
+TaskKind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
+"""(depend, targets) of a task: the part of its class that says what it is."""
+Charge: TypeAlias = Literal["error", "loss", "error and loss"]
+"""What a failed attempt cost its task."""
+
+
+class FailedAttempt(NamedTuple):
+    """One failed attempt on a node, as `AgentEntry.failures` remembers it."""
+
+    task: int
+    recovery: int
+    """How far down its chain the task was: the next link has a budget of its own."""
+    kind: TaskKind
+    charge: Charge
+
+
+@dataclass(slots=True)
+class AgentEntry:
+    """One session of an agent."""
+
+    session: str
+    node: str
+    pid: int = 0
+    cores: int = 1
+    memory_bytes: int = 0
+    platform: str = ""
+    python: str = ""
+    slots: int | None = None
+    """How many engines there may be at most.  None: any number."""
+    name: str = ""
+    """The name by which the agent's launcher knows it.  "": no launcher placed it."""
+    brings: int | None = None
+    """How many engines the agent brings, beside those that the farm wants.  None: it takes its share of those."""
+    ends_s: float | None = None
+    """When (monotonic) the agent's time is over, where that is limited."""
+    former: frozenset[str] = frozenset()
+    """Sessions of dead agents whose folder this agent has found: it speaks for their engines."""
+    present: bool = True
+    """Whether the agent has reported and has not left."""
+    reachable: bool = True
+    starting: dict[int, float] = field(default_factory=dict)
+    """Engine id -> when its start was asked for."""
+    backoff_s: float = 0.0
+    """How long the next start waits after failed ones.  0: the last start succeeded."""
+    start_after_s: float = 0.0
+    """When (monotonic) the next engine may be started."""
+    engines: dict[Incarnation, EngineEntry] = field(default_factory=dict)
+    deadline_s: float | None = None
+    """When (monotonic) the agent is given up, while it is unreachable."""
+    failures: list[FailedAttempt] = field(default_factory=list)
+    """Attempts that failed here since the last one that succeeded here."""
+    succeeded_elsewhere: set[TaskKind] = field(default_factory=set)
+    """Kinds of tasks that succeeded on other nodes meanwhile."""
+    excluded: str = ""
+    """Why the agent gets no more tasks.  "": it gets tasks."""
+    leaving: bool = False
+    """Whether the agent ends when its engines have ended."""
+    priority: int = 0
+    capacity: dict[str, float] = field(default_factory=dict)
+    """Resource -> how much of it the node has."""
+    used: dict[str, float] = field(default_factory=dict)
+    """Resource -> how much of it running tasks have."""
+    gpus: tuple[str, ...] = ()
+    gpus_used: set[str] = field(default_factory=set)
+    exclusive: RunKey | None = None
+    """The run that has the node to itself."""
+    state: NodeState | None = None
+    """What the agent reported last of load, memory and disk."""
+    utc_offset_s: int = 0
+    """The node's local time minus UTC."""
+    clock_ahead_s: float | None = None
+    """The node's clock minus the controller's."""
+    parked: dict[TaskClass, None] = field(default_factory=dict)
+    """Classes that wait until something changes on this node."""
+    reserving: bool = False
+    """Whether what becomes free here is kept for the head of a class, see `core.scheduler.admission`."""
+    resource_requests: list[Demand] = field(default_factory=list)
+    """Requests of running tasks for more resources, which wait until these are free."""
+    last_batch: int = 0
+    """The number of the batch that was sent last to one of the agent's engines."""
+
+    @property
+    def accepts_tasks(self) -> bool:
+        """Return whether the agent's engines may be given tasks."""
+        return self.present and self.reachable and not self.excluded
+
+
+@dataclass(slots=True)
+class AgentRegistry:
+    """The agents, and what is kept about their nodes."""
+
+    by_session: dict[str, AgentEntry] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
+    """Sessions of agents with entries in `AgentEntry.failures`."""
+    drained_nodes: set[str] = field(default_factory=set)
+    """Nodes whose engines get no more tasks, by the will of the farm's owner."""
+    changed: dict[str, None] = field(default_factory=dict)
+    """Sessions of agents on whose nodes something became free: what is parked there is announced in this turn."""

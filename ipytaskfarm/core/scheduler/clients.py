@@ -1,0 +1,100 @@
+"""Clients as the scheduler knows them, and the ids of tasks that were given to them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from ..messages import Retried
+from ..messages.task_types import Final
+from ..saves import SaveBlock
+from .decision import Decision
+
+
+@dataclass(slots=True)
+class Block:
+    """A range of task ids that was given to a client."""
+
+    first: int
+    last: int
+    next: int
+    """The next id expected: ids of a block arrive in order."""
+    session: str
+
+
+@dataclass(slots=True)
+class ClientEntry:
+    """One session of a client."""
+
+    session: str
+    name: str = ""
+    connected: bool = False
+    blocks: list[Block] = field(default_factory=list)
+    next_block: int = 1024
+    """How many ids the next block has."""
+    started: int = 0
+    """How many of the client's tasks have been started."""
+    finals: list[Final] = field(default_factory=list)
+    """Ends of tasks of which the client is told at the end of the turn."""
+    accepted: dict[int, int] = field(default_factory=dict)
+    """First id of a block -> the last id accepted in this turn."""
+    watching: set[int] = field(default_factory=set)
+    """Tasks of other clients of whose ends the client wants to be told."""
+
+    def block_of(self, task_id: int) -> Block | None:
+        """Return the client's block that has this id."""
+        for block in reversed(self.blocks):
+            if block.first <= task_id <= block.last:
+                return block
+        return None
+
+
+@dataclass(slots=True)
+class TaskIds:
+    """The ids of tasks that were given to clients."""
+
+    blocks: list[Block] = field(default_factory=list)
+    """All blocks, by first id; those that were wholly accepted in a life of the controller before are dropped."""
+    next: int = 0
+
+    def take(self, session: str, count: int, out: Decision) -> Block:
+        """Give a session so many ids that were never given before."""
+        block = Block(self.next, self.next + count - 1, self.next, session)
+        self.next += count
+        self.blocks.append(block)
+        out.saves.append(SaveBlock(block.first, block.last, session))
+        return block
+
+    def block_of(self, task_id: int) -> Block | None:
+        """Return the block that has this id."""
+        index = bisect_right(self.blocks, task_id, key=lambda block: block.first) - 1
+        return self.blocks[index] if index >= 0 else None
+
+
+@dataclass(slots=True)
+class ClientRegistry:
+    """The clients, and what is kept about them."""
+
+    by_session: dict[str, ClientEntry] = field(default_factory=dict)
+    ids: TaskIds = field(default_factory=TaskIds)
+    watchers: dict[int, list[str]] = field(default_factory=dict)
+    """Task -> sessions that want to be told of its end."""
+    to_tell: dict[str, ClientEntry] = field(default_factory=dict)
+    """Clients with ends or acceptances to be told at the end of the turn."""
+    retried: dict[str, Retried] = field(default_factory=dict)
+    """"session n" of a `Retry` -> the answer.  A client that repeats the question gets the same answer."""
+
+    def of(self, session: str) -> ClientEntry:
+        """Return the client of a session; it is made if it is new."""
+        client = self.by_session.get(session)
+        if client is None:
+            client = self.by_session[session] = ClientEntry(session)
+            # The client may have been here before, and have ids that it has not used yet.
+            client.blocks = [block for block in self.ids.blocks if block.session == session]
+        return client
+
+    def will_submit(self, task_id: int) -> bool:
+        """Return whether this id was given to a client that is connected and has not handed the task in yet."""
+        block = self.ids.block_of(task_id)
+        client = self.by_session.get(block.session) if block is not None else None
+        return block is not None and block.next <= task_id <= block.last and client is not None and client.connected

@@ -1,0 +1,166 @@
+"""What the scheduler decides in a turn, for the controller's loop to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from ..messages import Answer, Message, Reply
+from ..messages.evaluator import Evaluate
+from ..messages.running_task import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
+from ..messages.tables import JobRow, TaskRow
+from ..messages.task_types import Final, Incarnation
+from ..requirements import Allotment, Environment, Recycle
+from ..saves import Save
+
+
+class Wants(NamedTuple):
+    """What a run is sent with that is read from the store."""
+
+    inputs: tuple[tuple[int, int], ...] = ()
+    """See `needs.Needs.inputs`."""
+    trial: int = 1
+    received: int = 0
+    parent: int | None = None
+
+
+ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
+"""(task id, attempt, function, time limit, version of the properties, environment, whether its memory is measured, what
+only few tasks want)
+"""
+
+
+class Assignment(NamedTuple):
+    """Tasks for an engine.  The controller's loop adds their payloads and sends one `HandOut`."""
+
+    agent: str
+    engine: Incarnation
+    tasks: list[ToRun]
+    environment: Environment | None = None
+    """The engine's environment from now on."""
+    allotment: Allotment | None = None
+    """The resources of the assignment's only task."""
+    recycling: tuple[tuple[str, Recycle], ...] = ()
+    """See `EngineEntry.recycling`."""
+    graces: dict[int, float] | None = None
+    """Task -> its own time between the interrupt of a time limit and the signals, for tasks that have one."""
+
+
+class LoadFinals(NamedTuple):
+    """Read results from the store, and answer the client's question `n` with `Fetched`."""
+
+    session: str
+    n: int
+    ids: list[int]
+    unfinished: list[int]
+    unknown: list[int]
+    refusals: list[Final]
+
+
+class LoadTable(NamedTuple):
+    """Read rows of ended tasks, merge them with these rows, and answer question `n` with the last of them."""
+
+    session: str
+    n: int
+    ids: list[int]
+    rows: list[TaskRow]
+    unknown: list[int]
+    name: str | None
+    last: int = 0
+    omitted: int = 0
+
+
+class LoadOriginals(NamedTuple):
+    """Read these tasks as they were handed in.  They come back as `events.Originals`."""
+
+    session: str
+    n: int
+    ids: list[int]
+    missing: list[int]
+    not_failed: list[int]
+
+
+class LoadEnded(NamedTuple):
+    """Read these ended tasks, to run them again.  They come back as `events.EndedLoaded`.
+
+    dependents: with all tasks that were made of their results and have succeeded."""
+
+    ids: list[int]
+    outcome: str
+    dependents: bool = False
+    asker: tuple[str, int] | None = None
+    """(session, question number) of the client that asked for it."""
+
+
+class LoadMail(NamedTuple):
+    """Read the messages of a task behind number `after`, for question `n` of a client or for a call of the task.
+
+    outgoing: messages from the task; over: no more will come."""
+
+    session: str
+    n: int
+    task: int
+    outgoing: bool
+    after: int
+    call: TaskCall | None = None
+    over: bool = False
+
+
+class LoadTaken(NamedTuple):
+    """Read ends of tasks for a running task's `Take`."""
+
+    agent: str
+    call: TaskCall
+
+
+class LoadJobs(NamedTuple):
+    """Answer question `n` with those of these jobs that have tasks which were not cleared."""
+
+    session: str
+    n: int
+    rows: list[JobRow]
+    tasks: bool
+    """Whether the ids of the jobs' tasks are wanted too."""
+
+
+class LoadExplanation(NamedTuple):
+    """Explain an ended task from the store, and answer question `n` with `Text`."""
+
+    session: str
+    n: int
+    id: int
+
+
+Load: TypeAlias = (
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
+)  # fmt: skip
+"""What is read from the store."""
+
+
+TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | Letters | Declined
+"""The answers to running tasks' calls."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """What the controller's loop must do after a turn: commit all `saves`, and only then everything else."""
+
+    saves: list[Save] = field(default_factory=list)
+    sends: list[tuple[str, Message]] = field(default_factory=list)
+    assignments: list[Assignment] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    evaluations: list[Evaluate] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Lines for the log."""
+    given_up: list[str] = field(default_factory=list)
+    """Agents whose sessions are over; one that is heard again begins a new session."""
+    finished: bool = False
+    """Whether the farm has stopped and the controller ends."""
+
+    def answer(self, session: str, n: int, payload: Reply) -> None:
+        """Answer question number `n` of a client's session."""
+        self.sends.append((session, Answer(n, payload)))
+
+    def reply(self, agent: str, call: TaskCall, payload: TaskPayload) -> None:
+        """Answer a running task's call, by way of its engine's agent (a session)."""
+        self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))

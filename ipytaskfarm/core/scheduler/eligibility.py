@@ -1,0 +1,191 @@
+"""Which engines may serve which class of tasks.
+
+A restricted class keeps the set of its engines (`TaskClass.eligible`).  The set is computed again only when something
+has changed that it depends on: an engine came or went, a depend function answered, a task was rejected.  An engine's
+environment is none of these (an engine can be recycled for another environment, see `core.scheduler.environments`),
+nor are resources, limits and load (see `core.scheduler.admission`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..requirements import CHANGING, Asks, Want, amount, unmet
+from .agent_entry import AgentEntry
+from .engine_entry import EngineEntry, EngineState
+from .functions import locality_key
+from .queue import OPEN_CLASS, ClassKey, TaskClass, serves_environment
+from .state import SchedulerState
+
+_KEPT_CLASSES = 1024
+"""So many empty classes, or one for each engine, are kept for their measured durations."""
+
+
+def class_for(farm: SchedulerState, key: ClassKey) -> TaskClass:
+    """Return the class of a key; it is made if it is new."""
+    task_class = farm.queues.classes.get(key)
+    if task_class is None:
+        kept = max(_KEPT_CLASSES, len(farm.engines.by_name))
+        if len(farm.queues.classes) >= 2 * kept:
+            _drop_empty_classes(farm, kept)
+        task_class = farm.queues.classes[key] = TaskClass(key)
+        if task_class.restricted:
+            task_class.eligible = engines_for(farm, key)
+        if key.requirements is not None and (key.requirements.placement or key.requirements.locality):
+            farm.queues.has_preferences = True
+    elif key.own is not None:
+        # The task comes back with one more rejection.
+        task_class.eligible = {e: None for e in task_class.eligible if may_serve(farm, e, key)}
+    return task_class
+
+
+def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
+    empty = [key for key, c in farm.queues.classes.items() if c.size == 0 and key != OPEN_CLASS]
+    for key in empty[: max(0, len(empty) - kept // 2)]:
+        del farm.queues.classes[key]
+    farm.queues.last_class = None
+
+
+def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+    """Return whether an engine may run tasks of this class now."""
+    agent = farm.agents.by_session.get(engine.agent)
+    if agent is not None and agent.excluded:
+        return False
+    if not _qualifies(farm, engine, key):
+        return False
+    if key.own is not None and _rejected(farm, engine, key.own):
+        return False
+    # Avoided engines are the last choice, not a forbidden one: they serve when there are no others.
+    if not key.avoid or engine.name not in key.avoid:
+        return True
+    others = (e for e in farm.engines.by_name.values() if e.state == EngineState.UP and e.name not in key.avoid)
+    return not any(_qualifies(farm, e, key) for e in others)
+
+
+def _qualifies(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
+    if key.targets is not None and engine.id not in key.targets:
+        return False
+    if key.depend is not None:
+        verdict = farm.functions.verdict_of(engine, key.depend)
+        if verdict is None or not verdict[1]:
+            return False
+    if key.limit_s is not None and not _has_time(farm, engine, key.limit_s):
+        return False
+    return key.requirements is None or not unmet_requirement(farm, engine, key.requirements)
+
+
+def _has_time(farm: SchedulerState, engine: EngineEntry, limit_s: float) -> bool:
+    agent = farm.agents.by_session.get(engine.agent)
+    return agent is None or agent.ends_s is None or farm.mono_s + limit_s <= agent.ends_s
+
+
+def unmet_requirement(farm: SchedulerState, engine: EngineEntry, requirements: Asks) -> str:
+    """Return why an engine can never meet these requirements, as the farm is now.  "" means it can.
+
+    Resources of an agent that has not reported them (the controller has just started) count as enough."""
+    agent = farm.agents.by_session.get(engine.agent)
+    if requirements.requires:
+        known = facts_of(engine)
+        for condition in requirements.requires:
+            if condition.name not in CHANGING and (why := unmet(condition, known)):
+                return why
+    if (
+        requirements.resources
+        and agent is not None
+        and agent.capacity
+        and (why := beyond_capacity(agent, requirements.resources))
+    ):
+        return why
+    if requirements.locality is not None:
+        verdict = farm.functions.verdict_of(engine, locality_key(requirements.locality))
+        if verdict is None:
+            return "its locality function has not answered yet"
+        if verdict[3] < 0:
+            return "its locality function forbids it"
+    return ""
+
+
+def facts_of(engine: EngineEntry) -> dict[str, Any]:
+    """Return what conditions are compared with: an engine's facts, and its properties that are plain values."""
+    return {**engine.facts, **engine.properties.plain} if engine.properties is not None else engine.facts
+
+
+def beyond_capacity(agent: AgentEntry, wants: tuple[Want, ...]) -> str:
+    """Return which of these resources a node could not give even if it were idle.  "" means none."""
+    for want in wants:
+        capacity = agent.capacity.get(want.name, 0.0)
+        if capacity < want.least:
+            return (
+                f"it needs {amount(want.name, want.least)}, and {agent.node} has {amount(want.name, capacity)} in all"
+            )
+    return ""
+
+
+def _rejected(farm: SchedulerState, engine: EngineEntry, task_id: int) -> bool:
+    task = farm.tasks.unfinished.get(task_id)
+    rejection = task.rejections.get(engine.name) if task and task.rejections else None
+    return rejection is not None and rejection.version == engine.version and rejection.until_s > 0.0
+
+
+def refresh_class(farm: SchedulerState, task_class: TaskClass) -> None:
+    """Compute again which engines may serve a class: engines, a verdict or a rejection have changed."""
+    if not task_class.restricted:
+        return
+    task_class.eligible = engines_for(farm, task_class.key)
+    if task_class.size:
+        announce(farm, task_class)
+
+
+def engines_for(farm: SchedulerState, key: ClassKey) -> dict[EngineEntry, None]:
+    """Return all engines that may serve a class.
+
+    Engines that the class's targets exclude are not looked at."""
+    if key.targets is None:
+        candidates: Iterable[EngineEntry] = farm.engines.by_name.values()
+    else:
+        candidates = [engine for i in key.targets for engine in farm.engines.by_id.get(i, ())]
+    return {engine: None for engine in candidates if engine.state == EngineState.UP and may_serve(farm, engine, key)}
+
+
+def refresh_classes(farm: SchedulerState, engines: Iterable[EngineEntry]) -> None:
+    """Update all classes after these engines came, went, or changed."""
+    changed = list(engines)
+    for task_class in farm.queues.classes.values():
+        if not task_class.restricted:
+            continue
+        if task_class.key.avoid:
+            refresh_class(farm, task_class)  # whether an avoided engine serves depends on the other engines
+            continue
+        for engine in changed:
+            _refresh_member(farm, task_class, engine)
+
+
+def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
+    if engine.state != EngineState.UP or not may_serve(farm, engine, task_class.key):
+        task_class.eligible.pop(engine, None)
+        return
+    task_class.eligible[engine] = None
+    if task_class.size:
+        announce_to(farm, task_class, engine)
+
+
+def announce(farm: SchedulerState, task_class: TaskClass) -> None:
+    """Make a class known to the engines that may serve it: it has an earlier head, or other engines."""
+    if not task_class.restricted:
+        farm.queues.open_heads.push(task_class)
+        return
+    if task_class.environment is not None:
+        farm.queues.environment_heads.push(task_class)
+    for engine in task_class.eligible:
+        announce_to(farm, task_class, engine)
+
+
+def announce_to(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
+    """Make a class known to one engine."""
+    readiness = farm.readiness
+    if not serves_environment(engine, task_class.environment):
+        return
+    engine.heads.push(task_class)
+    if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
+        readiness.wake(engine)

@@ -1,0 +1,63 @@
+"""How an engine is ended: its runs are recalled, it gets no more, and its agent is told."""
+
+from __future__ import annotations
+
+from ..messages import Recall, StopEngine
+from ..messages.task_types import RunKey
+from .clock import Now
+from .decision import Decision
+from .eligibility import refresh_classes
+from .engine_entry import EngineEntry, EngineState
+from .state import SchedulerState
+
+EXIT_S = 2.0
+"""How long an engine may take to end, beside its environment's teardown."""
+
+
+def recall(farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], now: Now, out: Decision) -> None:
+    """Ask an engine to give back runs that it has not begun."""
+    asked = []
+    for run in runs:
+        assigned = engine.assigned.get(run)
+        if assigned is not None and assigned.recalled_s is None:
+            assigned.recalled_s = now.mono_s
+            asked.append(run)
+    if asked:
+        out.sends.append((engine.agent, Recall(engine.name, asked)))
+        farm.timers.set(now.mono_s + farm.settings.recall_patience_s, "recall_patience", (engine.name, asked))
+
+
+def retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Give an engine no more tasks, and end it when it is empty; its slot goes too."""
+    engine.retiring = True
+    engine.recycled = ""
+    farm.readiness.withdraw(engine)
+    if not engine.assigned:
+        end_engine(farm, engine, out)
+
+
+def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: Decision) -> None:
+    """Retire an engine, and fill its slot with a new engine as soon as it is gone."""
+    if engine.retiring or engine.state == EngineState.STOPPING:
+        return
+    out.notes.append(f"engine {engine.id} is recycled: {why}")
+    recall(farm, engine, engine.runs_ahead(), now, out)
+    retire(farm, engine, out)
+    engine.recycled = why
+
+
+def end_engine(farm: SchedulerState, engine: EngineEntry, out: Decision, grace_s: float | None = None) -> None:
+    """Tell an engine's agent to end it.
+
+    grace_s: after so long the engine is killed; None: the time of its environment's teardown."""
+    if engine.state == EngineState.STOPPING:
+        return
+    engine.state = EngineState.STOPPING
+    farm.readiness.withdraw(engine)
+    refresh_classes(farm, [engine])
+    out.sends.append((engine.agent, StopEngine(engine.name, patience_s(engine) if grace_s is None else grace_s)))
+
+
+def patience_s(engine: EngineEntry) -> float:
+    """Return how long an engine that was told to end may take."""
+    return EXIT_S + (engine.environment.teardown_s if engine.environment is not None else 0.0)

@@ -1,0 +1,71 @@
+"""Events that are not messages: peers that come and go, time, and answers to the scheduler's own `Load`s."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from ..messages import AgentMessage, ClientMessage
+from ..messages.evaluator import Evaluated
+from ..messages.task_types import Submission
+from ..saves import TaskRecord
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """A session is new in this life of the controller."""
+
+    role: str
+    name: str
+
+
+class Back(msgspec.Struct, frozen=True):
+    """A silent peer was heard again."""
+
+
+class Silent(msgspec.Struct, frozen=True):
+    """A peer was not heard for 5 s: it gets no more work."""
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """A peer has left, or was silent for so long that its session is forgotten."""
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """An agent's key was revoked: the agent never comes back."""
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time has passed: timers may be due."""
+
+
+class StoreRoom(msgspec.Struct, frozen=True):
+    """Whether the store has room.  `why` says why not."""
+
+    why: str | None
+
+
+class Originals(msgspec.Struct, frozen=True):
+    """Tasks as they were handed in, for `Retry` number `n` of this session."""
+
+    n: int
+    tasks: list[Submission]
+    missing: list[int]
+    not_failed: list[int]
+
+
+class EndedLoaded(msgspec.Struct, frozen=True):
+    """Ended tasks that run again, as the store knows them.  Tasks that were cleared meanwhile are not among them."""
+
+    tasks: list[TaskRecord]
+    asked: list[int]
+    outcome: str
+    """The outcome that their last attempts get."""
+    asker: tuple[str, int] | None = None
+    """(session, question number) of the client that asked for it."""
+
+
+Event: TypeAlias = (
+    ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | Tick | StoreRoom
+    | Originals | EndedLoaded
+)  # fmt: skip

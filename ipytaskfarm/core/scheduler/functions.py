@@ -1,0 +1,70 @@
+"""What depend and locality functions have said of engines, and which code the store has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..messages.task_types import Function, Incarnation, Rules
+from ..saves import SaveFunction
+from .decision import Decision
+from .engine_entry import EngineEntry
+
+
+def locality_key(digest: str) -> str:
+    """Return the key of a locality function: the same function may be a depend function too."""
+    return f"locality {digest}"
+
+
+@dataclass(slots=True)
+class FunctionVerdicts:
+    """The verdicts of one depend or locality function."""
+
+    digest: str
+    scored: bool = False
+    """Whether it is a locality function."""
+    verdicts: dict[Incarnation, tuple[int, bool, str, int]] = field(default_factory=dict)
+    """Engine -> (version of its properties, whether it fits, error, score)."""
+    asked: dict[Incarnation, int] = field(default_factory=dict)
+    """Engine -> the version of its properties for which the evaluator was asked."""
+    again_s: float | None = None
+    """When (monotonic) the verdicts that were errors are asked for again."""
+
+
+@dataclass(slots=True)
+class PendingCheck:
+    """A client's `Check` that waits for the verdicts of functions."""
+
+    session: str
+    n: int
+    rules: Rules | None
+
+
+@dataclass(slots=True)
+class FunctionRegistry:
+    """The functions of tasks: those whose code is stored, and those that judge engines."""
+
+    stored: set[str] = field(default_factory=set)
+    """Digests of the functions whose code is in the store."""
+    by_key: dict[str, FunctionVerdicts] = field(default_factory=dict)
+    """Digest of a depend function, or `locality_key` of a locality function -> its verdicts."""
+    undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
+    """(digest, whether it is a locality function) of tasks that came back to their queues in this turn."""
+    checks: list[PendingCheck] = field(default_factory=list)
+
+    def save(self, functions: list[Function], out: Decision) -> None:
+        """Save code that the store does not have.  Of two codes under one digest the first one stays."""
+        for function in functions:
+            if function.digest not in self.stored:
+                self.stored.add(function.digest)
+                out.saves.append(SaveFunction(function.digest, function.code))
+
+    def verdict_of(self, engine: EngineEntry, key: str) -> tuple[int, bool, str, int] | None:
+        """Return what a function has said of an engine with its present properties.  None: nothing yet."""
+        function = self.by_key.get(key)
+        verdict = function.verdicts.get(engine.name) if function is not None else None
+        return verdict if verdict is not None and verdict[0] == engine.version else None
+
+    def score_of(self, engine: EngineEntry, digest: str) -> int:
+        """Return what a locality function gives for this engine.  0: nothing yet."""
+        verdict = self.verdict_of(engine, locality_key(digest))
+        return verdict[3] if verdict is not None else 0

@@ -1,0 +1,183 @@
+"""What the end of a task means for the tasks that wait for it, and how ended tasks run again.
+
+The edges are counted where tasks come and go (`core.scheduler.transitions`).  All work here goes through lists, never
+by recursion, because a chain may be as long as memory allows.  The cost is the number of edges.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..messages import Reopened
+from ..messages.dependencies import RUN, SKIP, Needs
+from ..messages.task_types import Ended, Failure, Final, LostInputs
+from ..saves import TaskRecord
+from ..states import LOSES_INPUTS, Reason, State
+from .clock import Now
+from .decision import Decision, LoadEnded
+from .engine_entry import EngineEntry
+from .engine_shutdown import recycle
+from .state import SchedulerState
+from .task import FOR_TASKS, Assigned, Queued, TaskEntry
+from .transitions import (
+    final_of_join,
+    final_without_answer,
+    finish,
+    rejoin,
+    reopen,
+    requeue,
+    task_of,
+    wait_for,
+)
+
+MAX_INPUT_LOSSES = 10
+"""A task that has found its inputs lost so often fails the next time."""
+
+
+def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
+    """Return why a task with these edges cannot be accepted.  "" means it can."""
+    for other in needs.after:
+        if other == task_id:
+            return f"task {task_id} cannot wait for itself"
+        if not farm.tasks.is_known(other):
+            return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
+    return ""
+
+
+def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Let the tasks go on that wait for ended ones, or end them too.  Called at the end of a turn."""
+    while farm.graph.ended or farm.graph.ready_joins:
+        while farm.graph.ready_joins:
+            task = farm.tasks.unfinished.get(farm.graph.ready_joins.popleft())
+            if task is not None and not task.waits_for:
+                finish(farm, task, final_of_join(task, now), out)
+        if farm.graph.ended:
+            _tell_dependents(farm, farm.graph.ended.popleft(), now, out)
+
+
+def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) -> None:
+    if ended in farm.tasks.unfinished:  # the task was reopened in the same turn: its dependents go on waiting
+        return
+    reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(ended, "")
+    tasks = farm.tasks.unfinished
+    for task_id in farm.graph.dependents.pop(ended, ()):
+        task = tasks.get(task_id)
+        left = task.waits_for if task is not None else None
+        if task is None or not left or ended not in left:
+            continue
+        left.discard(ended)
+        needs = task.dependencies
+        if reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
+            finish(farm, task, _with_its_need(task, ended, reason, needs, now), out)
+        elif not left and type(task.place) is Queued:
+            if needs is not None and needs.join:
+                farm.graph.ready_joins.append(task_id)
+            else:
+                rejoin(farm, task)
+
+
+def _with_its_need(task: TaskEntry, ended: int, reason: str, needs: Needs, now: Now) -> Final:
+    if needs.if_failed == SKIP:
+        text = f"task {task.id} was skipped: task {ended}, which it waits for, failed ({reason})"
+        return final_without_answer(task, None, Reason.SKIPPED, Failure("TaskSkipped", text), now)
+    text = f"task {ended}, which task {task.id} waits for, failed ({reason})"
+    return final_without_answer(task, None, Reason.NEEDED, Failure("DependencyFailed", text), now)
+
+
+# -- once more
+
+
+def inputs_lost(
+    farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
+) -> str:
+    """Requeue a run, uncharged, that has reported that some of its inputs are lost.
+
+    The lost results, and all that were made of them, are made again first.  A report about a result that was made again
+    since the run began is stale: then the run is only repeated.  Returns why the run cannot be repeated, or ""."""
+    detail = ended.word if isinstance(ended.word, LostInputs) else LostInputs(())
+    place = task.place
+    since_s = place.since_s if type(place) is Assigned and place.since_s is not None else now.mono_s
+    trial_state = task.own_trial_state()
+    trial_state.input_losses += 1
+    if trial_state.input_losses > MAX_INPUT_LOSSES:
+        return f"it has found its inputs lost {trial_state.input_losses} times"
+    gone = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.tasks.finals.get(i) != ""]
+    if gone:
+        return f"task {gone[0]} cannot be run again for it: it was cleared, or has failed"
+    lost = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.graph.remade.get(i, -1.0) < since_s]
+    wait_for(farm, task, detail.ids)
+    requeue(farm, task, Queued(FOR_TASKS.why), out)
+    if lost:
+        # The lost tasks are read from the store and come with a later event.  Until then this task waits for them.
+        task.waits_for = {*(task.waits_for or ()), *lost}
+        for other in lost:
+            farm.graph.add_dependent(other, task.id)
+        rejoin(farm, task)
+        out.loads.append(LoadEnded(lost, LOSES_INPUTS, True))
+    for engine_id in detail.engines:
+        for each in list(farm.engines.by_id.get(engine_id, ())):
+            recycle(farm, each, f"task {task.id} says that its results are lost", now, out)
+    return ""
+
+
+def on_ended_loaded(
+    farm: SchedulerState, records: list[TaskRecord], asked: list[int], outcome: str, out: Decision
+) -> list[TaskEntry]:
+    """Reopen ended tasks that were read back from the store, and return them."""
+    fresh = []
+    for record in records:
+        if farm.tasks.finals.get(record.id) == "":
+            task = task_of(record)
+            if task.history:
+                task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
+            reopen(farm, task, outcome, out)
+            fresh.append((task, record.needs))
+    again = {task.id for task, _ in fresh}
+    for task, needs in fresh:
+        task.dependencies = needs
+        if needs is not None:
+            farm.graph.add_consumer(needs.takes)
+            wait_for(farm, task, needs.after)
+            if needs.join and not task.waits_for:
+                farm.graph.ready_joins.append(task.id)
+    _hold_back(farm, again)
+    for task, needs in fresh:
+        if needs is None or not needs.join:
+            rejoin(farm, task, task.place if type(task.place) is Queued else FOR_TASKS)
+        client = farm.clients.by_session.get(task.session)
+        if client is not None and client.connected:
+            out.sends.append((task.session, Reopened([task.id])))
+    # Tasks that were cleared in the meantime: those that wait for them are told that they are gone.
+    farm.graph.ended.extend(i for i in asked if i not in farm.tasks.unfinished)
+    return [task for task, _ in fresh]
+
+
+def _hold_back(farm: SchedulerState, again: set[int]) -> None:
+    """Let tasks wait that take a result which is made again, unless they have begun."""
+    for task in farm.tasks.unfinished.values():
+        needs = task.dependencies
+        if needs is None or task.id in again or type(task.place) is Assigned or again.isdisjoint(needs.after):
+            continue
+        wait_for(farm, task, again.intersection(needs.after))
+        rejoin(farm, task)
+
+
+def check_graph(farm: SchedulerState) -> None:
+    """Assert what must hold of the graph between two turns.  Raises AssertionError."""
+    consumers: dict[int, int] = {}
+    for task in farm.tasks.unfinished.values():
+        for source in task.dependencies.takes if task.dependencies is not None else ():
+            consumers[source] = consumers.get(source, 0) + 1
+        for other in task.waits_for or ():
+            told = other in farm.tasks.unfinished or farm.tasks.finals.get(other) == "" or other in farm.graph.ended
+            assert told, f"task {task.id} waits for {other}, which is gone"
+            assert task.id in farm.graph.dependents.get(other, ()), f"task {task.id} waits for {other} and is not told"
+        if task.dependencies is not None and task.dependencies.join and not task.waits_for:
+            assert task.id in farm.graph.ready_joins, f"join {task.id} was forgotten"
+        if task.waits_for:
+            assert type(task.place) is Queued, f"task {task.id} was begun before what it waits for"
+            assert task.task_class is None, f"task {task.id} is queued before what it waits for"
+            assert task.state is State.SCHEDULED
+    assert consumers == farm.graph.consumers, (
+        f"who takes whose result is miscounted: {farm.graph.consumers} should be {consumers}"
+    )

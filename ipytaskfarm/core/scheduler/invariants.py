@@ -1,0 +1,130 @@
+"""What must hold between any two turns.  Tests check it after each event."""
+
+from __future__ import annotations
+
+from ..states import State
+from .engine_entry import EngineState
+from .graph import check_graph
+from .nested_waits import check_nested_waits
+from .state import SchedulerState
+from .task import Assigned
+
+
+def check(farm: SchedulerState) -> None:
+    """Assert what must hold between any two turns.  Raises AssertionError."""
+    counted = dict.fromkeys(State, 0)
+    for task in farm.tasks.unfinished.values():
+        counted[task.state] += 1
+    for reason in farm.tasks.finals.values():
+        counted[State.FAILED if reason else State.SUCCEEDED] += 1
+    assert counted == farm.tasks.counts, f"states are miscounted: {farm.tasks.counts} should be {counted}"
+    assert not farm.tasks.unfinished.keys() & farm.tasks.finals.keys(), "a task is both alive and final"
+    running: dict[str, int] = {}
+    needed: dict[str | None, int] = {}
+    of_jobs: dict[str | None, int] = {}
+    for task_id, task in farm.tasks.unfinished.items():
+        assert task.id == task_id
+        needed[task.environment] = needed.get(task.environment, 0) + 1
+        of_jobs[task.job] = of_jobs.get(task.job, 0) + 1
+        place = task.place
+        if type(place) is Assigned:
+            assert task.task_class is None, f"task {task_id} is assigned and queued"
+            engine = farm.engines.by_name.get(place.engine)
+            assert engine is not None, f"task {task_id} is on an engine that is gone"
+            assert (task_id, place.attempt) in engine.assigned, f"task {task_id} is not held by its engine"
+            if place.since_s is not None:
+                running[place.engine] = running.get(place.engine, 0) + 1
+        elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
+            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
+                f"task {task_id} waits for nothing"
+            )
+    assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
+    _check_queues(farm)
+    _check_engines(farm)
+    _check_claims(farm)
+    _check_environments(farm, needed, of_jobs)
+    check_graph(farm)
+    check_nested_waits(farm)
+
+
+def _check_queues(farm: SchedulerState) -> None:
+    sizes: dict[int, int] = {}
+    for task in farm.tasks.unfinished.values():
+        if task.task_class is not None:
+            sizes[id(task.task_class)] = sizes.get(id(task.task_class), 0) + 1
+    open_size = 0
+    for key, task_class in farm.queues.classes.items():
+        assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
+        assert (task_class.head() is not None) == (task_class.size > 0), f"class {key} lost its head"
+        open_size += 0 if task_class.restricted else task_class.size
+        for engine in task_class.eligible:
+            assert engine.name in farm.engines.by_name, f"class {key} counts on engine {engine.id}, which is gone"
+    assert not sizes, "a task waits in a class that was dropped"
+    assert open_size == farm.queues.open_size, "open_size is miscounted"
+    assert sum(c.size for c in farm.queues.classes.values()) == farm.queues.size, "queued is miscounted"
+
+
+def _check_engines(farm: SchedulerState) -> None:
+    readiness = farm.readiness
+    for engine in readiness.idle:
+        noted = [
+            entry
+            for entry in readiness.idle_heaps.get(engine.agent, ())
+            if entry[-1] is engine and entry[1] == engine.last_batch
+        ]
+        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
+    assert not readiness.candidates or farm.lifecycle.held or farm.lifecycle.stopping, "an engine was not looked at"
+    for engine in farm.engines.by_name.values():
+        assert engine.not_quick == sum(not h.quick for h in engine.assigned.values()), (
+            "runs that are not quick are miscounted"
+        )
+        for run, assigned in engine.assigned.items():
+            assert run in assigned.batch.runs, f"run {run} is not in its batch"
+        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP
+        assert not done, f"engine {engine.id} was to end and was forgotten"
+        agent = farm.agents.by_session.get(engine.agent)
+        able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks
+        if able and not engine.assigned and engine not in readiness.idle and engine not in readiness.blocked:
+            assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
+                f"idle engine {engine.id} is forgotten"
+            )
+
+
+def _check_claims(farm: SchedulerState) -> None:
+    groups: dict[str, int] = {}
+    for agent in farm.agents.by_session.values():
+        used: dict[str, float] = {}
+        held = [(run, h) for engine in agent.engines.values() for run, h in engine.assigned.items()]
+        for _, assigned in held:
+            claim = assigned.claim
+            for name, value in claim.amounts.items() if claim is not None else ():
+                used[name] = used.get(name, 0.0) + value
+            if claim is not None and claim.group is not None:
+                groups[claim.group] = groups.get(claim.group, 0) + 1
+        for name in used.keys() | agent.used.keys():
+            off = abs(used.get(name, 0.0) - agent.used.get(name, 0.0))
+            assert off < 1e-6, f"{name} in use on {agent.node} is miscounted"
+            assert not agent.capacity or used.get(name, 0.0) <= agent.capacity.get(name, 0.0) + 1e-6, (
+                f"more of {name} is in use on {agent.node} than there is"
+            )
+        if agent.exclusive is not None:
+            # Runs of tasks that have ended are only answers on their way.
+            alive = [run for run, assigned in held if assigned.batch.number >= 0]
+            assert alive == [agent.exclusive], f"{agent.node} is not its exclusive task's alone"
+    running = {name: group.running for name, group in farm.limits.groups.items() if group.running}
+    assert running == groups, f"groups are miscounted: {running} should be {groups}"
+
+
+def _check_environments(farm: SchedulerState, needed: dict[str | None, int], of_jobs: dict[str | None, int]) -> None:
+    for identity, use in farm.environments.uses.items():
+        assert use.unfinished == needed.get(identity, 0), f"tasks of environment {identity} are miscounted"
+        assert all(engine.name in farm.engines.by_name for engine in use.engines), (
+            f"environment {identity} keeps a lost engine"
+        )
+    assert needed.keys() - {None} <= farm.environments.uses.keys(), "an environment that tasks need was forgotten"
+    for engine in farm.engines.by_name.values():
+        environment = engine.environment
+        known = environment is None or engine in farm.environments.uses[environment.identity].engines
+        assert known, f"engine {engine.id} is not counted where its environment is"
+    for job_id, job in farm.jobs.by_id.items():
+        assert job.unfinished == of_jobs.get(job_id, 0), f"tasks of job {job_id} are miscounted"

@@ -1,0 +1,141 @@
+"""Nested waits: tasks that wait inside their run for other tasks, and lend their slot to those meanwhile.
+
+The resources of the waiting run are given back, one more engine is started on its node, and what was sent ahead behind
+the run is recalled.  When all that the run waits for has ended it takes its resources again, as soon as they are free,
+and is answered.  The additional engine ends when it is empty.
+"""
+
+from __future__ import annotations
+
+from ..messages.running_task import Await, Counted, TaskCall
+from .admission import claim, gate, release_claim
+from .clock import Now
+from .decision import Decision
+from .engine_entry import AssignedRun, EngineEntry
+from .engine_shutdown import recall
+from .running_tasks import NestedWait
+from .state import SchedulerState
+from .task import DEFAULT_RULES
+
+MAX_EXTRA_ENGINES = 32
+"""The most additional engines on one node.  A task that waits beyond that lends no slot, and `explain` says so."""
+
+
+def wait_in_run(
+    farm: SchedulerState, engine: EngineEntry, call: TaskCall, question: Await, now: Now, out: Decision
+) -> None:
+    """Let a running task wait until these tasks have ended.  An empty list ends its wait."""
+    assigned = engine.assigned.get(call.run)
+    if assigned is None:
+        return
+    left = {i for i in question.ids if i in farm.tasks.unfinished and i != call.run[0]}
+    if assigned.nested_wait is None:
+        assigned.nested_wait = NestedWait(call, question.ids)
+    waiting = assigned.nested_wait
+    waiting.call = call
+    waiting.ids = question.ids
+    waiting.unfinished = left
+    for task_id in left:
+        farm.nested_waits.by_task.setdefault(task_id, set()).add((engine.name, call.run))
+    if left:
+        _lend_slot(farm, engine, assigned, waiting, now, out)
+    else:
+        farm.nested_waits.over[engine.name, call.run] = None
+
+
+def _lend_slot(
+    farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, waiting: NestedWait, now: Now, out: Decision
+) -> None:
+    """Give back the resources of a waiting run, and let one more engine run on its node."""
+    if waiting.slot_lent:
+        return
+    recall(farm, engine, [run for run in engine.assigned if run != waiting.call.run], now, out)
+    if farm.nested_waits.lent_slots.get(engine.agent, 0) >= MAX_EXTRA_ENGINES:
+        return
+    waiting.slot_lent = True
+    farm.nested_waits.lent_slots[engine.agent] = farm.nested_waits.lent_slots.get(engine.agent, 0) + 1
+    if assigned.claim is not None:
+        release_claim(farm, farm.agents.by_session.get(engine.agent), engine.agent, assigned.claim, waiting.call.run)
+        assigned.claim = None
+    farm.timers.set(now.mono_s, "balance")
+
+
+def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, now_s: float | None) -> None:
+    """Forget a run's wait: it continues, or it is over.
+
+    now_s: when (monotonic) the engines are counted anew; None: at once."""
+    waiting = assigned.nested_wait
+    if waiting is None:
+        return
+    for task_id in waiting.unfinished:
+        watched = farm.nested_waits.by_task.get(task_id)
+        if watched is not None:
+            watched.discard((engine.name, waiting.call.run))
+            if not watched:
+                del farm.nested_waits.by_task[task_id]
+    farm.nested_waits.over.pop((engine.name, waiting.call.run), None)
+    assigned.nested_wait = None
+    if waiting.slot_lent:
+        farm.nested_waits.lent_slots[engine.agent] -= 1
+        if not farm.nested_waits.lent_slots[engine.agent]:
+            del farm.nested_waits.lent_slots[engine.agent]
+        farm.timers.set(now_s if now_s is not None else 0.0, "balance")
+
+
+def note_task_end(farm: SchedulerState, task_id: int) -> None:
+    """Tell the runs that wait for a task that it has ended."""
+    for name, run in farm.nested_waits.by_task.pop(task_id, ()):
+        engine = farm.engines.by_name.get(name)
+        assigned = engine.assigned.get(run) if engine is not None else None
+        if assigned is not None and assigned.nested_wait is not None:
+            assigned.nested_wait.unfinished.discard(task_id)
+            if not assigned.nested_wait.unfinished:
+                farm.nested_waits.over[name, run] = None
+
+
+def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Let the runs continue that have nothing left to wait for and whose resources are free.
+
+    Called at the end of a turn."""
+    for name, run in list(farm.nested_waits.over):
+        engine = farm.engines.by_name.get(name)
+        assigned = engine.assigned.get(run) if engine is not None else None
+        task = farm.tasks.unfinished.get(run[0])
+        if engine is None or assigned is None or assigned.nested_wait is None or task is None:
+            del farm.nested_waits.over[name, run]
+            continue
+        waiting = assigned.nested_wait
+        agent = farm.agents.by_session.get(engine.agent)
+        if waiting.slot_lent and agent is not None:
+            requirements = (task.rules or DEFAULT_RULES).asks
+            if requirements is not None and requirements.gated:
+                if gate(farm, agent, requirements) is not None:
+                    continue  # others still have its resources
+                assigned.claim = claim(farm, agent, task, run)
+        failed = sum(map(farm.tasks.has_failed, waiting.ids))
+        out.reply(engine.agent, waiting.call, Counted(failed))
+        end_wait(farm, engine, assigned, now.mono_s)
+
+
+def check_nested_waits(farm: SchedulerState) -> None:
+    """Assert what must hold of nested waits between two turns.  Raises AssertionError."""
+    lent: dict[str, int] = {}
+    for engine in farm.engines.by_name.values():
+        for run, assigned in engine.assigned.items():
+            waiting = assigned.nested_wait
+            if waiting is None:
+                continue
+            lent[engine.agent] = lent.get(engine.agent, 0) + waiting.slot_lent
+            over = not waiting.unfinished
+            assert over == ((engine.name, run) in farm.nested_waits.over), (
+                f"run {run} waits for nothing, or is forgotten"
+            )
+            for task_id in waiting.unfinished:
+                assert task_id in farm.tasks.unfinished, f"run {run} waits for task {task_id}, which has ended"
+                assert (engine.name, run) in farm.nested_waits.by_task.get(task_id, ()), (
+                    f"run {run} is not told of {task_id}"
+                )
+    found = {agent: count for agent, count in lent.items() if count}
+    assert found == farm.nested_waits.lent_slots, (
+        f"lent places are miscounted: {farm.nested_waits.lent_slots} should be {found}"
+    )

@@ -1,0 +1,438 @@
+"""Which engine gets which tasks next, and what is recalled because other engines need it.
+
+`dispatch` runs once at the end of each turn.  It looks only at engines that have room and for which something may have
+changed (`Readiness.candidates`), and takes tasks from the heads of the classes that an engine may serve.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any, TypeAlias
+
+from ..messages.task_types import RunKey
+from ..requirements import Asks
+from ..saves import SaveHandOut
+from .admission import announce_parked, claim, gate_for, overload, park, release_claim, reserves
+from .agent_entry import AgentEntry
+from .clock import Now
+from .decision import Assignment, Decision, ToRun, Wants
+from .engine_choice import better_engine, first_idle, in_default_order, note_idle
+from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .engine_shutdown import recall, recycle
+from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
+from .nested_waits import end_wait
+from .queue import TaskClass, serves_environment
+from .recycling import begin_idle_time, note_settings, room_left
+from .slots import slots_to_fill
+from .state import SchedulerState
+from .task import DEFAULT_RULES, Assigned, TaskEntry
+from .transitions import assign, begin
+
+MAX_BATCH = 2048
+"""The most tasks in one batch; this keeps a turn short."""
+
+# -- room
+
+
+def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
+    if engine.state != EngineState.UP or engine.retiring or engine.withheld_until_s > now.mono_s:
+        return False
+    agent = farm.agents.by_session.get(engine.agent)
+    if agent is None or not agent.accepts_tasks:
+        return False
+    if not engine.assigned:
+        return True
+    if engine.agent in farm.nested_waits.lent_slots and any(
+        assigned.nested_wait is not None for assigned in engine.assigned.values()
+    ):
+        return False
+    if now.mono_s - engine.since_s > farm.settings.recall_after_s:
+        return False  # its task takes longer than expected: nothing more is sent behind it
+    return engine.not_quick == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
+
+
+def best_class(
+    farm: SchedulerState, engine: EngineEntry, now: Now
+) -> tuple[TaskClass, tuple[object, int] | None] | None:
+    """Return the class whose head an engine takes next, and the runner-up's head, beyond which nothing is taken."""
+    agent = farm.agents.by_session[engine.agent]
+    if agent.exclusive is not None:
+        return None
+    own, kept_free = engine.heads.first(engine), False
+    if own is not None and (farm.limits.load_guard or own[2].gated or own[2].environment is not None):
+        own, kept_free = _first_restricted(farm, agent, engine, now)
+    shared = None if farm.limits.load_guard and overload(farm, agent) else farm.queues.open_heads.first()
+    if kept_free and own is not None:
+        return (shared[2], own[:2]) if shared is not None and shared[:2] < own[:2] else None
+    if own is None:
+        return (shared[2], None) if shared is not None else None
+    if shared is not None and _goes_before(farm, engine, shared, own, now):
+        return shared[2], own[:2]
+    behind = _next_restricted(engine, own[2]) if len(engine.heads) > 1 else None
+    if shared is not None and (behind is None or shared[:2] < behind):
+        behind = shared[:2]
+    # A head that was passed over for tasks of the engine's own environment is no limit.
+    return own[2], behind if behind is not None and own[:2] <= behind else None
+
+
+def _next_restricted(engine: EngineEntry, first: TaskClass) -> tuple[Any, int] | None:
+    """Return the earliest head behind that of the first restricted class that an engine may serve."""
+    found = engine.heads.preferred(engine, lambda task_class: task_class is not first, as_urgent=False)
+    return found.head() if found is not None else None
+
+
+_Head: TypeAlias = tuple[Any, int, TaskClass]
+
+
+def _first_restricted(
+    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, now: Now
+) -> tuple[_Head | None, bool]:
+    """Return the first restricted class that the engine may serve and that may start now, and False.
+
+    With True the class waits for resources of the node, and nothing later may start there."""
+    while (own := engine.heads.first(engine)) is not None:
+        task_class = own[2]
+        closed = gate_for(farm, agent, task_class.key) if task_class.gated or farm.limits.load_guard else None
+        if closed is None:
+            if task_class.environment is None or engine.environment is not None:
+                return own, False
+            chosen = class_for_blank(farm, engine, task_class)
+            head = chosen.head()
+            return (own if head is None else (*head, chosen)), False
+        if reserves(farm, agent, task_class, closed, now):
+            return own, True
+        engine.heads.drop_first()
+        park(farm, agent, task_class, closed)
+    return None, False
+
+
+def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: _Head, now: Now) -> bool:
+    """Return whether an unrestricted head goes before one of the engine's restricted classes.
+
+    Among equals the tasks of the engine's own environment go first, as long as nobody is passed over for too long."""
+    if engine.environment is None or own[2].environment is None or shared[0] != own[0]:
+        return shared[:2] <= own[:2]
+    patience_s = farm.settings.environment_patience_s
+    first = shared[2].first()
+    waited_s = now.wall_s - first.submitted_s if first is not None else 0.0
+    return patience_s is not None and waited_s > patience_s and shared[:2] <= own[:2]
+
+
+# -- assigning
+
+
+def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Give work to every engine that has room for it."""
+    readiness = farm.readiness
+    if farm.lifecycle.held or farm.lifecycle.stopping:
+        return
+    if farm.agents.changed:
+        announce_parked(farm)
+    if farm.queues.open_size:
+        _wake_for_open_tasks(farm)
+    if len(readiness.candidates) > 1 and (len(farm.agents.by_session) > 1 or farm.environments.uses):
+        _order_candidates(farm)
+    while readiness.candidates:
+        share = max(1, farm.queues.size // len(readiness.candidates))
+        engine = next(iter(readiness.candidates))
+        del readiness.candidates[engine]
+        if _has_room(farm, engine, now):
+            _serve(farm, engine, share, now, out)
+    if farm.environments.uses:
+        make_room(farm, now, out)
+    if farm.settings.warm is not None and slots_to_fill(farm):
+        farm.timers.set(now.mono_s, "balance")
+    _arm_recall(farm, now)
+
+
+def _order_candidates(farm: SchedulerState) -> None:
+    """Move the free engines to the front of the candidates, in the order of the default placement."""
+    readiness = farm.readiness
+    free = [engine for engine in readiness.candidates if not engine.assigned]
+    if len(free) > 1:
+        busy = [engine for engine in readiness.candidates if engine.assigned]
+        readiness.candidates = dict.fromkeys([*in_default_order(farm, free), *busy])
+
+
+def _may_choose(farm: SchedulerState) -> bool:
+    """Return whether it may matter which of several free engines takes a task, beyond their turns."""
+    return bool(farm.environments.uses) or farm.queues.has_preferences or farm.settings.placement != "default"
+
+
+def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> None:
+    """Fill one engine, or another that suits its task better, and note whether it can take more."""
+    readiness = farm.readiness
+    if not engine.assigned and _may_choose(farm) and (found := best_class(farm, engine, now)) is not None:
+        chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
+        if chosen is not engine:
+            # It has a turn of its own, after the engine to which it left the task.
+            readiness.candidates[engine] = None
+            readiness.wake(chosen)
+            del readiness.candidates[chosen]
+            if not _fill(farm, chosen, 1, now, out, found[0]):
+                del readiness.candidates[engine]
+                _fill(farm, engine, share, now, out)
+                _note_standing(farm, engine, now)
+            _note_standing(farm, chosen, now)
+            return
+    _fill(farm, engine, share, now, out)
+    _note_standing(farm, engine, now)
+
+
+def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+    """Note where an engine is found after its turn: idle, blocked, or with room for more."""
+    readiness = farm.readiness
+    if engine.retiring or engine.state != EngineState.UP:
+        return
+    if not engine.assigned:
+        agent = farm.agents.by_session[engine.agent]
+        blocked = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
+        (readiness.blocked if blocked else readiness.idle)[engine] = None
+        if not blocked:
+            note_idle(farm, engine)
+        begin_idle_time(farm, engine, now)
+    elif _has_room(farm, engine, now):
+        readiness.with_room[engine] = None
+
+
+def _wake_for_open_tasks(farm: SchedulerState) -> None:
+    """Wake as many engines as there are open tasks: idle ones first, blank before others, then those with room."""
+    readiness = farm.readiness
+    spare = farm.queues.open_size
+    if spare < len(readiness.idle) and (len(farm.agents.by_session) > 1 or farm.environments.uses):
+        idle = first_idle(farm, spare)
+    else:
+        idle = list(islice(readiness.idle, spare))
+    busy = list(readiness.with_room)[: spare - len(idle)] if readiness.with_room and spare > len(idle) else ()
+    for engine in (*idle, *busy, *readiness.blocked):  # a more urgent task may start where others may not
+        readiness.wake(engine)
+
+
+def _fill(
+    farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision, only: TaskClass | None = None
+) -> bool:
+    """Assign tasks to one engine until it has no room, as one record and one message.
+
+    only: tasks of this class alone.  Returns whether any task was assigned."""
+    batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+    tasks: list[ToRun] = []
+    while len(tasks) < MAX_BATCH:
+        found = best_class(farm, engine, now) if only is None else (only, None)
+        if engine.environment is not None and _recycle_for_other(farm, engine, found, now, out):
+            break
+        if found is None:
+            break
+        task_class, limit = found
+        if engine.assigned and not _may_be_sent_behind(engine, task_class):
+            break
+        room = _room_for(farm, engine, task_class)
+        if room <= 0:
+            break
+        took = _take(farm, engine, task_class, limit, min(room, share, MAX_BATCH - len(tasks)), batch, tasks, now)
+        share -= took
+        if took == 0 or share <= 0 or only is not None:
+            break
+    if not tasks:
+        return False
+    _send_batch(farm, engine, batch, tasks, now, out)
+    return True
+
+
+def _recycle_for_other(
+    farm: SchedulerState, engine: EngineEntry, found: tuple[TaskClass, object] | None, now: Now, out: Decision
+) -> bool:
+    why = why_gives_way(farm, engine, found[0].head() if found is not None else None, now)
+    if why:
+        recycle(farm, engine, why, now, out)
+    return bool(why)
+
+
+def _send_batch(
+    farm: SchedulerState, engine: EngineEntry, batch: RecordedBatch, tasks: list[ToRun], now: Now, out: Decision
+) -> None:
+    readiness = farm.readiness
+    engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
+    engine.idle_s = 0.0
+    readiness.next_batch += 1
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), now.wall_s))
+    assigned = engine.assigned[tasks[0][:2]]
+    allotment = assigned.claim.allotment if assigned.claim is not None else None
+    recycling = tuple(engine.recycling) if engine.recycling else ()
+    out.assignments.append(
+        Assignment(engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks))
+    )
+    if len(engine.assigned) == len(tasks):
+        engine.current, engine.since_s = engine.oldest(), now.mono_s
+    if len(engine.assigned) > 1:
+        readiness.with_runs_ahead[engine] = None
+
+
+def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None:
+    limited = [task[0] for task in tasks if task[3] is not None]
+    if not limited:
+        return None
+    graces = {task_id: (farm.tasks.unfinished[task_id].rules or DEFAULT_RULES).grace_s for task_id in limited}
+    return {task_id: grace_s for task_id, grace_s in graces.items() if grace_s is not None} or None
+
+
+def _may_be_sent_behind(engine: EngineEntry, task_class: TaskClass) -> bool:
+    """Return whether this class's head may be sent behind the runs that the engine holds.
+
+    A more urgent head may not: it would wait for all of them, while in its queue it is the first as soon as the engine
+    is empty or its runs are recalled."""
+    head = task_class.head()
+    urgent = head is not None and head[0] < engine.last_key
+    return task_class.quick and engine.not_quick == 0 and not urgent and not _separates_jobs(engine, task_class)
+
+
+def _separates_jobs(engine: EngineEntry, task_class: TaskClass) -> bool:
+    """Return whether the engine may have to be recycled between the runs that it holds and this class's tasks."""
+    last = engine.assigned[next(reversed(engine.assigned))].task_class
+    return last is not None and last is not task_class and (task_class.ends_with_job or last.ends_with_job)
+
+
+def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> int:
+    """Return how many tasks of this class the engine may be assigned now."""
+    if not engine.assigned and not task_class.quick:
+        return 1
+    room = int((farm.settings.prefetch_s - engine.ahead_s) / task_class.durations.mean_s) or (not engine.assigned)
+    left = room_left(engine, task_class) if task_class.key.requirements is not None else None
+    return room if left is None else min(room, left)
+
+
+def _take(
+    farm: SchedulerState,
+    engine: EngineEntry,
+    task_class: TaskClass,
+    limit: tuple[object, int] | None,
+    count: int,
+    batch: RecordedBatch,
+    tasks: list[ToRun],
+    now: Now,
+) -> int:
+    """Pop up to `count` tasks that are not later than `limit`, and assign them."""
+    cost_s = task_class.durations.mean_s
+    quick = task_class.quick
+    requirements = task_class.key.requirements
+    environment = task_class.environment
+    measured = (
+        requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
+    )
+    took = 0
+    while took < count:
+        task = task_class.pop(limit if took else None)
+        if task is None:
+            break
+        assign(farm, task, engine, not engine.assigned, now)
+        run = (task.id, task.attempt)
+        assigned = AssignedRun(batch, cost_s, quick, task_class)
+        engine.add_run(run, assigned)
+        if task_class.gated:
+            assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
+        engine.last_key = task.key
+        rules = task.rules or DEFAULT_RULES
+        version = engine.version if rules.depend is not None else None
+        tasks.append((*run, task.function, rules.time_limit_s, version, environment, measured, _special_wants(task)))
+        took += 1
+    if took and requirements is not None:
+        _note_requirements(farm, engine, task_class, requirements, now)
+    farm.queues.size -= took
+    if not task_class.restricted:
+        farm.queues.open_size -= took
+    return took
+
+
+def _special_wants(task: TaskEntry) -> Wants | None:
+    inputs = task.dependencies.inputs if task.dependencies is not None else ()
+    if not inputs and task.trial_state is None and task.parent is None:
+        return None
+    trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
+    return Wants(inputs, trial, received, task.parent)
+
+
+def _note_requirements(
+    farm: SchedulerState, engine: EngineEntry, task_class: TaskClass, requirements: Asks, now: Now
+) -> None:
+    task_class.reserved_by = None
+    if requirements.environment is not None and engine.environment is None:
+        farm.environments.assign(engine, requirements.environment)
+    note_settings(farm, engine, task_class, now)
+
+
+# -- what an engine holds
+
+
+def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decision) -> AssignedRun | None:
+    """Remove a run from an engine that has answered it or is gone.  None: the engine did not hold the run."""
+    assigned = engine.remove_run(run)
+    if assigned is None:
+        return None
+    if assigned.nested_wait is not None:
+        end_wait(farm, engine, assigned, None)
+    agent = farm.agents.by_session.get(engine.agent)
+    if assigned.claim is not None:
+        release_claim(farm, agent, engine.agent, assigned.claim, run)
+    elif agent is not None and (agent.parked or agent.reserving):
+        farm.agents.changed[agent.session] = None
+    return assigned
+
+
+def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+    """Begin the oldest run that an engine holds: that is the one which it runs."""
+    run = engine.oldest()
+    if run != engine.current:
+        engine.current, engine.since_s = run, now.mono_s
+    if run is not None:
+        task = farm.tasks.unfinished.get(run[0])
+        if task is not None and task.is_current(engine.name, run):
+            begin(farm, task, now)
+    if len(engine.assigned) < 2:
+        farm.readiness.with_runs_ahead.pop(engine, None)
+
+
+# -- recall: what was sent ahead comes back when another engine could run it
+
+
+def _arm_recall(farm: SchedulerState, now: Now) -> None:
+    readiness = farm.readiness
+    if readiness.with_runs_ahead and readiness.recall_check_s is None and (readiness.idle or farm.queues.size):
+        readiness.recall_check_s = now.mono_s + farm.settings.recall_after_s
+        farm.timers.set(readiness.recall_check_s, "recall")
+
+
+def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Recall what is behind a task that takes long, if another engine is idle or something more urgent waits."""
+    readiness = farm.readiness
+    readiness.recall_check_s = None
+    for engine in list(readiness.with_runs_ahead):
+        oldest = engine.oldest()
+        task = farm.tasks.unfinished.get(oldest[0]) if oldest else None
+        place = task.place if task else None
+        if type(place) is not Assigned or place.since_s is None:
+            continue
+        if now.mono_s - place.since_s < farm.settings.recall_after_s - 1e-9:
+            continue
+        behind = [
+            run
+            for run, assigned in engine.assigned.items()
+            if run != oldest and assigned.recalled_s is None and _wanted_elsewhere(farm, assigned.task_class)
+        ]
+        if not readiness.idle:
+            found = best_class(farm, engine, now)
+            head = found[0].head() if found else None
+            behind = [run for run in behind if head is not None and _less_urgent(farm, run, head[0])]
+        if behind:
+            recall(farm, engine, behind, now, out)
+    _arm_recall(farm, now)
+
+
+def _wanted_elsewhere(farm: SchedulerState, task_class: TaskClass | None) -> bool:
+    if task_class is None or not task_class.restricted or not farm.readiness.idle:
+        return True
+    few, many = sorted((farm.readiness.idle, task_class.eligible), key=len)
+    return any(engine in many and serves_environment(engine, task_class.environment) for engine in few)
+
+
+def _less_urgent(farm: SchedulerState, run: RunKey, key: object) -> bool:
+    task = farm.tasks.unfinished.get(run[0])
+    return task is not None and task.key > key

@@ -1,0 +1,54 @@
+"""Which engines can take work: those to be looked at in this turn, and those that were looked at in vain.
+
+An engine that is up is in at most one of `candidates`, `idle`, `blocked` and `with_room`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .engine_entry import EngineEntry
+
+IdleEntry: TypeAlias = tuple[bool, int, int, int, EngineEntry]
+"""(whether it has an environment, number of its last batch, id, number of the entry, the engine)"""
+
+
+@dataclass(slots=True)
+class Readiness:
+    """The engines by whether they can take work."""
+
+    candidates: dict[EngineEntry, None] = field(default_factory=dict)
+    """Engines that have not been looked at since something changed for them."""
+    idle: dict[EngineEntry, None] = field(default_factory=dict)
+    """Empty engines for which no task was found, longest waiting first."""
+    idle_heaps: dict[str, list[IdleEntry]] = field(default_factory=dict)
+    """An agent's session -> a heap of its idle engines, and of some that were idle, see
+    `core.scheduler.engine_choice`."""
+    blocked: dict[EngineEntry, None] = field(default_factory=dict)
+    """Empty engines on nodes where no task may be started now."""
+    with_room: dict[EngineEntry, None] = field(default_factory=dict)
+    """Busy engines to which more could be sent ahead, and for which no task was found."""
+    with_runs_ahead: dict[EngineEntry, None] = field(default_factory=dict)
+    """Engines that hold more than the run that they are at."""
+    next_batch: int = 0
+    """The number of the next batch that is sent to an engine."""
+    recall_check_s: float | None = None
+    """When (monotonic) it is checked whether runs are recalled.  None: no check is due."""
+    random_state: int = 1
+    """The state of the random placement."""
+
+    def wake(self, engine: EngineEntry) -> None:
+        """Look at this engine in this turn: something has changed for it."""
+        self.idle.pop(engine, None)
+        self.blocked.pop(engine, None)
+        self.with_room.pop(engine, None)
+        self.candidates[engine] = None
+
+    def withdraw(self, engine: EngineEntry) -> None:
+        """Give no more work to this engine."""
+        self.idle.pop(engine, None)
+        self.blocked.pop(engine, None)
+        self.with_room.pop(engine, None)
+        self.candidates.pop(engine, None)
+        self.with_runs_ahead.pop(engine, None)

@@ -1,0 +1,132 @@
+"""The farm as it was, from the store: the first thing that a controller makes.
+
+What was assigned stays assigned.  Its engines count as unreachable until their agents report
+(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is not
+run a second time.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..handlers.agents import TIME_LIMITED
+from ..handlers.clients import RETRIED
+from ..handlers.commands import STARTUP
+from ..handlers.jobs import keep_referenced
+from ..messages import Retried
+from ..messages.task_types import Incarnation, RunKey
+from ..saves import SaveHandOut, Snapshot
+from ..states import State, Waiting
+from .admission import claim
+from .agent_entry import AgentEntry
+from .clients import Block, ClientEntry
+from .clock import Now
+from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .jobs import JobEntry
+from .running_tasks import Family
+from .settings import SchedulerSettings
+from .state import SchedulerState
+from .task import QUEUED, Queued
+from .task_messages import restore_mail
+from .transitions import count_dependencies, restore, restore_assignment, task_of
+
+_decode_marks = msgspec.json.Decoder(list[str]).decode
+_decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
+
+
+def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> SchedulerState:
+    """Return a farm that goes on where the store left off."""
+    farm = SchedulerState(name, snapshot.farm, settings, snapshot.epoch)
+    farm.clients.ids.next = snapshot.next_id
+    farm.readiness.random_state = settings.seed
+    farm.queues.next_seq = snapshot.next_queue_seq
+    farm.readiness.next_batch = snapshot.next_handout
+    farm.functions.stored.update(snapshot.functions)
+    startup_first = sorted(snapshot.sticky, key=lambda entry: entry.key != STARTUP)
+    farm.requests.sticky = {entry.key: entry for entry in startup_first}
+    farm.lifecycle.wanted = int(snapshot.settings.get("wanted") or 0)
+    farm.lifecycle.held = bool(snapshot.settings.get("held"))
+    farm.queues.by_time_limit = bool(snapshot.settings.get(TIME_LIMITED))
+    farm.mono_s = now.mono_s
+    farm.clients.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
+    for first, last, accepted, session in snapshot.blocks:
+        block = Block(first, last, accepted + 1, session)
+        farm.clients.ids.blocks.append(block)
+        farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
+    for record in snapshot.finals:
+        farm.tasks.finals[record.id] = record.reason
+        if record.kept:
+            farm.tasks.kept.add(record.id)
+        farm.tasks.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
+    farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
+    for saved in snapshot.jobs:
+        job = farm.jobs.by_id[saved.spec.id] = JobEntry(saved.spec, saved.session, saved.arrived)
+        job.failed, job.paused = saved.failed, saved.paused
+        if saved.paused:
+            farm.jobs.paused.add(saved.spec.id)
+        if saved.spec.environment is not None:
+            job.environments.add(saved.spec.environment)
+    _restore_tasks(farm, snapshot, now)
+    for task_id, outgoing, last, marks in snapshot.mail:
+        restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
+    for parent, spawn, child in snapshot.children:
+        trial, n, check = spawn.split(".")
+        family = farm.conversations.families.setdefault(parent, Family())
+        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)
+    farm.agents.drained_nodes = set(str(snapshot.settings.get("drained") or "").split("\n")) - {""}
+    for job in farm.jobs.by_id.values():
+        job.ended = job.complete
+        if not job.ended:
+            keep_referenced(farm, job)
+    if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
+        farm.timers.set(now.mono_s + settings.lease_s, "orphans")
+    for handout in snapshot.handouts:
+        _restore_handout(farm, handout, now)
+    return farm
+
+
+def _restore_tasks(farm: SchedulerState, snapshot: Snapshot, now: Now) -> None:
+    for record in snapshot.tasks:
+        farm.tasks.unfinished[record.id] = task_of(record)
+    for record in snapshot.tasks:
+        task = farm.tasks.unfinished[record.id]
+        if record.needs is not None:
+            count_dependencies(farm, task, record.needs)
+        why = QUEUED
+        if record.until_s is not None and record.until_s > now.wall_s:
+            waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
+            # Never longer than the delay at the end of its last attempt, even if the wall clock was set back since.
+            since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
+            delay_s = record.until_s - since_s
+            why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
+        restore(farm, task, why)
+
+
+def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> None:
+    engine = _engine_of(farm, handout.engine, handout.engine_id, now)
+    batch = RecordedBatch(handout.number, {}, handout.at_s)
+    for task_id, attempt in handout.runs:
+        run: RunKey = (task_id, attempt)
+        assigned = AssignedRun(batch, 0.0, False, None)
+        engine.add_run(run, assigned)
+        task = farm.tasks.unfinished.get(task_id)
+        if task is not None and attempt > task.attempt:
+            restore_assignment(farm, task, engine, attempt)
+            # Nobody knows yet which of the tasks began: all have claims until the agent reports.
+            assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
+
+
+def _engine_of(farm: SchedulerState, name: Incarnation, engine_id: int, now: Now) -> EngineEntry:
+    engine = farm.engines.by_name.get(name)
+    if engine is not None:
+        return engine
+    session = name.rsplit(".", 1)[0]
+    agent = farm.agents.by_session.get(session)
+    if agent is None:
+        agent = farm.agents.by_session[session] = AgentEntry(session, "?", present=False, reachable=False)
+        agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
+        farm.timers.set(agent.deadline_s, "lease", session)
+    engine = EngineEntry(name, engine_id, session, agent.node, state=EngineState.AWAY)
+    farm.add_engine(engine)
+    agent.engines[name] = engine
+    return engine

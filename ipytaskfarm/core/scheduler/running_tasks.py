@@ -1,0 +1,74 @@
+"""What the scheduler keeps about tasks that talk to it while they run: children, waiting, messages, progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..messages.running_task import TaskCall
+from ..messages.task_types import Incarnation, RunKey
+
+
+@dataclass(slots=True)
+class NestedWait:
+    """A run that waits for other tasks, see `core.scheduler.nested_waits`."""
+
+    call: TaskCall
+    ids: list[int]
+    unfinished: set[int] = field(default_factory=set)
+    """Those of `ids` that have not ended."""
+    slot_lent: bool = False
+    """Whether one more engine may run on the node meanwhile."""
+
+
+@dataclass(slots=True)
+class NestedWaits:
+    """The runs that wait for other tasks."""
+
+    by_task: dict[int, set[tuple[Incarnation, RunKey]]] = field(default_factory=dict)
+    """Task -> the runs that wait for it."""
+    over: dict[tuple[Incarnation, RunKey], None] = field(default_factory=dict)
+    """Runs for which all has ended that they wait for; they continue as soon as their resources are free."""
+    lent_slots: dict[str, int] = field(default_factory=dict)
+    """An agent's session -> how many slots of its waiting runs are lent."""
+
+
+@dataclass(slots=True)
+class Family:
+    """The children that a task has submitted."""
+
+    spawned: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    """"trial.n" -> (checksum of what was submitted, ids)."""
+
+
+class Reader(NamedTuple):
+    """A client that waits for the messages of a task."""
+
+    session: str
+    n: int
+    after: int
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """The messages to and from a task that has not ended: how many there are, and who waits for more."""
+
+    incoming: int = 0
+    outgoing: int = 0
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Sender -> (the sender's number of its last message, our number of it)."""
+    posted: dict[int, int] = field(default_factory=dict)
+    """Attempt -> how many messages it has sent."""
+    receiver: TaskCall | None = None
+    readers: list[Reader] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Conversations:
+    """What unfinished tasks have said and submitted."""
+
+    families: dict[int, Family] = field(default_factory=dict)
+    """Task -> its children."""
+    mailboxes: dict[int, Mailbox] = field(default_factory=dict)
+    progress: dict[int, tuple[float, float | None, str]] = field(default_factory=dict)
+    """Running task -> (value, total, message)."""

@@ -1,0 +1,300 @@
+"""The scheduler: events in, decisions out.  It could run on paper.
+
+    scheduler = Scheduler(farm)
+    out = scheduler.turn([(session, event), ...], now)
+
+The caller *must* commit ``out.saves`` in one transaction before it acts on anything else in ``out``, and must call
+again at `next_deadline` at the latest, with or without events.  Nothing here reads a clock, draws a random number,
+touches a socket or logs.
+
+Two rules: handlers decide (`core.handlers`, one function per event), and `core.scheduler.transitions` alone moves
+tasks.  A message that makes no sense gets an answer or is ignored.  An exception from here is our bug: the caller
+stops and starts again from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import messages as m
+from ..handlers import (
+    agents,
+    clients,
+    commands,
+    depends,
+    explain,
+    jobs,
+    leaving,
+    lifecycle,
+    losses,
+    nodes,
+    operate,
+    requirements,
+    results,
+    running_tasks,
+    streams,
+    submit,
+    tables,
+    timers,
+)
+from ..messages.evaluator import Evaluated
+from ..messages.running_task import Progress, TaskCall
+from ..text import text_of
+from ..validation import validated, why_refused
+from . import graph, nested_waits, task_messages
+from .clients import ClientEntry
+from .clock import Now
+from .decision import Decision
+from .eligibility import refresh_classes
+from .engine_entry import EngineState
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
+from .invariants import check
+from .placement import dispatch
+from .recycling import settle_jobs
+from .state import SchedulerState
+
+Handler = Callable[[SchedulerState, str, Any, Now, Decision], None]
+Answerer = Callable[[SchedulerState, str, int, Any, Now, Decision], None]
+
+QUESTIONS: dict[type, Answerer] = {
+    m.Watch: clients.on_watch,
+    m.Fetch: clients.on_fetch,
+    m.Abort: clients.on_abort,
+    m.Clear: clients.on_clear,
+    m.Retry: clients.on_retry,
+    m.QueueStatus: tables.on_queue_status,
+    m.Tasks: tables.on_tasks,
+    m.Explain: explain.on_explain,
+    m.Check: requirements.on_check,
+    m.Stuck: explain.on_stuck,
+    m.Outputs: streams.on_outputs,
+    m.MarkDone: operate.on_mark_done,
+    m.MarkFailed: operate.on_mark_failed,
+    m.PauseJobs: operate.on_pause_jobs,
+    m.Drain: nodes.on_drain,
+    m.FindJobs: operate.on_find_jobs,
+    m.Send: task_messages.on_send,
+    m.Read: task_messages.on_read,
+    m.ProgressOf: running_tasks.on_progress_of,
+    m.Stack: commands.on_stack,
+    m.Spin: lifecycle.on_spin,
+    m.Engines: tables.on_engines,
+    m.CommandQueues: commands.on_command_queues,
+    m.FarmStatus: tables.on_farm_status,
+    m.SetWanted: lifecycle.on_set_wanted,
+    m.RemoveEngines: lifecycle.on_remove_engines,
+    m.RemoveAgents: leaving.on_remove_agents,
+    m.AgentsEnded: leaving.on_agents_ended,
+    m.Hold: lifecycle.on_hold,
+    m.Stop: lifecycle.on_stop,
+    m.SetSticky: commands.on_set_sticky,
+    m.ListSticky: commands.on_list_sticky,
+    m.ClearSticky: commands.on_clear_sticky,
+}
+
+
+READ_ONLY = (
+    m.Fetch, m.QueueStatus, m.Tasks, m.Explain, m.Stuck, m.FindJobs, m.ProgressOf, m.Engines, m.CommandQueues,
+    m.FarmStatus, m.ListSticky,
+)  # fmt: skip
+"""The questions that change nothing in the scheduler's state."""
+
+
+def on_ask(farm: SchedulerState, session: str, event: m.Ask, now: Now, out: Decision) -> None:
+    """Answer a client's question; its type says which function answers it.  A question that makes no sense is refused.
+
+    A bug in a function that only reads is that question's error: the state is whole, so the farm goes on."""
+    question = event.question
+    refusal = why_refused(question)
+    if refusal is not None:
+        out.answer(session, event.n, refusal)
+        return
+    answer = QUESTIONS[type(question)]
+    if not isinstance(question, READ_ONLY):
+        answer(farm, session, event.n, question, now, out)
+        return
+    try:
+        answer(farm, session, event.n, question, now, out)
+    except Exception as error:
+        text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
+        out.notes.append(text)
+        out.answer(session, event.n, m.Refusal("KernelError", text))
+
+
+def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
+    """Note a new session of a peer.  An agent is registered by its `AgentState`."""
+    if event.role != "agent":
+        clients.on_client_joined(farm, session, event, now, out)
+
+
+def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: Decision) -> None:
+    """Give no more work to a silent agent.  Of a silent client, abort the jobs that are to end with it."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None:
+        losses.agent_silent(farm, agent, now)
+    else:
+        jobs.abort_disconnected(farm, session)
+
+
+def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
+    """Give work again to the engines of an agent that was silent."""
+    agent = farm.agents.by_session.get(session)
+    if agent is None or not agent.present:
+        return
+    agent.reachable = True
+    agent.deadline_s = None
+    for engine in agent.engines.values():
+        if engine.state in (EngineState.AWAY, EngineState.UP):
+            engine.state = EngineState.UP
+            farm.readiness.wake(engine)
+    refresh_classes(farm, agent.engines.values())
+    # Engines may be missing that could not be started while the agent was silent.
+    farm.timers.set(now.mono_s, "balance")
+
+
+def on_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
+    """Forget a client.  An agent with engines keeps its lease."""
+    agent = farm.agents.by_session.get(session)
+    if agent is None:
+        clients.on_client_gone(farm, session, event, now, out)
+    elif agent.engines:
+        losses.agent_silent(farm, agent, now)
+    else:
+        losses.forget_agent(farm, agent, out)
+
+
+def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out: Decision) -> None:
+    """Give up an agent that may not come back, without waiting for its lease."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None:
+        losses.give_up(farm, agent, "its key was revoked", now, out)
+
+
+def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
+    """Reopen ended tasks that were read from the store."""
+    for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
+        submit.apply_rules(farm, task, now, out)
+    if event.asker is not None:
+        out.answer(event.asker[0], event.asker[1], m.Text("reopened"))
+
+
+def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
+    """Note whether tasks can be accepted."""
+    if (event.why is None) != (farm.lifecycle.full is None):
+        out.notes.append(f"store: {event.why}" if event.why else "store: there is room again")
+    farm.lifecycle.full = event.why
+
+
+HANDLERS: dict[type, Handler] = {
+    m.Submit: submit.on_submit,
+    m.NeedIds: submit.on_need_ids,
+    m.Ask: on_ask,
+    m.Command: commands.on_command,
+    m.AgentState: agents.on_agent_state,
+    m.Leaving: leaving.on_leaving,
+    m.EngineUp: agents.on_engine_up,
+    m.EngineLost: losses.on_engine_lost,
+    m.Results: results.on_results,
+    m.Returned: results.on_returned,
+    m.CommandDone: commands.on_command_done,
+    m.Properties: agents.on_properties,
+    m.StackText: commands.on_stack_text,
+    m.OutputText: streams.on_output_text,
+    m.EngineNote: agents.on_engine_note,
+    m.NodeState: requirements.on_node_state,
+    m.SetUp: agents.on_set_up,
+    m.Demand: agents.on_resource_request,
+    TaskCall: running_tasks.on_task_call,
+    Progress: running_tasks.on_progress,
+    Evaluated: depends.on_evaluated,
+    Joined: on_joined,
+    Back: on_back,
+    Silent: on_silent,
+    Gone: on_gone,
+    Revoked: on_revoked,
+    StoreRoom: on_store_room,
+    Originals: clients.on_originals,
+    EndedLoaded: on_ended_loaded,
+    Tick: timers.on_tick,
+}
+"""The handler of each event.  A new event needs its struct, its handler, and a line here."""
+
+
+class Scheduler:
+    """Dispatches events to handlers, then assigns tasks to engines."""
+
+    def __init__(self, farm: SchedulerState) -> None:
+        self.farm = farm
+
+    def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
+        """Handle the events, run the timers that are due, and assign tasks."""
+        out = Decision()
+        farm = self.farm
+        farm.mono_s = now.mono_s
+        for session, message in events:
+            event = validated(farm, session, message, now)
+            if event is not None:
+                HANDLERS[type(event)](farm, session, event, now, out)
+            else:
+                _note_dropped(farm, session, message, out)
+        timers.on_tick(farm, "", Tick(), now, out)
+        _settle(farm, now, out)
+        dispatch(farm, now, out)
+        _tell_clients(farm, out)
+        return out
+
+    def handle(self, event: Event, now: Now, session: str = "") -> Decision:
+        """Make a turn with one event."""
+        return self.turn([(session, event)], now)
+
+    def next_deadline(self) -> float | None:
+        """Return when (monotonic) the next timer is due."""
+        return self.farm.timers.next_s()
+
+    def check(self) -> None:
+        """Assert every invariant.  Tests call this after each event.  Raises AssertionError."""
+        check(self.farm)
+
+
+def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Do what follows from the events of the turn, before tasks are assigned."""
+    if farm.lifecycle.stopping:
+        lifecycle.look_for_the_end(farm, now, out)
+    while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+        graph.settle(farm, now, out)
+        clients.abort_with_jobs(farm, now, out)
+    if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
+        settle_jobs(farm, now, out)
+    if farm.nested_waits.over:
+        nested_waits.resume_runs(farm, now, out)
+    if farm.agents.changed:
+        agents.answer_resource_requests(farm, out)
+    for digest, scored in farm.functions.undecided:
+        depends.ask_for_verdicts(farm, digest, out, scored)
+    farm.functions.undecided.clear()
+    if farm.functions.checks:
+        requirements.answer_checks(farm, out)
+
+
+def _note_dropped(farm: SchedulerState, session: str, message: Event, out: Decision) -> None:
+    """Log a dropped message: one line for each power of two, so that a flood of messages is no flood of lines."""
+    count = farm.diagnostics.dropped
+    if count.bit_count() == 1:
+        out.notes.append(f"{type(message).__name__} of {session} dropped: it may not send this ({count} so far)")
+
+
+def _tell_clients(farm: SchedulerState, out: Decision) -> None:
+    for client in farm.clients.to_tell.values():
+        _tell(client, out)
+    farm.clients.to_tell.clear()
+
+
+def _tell(client: ClientEntry, out: Decision) -> None:
+    # Refusals are among the ends: a client that waits for the acceptance must know of them by then.
+    if client.finals:
+        out.sends.append((client.session, m.Finals(client.finals)))
+        client.finals = []
+    if client.accepted:
+        out.sends.append((client.session, m.Accepted(list(client.accepted.items()))))
+        client.accepted = {}

@@ -1,0 +1,61 @@
+"""What a farm's owner may set for the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .queue import PolicyKey, fifo_key
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """The scheduler's settings.  Durations are in seconds.
+
+    The event log keeps them by the names of their fields."""
+
+    lease_s: float = 900.0
+    """An agent ends its engines when it has not heard the controller for so long."""
+    lease_margin_s: float = 30.0
+    """The controller gives up an agent that was silent for the lease and so much more, see `handlers.losses`."""
+    failure_penalty_s: float = 0.0
+    """How long an engine gets no tasks after a task failed on it."""
+    unmet_timeout_s: float | None = None
+    """How long a task waits when no engine can serve it.  None: without limit."""
+    max_engine_losses: int = 3
+    """A task is quarantined when so many engines were lost while they ran it."""
+    node_failures: int = 10
+    """A node gets no more tasks after so many failed attempts in a row, of at least five tasks, if tasks of the same
+    kinds succeed elsewhere."""
+    prefetch_s: float = 0.050
+    """How much measured work is sent ahead to an engine."""
+    recall_after_s: float = 0.020
+    """Tasks that were sent ahead may be recalled when the task before them runs longer than this."""
+    recall_patience_s: float = 2.0
+    """A task that may repeat goes to another engine when its recall was not answered for so long."""
+    reject_again_s: float = 1.0
+    """How long an engine that a task rejected is not tried again for that task."""
+    max_rejections: int = 10
+    """A task fails when every engine was rejected so often."""
+    depend_again_s: float = 5.0
+    """A depend function that raised is called again after so long."""
+    grace_s: float = 1.0
+    """Between the interrupt of a task and the signals that end its engine."""
+    policy: PolicyKey = fifo_key
+    """The order of the queue."""
+    warm: int | None = None
+    """How many free slots hold a blank engine.  None: all of them."""
+    warm_s: float = 10.0
+    """A blank engine beyond `warm` ends when it has been idle for so long."""
+    environment_patience_s: float | None = 10.0
+    """A task that has waited longer is no longer passed over by tasks of the environment that an engine has.  None:
+    it is passed over without limit."""
+    resource_patience_s: float = 10.0
+    """For a task that has waited longer for resources, one node keeps what becomes free on it."""
+    load_limit: float | None = None
+    """The load guard: no task is started on a node that is busier than this share of its cores."""
+    free_memory_limit: int | None = None
+    """The load guard: no task is started on a node that has less than so many bytes of memory free."""
+    placement: str = "default"
+    """Which of several free engines takes a task, see `core.scheduler.engine_choice`."""
+    seed: int = 1
+    """The seed of the random placement."""

@@ -1,0 +1,189 @@
+"""The scheduler's state: every task, engine, agent and client that it decides about.
+
+The state is plain data, one part for each subject.  A part is a small dataclass, with the functions that need nothing
+else; most of them are in files of their own.  Handlers change the state; `core.scheduler.transitions` alone moves
+tasks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..messages.task_types import Incarnation
+from ..states import State
+from .agent_entry import AgentRegistry
+from .clients import ClientRegistry
+from .clock import Timers
+from .dependencies import DependencyGraph
+from .engine_entry import EngineEntry, EngineState
+from .environment_uses import EnvironmentRegistry
+from .functions import FunctionRegistry
+from .jobs import JobRegistry
+from .queue import Queues
+from .readiness import Readiness
+from .requests import EngineRequests
+from .resources import StartLimits
+from .running_tasks import Conversations, NestedWaits
+from .settings import SchedulerSettings
+from .task import TaskEntry
+
+LOSSES_KEPT = 20
+"""So many lost engines are named by ``ipytaskfarm status``."""
+
+
+@dataclass(slots=True)
+class TaskRegistry:
+    """The tasks that were not cleared."""
+
+    unfinished: dict[int, TaskEntry] = field(default_factory=dict)
+    finals: dict[int, str] = field(default_factory=dict)
+    """Ended task -> the reason of its failure.  "": it succeeded."""
+    refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Refused task -> (error, text)."""
+    counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
+    """How many unfinished and ended tasks are in each state."""
+    unique: dict[str, int] = field(default_factory=dict)
+    """Unique key -> the unfinished task that has it."""
+    kept: set[int] = field(default_factory=set)
+    """Ended tasks that are cleared only when a client names their ids."""
+
+    def is_known(self, task_id: int) -> bool:
+        """Return whether there is a task of this id: unfinished, ended or refused."""
+        return task_id in self.unfinished or task_id in self.finals or task_id in self.refusals
+
+    def has_ended(self, task_id: int) -> bool:
+        """Return whether a task has succeeded, failed, or was refused."""
+        return task_id in self.finals or task_id in self.refusals
+
+    def has_failed(self, task_id: int) -> bool:
+        """Return whether a task has failed, or was refused."""
+        return bool(self.finals.get(task_id)) or task_id in self.refusals
+
+
+@dataclass(slots=True)
+class EngineRegistry:
+    """The engines."""
+
+    by_name: dict[Incarnation, EngineEntry] = field(default_factory=dict)
+    """Changed by `SchedulerState.add_engine` and `remove_engine` alone."""
+    by_id: dict[int, dict[EngineEntry, None]] = field(default_factory=dict)
+    """The same by the ids that people see; for a while two engines may have the same id."""
+
+    def visible(self) -> list[EngineEntry]:
+        """Return the engines that commands may go to, by id."""
+        return sorted((e for e in self.by_name.values() if e.state == EngineState.UP), key=lambda e: e.id)
+
+    def in_order(self) -> list[EngineEntry]:
+        """Return all engines, by id."""
+        return sorted(self.by_name.values(), key=lambda e: e.id)
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """How many engines are wanted, and how far the farm's end has come."""
+
+    wanted: int = 0
+    """How many engines the farm's owner wants."""
+    held: bool = False
+    """Whether no task is started, by the will of the farm's owner."""
+    full: str | None = None
+    """Why no task is accepted now.  None: tasks are accepted."""
+    stopping: bool = False
+    shut: bool = False
+    """Whether the agents have been told to end."""
+    shut_by_s: float | None = None
+    """When (monotonic) the controller ends even if agents are still there."""
+    balance_due: bool = False
+    """Whether the number of engines is compared with the number wanted within this turn."""
+
+
+@dataclass(slots=True)
+class Diagnostics:
+    """What people who look for a fault want to know."""
+
+    losses: deque[str] = field(default_factory=lambda: deque(maxlen=LOSSES_KEPT))
+    """The last lost engines and agents, one line each."""
+    dropped: int = 0
+    """How many messages of agents, or parts of them, were dropped because their sender may not send them."""
+
+
+@dataclass(slots=True)
+class SchedulerState:
+    """All that the scheduler decides from."""
+
+    name: str
+    incarnation: str
+    settings: SchedulerSettings = field(default_factory=SchedulerSettings)
+    epoch: int = 1
+    mono_s: float = 0.0
+    """When (monotonic) this turn began."""
+    numbers: int = 0
+    """The last number that `number` has given."""
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    """How many engines are wanted, and the farm's end."""
+    timers: Timers = field(default_factory=Timers)
+    """What is to happen at which time."""
+    tasks: TaskRegistry = field(default_factory=TaskRegistry)
+    """Unfinished, ended and refused tasks."""
+    graph: DependencyGraph = field(default_factory=DependencyGraph)
+    """Which tasks wait for which others."""
+    queues: Queues = field(default_factory=Queues)
+    """The classes of waiting tasks."""
+    jobs: JobRegistry = field(default_factory=JobRegistry)
+    """Jobs, and those to be looked at in this turn."""
+    clients: ClientRegistry = field(default_factory=ClientRegistry)
+    """Clients, their ids, and what they are to be told."""
+    agents: AgentRegistry = field(default_factory=AgentRegistry)
+    """Agents, and their nodes."""
+    engines: EngineRegistry = field(default_factory=EngineRegistry)
+    """Engines by name and id."""
+    readiness: Readiness = field(default_factory=Readiness)
+    """Which engines can take work."""
+    environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)
+    """Which engines have which environment, and who needs it."""
+    functions: FunctionRegistry = field(default_factory=FunctionRegistry)
+    """Stored code, and the verdicts of depend and locality functions."""
+    limits: StartLimits = field(default_factory=StartLimits)
+    """What may keep a task from being started although an engine is free."""
+    nested_waits: NestedWaits = field(default_factory=NestedWaits)
+    """Runs that wait inside themselves for other tasks."""
+    conversations: Conversations = field(default_factory=Conversations)
+    """Children, messages and progress of running tasks."""
+    requests: EngineRequests = field(default_factory=EngineRequests)
+    """Commands and queries that engines have not answered, and sticky commands."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What people want to know who look for a fault."""
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.limits.load_guard = settings.load_limit is not None or settings.free_memory_limit is not None
+
+    def number(self) -> int:
+        """Return a number that was never given before in this life of the controller."""
+        self.numbers += 1
+        return self.numbers
+
+    def add_engine(self, engine: EngineEntry) -> None:
+        """Count a new engine among the farm's engines."""
+        self.engines.by_name[engine.name] = engine
+        self.engines.by_id.setdefault(engine.id, {})[engine] = None
+        if engine.environment is not None:
+            self.environments.uses[engine.environment.identity].engines[engine] = None
+
+    def remove_engine(self, engine: EngineEntry) -> None:
+        """Forget an engine that is gone."""
+        del self.engines.by_name[engine.name]
+        if engine.environment is not None:
+            self.environments.uses[engine.environment.identity].engines.pop(engine, None)
+        same = self.engines.by_id[engine.id]
+        del same[engine]
+        if not same:
+            del self.engines.by_id[engine.id]
+
+    def renumber_engine(self, engine: EngineEntry, engine_id: int) -> None:
+        """Give an engine another id: its agent reports a different one than was known."""
+        if engine.id != engine_id:
+            self.remove_engine(engine)
+            engine.id = engine_id
+            self.add_engine(engine)

@@ -1,0 +1,579 @@
+"""The one place that changes where a task is.
+
+Each function makes one kind of move, checks it against `states.MOVES`, keeps the counts, and adds the save that makes
+the move last.  Handlers decide *that* a task moves.  Nothing else changes `TaskEntry.place` or the dictionaries of
+`farm.TaskRegistry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..messages.dependencies import Needs
+from ..messages.payload import NOTHING
+from ..messages.task_types import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
+from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
+from ..states import CONSEQUENCES, MOVES, Reason, State, Waiting
+from .agent_entry import Charge
+from .clock import Now
+from .decision import Decision
+from .eligibility import announce, class_for
+from .engine_entry import EngineEntry
+from .nested_waits import note_task_end
+from .queue import TaskClass, class_key_of, fifo_key
+from .state import SchedulerState
+from .task import (
+    DEFAULT_RULES,
+    FOR_TASKS,
+    PAUSED,
+    QUEUED,
+    RETRIED,
+    Assigned,
+    Place,
+    Queued,
+    TaskEntry,
+    TaskInfo,
+    TrialState,
+)
+from .task_messages import close
+
+
+class IllegalMove(AssertionError):
+    """Raised when a task would make a move that is not in `MOVES`.
+
+    This is a bug of ours: the controller dumps its last events, stops, and starts again from the store."""
+
+
+def _count(farm: SchedulerState, task_id: int, before: State | None, after: State) -> None:
+    if before is after:
+        return
+    if (before, after) not in MOVES:
+        raise IllegalMove(f"task {task_id}: no move from {before} to {after}")
+    if before is not None:
+        farm.tasks.counts[before] -= 1
+    farm.tasks.counts[after] += 1
+
+
+def _place(farm: SchedulerState, task: TaskEntry, place: Place) -> None:
+    before = task.state
+    task.place = place
+    _count(farm, task.id, before, task.state)
+
+
+def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
+    """Put a task that no engine has where it waits: for other tasks, until a time, for its job to be resumed, or in its
+    queue."""
+    if task.waits_for:
+        why = FOR_TASKS
+    elif why.until_s is not None:
+        farm.timers.set(why.until_s, "rejoin", task.id)
+    elif task.job in farm.jobs.paused:
+        why = PAUSED
+    else:
+        if type(task.place) is Queued:
+            task.place = why  # scheduled before and after: nothing to count
+        else:
+            _place(farm, task, why)
+        _join_queue(farm, task)
+        if task.rules is not None:
+            _note_functions(farm, task.rules)
+        return
+    _place(farm, task, why)
+
+
+def _note_functions(farm: SchedulerState, rules: Rules) -> None:
+    """Ask for the verdicts of a task's functions at the end of the turn.
+
+    Engines may have come while no task waited that needed these verdicts."""
+    if rules.depend is not None:
+        farm.functions.undecided[rules.depend, False] = None
+    if rules.asks is not None and rules.asks.locality is not None:
+        farm.functions.undecided[rules.asks.locality, True] = None
+
+
+def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
+    queues = farm.queues
+    task_class = _class_of(farm, task)
+    if task_class.push(task):
+        announce(farm, task_class)
+    queues.size += 1
+    if not task_class.restricted:
+        queues.open_size += 1
+
+
+def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
+    """Return the class of a task.
+
+    The class of a fresh task with the same rules as the last one is known already: hashing a key takes long."""
+    rules, queues = task.rules, farm.queues
+    if rules is None or task.avoid is not None or task.suspect or task.rejections:
+        return class_for(farm, class_key_of(task, queues.by_time_limit))
+    if queues.last_class is not None and queues.last_class[0] is rules:
+        return queues.last_class[1]
+    task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
+    queues.last_class = rules, task_class
+    return task_class
+
+
+def requeue_time_limited(farm: SchedulerState) -> None:
+    """Move the waiting tasks that have a time limit to classes of their own.
+
+    All waiting tasks are looked at: this happens once in a farm's life."""
+    farm.queues.last_class = None
+    for task in farm.tasks.unfinished.values():
+        if task.task_class is not None and task.rules is not None and task.rules.time_limit_s is not None:
+            leave_queue(farm, task)
+            _join_queue(farm, task)
+
+
+def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
+    """Take a waiting task out of its class, if it is in one."""
+    task_class = task.task_class
+    if task_class is not None:
+        task_class.leave(task)
+        farm.queues.size -= 1
+        if not task_class.restricted:
+            farm.queues.open_size -= 1
+
+
+def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
+    """Compute the key by which the queue policy orders the task."""
+    rules = task.rules
+    policy = farm.settings.policy
+    if policy is fifo_key:  # the default looks at the priority alone
+        task.key = -rules.priority if rules is not None else 0
+        return
+    client = farm.clients.by_session.get(task.session)
+    info = TaskInfo(
+        task.id,
+        rules.priority if rules else 0,
+        task.session,
+        task.queue_seq,
+        client.started if client else 0,
+        farm.queues.last_key,
+        task.job,
+        rules.asks.group if rules is not None and rules.asks is not None else None,
+    )
+    task.key = policy(info)
+
+
+def _move_to_the_end(farm: SchedulerState, task: TaskEntry) -> None:
+    """Give a task the last place among those that are as urgent."""
+    task.queue_seq = farm.queues.next_seq
+    farm.queues.next_seq += 1
+    _policy_key(farm, task)
+
+
+def _count_use(farm: SchedulerState, task: TaskEntry) -> None:
+    """Count a task among those that need its environment, when it is accepted or becomes another link of its chain."""
+    requirements = task.rules.asks if task.rules is not None else None
+    if requirements is None or requirements.environment is None:
+        return
+    use = farm.environments.use_of(requirements.environment)
+    use.unfinished += 1
+    if requirements.environment.unique is not None:
+        farm.environments.by_unique_id.setdefault(requirements.environment.unique, requirements.environment.identity)
+    task.environment = requirements.environment.identity
+
+
+def _end_use(farm: SchedulerState, task: TaskEntry) -> None:
+    """Count a task no longer among those that need its environment."""
+    use = farm.environments.uses.get(task.environment or "")
+    if use is None or task.environment is None:
+        return
+    use.unfinished -= 1
+    if not use.referenced:
+        farm.environments.perhaps_unused[task.environment] = None
+    task.environment = None
+
+
+def _count_in_job(farm: SchedulerState, task: TaskEntry) -> None:
+    job = farm.jobs.by_id.get(task.job or "")
+    if job is None:
+        return
+    job.unfinished += 1
+    if job.spec.abort_on_failure or job.spec.abort_on_disconnect:
+        job.tasks[task.id] = None
+        if job.failed:  # the task came after the job had failed
+            farm.jobs.to_abort[job.spec.id] = None
+    if task.environment is not None and task.environment not in job.environments:
+        job.environments.add(task.environment)
+        if not job.ended:
+            farm.environments.uses[task.environment].jobs.add(job.spec.id)
+
+
+def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
+    job = farm.jobs.by_id.get(task.job or "")
+    if job is None:
+        return
+    job.unfinished -= 1
+    if job.tasks:
+        job.tasks.pop(task.id, None)
+    if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
+        why = final.failure.value.partition("\n")[0] if final.failure is not None else ""
+        job.failed = f"task {task.id} of its job failed ({final.reason}): {why[:200]}"
+        farm.jobs.to_abort[job.spec.id] = None
+    if job.complete:
+        farm.jobs.perhaps_ended[job.spec.id] = None
+
+
+def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> None:
+    """Record which tasks a task waits for, and whose results it takes."""
+    task.dependencies = needs
+    if needs.inputs:
+        farm.graph.add_consumer(needs.takes)
+    wait_for(farm, task, needs.after)
+    if needs.join and not task.waits_for:
+        farm.graph.ready_joins.append(task.id)
+
+
+def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
+    """Let a task wait for those of these tasks that have not ended or have failed."""
+    tasks, graph = farm.tasks, farm.graph
+    unfinished = tasks.unfinished
+    ahead = {i for i in ids if i in unfinished or tasks.has_failed(i)}
+    for task_id in ahead:
+        graph.add_dependent(task_id, task.id)
+        if task_id not in unfinished:
+            graph.ended.append(task_id)  # it has failed already: what that means is settled with the turn
+    task.waits_for = ahead | task.waits_for if task.waits_for else ahead
+
+
+def accept(
+    farm: SchedulerState,
+    submission: Submission,
+    session: str,
+    rules: Rules | None,
+    out: Decision,
+    parent: int | None = None,
+    spawn: str | None = None,
+    needs: Needs | None = None,
+) -> TaskEntry:
+    """Make the move None -> scheduled.
+
+    rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
+    queues, tasks = farm.queues, farm.tasks
+    seq = queues.next_seq
+    queues.next_seq = seq + 1
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules)
+    _policy_key(farm, task)
+    tasks.unfinished[task.id] = task
+    tasks.counts[State.SCHEDULED] += 1
+    if rules is not None:
+        _count_use(farm, task)
+        _count_in_job(farm, task)
+        if rules.unique is not None:
+            tasks.unique[rules.unique] = task.id
+    needs = needs or submission.needs
+    out.saves.append(
+        SaveTask(
+            task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
+            needs, parent, spawn,
+        )
+    )  # fmt: skip
+    task.parent = parent
+    if needs is not None:
+        count_dependencies(farm, task, needs)
+    if needs is None and not farm.jobs.paused:
+        _join_queue(farm, task)
+    elif needs is None or not needs.join:
+        _enqueue(farm, task, QUEUED)
+    else:
+        task.place = FOR_TASKS
+    return task
+
+
+def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
+    """Add a task from the store to the waiting ones, without a save.
+
+    What the task waits for was counted before."""
+    _policy_key(farm, task)
+    farm.tasks.unfinished[task.id] = task
+    farm.tasks.counts[State.SCHEDULED] += 1
+    if task.rules is not None:
+        _count_use(farm, task)
+    if task.job is not None:
+        _count_in_job(farm, task)
+    if task.rules is not None and task.rules.unique is not None:
+        farm.tasks.unique[task.rules.unique] = task.id
+    if task.dependencies is not None and task.dependencies.join:
+        task.place = FOR_TASKS
+    else:
+        _enqueue(farm, task, why)
+
+
+def task_of(record: TaskRecord) -> TaskEntry:
+    """Return a task as the store knows it; it is not among the unfinished ones yet."""
+    rules = _rules_of(record.rules, record.recovery)
+    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
+    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
+    task.recovery = record.recovery
+    task.job = record.rules.job if record.rules is not None else None
+    task.suspect = record.losses > 0
+    task.history = list(record.history) or None
+    task.parent = record.parent
+    if record.trial > 1:
+        task.trial_state = TrialState(record.trial, record.began_s, record.received)
+    return task
+
+
+def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
+    """Return the rules of the n-th recovery task down the chain."""
+    for _ in range(depth):
+        recovery = rules.recovery if rules else None
+        if recovery is None:
+            return rules
+        rules = recovery.rules
+    return rules
+
+
+def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
+    """Put a task where it waits now: what it waited for outside its queue is over, or has begun."""
+    leave_queue(farm, task)
+    _enqueue(farm, task, why)
+
+
+def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -> None:
+    """Make the move succeeded -> scheduled.
+
+    The task was read from the store.  What it waits for is counted later, by `graph.on_ended_loaded`."""
+    del farm.tasks.finals[task.id]
+    farm.tasks.unfinished[task.id] = task
+    _count(farm, task.id, State.SUCCEEDED, State.SCHEDULED)
+    if task.rules is not None:
+        _count_use(farm, task)
+        _count_in_job(farm, task)
+    _move_to_the_end(farm, task)
+    out.saves.append(
+        SaveReopen(task.id, outcome, task.queue_seq, task.attempt, task.errors, task.losses, task.recovery)
+    )
+    task.place = Queued(Waiting.REOPENED)
+    task.own_trial_state().again = True
+
+
+def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: bool, now: Now) -> None:
+    """Make the move scheduled -> assigned to an engine.
+
+    The task has been popped from its class.  The caller records the batch."""
+    task.attempt += 1
+    since, wall = (now.mono_s, now.wall_s) if running else (None, None)
+    _place(farm, task, Assigned(engine.name, task.attempt, since, wall))
+    if running and task.rules is not None:
+        _watch(farm, task, now)
+    farm.queues.last_key = task.key
+    client = farm.clients.by_session.get(task.session)
+    if client is not None:
+        client.started += 1
+
+
+def restore_assignment(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, attempt: int) -> None:
+    """Assign a task as it was in the controller's life before, according to the store."""
+    leave_queue(farm, task)
+    task.waits_for = None  # it was begun, so what it waited for had ended
+    task.attempt = attempt
+    _place(farm, task, Assigned(engine.name, attempt))
+
+
+def begin(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
+    """Make the move sent ahead -> running: the run has become the oldest one that its engine holds."""
+    place = task.place
+    if type(place) is not Assigned:
+        raise IllegalMove(f"task {task.id} begins without an engine")
+    if place.since_s is None:
+        _place(farm, task, Assigned(place.engine, place.attempt, now.mono_s, now.wall_s))
+        _watch(farm, task, now)
+
+
+def _watch(farm: SchedulerState, task: TaskEntry, now: Now) -> None:
+    """Set the timer of `warn_after` for a run that has begun."""
+    if task.rules is not None and task.rules.warn_after_s is not None:
+        farm.timers.set(now.mono_s + task.rules.warn_after_s, "late", (task.id, task.attempt))
+
+
+def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
+    """Make the move assigned -> scheduled for a run that never began.
+
+    The task keeps its old place in the queue.  The engine has said that it will not run it, so the number of the
+    attempt is free again."""
+    task.attempt -= 1
+    _enqueue(farm, task, why)
+
+
+def requeue(
+    farm: SchedulerState,
+    task: TaskEntry,
+    why: Queued,
+    out: Decision,
+    recovery: Recovery | None = None,
+    state: bytes | None = None,
+) -> None:
+    """Make the move assigned -> scheduled, to the end of the queue, and record what was spent of the task's budget.
+
+    recovery: the next link of the task's chain, which takes over under the same id; state: what a deferred run leaves
+    for the next one."""
+    if recovery is not None:
+        task.recovery += 1
+        task.errors = task.losses = 0
+        task.suspect = False
+        task.avoid = None
+        task.rejections = None
+        _end_use(farm, task)
+        task.rules = recovery.rules
+        task.function = recovery.function
+        _count_use(farm, task)
+    _move_to_the_end(farm, task)
+    farm.conversations.progress.pop(task.id, None)
+    out.saves.append(_requeued(task, task.attempt, why, recovery, state))
+    _enqueue(farm, task, why)
+
+
+def _requeued(
+    task: TaskEntry, attempt: int, why: Queued, recovery: Recovery | None = None, state: bytes | None = None
+) -> SaveRequeue:
+    trial_state = task.trial_state or _NO_COURSE
+    return SaveRequeue(
+        task.id,
+        task.queue_seq,
+        attempt,
+        task.errors,
+        task.losses,
+        task.recovery,
+        recovery.payload if recovery else None,
+        recovery.function if recovery else None,
+        why.until_wall_s,
+        trial_state.trial,
+        trial_state.began_s,
+        state,
+        trial_state.received,
+    )
+
+
+_NO_COURSE = TrialState()
+
+
+def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
+    """Give back to an unfinished task what an attempt has cost it.  The task stays where it is."""
+    if charge != "loss":
+        task.errors = max(0, task.errors - 1)
+    if charge != "error":
+        task.losses = max(0, task.losses - 1)
+    # The row of an assigned task says what it did when it was queued: its present run is in the row of the batch.
+    attempt = task.attempt - (type(task.place) is Assigned)
+    out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
+
+
+def note_attempt(task: TaskEntry, row: AttemptRow, out: Decision) -> None:
+    """Add a row to a task's history."""
+    if task.history is None:
+        task.history = []
+    task.history.append(row)
+    out.saves.append(SaveAttempt(task.id, row))
+
+
+def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -> None:
+    """Make the move to succeeded or failed; the client and the watchers are told at the end of the turn."""
+    tasks, talks = farm.tasks, farm.conversations
+    _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
+    if type(task.place) is Queued:
+        leave_queue(farm, task)
+    del tasks.unfinished[task.id]
+    tasks.finals[task.id] = final.reason
+    if task.environment is not None:
+        _end_use(farm, task)
+    if task.job is not None:
+        _end_in_job(farm, task, final)
+    if task.dependencies is not None:
+        if task.dependencies.inputs:
+            farm.graph.remove_consumer(task.dependencies.takes)
+        if task.dependencies.keep:
+            tasks.kept.add(task.id)
+    if farm.graph.dependents and task.id in farm.graph.dependents:
+        farm.graph.ended.append(task.id)
+    if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
+        _forget_conversations(farm, task, out)
+    if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
+        del tasks.unique[task.rules.unique or ""]
+    out.saves.append(SaveFinal(final))
+    _tell(farm, task.session, final)
+    watchers = farm.clients.watchers.pop(task.id, None)
+    if watchers:
+        for session in watchers:
+            farm.clients.of(session).watching.discard(task.id)
+            if session != task.session:
+                _tell(farm, session, final)
+
+
+def _tell(farm: SchedulerState, session: str, final: Final) -> None:
+    client = farm.clients.by_session.get(session)
+    if client is not None and client.connected:
+        client.finals.append(final)
+        farm.clients.to_tell[session] = client
+
+
+def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) -> None:
+    """Close what is kept only while a task is unfinished: its mailbox, progress and children."""
+    note_task_end(farm, task.id)
+    close(farm, task.id, out)
+    farm.conversations.progress.pop(task.id, None)
+    farm.conversations.families.pop(task.id, None)
+
+
+def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
+    """Return what clients are told of an attempt that its engine has answered."""
+    return Final(
+        task.id,
+        ended.outcome,
+        engine.id,
+        engine.node,
+        task.attempt,
+        task.submitted_s,
+        ended.started_s,
+        ended.run_s,
+        now.wall_s,
+        ended.failure,
+        ended.body,
+        task.history or [],
+        ended.blobs,
+    )
+
+
+def final_without_answer(
+    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: Failure, now: Now
+) -> Final:
+    """Return what clients are told of a task that ends without its engine's answer: aborted, lost, or unmet."""
+    place = task.place
+    began = type(place) is Assigned and place.since_s is not None
+    started = place.wall_s if type(place) is Assigned and place.wall_s is not None else now.wall_s
+    ran = now.mono_s - place.since_s if type(place) is Assigned and place.since_s is not None else 0.0
+    return Final(
+        task.id,
+        reason,
+        engine.id if engine and began else -1,
+        engine.node if engine and began else "",
+        task.attempt,
+        task.submitted_s,
+        started,
+        ran,
+        now.wall_s,
+        failure,
+        b"",
+        task.history or [],
+    )
+
+
+def final_of_join(task: TaskEntry, now: Now) -> Final:
+    """Return the end of a join, which has no engine and no result."""
+    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
+    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
+
+
+def recovery_of(task: TaskEntry) -> Recovery | None:
+    """Return the next link of a task's chain."""
+    return (task.rules or DEFAULT_RULES).recovery
+
+
+def forget(farm: SchedulerState, task_id: int) -> None:
+    """Forget an ended task that was cleared."""
+    reason = farm.tasks.finals.pop(task_id)
+    farm.tasks.kept.discard(task_id)
+    farm.tasks.counts[State.FAILED if reason else State.SUCCEEDED] -= 1

@@ -1,0 +1,426 @@
+"""Validation of agents' messages: whether the agent may send this, and whether the values are within bounds.
+
+An agent is enrolled, and not trusted.  It may speak of the engines of its own session (or of those before it in its
+folder), never of another's.  What it says of them can make nobody else's memory or time unbounded, and no arithmetic of
+the scheduler fail.  A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`; numbers and
+texts beyond all reason are cut.  Messages of honest agents pass unchanged.
+
+An engine's incarnation names its agent's session, and the session names the agent: ``slurm-1.0:5e2f….3``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+import msgspec
+from msgspec.msgpack import encode
+from msgspec.structs import replace
+
+from .arguments import INT_MAX, INT_MIN
+from .messages import (
+    AgentState,
+    CommandDone,
+    Crash,
+    Demand,
+    EngineLost,
+    EngineNote,
+    EngineReport,
+    EngineUp,
+    Leaving,
+    NodeState,
+    OutputText,
+    Properties,
+    Refusal,
+    Results,
+    Returned,
+    SetUp,
+    StackText,
+)
+from .messages.dependencies import IF_FAILED, Needs
+from .messages.running_task import Progress, TaskCall
+from .messages.task_types import Deferral, Ended, Failure, LostInputs, Rules
+from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
+from .scheduler.clock import Now
+from .scheduler.engine_choice import PLACEMENTS
+from .scheduler.events import Event
+from .scheduler.state import SchedulerState
+
+ENGINES_MAX = 4096
+"""The most engines of one agent: four times the cores of the largest machines."""
+HELD_MAX = 65_536
+"""The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
+FORMER_MAX = 64
+FACTS_BYTES = 8192
+PROPERTIES_BYTES = 16 * 2**20
+NAMES_MAX = 256
+TEXT_MAX = 2000
+LONG_TEXT_MAX = 64 * 1024
+"""For the last words of a dying engine, and for stacks."""
+OUTPUT_MAX = 2**20
+AMOUNT_MAX = 2.0**60
+"""More than there is of any resource."""
+SECONDS_MAX = 1e11
+"""Three thousand years, for durations and for moments."""
+NUMBER_MAX = 2**53
+TEARDOWN_MAX_S = 3600.0
+SHARED = "agent"
+"""The name in sessions of agents that share the role's key."""
+
+
+def owner(engine: str) -> str:
+    """Return the session of the agent that an engine belongs to."""
+    return engine.rpartition(".")[0]
+
+
+def agent_name(session: str) -> str:
+    """Return the agent's name according to its key.  "": the session has none."""
+    return session.rpartition(":")[0]
+
+
+def goes_by(agent: str, names: Iterable[str]) -> bool:
+    """Return whether an agent's name is one of these, or one of several that share it.
+
+    The agent ``dask-1.host`` goes by the name ``dask-1``."""
+    return any(agent == name or agent.startswith(f"{name}.") for name in names)
+
+
+def validated(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:
+    """Return the event as it may be handled.  None: it is dropped.
+
+    Events that are not agents' messages are returned unchanged."""
+    check = _CHECKS.get(type(event))
+    if check is None:
+        return event
+    checked: Event | None = check(farm, session, event, now)
+    if checked is None:
+        farm.diagnostics.dropped += 1
+    return checked
+
+
+def _speaks_for(farm: SchedulerState, session: str, engine: str) -> bool:
+    of = owner(engine)
+    agent = farm.agents.by_session.get(session)
+    return agent is not None and (of == session or of in agent.former)
+
+
+# -- an agent and its engines
+
+
+def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now) -> AgentState:
+    name = agent_name(session)
+    former = [s for s in event.former[-FORMER_MAX:] if agent_name(s) == name and s != session]
+    engines: dict[str, EngineReport] = {}
+    for report in event.engines:
+        if len(engines) < ENGINES_MAX and (clean := _report(session, report, now)) is not None:
+            engines.setdefault(clean.engine, clean)
+    farm.diagnostics.dropped += len(event.engines) - len(engines) + len(event.former[-FORMER_MAX:]) - len(former)
+    return replace(
+        event,
+        node=_text(event.node, 200),
+        cores=_within(event.cores, 1, 2**20),
+        memory_bytes=_within(event.memory_bytes, 0, NUMBER_MAX),
+        platform=_text(event.platform, 200),
+        python=_text(event.python, 40),
+        engines=list(engines.values()),
+        slots=None if event.slots is None else _within(event.slots, 0, NUMBER_MAX),
+        former=former,
+        resources=_amounts(event.resources),
+        gpus=tuple(_text(gpu, 200) for gpu in event.gpus[:NAMES_MAX]),
+        utc_offset_s=_within(event.utc_offset_s, -86_400, 86_400),
+        name=_own_name(name, event.name),
+        brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
+        time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
+        wall_s=_seconds(event.wall_s, 0.0),
+    )
+
+
+def _own_name(by_key: str, reported: str) -> str:
+    """Return the agent's name: what its key says, or what it says itself.
+
+    This machine's own agents share a key, which has no name."""
+    return "" if by_key == SHARED else by_key or _text(reported, 200)
+
+
+def _leaving(farm: SchedulerState, session: str, event: Leaving, now: Now) -> Leaving:
+    return Leaving(_seconds(event.within_s, 0.0))
+
+
+def _engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now) -> EngineUp | None:
+    agent = farm.agents.by_session.get(session)
+    report = _report(session, event.report, now)
+    if agent is None or report is None:
+        return None
+    if report.engine not in agent.engines and len(agent.engines) >= ENGINES_MAX:
+        return None
+    return EngineUp(report)
+
+
+def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None:
+    """Return a checked report.  None: the engine is not of this session."""
+    if owner(report.engine) != session or not 0 <= report.id <= 2**31:
+        return None
+    properties = report.properties
+    if properties is not None and (properties.engine != report.engine or not _is_small(properties)):
+        properties = None
+    return replace(
+        report,
+        started_s=_seconds(report.started_s, now.wall_s),
+        facts=_facts(report.facts),
+        held=report.held[:HELD_MAX],
+        properties=properties,
+        connection_file=_text(report.connection_file, TEXT_MAX),
+        finished=_within(report.finished, 0, NUMBER_MAX),
+        environment=_environment(report.environment),
+        holding=None if report.holding is None else (report.holding[0], _allotment(report.holding[1])),
+        recycling=report.recycling[:NAMES_MAX],
+    )
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float | bool | None)}
+    return plain if len(plain) <= NAMES_MAX and len(encode(plain)) <= FACTS_BYTES else {}
+
+
+def _environment(environment: Environment | None) -> Environment | None:
+    if environment is None or 0.0 <= environment.teardown_s <= TEARDOWN_MAX_S:
+        return environment
+    return replace(environment, teardown_s=TEARDOWN_MAX_S)
+
+
+def _allotment(allotment: Allotment) -> Allotment:
+    return replace(allotment, amounts=_amounts(allotment.amounts), gpus=allotment.gpus[:NAMES_MAX])
+
+
+# -- reports about one engine
+
+Check = Callable[[SchedulerState, str, Any, Now], Any]
+
+
+def _of_engine(farm: SchedulerState, session: str, event: Any, now: Now) -> Any:
+    return event if _speaks_for(farm, session, event.engine) else None
+
+
+def _engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now) -> EngineLost | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    crash = event.crash
+    return replace(
+        event,
+        crash=Crash(
+            crash.signal,
+            crash.exit_code,
+            _text(crash.cause, TEXT_MAX),
+            _within(crash.peak_bytes, 0, NUMBER_MAX),
+            crash.output[-LONG_TEXT_MAX:],
+            crash.dump[:LONG_TEXT_MAX],
+        ),
+    )
+
+
+def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Results | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    if all(map(_is_sound, event.ended)):
+        return event
+    return Results(event.engine, [ended if _is_sound(ended) else _sound(ended, now) for ended in event.ended])
+
+
+def _is_sound(ended: Ended) -> bool:
+    """Return whether a result needs no correction; this is asked for each result."""
+    return (
+        0.0 <= ended.run_s <= SECONDS_MAX
+        and 0.0 <= ended.started_s <= SECONDS_MAX
+        and ended.failure is None
+        and ended.word is None
+        and -1 < ended.memory_bytes <= NUMBER_MAX
+    )
+
+
+def _sound(ended: Ended, now: Now) -> Ended:
+    return replace(
+        ended,
+        started_s=_seconds(ended.started_s, now.wall_s),
+        run_s=_seconds(ended.run_s, 0.0),
+        failure=None if ended.failure is None else _failure(ended.failure),
+        memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
+        word=_detail(ended.word),
+    )
+
+
+def _failure(failure: Failure) -> Failure:
+    kinds = tuple(kind[:TEXT_MAX] for kind in failure.kinds[:NAMES_MAX])
+    return Failure(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
+
+
+def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
+    if isinstance(detail, Deferral):
+        after_s = None if detail.after_s is None else _seconds(detail.after_s, 0.0)
+        received = _within(detail.received, 0, NUMBER_MAX)
+        return replace(detail, after_s=after_s, message=_text(detail.message, TEXT_MAX), received=received)
+    return detail
+
+
+def _properties(farm: SchedulerState, session: str, event: Properties, now: Now) -> Properties | None:
+    return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
+
+
+def _is_small(properties: Properties) -> bool:
+    plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
+    size = len(properties.packed) + plain + 100 * len(properties.plain)
+    return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
+
+
+def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
+    return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
+
+
+def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Demand | None:
+    if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
+        return None
+    # A request for more than there is of anything is answered with an error.
+    amounts = {name[:200]: value if value <= AMOUNT_MAX else AMOUNT_MAX for name, value in event.amounts.items()}
+    return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
+
+
+def _progress(farm: SchedulerState, session: str, event: Progress, now: Now) -> Progress | None:
+    if not _speaks_for(farm, session, event.engine) or not isfinite(event.value):
+        return None
+    total = event.total if event.total is None or isfinite(event.total) else None
+    return replace(event, total=total, message=_text(event.message, TEXT_MAX))
+
+
+def _engine_note(farm: SchedulerState, session: str, event: EngineNote, now: Now) -> EngineNote | None:
+    agent = farm.agents.by_session.get(session)
+    if agent is None or (event.engine is not None and not _speaks_for(farm, session, event.engine)):
+        return None
+    # Only a start that was asked for can fail, because each failure delays all others.
+    failed = event.failed_start and event.id in agent.starting
+    return replace(event, text=event.text[:TEXT_MAX], failed_start=failed)
+
+
+# -- reports about the node, and answers to queries
+
+
+def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) -> NodeState:
+    return NodeState(
+        event.load if 0.0 <= event.load <= 1.0 else 1.0,
+        _within(event.free_memory, 0, NUMBER_MAX),
+        _within(event.free_disk, 0, NUMBER_MAX),
+        _within(event.utc_offset_s, -86_400, 86_400),
+        _within(event.fetched_blobs, 0, NUMBER_MAX),
+        _within(event.fetched_bytes, 0, NUMBER_MAX),
+    )
+
+
+def _stack_text(farm: SchedulerState, session: str, event: StackText, now: Now) -> StackText | None:
+    asked = farm.requests.stacks.get(event.n)
+    return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
+
+
+def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now) -> OutputText | None:
+    asked = farm.requests.outputs.get(event.n)
+    if asked is None or owner(asked[1]) != session or event.run != asked[2]:
+        return None
+    seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
+    return replace(event, stdout=event.stdout[-OUTPUT_MAX:], stderr=event.stderr[-OUTPUT_MAX:], seen=seen)
+
+
+_CHECKS: dict[type, Check] = {
+    AgentState: _agent_state,
+    Leaving: _leaving,
+    EngineUp: _engine_up,
+    EngineLost: _engine_lost,
+    Results: _results,
+    Returned: _of_engine,
+    CommandDone: _of_engine,
+    Properties: _properties,
+    StackText: _stack_text,
+    OutputText: _output_text,
+    EngineNote: _engine_note,
+    NodeState: _node_state,
+    SetUp: _set_up,
+    Demand: _demand,
+    TaskCall: _of_engine,
+    Progress: _progress,
+}
+"""Each message of agents that reaches the scheduler; a test checks that none is missing."""
+
+
+# -- values
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return min(max(value, least), most)
+
+
+def _seconds(value: float, otherwise: float) -> float:
+    """Return a duration or a moment, or `otherwise` where the value makes no sense."""
+    return value if 0.0 <= value <= SECONDS_MAX else otherwise
+
+
+def _amounts(amounts: Mapping[str, float]) -> dict[str, float]:
+    sound = [(name[:200], value) for name, value in amounts.items() if 0.0 <= value <= AMOUNT_MAX]
+    return dict(sound[:NAMES_MAX])
+
+
+def _text(text: str, most: int) -> str:
+    """Return one line of the text, for tables and logs."""
+    return text[:most] if text.isprintable() else "".join(c if c.isprintable() else " " for c in text[:most])
+
+
+# -- tasks and questions of clients
+
+
+def why_refused(question: object) -> Refusal | None:
+    """Return the answer to a question that makes no sense.  None: it can be answered."""
+    why = why_not_storable(question)
+    return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
+
+
+def why_not_storable(value: object) -> str:
+    """Return what in a client's message, or in a part of it, cannot be stored or has no meaning.  "" means nothing.
+
+    Numbers must fit 64 bits and be finite, wherever they stand; words must be known, and durations within bounds."""
+    try:
+        return _why_not_storable(value)
+    except RecursionError:
+        return "it is nested too deeply"
+
+
+def _why_not_storable(value: object) -> str:
+    kind = type(value)
+    if kind is int:
+        return "" if INT_MIN <= value <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
+    if kind is float:
+        return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
+    parts: Iterable[object]
+    if isinstance(value, list | tuple):
+        # Of thousands of ids, two are enough.
+        parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
+    elif isinstance(value, msgspec.Struct):
+        parts = [getattr(value, name) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        parts = [*value, *value.values()]
+    else:
+        return ""
+    why = next(filter(None, map(_why_not_storable, parts)), "")
+    return why or (_why_meaningless(value) if isinstance(value, msgspec.Struct) else "")
+
+
+def _why_meaningless(value: msgspec.Struct) -> str:
+    if isinstance(value, Asks):
+        is_known = value.placement is None or value.placement in PLACEMENTS
+        return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
+    if isinstance(value, Condition):
+        several = value.op in ("in", "not in")
+        is_sound = value.op in OPERATORS and several is isinstance(value.value, tuple)
+        return "" if is_sound else "a condition in it has no such operator"
+    if isinstance(value, Needs):
+        return "" if value.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
+    if isinstance(value, Rules | Recycle | Environment):
+        durations = [getattr(value, name) for name in value.__struct_fields__ if name.endswith("_s")]
+        is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
+        return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
+    return ""

@@ -1,0 +1,280 @@
+"""The farm's groups of agents: what was asked of launchers, and what came of it.
+
+A group is one submission of so many agents to one launcher.  What is known of it stands in ``agents.json`` in the
+farm's folder, so that commands, the supervisor, and the supervisor's successor mean the same.  Whoever changes it holds
+its lock for as long as that takes, calls of the launcher included: nobody submits twice, or ends what is being made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import FarmStatus, RemoveAgents
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.validation import goes_by
+from ipytaskfarm.deployment.enrolment import enrol, revoke
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import Questioner
+from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat, find_launcher
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system.host import working_folder
+
+log = logging.getLogger(__name__)
+
+GROUPS_FILE = "agents.json"
+LOCK_FILE = "agents.lock"
+POLL_S = 0.2
+END_S = 15.0
+"""Beyond what runs is allowed, agents have this long to end; then their launchers end them."""
+
+Make = Callable[[Agents], Launcher]
+"""How a launcher is made; another one than `launcher_of` where it works in this very process."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """One submission."""
+
+    name: str
+    """``slurm-1``."""
+    agents: Agents
+    names: tuple[str, ...]
+    """Of its agents, as they were enrolled: ``slurm-1.0``."""
+    handle: Handle
+    submitted_s: float
+    pool: str = ""
+    """The place in the farm's settings that it was made for; "": a command's."""
+
+
+_own: dict[tuple[str, ...], Launcher] = {}
+
+
+def use(agents: Agents, launcher: Launcher) -> None:
+    """In this process `launcher` is the one for agents of this launcher and these options: it holds what only this
+    process has, the caller's own connection to a cluster."""
+    _own[_key(agents)] = launcher
+
+
+def use_no_more(agents: Agents) -> None:
+    """What was said to `use` is made from its options from now on."""
+    _own.pop(_key(agents), None)
+
+
+def _key(agents: Agents) -> tuple[str, ...]:
+    return (agents.launcher, *(f"{name}={value}" for name, value in sorted(agents.options.items())))
+
+
+def launcher_of(agents: Agents) -> Launcher:
+    """The launcher that these name.  ValueError: there is none, or it has no such option."""
+    return _own.get(_key(agents)) or find_launcher(agents.launcher, agents.options)
+
+
+def read_groups(home: Home) -> list[Group]:
+    """What there is, oldest first."""
+    try:
+        found = msgspec.json.decode(farm_paths.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
+        return [_group(**record) for record in found]
+    except FileNotFoundError:
+        return []
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        path = home.folder / GROUPS_FILE
+        raise errors.LauncherError(
+            f"{path} is damaged ({error}): end the farm's agents by their systems' own means, then remove it"
+        ) from None
+
+
+def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> Group:
+    # Not msgspec's matter: what `Agents` takes from people, it has made seconds of.
+    return Group(agents=Agents(**agents), names=tuple(names), **rest)
+
+
+def _write_groups(home: Home, groups: Sequence[Group]) -> None:
+    path = home.folder / GROUPS_FILE
+    if groups:
+        farm_paths.write_private(path, msgspec.json.format(msgspec.json.encode(list(groups))))
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(home: Home) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(home.folder / LOCK_FILE, flags, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def preview(home: Home, agents: Agents, count: int | None = None) -> str:
+    """What `add` would hand over to the launcher."""
+    launcher = launcher_of(agents)
+    name = _free_name(agents.launcher, read_groups(home))
+    names = launcher.names(name, agents.count if count is None else count)
+    folder = home.folder / "agents"
+    return launcher.preview([Seat(each, folder / f"{each}.json") for each in names], _spec(home, name, agents))
+
+
+def add(home: Home, agents: Agents, count: int | None = None, *, pool: str = "", make: Make = launcher_of) -> Group:
+    """Have agents placed; returns when their system has taken them, not when they run.
+
+    count: instead of `Agents.count`.  Raises LauncherError, ValueError (options, count), FarmNotRunning.
+    """
+    launcher = make(agents)
+    with _locked(home):
+        groups = read_groups(home)
+        name = _free_name(agents.launcher, groups)
+        names = launcher.names(name, agents.count if count is None else count)
+        seats = [Seat(each, path) for each, path in enrol(home, names).items()]
+        try:
+            handle = launcher.submit(seats, _spec(home, name, agents))
+        except BaseException:
+            revoke(home, names)
+            raise
+        group = Group(name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), pool=pool)
+        _write_groups(home, [*groups, group])
+    return group
+
+
+def _free_name(launcher: str, groups: Sequence[Group]) -> str:
+    taken = {group.name for group in groups}
+    return next(name for i in range(1, len(taken) + 2) if (name := f"{launcher}-{i}") not in taken)
+
+
+def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
+    limit_s, leave_s = agents.time_limit, agents.leave
+    assert limit_s is None or isinstance(limit_s, float)
+    assert isinstance(leave_s, float)
+    spec = AgentSpec(
+        farm=home.name,
+        group=name,
+        engines=agents.engines,
+        cwd=working_folder(),
+        logs=farm_paths.private_folder(home.logs),
+        time_limit_s=limit_s,
+        leave_s=leave_s,
+    )
+    return spec if agents.python is None else dataclasses.replace(spec, python=agents.python)
+
+
+def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, AgentStatus]:
+    """Agent's name -> how it does, by its launcher's word.  Of a group whose launcher does not answer: nothing."""
+    found: dict[str, AgentStatus] = {}
+    for group in groups:
+        try:
+            said = make(group.agents).status(group.handle)
+            # A launcher may go on telling of agents that were ended.
+            found.update({name: status for name, status in said.items() if goes_by(name, group.names)})
+        except (errors.LauncherError, OSError) as error:
+            log.warning("%s: %s", group.name, error)
+    return found
+
+
+def tend(home: Home, make: Make = launcher_of) -> list[Group]:
+    """Let launchers start again what they keep running here; the groups as they are then."""
+    with _locked(home):
+        groups = read_groups(home)
+        after = [_tended(group, make) for group in groups]
+        if after != groups:
+            _write_groups(home, after)
+    return after
+
+
+def _tended(group: Group, make: Make) -> Group:
+    try:
+        handle = make(group.agents).tend(group.handle)
+    except (errors.LauncherError, OSError) as error:
+        log.warning("%s: %s", group.name, error)
+        return group
+    return group if handle == group.handle else msgspec.structs.replace(group, handle=handle)
+
+
+def cancel(home: Home, names: Collection[str] | None = None, make: Make = launcher_of) -> None:
+    """End these agents (None: all) by their launchers, take their keys from them, and forget groups of which none is
+    left.  Their engines' work should have been called back before."""
+    with _locked(home):
+        left: list[Group] = []
+        problems: list[str] = []
+        for group in read_groups(home):
+            ending = [each for each in group.names if names is None or each in names]
+            staying = tuple(each for each in group.names if each not in ending)
+            if ending:
+                try:
+                    make(group.agents).cancel(group.handle, ending if staying else None)
+                except (errors.LauncherError, OSError) as error:
+                    problems.append(f"{group.name}: {error}")
+                    left.append(group)
+                    continue
+                revoke(home, ending)
+            if staying:
+                left.append(msgspec.structs.replace(group, names=staying))
+        _write_groups(home, left)
+    if problems:
+        raise errors.LauncherError("; ".join(problems))
+
+
+def forget(home: Home, groups: Sequence[Group]) -> None:
+    """Groups that have ended, with the farm: their keys go too."""
+    with _locked(home):
+        ended = {group.name for group in groups}
+        _write_groups(home, [group for group in read_groups(home) if group.name not in ended])
+        revoke(home, [name for group in groups for name in group.names])
+
+
+def chosen(groups: Sequence[Group], words: Sequence[str]) -> list[str]:
+    """Names of agents, from names of groups and of agents.  ValueError: there is none of that name."""
+    found: dict[str, None] = {}
+    for word in words:
+        names = [each for group in groups for each in group.names if word in (group.name, each)]
+        if not names:
+            known = ", ".join(group.name for group in groups) or "none"
+            raise ValueError(f"there is no agent and no group {word!r}: groups are {known}")
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
+    """Remove agents, by their names or their groups'; the names of those that were.  Returns when they are gone.
+
+    within_s: how long what runs may go on; None: to its end.  ValueError: there is none of that name.
+    """
+    names = chosen(read_groups(home), words)
+    with Questioner(home.read_info) as questioner:
+        questioner.answer(RemoveAgents(names, within_s))
+        deadline_s = None if within_s is None else time.monotonic() + within_s + END_S
+        delay = threading.Event()
+        while _are_there(questioner, names) and (deadline_s is None or time.monotonic() < deadline_s):
+            delay.wait(POLL_S)
+    cancel(home, names)
+    return names
+
+
+def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
+    state = questioner.answer(FarmStatus())
+    assert isinstance(state, FarmState)
+    # One that is away keeps its lease: nothing is to be waited for there.
+    return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
+
+
+def describe(group: Group) -> dict[str, Any]:
+    """A group for programs."""
+    return {
+        "group": group.name,
+        "launcher": group.agents.launcher,
+        "agents": list(group.names),
+        "engines": group.agents.engines,
+        "options": dict(group.agents.options),
+        "submitted_at": group.submitted_s,
+    }

@@ -1,0 +1,299 @@
+"""Looks after a farm's agents on other machines, beside the supervisor, in a thread of its own.
+
+Launchers are asked by commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
+The tender has the agents of the farm's settings placed, lets launchers restart what they keep running here, tells the
+controller of agents whose system has ended them, lets pools grow and shrink with the work
+(`core.scheduler.autoscaling`), and ends all of them after the controller has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import AgentsEnded, FarmStatus, Question, RemoveAgents, Reply, SetWanted
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.scheduler.autoscaling import AGENT_PATIENCE_S, ENGINE_PATIENCE_S, Limits, Load, Scaler
+from ipytaskfarm.core.validation import SHARED, agent_name, goes_by, owner
+from ipytaskfarm.deployment import agent_groups as grouped
+from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import Questioner
+from ipytaskfarm.deployment.settings import Agents, FarmSettings
+from ipytaskfarm.launchers.interface import AgentStatus, Launcher
+
+TEND_S = 1.0
+DOUBT_S = 2.0
+"""Launchers are asked this often about agents that the controller does not hear …"""
+CALM_S = 60.0
+"""… and so often while it hears all of them."""
+END_S = 20.0
+"""Agents were told by the controller: after so long their launchers end them."""
+
+
+@dataclass
+class _Pool:
+    """Agents of the settings."""
+
+    name: str
+    agents: Agents
+    scaler: Scaler | None
+    launcher: Launcher | None = None
+
+
+@dataclass
+class _Heard:
+    """What the controller says of agents."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """Of the agent of that name, or the first of several that share it."""
+        found = self.rows.get(name)
+        return found or next((row for each, row in self.rows.items() if goes_by(each, [name])), None)
+
+    def hears(self, name: str) -> bool:
+        """Whether it is there and can be reached."""
+        row = self.row(name)
+        return row is not None and row["state"] != "unreachable"
+
+
+class Tender:
+    """One per supervisor.  `begin` when the controller answers, `end` when it has ended; then `ended` is set."""
+
+    def __init__(
+        self,
+        settings: FarmSettings,
+        home: Home,
+        say: Callable[[str], None],
+        fail: Callable[[Exception], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """say, fail, wake (at the end): called in the tender's thread."""
+        self._home = home
+        self._say = say
+        self._fail = fail
+        self._wake = wake
+        elastic = settings.scheduling.elastic
+        self._engines = Scaler(elastic, ENGINE_PATIENCE_S) if elastic is not None else None
+        self._pools = [_pool(number, agents) for number, agents in enumerate(settings.agents)]
+        self._made: dict[str, Launcher] = {}
+        self._ending = threading.Event()
+        self.ended = threading.Event()
+        self._questioner: Questioner | None = None
+        self._asked_s = 0.0
+        self._told: set[str] = set()
+        self._statuses: dict[str, AgentStatus] = {}
+        self._groups: list[Group] = []
+        """As they were last read: a temporary farm's folder goes with its controller."""
+        self._thread = threading.Thread(target=self._run, name=f"agents of {home.name}", daemon=True)
+
+    def begin(self) -> None:
+        """Look after them from now on."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """End all agents; `ended` says when that is done."""
+        self._ending.set()
+        if not self._thread.is_alive():
+            self.ended.set()
+
+    def _run(self) -> None:
+        try:
+            self._questioner = Questioner(self._home.read_info)
+            self._place_pools()
+            while not self._ending.wait(TEND_S):
+                self._once(self._tend)
+        except Exception as error:  # whatever it is, the supervisor tells it: a thread has no one else
+            self._fail(error)
+            self._ending.wait()
+        finally:
+            if self._questioner is not None:
+                self._questioner.close()
+            self._once(lambda: end_agents(self._home, self._groups, self._launcher))
+            self.ended.set()
+            self._wake()
+
+    def _once(self, what: Callable[[], None]) -> None:
+        """Troubles of launchers and of the way to the controller pass, or are said once."""
+        try:
+            what()
+        except Exception as error:  # a launcher may be anybody's
+            text = str(error) if isinstance(error, (errors.TaskFarmError, OSError)) else repr(error)
+            if text not in self._told:
+                self._told.add(text)
+                self._say(f"agents: {text}")
+
+    def _ask(self, question: Question) -> Reply:
+        assert self._questioner is not None
+        return self._questioner.answer(question)
+
+    def _launcher(self, agents: Agents) -> Launcher:
+        key = f"{agents.launcher} {sorted(agents.options.items())}"
+        if key not in self._made:
+            self._made[key] = grouped.launcher_of(agents)
+        return self._made[key]
+
+    # ------------------------------------------------------------------ placing
+
+    def _place_pools(self) -> None:
+        groups = grouped.read_groups(self._home)
+        if groups:
+            # A supervisor that takes over a living farm finds what the one before it has placed; after a power cut
+            # nothing of that may be left.
+            statuses = grouped.statuses(groups, self._launcher)
+            dead = [name for name, status in statuses.items() if status.state == "ended"]
+            grouped.cancel(self._home, dead, self._launcher)
+        there = {group.pool for group in grouped.read_groups(self._home)}
+        for pool in self._pools:
+            if pool.name in there or self._ending.is_set():
+                continue
+            count = pool.agents.count
+            if pool.scaler is not None:
+                count = max(pool.scaler.limits.least, min(count or 0, pool.scaler.limits.most))
+            if count != 0:
+                self._place(pool, count)
+
+    def _place(self, pool: _Pool, count: int | None) -> None:
+        group = grouped.add(self._home, pool.agents, count, pool=pool.name, make=self._launcher)
+        self._asked_s = 0.0
+        self._groups.append(group)
+        agents = "1 agent" if len(group.names) == 1 else f"{len(group.names)} agents"
+        self._say(f"{group.name}: {agents} asked for")
+
+    # ------------------------------------------------------------------ tending
+
+    def _tend(self) -> None:
+        groups = grouped.tend(self._home, self._launcher) if grouped.read_groups(self._home) else []
+        scaling = self._engines is not None or any(pool.scaler for pool in self._pools)
+        if not groups and not self._groups and not scaling:
+            return
+        state = self._ask(FarmStatus())
+        assert isinstance(state, FarmState)
+        if state.stopping:
+            return
+        # Not before: there are no groups to be read either when a temporary farm's folder is gone.
+        self._groups = groups
+        heard = _Heard({row["name"]: row for row in state.agents if row["name"]})
+        if groups:
+            groups = self._look_for_dead(groups, heard)
+        if self._engines is not None:
+            self._scale_engines(self._engines, state)
+        for pool in self._pools:
+            if pool.scaler is not None:
+                own = [group for group in groups if group.pool == pool.name]
+                load = load_of(state, [name for group in own for name in group.names])
+                self._scale(pool, pool.scaler, own, heard, load)
+
+    def _look_for_dead(self, groups: list[Group], heard: _Heard) -> list[Group]:
+        """Ask launchers, where the controller does not hear somebody.  Returns the groups that are left."""
+        now_s = time.monotonic()
+        all_there = all(heard.hears(name) for group in groups for name in group.names)
+        if now_s - self._asked_s < (CALM_S if all_there else DOUBT_S):
+            return groups
+        self._asked_s = now_s
+        self._statuses = grouped.statuses(groups, self._launcher)
+        ended = {name: status for name, status in self._statuses.items() if status.state == "ended"}
+        lost = [name for name in ended if heard.row(name) is not None and not heard.hears(name)]
+        if lost:
+            why = ended[lost[0]].why or "it has ended"
+            self._ask(AgentsEnded(lost, f"its launcher says: {why}"))
+        gone = [name for name in ended if heard.row(name) is None]
+        if gone:
+            for name in gone:
+                self._say(f"agent {name} has ended" + (f": {ended[name].why}" if ended[name].why else ""))
+            grouped.cancel(self._home, gone, self._launcher)
+            return grouped.read_groups(self._home)
+        return groups
+
+    def _scale_engines(self, scaler: Scaler, state: FarmState) -> None:
+        there = state.wanted - sum(row["brings"] or 0 for row in state.agents if row["state"] != "leaving")
+        wanted = scaler.wanted(load_of(state, [SHARED]), there, time.monotonic())
+        if wanted != there:
+            self._ask(SetWanted(wanted))
+
+    def _scale(self, pool: _Pool, scaler: Scaler, groups: list[Group], heard: _Heard, load: Load) -> None:
+        names = [name for group in groups for name in group.names]
+        leaving = {name for name in names if (row := heard.row(name)) is not None and row["state"] == "leaving"}
+        staying = [name for name in names if name not in leaving]
+        up = [row for name in staying if (row := heard.row(name)) is not None]
+        if pool.agents.engines is None and up:
+            scaler.engines_each = max(1, sum(row["brings"] or 1 for row in up) // len(up))
+        wanted = scaler.wanted(load, len(staying), time.monotonic())
+        if wanted > len(staying):
+            self._place(pool, wanted - len(staying))
+        elif wanted < len(staying):
+            self._shrink(staying, len(staying) - wanted, scaler.limits, heard)
+
+    def _shrink(self, names: list[str], surplus: int, limits: Limits, heard: _Heard) -> None:
+        """First those that nobody has placed yet, then those that have been idle; never one where something runs."""
+        waiting = [name for name in names if heard.row(name) is None and self._waits(name)][:surplus]
+        if waiting:
+            grouped.cancel(self._home, waiting, self._launcher)
+        idle: list[tuple[float, str]] = []
+        for name in names:
+            row = heard.row(name)
+            if row is not None and row["idle"] is not None and row["idle"] >= limits.idle_s:
+                idle.append((row["idle"], name))
+        chosen = [name for _, name in sorted(idle, reverse=True)[: surplus - len(waiting)]]
+        if chosen:
+            self._ask(RemoveAgents(chosen))
+            self._asked_s = 0.0
+
+    def _waits(self, name: str) -> bool:
+        status = self._statuses.get(name)
+        return status is not None and status.state == "waiting"
+
+
+def end_agents(home: Home, known: Sequence[Group] = (), make: grouped.Make = grouped.launcher_of) -> None:
+    """After the controller has ended: what waits is taken back at once, what runs was told and has `END_S` to end.
+
+    known: groups, should the farm's folder be gone already."""
+    groups = grouped.read_groups(home) or list(known)
+    if not groups:
+        return
+    deadline_s = time.monotonic() + END_S
+    delay = threading.Event()
+    statuses = grouped.statuses(groups, make)
+    problems: list[str] = []
+    for group in groups:
+        waiting = [name for name in group.names if name in statuses and statuses[name].state == "waiting"]
+        if waiting:
+            _cancel(group, waiting, make, problems)
+    while any(status.state == "running" for status in statuses.values()) and time.monotonic() < deadline_s:
+        delay.wait(0.25)
+        statuses = grouped.statuses(groups, make)
+    for group in groups:
+        _cancel(group, None, make, problems)
+    if home.folder.exists():
+        grouped.forget(home, groups)
+    if problems:
+        raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
+
+
+def _cancel(group: Group, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
+    """One group whose system does not answer keeps no other from its end."""
+    try:
+        make(group.agents).cancel(group.handle, names)
+    except (errors.LauncherError, OSError) as error:
+        problems.append(f"{group.name}: {error}")
+
+
+def _pool(number: int, agents: Agents) -> _Pool:
+    scaler = None
+    if agents.min is not None and agents.max is not None:
+        idle_s = agents.idle
+        assert isinstance(idle_s, (int, float))
+        scaler = Scaler(Limits(agents.min, agents.max, idle_s), AGENT_PATIENCE_S, agents.engines or 1)
+    return _Pool(f"{number}:{agents.launcher}", agents, scaler)
+
+
+def load_of(state: FarmState, names: Sequence[str]) -> Load:
+    """What there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none of them
+    busy."""
+    busy = sum(row.state == "busy" and goes_by(agent_name(owner(row.engine)), names) for row in state.engines)
+    return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)

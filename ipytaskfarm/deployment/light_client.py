@@ -1,0 +1,143 @@
+"""Questions to a farm, without the weight of the client.
+
+The supervisor and most commands want answers and no results.  They use one `Questioner`, which needs neither a thread
+nor `serialization.pack` (which would double the time of ``ipytaskfarm status``).
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import platform
+import select
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.messages import Answer, Ask, Question, Refusal, Reply
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
+from ipytaskfarm.system.host import user_name
+from ipytaskfarm.transport.peer import Link, LinkEvent, NewEpoch, Received, Refused
+
+
+@dataclass
+class _Asked:
+    question: Question
+    then: Callable[[Reply], None]
+
+
+class Questioner:
+    """A client session that asks.  Nothing blocks but `answer`.
+
+    Call `step` when `fds` are readable or `next_deadline` has come.
+
+    Questions are kept until they are answered, over lost connections and a controller that starts again.
+    """
+
+    def __init__(self, read_info: Callable[[], ConnectionInfo]) -> None:
+        name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
+        self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
+        self._asked: dict[int, _Asked] = {}
+        self._last = 0
+        self.refused: Exception | None = None
+        """Set once the controller has refused us for good."""
+
+    def ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+        """Send it with the next `step`; `then` is called with the reply, a `Refusal` too."""
+        self._last += 1
+        self._asked[self._last] = _Asked(question, then)
+        # Before the first epoch nothing may be said; `step` says it then.
+        if self._link.epoch:
+            self._link.send(Ask(self._last, question))
+
+    def step(self) -> None:
+        """Send what waits, take what came, call back."""
+        while self._take(self._link.step(time.monotonic())):
+            pass
+
+    def _take(self, events: list[LinkEvent]) -> bool:
+        """Deal with these.  True: there is something to be sent at once."""
+        to_send = False
+        for event in events:
+            if isinstance(event, Received) and isinstance(event.message, Answer):
+                asked = self._asked.pop(event.message.n, None)
+                if asked is not None:
+                    before = self._last
+                    asked.then(event.message.reply)
+                    to_send = to_send or self._last > before
+            elif isinstance(event, NewEpoch):
+                # What had not been acknowledged went with the old epoch; the rest may have been lost unanswered.
+                for n, asked in self._asked.items():
+                    self._link.send(Ask(n, asked.question))
+                    to_send = True
+            elif isinstance(event, Refused):
+                self.refused = refusal_error(Refusal(event.refuse.etype, event.refuse.text))
+        return to_send
+
+    def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
+        """The reply; its error if it is one.  FarmNotRunning when nobody answers in time."""
+        replies: list[Reply] = []
+        self.ask(question, replies.append)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self.step()
+            if replies:
+                break
+            if self.refused is not None:
+                raise self.refused
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise errors.FarmNotRunning(
+                    f"the farm does not answer within {timeout_s:g} s: {self._link.problem or 'busy'}"
+                )
+            wait_s = self._link.next_deadline() - now
+            wait_s = wait_s if deadline is None else min(wait_s, deadline - now)
+            select.select(self._link.fds(), [], [], max(0.0, wait_s))
+        if isinstance(replies[0], Refusal):
+            raise refusal_error(replies[0])
+        return replies[0]
+
+    def fds(self) -> list[int]:
+        """Readable: call `step`."""
+        return self._link.fds()
+
+    def next_deadline(self) -> float:
+        """Call `step` by this time (monotonic)."""
+        return self._link.next_deadline()
+
+    def close(self) -> None:
+        """Say good-bye."""
+        self._link.close()
+
+    def __enter__(self) -> Questioner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def connect(farm: str) -> Questioner:
+    """Questions to a farm, by its name or the path of its connection file.
+
+    FarmNotRunning at once when there is no such file, or when its controller is dead and nobody starts it again.
+    """
+    read = connection_reader(farm)
+    info = read()
+    if is_stale(info) and not Home.of(info.farm).is_supervised():
+        raise errors.FarmNotRunning(
+            f"farm {info.farm!r} is not running: its controller (pid {info.controller_pid}) has ended without a"
+            f" good-bye; start it with `ipytaskfarm start --farm {info.farm}`, and it goes on"
+        )
+    return Questioner(read)
+
+
+def refusal_error(refusal: Refusal) -> Exception:
+    """The exception that a refusal names: one of ours, a builtin, or plainly `TaskFarmError`."""
+    chosen = getattr(errors, refusal.etype, None) or getattr(builtins, refusal.etype, None)
+    if isinstance(chosen, type) and issubclass(chosen, Exception):
+        return chosen(refusal.text)
+    return errors.TaskFarmError(f"{refusal.etype}: {refusal.text}")

@@ -1,0 +1,597 @@
+"""The supervisor: one per farm.  It has controller and local agents running, and says how many engines are wanted.
+
+It is a loop around a handful of file descriptors, driven by `Supervisor.run` in whatever thread its owner likes: the
+foreground command's main thread, the detached process of ``--daemonize``, a background thread of `Farm`.  It decides
+nothing about tasks.  When it dies the rest lives on, and the next supervisor of the same name adopts what lives; the
+one exception are owned farms, whose controller watches a pipe from here and takes everything with it.
+
+Its phases, each entered once and in this order (a failure goes to STOPPING from anywhere):
+
+    STARTING   processes are started or adopted; the controller has not answered yet
+    FILLING    the controller knows how many engines are wanted; they come up
+    RUNNING    the owner has been told that the farm is ready; crashed processes are started again
+    STOPPING   the controller has been told to stop, and recalls, waits, interrupts, says good-bye
+    LEAVING    the controller has ended; the agents must follow
+    ENDED      no process is left; what was temporary is deleted
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Protocol
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.formatting import changes, last_line, ready_engines
+from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.messages.engine_commands import ExecuteBody
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.deployment.agent_pools import Tender
+from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home, HomeLock
+from ipytaskfarm.deployment.light_client import Questioner, refusal_error
+from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
+from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
+from ipytaskfarm.launchers.local import LocalProcesses, trim
+from ipytaskfarm.system.farm_paths import process_started
+from ipytaskfarm.system.host import open_standard_descriptors, working_folder
+
+RESTARTS = 3
+WORKED_S = 5.0
+"""Who lived so long before it ended does not end at once each time: it is started again however often."""
+RESTART_WINDOW_S = 60.0
+EXIT_STORE, EXIT_REFUSED = 3, 4
+FILLING_POLL_S = 0.03
+RUNNING_POLL_S = 1.0
+TRIM_S = 30.0
+ANSWER_S = 15.0
+"""Beyond what it was told to wait for, a controller has this long to stop."""
+LEAVE_S = 6.0
+KILL_S = 3.0
+
+
+class Phase(IntEnum):
+    """How far the farm has come."""
+
+    STARTING = 1
+    FILLING = 2
+    RUNNING = 3
+    STOPPING = 4
+    LEAVING = 5
+    ENDED = 6
+
+
+class Audience(Protocol):
+    """Who is told what happens."""
+
+    def progress(self, text: str) -> None:
+        """What is being waited for; the next one replaces it."""
+
+    def say(self, line: str) -> None:
+        """Something that happened, worth a line."""
+
+    def ready(self, state: FarmState) -> None:
+        """The farm is up, with its engines."""
+
+
+class _Watched:
+    """A process that is to run: what it is, what runs, and how often it has been started again."""
+
+    def __init__(self, kind: str, make: Callable[[], Part]) -> None:
+        self.kind = kind
+        self.make = make
+        self.placed: Placed | None = None
+        self.restarts: deque[float] = deque(maxlen=RESTARTS)
+        self.placed_s = 0.0
+        self.restart_at: float | None = None
+
+    @property
+    def lives(self) -> bool:
+        return self.placed is not None
+
+    def may_restart(self, now: float) -> bool:
+        """Whether it has not crashed too often of late."""
+        return len(self.restarts) < RESTARTS or now - self.restarts[0] > RESTART_WINDOW_S
+
+
+class Supervisor:
+    """Runs one farm: `start` it, then `run` until it has ended.  `request_stop` from any thread or signal handler."""
+
+    def __init__(
+        self,
+        settings: FarmSettings,
+        home: Home,
+        audience: Audience,
+        processes: Processes | None = None,
+        *,
+        in_python: bool = False,
+    ) -> None:
+        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
+        self.settings = settings
+        self.home = home
+        self.phase = Phase.STARTING
+        self.state: FarmState | None = None
+        """What the controller last said of itself; at most `RUNNING_POLL_S` old while RUNNING."""
+        self.listening = ""
+        """Where other machines find the farm; "": nowhere, it listens on loopback alone."""
+        self.error: Exception | None = None
+        """Why the farm ended, if it was not asked to."""
+        self._audience = audience
+        self._processes: Processes = processes or LocalProcesses()
+        self._controller = _Watched("controller", self._controller_part)
+        self._agents = [_Watched("agent-0", self._agent_part)]
+        self._questioner: Questioner | None = None
+        # Where a standard descriptor is closed, a pipe of ours would be handed to children as that.
+        open_standard_descriptors()
+        # Sockets, not a pipe: `_wake` may come after the end, when a number would mean another file.
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
+        self._owner_pipe = os.pipe() if settings.owned else None
+        self._ready_read: int | None = None
+        self._ready_write = -1
+        self._stop_requests: deque[float | None] = deque()
+        self._stops = 0
+        self._kill_at: float | None = None
+        self._killed = 0
+        self._status_at = 0.0
+        self._status_asked = False
+        self._trim_at = 0.0
+        self._filling_since = 0.0
+        self._wanted: int | None = None
+        self._stopped_well = False
+        self._ours: set[str] = set()
+        self._reports: deque[str | Exception] = deque()
+        self.starts = StartWatch()
+        """What became of the first engines."""
+        self._tender = Tender(settings, home, self._report, self._report, self._wake)
+        self._own_record = {
+            "kind": OWNER if in_python else SUPERVISOR,
+            "pid": os.getpid(),
+            "started": process_started(),
+            "log": str(home.output(SUPERVISOR)),
+        }
+        self._lock: HomeLock | None = None
+
+    # ------------------------------------------------------------------ from outside
+
+    def start(self) -> None:
+        """Take the farm's lock, start or adopt its processes.  FarmExists when somebody else supervises it."""
+        try:
+            check_threads()
+            check_loopback(self.settings.host)
+            self._lock = self.home.lock()
+            living = self._adopt()
+            if self.settings.fresh and living:
+                raise errors.FarmExists(
+                    f"the controller of farm {self.home.name!r} still runs: `ipytaskfarm stop` it before a fresh start"
+                )
+            if living:
+                self._audience.say("it keeps the settings that it was started with")
+            for remark in [] if living else self.home.prepare(self.settings):
+                self._audience.say(remark)
+            # Together: the agent's zygote imports IPython while the controller opens its store.
+            for watched in (self._controller, *self._agents):
+                if not watched.lives:
+                    self._place(watched)
+            self._record()  # that it is we who look after what was adopted
+        except OSError as error:
+            self._abandon()
+            raise self._start_failure(error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        if self._ready_read is None:
+            self._connect()
+
+    def _start_failure(self, error: OSError) -> Exception:
+        return errors.StoreError(with_remedy(f"farm {self.home.name!r} cannot be started: {error}"))
+
+    def run(self) -> None:
+        """Look after the farm until it has ended.  Raises why, if nobody asked for that."""
+        while self.phase is not Phase.ENDED:
+            self.turn()
+        if self.error is not None:
+            raise self.error
+
+    def turn(self, limit_s: float = 5.0) -> None:
+        """One round: wait until something happens, at most `limit_s`, and deal with it."""
+        self._wait(limit_s)
+        now = time.monotonic()
+        self._take_reports()
+        self._take_stop_requests(now)
+        for watched in (self._controller, *self._agents):
+            self._look_after(watched, now)
+        if self._questioner is not None:
+            self._questioner.step()
+            if self._questioner.refused is not None and self.phase < Phase.STOPPING:
+                self._fail(self._questioner.refused)
+        self._advance(now)
+
+    def request_stop(self, drain_s: float | None = None, *, default: bool = True) -> None:
+        """Stop the farm; a second time: without waiting for anything; a third time: kill it."""
+        self._stop_requests.append(self.settings.drain_s if default else drain_s)
+        self._wake()
+
+    def _report(self, what: str | Exception) -> None:
+        """From the tender's thread: something to be said, or why the farm cannot go on."""
+        self._reports.append(what)
+        self._wake()
+
+    def _take_reports(self) -> None:
+        while self._reports:
+            report = self._reports.popleft()
+            if isinstance(report, Exception):
+                self._fail(report)
+            else:
+                self._audience.say(report)
+
+    def in_child_process(self) -> None:
+        """After a fork: what the child holds must not keep an owned farm alive."""
+        if self._owner_pipe is not None:
+            os.close(self._owner_pipe[1])
+            self._owner_pipe = None
+
+    # ------------------------------------------------------------------ processes
+
+    def _adopt(self) -> bool:
+        """Find what an earlier supervisor left running.  True if the controller is among it."""
+        for record in self.home.read_processes():
+            for watched in (self._controller, *self._agents):
+                if record.get("kind") == watched.kind and not watched.lives:
+                    watched.placed = self._processes.adopt(record)
+                    if watched.placed is not None:
+                        self._audience.say(f"adopted the {watched.kind} that was running (pid {record.get('pid')})")
+        return self._controller.lives
+
+    def _place(self, watched: _Watched) -> None:
+        watched.placed = self._processes.start(watched.make())
+        watched.placed_s = time.monotonic()
+        self._ours.add(watched.kind)
+        if watched is self._controller:
+            os.close(self._ready_write)
+        self._record()
+
+    def _record(self) -> None:
+        placed = [watched.placed for watched in (self._controller, *self._agents)]
+        self.home.write_processes([self._own_record, *(process.record() for process in placed if process is not None)])
+
+    def _controller_part(self) -> Part:
+        settings, home = self.settings, self.home
+        if self._ready_read is not None:
+            os.close(self._ready_read)
+        self._ready_read, self._ready_write = os.pipe()
+        os.set_blocking(self._ready_read, False)
+        arguments = [
+            *("--farm", home.name, "--farm-folder", str(home.folder), "--socket-folder", str(home.sockets)),
+            *("--host", settings.host, "--port", str(home.port)),
+            *(("--any-port",) if settings.port is None else ()),
+            *("--log", str(home.log("controller")), "--ready-fd", str(self._ready_write)),
+        ]
+        fds = [self._ready_write]
+        arguments += controller_flags(settings)
+        # A controller that starts again after a crash has its own memory of being held.
+        if settings.hold and not self._controller.restarts:
+            arguments += ["--hold"]
+        if self._owner_pipe is not None:
+            arguments += ["--owner-fd", str(self._owner_pipe[0])]
+            fds.append(self._owner_pipe[0])
+        return Part(
+            "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
+        )
+
+    def _agent_part(self) -> Part:
+        home = self.home
+        folder = home.agent_folder(0)
+        arguments = (
+            *("--connection-file", str(home.agent_file), "--folder", str(folder)),
+            *("--farm", home.name, "--startup-cwd", str(working_folder()), "--log", str(home.log("agent-0"))),
+            *agent_flags(self.settings),
+        )
+        return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
+
+    def _look_after(self, watched: _Watched, now: float) -> None:
+        if watched.restart_at is not None and now >= watched.restart_at:
+            watched.restart_at = None
+            if self.phase < Phase.STOPPING and (watched is self._controller or not self._is_stopping()):
+                try:
+                    self._place(watched)
+                except OSError as error:
+                    self._fail(self._start_failure(error))
+        if watched.placed is None:
+            return
+        status = watched.placed.poll()
+        if status is None:
+            return
+        placed, watched.placed = watched.placed, None
+        said = placed.said()
+        placed.close()
+        if watched is self._controller:
+            self._stopped_well = self._was_told_to_stop(status)
+        if self.phase >= Phase.STOPPING:
+            return
+        if watched is self._controller and self._stopped_well:
+            self._audience.say("the farm was stopped")
+            self._leave(now)
+        elif watched is self._controller and status in (EXIT_STORE, EXIT_REFUSED):
+            self._fail(self._refusal(status, said))
+        elif watched is not self._controller and status == 0:
+            # It was told to end: with the farm, whose controller follows, or by somebody who meant it alone.
+            watched.restart_at = now + LEAVE_S
+        else:
+            self._start_again(watched, status, said, now)
+
+    def _is_stopping(self) -> bool:
+        """Whether somebody else has told the controller to stop."""
+        return self.state is not None and self.state.stopping
+
+    def _was_told_to_stop(self, status: int) -> bool:
+        # Nobody can say how an adopted one ended, and of a child whose status somebody else took, Python says 0; only
+        # one that stopped in good order takes its connection file along.
+        return status in (0, EXIT_UNKNOWN) and not self.home.client_file.exists()
+
+    def _refusal(self, status: int, said: str) -> Exception:
+        text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
+        return errors.StoreError(text) if status == EXIT_STORE else errors.FarmExists(text)
+
+    def _start_again(self, watched: _Watched, status: int, said: str, now: float) -> None:
+        how = describe_exit(status)
+        if now - watched.placed_s >= WORKED_S:
+            watched.restarts.clear()
+        if watched.may_restart(now):
+            watched.restart_at = now + 0.5 * len([at for at in watched.restarts if now - at < RESTART_WINDOW_S])
+            watched.restarts.append(now)
+            self._audience.say(f"the {watched.kind} {how}: starting it again")
+            return
+        last = last_line(said) or last_error(self.home.log(watched.kind))
+        text = f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s"
+        if not self.settings.owned:  # whose logs go with it
+            text += f" (see {self.home.output(watched.kind)})"
+        self._fail(errors.ConnectionError(with_remedy(f"{text}; it ended with: {last}" if last else text)))
+
+    # ------------------------------------------------------------------ talking
+
+    def _connect(self) -> None:
+        if self._questioner is None:
+            self._questioner = Questioner(self.home.read_info)
+            self._ask(FarmStatus(), self._set_up)
+
+    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+        assert self._questioner is not None
+        self._questioner.ask(question, then)
+
+    def _set_up(self, reply: Reply) -> None:
+        """The controller's first words: tell it what is wanted."""
+        if not isinstance(reply, FarmState) or self.phase is not Phase.STARTING:
+            return
+        self.state = reply
+        settings = self.settings
+        if reply.found and not settings.owned:
+            self._audience.say(f"farm {reply.name!r} goes on: {reply.found}; --fresh begins anew")
+        self.listening = self.home.listening()
+        if self.listening:
+            self._audience.say(self.listening)
+        if settings.hold:
+            self._ask(Hold(True), self._expect_no_refusal)
+        if settings.startup is not None:
+            body = self._encoded_startup(settings.startup)
+            self._ask(SetSticky("startup", "execute", body, settings.startup_name), self._expect_no_refusal)
+        self._ask(SetWanted(settings.engines), self._expect_no_refusal)
+        self._wanted = settings.engines
+        self.phase = Phase.FILLING
+        self._filling_since = time.monotonic()
+        self._tender.begin()
+
+    def _encoded_startup(self, code: str) -> bytes:
+        import msgspec
+
+        return msgspec.msgpack.encode(ExecuteBody(code, sticky=True))
+
+    def _expect_no_refusal(self, reply: Reply) -> None:
+        if isinstance(reply, Refusal):
+            self._fail(refusal_error(reply))
+
+    def _take_status(self, reply: Reply) -> None:
+        self._status_asked = False
+        if not isinstance(reply, FarmState):
+            return
+        if self.phase is Phase.STOPPING and self._stops < 2:
+            running = reply.counts.get("pending", 0)
+            tasks = "1 running task" if running == 1 else f"{running} running tasks"
+            self._audience.progress(f"stopping: waiting for {tasks}" if running else "stopping")
+        if self.phase not in (Phase.FILLING, Phase.RUNNING):
+            return
+        before, self.state = self.state, reply
+        now = time.monotonic()
+        lines = changes(before, reply)
+        for line in lines:
+            self._audience.say(line)
+        ready = ready_engines(reply)
+        if self.phase is Phase.FILLING:
+            wanted = self.settings.engines_at_start
+            self.starts.look(lines, now)
+            waited_s = now - self._filling_since
+            # Agents elsewhere may still bring some.
+            hopeless = not self.settings.agents and self.starts.is_hopeless(reply)
+            if ready >= wanted or waited_s > self.settings.start_timeout_s or hopeless:
+                if ready < wanted:
+                    why = f" ({self.starts.cause})" if self.starts.cause else ""
+                    self._audience.say(
+                        f"only {ready} of {wanted} engines came up within {waited_s:.0f} s{why};"
+                        f" see {self.home.log('agent-0')}"
+                    )
+                self.phase = Phase.RUNNING
+                self._audience.ready(reply)
+            else:
+                self._audience.progress(f"starting engines: {ready} of {wanted} ready")
+
+    # ------------------------------------------------------------------ phases
+
+    def _advance(self, now: float) -> None:
+        if self.phase is Phase.STARTING:
+            self._audience.progress("starting the controller")
+        elif self.phase is Phase.STOPPING and not self._controller.lives:
+            self._leave(now)
+        elif self._questioner is not None and now >= self._status_at and self._controller.lives:
+            self._ask_status(now)
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_S
+            for kind in ("controller", "agent-0"):
+                trim(self.home.output(kind))
+        if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
+            self._tender.end()
+            if self._tender.ended.is_set():
+                self._take_reports()
+                self._end()
+            else:
+                self._kill_at = None
+                self._audience.progress("waiting for the agents on other machines to end")
+        elif self._kill_at is not None and now >= self._kill_at:
+            self._kill(now)
+
+    def _ask_status(self, now: float) -> None:
+        if not self._status_asked:
+            self._status_asked = True
+            self._status_at = now + (FILLING_POLL_S if self.phase is Phase.FILLING else RUNNING_POLL_S)
+            self._ask(FarmStatus(), self._take_status)
+
+    def _take_stop_requests(self, now: float) -> None:
+        while self._stop_requests:
+            drain_s = self._stop_requests.popleft()
+            self._stops += 1
+            if self._stops == 1 and self.phase < Phase.STOPPING:
+                self._stop(drain_s, now)
+            elif self._stops == 2:
+                self._audience.say("not waiting any more")
+                self._stop(0.0, now)
+                self._kill_at = now + KILL_S
+            else:
+                self._killed = 1
+                self._kill(now)
+
+    def _stop(self, drain_s: float | None, now: float) -> None:
+        leaving = self.phase is Phase.LEAVING
+        answered = self.phase in (Phase.FILLING, Phase.RUNNING, Phase.STOPPING) and self._questioner is not None
+        self.phase = Phase.LEAVING if leaving else Phase.STOPPING
+        self._kill_at = None if drain_s is None else now + drain_s + ANSWER_S
+        if answered and self._controller.lives:
+            self._audience.progress("stopping")
+            self._ask(Stop(drain_s), lambda reply: None)
+            return
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None:
+                watched.placed.terminate()
+
+    def _fail(self, error: Exception) -> None:
+        """The farm cannot go on: stop what runs, and let `run` raise this."""
+        self.error = self.error or error
+        if self.phase < Phase.STOPPING:
+            self._stop(0.0, time.monotonic())
+
+    def _leave(self, now: float) -> None:
+        """The controller has ended: the agents were told, unless it crashed."""
+        self.phase = Phase.LEAVING
+        self._kill_at = now + LEAVE_S
+        for agent in self._agents:
+            if agent.placed is not None and not self._stopped_well:
+                agent.placed.terminate()
+
+    def _kill(self, now: float) -> None:
+        """Too slow.  First a request, then no mercy; the controller before the agents, which hold the results."""
+        self._kill_at = now + KILL_S
+        self._killed += 1
+        targets = [self._controller] if self._controller.lives else self._agents
+        for watched in targets:
+            if watched.placed is not None:
+                self._audience.say(f"the {watched.kind} does not end: {'killing' if self._killed > 1 else 'asking'} it")
+                if self._killed > 1:
+                    watched.placed.kill()
+                else:
+                    watched.placed.terminate()
+
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self._kill_at = None
+        self.home.tidy(temporary=self.settings.owned)
+        self._let_go()
+
+    def _abandon(self) -> None:
+        """Nothing came of the start: end what was started, leave what was adopted."""
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None and watched.kind in self._ours:
+                watched.placed.kill()
+                deadline = time.monotonic() + KILL_S
+                while watched.placed.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.005)
+        self.phase = Phase.ENDED
+        if self.settings.owned:
+            self.home.tidy(temporary=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._questioner is not None:
+            self._questioner.close()
+            self._questioner = None
+        for fd in (self._ready_read, *(self._owner_pipe or ())):
+            if fd is not None:
+                os.close(fd)
+        self._ready_read = self._owner_pipe = None
+        for watched in (self._controller, *self._agents):
+            if watched.placed is not None:
+                watched.placed.close()
+                watched.placed = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._wake_read.close()
+        self._wake_write.close()
+
+    # ------------------------------------------------------------------ waiting
+
+    def _wait(self, limit_s: float) -> None:
+        if self._stop_requests:
+            return
+        poll = select.poll()
+        poll.register(self._wake_read.fileno(), select.POLLIN)
+        if self._ready_read is not None and self._questioner is None:
+            poll.register(self._ready_read, select.POLLIN)
+        watched = (self._controller, *self._agents)
+        for fd in (process.placed.wait_fd() for process in watched if process.placed is not None):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        for fd in self._questioner.fds() if self._questioner is not None else ():
+            poll.register(fd, select.POLLIN)
+        wait_s = max(0.0, min(limit_s, self._next_deadline() - time.monotonic()))
+        for fd, _ in poll.poll(wait_s * 1000):
+            if fd == self._wake_read.fileno():
+                self._wake_read.recv(512)
+            elif fd == self._ready_read:
+                self._controller_is_ready()
+
+    def _next_deadline(self) -> float:
+        deadlines = [process.restart_at for process in (self._controller, *self._agents)]
+        deadlines.append(self._kill_at)
+        if self._questioner is not None:
+            deadlines.append(self._questioner.next_deadline())
+        if Phase.FILLING <= self.phase <= Phase.STOPPING and not self._status_asked:
+            deadlines.append(self._status_at)
+        return min(deadline for deadline in [*deadlines, float("inf")] if deadline is not None)
+
+    def _controller_is_ready(self) -> None:
+        """The controller listens, or has ended and closed its end of the pipe, which `_look_after` deals with."""
+        assert self._ready_read is not None
+        line = os.read(self._ready_read, 65536)
+        os.close(self._ready_read)
+        self._ready_read = None
+        if line:
+            self._connect()
+
+    def _wake(self) -> None:
+        try:
+            self._wake_write.send(b".")
+        except OSError:
+            pass  # it is full of reasons to wake already, or all is over

@@ -1,0 +1,33 @@
+"""Errors whatever their classes do: told in full where that is possible, else by type and text."""
+
+from __future__ import annotations
+
+from ..core.messages.payload import FailureBody
+from ..core.messages.task_types import Failure
+from ..core.text import text_of
+from .failures import describe
+
+NAME_CHARS_MAX = 200
+TEXT_CHARS_MAX = 2000
+
+
+def described(error: BaseException, filename: str = "", code: str = "") -> tuple[Failure, FailureBody]:
+    """The two forms of an error, as `failures.describe` gives them; its traceback is dropped.
+
+    An exception's own class may do anything when it is looked at: then its type and its text are told."""
+    try:
+        found = describe(error, filename, code)
+    except BaseException as problem:
+        failure = brief(error, problem)
+        found = failure, FailureBody(failure.etype, failure.value)
+    BaseException.with_traceback(error, None)  # its class may have a __setattr__ of its own
+    return found
+
+
+def brief(error: BaseException, problem: BaseException) -> Failure:
+    """An error by its type's qualified name and as much of its text as can be had.  problem: why there is no more."""
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
+    why = "" if problem is error else f" (no more can be told: {type(problem).__name__}: {text_of(problem):.200})"
+    return Failure(text_of(name)[:NAME_CHARS_MAX], f"{text_of(error)[:TEXT_CHARS_MAX]}{why}")

@@ -1,0 +1,180 @@
+"""A chunk of a map: one attempt, many calls, each with an end of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import starmap
+from typing import Any, TypeAlias
+
+from ..core.errors import TaskRejectError, UnpickleableException
+from ..core.messages.payload import FailureBody
+from ..serialization.pack import for_many, pack
+from ..storage.blobs import Keeper
+from .baseline import Baseline
+from .change_hooks import CHANGES
+from .error_summary import described
+from .sinks import SINK
+
+Error: TypeAlias = tuple[int, bool, FailureBody]
+"""(index, whether it rejected the engine, the error)."""
+
+
+SINGLY = 100
+"""So many items run one by one after an item that has changed its surroundings in a way that nothing tells of."""
+TRUSTED = 64
+"""Calls in a row that changed nothing."""
+SEGMENT_S = 0.001
+"""So much of a quick map runs between two looks at the surroundings, which take 12 to 36 us."""
+
+
+class Known:
+    """A function that was unpacked, and what is known of it."""
+
+    __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
+
+    def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
+        self.function = function
+        self.reaches = reaches
+        """It looks as if it changed what belongs to the whole process."""
+        self.segment = 1
+        """So many of its calls may run before the next look."""
+        self.singly = 0
+        """So many of its calls run one by one yet, since one has changed something."""
+        self.trusted = False
+        """So many of its calls changed nothing that there is a look only every `SEGMENT_S`."""
+        self.unseen_s = 0.0
+        """How long its calls have run since the last look."""
+
+
+def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
+    """Call it with each item (star: with each item's items).  An interrupt ends the chunk as a whole.
+
+    Each item begins in the surroundings in which a task does.  The error of an item that is alone is raised: it is the
+    task's own, to be retried and rejected like any other.
+    """
+    calls = _Calls(known, items, star, baseline)
+    sink = SINK.get()
+    if sink is not None:
+        sink.begin_items(calls.values)
+    while len(calls.values) < len(items):
+        if known.reaches or known.singly or known.segment == 1:
+            calls.run_one()
+        else:
+            calls.run_segment()
+    return calls.values, calls.errors
+
+
+class _Calls:
+    """One chunk while it runs."""
+
+    def __init__(self, known: Known, items: Sequence[Any], star: bool, baseline: Baseline) -> None:
+        self._known = known
+        self._function = for_many(known.function)
+        self._items = items
+        self._star = star
+        self._baseline = baseline
+        self.values: list[Any] = []
+        """It grows with each item that was called, in a loop in C too: output is booked by its length."""
+        self.errors: list[Error] = []
+
+    def run_one(self) -> None:
+        """An item in a context of its own."""
+        item = self._items[len(self.values)]
+        began = time.perf_counter()
+        try:
+            try:
+                value = self._baseline.for_item(self._function, *(item if self._star else (item,)))
+            except StopIteration as stop:
+                raise _stopped() from stop
+            self._baseline.disarm()
+            self.values.append(value)
+        except (Exception, SystemExit) as error:
+            if len(self._items) == 1:
+                raise
+            self._failed(error)
+        self._look(began, 1)
+
+    def run_segment(self) -> None:
+        """As many as `Known.segment` says, in a loop in C.
+
+        An item that changes what is watched is the segment's last: the note empties the list that the loop reads."""
+        values = self.values
+        begin = len(values)
+        taken = self._items[begin : begin + self._known.segment]
+        todo = taken if type(taken) is list else list(taken)
+        end = begin + len(todo)
+        left = iter(todo)
+        calls: Iterator[Any] = starmap(self._function, left) if self._star else map(self._function, left)
+        changed: list[int] = []
+
+        def told() -> None:
+            changed.append(len(values))
+            todo.clear()
+
+        began = time.perf_counter()
+        CHANGES.told = told
+        try:
+            while len(values) < end and not changed:
+                try:
+                    values.extend(calls)  # what was computed before an error stays
+                    self._baseline.disarm()
+                    if len(values) < (changed[0] + 1 if changed else end):
+                        raise _stopped()
+                except (Exception, SystemExit) as error:
+                    if len(self._items) == 1:
+                        raise
+                    self._failed(error)
+        finally:
+            CHANGES.told = None
+        self._look(began, len(values) - begin)
+
+    def _failed(self, error: BaseException) -> None:
+        rejects = issubclass(type(error), TaskRejectError)  # isinstance would ask the error itself, which may raise
+        self.errors.append((len(self.values), rejects, described(error)[1]))
+        self.values.append(None)
+
+    def _look(self, began: float, count: int) -> None:
+        """Put the surroundings back, and judge how many calls may run before the next time."""
+        run_s = time.perf_counter() - began
+        known = self._known
+        known.unseen_s += run_s
+        noted = bool(CHANGES.kinds)
+        trusted = known.trusted and not known.singly and not known.reaches
+        if noted or not trusted or known.unseen_s >= SEGMENT_S:
+            changed = self._baseline.restore(thoroughly=True)
+            known.unseen_s = 0.0
+            if changed and not noted:
+                known.singly = SINGLY
+            elif known.singly:
+                known.singly -= 1
+            known.trusted = not changed and count >= TRUSTED
+        usual = max(1, int(SEGMENT_S * count / run_s)) if run_s > 0 else 1
+        known.segment = min(usual, count if noted else 2 * count + 1)
+
+
+def _stopped() -> RuntimeError:
+    return RuntimeError("the function raised StopIteration")
+
+
+def pack_each(ended: tuple[list[Any], list[Error]], keeper: Keeper | None) -> bytes:
+    """Pack what `call_each` gave; a value that cannot travel becomes an error of its item."""
+    try:
+        return pack(ended, "value", keeper)
+    except UnpickleableException:
+        values, errors = ended
+        failed = [(index, error) for index, value in enumerate(values) if (error := _refusal(value)) is not None]
+        if not failed or len(values) == 1:
+            raise
+        for index, refusal in failed:
+            values[index] = None
+            errors.append((index, False, described(refusal)[1]))
+        return pack((values, errors), "value", keeper)
+
+
+def _refusal(value: Any) -> Exception | None:
+    try:
+        pack(value)
+    except UnpickleableException as error:
+        return error
+    return None

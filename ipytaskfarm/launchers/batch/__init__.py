@@ -1,0 +1,1 @@
+"""Agents by batch systems: Slurm, PBS, LSF."""

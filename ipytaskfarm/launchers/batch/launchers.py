@@ -1,0 +1,310 @@
+"""Agents by batch systems: Slurm, PBS, LSF.  A submission is an array of one-node jobs, one agent each.
+
+The system starts them when there is room, and again when their node fails (requeue), and ends them at the time limit.
+Scripts and answers are `scripts`'s matter; here its commands are run.  Nothing secret is in a script: it names the
+connection files, which lie in the farm's folder, on the file system that the nodes share.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from ipytaskfarm.core.errors import LauncherError
+from ipytaskfarm.launchers.batch import scripts
+from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Seat
+
+COMMAND_S = 30.0
+"""How long a command of the batch system may take."""
+AGAIN_S = 2.0
+"""After so long a command is tried once more when the controller was busy."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What is to be known of a batch system's commands."""
+
+    name: str
+    submit: str
+    """The command that submits."""
+    busy: tuple[str, ...]
+    """Its commands say so when the controller cannot answer now."""
+    gone: tuple[str, ...]
+    """They say so of jobs that have ended."""
+
+
+SLURM = System(
+    "Slurm",
+    "sbatch",
+    ("Socket timed out", "Unable to contact slurm controller", "Resource temporarily unavailable"),
+    ("Invalid job id", "already completing or completed"),
+)
+PBS = System(
+    "PBS",
+    "qsub",
+    ("cannot connect to server", "Connection refused", "Connection timed out"),
+    ("Unknown Job", "Job has finished", "Request invalid for state of job"),
+)
+LSF = System(
+    "LSF",
+    "bsub",
+    ("LSF is down", "Communication time out", "batch daemon not responding", "LSF daemon not responding"),
+    ("is not found", "No matching job found", "Job has already finished", "has finished"),
+)
+
+COMMON_OPTIONS: Mapping[str, str] = {
+    "account": "who pays",
+    "memory": "memory for each agent, like '8 GiB'",
+    "cpus": "cores for each agent (default: as many as it brings engines)",
+    "directives": "more directives, without their prefix, separated by ';' or on lines of their own",
+    "prologue": "shell lines to run before the agent, like 'module load python'",
+}
+
+
+def _options(system: str, **more: str) -> Mapping[str, str]:
+    template = f"a file to use instead of {scripts.shipped(system)}"
+    return {**more, **COMMON_OPTIONS, "template": template}
+
+
+class Slurm:
+    """Slurm, by ``sbatch``, ``squeue`` and ``scancel``."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = _options(
+        "slurm",
+        partition="where to run",
+        qos="quality of service",
+        signal="seconds before the time limit at which agents are told to end (default: 30 more than their leave)",
+    )
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """ValueError: an option has a value that cannot be used."""
+        scripts.check_options(options)
+        self._options = dict(options)
+
+    def names(self, group: str, count: int | None) -> list[str]:
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        return numbered("slurm", group, count)
+
+    def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
+        """The script."""
+        return _script("slurm", self._options, scripts.slurm_values(self._options, seats, spec))
+
+    def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
+        """One array."""
+        said = _submit(SLURM, ["sbatch", "--parsable"], self.preview(seats, spec))
+        job, cluster = scripts.slurm_job(said)
+        return {"job": job, "cluster": cluster, "names": [seat.name for seat in seats]}
+
+    def status(self, handle: Handle) -> dict[str, AgentStatus]:
+        """By one ``squeue``; it knows of an element for some minutes after its end."""
+        words = ["--noheader", "--array", "--states=all", f"--format={scripts.SQUEUE_FORMAT}"]
+        said = _ask(SLURM, ["squeue", *_clusters(handle), *words, f"--jobs={handle['job']}"])
+        return _by_name(handle, scripts.slurm_status(said), 0)
+
+    def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
+        """SIGTERM to every process of a job, engines and what they started too, and SIGKILL after the site's
+        ``KillWait``: what runs should have been called back before."""
+        job = str(handle["job"])
+        ids = [job] if names is None else [f"{job}_{index}" for index in _indices(handle, names)]
+        if ids:
+            _do(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
+
+    def tend(self, handle: Handle) -> Handle:
+        """Slurm itself starts again what its nodes lost."""
+        return handle
+
+
+class Pbs:
+    """PBS Professional and OpenPBS, by ``qsub``, ``qstat`` and ``qdel``."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = _options("pbs", queue="where to run")
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """ValueError: an option has a value that cannot be used."""
+        scripts.check_options(options)
+        self._options = dict(options)
+
+    def names(self, group: str, count: int | None) -> list[str]:
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        return numbered("pbs", group, count)
+
+    def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
+        """The script."""
+        return _script("pbs", self._options, scripts.pbs_values(self._options, seats, spec))
+
+    def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
+        """One array, or a single job."""
+        # -f: else qsub leaves a process of its own behind.
+        said = _submit(PBS, ["qsub", "-f"], self.preview(seats, spec))
+        return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
+
+    def status(self, handle: Handle) -> dict[str, AgentStatus]:
+        """By one ``qstat``."""
+        return _by_name(handle, scripts.pbs_status(_ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
+
+    def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
+        """SIGTERM, and SIGKILL after the site's ``kill_delay``."""
+        job = str(handle["job"])
+        ids = [job] if names is None else [scripts.pbs_element(job, index) for index in _indices(handle, names)]
+        if ids:
+            _do(PBS, ["qdel", *ids])
+
+    def tend(self, handle: Handle) -> Handle:
+        """PBS itself starts again what its nodes lost."""
+        return handle
+
+
+class Lsf:
+    """LSF from version 10.1, by ``bsub``, ``bjobs`` and ``bkill``."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = _options("lsf", queue="where to run")
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """ValueError: an option has a value that cannot be used."""
+        scripts.check_options(options)
+        self._options = dict(options)
+
+    def names(self, group: str, count: int | None) -> list[str]:
+        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        return numbered("lsf", group, count)
+
+    def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
+        """The script."""
+        return _script("lsf", self._options, scripts.lsf_values(self._options, seats, spec))
+
+    def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
+        """One array."""
+        said = _submit(LSF, ["bsub"], self.preview(seats, spec))
+        return {"job": scripts.lsf_job(said), "names": [seat.name for seat in seats]}
+
+    def status(self, handle: Handle) -> dict[str, AgentStatus]:
+        """By one ``bjobs``; it knows of an element for an hour after its end."""
+        said = _ask(LSF, ["bjobs", "-a", "-json", "-o", scripts.BJOBS_FIELDS, str(handle["job"])])
+        return _by_name(handle, scripts.lsf_status(said) if said else {}, 1)
+
+    def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
+        """SIGINT, SIGTERM and SIGKILL, ten seconds apart; to a job of several slots SIGKILL alone, unless the site has
+        ``LSB_USE_SEQUENTIAL_SIGNAL``."""
+        job = str(handle["job"])
+        ids = [job] if names is None else [f"{job}[{index + 1}]" for index in _indices(handle, names)]
+        if ids:
+            _do(LSF, ["bkill", *ids])
+
+    def tend(self, handle: Handle) -> Handle:
+        """LSF itself starts again what its nodes lost."""
+        return handle
+
+
+# ------------------------------------------------------------------------------------------------ what they share
+
+
+def numbered(system: str, group: str, count: int | None) -> list[str]:
+    """The names of a submission's agents; None: of one.  ValueError: there are none."""
+    if count is not None and count < 1:
+        raise ValueError(f"{system}: how many agents must be 1 or more, not {count}")
+    return [f"{group}.{index}" for index in range(count or 1)]
+
+
+def _script(system: str, options: Mapping[str, str], values: scripts.Values) -> str:
+    path = Path(options["template"]).expanduser() if "template" in options else scripts.shipped(system)
+    try:
+        template = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LauncherError(f"the template {path} cannot be read: {error}") from error
+    return scripts.fill(template, values, f"the template {path}")
+
+
+def _by_name(handle: Handle, found: Mapping[int, AgentStatus], first: int) -> dict[str, AgentStatus]:
+    forgotten = AgentStatus("ended", "", "no longer known")
+    return {name: found.get(index, forgotten) for index, name in enumerate(handle["names"], first)}
+
+
+def _indices(handle: Handle, names: Sequence[str]) -> list[int]:
+    places = {name: index for index, name in enumerate(handle["names"])}
+    return [places[name] for name in names if name in places]
+
+
+def _clusters(handle: Handle) -> list[str]:
+    return [f"--clusters={handle['cluster']}"] if handle["cluster"] else []
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+class _Answer(NamedTuple):
+    code: int
+    said: str
+    complaint: str
+
+
+def _submit(system: System, words: Sequence[str], script: str) -> str:
+    """Not tried again: what a busy controller did not answer it may still have taken."""
+    remedy = "It may have taken the job all the same: look, then try again"
+    answer = _run(system, words, script, remedy)
+    if answer.code == 0:
+        return answer.said
+    if not _is_busy(system, answer):
+        remedy = "Correct the options or the template; --dry-run shows the script"
+    raise LauncherError(f"{_shown(words, answer)}\n{remedy}")
+
+
+def _ask(system: System, words: Sequence[str]) -> str:
+    """What it says; "" of what has ended."""
+    answer = _twice(system, words)
+    if answer.code == 0 or answer.said.strip():
+        return answer.said
+    if any(text in answer.complaint for text in system.gone):
+        return ""
+    raise LauncherError(f"{_shown(words, answer)}\n{system.name} does not say how its jobs do: try again")
+
+
+def _do(system: System, words: Sequence[str]) -> None:
+    answer = _twice(system, words)
+    if answer.code == 0:
+        return
+    lines = [line for line in answer.complaint.splitlines() if line.strip()]
+    if lines and all(any(text in line for text in system.gone) for line in lines):
+        return
+    raise LauncherError(f"{_shown(words, answer)}\nTry again, or type the command yourself")
+
+
+def _twice(system: System, words: Sequence[str]) -> _Answer:
+    answer = _run(system, words)
+    if _is_busy(system, answer):
+        time.sleep(AGAIN_S)
+        answer = _run(system, words)
+    return answer
+
+
+def _is_busy(system: System, answer: _Answer) -> bool:
+    return answer.code != 0 and any(text in answer.complaint for text in system.busy)
+
+
+def _run(system: System, words: Sequence[str], text: str = "", remedy: str = "Try again") -> _Answer:
+    try:
+        ended = subprocess.run(
+            words, input=text, capture_output=True, text=True, errors="replace", check=False, timeout=COMMAND_S,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise LauncherError(
+            f"this machine has no {system.name} client: there is no command {words[0]!r}. Start the farm on a machine"
+            f" from which jobs are submitted, or load the module that brings {system.submit!r}"
+        ) from error
+    except OSError as error:
+        raise LauncherError(f"{words[0]} cannot be run: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise LauncherError(
+            f"{words[0]} did not answer within {COMMAND_S:g} s: {system.name}'s controller is away or busy. {remedy}"
+        ) from error
+    return _Answer(ended.returncode, ended.stdout, ended.stderr)
+
+
+def _shown(words: Sequence[str], answer: _Answer) -> str:
+    complaint = answer.complaint.strip() or answer.said.strip() or "it said nothing"
+    return f"{words[0]} ended with exit code {answer.code}: {complaint}"

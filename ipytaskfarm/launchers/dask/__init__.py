@@ -1,0 +1,1 @@
+"""Agents on the machines of a Dask cluster."""

@@ -1,0 +1,89 @@
+"""``python -m ipytaskfarm.launchers.dask.watchdog``: stands between a `keeper` and its agent, and outlives the keeper.
+
+When the keeper's process dies, however it does, the kernel says SIGTERM to us.  We pass it on to the agent, so that
+what runs there may end, and then clear away what nobody else will.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ipytaskfarm.system.process_title import name_process
+
+from .election import Meeting
+
+_PR_SET_PDEATHSIG = 1
+
+# The agent's own tether, to us: it survives the exec.
+_FOLLOW = f"""
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(0)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+""".strip()
+
+
+def tether_words(parent: int, meeting: Meeting, farm: str, patience_s: float, agent: Sequence[str]) -> list[str]:
+    """The command line after the interpreter.
+
+    parent: who starts it, from a thread that lives as long as it does (PR_SET_PDEATHSIG looks at threads).
+    patience_s: from the first SIGTERM to the agent's SIGKILL.
+    agent: its command line after the interpreter.
+    """
+    own = [str(parent), str(meeting.folder), str(meeting.agent_folder), farm, f"{patience_s:g}"]
+    return ["-P", "-m", "ipytaskfarm.launchers.dask.watchdog", *own, *agent]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The agent's exit code; 128 and the signal that killed it."""
+    parent, patience_s = int(argv[0]), float(argv[4])
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    name_process(f"ipytaskfarm tether --farm {argv[3]}")
+    meeting = Meeting(Path(argv[1]), Path(argv[2]))
+    code = 0
+    # It may have died before anybody was asked to tell.
+    if os.getppid() == parent and not told:
+        code = _run([sys.executable, "-P", "-c", _FOLLOW, str(os.getpid()), *argv[5:]], meeting, told, patience_s)
+    if os.getppid() != parent:
+        meeting.depart()
+    return 128 - code if code < 0 else code
+
+
+def _run(words: Sequence[str], meeting: Meeting, told: list[int], patience_s: float) -> int:
+    agent = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    meeting.note_agent(agent.pid)
+    # Only now: the agent would inherit the mask.
+    awaited = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    kill_s = time.monotonic() + patience_s if told else None
+    if told:
+        agent.terminate()
+    while agent.poll() is None:
+        if kill_s is None:
+            number = signal.sigwait(awaited)
+        else:
+            found = signal.sigtimedwait(awaited, max(0.0, kill_s - time.monotonic()))
+            if found is None:
+                agent.kill()
+                return agent.wait()
+            number = signal.Signals(found.si_signo)
+        if number == signal.SIGTERM:
+            agent.terminate()
+            kill_s = kill_s or time.monotonic() + patience_s
+    return agent.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,229 @@
+"""The ssh launcher's hands on the other machine: ``python -m ipytaskfarm.launchers.ssh.remote VERB``, data by stdin.
+
+An agent has a folder (0700) there:
+
+====================  ==================================================================================
+``connection.json``   how it connects (0600): the one place of the secret on that machine
+``pid``, ``agent.json``  the agent's process; the latter with when it began
+``exit``              its exit code, once it has ended
+``cancelled``         it was told to end, and the folder goes with it
+``agent.log``, ``agent.out``  what it logs; what it prints when it crashes
+====================  ==================================================================================
+
+Each verb prints one line of JSON and ends.  What stays is the agent and a shell that waits for its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ipytaskfarm.core.errors import TaskFarmError
+from ipytaskfarm.system.farm_paths import (
+    agent_folder,
+    leave_folder,
+    private_folder,
+    process_started,
+    read_connection_file,
+    read_private,
+    write_private,
+)
+
+from ..local import rotate
+from .command_lines import MARK
+
+APPEAR_S = 10.0
+"""How long a process may take to say its pid."""
+POLL_S = 0.05
+SETTLE_S = 2.0
+"""After an agent's end: its exit code is written meanwhile."""
+
+# The inner shell becomes the agent, in the foreground of the outer one: a shell makes what it puts into the background
+# deaf to Ctrl-C, and the engines would inherit that.
+_WATCH = """sh -c 'echo $$ >pid && exec "$@"' sh "$@"; echo $? >exit.new; mv exit.new exit"""
+
+
+def start(data: dict[str, Any]) -> dict[str, Any]:
+    """Have the agent run: {"folder", "connection", "words"} -> {"pid", "started"}.  One that runs already is kept."""
+    folder = private_folder(Path(data["folder"]))
+    if (folder / "cancelled").exists():
+        return {"error": f"an agent that is about to end has {folder}: try again when it is gone"}
+    write_private(folder / "connection.json", str(data["connection"]).encode())
+    record = _record(folder)
+    if record is None or not _lives(record):
+        record = _spawn(folder, list(data["words"]))
+    return record
+
+
+def update(data: dict[str, Any]) -> dict[str, Any]:
+    """Another way to connect: {"folder", "connection"}.  The agent reads it when it next tries."""
+    write_private(Path(data["folder"]) / "connection.json", str(data["connection"]).encode())
+    return {}
+
+
+def look(data: dict[str, Any]) -> dict[str, Any]:
+    """How the agent of {"folder"} does: "state" (``running``, ``ended``, ``cancelled``, ``gone``), "code", "said"."""
+    folder = Path(data["folder"])
+    if not folder.is_dir():
+        return {"state": "gone"}
+    record = _record(folder)
+    if record is not None and _lives(record):
+        return {"state": "running", **record}
+    if record is not None:
+        _until((folder / "exit").exists, SETTLE_S)
+    state = "cancelled" if (folder / "cancelled").exists() else "ended"
+    return {"state": state, "code": _code(folder), "said": _said(folder)}
+
+
+def end(data: dict[str, Any]) -> dict[str, Any]:
+    """End the agent of {"folder", "name", "patience_s"}: SIGTERM now, SIGKILL after so long; its folders go with it.
+
+    "state": ``ending``, or ``gone`` when nothing is left.
+    """
+    folder = Path(data["folder"])
+    if not folder.is_dir():
+        return {"state": "gone"}
+    (folder / "cancelled").touch(mode=0o600)
+    record = _record(folder)
+    if record is None or not _lives(record):
+        _remove(folder, data["name"])
+        return {"state": "gone"}
+    _signal(record, signal.SIGTERM)
+    words = [sys.executable, "-P", "-m", __spec__.name, "finish", str(folder), data["name"], f"{data['patience_s']:g}"]
+    subprocess.Popen(
+        words, cwd="/", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return {"state": "ending"}
+
+
+def finish(folder: Path, name: str, patience_s: float) -> None:
+    """Wait for the end of an agent that has been told, and make sure of it; then remove its folders."""
+    record = _record(folder)
+    if record is not None and not _until(lambda: not _lives(record), patience_s):
+        _signal(record, signal.SIGKILL)
+        _until(lambda: not _lives(record), APPEAR_S)
+    _until((folder / "exit").exists, SETTLE_S)
+    _remove(folder, name)
+
+
+def _spawn(folder: Path, words: list[str]) -> dict[str, Any]:
+    for name in ("exit", "pid", "agent.json"):
+        (folder / name).unlink(missing_ok=True)
+    rotate(folder / "agent.out", limit_bytes=1)  # each run has its own
+    output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        shell = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "sh", *words],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(output)
+    # Over before its pid was read: then there is an exit code.
+    _until(lambda: _pid(folder) is not None or shell.poll() is not None, APPEAR_S)
+    pid = _pid(folder)
+    if pid is None:
+        return {"error": f"the agent did not start: {_said(folder) or 'it said nothing'}"}
+    record = {"pid": pid, "started": process_started(pid)}
+    write_private(folder / "agent.json", json.dumps(record).encode())
+    return record
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(read_private(folder / "agent.json"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _lives(record: dict[str, Any]) -> bool:
+    # A pid alone may be another process by now.
+    return record["started"] is not None and process_started(int(record["pid"])) == record["started"]
+
+
+def _signal(record: dict[str, Any], number: signal.Signals) -> None:
+    if _lives(record):
+        try:
+            os.kill(int(record["pid"]), number)
+        except ProcessLookupError:
+            pass
+
+
+def _pid(folder: Path) -> int | None:
+    return _number(folder / "pid")
+
+
+def _code(folder: Path) -> int | None:
+    return _number(folder / "exit")
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _said(folder: Path, limit_bytes: int = 1000) -> str:
+    for name in ("agent.out", "agent.log"):
+        try:
+            text = (folder / name).read_bytes()[-limit_bytes:].decode(errors="replace").strip()
+        except OSError:
+            continue
+        if text:
+            return text
+    return ""
+
+
+def _remove(folder: Path, name: str) -> None:
+    try:
+        info = read_connection_file(folder / "connection.json")
+        # What an agent that was killed has left of its engines.
+        own = agent_folder(info.farm, info.incarnation, name)
+        shutil.rmtree(own, ignore_errors=True)
+        leave_folder(own.parent)
+    except TaskFarmError:
+        pass  # it has none that could be told
+    shutil.rmtree(folder, ignore_errors=True)
+    leave_folder(folder.parent)
+
+
+def _until(predicate: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not predicate():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "start": start, "update": update, "look": look, "end": end,
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Do what the first word says."""
+    os.umask(0o077)
+    if argv[0] == "finish":
+        finish(Path(argv[1]), argv[2], float(argv[3]))
+        return 0
+    try:
+        answer = VERBS[argv[0]](json.load(sys.stdin))
+    except (TaskFarmError, OSError) as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(MARK + json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Values and code as bytes, and back.
+
+``pack`` is the entry: values, functions, errors and environments.  ``pickler`` takes objects apart, ``rebuild`` puts
+them together on the other side, ``digests`` name functions and classes, ``cache`` keeps what was packed, ``modules``
+decides which modules travel by value.  Controller and agents never import this package: payloads are bytes to them.
+
+Pickles name the functions that rebuild their objects by module.  Stores made before these modules had their present
+names hold pickles with the old ones: `STORED_NAMES` keeps those readable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+from collections.abc import Sequence
+
+STORED_NAMES = {
+    "ipytaskfarm.doors.pack_build": "ipytaskfarm.serialization.rebuild",
+    "ipytaskfarm.doors.pack_modules": "ipytaskfarm.serialization.modules",
+    "ipytaskfarm.doors.pack_refs": "ipytaskfarm.serialization.references",
+    "ipytaskfarm.doors.pack_shared": "ipytaskfarm.serialization.shared_values",
+    "ipytaskfarm.doors.pack_build_classes": "ipytaskfarm.serialization.rebuild_classes",
+    "ipytaskfarm.doors.pack_build_errors": "ipytaskfarm.serialization.rebuild_errors",
+    "ipytaskfarm.doors.pack_build_values": "ipytaskfarm.serialization.rebuild_values",
+    "ipytaskfarm.doors.pack_children": "ipytaskfarm.serialization.child_processes",
+    "ipytaskfarm.doors.pack_cycles": "ipytaskfarm.serialization.hash_cycles",
+    "ipytaskfarm.doors.pack_parts": "ipytaskfarm.serialization.exception_parts",
+    "ipytaskfarm.doors.pack_stages": "ipytaskfarm.serialization.definition_stages",
+}
+"""Name of a module in stored pickles -> the module that holds these functions now."""
+
+
+class _StoredNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a module of `STORED_NAMES` under its old name, when a stored pickle asks for it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "ipytaskfarm.doors":  # the package that they were in
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return importlib.machinery.ModuleSpec(fullname, self) if fullname in STORED_NAMES else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        present = STORED_NAMES.get(spec.name)
+        return None if present is None else _Alias(spec.name, present)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing is left to do: an alias reads its names from the present module."""
+
+
+class _Alias(types.ModuleType):
+    """A module under its old name; its attributes are those of the present module."""
+
+    def __init__(self, name: str, present: str) -> None:
+        super().__init__(name, f"Old name of {present}.")
+        self.__dict__["_present"] = importlib.import_module(present)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.__dict__["_present"], name)
+
+
+sys.meta_path.append(_StoredNames())

@@ -1,0 +1,286 @@
+"""What is packed once and used again: the picklers themselves, functions, and definitions of classes."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ..core.messages.task_types import Function
+from ..storage.blobs import BLOB_BYTES, Keeper, mapped
+from . import rebuild as build
+from .digests import Digester, Guard
+from .hash_cycles import dump_settled
+from .pickler import Pickler, dumps_inline
+from .standard_values import later, refuse_connections
+
+_POOLED_MAX = 8
+_modules = sys.modules
+_ENTRIES_MAX = 1024
+_OUT_OF_BAND_BYTES = 16 * 1024
+_ALIGNMENT = 64
+WITH_BUFFERS = 1
+"""First byte of a pack with buffers beside its pickle; a plain pickle begins with 0x80."""
+_READ_ONLY = 1 << 63
+_IN_BLOB = 1 << 62
+"""Beside a length: not so many bytes stand there, but the digest of the blob that holds them."""
+_DIGEST_BYTES = 32
+
+
+def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
+    """Whether a buffer stays in the pickle; if it does not, it is added to those beside it."""
+    try:
+        raw = buffer.raw()
+    except BufferError:
+        return True  # not contiguous
+    if raw.nbytes < _OUT_OF_BAND_BYTES:
+        return True
+    beside.append(raw)
+    return False
+
+
+class _Sink:
+    """A pickler with its output and the large buffers it met."""
+
+    __slots__ = ("buffers", "file", "pickler")
+
+    def __init__(self) -> None:
+        self.file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the buffer is to stay in the pickle."""
+        return keep_inside(buffer, self.buffers)
+
+    def dump(self, obj: Any, keeper: Keeper | None) -> bytes:
+        """One pack.  After an exception the sink is not to be used again."""
+        dump_settled(self.pickler, self.file, obj)
+        data = self.file.getvalue()
+        if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
+            data = _frame(data, self.buffers, keeper)
+            self.buffers = []
+        self.file.seek(0)
+        self.file.truncate()
+        self.pickler.forget()
+        return data
+
+
+_pool: list[_Sink] = []
+
+
+def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
+    """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
+    if later and later[0] in _modules:
+        refuse_connections()
+    try:
+        sink = _pool.pop()
+    except IndexError:
+        sink = _Sink()
+    data = sink.dump(obj, keeper)
+    if len(_pool) < _POOLED_MAX:
+        _pool.append(sink)
+    return data
+
+
+def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> bytes:
+    return b"".join(_laid_out(data, buffers, keeper))
+
+
+def _laid_out(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> list[bytes | memoryview]:
+    """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
+    sizes: list[int] = []
+    places: list[bytes | memoryview] = []
+    for part in (memoryview(data), *buffers):
+        digest = keeper.keep(part) if keeper is not None and part.nbytes >= BLOB_BYTES else None
+        flags = (_READ_ONLY if part.readonly else 0) | (_IN_BLOB if digest is not None else 0)
+        sizes.append(part.nbytes | flags)
+        places.append(part if digest is None else digest)
+    sizes[0] &= ~_READ_ONLY
+    head = struct.pack(f"<BxxxI{len(sizes)}Q", WITH_BUFFERS, len(buffers), *sizes)
+    parts: list[bytes | memoryview] = [head, places[0]]
+    position = len(head) + len(places[0])
+    for place in places[1:]:
+        gap = -position % _ALIGNMENT
+        parts += [b"\0" * gap, place]
+        position += gap + len(place)
+    return parts
+
+
+def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
+    """The pickle and its buffers.  Blobs are mapped; other buffers of read-only memory are copied where the object
+    wants to write into them."""
+    count, length = struct.unpack_from("<4xIQ", view)
+    sizes = struct.unpack_from(f"<{count}Q", view, 16)
+    position = 16 + 8 * count
+    data, position = _part(view, position, length)
+    buffers: list[memoryview | bytearray] = []
+    for size in sizes:
+        part, position = _part(view, position + -position % _ALIGNMENT, size)
+        if size & _READ_ONLY:
+            buffers.append(part.toreadonly())
+        else:
+            buffers.append(bytearray(part) if part.readonly else part)
+    return data, buffers
+
+
+def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
+    """What stands there, and where it ends."""
+    if size & _IN_BLOB:
+        end = position + _DIGEST_BYTES
+        return mapped(bytes(view[position:end])), end
+    end = position + (size & ~_READ_ONLY)
+    return view[position:end], end
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class _Entry:
+    __slots__ = ("guards", "owner", "seen", "value")
+
+    def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
+        self.owner = owner
+        self.guards = guards
+        """None: something in it can change unseen."""
+        self.value = value
+        self.seen = b""
+        """A function's pack as it was last looked at."""
+
+
+class _Kept:
+    """Values kept by the identity of what they were made from, as long as that lives."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+
+    def get(self, owner: Any) -> _Entry | None:
+        entry = self._entries.get(id(owner))
+        return entry if entry is not None and entry.owner() is owner else None
+
+    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> _Entry | None:
+        """None: it cannot be kept, as nobody tells when its owner is gone."""
+        key = id(owner)
+        entries = self._entries
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            entry = entries.get(key)
+            if entry is not None and entry.owner is reference:
+                del entries[key]
+
+        try:
+            reference = weakref.ref(owner, forget)
+        except TypeError:
+            return None
+        entry = entries[key] = _Entry(reference, guards, value)
+        while len(entries) > _ENTRIES_MAX:
+            entries.popitem(last=False)
+        return entry
+
+
+def _hold(guards: list[Guard]) -> bool:
+    for guard in guards:  # noqa: SIM110 - a generator costs more than the guards
+        if not guard.holds():
+            return False
+    return True
+
+
+_functions = _Kept()
+_classes = _Kept()
+
+
+def packed_function(function: Callable[..., Any]) -> Function:
+    """As packed before if nothing of it changed, or nothing of it that its digest tells."""
+    entry = _functions.get(function)
+    if entry is not None and entry.guards is not None and _hold(entry.guards):
+        known: Function = entry.value
+        return known
+    # Packed first: it is the pickler whose errors say where something cannot travel.
+    parts = _parts_inline(function)
+    if entry is not None and _same(entry.seen, parts):
+        seen: Function = entry.value
+        return seen
+    digester = Digester()
+    digest = digester.digest(function)
+    code = b"".join(parts)
+    if entry is not None and entry.value.digest == digest:
+        made: Function = entry.value
+    else:
+        made = Function(digest=digest, code=code)
+    entry = _functions.put(function, digester.guards if digester.sure else None, made)
+    if entry is not None and not digester.sure:
+        entry.seen = code
+    return made
+
+
+def _parts_inline(function: Any) -> list[bytes | memoryview]:
+    """A pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
+    if later and later[0] in _modules:
+        refuse_connections()
+    buffers: list[memoryview] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        return keep_inside(buffer, buffers)
+
+    data = dumps_inline(function, take)
+    return _laid_out(data, buffers, None) if buffers else [data]
+
+
+def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
+    """Whether the parts make up this very pack: a comparison of memory, ten times as fast as a digest."""
+    position = 0
+    for part in parts:
+        if not pack.startswith(part, position):
+            return False
+        position += len(part)
+    return position == len(pack)
+
+
+class _Definition:
+    __slots__ = ("born", "digest", "packed")
+
+    def __init__(self, born: str, digest: str) -> None:
+        self.born = born
+        self.digest = digest
+        self.packed: bytes | None = None
+
+
+def _definition(cls: type) -> _Definition:
+    entry = _classes.get(cls)
+    if entry is not None and entry.guards is not None and _hold(entry.guards):
+        known: _Definition = entry.value
+        return known
+    digester = Digester()
+    digest = digester.digest(cls)
+    if entry is not None and entry.value.digest == digest:
+        made: _Definition = entry.value
+    else:
+        born = build.born_digest(cls)
+        made = _Definition(born or digest, digest)
+        if born is None:
+            build.originals[digest] = weakref.ref(cls)
+    _classes.put(cls, digester.guards if digester.sure else None, made)
+    return made
+
+
+def class_digests(cls: type) -> tuple[str, str]:
+    """(the digest it was born with, the one of what it is now)."""
+    definition = _definition(cls)
+    return definition.born, definition.digest
+
+
+def packed_class(cls: type) -> tuple[str, str, bytes]:
+    """Its digests, and its definition as a pickle of its own."""
+    definition = _definition(cls)
+    if definition.packed is None:
+        definition.packed = dumps_inline(cls)
+    return definition.born, definition.digest, definition.packed
+
+
+Pickler.class_digests = staticmethod(class_digests)
+Pickler.packed_class = staticmethod(packed_class)

@@ -1,0 +1,455 @@
+"""Classes that travel by value, taken apart: the part to create them with, and the steps that complete them.
+
+What is in a class's dictionary travels as it is, so that nothing a decorator, a metaclass or a later assignment left
+there has to happen again.  `definition_stages` says in which order the parts go, `rebuild_classes` puts them together.
+"""
+
+from __future__ import annotations
+
+import abc
+import builtins
+import enum
+import functools
+import inspect
+import itertools
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import rebuild as build, rebuild_classes as build_classes
+from .definition_stages import After, Stages, Whole, join, reduced
+from .global_names import annotation_names, is_hint
+from .module_origin import Travel
+from .pickler import (
+    BASES,
+    KINDS,
+    REDUCERS,
+    Pickler,
+    Reduced,
+    by_member,
+    by_value,
+    find_named,
+    find_named_variable,
+    is_free,
+)
+
+_TYPES_OF_TYPES = {
+    value: name
+    for name, value in vars(types).items()
+    if isinstance(value, type) and value.__module__ == "builtins" and not hasattr(builtins, value.__name__)
+}
+_NOT_ATTRIBUTES = frozenset(
+    {"__dict__", "__weakref__", "__slotnames__", "_abc_impl", "__module__", "__firstlineno__", "__static_attributes__"}
+    | {"__annotations_cache__"}
+)
+_ENUM_OWN = frozenset(
+    {"_generate_next_value_", "_member_names_", "_member_map_", "_value2member_map_", "_unhashable_values_"}
+    | {"_unhashable_values_map_", "_member_type_", "_value_repr_", "_new_member_", "_use_args_", "_boundary_"}
+    | {"_flag_mask_", "_singles_mask_", "_all_bits_", "_inverted_", "_hashable_values_", "__new__", "_iter_member_"}
+)
+
+
+def reduce_class(pickler: Pickler, cls: type) -> Reduced:
+    """By name if it has one, else by its definition."""
+    named = find_named(cls)
+    if named is not None:
+        kind, module_name, qualname = named
+        return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    if cls.__module__ == "_ctypes" and issubclass(cls, type):
+        return build_classes.type_of, (next(each for each in _ctypes_samples() if type(each) is cls),)
+    if cls in _TYPES_OF_TYPES:
+        return build.load_builtin_type, (_TYPES_OF_TYPES[cls],)
+    if cls.__module__ == "builtins" or cls.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+        return NotImplemented
+    if _type_name(type(cls)) == "_ctypes.PyCSimpleType":
+        other = _other_byte_order(cls)
+        if other is not NotImplemented:
+            return other
+    derived = _C_TYPES.get(_type_name(type(cls)))
+    if derived is not None and _made_by_library(cls):
+        return derived(cls)
+    if not pickler.inline:
+        return build.load_class, pickler.packed_class(cls)
+    return take_apart(pickler, cls, *pickler.class_digests(cls))
+
+
+def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
+    """The definition of a class."""
+    stages, steps = join(pickler, by_value)
+    stages.classes.append(cls)
+    attributes = class_attributes(cls)
+    for value in attributes.values():
+        pickler.owners.update((id(function), cls) for function in _functions(value))
+    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    for name in ("__orig_bases__", "__slots__"):
+        if name in attributes and not isinstance(cls, enum.EnumMeta):
+            namespace[name] = attributes.pop(name)  # looked at when the class is made
+    if not isinstance(namespace.get("__slots__", ()), str | tuple | list | dict):
+        namespace["__slots__"] = _slots(cls)
+    fields = {name: attributes.pop(name) for name in _CTYPES_FIELDS if name in attributes and _is_ctypes(cls)}
+    body = {name: value for name, value in attributes.items() if _is_body(value)}
+    rest = {name: value for name, value in attributes.items() if name not in body}
+    made: tuple[Callable[..., Any], tuple[Any, ...]]
+    if isinstance(cls, enum.EnumMeta):
+        made = _reduce_enum(stages, cls, born, digest, namespace, body)
+    elif _is_struct(cls):
+        made = _reduce_struct(stages, cls, born, digest, namespace, body)
+    else:
+        # A structure's fields are final when another one is derived from it.
+        final = tuple(base for base in cls.__bases__ if _is_ctypes(cls) and by_value(base))
+        bases = After(cls.__bases__, final) if final else cls.__bases__
+        start: tuple[Any, ...] = (born, digest, type(cls), maker(type(cls)), cls.__name__, bases)
+        start = (*start, namespace, {}, body)
+        made = build_classes.create_class, start
+    stages.add_each(build_classes.set_attributes, cls, rest, cls)
+    if fields:
+        embedded = tuple(_embedded(fields.get("_fields_", ())))
+        stages.add(build_classes.set_fields, cls, After(fields, embedded) if embedded else fields, cls)
+    hints = class_hints(cls)
+    if hints:
+        stages.add(build_classes.set_hints, cls, hints, cls)
+    registered = registered_subclasses(cls)
+    if registered:
+        stages.add_late(build_classes.register, cls, registered, cls, {cls, *registered})
+    return reduced(*made, steps)
+
+
+def maker(metaclass: type) -> type:
+    """The metaclass itself, or the first of its bases that does not travel by value."""
+    return next(each for each in metaclass.__mro__ if not by_value(each))
+
+
+def _functions(value: Any) -> Iterable[types.FunctionType]:
+    """The functions that a descriptor is made of."""
+    if isinstance(value, types.FunctionType):
+        return (value,)
+    if isinstance(value, property):
+        return (each for each in (value.fget, value.fset, value.fdel) if isinstance(each, types.FunctionType))
+    inner = getattr(value, "__func__" if isinstance(value, staticmethod | classmethod) else "func", None)
+    return (inner,) if isinstance(inner, types.FunctionType) else ()
+
+
+def _is_body(value: Any) -> bool:
+    """Whether an attribute can be there as soon as the class is."""
+    kind = type(value)
+    if kind is types.FunctionType or is_free(value):
+        return True
+    if kind is staticmethod or kind is classmethod:
+        return isinstance(value.__func__, types.FunctionType)
+    if kind is property:
+        return all(isinstance(each, types.FunctionType | None) for each in (value.fget, value.fset, value.fdel))
+    if kind is functools.cached_property:
+        return isinstance(value.func, types.FunctionType)
+    return kind is dict and all(is_free(key) and is_free(item) for key, item in value.items())
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    """From the members that they became, where ``__slots__`` was an iterator."""
+    return tuple(name for name, value in cls.__dict__.items() if isinstance(value, types.MemberDescriptorType))
+
+
+def class_attributes(cls: type) -> dict[str, Any]:
+    """What the class statement put there, and what was set later; not what Python adds by itself."""
+    found = {}
+    is_enum = isinstance(cls, enum.EnumMeta)
+    hints = build.hints.get(cls, {})
+    for name, value in cls.__dict__.items():
+        if name in _NOT_ATTRIBUTES or _is_own_descriptor(value, cls):
+            continue
+        if is_enum and (name in _ENUM_OWN or name in cls.__members__):  # type: ignore[attr-defined]
+            continue
+        if name in hints and hints[name] is value:
+            continue
+        if type(value).__module__ == "_ctypes" and type(value).__name__ == "CField":
+            continue
+        if name in _CTYPES_OWN and _is_ctypes(cls):
+            continue
+        found[name] = value
+    return found
+
+
+def _is_own_descriptor(value: Any, cls: type) -> bool:
+    """Whether Python made it for the slots of this class."""
+    return isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and value.__objclass__ is cls
+
+
+# --------------------------------------------------------------------------------------------------
+# Annotations in strings
+
+
+def class_hints(cls: type) -> dict[str, Any]:
+    """What the names in string annotations stand for, as `typing.get_type_hints` finds them in the class's module."""
+    known = build.hints.get(cls)
+    if known is not None:
+        return known
+    names = hint_names(cls)
+    if not names:
+        return {}
+    home = vars(sys.modules.get(cls.__module__, builtins))
+    return {name: home[name] for name in names if name in home and is_hint(home[name])}
+
+
+def hint_names(cls: type) -> list[str]:
+    """The names in a class's own string annotations."""
+    return annotation_names(own_annotations(cls))
+
+
+def own_annotations(cls: type) -> dict[str, Any]:
+    """The class's own annotations as they are."""
+    found = vars(cls).get("__annotations__")
+    return found if isinstance(found, dict) else {}
+
+
+# --------------------------------------------------------------------------------------------------
+# Enumerations and abstract classes
+
+
+def _reduce_enum(
+    stages: Stages, cls: Any, born: str, digest: str, namespace: dict[str, Any], body: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """With its members; the classes of their values and the bases have to be complete."""
+    members = enum_members(cls)
+    if _has_own_construction(cls):
+        base = next((each for each in cls.__mro__ if each in _EXACT), object)
+        exact: Callable[[Any], Any] = _EXACT.get(base, _nothing)
+        members = {name: (base, exact(cls[name]), value) for name, value in members.items()}
+        namespace["__new__"] = build_classes.make_member
+        namespace["__init__"] = build_classes.initialize_nothing
+    extras = enum_extras(cls)
+    if extras:
+        stages.add(build_classes.update_members, cls, extras, cls)
+    bases = [base for base in cls.__mro__[1:] if by_value(base)]
+    made = (cls.__bases__, members)
+    classes = stages.instances_in(members)
+    start = (
+        born,
+        digest,
+        type(cls),
+        maker(type(cls)),
+        cls.__name__,
+        Whole(made, {*bases, *classes}) if bases or classes else made,
+        namespace,
+        cls.__dict__.get("_boundary_"),
+        body,
+    )
+    return build_classes.create_enum, start
+
+
+def _nothing(member: Any) -> None:
+    """Members that are of no builtin type are nothing beside themselves."""
+
+
+def _has_own_construction(cls: Any) -> bool:
+    """Whether members are made by functions that travel, or values are of a class that does."""
+    if isinstance(getattr(cls, "__new_member__", None), types.FunctionType):
+        return True
+    if isinstance(cls.__init__, types.FunctionType) and cls.__init__.__module__ != "enum":
+        return True
+    return by_value(vars(cls)["_member_type_"])
+
+
+def reduce_member(pickler: Pickler, member: enum.Enum) -> Reduced:
+    """By its name; combinations of flags have none."""
+    cls: Any = type(member)
+    if cls.__members__.get(member._name_) is not member:
+        return NotImplemented
+    return build_classes.load_enum_member, (cls, member._name_)
+
+
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    bytes: bytes,
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    tuple: tuple,
+}
+"""What a member of such an enumeration is, without its being a member."""
+
+
+def enum_members(cls: Any) -> dict[str, Any]:
+    """Name -> value, other names of a member included."""
+    return {name: member._value_ for name, member in cls.__members__.items()}
+
+
+def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
+    """What members hold beside name and value (set by an ``__init__`` of the enumeration)."""
+    own = {"_value_", "_name_", "__objclass__", "_sort_order_"}
+    found = {}
+    for name, member in cls.__members__.items():
+        extra = {key: value for key, value in member.__dict__.items() if key not in own}
+        if extra:
+            found[name] = extra
+    return found
+
+
+def registered_subclasses(cls: type) -> list[type]:
+    """Virtual subclasses of an abstract class."""
+    if not isinstance(cls, abc.ABCMeta):
+        return []
+    dump = getattr(__import__("_abc"), "_get_dump", None)
+    registry: Iterable[Callable[[], type | None]] = dump(cls)[0] if dump is not None else ()
+    found = [reference() for reference in registry]
+    return sorted((each for each in found if each is not None), key=lambda each: each.__qualname__)
+
+
+# --------------------------------------------------------------------------------------------------
+# Types that other libraries' C code makes
+
+_STRUCT = "msgspec._core.StructMeta"
+_CTYPES_OWN = ("__ctype_be__", "__ctype_le__")
+_CTYPES_FIELDS = ("_pack_", "_align_", "_layout_", "_anonymous_", "_fields_")
+_STRUCT_CONFIG = (
+    *("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields"),
+    *("weakref", "dict", "cache_hash", "tag", "tag_field"),
+)
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_ctypes(cls: type) -> bool:
+    return any(each.__module__ == "_ctypes" for each in inspect.getmro(type(cls)))
+
+
+def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
+    """The structures that lie inside another one, whose sizes have to be known first."""
+    for field in fields:
+        kind = field[1]
+        while hasattr(kind, "_length_") and isinstance(getattr(kind, "_type_", None), type):
+            kind = kind._type_
+        if by_value(kind) and hasattr(kind, "_fields_"):
+            yield kind
+
+
+def _made_by_library(cls: Any) -> bool:
+    """Whether a call of the library made it, and not a class statement."""
+    return "_type_" in cls.__dict__ or "_restype_" in cls.__dict__
+
+
+_C_TYPES: dict[str, Callable[[Any], Reduced]] = {
+    "_ctypes.PyCPointerType": lambda cls: (build_classes.new_pointer_type, (cls._type_,)),
+    "_ctypes.PyCArrayType": lambda cls: (build_classes.new_array_type, (cls._type_, cls._length_)),
+    "_ctypes.PyCFuncPtrType": lambda cls: (
+        build_classes.new_callback_type,
+        (cls._restype_, tuple(cls._argtypes_), cls._flags_),
+    ),
+}
+
+
+def _ctypes_samples() -> Iterable[type]:
+    """A type of each metaclass of `ctypes`: these have no names of their own in Python 3.11 and 3.12."""
+    found = vars(sys.modules["_ctypes"])
+    return (found[name] for name in ("Structure", "Union", "Array", "_SimpleCData", "_Pointer", "CFuncPtr"))
+
+
+def _other_byte_order(cls: type) -> Reduced:
+    """By the type of which it is the other form; NotImplemented: it is a type of its own."""
+    for base, name in itertools.product(vars(sys.modules["ctypes"]).values(), _CTYPES_OWN):
+        if isinstance(base, type) and base.__dict__.get(name) is cls:
+            return getattr, (base, name)
+    return NotImplemented
+
+
+def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's keywords."""
+    own = own_annotations(cls)
+    parts: dict[str, Any] = {}
+    factories: dict[str, Any] = {}
+    fields = cls.__struct_fields__
+    defaults = cls.__struct_defaults__
+    with_default = zip(fields[len(fields) - len(defaults) :], defaults, strict=True)
+    for name, default in with_default:
+        if name in own and type(default).__name__ == "Factory":
+            factories[name] = default.factory
+        elif name in own and type(default).__name__ != "NoDefaultType":
+            parts[name] = default
+    keywords = {name: getattr(cls.__struct_config__, name) for name in _STRUCT_CONFIG}
+    for name in ("tag", "tag_field"):
+        if keywords[name] is None:
+            del keywords[name]
+    encoded = {a: b for a, b in zip(fields, cls.__struct_encode_fields__, strict=True) if a != b and a in own}
+    if encoded:
+        keywords["rename"] = encoded
+    own_fields = [name for name in fields if name in own]
+    keywords["kw_only"] = bool(own_fields) and not any(name in cls.__match_args__ for name in own_fields)
+    return parts, factories, keywords
+
+
+def _reduce_struct(
+    stages: Stages, cls: Any, born: str, digest: str, namespace: dict[str, Any], body: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """With its fields, and all that can be there when it is made."""
+    parts, factories, keywords = struct_parts(cls)
+    made = {**namespace, **body}
+    made.pop("__slots__", None)
+    annotations = own_annotations(cls)
+    made["__annotations__"] = Whole(annotations) if stages.instances_in(annotations) else annotations
+    made.update({name: value if is_free(value) else Whole(value) for name, value in parts.items()})
+    start = (born, digest, type(cls), maker(type(cls)), cls.__name__, cls.__bases__, made, keywords)
+    return build_classes.create_struct, (*start, Whole(factories) if factories else factories)
+
+
+def struct_digested(cls: type) -> tuple[Any, ...]:
+    """What makes a `msgspec.Struct` class what it is beside its dictionary."""
+    if not _is_struct(cls):
+        return ()
+    parts, factories, keywords = struct_parts(cls)
+    return tuple(tuple(sorted(each.items())) for each in (parts, factories, keywords))
+
+
+def _is_struct(cls: type) -> bool:
+    return type(cls) is not type and any(_type_name(each) == _STRUCT for each in inspect.getmro(type(cls)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Type parameters
+
+
+def _reduce_parameter(pickler: Pickler, found: Any) -> Reduced:
+    named = find_named_variable(found)
+    if named is not None:
+        return named
+    kind = type(found).__name__
+    build_classes.note_parameter(kind, found)
+    return build_classes.new_parameter, (
+        kind,
+        found.__name__,
+        found.__module__,
+        build_classes.parameter_keywords(found),
+    )
+
+
+def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
+    named = find_named_variable(found)
+    start = (found.__name__, found.__value__, found.__type_params__)
+    return named if named is not None else (build_classes.new_type_alias, start)
+
+
+def _reduce_forward_ref(pickler: Pickler, found: Any) -> Reduced:
+    """Without what it was found to stand for."""
+    start = (found.__forward_arg__, found.__forward_is_argument__, found.__forward_module__)
+    return build_classes.new_forward_ref, (*start, found.__forward_is_class__)
+
+
+def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
+    """Without its cache, which refers weakly to instances."""
+    return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
+
+
+PARAMETER_TYPES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
+REDUCERS.update(dict.fromkeys((*PARAMETER_TYPES, typing.NewType), _reduce_parameter))
+REDUCERS[type] = BASES[type] = reduce_class
+REDUCERS[functools.singledispatchmethod] = _reduce_single_dispatch_method
+REDUCERS[typing.ForwardRef] = _reduce_forward_ref
+if hasattr(typing, "TypeAliasType"):
+    REDUCERS[typing.TypeAliasType] = _reduce_alias
+
+
+def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
+    return reduce_member if isinstance(kind, enum.EnumMeta) and by_value(kind) else None
+
+
+KINDS.append(_by_inheritance)

@@ -1,0 +1,278 @@
+"""The order in which definitions that refer to one another go into a pickle.
+
+A class or function that travels by value often reaches itself: a method uses its class as a global, a class holds
+instances of itself.  Pickle closes such a cycle wherever it happens to meet it, which may be in front of an instance
+of a class that has no methods yet.  A definition is therefore written in three stages:
+
+1. *created*: the class or function with all that needs no other definition.  Functions exist, with code, name and
+   empty cells; classes have their methods.
+2. *completed*: globals, defaults, cells and attributes that hold definitions and data of other people's classes.
+3. *data*: whatever reaches instances of classes that travel by value.  These need complete classes to be built, and
+   complete hashes to be found again.
+
+The first definition that a pickle meets opens the stages, and every other one that is reached from its stages 1 and 2
+joins them.  A definition that is first met in stage 3 opens stages of its own and is complete before its instance is.
+
+The steps are items of one list, which grows while the C pickler writes it: the pickler asks for the length of an exact
+list after each item.
+"""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import rebuild as build, rebuild_classes as build_classes
+
+if TYPE_CHECKING:
+    from .pickler import Pickler
+
+_WALKED_MAX = 20_000
+_HEAP_TYPE = 1 << 9
+LEAVES = frozenset(
+    {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, bytearray, range}
+)
+_DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
+
+
+class Step:
+    """One action on a definition, written at most once."""
+
+    __slots__ = ("action", "owner", "part", "subject", "written")
+
+    def __init__(self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None) -> None:
+        self.action = action
+        self.subject = subject
+        self.part = part
+        self.owner = owner
+        """The class that is incomplete without this step."""
+        self.written = False
+
+
+class Whole:
+    """A value all of whose definitions are complete before anything is built of them."""
+
+    __slots__ = ("classes", "value")
+
+    def __init__(self, value: Any, classes: Iterable[type] = ()) -> None:
+        self.value = value
+        self.classes = classes
+        """Those that may have been created already, and whose waiting steps come first."""
+
+
+class Pull:
+    """Stands in a pickle where the waiting steps of classes are to be written first."""
+
+    __slots__ = ("classes",)
+
+    def __init__(self, classes: Iterable[type]) -> None:
+        self.classes = classes
+
+
+class After:
+    """A value that is built after the waiting steps of classes that it uses, without suspending the stages."""
+
+    __slots__ = ("classes", "value")
+
+    def __init__(self, value: Any, classes: tuple[type, ...]) -> None:
+        self.value = value
+        self.classes = classes
+
+
+class _Mark:
+    """Stands in a pickle where the open stages are suspended or go on."""
+
+    __slots__ = ("suspends",)
+
+    def __init__(self, suspends: bool) -> None:
+        self.suspends = suspends
+
+
+class _Turn:
+    """Stands at the end of the steps, and decides what follows."""
+
+    __slots__ = ("stages",)
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages = stages
+
+
+class Stages:
+    """The steps of the definitions that were opened together."""
+
+    def __init__(self, by_value: Callable[[type], bool], parent: Stages | None) -> None:
+        self._by_value = by_value
+        self._parent = parent
+        self._kinds: dict[type, bool] = {} if parent is None else parent._kinds
+        self.steps: list[Any] = [None, _Turn(self)]
+        self._late: list[tuple[Step, set[type]]] = []
+        self.classes: list[type] = []
+
+    def add(self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None) -> None:
+        """A step of the second stage, or of the third if its part reaches instances."""
+        classes = self.instances_in(part)
+        if classes:
+            self.add_late(action, subject, part, owner, classes)
+        else:
+            self.steps.append(Step(action, subject, part, owner))
+
+    def add_late(
+        self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None, classes: set[type]
+    ) -> None:
+        """A step of the third stage."""
+        self._late.append((Step(action, subject, Whole(part, classes), owner), classes))
+
+    def add_each(
+        self, action: Callable[[Any, Any], None], subject: Any, parts: dict[str, Any], owner: type | None
+    ) -> None:
+        """One step for all parts that reach no instances, and one for each of the others."""
+        plain: dict[str, Any] = {}
+        late = []
+        for name, part in parts.items():
+            if self.instances_in(part):
+                late.append((name, part))
+            else:
+                plain[name] = part
+        if plain:
+            self.add(action, subject, plain, owner)
+        for name, part in late:
+            self.add(action, subject, {name: part}, owner)
+
+    def instances_in(self, value: Any) -> set[type]:
+        """The by-value classes of which there are instances in a value; functions and classes are not entered."""
+        found: set[type] = set()
+        if type(value) in LEAVES:
+            return found
+        waiting = [value]
+        seen: dict[int, Any] = {}
+        while waiting:
+            obj = waiting.pop()
+            kind = type(obj)
+            if kind in LEAVES or id(obj) in seen or isinstance(obj, _DEFINITIONS):
+                continue
+            seen[id(obj)] = obj
+            if kind is types.MethodType and isinstance(obj.__self__, type) and self._travels(obj.__self__):
+                found.add(obj.__self__)  # pickle asks the class for it
+            elif self._travels(kind):
+                found.add(kind)
+            if len(seen) > _WALKED_MAX:
+                found.add(object)
+                break
+            referents = gc.get_referents(obj)
+            if not LEAVES.issuperset(map(type, referents)):
+                waiting += referents
+        return found
+
+    def _travels(self, kind: type) -> bool:
+        known = self._kinds.get(kind)
+        if known is None:
+            known = self._kinds[kind] = bool(kind.__flags__ & _HEAP_TYPE) and self._by_value(kind)
+        return known
+
+    def turn(self, pickler: Pickler, turn: _Turn) -> None:
+        """What follows when the steps known so far are written."""
+        if self.steps[-1] is turn:
+            if self._late:
+                self.steps.append(self._take())
+            elif self._parent is None and self.classes:
+                self.steps += [Step(build_classes.finish_class, cls, None, None) for cls in self.classes]
+                self.classes = []
+            else:
+                if self._parent is not None:
+                    self._parent.classes += self.classes
+                pickler.stages = None
+                return
+        self.steps.append(_Turn(self))
+
+    def _take(self) -> Step:
+        """The next step of the third stage: first those that complete the classes of which it needs instances."""
+        index = 0
+        passed = {0}
+        while True:
+            classes = self._late[index][1]
+            before = next(
+                (n for n, (step, _) in enumerate(self._late) if n not in passed and step.owner in classes), None
+            )
+            if before is None:
+                return self._late.pop(index)[0]
+            index = before
+            passed.add(index)
+
+    def waiting(self, classes: Iterable[type]) -> list[Step]:
+        """Steps of these classes that are not written yet, those of the stages around these included."""
+        wanted = set(classes)
+        steps = [each for each in self.steps if isinstance(each, Step)] + [step for step, _ in self._late]
+        found = [step for step in steps if step.owner in wanted and not step.written]
+        return found if self._parent is None else found + self._parent.waiting(wanted)
+
+
+def _suspended(pickler: Pickler) -> Stages | None:
+    return next((each for each in reversed(pickler.suspended) if each is not None), None)
+
+
+def join(pickler: Pickler, by_value: Callable[[type], bool]) -> tuple[Stages, list[Any] | None]:
+    """The stages that are open, or new ones and the list that makes their steps part of the pickle."""
+    if pickler.stages is not None:
+        return pickler.stages, None
+    stages = Stages(by_value, _suspended(pickler))
+    pickler.stages = stages
+    return stages, stages.steps
+
+
+def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[Any] | None) -> Any:
+    """What a reducer returns for a definition that has joined."""
+    if steps is None:
+        return create, arguments
+    return create, arguments, steps, None, None, build_classes.finish
+
+
+def reduce_step(pickler: Pickler, step: Step) -> Any:
+    """The action's call."""
+    step.written = True
+    pickler.owner = step.owner
+    return step.action, (step.subject, step.part)
+
+
+def reduce_whole(pickler: Pickler, whole: Whole) -> Any:
+    """The value between two marks, after the steps that are waiting for its classes."""
+    return build_classes.whole, (_Mark(True), Pull(whole.classes), whole.value, _Mark(False))
+
+
+def reduce_after(pickler: Pickler, after: After) -> Any:
+    """The classes themselves come first: their steps are known from then on."""
+    return build_classes.whole, (*after.classes, Pull(after.classes), after.value, None)
+
+
+def reduce_pull(pickler: Pickler, pull: Pull) -> Any:
+    """The steps in a list that nobody uses."""
+    stages = pickler.stages or _suspended(pickler)
+    waiting = stages.waiting(pull.classes) if stages is not None and pull.classes else []
+    return build.same, (waiting or None,)
+
+
+def reduce_mark(pickler: Pickler, mark: _Mark) -> Any:
+    """Nothing is built."""
+    if mark.suspends:
+        pickler.suspended.append(pickler.stages)
+        pickler.stages = None
+    else:
+        pickler.stages = pickler.suspended.pop()
+    return build.same, (None,)
+
+
+def reduce_turn(pickler: Pickler, turn: _Turn) -> Any:
+    """Nothing is built."""
+    turn.stages.turn(pickler, turn)
+    return build.same, (None,)
+
+
+STAGE_REDUCERS: dict[type, Callable[[Any, Any], Any]] = {
+    Step: reduce_step,
+    Whole: reduce_whole,
+    After: reduce_after,
+    Pull: reduce_pull,
+    _Mark: reduce_mark,
+    _Turn: reduce_turn,
+}

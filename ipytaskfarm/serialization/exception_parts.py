@@ -1,0 +1,254 @@
+"""Exceptions in parts: what cannot travel, or is too large, is replaced by a remark, and the type stays.
+
+An ``except CalledProcessError`` in the client must hold whatever the exception drags along: gigabytes of output, a
+lock, a connection, a frame.
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+from typing import Any
+
+from . import rebuild_errors as build_errors
+from .cache import WITH_BUFFERS, dumps, unframe
+from .refusals import type_name
+
+PICKLED_BYTES_MAX = 1024 * 1024
+"""Of one failure, over all exceptions of its chain."""
+_PART_BYTES_MAX = 128 * 1024
+_ITEMS_MAX = 200
+_DEPTH_MAX = 3
+_BEGINNING = 200
+_OWN_FIELDS = frozenset({"args", "__cause__", "__context__", "__suppress_context__", "__traceback__", "__dict__"})
+_ARGS: Any = BaseException.__dict__["args"]
+_Descriptors = types.MemberDescriptorType | types.GetSetDescriptorType
+
+
+class Budget:
+    """How many bytes of pickles a failure may still hold."""
+
+    def __init__(self) -> None:
+        self.left = PICKLED_BYTES_MAX
+
+
+def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
+    """The exception as a pickle, whole or with remarks; or None, and why it cannot travel.
+
+    A pickle is opened here to see whether it can be: a class with an ``__init__`` or ``__reduce__`` of its own may
+    make one that nobody can open.  One that cannot be opened here still goes where no other can be made: the reader
+    may know more.
+    """
+    whole, why = _whole(error, budget)
+    if whole is not None and not why:
+        budget.left -= len(whole)
+        return whole, ""
+    data, worse = _in_parts(error, _Remarks(budget))
+    if data is None:
+        return (whole, why) if whole is not None and len(whole) <= budget.left else (None, worse)
+    if len(data) > budget.left:
+        return None, f"it is too large, even without what it holds: {len(data):,} bytes"
+    budget.left -= len(data)
+    return data, ""
+
+
+def _whole(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
+    """The exception as a pickle, and what is wrong with it."""
+    try:
+        data = dumps(error)
+    except Exception as problem:
+        return None, _said(problem)
+    if len(data) > budget.left:
+        return data, f"it is too large: {len(data):,} bytes"
+    try:
+        again = _opened(data)
+    except Exception as problem:
+        return data, f"it cannot be built again: {_said(problem)}"
+    if type(again).__qualname__ != type(error).__qualname__:
+        return None, f"it would come back as {type_name(again)}"
+    if _told(again) != _told(error):
+        return data, "it would come back with another text"
+    return data, ""
+
+
+def _told(error: BaseException) -> str | None:
+    try:
+        return str(error)
+    except Exception:
+        return None
+
+
+def _in_parts(error: BaseException, remarks: _Remarks) -> tuple[bytes | None, str]:
+    try:
+        data = dumps(remarks.parts_of(error))
+        again = _opened(data)
+    except Exception as problem:
+        return None, f"its class cannot travel: {_said(problem)}"
+    return (data, "") if isinstance(again, BaseException) else (None, f"it would come back as {type_name(again)}")
+
+
+def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | None, str]:
+    """A group without its members: class, message, state."""
+    remarks = _Remarks(budget)
+    state = {name: remarks.fit(value) for name, value in state_of(error).items()}
+    try:
+        data = dumps((type(error), remarks.fit(error.message), state))
+    except Exception as problem:
+        return None, f"its class cannot travel: {_said(problem)}"
+    budget.left -= len(data)
+    return data, ""
+
+
+def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes | None:
+    """What a pickle of a builtin exception leaves out: `name` and `obj` of an AttributeError, `name` of a NameError."""
+    fields = {name: value for name, value in fields_of(error).items() if value is not None}
+    if not fields:
+        return None
+    again = fields_of(_opened(data))
+    lost = {name: value for name, value in fields.items() if again.get(name) is None}
+    if not lost:
+        return None
+    remarks = _Remarks(budget)
+    return dumps({name: remarks.fit_field(error, name, value) for name, value in lost.items()})
+
+
+def open_error(data: bytes, fields: bytes | None) -> BaseException:
+    """The exception again; raises whatever its class raises."""
+    error = _opened(data)
+    if not isinstance(error, BaseException):
+        raise TypeError(f"it came back as {type_name(error)}")
+    if fields is not None:
+        for name, value in _opened(fields).items():
+            BaseException.__setattr__(error, name, value)
+    return error
+
+
+def open_group(data: bytes, members: list[BaseException]) -> BaseException:
+    """The group again, with its members; raises whatever its class raises."""
+    cls, message, state = _opened(data)
+    made: BaseException = build_errors.new_exception_group(cls, message, members, state)
+    return made
+
+
+def state_of(error: BaseException) -> dict[str, Any]:
+    """What stands in its ``__dict__``, whatever its class makes of looking at attributes."""
+    state: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    return {name: value for name, value in state.items() if isinstance(name, str)}
+
+
+def fields_of(error: BaseException) -> dict[str, Any]:
+    """Attributes that stand in the object itself: of builtin exceptions (`errno`, `code`), and slots."""
+    found: dict[str, Any] = {}
+    for base in type(error).__mro__:
+        if base is BaseException or base is object:
+            continue
+        if base is BaseExceptionGroup:
+            continue
+        for name, descriptor in vars(base).items():
+            if name in _OWN_FIELDS or name == "__weakref__" or not isinstance(descriptor, _Descriptors):
+                continue
+            try:
+                found[descriptor.__name__] = descriptor.__get__(error)
+            except AttributeError:  # an empty slot; `characters_written`
+                continue
+    return found
+
+
+class _Parts:
+    """Reduces to a call of a function of `rebuild`."""
+
+    def __init__(self, *call: Any) -> None:
+        self._call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._call[0], self._call[1:]
+
+
+class _Remarks:
+    """Fits values into what a failure may hold."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._left = min(budget.left, PICKLED_BYTES_MAX) // 2
+
+    def parts_of(self, error: BaseException, depth: int = 0) -> _Parts:
+        """The exception, taken apart."""
+        args = tuple(self.fit(each, depth) for each in _ARGS.__get__(error))
+        fields = {name: self.fit_field(error, name, value) for name, value in fields_of(error).items()}
+        state = {name: self.fit(value, depth) for name, value in state_of(error).items()}
+        return _Parts(build_errors.new_exception_in_parts, type(error), args, fields, state)
+
+    def fit(self, value: Any, depth: int = 0) -> Any:
+        """The value, or parts of it with remarks, or a remark."""
+        if isinstance(value, BaseException) and depth < _DEPTH_MAX and not isinstance(value, BaseExceptionGroup):
+            return self._fit_error(value, depth)
+        try:
+            size = len(dumps(value))
+        except Exception as problem:
+            return self._mended(value, depth) or _remark(f"a {type_name(value)} cannot travel: {_said(problem)}")
+        if size <= min(_PART_BYTES_MAX, self._left):
+            self._left -= size
+            return value
+        if isinstance(value, str | bytes):
+            what = "characters" if isinstance(value, str) else "bytes"
+            many = f"{len(value):,} {what} are too much to travel with an error"
+            return _remark(f"{many}; they begin with {value[:_BEGINNING]!r}")
+        mended = self._mended(value, depth)
+        return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error")
+
+    def fit_field(self, error: BaseException, name: str, value: Any) -> Any:
+        """The same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
+        fitted = self.fit(value)
+        if fitted is value or not isinstance(error, UnicodeError) or name != "object":
+            return fitted
+        middle = value[error.start : error.start + _BEGINNING]  # type: ignore[attr-defined]
+        before = min(error.start, len(value))  # type: ignore[attr-defined]
+        return _Parts(build_errors.new_padded, before, middle, len(value) - before - len(middle))
+
+    def _fit_error(self, error: BaseException, depth: int) -> Any:
+        """An exception inside of another: whole, or in parts."""
+        try:
+            data = dumps(error)
+            if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(_opened(data)) == _told(error):
+                self._left -= len(data)
+                return error
+        except Exception:
+            data = b""  # in parts, then
+        parts = self.parts_of(error, depth + 1)
+        try:
+            size = len(dumps(parts))
+        except Exception as problem:
+            return _remark(f"a {type_name(error)} cannot travel: {_said(problem)}")
+        if size > min(_PART_BYTES_MAX, self._left):
+            return _remark(f"a {type_name(error)} of {size:,} bytes is too large to travel with an error")
+        self._left -= size
+        return parts
+
+    def _mended(self, value: Any, depth: int) -> Any:
+        """A builtin container with remarks in place of some of its items; None: it cannot be mended."""
+        if depth >= _DEPTH_MAX:
+            return None
+        kind = type(value)
+        if kind is dict and 0 < len(value) <= _ITEMS_MAX:
+            return {key: self.fit(each, depth + 1) for key, each in value.items() if isinstance(key, str | int)}
+        if kind in (list, tuple) and 0 < len(value) <= _ITEMS_MAX:
+            return kind([self.fit(each, depth + 1) for each in value])
+        return None
+
+
+def _remark(text: str) -> str:
+    return f"<left out: {text}>"
+
+
+def _said(problem: BaseException) -> str:
+    try:
+        text = str(problem)
+    except Exception:
+        text = ""
+    return f"{type(problem).__name__}: {text[:_BEGINNING]}" if text else type(problem).__name__
+
+
+def _opened(data: bytes) -> Any:
+    if data[0] != WITH_BUFFERS:
+        return pickle.loads(data)
+    body, buffers = unframe(memoryview(data))
+    return pickle.loads(body, buffers=buffers)

@@ -1,0 +1,283 @@
+"""Exceptions as they travel: readable always, rebuilt where that is possible."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import linecache
+import os
+import traceback
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from ..core.errors import RemoteError, TaskFarmError
+from ..core.messages.payload import ErrorLink, FailureBody
+from ..core.messages.task_types import Failure
+from .exception_parts import Budget, open_error, open_group, pack_alone, pack_group, pack_lost_fields, state_of
+from .missing_modules import complete
+from .rebuild import is_call, source_lines
+from .tracebacks import Places, made_frames, made_traceback
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_TRACEBACK_CHARACTERS_MAX = 64 * 1024
+_VALUE_CHARACTERS_MAX = 16 * 1024
+_BRIEF_CHARACTERS_MAX = 1000
+_CHAIN_MAX = 200
+"""Exceptions of one chain."""
+_ENDS_CALLERS = (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+# Taken from the base class: an exception's own __getattribute__ and __setattr__ may do anything.
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_CONTEXT: Any = BaseException.__dict__["__context__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_SUPPRESSES: Any = BaseException.__dict__["__suppress_context__"]
+
+
+def user_traceback(error: BaseException, tb: types.TracebackType | None = None) -> types.TracebackType | None:
+    """The traceback from the user's first frame on: behind the call of a function that travelled, if there is one,
+    else behind the farm's own frames at the beginning.
+    """
+    start = tb if tb is not None else traceback_of(error)
+    current = start
+    while current is not None:
+        if is_call(current.tb_frame.f_code):
+            return current.tb_next
+        current = current.tb_next
+    while start is not None and start.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        start = start.tb_next
+    return start
+
+
+def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureBody:
+    """An exception as a client gets it, with all that it refers to: causes, contexts, members of a group.
+
+    Args:
+        error: the exception.
+        tb: where its traceback begins for the user; None: all of it but the farm's own frames at the beginning.
+    """
+    chain = chain_of(error)
+    tracebacks = [user_traceback(each, tb if each is error else None) for each in chain]
+    with _known_sources(tracebacks):
+        text = traceback_text(error, tracebacks[0])
+        places = Places()
+        frames = [places.frames(each) for each in tracebacks]
+    budget = Budget()
+    numbers = {id(each): number for number, each in enumerate(chain)}
+    links = [_link(each, numbers, frames[number], budget) for number, each in enumerate(chain)]
+    pickled = links[0].pickled
+    links[0] = msgspec.structs.replace(links[0], pickled=None)
+    return FailureBody(
+        etype=type_name(error),
+        value=_clip(_text(error), _VALUE_CHARACTERS_MAX),
+        traceback=_clip(text, _TRACEBACK_CHARACTERS_MAX),
+        pickled=pickled,
+        links=tuple(links),
+        places=tuple(places.found),
+    )
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """The exception, and every other one that Python would print with it."""
+    found = [error]
+    known = {id(error)}
+    for each in found:  # it grows
+        for other in (_CAUSE.__get__(each), _CONTEXT.__get__(each), *_members(each)):
+            if other is not None and id(other) not in known and len(found) < _CHAIN_MAX:
+                known.add(id(other))
+                found.append(other)
+    return found
+
+
+def traceback_of(error: BaseException) -> types.TracebackType | None:
+    """Its `__traceback__`, whatever its class makes of looking at attributes."""
+    found: types.TracebackType | None = _TRACEBACK.__get__(error)
+    return found
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...], budget: Budget) -> ErrorLink:
+    members = tuple(number for each in _members(error) if (number := numbers.get(id(each))) is not None)
+    lost = None
+    if members and isinstance(error, BaseExceptionGroup):
+        pickled, why = pack_group(error, budget)
+    else:
+        pickled, why = pack_alone(error, budget)
+    if pickled is not None and not members:
+        try:
+            lost = pack_lost_fields(error, pickled, budget)
+        except Exception:
+            lost = None  # what pickle itself takes along is there
+    notes = state_of(error).get("__notes__")
+    return ErrorLink(
+        type_name(error),
+        _clip(_text(error), _VALUE_CHARACTERS_MAX),
+        pickled,
+        lost,
+        why,
+        numbers.get(id(_CAUSE.__get__(error)), -1),
+        numbers.get(id(_CONTEXT.__get__(error)), -1),
+        bool(_SUPPRESSES.__get__(error)),
+        members or None,
+        tuple(str(each) for each in notes) if isinstance(notes, list | tuple) else (),
+        frames,
+    )
+
+
+def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> Failure:
+    """What the controller is told of it: type, bounded text, and the innermost place of the user's."""
+    current = user_traceback(error, tb)
+    place = ""
+    while current is not None:
+        code = current.tb_frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            place = f"{code.co_filename}:{current.tb_lineno} in {code.co_name}"
+        current = current.tb_next
+    if isinstance(error, SyntaxError) and not place and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    return Failure(
+        etype=_clip(type_name(error), _BRIEF_CHARACTERS_MAX),
+        value=_clip(_text(error), _BRIEF_CHARACTERS_MAX),
+        place=_clip(place, _BRIEF_CHARACTERS_MAX),
+    )
+
+
+def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseException:
+    """The exception, of its real type where that can be had, else a `RemoteError` that names it and says why.
+
+    It has its causes, contexts, notes and members, each with the engine's frames as its traceback; it bears
+    ``remote_traceback`` (text) and ``engine_id``.  What would end the caller's own interpreter or loop when raised
+    (SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError) comes as a RemoteError.
+    """
+    links = body.links or (ErrorLink(body.etype, body.value),)
+    first = msgspec.structs.replace(links[0], pickled=body.pickled)
+    opened = Chain((first, *links[1:])).open()
+    error = opened[0]
+    if isinstance(error, _ENDS_CALLERS):
+        opened[0] = error = _remote(first, "")
+    frames = made_frames(body.places)
+    for link, each in zip(links, opened, strict=True):
+        _relate(each, link, opened)
+        tb = made_traceback(body.places, frames, link.frames)
+        if tb is not None:
+            BaseException.with_traceback(each, tb)
+    complete(error)
+    for name, value in (("remote_traceback", body.traceback), ("engine_id", engine_id)):
+        with contextlib.suppress(Exception):  # a class with a __setattr__ of its own: a frozen dataclass
+            object.__setattr__(error, name, value)
+    return error
+
+
+class Chain:
+    """Opens the links of a failure."""
+
+    def __init__(self, links: tuple[ErrorLink, ...]) -> None:
+        self._links = links
+        self._opened: list[BaseException | None] = [None] * len(links)
+
+    def open(self) -> list[BaseException]:
+        """The exceptions, in the order of their links."""
+        return [self._open(number) for number in range(len(self._links))]
+
+    def _open(self, number: int) -> BaseException:
+        found = self._opened[number]
+        if found is None:
+            found = self._opened[number] = self._made(self._links[number])
+        return found
+
+    def _made(self, link: ErrorLink) -> BaseException:
+        if link.pickled is None:
+            return _remote(link, link.why)
+        try:
+            if link.members is not None:
+                return open_group(link.pickled, [self._open(each) for each in link.members])
+            return open_error(link.pickled, link.fields)
+        except Exception as problem:  # a class that is not here, or whose own code fails
+            return _remote(link, f"{type(problem).__name__}: {problem}")
+
+
+def _remote(link: ErrorLink, why: str) -> RemoteError:
+    error = RemoteError(link.etype, link.value)
+    for note in link.notes:
+        error.add_note(note)
+    if why:
+        error.add_note(f"{link.etype} could not be rebuilt here: {why}")
+    return error
+
+
+def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) -> None:
+    """Chain it to the others; whatever the class makes of setting attributes."""
+    if link.cause >= 0:
+        _CAUSE.__set__(error, opened[link.cause])
+    if link.context >= 0 and opened[link.context] is not error:
+        _CONTEXT.__set__(error, opened[link.context])
+    _SUPPRESSES.__set__(error, link.suppresses)
+
+
+def type_name(error: BaseException) -> str:
+    """As Python's own tracebacks name it; the farm's own errors by their bare names."""
+    kind = type(error)
+    if kind.__module__ in ("builtins", "__main__") or isinstance(error, TaskFarmError):
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"<its text cannot be had: {type(problem).__name__}>"
+
+
+def _clip(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+
+
+def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
+    """As Python prints it, with the source lines of functions that came by value."""
+    try:
+        lines = traceback.TracebackException(type(error), error, tb, compact=True).format()
+        return "".join(lines).rstrip("\n")
+    except Exception as problem:  # an exception's own __str__, __getattr__ or __repr__ may do anything
+        frames = _plain_frames(tb)
+        return f"{frames}{type_name(error)}: {_text(error)}\n(what it refers to is left out: {type(problem).__name__})"
+
+
+def _plain_frames(tb: types.TracebackType | None) -> str:
+    """Frames without all that may fail."""
+    lines = [] if tb is None else ["Traceback (most recent call last):\n"]
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
+        source = linecache.getline(code.co_filename, tb.tb_lineno or 0, tb.tb_frame.f_globals).strip()
+        if source:
+            lines.append(f"    {source}\n")
+        tb = tb.tb_next
+    return "".join(lines)
+
+
+@contextlib.contextmanager
+def _known_sources(tracebacks: Iterable[types.TracebackType | None]) -> Iterator[None]:
+    """linecache never forgets an entry, and there may be very many cells: it has them for a moment."""
+    added = []
+    for tb in tracebacks:
+        while tb is not None:
+            filename = tb.tb_frame.f_code.co_filename
+            if filename not in linecache.cache and not os.path.exists(filename):
+                lines = source_lines(filename)
+                if lines is not None:
+                    linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+                    added.append(filename)
+            tb = tb.tb_next
+    try:
+        yield
+    finally:
+        for filename in added:
+            linecache.cache.pop(filename, None)

@@ -1,0 +1,44 @@
+"""Says what to do when a module that goes by name cannot be imported on the other side."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+from ..core.errors import ModuleMissing
+from .module_origin import version_of
+
+_MODULE = re.compile(r"(?:^module|No module named) '([\w.]+)'")
+_place = ["in this process"]
+
+
+def name_place(place: str) -> None:
+    """What errors call this process: an engine names its node."""
+    _place[:] = [place]
+
+
+def missing(error: ModuleNotFoundError) -> ModuleMissing:
+    """The error to be raised where a pickle asks for a module that is not there."""
+    if isinstance(error, ModuleMissing) or error.name is None:
+        return ModuleMissing(str(error), name=error.name)
+    top = error.name.partition(".")[0]
+    return ModuleMissing(
+        f"module {error.name!r} cannot be imported {_place[0]} (Python {platform.python_version()}): install it there, "
+        f"or, if it is pure Python, send it along: add_dependency({top!r})",
+        name=error.name,
+    )
+
+
+def complete(error: BaseException) -> None:
+    """Add to an error that came from elsewhere which version of the module is here."""
+    if not isinstance(error, ModuleNotFoundError):
+        return
+    found = _MODULE.search(str(error))
+    version = version_of(found[1]) if found is not None else ""
+    if not version:
+        return
+    if isinstance(error, ModuleMissing):
+        error.args = (f"{error} (this client has {version})",)
+        error.msg = error.args[0]
+    else:
+        error.add_note(f"this client has {version}: install it where the engines run")

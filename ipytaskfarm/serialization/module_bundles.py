@@ -1,0 +1,476 @@
+"""Sources of by-value modules, gathered where they are sent from.
+
+A module travels as its *source*, together with the sources it imports in turn and the data files of its packages, read
+from the files as they stand when the function is handed in: so an edit is seen.  Which modules a source imports is
+read from its import statements, also those inside functions; a package that imports by computed names travels whole.
+
+Every module of such a bundle has a digest over its own source and all those it reaches.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import os
+import re
+import sys
+import types
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .module_origin import Shipped, Travel, file_travels, folder_travels, is_compiled, travel, when_rules_change
+
+DATA_BYTES_MAX = 16 * 2**20
+"""Of data files that travel with one package; what is beyond stays."""
+_DATA_FILES_MAX = 2000
+_MODULES_MAX = 20_000
+
+Stamp: TypeAlias = tuple[int, int, int]
+
+
+class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
+    """One module as it travels."""
+
+    name: str
+    is_package: bool
+    file: str
+    """Where it lies on the sending side; a compiled module travels as this alone."""
+    folders: list[str]
+    """Where a package's other members (extension modules, data) lie, if the other side has them at all."""
+    source: bytes
+    digest: str = ""
+    """Of this source and all that it reaches."""
+    data: dict[str, bytes] = {}
+    """Data files of a package: path below its folder -> content."""
+    left_out: dict[str, int] = {}
+    """Data files that were too much: path below its folder -> size in bytes."""
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A module with all the by-value modules that it reaches, itself included."""
+
+    name: str
+    digest: str
+    members: list[ModuleSource]
+    packed: bytes
+    stamps: tuple[tuple[str, Stamp], ...] = ()
+
+
+class _Text:
+    """A source file that was read, and what stands in it."""
+
+    __slots__ = ("dynamic", "mentioned", "opens_data", "source", "stamp")
+
+    def __init__(self, stamp: Stamp, source: bytes) -> None:
+        self.stamp = stamp
+        self.source = source
+        self.mentioned = mentioned(source)
+        self.dynamic = _DYNAMIC.search(source) is not None
+        """It may import modules by names that no import statement mentions."""
+        self.opens_data = _OPENS_DATA.search(source) is not None
+
+
+_DYNAMIC = re.compile(
+    rb"\b(import_module|__import__)\s*\((?!\s*[\"'][\w.]+[\"']\s*[,)])|\b(iter_modules|walk_packages)\b"
+)
+"""Not: a call with a constant, which is as good as a statement; ``find_spec``, which asks whether a module exists."""
+_OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
+_texts: dict[str, _Text] = {}
+_bundles: dict[str, Bundle] = {}
+when_rules_change(_bundles.clear)
+
+register_own: Any = None
+"""Called with each new bundle: `modules` notes which modules of this process it stands for."""
+_warned: set[str] = set()
+
+
+class Working:
+    """What is being packed now, for the notice that packing takes long."""
+
+    what = ""
+
+
+working = Working()
+
+
+def _stamp(file: str) -> Stamp:
+    status = os.stat(file)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def bundle_of(name: str) -> Bundle:
+    """The module's sources as they stand now.  The same object as long as no file changed."""
+    known = _bundles.get(name)
+    if known is not None and _unchanged(known):
+        return known
+    try:
+        bundle = _Builder().build(name)
+    finally:
+        working.what = ""
+    _bundles[name] = bundle
+    register_own(bundle)
+    return bundle
+
+
+def _unchanged(bundle: Bundle) -> bool:
+    stat = os.stat
+    try:
+        for file, stamp in bundle.stamps:
+            status = stat(file)
+            if (status.st_mtime_ns, status.st_size, status.st_ino) != stamp:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+class _Builder:
+    """Gathers what one module reaches."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, ModuleSource] = {}
+        self._reaches: dict[str, set[str]] = {}
+        self._sent: dict[str, bool] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._whole: dict[str, set[str]] = {}
+        self._bytes = 0
+        self._own: dict[str, bytes] = {}
+        self._digests: dict[frozenset[str], str] = {}
+
+    def build(self, name: str) -> Bundle:
+        """The bundle of that module."""
+        waiting = [name]
+        while waiting:
+            each = waiting.pop()
+            if each in self._found:
+                continue
+            read = self._read(each)
+            if read is None:
+                continue
+            source, text = read
+            self._found[each] = source
+            self._bytes += len(source.source) + sum(map(len, source.data.values()))
+            working.what = f"module {name} ({size_text(self._bytes)} of sources, {len(self._found)} files)"
+            names = set(resolve(source.name, source.is_package, text.mentioned if text is not None else ()))
+            if text is not None and text.dynamic:
+                names |= self._all_of(each.partition(".")[0])
+            reached = {m for m in names if m == each or self._is_sent(m)}
+            self._reaches[each] = reached
+            waiting.extend(reached - self._found.keys())
+        members = [self._with_digest(source) for _, source in sorted(self._found.items())]
+        digest = next(member.digest for member in members if member.name == name)
+        # A level above 1 gains little on source text, and this is paid at every edit.
+        packed = zlib.compress(msgspec.msgpack.encode(members), 1)
+        return Bundle(name, digest, members, packed, tuple(self._stamps.items()))
+
+    def _is_sent(self, name: str) -> bool:
+        found = self._sent.get(name)
+        if found is None:
+            found = self._sent[name] = is_sent(name)
+        return found
+
+    def _with_digest(self, source: ModuleSource) -> ModuleSource:
+        reached: set[str] = set()
+        waiting = [source.name]
+        while waiting:
+            each = waiting.pop()
+            if each not in reached and each in self._found:
+                reached.add(each)
+                waiting.extend(self._reaches[each])
+        key = frozenset(reached)
+        digest = self._digests.get(key)
+        if digest is None:
+            total = hashlib.blake2b(digest_size=20)
+            for name in sorted(reached):
+                total.update(self._own_digest(name))
+            digest = self._digests[key] = total.hexdigest()
+        return msgspec.structs.replace(source, digest=digest)
+
+    def _own_digest(self, name: str) -> bytes:
+        known = self._own.get(name)
+        if known is not None:
+            return known
+        member = self._found[name]
+        total = hashlib.blake2b(digest_size=20)
+        total.update(f"{name}\0{len(member.source)}\0".encode())
+        total.update(member.source)
+        for path, content in sorted(member.data.items()):
+            total.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
+            total.update(content)
+        if is_compiled(member.file):
+            total.update(f"{member.file}\0{self._stamps.get(member.file)}".encode("utf-8", "surrogateescape"))
+        known = self._own[name] = total.digest()
+        return known
+
+    def _read(self, name: str) -> tuple[ModuleSource, _Text | None] | None:
+        module = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None) or find(name)
+        file = getattr(module, "__file__", None)
+        if spec is not None and isinstance(spec.loader, Shipped):
+            shipped: ModuleSource = spec.loader.module  # type: ignore[attr-defined]
+            return shipped, _Text((0, 0, 0), shipped.source)
+        if spec is None and file is None:
+            return None
+        found = spec.submodule_search_locations if spec is not None else getattr(module, "__path__", None)
+        folders = list(found or ())
+        file = file or (spec.origin if spec is not None and spec.has_location else None)
+        if file is None:
+            return ModuleSource(name, True, "", folders, b""), None
+        stamp = self._stamps[file] = _stamp(file)
+        if is_compiled(file):
+            return ModuleSource(name, False, file, [os.path.dirname(file)], b""), None
+        text = _texts.get(file)
+        if text is None or text.stamp != stamp:
+            text = _texts[file] = _Text(stamp, Path(file).read_bytes())
+        if found is None:
+            return ModuleSource(name, False, file, [], text.source), text
+        known = set(self._stamps)
+        data, left_out = self._data(os.path.dirname(file))
+        if not data and not text.opens_data:
+            # A look at each folder at each hand-in, for packages that have no data: only new sources matter there.
+            self._stamps = {path: self._stamps[path] for path in self._stamps if path in known}
+        if left_out and text.opens_data:
+            _warn_of_left_out(name, left_out)
+        return ModuleSource(name, True, file, folders, text.source, "", data, left_out), text
+
+    def _data(self, package: str) -> tuple[dict[str, bytes], dict[str, int]]:
+        """The data files of a package, without those of the packages in it."""
+        data: dict[str, bytes] = {}
+        left_out: dict[str, int] = {}
+        room = DATA_BYTES_MAX
+        for path, status in self._walk(package, sources=False):
+            below = os.path.relpath(path, package)
+            if status.st_size > room or len(data) >= _DATA_FILES_MAX:
+                left_out[below] = status.st_size
+                if len(left_out) >= _DATA_FILES_MAX:
+                    break
+                continue
+            try:
+                data[below] = Path(path).read_bytes()
+            except OSError:
+                continue
+            room -= len(data[below])
+            self._stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        return data, left_out
+
+    def _all_of(self, top: str) -> set[str]:
+        """The names of all modules of that package, if it is a regular package."""
+        known = self._whole.get(top)
+        if known is None:
+            known = self._whole[top] = self._list_all(top)
+        return known
+
+    def _list_all(self, top: str) -> set[str]:
+        spec = getattr(sys.modules.get(top), "__spec__", None) or find(top)
+        locations = getattr(spec, "submodule_search_locations", None)
+        origin = getattr(spec, "origin", None)
+        if spec is None or isinstance(spec.loader, Shipped) or not locations or not origin:
+            return set()
+        found: set[str] = set()
+        root = os.path.dirname(origin)
+        for path, _ in self._walk(root, sources=True):
+            parts = os.path.relpath(path, os.path.dirname(root)).removesuffix(".py").split(os.sep)
+            if parts[-1] == "__init__":
+                parts.pop()
+            if all(part.isidentifier() for part in parts):
+                found.add(".".join(parts))
+            if len(found) >= _MODULES_MAX:
+                break
+        return found
+
+    def _walk(self, folder: str, sources: bool) -> Iterator[tuple[str, os.stat_result]]:
+        """Files below a package's folder: its Python sources, or all others.  Notes the folders that were looked at."""
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            try:
+                self._stamps[here] = _stamp(here)
+                entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+            except OSError:
+                continue
+            names = {entry.name for entry in entries}
+            if here != folder and ("pyvenv.cfg" in names or (not sources and "__init__.py" in names)):
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__pycache__":
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file() and entry.name.endswith(".py") is sources and not _is_made(entry.name):
+                    yield entry.path, entry.stat()
+
+
+def _is_made(name: str) -> bool:
+    return name.endswith((".pyc", ".pyo", ".so", ".pyd", ".o", ".a", ".c", ".cpp"))
+
+
+def _warn_of_left_out(name: str, left_out: dict[str, int]) -> None:
+    if name in _warned:
+        return
+    _warned.add(name)
+    largest = max(left_out, key=lambda path: left_out[path])
+    total = size_text(sum(left_out.values()))
+    warnings.warn(
+        f"package {name}: {len(left_out)} of its data files ({total}, the largest is {largest}) do not travel with it, "
+        f"the limit is {size_text(DATA_BYTES_MAX)}: put them where engines can read them, or install {name} there",
+        stacklevel=2,
+    )
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+# --------------------------------------------------------------------------------------------------
+# Which modules a source imports
+
+
+def mentioned(source: bytes) -> frozenset[str]:
+    """Absolute names as they are, relative ones with their dots; ``from a import b`` gives ``a`` and ``a.b``."""
+    if b"import" not in source:
+        return frozenset()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the author has seen them when the module was imported
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return frozenset()  # the engine will say it, with the line
+    by_call = _IMPORT_CALL.search(source) is not None
+    names: set[str] = set()
+    for node in ast.walk(tree) if by_call else _statements(tree.body):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            joint = "" if base.endswith(".") else "."
+            names.add(base)
+            names.update(f"{base}{joint}{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and _called(node.func) in ("import_module", "__import__"):
+            argument = node.args[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                names.add(argument.value)
+    return frozenset(names)
+
+
+_IMPORT_CALL = re.compile(rb"\b(import_module|__import__)\b")
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """All statements below; expressions, which are most of a tree, are passed over."""
+    waiting: list[Any] = [*body]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting.extend(getattr(node, field, None) or ())
+
+
+def _called(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
+    """The full names of what the module of that name mentions, with the packages around them, and its own."""
+    package = name if is_package else name.rpartition(".")[0]
+    for each in {*names, name}:
+        full = each
+        if each.startswith("."):
+            level = len(each) - len(each.lstrip("."))
+            parts = package.split(".")
+            if level - 1 >= len(parts):
+                continue
+            full = ".".join([*parts[: len(parts) - level + 1], *filter(None, each[level:].split("."))])
+        while full:
+            yield full
+            full = full.rpartition(".")[0]
+
+
+def is_sent(name: str) -> bool:
+    """Whether a module of that name, imported here or not, goes by value."""
+    if name in sys.modules:
+        return sys.modules[name] is not None and travel(name) is Travel.SOURCE
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names and sys.modules.get(top) is not None and travel(top) is Travel.REFERENCE:
+        return False
+    spec = find(name)
+    if spec is None:
+        return False
+    if isinstance(spec.loader, Shipped):
+        return True
+    if not spec.has_location or spec.origin is None:
+        return folder_travels(name, list(spec.submodule_search_locations or ()))
+    return file_travels(name, spec.origin)
+
+
+def find(name: str) -> importlib.machinery.ModuleSpec | None:
+    """The spec of a module that need not be imported; nothing is run to find it."""
+    path: Sequence[str] | None = None
+    spec: importlib.machinery.ModuleSpec | None = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        full = ".".join(parts[:depth])
+        loaded = sys.modules.get(full)
+        spec = getattr(loaded, "__spec__", None) or _find_one(full, path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and depth < len(parts):
+            return None
+    return spec
+
+
+def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, path)
+        except (ImportError, AttributeError, TypeError, ValueError, OSError):
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+# --------------------------------------------------------------------------------------------------
+# What functions of ``__main__`` import while they run
+
+
+class Imports(msgspec.Struct, frozen=True):
+    """The by-value modules that a function's own import statements name; it reaches the other side as `offer`."""
+
+    bundles: tuple[Bundle, ...]
+    folder: str = ""
+    """Of the script: modules that are imported by computed names may be found there."""
+
+
+_imports: dict[types.CodeType, tuple[str, tuple[str, ...]]] = {}
+_IMPORTS_KEPT = 4096
+
+
+def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
+    """The names of by-value modules that the code, or one nested in it, imports.  Mostly none.
+
+    Args:
+        code: of a function that travels by value.
+        package: ``__package__`` of its globals, for relative imports.
+    """
+    from .global_names import imported_names
+
+    known = _imports.get(code)
+    if known is None or known[0] != package:
+        while len(_imports) >= _IMPORTS_KEPT:
+            _imports.pop(next(iter(_imports)), None)
+        names = imported_names(code)
+        found = {full for full in resolve(package, True, names) if full} if names else set()
+        known = _imports[code] = (package, tuple(sorted(found - {package} if package else found)))
+    return tuple(name for name in known[1] if is_sent(name)) if known[1] else ()

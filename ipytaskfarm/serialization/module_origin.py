@@ -1,0 +1,396 @@
+"""Which modules travel by value: the user's project; what is installed goes by name.
+
+A module is judged by the folder of ``sys.path`` in which it (its top-level package) was found, in this order:
+
+1. the standard library, ``site-packages`` and ``dist-packages``: by name;
+2. a folder whose metadata (``*.dist-info``, ``*-version.egg-info``) names the module, as ``pip install --target``
+   leaves it: by name;
+3. below an editable install: by value;
+4. below the folder of the script or notebook, or the project folder around it: by value;
+5. a folder of ``PYTHONPATH`` or of a ``.pth`` file: by name, since several projects share it;
+6. any other folder, which the program itself has put on ``sys.path``: by value.
+
+`add_dependency` names what goes by value in spite of this.  Nothing here imports a module or walks through all
+distributions; what was found is remembered for each module and each folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+_OWN = __name__.partition(".")[0]
+
+
+def _folder_at_start() -> str:
+    try:
+        return os.path.realpath(os.getcwd())
+    except OSError:  # it was removed
+        return ""
+
+
+_STARTED_IN = _folder_at_start()
+_PYTHONPATH = os.environ.get("PYTHONPATH", "")
+_PROJECT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
+_SUFFIXES_OF_INSTALLED = ("site-packages", "dist-packages")
+
+
+class Travel(Enum):
+    """How what belongs to a module gets to the other side."""
+
+    REFERENCE = 1
+    """By name: it can be imported there."""
+    SOURCE = 2
+    """With the sources of the module and of those it imports."""
+    LOOSE = 3
+    """Member by member: ``__main__``, and modules that have no source."""
+
+
+class Shipped:
+    """The base of loaders of modules that came by value."""
+
+
+_added_folders: list[str] = []
+_added_modules: set[str] = set()
+_kinds: dict[str, tuple[types.ModuleType, Travel]] = {}
+_on_change: list[Any] = [_kinds.clear]
+
+
+def when_rules_change(forget: Any) -> None:
+    """Call `forget` when `add_dependency` has changed which modules travel."""
+    _on_change.append(forget)
+
+
+def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
+    """Send modules by value that would go by name.
+
+    Args:
+        path: the name of a module or package (with all below it), a module, a file, or a folder (with all modules in
+            it).  An existing file or folder wins over a module of that name.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, and no such module.
+        ValueError: the module is compiled, or of the standard library: it cannot be sent as source.
+    """
+    if isinstance(path, types.ModuleType):
+        path = path.__name__
+        _refuse_compiled(path)
+        _added_modules.add(path)
+    elif isinstance(path, str) and not os.path.exists(path):
+        from .module_bundles import find
+
+        if path.partition(".")[0] not in sys.modules and find(path) is None:
+            raise FileNotFoundError(f"add_dependency({path!r}): there is no such file or folder, and no such module")
+        _refuse_compiled(path)
+        _added_modules.add(path)
+    else:
+        if isinstance(path, str) and os.sep not in path and path in sys.modules and os.path.isdir(path):
+            _added_modules.add(path)
+        _added_folders.append(os.path.realpath(path))
+    for forget in _on_change:
+        forget()
+
+
+def _refuse_compiled(name: str) -> None:
+    from .module_bundles import find
+
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == _OWN:
+        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name")
+    spec = getattr(sys.modules.get(name), "__spec__", None) or find(name)
+    origin = getattr(spec, "origin", None)
+    if getattr(spec, "submodule_search_locations", None) is None and origin and not origin.endswith(".py"):
+        raise ValueError(
+            f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run"
+        )
+
+
+def travel(name: str | None) -> Travel:
+    """How members of the module of that name travel."""
+    if name is None:
+        return Travel.LOOSE
+    module = sys.modules.get(name)
+    if module is None:
+        return Travel.LOOSE
+    known = _kinds.get(name)
+    if known is not None and known[0] is module:
+        return known[1]
+    kind = _travel(name, module)
+    _kinds[name] = (module, kind)
+    return kind
+
+
+def _travel(name: str, module: types.ModuleType) -> Travel:
+    if name in ("__main__", "__mp_main__"):
+        return Travel.LOOSE
+    spec = getattr(module, "__spec__", None)
+    top = name.partition(".")[0]
+    if top == _OWN or name in sys.builtin_module_names:
+        return Travel.REFERENCE
+    if isinstance(getattr(spec, "loader", None), Shipped):
+        return Travel.SOURCE
+    file = getattr(module, "__file__", None)
+    if file is None:
+        if spec is None:
+            return Travel.LOOSE
+        folders = list(spec.submodule_search_locations or ())
+        return Travel.SOURCE if folder_travels(name, folders) else Travel.REFERENCE
+    if top in sys.stdlib_module_names and not os.path.isfile(file):
+        return Travel.REFERENCE
+    return Travel.SOURCE if file_travels(name, file) else Travel.REFERENCE
+
+
+def is_added(name: str, file: str) -> bool:
+    """Whether `add_dependency` has named the module or its file."""
+    if any(name == added or name.startswith(added + ".") for added in _added_modules):
+        return True
+    if not _added_folders:
+        return False
+    real = os.path.realpath(file)
+    return any(real == added or real.startswith(os.path.join(added, "")) for added in _added_folders)
+
+
+def anything_added() -> bool:
+    """Whether `add_dependency` was called."""
+    return bool(_added_modules or _added_folders)
+
+
+def folder_travels(name: str, folders: list[str]) -> bool:
+    """Whether a package without a file, which lies in these folders, goes by value."""
+    marker = os.path.join("{}", "__init__.py")
+    return any(file_travels(name, marker.format(folder)) for folder in folders if os.path.isdir(folder))
+
+
+def file_travels(name: str, file: str) -> bool:
+    """Whether the module of that name goes by value if it was loaded from that file."""
+    if not file.endswith(".py"):
+        return is_compiled(file) and os.path.isfile(file) and _place_travels(name, file)
+    if is_added(name, file):
+        return True
+    if not os.path.isfile(file) and not file.endswith("__init__.py"):
+        return False  # in a zipped archive
+    return _place_travels(name, file)
+
+
+def is_compiled(file: str) -> bool:
+    """Whether the file is a compiled module: it goes with the folder in which to look for it."""
+    return file.endswith((".so", ".pyd"))
+
+
+def entry_of(name: str, file: str) -> str:
+    """The folder of ``sys.path`` from which a module of that name is loaded when it lies in that file."""
+    depth = name.count(".") + (os.path.basename(file).partition(".")[0] == "__init__")
+    folder = os.path.dirname(os.path.abspath(file))
+    for _ in range(depth):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _place_travels(name: str, file: str) -> bool:
+    entry = entry_of(name, file)
+    return _entry_travels(entry, name.partition(".")[0])
+
+
+@functools.lru_cache(4096)
+def _entry_travels(entry: str, top: str) -> bool:
+    real = os.path.realpath(entry)
+    if _is_installed_folder(entry) or _is_installed_folder(real):
+        return False
+    if top in _claimed(real, _mtime(real)):
+        return False
+    if any(_is_below(real, root) for root in _editable_roots()):
+        return True
+    if any(_is_below(real, root) for root in project_roots()):
+        return True
+    return real not in _shared_entries()
+
+
+when_rules_change(_entry_travels.cache_clear)
+
+
+def _is_below(folder: str, root: str) -> bool:
+    return folder == root or (root != os.sep and folder.startswith(os.path.join(root, "")))
+
+
+def _mtime(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
+
+
+# --------------------------------------------------------------------------------------------------
+# What is installed
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple({os.path.join(form, "") for folder in folders for form in (folder, os.path.realpath(folder))})
+
+
+def _is_installed_folder(folder: str) -> bool:
+    parts = folder.split(os.sep)
+    if any(part in _SUFFIXES_OF_INSTALLED or part.endswith(".egg") for part in parts):
+        return True
+    return os.path.join(folder, "").startswith(_installed_folders())
+
+
+@functools.lru_cache(256)
+def _claimed(folder: str, mtime: int) -> frozenset[str]:
+    """The top-level names that distributions with metadata in that folder brought."""
+    found: set[str] = set()
+    for metadata in _metadata_in(folder):
+        found.update(_top_levels(metadata))
+    return frozenset(found)
+
+
+def _metadata_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [each.path for each in entries if _is_metadata(each.name)]
+    except OSError:
+        return []
+
+
+def _is_metadata(name: str) -> bool:
+    # A bare "project.egg-info" is what an editable install or a build leaves beside the sources.
+    return name.endswith(".dist-info") or (name.endswith(".egg-info") and "-" in name)
+
+
+def _top_levels(metadata: str) -> Iterator[str]:
+    """Names from top_level.txt, from RECORD, and the distribution's own name if it has neither."""
+    top_level = _text(os.path.join(metadata, "top_level.txt"))
+    record = _text(os.path.join(metadata, "RECORD")) or _text(os.path.join(metadata, "installed-files.txt"))
+    yield from top_level.split()
+    for line in record.splitlines():
+        path = line.partition(",")[0]
+        first, slash, _ = path.partition("/")
+        if first and not first.endswith((".dist-info", ".egg-info")) and first != "..":
+            yield first if slash else first.partition(".")[0]
+    if not top_level and not record:
+        yield os.path.basename(metadata).partition("-")[0].replace("-", "_")
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _editable_roots() -> tuple[str, ...]:
+    """The folders of editable installs, from ``direct_url.json`` and ``.egg-link``."""
+    roots: set[str] = set()
+    folders = {folder.rstrip(os.sep) for folder in _installed_folders()}
+    folders.update(entry for entry in sys.path if entry.endswith(_SUFFIXES_OF_INSTALLED))
+    for folder in folders:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".dist-info"):
+                root = _editable_root(os.path.join(folder, name, "direct_url.json"))
+                roots.update((root,) if root else ())
+            elif name.endswith(".egg-link"):
+                roots.update(_text(os.path.join(folder, name)).splitlines()[:1])
+    return tuple({os.path.realpath(root) for root in roots} - {os.sep})
+
+
+def _editable_root(file: str) -> str:
+    text = _text(file)
+    if "editable" not in text:
+        return ""
+    try:
+        url = json.loads(text)
+        if not url["dir_info"]["editable"]:
+            return ""
+        return unquote(urlsplit(url["url"]).path)
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+@functools.cache
+def _shared_entries() -> frozenset[str]:
+    """Folders of PYTHONPATH, and those that ``.pth`` files name."""
+    found = {os.path.join(_STARTED_IN, entry) for entry in _PYTHONPATH.split(os.pathsep) if entry}
+    for folder in {folder.rstrip(os.sep) for folder in _installed_folders()}:
+        try:
+            names = [name for name in os.listdir(folder) if name.endswith(".pth")]
+        except OSError:
+            continue
+        for name in names:
+            lines = _text(os.path.join(folder, name)).splitlines()
+            found.update(os.path.join(folder, line.strip()) for line in lines if not line.startswith(("import", "#")))
+    return frozenset(map(os.path.realpath, found))
+
+
+# --------------------------------------------------------------------------------------------------
+# What is the user's
+
+
+def project_roots() -> tuple[str, ...]:
+    """The folder of the script or notebook, and the project folder around it."""
+    main: Any = sys.modules.get("__main__")
+    return _roots(getattr(main, "__file__", None), getattr(getattr(main, "__spec__", None), "name", "") or "")
+
+
+@functools.lru_cache(64)
+def _roots(file: str | None, module: str) -> tuple[str, ...]:
+    folder = script_folder(file, module)
+    if not folder:
+        return ()
+    roots = [folder]
+    home = os.path.realpath(os.path.expanduser("~"))
+    around = folder
+    while around not in (os.sep, home):
+        if any(os.path.exists(os.path.join(around, mark)) for mark in _PROJECT_MARKS):
+            roots.append(around)
+            break
+        around = os.path.dirname(around)
+    return tuple(dict.fromkeys(roots))
+
+
+def script_folder(file: str | None, module: str) -> str:
+    """The folder of the script (with ``-m``: of its top-level package) or notebook, or where Python started."""
+    if file is not None and (not os.path.isabs(file) or os.path.isfile(file)):
+        real = os.path.realpath(os.path.join(_STARTED_IN, file))
+        folder = os.path.dirname(real)
+        for _ in range(module.count(".")):
+            folder = os.path.dirname(folder)
+        scripts = os.path.realpath(sysconfig.get_path("scripts"))
+        if not _is_installed_folder(folder) and folder != scripts:
+            return folder
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    if os.path.isabs(notebook) and os.path.isdir(os.path.dirname(notebook)):
+        return os.path.realpath(os.path.dirname(notebook))
+    return _STARTED_IN
+
+
+def version_of(name: str) -> str:
+    """The distribution of a top-level module in this process and its version, as ``numpy 2.1.0``; "" if unknown."""
+    import importlib.metadata as metadata
+
+    top = name.partition(".")[0]
+    try:
+        return f"{top} {metadata.version(top)}"
+    except metadata.PackageNotFoundError:
+        pass
+    for distribution in metadata.packages_distributions().get(top, ()):  # only for an error message
+        return f"{distribution} {metadata.version(distribution)}"
+    version = getattr(sys.modules.get(top), "__version__", None)
+    return f"{top} {version}" if isinstance(version, str) else ""

@@ -1,0 +1,562 @@
+"""The pickler: C speed for plain data, Python only for what has no name on the other side.
+
+`Pickler.reducer_override` is asked about every object that is not a builtin container, number or string.  It answers
+for functions, classes and modules that travel by value, for the parts that those are made of, and for a few types
+that `pickle` refuses though they can travel (properties, cached properties, TypeVars, exceptions with constructors
+of their own).  All else is left to `pickle`.
+
+The way of taking functions and classes apart was learnt from cloudpickle.  Ours differs in the globals (see
+`rebuild`), in modules (whole sources, see `modules`) and in classes, whose definitions have a digest: data
+that holds an instance carries the definition as a pickle of its own, made once and opened once.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+import dataclasses
+import functools
+import io
+import linecache
+import marshal
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import (
+    rebuild as build,
+    rebuild_classes as build_classes,
+    rebuild_errors as build_errors,
+    rebuild_values as build_values,
+)
+from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
+from .global_names import (
+    annotation_names,
+    engine_owns,
+    global_names,
+    imports_by_name,
+    is_hint,
+    last_line,
+    loaded_submodules,
+)
+from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
+from .module_bundles import Imports, bundle_of, imported_by
+from .module_origin import Travel, project_roots, travel
+from .modules import load_module, offer, offer_folder
+
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+_SOURCE_CHARACTERS_MAX = 20_000
+Reduced = Any
+"""What ``__reduce_ex__`` may return, or NotImplemented: pickle's own way."""
+
+
+class Home:
+    """Stands in a pickle for the globals that its by-value functions shared."""
+
+    __slots__ = ("module_name", "package")
+
+    def __init__(self, module_name: str, package: str = "") -> None:
+        self.module_name = module_name
+        self.package = package
+
+
+class Pickler(pickle.Pickler):
+    """One per pack at a time; `pack` keeps a few and uses them again."""
+
+    inline = False
+    """Whether classes are taken apart in this pickle, not in one of their own."""
+    _homes: dict[int, tuple[dict[str, Any], Home]] | None = None
+    class_digests: Callable[[type], tuple[str, str]]
+    """The digests by which a class is known, see `cache`, which sets it (it needs the pickler itself)."""
+    packed_class: Callable[[type], tuple[str, str, bytes]]
+    """The same and its packed definition."""
+
+    def reducer_override(self, obj: Any) -> Reduced:
+        kind = type(obj)
+        reducer = REDUCERS.get(kind)
+        if reducer is not None:
+            return reducer(self, obj)
+        try:
+            reducer = self.kinds[kind]
+        except KeyError:
+            reducer = self.kinds[kind] = _reducer_of_kind(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
+        """For the kinds of this pickle that are not in `REDUCERS`."""
+        self.value: Any = None
+        """What is being pickled."""
+        self.cycles: Cycles | None = None
+        """What is known of objects that hold themselves in sets, see `hash_cycles`."""
+        self.stages: Stages | None = None
+        """Those that definitions join, see `definition_stages`."""
+        self.suspended: list[Stages | None] = []
+        self.owner: type | None = None
+        """The class that the step written last belongs to."""
+        self.owners: dict[int, type] = {}
+        """Address of a function or cell -> the class that is incomplete without it."""
+
+    def home(self, function_globals: dict[str, Any]) -> Home:
+        """The stand-in for these globals, the same for all functions of this pickle."""
+        if self._homes is None:
+            self._homes = {}
+        found = self._homes.get(id(function_globals))
+        if found is None:
+            name = function_globals.get("__name__")
+            found = (
+                function_globals,
+                Home(name if isinstance(name, str) else "__main__", package_of(function_globals)),
+            )
+            self._homes[id(function_globals)] = found
+        return found[1]
+
+    def forget(self) -> None:
+        """Ready for the next object."""
+        self.clear_memo()
+        self._homes = None
+        self.owner = None
+        self.cycles = None
+        if self.owners:
+            self.owners = {}
+        if self.kinds:
+            self.kinds = {}
+
+
+def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """For what is made of builtin types or of the notebook's classes."""
+    inherited = inherited_reducer(kind)
+    if inherited is not None:
+        return inherited
+    for find in KINDS:
+        found = find(kind)
+        if found is not None:
+            return found
+    return reduce_hashed if has_own_hash(kind) else None
+
+
+KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
+"""More ways to find the reducer of a type that is not in `REDUCERS`."""
+
+
+def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """One pickle with the definitions of classes taken apart in it.
+
+    `take` is given the buffers and says whether they stay in the pickle; None: they do.
+    """
+    return _dump_inline(obj, Pickler, take)
+
+
+def dumps_to_compare(obj: Any) -> bytes:
+    """The same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
+    return _dump_inline(obj, _Nameless, None)
+
+
+def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+    file = io.BytesIO()
+    pickler = kind(file, 5, buffer_callback=take)
+    pickler.inline = True
+    dump_settled(pickler, file, obj)
+    return file.getvalue()
+
+
+class _Nameless(Pickler):
+    class_digests = staticmethod(lambda cls: ("", ""))
+
+
+def reduced_by_pickle(obj: Any) -> Any:
+    """What pickle by itself would be told about an object."""
+    registered = copyreg.dispatch_table.get(type(obj))
+    return obj.__reduce_ex__(5) if registered is None else registered(obj)
+
+
+def find_named(obj: Any) -> tuple[Travel, str, str] | None:
+    """How a function or class is reached by name; None when it cannot be, and has to travel by value."""
+    module_name = getattr(obj, "__module__", None)
+    qualname = getattr(obj, "__qualname__", None)
+    if not isinstance(module_name, str) or not isinstance(qualname, str):
+        return None
+    kind = travel(module_name)
+    if kind is Travel.LOOSE:
+        return None
+    found: Any = sys.modules[module_name]
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return (kind, module_name, qualname) if found is obj else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Functions
+
+
+def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
+    """By name if it has one, else code, cells and state."""
+    if build.is_call(function.__code__):
+        return build.same, (vars(function)["__wrapped__"],)
+    named = find_named(function)
+    if named is not None:
+        kind, module_name, qualname = named
+        return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    registry = dispatched(function)
+    if registry is not None:
+        stages, steps = join(pickler, by_value)
+        stages.add(build.fill_single_dispatch, function, {"registry": registry}, pickler.owner)
+        return reduced(build.new_single_dispatch, (), steps)
+    home = home_module(function.__globals__)
+    state = function_state(function, home is None)
+    start = (function.__code__, pickler.home(function.__globals__) if home is None else home, function.__closure__)
+    stages, steps = join(pickler, by_value)
+    owner = pickler.owners.get(id(function), pickler.owner)
+    if owner is not None:
+        pickler.owners.update((id(cell), owner) for cell in function.__closure__ or ())
+    return reduced(build_classes.create_function, (*start, _staged(stages, function, state, owner)), steps)
+
+
+def by_value(cls: type) -> bool:
+    """Whether instances of the class need its definition to have travelled."""
+    return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
+
+
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+
+
+def is_free(value: Any) -> bool:
+    """Whether a value needs no definition that travels by value."""
+    kind = type(value)
+    if kind in LEAVES:
+        return True
+    if kind is tuple or kind is frozenset:
+        return LEAVES.issuperset(map(type, value))
+    return isinstance(value, type) and (value.__module__ == "builtins" or find_named(value) is not None)
+
+
+def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any], owner: type | None) -> dict[str, Any]:
+    """That part of a function's state with which it can be created; the rest becomes steps."""
+    waiting: dict[str, Any] = {}
+    for key, is_ready in _READY.items():
+        if key in state and not is_ready(state[key]):
+            waiting[key] = state.pop(key)
+    for key, action in (("used", build_classes.use_global), ("dict", build_classes.update_attributes)):
+        if key in state:
+            named = state[key]
+            state[key] = {name: value for name, value in named.items() if is_free(value)}
+            stages.add_each(action, function, {name: named[name] for name in named if name not in state[key]}, owner)
+    for key, value in waiting.items():
+        stages.add(build_classes.complete_function, function, {key: value}, owner)
+    return state
+
+
+def _all_free(values: dict[str, Any]) -> bool:
+    return all(map(is_free, values.values()))
+
+
+_READY: dict[str, Callable[[Any], bool]] = {
+    "defaults": is_free,
+    "kwdefaults": _all_free,
+    "annotations": _all_free,
+    "type_params": is_free,
+    "submodules": lambda modules: False,
+}
+
+
+def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
+    """What a `functools.singledispatch` function dispatches to; its own cache cannot travel."""
+    if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
+        return None
+    return dict(function.__dict__["registry"])
+
+
+def by_member(module_name: str, qualname: str) -> Reduced:
+    """A member of a module that travels as source."""
+    return build.load_member, (sys.modules[module_name], qualname)
+
+
+def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
+    """The module whose globals these are, if the whole module will be on the other side."""
+    name = function_globals.get("__name__")
+    if not isinstance(name, str) or travel(name) is Travel.LOOSE:
+        return None
+    module = sys.modules[name]
+    return module if module.__dict__ is function_globals else None
+
+
+def package_of(function_globals: dict[str, Any]) -> str:
+    """The package that relative imports in these globals start from; "" outside packages."""
+    package = function_globals.get("__package__")
+    return package if isinstance(package, str) else ""
+
+
+def imports_of(function: types.FunctionType) -> Imports | None:
+    """What a by-value function imports while it runs, if anything of it goes by value, or is imported by name only."""
+    code = function.__code__
+    names = imported_by(code, package_of(function.__globals__))
+    dynamic = imports_by_name(code)
+    if not names and not dynamic:
+        return None
+    roots = project_roots() if dynamic else ()
+    return Imports(tuple(map(bundle_of, names)), roots[0] if roots else "")
+
+
+def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the globals the function uses that are there, the names of those that are not), both in order of name."""
+    here = function.__globals__
+    # A function that came here by value has builtins and names of the engine among its globals.
+    names = here.get("__builtins__")
+    not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
+    if not_own and build.loading.for_child:
+        not_own = {name for name in not_own if here.get(name) is vars(builtins).get(name)}
+    used: dict[str, Any] = {}
+    wanted = []
+    names_used = global_names(function.__code__)
+    hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
+    for name in sorted({*names_used, *hints}) if hints else names_used:
+        if name in here and name not in not_own and not engine_owns(name, here):
+            used[name] = here[name]
+        else:
+            wanted.append(name)
+    return used, tuple(wanted)
+
+
+def used_submodules(function: types.FunctionType, with_globals: bool = True) -> list[types.ModuleType]:
+    """Submodules that the function reaches through a package among its globals or in its cells (``import xml``)."""
+    modules: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            modules.append(cell.cell_contents)
+        except ValueError:
+            continue
+    if with_globals:
+        modules += used_globals(function)[0].values()
+    return loaded_submodules(modules, function.__code__)
+
+
+def function_state(function: types.FunctionType, with_globals: bool) -> dict[str, Any]:
+    """All but code, globals and cells; what is absent is empty."""
+    state: dict[str, Any] = {
+        "name": function.__name__,
+        "qualname": function.__qualname__,
+        "module": function.__module__,
+    }
+    optional = {
+        "defaults": function.__defaults__,
+        "kwdefaults": function.__kwdefaults__,
+        "annotations": function.__annotations__,
+        "dict": function.__dict__,
+        "type_params": getattr(function, "__type_params__", None),
+    }
+    state.update((key, value) for key, value in optional.items() if value)
+    submodules = used_submodules(function, with_globals)
+    if submodules:
+        state["submodules"] = submodules
+    constants = function.__code__.co_consts
+    if function.__doc__ is not (constants[0] if constants else None):
+        state["doc"] = function.__doc__
+    if with_globals:
+        used, wanted = used_globals(function)
+        if used:
+            state["used"] = used
+        if wanted:
+            state["wanted"] = wanted
+        imports = imports_of(function)
+        if imports is not None:
+            state["imports"] = imports
+        source = source_of(function.__code__)
+        if source is not None:
+            state["source"] = source
+    return state
+
+
+def source_of(code: types.CodeType) -> tuple[int, str] | None:
+    """(first line, text) for tracebacks, if the lines are at hand."""
+    lines = linecache.getlines(code.co_filename)
+    text = "".join(lines[code.co_firstlineno - 1 : last_line(code)])
+    return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
+
+
+def _reduce_home(pickler: Pickler, home: Home) -> Reduced:
+    return (
+        (build.new_names_in, (home.module_name, home.package))
+        if home.package
+        else (build.new_names, (home.module_name,))
+    )
+
+
+def _reduce_imports(pickler: Pickler, imports: Imports) -> Reduced:
+    if imports.folder:
+        pickler_folder = Imports(imports.bundles)
+        return offer_folder, (imports.folder, *((pickler_folder,) if imports.bundles else ()))
+    return offer, (tuple((each.name, each.digest, each.packed) for each in imports.bundles),)
+
+
+def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
+    return build.load_code, (PYTHON, marshal.dumps(code))
+
+
+def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
+    try:
+        content: tuple[Any, ...] = (cell.cell_contents,)
+    except ValueError:
+        content = ()
+    if content and is_free(content[0]):
+        return build.new_cell, (), content, None, None, build.fill_cell
+    stages, steps = join(pickler, by_value)
+    if content:
+        stages.add(build.fill_cell, cell, content, pickler.owners.get(id(cell), pickler.owner))
+    return reduced(build.new_cell, (), steps)
+
+
+def reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+    """By the name under which its owner has it, else bound again."""
+    # pickle's way is getattr(owner, name), which is right for all but functions bound by hand.
+    name = getattr(method.__func__, "__name__", None)
+    if name is not None and getattr(getattr(method.__self__, name, None), "__func__", None) is method.__func__:
+        return NotImplemented
+    return build.new_bound, (method.__func__, method.__self__)
+
+
+_MODULE_OWN = frozenset({"__name__", "__doc__", "__builtins__", "__loader__", "__spec__", "__package__", "__cached__"})
+
+
+def content_of(module: types.ModuleType) -> dict[str, Any] | None:
+    """What a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it can be
+    imported."""
+    name = module.__name__
+    if sys.modules.get(name) is module and (name == "__main__" or travel(name) is not Travel.LOOSE):
+        return None
+    return {key: value for key, value in vars(module).items() if key not in _MODULE_OWN}
+
+
+def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
+    """By name, as source, or, if nobody can import it, with all that is in it."""
+    name = module.__name__
+    kind = travel(name)
+    content = content_of(module)
+    if content is not None:
+        return build_values.new_module, (name, module.__doc__), content, None, None, build_values.fill_module
+    if kind is Travel.SOURCE:
+        bundle = bundle_of(name)
+        return load_module, (name, bundle.digest, bundle.packed)
+    return build.load_reference, (name,)
+
+
+# --------------------------------------------------------------------------------------------------
+# Odds and ends
+
+
+def reduce_exception(error: BaseException) -> Reduced:
+    """pickle calls the class with ``args``, which fails when its ``__init__`` wants something else."""
+    cls = type(error)
+    if not isinstance(cls.__init__, types.FunctionType) or cls.__new__ is not _new_of_builtin(cls):
+        return NotImplemented
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or isinstance(cls.__reduce__, types.FunctionType):
+        return NotImplemented
+    reduced: Any = error.__reduce__()
+    # The state comes afterwards: the exception itself may be in it.
+    state = reduced[2] if len(reduced) > 2 else None
+    return build.new_exception, (cls, reduced[1], None), state, None, None, build_errors.fill_exception
+
+
+def _new_of_builtin(cls: type[BaseException]) -> Any:
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins").__new__
+
+
+def _reduce_property(pickler: Pickler, found: property) -> Reduced:
+    return build.new_property, (found.fget, found.fset, found.fdel, found.__doc__)
+
+
+def _reduce_wrapped(pickler: Pickler, found: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> Reduced:
+    return type(found), (found.__func__,)
+
+
+def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[Any]) -> Reduced:
+    return build.new_cached_property, (found.func, found.attrname)
+
+
+def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
+    named = find_named(found)
+    if named is not None:
+        kind, module_name, qualname = named
+        return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
+    parameters = found.cache_parameters()
+    return build.new_lru_cache, (found.__wrapped__, parameters["maxsize"], parameters["typed"])
+
+
+def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
+    # A compiled module of the user's goes with the folder in which to look for it.
+    if travel(found.__module__) is not Travel.SOURCE:
+        return NotImplemented
+    named = find_named(found)
+    return NotImplemented if named is None else by_member(named[1], named[2])
+
+
+def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
+    return build.new_mapping_proxy, (dict(found),)
+
+
+def _reduce_dict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
+    return build.new_dict_view, (type(found).__name__.removeprefix("dict_"), list(found))
+
+
+def find_named_variable(found: Any) -> Reduced:
+    """TypeVars and NewTypes are found in their modules by their names; None: not there."""
+    module_name: Any = found.__module__
+    name: str = found.__name__
+    kind = travel(module_name)
+    if kind is Travel.LOOSE or vars(sys.modules[module_name]).get(name) is not found:
+        return None
+    return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, name)
+
+
+_SENTINELS = {
+    id(value): name
+    for name, value in vars(dataclasses).items()
+    if type(value).__module__ == "dataclasses" and not isinstance(value, type | types.FunctionType)
+}
+SENTINEL_TYPES = tuple({type(vars(dataclasses)[name]) for name in _SENTINELS.values()})
+"""Of objects that are compared by identity, and that pickle would copy."""
+
+
+def _reduce_sentinel(pickler: Pickler, found: Any) -> Reduced:
+    name = _SENTINELS.get(id(found))
+    return NotImplemented if name is None else (build.load_sentinel, ("dataclasses", name))
+
+
+REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
+    types.FunctionType: reduce_function,
+    types.ModuleType: reduce_module,
+    types.CodeType: _reduce_code,
+    types.CellType: _reduce_cell,
+    types.MethodType: reduce_method,
+    Home: _reduce_home,
+    Imports: _reduce_imports,
+    property: _reduce_property,
+    staticmethod: _reduce_wrapped,
+    classmethod: _reduce_wrapped,
+    functools.cached_property: _reduce_cached_property,
+    functools._lru_cache_wrapper: _reduce_lru_cache,
+    types.MappingProxyType: _reduce_mapping_proxy,
+    types.BuiltinFunctionType: _reduce_builtin,
+    type({}.keys()): _reduce_dict_view,
+    type({}.values()): _reduce_dict_view,
+    type({}.items()): _reduce_dict_view,
+    **dict.fromkeys(SENTINEL_TYPES, _reduce_sentinel),
+    **STAGE_REDUCERS,
+    **CYCLE_REDUCERS,
+}
+"""For exact types; `standard_values` adds to it."""
+
+
+def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
+    return reduce_exception(error)
+
+
+BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_error}
+"""For types that inherit from these; `classes` and `standard_values` add to it."""
+
+
+def inherited_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """The reducer of the first of `BASES` that the type inherits from."""
+    return next((reducer for base, reducer in BASES.items() if issubclass(kind, base)), None)

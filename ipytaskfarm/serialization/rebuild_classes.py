@@ -1,0 +1,443 @@
+"""What a pickle of ours calls to build definitions stage by stage: see `definition_stages`.
+
+The names and signatures here are part of what is stored and sent, as those of `rebuild` are.
+
+A class that was defined elsewhere is made without its metaclass's and its bases' own hooks where those travelled too:
+what the hooks left in the class, in the metaclass or in a registry travels as well, and running them again would do
+it twice.  Hooks of installed modules run, since they may keep something that does not travel; a hook that refuses
+what it is given (its keywords are gone, the body is not whole) is passed over.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import enum
+import functools
+import importlib
+import inspect
+import threading
+import types
+import typing
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from . import rebuild as build
+
+_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
+_quieting = threading.RLock()
+
+
+def whole(*parts: Any) -> Any:
+    """A value that stands in front of a mark, after the steps that it needed."""
+    return parts[-2]
+
+
+def finish(definition: Any, steps: list[Any]) -> None:
+    """The steps have been taken by the time they are handed over."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Functions
+
+
+def create_function(
+    code: types.CodeType, home: Any, closure: tuple[types.CellType, ...] | None, state: dict[str, Any]
+) -> types.FunctionType:
+    """A function with that part of its state that needs no other definition."""
+    function = build.new_function(code, home, closure)
+    build.fill_function(function, state)
+    return function
+
+
+def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    """More of a function's state: what is absent stays as it is."""
+    if "defaults" in state:
+        function.__defaults__ = state["defaults"]
+    if "kwdefaults" in state:
+        function.__kwdefaults__ = state["kwdefaults"]
+    if "annotations" in state:
+        function.__annotations__.update(state["annotations"])
+    if "dict" in state:
+        function.__dict__.update(state["dict"])
+    if "type_params" in state:
+        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
+    if "used" in state:
+        build.add_globals(function, state["used"])
+
+
+def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:
+    """Globals of a function that hold data."""
+    complete_function(function, {"used": used})
+
+
+def update_attributes(function: types.FunctionType, attributes: dict[str, Any]) -> None:
+    """Attributes of a function that hold data."""
+    function.__dict__.update(attributes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Classes
+
+
+def create_class(
+    born: str,
+    digest: str,
+    metaclass: Any,
+    maker: Any,
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+    keywords: dict[str, Any],
+    body: dict[str, Any],
+) -> type:
+    """A class with that part of its body that needs no other definition.
+
+    Args:
+        born, digest: its digests, see `rebuild.known_class`.
+        metaclass: its type.
+        maker: the metaclass itself or the first of its bases that did not travel: this one makes the class.
+        name: its ``__name__``.
+        bases: its bases, created at least.
+        namespace: what must be there when the class is made, such as ``__slots__``.
+        keywords: those of the class statement, as far as they are known.
+        body: attributes to set at once.
+    """
+    known = build.known_class(born, digest)
+    if known is not None:
+        return known
+    if metaclass is _TYPED_DICT:
+        cls: type = type.__new__(metaclass, name, bases, namespace)  # its own __new__ wants TypedDicts for bases
+    else:
+        try:
+            cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
+        except Exception:
+            cls = _make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
+    _assign(cls, body)
+    build.note_unfilled(cls, born, digest)
+    return cls
+
+
+def _make(
+    metaclass: Any,
+    maker: Any,
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+    keywords: dict[str, Any],
+) -> type:
+    with quiet([base for base in _ancestors(bases) if build.travelled(base)]):
+        if maker is metaclass:
+            return types.new_class(name, bases, {"metaclass": metaclass, **keywords}, lambda ns: ns.update(namespace))
+        cls: type = maker.__new__(metaclass, name, bases, namespace, **keywords)
+        return cls
+
+
+def _make_without_hooks(
+    metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: dict[str, Any]
+) -> type:
+    """By the part of the metaclass that is written in C."""
+    made_in_c = next(
+        each
+        for each in metaclass.__mro__
+        if "__new__" in vars(each) and not isinstance(each.__new__, types.FunctionType)
+    )
+    with quiet([*_ancestors(bases)]):
+        cls: type = made_in_c.__new__(metaclass, name, bases, namespace, **keywords)
+    if isinstance(cls, abc.ABCMeta):
+        __import__("_abc")._abc_init(cls)
+    return cls
+
+
+def _assign(cls: type, attributes: dict[str, Any]) -> None:
+    """Without a ``__setattr__`` that a metaclass has in Python; types made in C insist on their own."""
+    assign = next(
+        found
+        for each in inspect.getmro(type(cls))
+        if (found := vars(each).get("__setattr__")) is not None and not isinstance(found, types.FunctionType)
+    )
+    for name, value in attributes.items():
+        assign(cls, name, value)
+
+
+def _ancestors(bases: tuple[type, ...]) -> Iterator[type]:
+    return (base for each in bases for base in each.__mro__)
+
+
+@contextlib.contextmanager
+def quiet(bases: list[type]) -> Iterator[None]:
+    """Without ``__init_subclass__`` of these bases: what it left travels too, and its arguments are gone."""
+    loud = {
+        base: vars(base)["__init_subclass__"]
+        for base in bases
+        if "__init_subclass__" in vars(base) and base.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
+    }
+    if not loud:
+        yield
+        return
+    with _quieting:
+        for base in loud:
+            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **keywords: None))
+        try:
+            yield
+        finally:
+            for base, method in loud.items():
+                type.__setattr__(base, "__init_subclass__", method)
+
+
+def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
+    """More attributes; nothing happens to a class that was known already."""
+    if build.is_unfilled(cls):
+        _assign(cls, attributes)
+
+
+def set_fields(cls: type, attributes: dict[str, Any]) -> None:
+    """Attributes of which the metaclass makes something, such as the ``_fields_`` of `ctypes`."""
+    if build.is_unfilled(cls):
+        for name, value in attributes.items():
+            setattr(cls, name, value)
+
+
+def set_hints(cls: type, hints: dict[str, Any]) -> None:
+    """Names that the class's annotations mention in strings, see `rebuild.hints`."""
+    if build.is_unfilled(cls):
+        build.hints[cls] = hints
+        for name, value in hints.items():
+            if name not in vars(cls):
+                type.__setattr__(cls, name, value)
+
+
+def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
+    """A `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
+    made: Any = functools.singledispatchmethod(build.same)
+    made.dispatcher = dispatcher
+    made.func = function
+    return made
+
+
+def register(cls: Any, subclasses: list[type]) -> None:
+    """Virtual subclasses of an abstract class."""
+    if build.is_unfilled(cls):
+        for subclass in subclasses:
+            cls.register(subclass)
+
+
+def finish_class(cls: type, part: None) -> None:
+    """The class is known from now on."""
+    build.note_filled(cls)
+
+
+# --------------------------------------------------------------------------------------------------
+# Enumerations
+
+
+def create_enum(
+    born: str,
+    digest: str,
+    metaclass: Any,
+    maker: Any,
+    name: str,
+    made: tuple[tuple[type, ...], dict[str, Any]],
+    namespace: dict[str, Any],
+    boundary: Any,
+    body: dict[str, Any],
+) -> type:
+    """An enumeration with its members; made: its bases and members, all of whose classes are complete."""
+    known = build.known_class(born, digest)
+    if known is not None:
+        return known
+    bases, members = made
+    ns = maker.__prepare__(name, bases)
+    for key, value in namespace.items():
+        ns[key] = value
+    for key, value in members.items():
+        # Functions, classes and descriptors are no members by themselves.
+        ns[key] = enum.member(value) if callable(value) or hasattr(value, "__get__") else value
+    keywords = {} if boundary is None else {"boundary": boundary}
+    with quiet([base for base in _ancestors(bases) if build.travelled(base)]):
+        cls: type = maker.__new__(metaclass, name, bases, ns, **keywords)
+    for attribute in ("__init__", "__new_member__"):
+        if vars(cls).get(attribute) in (initialize_nothing, make_member):
+            type.__delattr__(cls, attribute)
+    _assign(cls, body)
+    build.note_unfilled(cls, born, digest)
+    return cls
+
+
+def update_members(cls: Any, extras: dict[str, dict[str, Any]]) -> None:
+    """What members hold beside name and value."""
+    if build.is_unfilled(cls):
+        for name, extra in extras.items():
+            cls.__members__[name].__dict__.update(extra)
+
+
+def make_member(cls: Any, *arguments: Any) -> Any:
+    """Stands in for the ``__new__`` of an enumeration that has one of its own, or values of a class of its own."""
+    base, raw, value = arguments if len(arguments) == 3 else arguments[0]
+    member = base.__new__(cls) if base is object else base.__new__(cls, raw)
+    member._value_ = value
+    return member
+
+
+def initialize_nothing(self: Any, *arguments: Any) -> None:
+    """Stands in for the ``__init__`` of such an enumeration: what it left travels."""
+
+
+def load_enum_member(cls: Any, name: str) -> Any:
+    """A member by its name: its value may be equal to nothing but itself."""
+    return cls.__members__[name]
+
+
+# --------------------------------------------------------------------------------------------------
+# Objects in cycles through sets and dicts, see `hash_cycles`
+
+_provisional: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+
+
+def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
+    """An object that cannot be hashed yet, under a class whose hash is the identity."""
+    made = create(*arguments)
+    cls = type(made)
+    other = _provisional.get(cls)
+    if other is None:
+        body = {"__slots__": (), "__hash__": object.__hash__, "__eq__": object.__eq__, "__qualname__": cls.__qualname__}
+        body["__module__"] = cls.__module__
+        other = _provisional[cls] = _make_without_hooks(type(cls), cls.__name__, (cls,), body, {})
+    object.__setattr__(made, "__class__", other)
+    return made
+
+
+def fill_provisional(obj: Any, state: tuple[Any]) -> None:
+    """The object's state, as pickle sets it."""
+    other = type(obj)
+    object.__setattr__(obj, "__class__", other.__bases__[0])
+    setstate = getattr(obj, "__setstate__", None)
+    if state[0] is None:
+        pass
+    elif setstate is not None:
+        setstate(state[0])
+    else:
+        attributes, slots = state[0] if isinstance(state[0], tuple) and len(state[0]) == 2 else (state[0], None)
+        if attributes:
+            obj.__dict__.update(attributes)
+        for name, value in (slots or {}).items():
+            object.__setattr__(obj, name, value)
+    object.__setattr__(obj, "__class__", other)
+
+
+def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
+    """The value, when its objects can be hashed."""
+    emptied: list[tuple[Any, Any, list[Any]]] = []
+    for container in containers:  # while they still find what is in them
+        if isinstance(container, set):
+            emptied.append((set, container, [*set.__iter__(container)]))
+        else:
+            kind: Any = OrderedDict if isinstance(container, OrderedDict) else dict
+            emptied.append((kind, container, [*kind.items(container)]))
+    for kind, container, _ in emptied:
+        kind.clear(container)
+    for member in members:
+        object.__setattr__(member, "__class__", type(member).__bases__[0])
+    for kind, container, items in emptied:
+        if kind is set:
+            set.update(container, items)
+        else:
+            for key, item in items:
+                kind.__setitem__(container, key, item)
+    return value
+
+
+# --------------------------------------------------------------------------------------------------
+# Types that other libraries' C code makes
+
+
+def type_of(cls: type) -> Any:
+    """A metaclass that has no name of its own."""
+    return type(cls)
+
+
+def create_struct(
+    born: str,
+    digest: str,
+    metaclass: Any,
+    maker: Any,
+    name: str,
+    bases: tuple[type, ...],
+    namespace: dict[str, Any],
+    keywords: dict[str, Any],
+    factories: dict[str, Any],
+) -> type:
+    """A `msgspec.Struct` class: its fields and its ``__post_init__`` are looked for once, when it is made."""
+    field = importlib.import_module("msgspec").field
+    made = {each: field(default_factory=factory) for each, factory in factories.items()}
+    return create_class(born, digest, metaclass, maker, name, bases, {**namespace, **made}, keywords, {})
+
+
+def new_pointer_type(target: Any) -> Any:
+    """``ctypes.POINTER(target)``."""
+    return importlib.import_module("ctypes").POINTER(target)
+
+
+def new_array_type(element: Any, length: int) -> Any:
+    """``element * length`` of `ctypes`."""
+    return element * length
+
+
+def new_callback_type(result: Any, arguments: tuple[Any, ...], flags: int) -> Any:
+    """``ctypes.CFUNCTYPE(result, *arguments)``."""
+    function_type = importlib.import_module("ctypes").CFUNCTYPE
+    return function_type(result, *arguments, use_errno=bool(flags & 0x8), use_last_error=bool(flags & 0x10))
+
+
+# --------------------------------------------------------------------------------------------------
+# Type parameters
+
+
+_parameters: dict[tuple[str, str, str], list[weakref.ref[Any]]] = {}
+_SAME_NAMES_MAX = 16
+
+
+def note_parameter(kind: str, found: Any) -> None:
+    """Remember a type variable: it is compared by identity, and arrives with every pickle that uses it."""
+    known = _parameters.setdefault((kind, found.__name__, found.__module__), [])
+    known[:] = [weakref.ref(found), *(each for each in known if each() not in (None, found))][:_SAME_NAMES_MAX]
+
+
+def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -> Any:
+    """A TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the same one if it came before."""
+    for reference in _parameters.get((kind, name, module), ()):
+        known = reference()
+        if known is not None and parameter_keywords(known) == keywords:
+            return known
+    if kind == "NewType":
+        found: Any = vars(typing)["NewType"](name, keywords["supertype"])
+    else:
+        rest = {key: value for key, value in keywords.items() if key != "constraints"}
+        found = getattr(typing, kind)(name, *keywords.get("constraints", ()), **rest)
+    found.__module__ = module
+    note_parameter(kind, found)
+    return found
+
+
+def parameter_keywords(found: Any) -> dict[str, Any]:
+    """With what it was made, its name aside."""
+    keywords: dict[str, Any] = {}
+    for name in ("bound", "covariant", "contravariant", "infer_variance", "constraints", "supertype"):
+        value = getattr(found, f"__{name}__", None)
+        if value:
+            keywords[name] = value
+    if getattr(found, "has_default", lambda: False)():
+        keywords["default"] = found.__default__
+    return keywords
+
+
+def new_forward_ref(name: str, is_argument: bool, module: Any, is_class: bool) -> Any:
+    """A name in an annotation, not looked up yet."""
+    return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
+
+
+def new_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """What a ``type`` statement makes."""
+    return vars(typing)["TypeAliasType"](name, value, type_params=parameters)

@@ -1,0 +1,173 @@
+"""What a pickle of ours calls to build values of the standard library that `pickle` refuses.
+
+The rule of `rebuild` holds here too: pickles in a store name these functions.  Add new ones, never change or remove
+one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import types
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+
+def load_stream(name: str, part: str | None) -> Any:
+    """Return this process's own standard stream, or its ``buffer``."""
+    stream = getattr(sys, name)
+    return stream if part is None else getattr(stream, part)
+
+
+def load_descriptor(cls: type, name: str) -> Any:
+    """Return a descriptor that a class made in C, or `__slots__`, holds under that name."""
+    return cls.__dict__[name]
+
+
+def load_class_dict(cls: type) -> Any:
+    """Return the namespace of a class: the read-only view, not a copy."""
+    return cls.__dict__
+
+
+def new_memory_view(data: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    """Build a memoryview over bytes of its own."""
+    view = memoryview(data)
+    if view.nbytes == 0 or (form == "B" and shape == view.shape):
+        return view
+    with contextlib.suppress(ValueError, TypeError):  # a format that `cast` does not know: the bytes are all there
+        return view.cast("B").cast(form, shape)  # type: ignore[call-overload,no-any-return]
+    return view
+
+
+def new_odict_view(kind: str, content: list[Any]) -> Any:
+    """Build keys, values or items of an OrderedDict, without the rest of the dict."""
+    if kind == "items":
+        return OrderedDict(content).items()
+    if kind == "keys":
+        return OrderedDict.fromkeys(content).keys()
+    return OrderedDict(enumerate(content)).values()
+
+
+def new_descriptor(base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    """Build an instance of a subclass of property, classmethod, staticmethod or cached_property.
+
+    The subclass's own ``__init__`` is not called: its arguments are unknown, and what it left is in `state`.
+    """
+    found = base.__new__(cls)
+    base.__init__(found, *args)
+    if state:
+        found.__dict__.update(state)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Weak containers.  What lived in them travels with them, and lives here as long as the container does: nobody else
+# may hold it.
+
+_KEPT_ALIVE = "_kept_alive"
+
+
+class KeptRef(weakref.ref[Any]):
+    """A weak reference that came from elsewhere; it keeps its object alive."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        super().__init__(held)  # type: ignore[call-arg]
+        self.held = held
+
+
+class KeptMethod(weakref.WeakMethod[Any]):
+    """A weak reference to a bound method that came from elsewhere; it keeps the owner alive."""
+
+    __slots__ = ("held",)
+    held: Any
+
+    def __new__(cls, method: Any) -> KeptMethod:
+        """Keep the owner of the method."""
+        found = super().__new__(cls, method)
+        found.held = method.__self__
+        return found
+
+
+def new_weak_reference(target: Any) -> Any:
+    """Build a weak reference to an object that travelled with it."""
+    return KeptRef(target)
+
+
+def new_weak_method(method: Any) -> Any:
+    """Build a weak reference to a bound method."""
+    return KeptMethod(method)
+
+
+def new_dead_reference() -> weakref.ref[Any]:
+    """Build a weak reference whose object is gone."""
+
+    class Gone:
+        """Nobody holds it."""
+
+    return weakref.ref(Gone())
+
+
+def new_weak_set(cls: Any) -> Any:
+    """Build an empty WeakSet: what is in it may refer to it."""
+    return cls()
+
+
+def fill_weak_set(found: Any, items: list[Any]) -> None:
+    """Put the items in, and keep them alive."""
+    setattr(found, _KEPT_ALIVE, items)
+    found.update(items)
+
+
+def new_weak_dict(cls: Any) -> Any:
+    """Build an empty WeakKeyDictionary or WeakValueDictionary."""
+    return cls()
+
+
+def fill_weak_dict(found: Any, items: list[tuple[Any, Any]]) -> None:
+    """Put the items in, and keep them alive."""
+    setattr(found, _KEPT_ALIVE, items)
+    for key, value in items:
+        found[key] = value
+
+
+# --------------------------------------------------------------------------------------------------
+# Modules that no file is behind
+
+
+def new_module(name: str, doc: str | None) -> types.ModuleType:
+    """Build an empty module; it is not put into ``sys.modules``, as it was not found there."""
+    return types.ModuleType(name, doc)
+
+
+def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
+    """Put in what it held."""
+    vars(module).update(content)
+
+
+# --------------------------------------------------------------------------------------------------
+# logging
+
+
+def new_logger(cls: Any, name: str) -> Any:
+    """Build a logger that no manager knows: its handlers may refer to it, and follow."""
+    return cls(name)
+
+
+def fill_logger(logger: logging.Logger, state: dict[str, Any]) -> None:
+    """Set level, handlers and filters."""
+    logger.__dict__.update(state)
+
+
+def new_handler(cls: Any) -> Any:
+    """Build a logging handler without its state: that follows by `fill_handler`."""
+    return cls.__new__(cls)
+
+
+def fill_handler(handler: logging.Handler, state: dict[str, Any]) -> None:
+    """Set all but the lock, which is made here."""
+    handler.__dict__.update(state)
+    handler.createLock()

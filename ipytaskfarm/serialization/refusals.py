@@ -1,0 +1,222 @@
+"""Where in an object is the part that cannot be pickled?"""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .classes import class_attributes
+from .pickler import find_named, reduced_by_pickle, used_globals
+
+_LOOKED_AT_MAX = 10_000
+_MAKE = "make it where it is used, inside the task"
+_OPEN = "open the file inside the task"
+_CONNECT = "connect inside the task"
+_START = "start it inside the task"
+_LIST = "make a list of it"
+_VALUE = "send its value"
+_OWN = "ipytaskfarm."
+_CLIENT = "inside a task use `current_task()`"
+_ARGUMENT = "give it as an argument: there it stands for its task's result"
+_REMEDIES = {
+    "_io._IOBase": _OPEN,
+    "tempfile._TemporaryFileWrapper": _OPEN,
+    "mmap.mmap": "map the file inside the task",
+    "posix.ScandirIterator": _LIST,
+    "zipfile.ZipFile": _OPEN,
+    "tarfile.TarFile": _OPEN,
+    "logging.FileHandler": "make the handler inside the task, or send its file's name",
+    "_thread.lock": _MAKE,
+    "_thread.RLock": _MAKE,
+    "threading.Condition": _MAKE,
+    "threading.Event": _MAKE,
+    "threading.Semaphore": _MAKE,
+    "threading.Barrier": _MAKE,
+    "_thread._local": _MAKE,
+    "multiprocessing.synchronize.SemLock": _MAKE,
+    "multiprocessing.synchronize.Condition": _MAKE,
+    "multiprocessing.synchronize.Event": _MAKE,
+    "multiprocessing.sharedctypes.SynchronizedBase": _VALUE,
+    "multiprocessing.queues.Queue": _MAKE,
+    "multiprocessing.queues.SimpleQueue": _MAKE,
+    "multiprocessing.pool.Pool": _MAKE,
+    "multiprocessing.connection._ConnectionBase": _CONNECT,
+    "queue.Queue": _MAKE,
+    "_queue.SimpleQueue": _MAKE,
+    "concurrent.futures._base.Executor": _MAKE,
+    "concurrent.futures._base.Future": "send its result",
+    "_asyncio.Future": "send its result",
+    "_asyncio.Task": "send its result",
+    "asyncio.events.AbstractEventLoop": "`asyncio.run` inside the task makes one of its own",
+    "threading.Thread": _START,
+    "multiprocessing.process.BaseProcess": _START,
+    "subprocess.Popen": _START,
+    "greenlet.greenlet": _START,
+    "socket.socket": _CONNECT,
+    "_socket.socket": _CONNECT,
+    "_ssl._SSLContext": _CONNECT,
+    "zmq.sugar.context.Context": _MAKE,
+    "zmq.sugar.socket.Socket": _CONNECT,
+    "selectors.BaseSelector": _MAKE,
+    "select.poll": _MAKE,
+    "select.epoll": _MAKE,
+    "builtins.generator": _LIST,
+    "builtins.async_generator": "make a list of what it gives",
+    "builtins.coroutine": "await it, and send its result",
+    "_csv.reader": _LIST,
+    "_csv.writer": _OPEN,
+    "builtins.module": "pull names instead",
+    "builtins.frame": "send what is needed of it, such as its `f_locals`",
+    "builtins.traceback": "send its text, which `traceback.format_tb` gives",
+    "_contextvars.ContextVar": "define it in a module that the task imports, or send its value",
+    "_contextvars.Context": "send the values of its variables",
+    "_hashlib.HASH": "send its digest, or hash inside the task",
+    "_ctypes._Pointer": "send what it points to: an address means nothing elsewhere",
+    "functools.KeyWrapper": "send the function, and wrap it inside the task",
+    "psutil.Process": "send its pid",
+    "joblib.parallel.Parallel": _MAKE,
+    f"{_OWN}client.taskclient.TaskClient": _CLIENT,
+    f"{_OWN}client.multiengine.MultiEngineClient": f"{_CLIENT} or `get_engine()`",
+    f"{_OWN}farm.Farm": _CLIENT,
+    f"{_OWN}client.jobs.Job": _CLIENT,
+    f"{_OWN}client.futures.TaskFuture": _ARGUMENT,
+    f"{_OWN}serialization.references.Ref": _ARGUMENT,
+    f"{_OWN}client.commands.PendingResult": "send its result",
+}
+"""By the full name of a type or of one that it inherits from: nothing has to be imported for it."""
+_BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "session": _CONNECT, "lock": _MAKE}
+"""By the last word of a type's name, for libraries that are not listed."""
+_PLAINER = "send something plainer, or give its class a __reduce__ method"
+
+
+def _remedy(obj: Any) -> str | None:
+    """What to do about an object of a type that is known not to travel."""
+    for base in type(obj).__mro__:
+        remedy = _REMEDIES.get(f"{base.__module__}.{base.__qualname__}")
+        if remedy is not None:
+            return remedy
+    return None
+
+
+def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> tuple[str, Any]:
+    """(path, the innermost part that fails by itself).  Names: what to call the object, or each of its items."""
+    path = names if isinstance(names, str) else ""
+    current = obj
+    seen = {id(obj)}
+    first = not isinstance(names, str)
+    for _ in range(_LOOKED_AT_MAX):
+        if not first and _remedy(current) is not None:
+            break  # what it is made of is of no interest: a thread is refused, not the lock inside it
+        for step, part in _children(current):
+            if first:
+                step = names[int(step[1:-1])]
+            if id(part) not in seen and fails(part):
+                path, current = path + step, part
+                seen.add(id(part))
+                first = False
+                break
+        else:
+            break
+    return path, current
+
+
+def _children(obj: Any) -> Iterator[tuple[str, Any]]:
+    """(how to write the step, part) for all that would be pickled with the object."""
+    if isinstance(obj, dict):
+        for key, value in list(obj.items()):
+            yield f"[{_short(key)}]", value
+            yield f" (the key {_short(key)})", key
+    elif isinstance(obj, list | tuple):
+        yield from ((f"[{index}]", value) for index, value in enumerate(obj))
+    elif isinstance(obj, set | frozenset):
+        yield from ((f" (its item {_short(value)})", value) for value in obj)
+    elif isinstance(obj, types.FunctionType):
+        yield from _function_children(obj)
+    elif isinstance(obj, types.MethodType):
+        yield ".__self__", obj.__self__
+        yield ".__func__", obj.__func__
+    elif isinstance(obj, functools.partial):
+        yield from ((".func", obj.func), (".args", obj.args), (".keywords", obj.keywords))
+    elif isinstance(obj, property):
+        yield from ((".fget", obj.fget), (".fset", obj.fset), (".fdel", obj.fdel))
+    elif isinstance(obj, staticmethod | classmethod):
+        yield "", obj.__func__
+    elif isinstance(obj, type):
+        if find_named(obj) is None:
+            yield from ((f".{name}", value) for name, value in class_attributes(obj).items())
+    else:
+        yield from _instance_children(obj)
+
+
+def _function_children(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    if find_named(function) is not None:
+        return
+    name = function.__qualname__
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f" (variable {variable!r} of the function around {name})", cell.cell_contents
+        except ValueError:
+            pass
+    for variable, value in used_globals(function)[0].items():
+        yield f" (global {variable!r} used by {name})", value
+    for index, value in enumerate(function.__defaults__ or ()):
+        yield f" (default {index} of {name})", value
+    for keyword, value in (function.__kwdefaults__ or {}).items():
+        yield f" (default of {keyword!r} in {name})", value
+    yield from ((f".{attribute}", value) for attribute, value in function.__dict__.items())
+
+
+def _instance_children(obj: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        reduced: Any = reduced_by_pickle(obj)
+    except Exception:
+        return
+    if isinstance(reduced, str):
+        return
+    state = reduced[2] if len(reduced) > 2 else None
+    states = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    for part in states:
+        if isinstance(part, dict):
+            yield from ((f".{attribute}", value) for attribute, value in part.items())
+        elif part is not None:
+            yield " (its state)", part
+    yield from ((f" (argument {index} of its class)", value) for index, value in enumerate(reduced[1]))
+    for kind, items in zip(("[{}]", "[{}]"), reduced[3:5], strict=False):
+        if items is not None:
+            for index, value in enumerate(items):
+                yield kind.format(index), value
+    yield " (its class)", type(obj)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def type_name(obj: Any) -> str:
+    """``_thread.lock``, ``generator``: as an error message says it."""
+    kind = type(obj)
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def explain(path: str, culprit: Any, error: BaseException) -> str:
+    """The sentence for people."""
+    reason = str(error)
+    article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
+    remedy = _remedy(culprit)
+    if remedy is not None and type(culprit).__module__.startswith(_OWN):
+        return f"{path}: a {type(culprit).__name__} cannot travel; {remedy}"
+    known = remedy is not None or reason.startswith(("cannot pickle", "Can't pickle")) or not reason
+    if remedy is None:
+        words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", type(culprit).__name__)
+        remedy = _BY_NAME.get(words[-1].lower() if words else "", _PLAINER)
+    what = f"{article} {type_name(culprit)} cannot be pickled"
+    return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {remedy}"

@@ -1,0 +1,240 @@
+"""Reducers for values of the standard library that `pickle` refuses, or copies where the other side has its own.
+
+`pickler` holds the pickler and takes functions and classes apart; this file adds to its tables.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import io
+import logging
+import pickle
+import sys
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from . import rebuild as build, rebuild_values as values
+from .module_origin import Travel, travel
+from .pickler import BASES, REDUCERS, Pickler, Reduced, by_member, reduce_method
+
+_STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
+_PARTS = ("buffer",)
+
+
+def _reduce_stream(pickler: Pickler, stream: Any) -> Reduced:
+    """The standard streams are those of the process that unpacks them; other streams are left to `pickle`."""
+    for name in _STREAMS:
+        if getattr(sys, name) is stream:
+            return values.load_stream, (name.strip("_"), None)
+    for name in _STREAMS:
+        for part in _PARTS:
+            if getattr(getattr(sys, name), part, None) is stream:
+                return values.load_stream, (name.strip("_"), part)
+    return NotImplemented
+
+
+def _reduce_handler(pickler: Pickler, handler: logging.Handler) -> Reduced:
+    cls = type(handler)
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return NotImplemented
+    state = {name: value for name, value in handler.__dict__.items() if name != "lock"}
+    return values.new_handler, (cls,), state, None, None, values.fill_handler
+
+
+_LOGGER_STATE = ("level", "propagate", "handlers", "filters", "disabled")
+
+
+def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
+    """By its name, or, for one that was made by hand, with its handlers."""
+    if logger.manager.loggerDict.get(logger.name) is logger:
+        return NotImplemented
+    state = {name: getattr(logger, name) for name in _LOGGER_STATE}
+    return values.new_logger, (type(logger), logger.name), state, None, None, values.fill_logger
+
+
+def find_named_method(method: Any) -> tuple[Travel, str, str] | None:
+    """How a method of a hidden instance is reached by name: `random.random`, `numpy.random.rand`.
+
+    Such an instance is its module's own state.  The module on the other side has one of its own: a copy of this one
+    would give the same random numbers on every engine.
+    """
+    owner = method.__self__
+    name = method.__name__
+    if owner is None or isinstance(owner, type | types.ModuleType):
+        return None
+    module_name = getattr(type(owner), "__module__", None)
+    if not isinstance(module_name, str):
+        return None
+    kind = travel(module_name)
+    if kind is Travel.LOOSE:
+        return None
+    found: Any = vars(sys.modules[module_name]).get(name)
+    if type(found) is not type(method) or found.__self__ is not owner or found != method:
+        return None
+    return kind, module_name, name
+
+
+def _by_name(named: tuple[Travel, str, str]) -> Reduced:
+    kind, module_name, name = named
+    return by_member(module_name, name) if kind is Travel.SOURCE else (build.load_sentinel, (module_name, name))
+
+
+def _reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
+    named = find_named_method(method) if hasattr(method, "__name__") else None
+    return _by_name(named) if named is not None else reduce_method(pickler, method)
+
+
+def _reduce_builtin(pickler: Pickler, function: types.BuiltinFunctionType) -> Reduced:
+    named = find_named_method(function)
+    return NotImplemented if named is None else _by_name(named)
+
+
+def _reduce_descriptor(pickler: Pickler, found: Any) -> Reduced:
+    owner = found.__objclass__
+    if owner.__dict__.get(found.__name__) is not found:
+        return NotImplemented
+    return values.load_descriptor, (owner, found.__name__)
+
+
+def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
+    cls = _class_of_dict(found)
+    return (build.new_mapping_proxy, (dict(found),)) if cls is None else (values.load_class_dict, (cls,))
+
+
+def _class_of_dict(found: types.MappingProxyType[Any, Any]) -> type | None:
+    """The class that this is the ``__dict__`` of."""
+    for name in ("__dict__", "__weakref__"):
+        own = found.get(name)
+        if isinstance(own, types.GetSetDescriptorType) and own.__objclass__.__dict__ == found:
+            return own.__objclass__
+    return None
+
+
+def _reduce_memory_view(pickler: Pickler, view: memoryview) -> Reduced:
+    if view.c_contiguous:
+        data: Any = pickle.PickleBuffer(view if view.ndim == 1 and view.format == "B" else view.cast("B"))
+    else:
+        data = view.tobytes()
+    return values.new_memory_view, (data, view.format, view.shape)
+
+
+def _reduce_odict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
+    return values.new_odict_view, (type(found).__name__.removeprefix("odict_"), list(found))
+
+
+# --------------------------------------------------------------------------------------------------
+# Weak containers
+
+
+def _reduce_weak_reference(pickler: Pickler, found: weakref.ref[Any]) -> Reduced:
+    target = found()
+    return (values.new_dead_reference, ()) if target is None else (values.new_weak_reference, (target,))
+
+
+def _reduce_weak_method(pickler: Pickler, found: weakref.WeakMethod[Any]) -> Reduced:
+    method = found()
+    return (values.new_dead_reference, ()) if method is None else (values.new_weak_method, (method,))
+
+
+def _reduce_weak_set(pickler: Pickler, found: weakref.WeakSet[Any]) -> Reduced:
+    return values.new_weak_set, (type(found),), list(found), None, None, values.fill_weak_set
+
+
+def _reduce_weak_dict(pickler: Pickler, found: Any) -> Reduced:
+    return values.new_weak_dict, (type(found),), list(found.items()), None, None, values.fill_weak_dict
+
+
+# --------------------------------------------------------------------------------------------------
+# What pickle takes by mistake
+
+
+later = ["multiprocessing.connection"]
+"""Modules with types to be refused that are not imported for it; empty once they are known."""
+
+
+def _refuse(pickler: Pickler, found: Any) -> Reduced:
+    raise pickle.PicklingError(f"cannot pickle {type(found).__name__!r} object")
+
+
+def refuse_connections() -> None:
+    """Refuse pipes, now that their module is imported: pickle would send the number of a descriptor, which means
+    another file elsewhere."""
+    REDUCERS[sys.modules[later.pop()].Connection] = _refuse
+
+
+# --------------------------------------------------------------------------------------------------
+# Subclasses of descriptors
+
+
+def _own_reduce(cls: type) -> bool:
+    """Whether a class says itself how it is taken apart."""
+    return any(
+        isinstance(base.__dict__.get(name), types.FunctionType)
+        for base in cls.__mro__
+        for name in ("__reduce__", "__reduce_ex__")
+    )
+
+
+def _described(base: type, found: Any, args: tuple[Any, ...], own: tuple[str, ...] = ()) -> Reduced:
+    if _own_reduce(type(found)):
+        return NotImplemented
+    state = {name: value for name, value in getattr(found, "__dict__", {}).items() if name not in own}
+    return values.new_descriptor, (base, type(found), args, state)
+
+
+def _reduce_wrapped(pickler: Pickler, found: Any) -> Reduced:
+    base = classmethod if isinstance(found, classmethod) else staticmethod
+    return _described(base, found, (found.__func__,), _WRAPPER_OWN)
+
+
+_WRAPPER_OWN = ("__wrapped__", "__doc__", "__name__", "__qualname__", "__module__", "__annotations__", "__annotate__")
+"""Attributes that classmethod and staticmethod copy from their function."""
+
+
+def _reduce_property(pickler: Pickler, found: property) -> Reduced:
+    return _described(property, found, (found.fget, found.fset, found.fdel, found.__doc__), ("__doc__",))
+
+
+def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[Any]) -> Reduced:
+    return _described(functools.cached_property, found, (found.func,), ("func", "lock"))
+
+
+REDUCERS.update(
+    {
+        types.MethodType: _reduce_method,
+        types.BuiltinFunctionType: _reduce_builtin,
+        types.GetSetDescriptorType: _reduce_descriptor,
+        types.MemberDescriptorType: _reduce_descriptor,
+        types.ClassMethodDescriptorType: _reduce_descriptor,
+        types.MappingProxyType: _reduce_mapping_proxy,
+        memoryview: _reduce_memory_view,
+        logging.Logger: _reduce_logger,
+        type(OrderedDict().keys()): _reduce_odict_view,
+        type(OrderedDict().values()): _reduce_odict_view,
+        type(OrderedDict().items()): _reduce_odict_view,
+        weakref.ref: _reduce_weak_reference,
+        values.KeptRef: _reduce_weak_reference,
+        weakref.WeakMethod: _reduce_weak_method,
+        values.KeptMethod: _reduce_weak_method,
+        weakref.WeakSet: _reduce_weak_set,
+        weakref.WeakKeyDictionary: _reduce_weak_dict,
+        weakref.WeakValueDictionary: _reduce_weak_dict,
+        abc.abstractclassmethod: _reduce_wrapped,
+        abc.abstractstaticmethod: _reduce_wrapped,
+        abc.abstractproperty: _reduce_property,
+    }
+)
+BASES.update(
+    {
+        vars(io)["IOBase"].__base__: _reduce_stream,
+        logging.Handler: _reduce_handler,
+        classmethod: _reduce_wrapped,
+        staticmethod: _reduce_wrapped,
+        property: _reduce_property,
+        functools.cached_property: _reduce_cached_property,
+    }
+)

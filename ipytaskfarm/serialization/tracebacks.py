@@ -1,0 +1,182 @@
+"""Tracebacks as they travel: the places that a traceback leads through, and tracebacks made of places again.
+
+A traceback cannot be pickled, as it holds frames and they hold values.  What a reader needs of it is file, function,
+line and the source lines.  On the other side each place becomes a frame of a tiny code object that claims to stand
+there, so that Python, IPython, pytest and debuggers show the engine's frames as they show their own, each exception of
+a chain with its own traceback.  The idea is tblib's; ours keeps columns too, and brings source lines along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import os
+import sys
+import threading
+import types
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from ..core.messages.payload import ErrorPlace
+
+PLACES_MAX = 200
+"""Different places of one failure, over all exceptions of its chain."""
+FRAMES_MAX = 3000
+"""Frames of one traceback; of a longer one its beginning and its end."""
+_AROUND = 2
+"""So many lines before and after a place travel along."""
+_LINES_MAX = 12
+_LINE_CHARACTERS_MAX = 400
+_FILES_KEPT = 512
+
+_LONG, _NO_COLUMNS = 14, 13
+"""Forms of entries in a code object's table of positions, see CPython's Objects/locations.md."""
+_UNITS_MAX = 8
+_TEMPLATE = compile("__keep__(__frame__())", "<place>", "exec", dont_inherit=True)
+
+
+class Places:
+    """Collects the places of a failure's tracebacks, each once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[types.CodeType, int, int], int] = {}
+        self.found: list[ErrorPlace] = []
+
+    def frames(self, tb: types.TracebackType | None) -> tuple[int, ...]:
+        """The indexes of the places that a traceback leads through."""
+        indexes: list[int] = []
+        while tb is not None:
+            code = tb.tb_frame.f_code
+            key = (code, tb.tb_lasti, tb.tb_lineno)
+            index = self._known.get(key)
+            if index is None and len(self.found) < PLACES_MAX:
+                index = self._known[key] = len(self.found)
+                self.found.append(_place(tb, code))
+            if index is not None:
+                indexes.append(index)
+            tb = tb.tb_next
+        if len(indexes) > FRAMES_MAX:
+            half = FRAMES_MAX // 2
+            indexes = indexes[:half] + indexes[-half:]
+        return tuple(indexes)
+
+
+def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
+    line = tb.tb_lineno or code.co_firstlineno
+    columns: tuple[int | None, int | None, int | None] = (None, None, None)
+    if tb.tb_lasti >= 0:
+        # A code object that somebody has put together may have no table of positions: RuntimeError.
+        with contextlib.suppress(RuntimeError):
+            for start, end, column, end_column in islice(code.co_positions(), tb.tb_lasti // 2, None):
+                if start == line:
+                    columns = (end, column, end_column)
+                break
+    first = max(1, line - _AROUND)
+    last = min(columns[0] or line, line + _LINES_MAX) + _AROUND
+    source = linecache.getlines(code.co_filename, tb.tb_frame.f_globals)
+    lines = tuple(each.rstrip("\n")[:_LINE_CHARACTERS_MAX] for each in source[first - 1 : last])
+    module = tb.tb_frame.f_globals.get("__name__")
+    return ErrorPlace(
+        code.co_filename,
+        module if isinstance(module, str) else "",
+        code.co_name,
+        code.co_firstlineno,
+        line,
+        *columns,
+        lines,
+        first,
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# On the other side
+
+
+def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
+    """A frame for each place."""
+    return [_frame(place) for place in places]
+
+
+def made_traceback(
+    places: Sequence[ErrorPlace], frames: Sequence[types.FrameType], indexes: Sequence[int]
+) -> types.TracebackType | None:
+    """A traceback that leads through these places; None: through none."""
+    tb: types.TracebackType | None = None
+    for index in reversed(indexes):
+        tb = types.TracebackType(tb, frames[index], 0, places[index].line)
+    return tb
+
+
+def _frame(place: ErrorPlace) -> types.FrameType:
+    kept: list[types.FrameType] = []
+    names: dict[str, Any] = {"__name__": place.module, "__keep__": kept.append, "__frame__": sys._getframe}
+    code = _TEMPLATE.replace(
+        co_filename=_with_source(place),
+        co_name=place.name,
+        co_qualname=place.name,
+        co_firstlineno=max(1, place.first_line),
+        co_linetable=_positions(place),
+    )
+    exec(code, names)
+    del names["__keep__"], names["__frame__"]
+    return kept[0]
+
+
+def _positions(place: ErrorPlace) -> bytes:
+    """The table by which each instruction of the tiny code stands at the place."""
+    table = bytearray()
+    delta = place.line - max(1, place.first_line)
+    units = len(_TEMPLATE.co_code) // 2
+    end, column, end_column = place.end_line, place.column, place.end_column
+    while units > 0:
+        length = min(units, _UNITS_MAX)
+        known = end is not None and column is not None and end_column is not None and end >= place.line
+        table.append(0x80 | ((_LONG if known else _NO_COLUMNS) << 3) | (length - 1))
+        table += _varint((-delta << 1) | 1 if delta < 0 else delta << 1)
+        if end is not None and column is not None and end_column is not None and known:
+            table += _varint(end - place.line) + _varint(column + 1) + _varint(end_column + 1)
+        delta = 0
+        units -= length
+    return bytes(table)
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number >= 64:
+        found.append(0x40 | (number & 0x3F))
+        number >>= 6
+    found.append(number)
+    return bytes(found)
+
+
+_sources: OrderedDict[str, dict[int, str]] = OrderedDict()
+"""Lines of files that are not here, by number: linecache has them as long as they stand here."""
+_sources_lock = threading.Lock()
+
+
+def _with_source(place: ErrorPlace) -> str:
+    """The file's name; linecache finds the lines that came along, where the file itself is not here."""
+    name = place.filename
+    if not place.lines:
+        return name
+    with _sources_lock:
+        if name not in _sources and (name in linecache.cache or os.path.exists(name)):
+            return name
+        lines = dict(enumerate(place.lines, place.lines_from))
+        known = _sources.get(name)
+        if known is not None and any(known.get(number, line) != line for number, line in lines.items()):
+            # Other code of the same name: tasks' names are short.
+            stem = name.removesuffix(">")
+            name = f"{stem} {zlib.crc32(repr(place.lines).encode(errors='replace')):08x}{name[len(stem) :]}"
+            known = _sources.get(name)
+        merged = _sources[name] = {**(known or {}), **lines}
+        _sources.move_to_end(name)
+        text = [merged[number] + "\n" if number in merged else "\n" for number in range(1, max(merged) + 1)]
+        linecache.cache[name] = (sum(map(len, text)), None, text, name)
+        while len(_sources) > _FILES_KEPT:
+            gone, _ = _sources.popitem(last=False)
+            linecache.cache.pop(gone, None)
+    return name

@@ -1,0 +1,321 @@
+"""The door to blobs: large values as files that are named by what is in them.
+
+A value of 64 KiB and more does not travel through the controller.  Whoever packs it writes it into the farm's blob
+folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
+machine share its pages, or reads it if it is small; either way the memory is private: writing into an array changes
+nobody else's.  No descriptor stays open for a value (`system.file_mapping`).
+
+A machine that does not see the folder has copies (`storage.blob_copies`), brought to it piece by piece when they are
+first looked for: see `fetch_from`.
+
+A blob is on disk before its name is given to anyone.  Which blobs a task or a result needs stands in the store, in
+the same transaction; a file that nothing needs goes after `KEPT_S` (see `sweep`).  Its time of modification says when
+somebody last had it in hand, so whoever holds a digest that is not in the store yet touches the file now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from ..core.errors import BlobMissing
+from ..system.farm_paths import private_folder
+from ..system.file_mapping import load
+
+BLOB_BYTES = 64 * 1024
+"""Values of this size and more are blobs."""
+
+KEPT_S = 600.0
+"""How long a blob that nothing needs is kept after it was last in somebody's hand."""
+
+TOUCH_S = 120.0
+"""How often a holder of a digest touches the file."""
+
+_MARK = "farm"
+_LOCK = "lock"
+_WRITE_BYTES = 8 * 2**20
+_LARGE_BYTES = 4 * 2**20
+_PLACES_KEPT = 16
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def blobs_folder(store: Path) -> Path:
+    """Where the blobs of a store lie: beside it."""
+    return store.with_name(f"{store.name}.blobs")
+
+
+class Blobs:
+    """One farm's blobs on this machine."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._written: dict[tuple[int, int], bytes] = {}
+        """Digests by (address, size) of what was written last.  A hint: the memory may hold something else by now."""
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], farm: str) -> Blobs:
+        """Make the folder (0700) if need be, and mark it as this farm's (its incarnation)."""
+        made = cls(folder)
+        private_folder(made.folder)
+        (made.folder / _MARK).write_text(farm)
+        (made.folder / _LOCK).touch(0o600)
+        return made
+
+    @classmethod
+    def find(cls, folder: str, farm: str) -> Blobs | None:
+        """The farm's blobs, if this process sees the very folder; None on another machine."""
+        if not folder:
+            return None
+        found = cls(folder)
+        try:
+            same = (found.folder / _MARK).read_text() == farm
+        except OSError:
+            return None
+        return found if same and os.access(found.folder, os.W_OK) else None
+
+    def path(self, digest: bytes) -> Path:
+        """Where the blob of this digest (32 bytes) lies."""
+        name = digest.hex()
+        return self.folder / name[:2] / name
+
+    def put(self, data: memoryview) -> bytes:
+        """Write these bytes, once; their digest (32 bytes).  On disk when it returns.  OSError: the disk's trouble."""
+        place = _place(data)
+        known = self._written.get(place) if place is not None else None
+        # The same memory is pushed again and again: comparing is four times as fast as hashing.
+        if known is not None and self._holds(known, data):
+            return known
+        digest = self._put(data)
+        if place is not None:
+            self._written[place] = digest
+            while len(self._written) > _PLACES_KEPT:
+                del self._written[next(iter(self._written))]
+        return digest
+
+    def _put(self, data: memoryview) -> bytes:
+        if data.nbytes < _LARGE_BYTES:
+            digest = hashlib.sha256(data).digest()
+            if self._is_there(digest, data.nbytes):
+                return digest
+        part = self.folder / f"{uuid.uuid4().hex}.part"
+        digests: list[bytes] = []
+        # Large ones are hashed while they are written: neither holds the interpreter.
+        hashing = threading.Thread(target=lambda: digests.append(hashlib.sha256(data).digest()), name="hash")
+        hashing.start()
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                for start in range(0, data.nbytes, _WRITE_BYTES):
+                    _write(fd, data[start : start + _WRITE_BYTES])
+                hashing.join()
+                if not self._is_there(digests[0], data.nbytes):
+                    os.fsync(fd)
+                    path = self.path(digests[0])
+                    path.parent.mkdir(mode=0o700, exist_ok=True)
+                    os.rename(part, path)
+                    _sync_folder(path.parent)
+            finally:
+                os.close(fd)
+        finally:
+            hashing.join()
+            part.unlink(missing_ok=True)
+        return digests[0]
+
+    def _is_there(self, digest: bytes, size: int) -> bool:
+        with self._in_hand():
+            return _touch(self.path(digest), size)
+
+    def _holds(self, digest: bytes, data: memoryview) -> bool:
+        """Whether that blob is there and holds exactly these bytes."""
+        if not self._is_there(digest, data.nbytes):
+            return False
+        mapped = self.map(digest)
+        if mapped is None:
+            return False
+        view = (ctypes.c_char * data.nbytes).from_buffer
+        return bool(_memcmp(view(mapped), view(data), data.nbytes) == 0)
+
+    def map(self, digest: bytes) -> memoryview | None:
+        """The blob as memory, see `mapping.load`: writing into it stays private.  None: not here."""
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return load(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, digest: bytes, offset: int, count: int) -> tuple[int, bytes]:
+        """(bytes of the whole, those from offset on, at most count); it counts as in hand.  OSError: it cannot be
+        read, FileNotFoundError: it is not here."""
+        self.touch([digest])
+        fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            return size, os.pread(fd, count, offset) if 0 <= offset < size else b""
+        finally:
+            os.close(fd)
+
+    def touch(self, digests: Iterable[bytes]) -> None:
+        """These are in hand: not to be swept for `KEPT_S`."""
+        with self._in_hand():
+            for digest in digests:
+                _touch(self.path(digest), None)
+
+    def sweep(self, needed: Callable[[Sequence[str]], set[str]], older_than_s: float = KEPT_S) -> int:
+        """Remove blobs last in hand longer ago than that, and not among `needed(their digests, as hex)`.
+        Returns how many."""
+        removed = 0
+        for names in self._old(older_than_s):
+            keep = needed(list(names))
+            for name in names - keep:
+                removed += self._remove(self.folder / name[:2] / name, older_than_s)
+        return removed
+
+    def _old(self, older_than_s: float) -> Iterator[set[str]]:
+        """Names of files last in hand long ago, a folder's at a time."""
+        for folder in [self.folder, *sorted(self.folder.glob("??"))]:
+            names = set()
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_file(follow_symlinks=False) or entry.name in (_MARK, _LOCK):
+                        continue
+                    if time.time() - entry.stat().st_mtime <= older_than_s:
+                        continue
+                    if entry.name.endswith(".part"):  # whoever wrote it died
+                        os.unlink(entry.path)
+                    else:
+                        names.add(entry.name)
+            if names:
+                yield names
+
+    def _remove(self, path: Path, older_than_s: float) -> int:
+        """Nobody can take it in hand while the lock is held; who did before has touched it."""
+        with open(self.folder / _LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if time.time() - path.stat().st_mtime <= older_than_s:
+                    return 0
+                path.unlink()
+            except FileNotFoundError:
+                return 0
+        return 1
+
+    @contextlib.contextmanager
+    def _in_hand(self) -> Iterator[None]:
+        with open(self.folder / _LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+
+
+class Keeper:
+    """Takes large buffers while something is packed, and remembers their digests."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self.digests: dict[bytes, None] = {}
+
+    def keep(self, data: memoryview) -> bytes | None:
+        """The digest under which it is kept; None: it must travel as it is (the disk has no room for it)."""
+        try:
+            digest = self._blobs.put(data)
+        except OSError:
+            return None
+        self.digests[digest] = None
+        return digest
+
+    def taken(self) -> tuple[str, ...]:
+        """What was kept since the last call, as hex."""
+        if not self.digests:
+            return ()
+        digests, self.digests = self.digests, {}
+        return tuple(digest.hex() for digest in digests)
+
+
+Fetch: TypeAlias = Callable[[bytes], memoryview]
+"""Brings the blob of a digest here, and maps it; waits as long as that takes.  BlobMissing: it is nowhere."""
+
+_known: dict[Path, Blobs] = {}
+_fetches: list[Fetch] = []
+
+
+def use(blobs: Blobs) -> None:
+    """This process unpacks values whose blobs lie there."""
+    _known[blobs.folder] = blobs
+
+
+def fetch_from(fetch: Fetch) -> None:
+    """This process unpacks values whose blobs lie where it does not see them: they come by this, in the thread that
+    unpacks."""
+    _fetches.append(fetch)
+
+
+def fetch_no_more(fetch: Fetch) -> None:
+    """Nothing comes from there any more."""
+    if fetch in _fetches:
+        _fetches.remove(fetch)
+
+
+def mapped(digest: bytes) -> memoryview:
+    """The blob of this digest, wherever this process knows it.  BlobMissing: nowhere."""
+    for blobs in list(_known.values()):
+        found = blobs.map(digest)
+        if found is not None:
+            return found
+    missing = None
+    for fetch in list(_fetches):
+        try:
+            return fetch(digest)
+        except BlobMissing as error:
+            missing = error
+    raise missing or missing_blob(
+        digest, "its task was cleared, or it lies on a machine that this process does not see"
+    )
+
+
+def missing_blob(digest: bytes, why: str) -> BlobMissing:
+    """The error that names it."""
+    return BlobMissing(f"the data of this value (blob {digest.hex()[:12]}…) is not here: {why}")
+
+
+def _place(data: memoryview) -> tuple[int, int] | None:
+    """Where large data lies; None for small or read-only data."""
+    if data.nbytes < _LARGE_BYTES or data.readonly:
+        return None
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)), data.nbytes
+
+
+def _touch(path: Path, size: int | None) -> bool:
+    """Whether it is there, and of that size; it counts as in hand now."""
+    try:
+        if size is not None and path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,144 @@
+"""A tape of all that a controller hears, made by ``start --record FILE`` and played by ``ipytaskfarm replay``.
+
+The scheduler decides from what it remembers, what it hears and what time it is, so with a tape of these three it
+decides again as it did.  Payloads are on it too: it is as private as the store.
+
+The file is a sequence of frames, each a length (4 bytes, big endian) and a MessagePack value: first a `Head`, then a
+`Turn` per turn of the loop.  A frame that was not written to its end, by a controller that was killed, ends the tape.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+
+import msgspec
+
+from ..core.errors import StoreError
+from ..core.saves import Save, Snapshot
+from ..core.scheduler.clock import Now
+from ..core.scheduler.events import Event
+from ..core.scheduler.settings import SchedulerSettings
+
+VERSION = 1
+EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
+_LENGTH = struct.Struct(">I")
+
+
+class PolicyName(msgspec.Struct, frozen=True):
+    """The queue policy's name, and where it was imported from."""
+
+    name: str
+    paths: tuple[str, ...] = ()
+
+
+class Head(msgspec.Struct, frozen=True):
+    """How the controller's life began."""
+
+    version: int
+    farm: str
+    snapshot: Snapshot
+    settings: dict[str, Any]
+    """The fields of `core.scheduler.settings.SchedulerSettings` except the policy."""
+    policy: PolicyName
+    hold: bool
+    mono_s: float
+    wall_s: float
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """One turn: the time, what was heard, and a mark of what was saved for it."""
+
+    mono_s: float
+    wall_s: float
+    heard: list[tuple[str, str, bytes]]
+    """(session, the event's type, the event)"""
+    mark: int
+
+
+class Tape:
+    """A tape that is being written.  Each turn is handed to the system at once; it is not forced to the disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        farm: str,
+        snapshot: Snapshot,
+        settings: SchedulerSettings,
+        policy: PolicyName,
+        hold: bool,
+        now: Now,
+    ) -> Tape:
+        """Begin a tape; an older one of that name is set aside.  StoreError: it cannot be written."""
+        try:
+            if path.exists():
+                os.rename(path, path.with_name(f"{path.name}.{int(now.wall_s)}"))
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the tape {path} cannot be written: {error.strerror}; --record takes a file") from error
+        tape = cls(os.fdopen(fd, "wb", buffering=0))
+        kept = {name: value for name, value in vars(settings).items() if name != "policy"}
+        tape._write(Head(VERSION, farm, snapshot, kept, policy, hold, now.mono_s, now.wall_s))
+        return tape
+
+    def note(self, now: Now, events: Sequence[tuple[str, Event]], saves: Sequence[Save]) -> None:
+        """One turn."""
+        encode = self._encode
+        heard = [(session, type(event).__name__, encode(event)) for session, event in events]
+        self._write(Turn(now.mono_s, now.wall_s, heard, mark_of(saves)))
+
+    def _write(self, frame: Head | Turn) -> None:
+        data = self._encode(frame)
+        self._file.write(_LENGTH.pack(len(data)) + data)
+
+    def close(self) -> None:
+        """The controller ends."""
+        self._file.close()
+
+
+def mark_of(saves: Sequence[Save]) -> int:
+    """A number that tells other saves from these; their order within a turn does not matter."""
+    encode = msgspec.msgpack.Encoder().encode
+    return sum(zlib.crc32(type(save).__name__.encode() + encode(save)) for save in saves)
+
+
+def read(path: Path) -> tuple[Head, Iterator[Turn]]:
+    """A tape's head, and its turns one after the other.  StoreError: it is no tape, or of another version."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
+    except OSError as error:
+        raise StoreError(f"the tape {path} cannot be read: {error.strerror}") from error
+    frames = _frames(file)
+    try:
+        head = msgspec.msgpack.decode(next(frames, b""), type=Head)
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"{path} is not a tape of a controller: {error}") from error
+    if head.version != VERSION:
+        raise StoreError(f"the tape {path} is of version {head.version}, this ipytaskfarm plays {VERSION}")
+    decode = msgspec.msgpack.Decoder(Turn).decode
+    return head, (decode(frame) for frame in frames)
+
+
+def _frames(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while len(start := file.read(_LENGTH.size)) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(start)
+            frame = file.read(length)
+            if len(frame) < length:
+                return
+            yield frame
+
+
+def event_of(kind: str, data: bytes) -> Event:
+    """What was heard."""
+    event: Event = msgspec.msgpack.decode(data, type=EVENTS[kind])
+    return event

@@ -1,0 +1,479 @@
+"""Saves into rows of the store's tables, and rows into values.  The SQL of every table stands here.
+
+`storage.store` runs it; nothing here touches a file.  ``schema.sql`` says what the columns mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from ..core import saves as s
+from ..core.messages.dependencies import Needs
+from ..core.messages.tables import TaskRow
+from ..core.messages.task_types import AttemptRow, Failure, Final, JobSpec, Rules, RunKey
+from ..core.states import State
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+class Statement(NamedTuple):
+    """SQL to be run for each row."""
+
+    sql: str
+    rows: list[Row]
+    fences: bool = False
+    """Each row begins with a task's id and must change something; one that does not was fenced off."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_job = msgspec.json.Decoder(JobSpec).decode
+_decode_rules = msgspec.json.Decoder(Rules).decode
+decode_runs = msgspec.json.Decoder(list[RunKey]).decode
+decode_needs = msgspec.json.Decoder(Needs).decode
+decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def asked(keys: Iterable[int] | Iterable[str]) -> str:
+    """The parameter of every SELECT below that has one: all keys in one text, so that there is no limit on how many.
+    The statement finds them as ``asked.value``."""
+    return _encode(list(keys)).decode()
+
+
+# --------------------------------------------------------------------------------------------------
+# Saves into rows: one function per kind, each takes a run of that kind.
+
+_THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
+
+
+def _task(t: s.SaveTask, text: str | None, needs: str | None) -> Row:
+    name, job = (t.rules.name, t.rules.job) if t.rules is not None else (None, None)
+    return (
+        t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, needs, job, t.parent, t.spawn,
+    )  # fmt: skip
+
+
+def _rules_text(rules: Rules | None) -> str | None:
+    if rules is None:
+        return None
+    # Without the name the texts of many tasks are equal, and loading decodes each text once.
+    return _encode(rules if rules.name is None else msgspec.structs.replace(rules, name=None)).decode()
+
+
+def _task_rows(group: list[s.SaveTask]) -> list[Row]:
+    rows = []
+    rules, text = None, None
+    edges, needs = None, None
+    for save in group:
+        if save.rules is not rules:  # tasks that came together share them
+            rules, text = save.rules, _rules_text(save.rules)
+        if save.needs is not edges:
+            edges, needs = save.needs, _encode(save.needs).decode() if save.needs is not None else None
+        rows.append(_task(save, text, needs))
+    return rows
+
+
+def _tasks(group: list[s.SaveTask]) -> list[Statement]:
+    sql = (
+        "INSERT INTO tasks "
+        "(id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job, parent, spawn) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING"
+    )
+    return [Statement(sql, _task_rows(group), fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
+
+
+def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
+    """Which blobs tasks need; nothing at all where none does, as it is with most."""
+    rows: list[Row] = [(task, part, digest) for task, digests in needing if digests for digest in digests]
+    if not rows:
+        return []
+    sql = f"INSERT INTO blob_uses (task, part, digest) SELECT ?1, ?2, ?3 WHERE {_THERE} ON CONFLICT DO NOTHING"
+    return [Statement(sql, rows)]
+
+
+def _failure_row(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
+    return (None, None, None) if failure is None else (failure.etype, failure.value, failure.place)
+
+
+def _final(f: Final) -> Row:
+    times = (f.started_s, f.run_s, f.completed_s)
+    return (f.id, f.reason, f.engine_id, f.node, f.attempts, *times, *_failure_row(f.failure), f.body)
+
+
+def _finals(group: list[s.SaveFinal]) -> list[Statement]:
+    # An end by an attempt that is no longer the current one comes too late: a requeue has counted further.
+    sql = (
+        "INSERT INTO finals "
+        "(task, reason, engine_id, node, attempts, started_s, run_s, completed_s, etype, value, place, body) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 WHERE {_THERE} "
+        "AND NOT EXISTS (SELECT 1 FROM progress WHERE task = ?1 AND attempt > ?5) ON CONFLICT (task) DO NOTHING"
+    )
+    uses = _uses("result", ((save.final.id, save.final.blobs) for save in group))
+    return [Statement(sql, [_final(save.final) for save in group], fences=True), *uses]
+
+
+def _attempt(task: int, r: AttemptRow) -> Row:
+    return (task, r.number, r.engine_id, r.node, r.started_s, r.ended_s, r.outcome, *_failure_row(r.failure))
+
+
+def _attempts(group: list[s.SaveAttempt]) -> list[Statement]:
+    sql = (
+        "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE {_THERE} ON CONFLICT (task, number) DO NOTHING"
+    )
+    return [Statement(sql, [_attempt(save.task, save.row) for save in group], fences=True)]
+
+
+def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
+    # A recovery task's payload may come with the first of its requeues only; further ones of it keep it.
+    sql = (
+        "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery, payload, function, "
+        "until_s, trial, began_s, state, received) "
+        "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 "
+        f"WHERE {_THERE} AND NOT EXISTS (SELECT 1 FROM finals WHERE task = ?1) "
+        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, errors = ?4, losses = ?5, recovery = ?6, "
+        "payload = iif(?7 IS NULL AND ?6 = recovery, payload, ?7), "
+        "function = iif(?7 IS NULL AND ?6 = recovery, function, ?8), until_s = ?9, trial = ?10, began_s = ?11, "
+        "state = ifnull(?12, state), received = ?13 WHERE ?3 >= attempt"
+    )
+    rows: list[Row] = [
+        (
+            q.task, q.queue_seq, q.attempt, q.errors, q.losses, q.recovery, q.payload, q.function,
+            q.until_s, q.trial, q.began_s, q.state, q.received,
+        )
+        for q in group
+    ]  # fmt: skip
+    return [Statement(sql, rows, fences=True)]
+
+
+def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
+    ids: list[Row] = [(r.task,) for r in group]
+    ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
+    becomes = (
+        "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
+        "SELECT task, attempts, engine_id, node, started_s, started_s + run_s, ?2, NULL, NULL, NULL FROM finals "
+        "WHERE task = ?1 ON CONFLICT (task, number) DO NOTHING"
+    )
+    progress = (
+        "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE {ended} "
+        "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, until_s = NULL"
+    )
+    return [
+        Statement(becomes, [(r.task, r.outcome) for r in group]),
+        Statement(progress, [(r.task, r.queue_seq, r.attempt, r.errors, r.losses, r.recovery) for r in group]),
+        Statement(f"DELETE FROM blob_uses WHERE task = ?1 AND part = 'result' AND {ended}", ids),
+        Statement("DELETE FROM finals WHERE task = ?1", ids, fences=True),
+    ]
+
+
+def _mails(group: list[s.SaveMail]) -> list[Statement]:
+    sql = (
+        "INSERT INTO mail (task, outgoing, seq, sender, mark, at_s, body) "
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {_THERE} ON CONFLICT DO NOTHING"
+    )
+    return [Statement(sql, [(x.task, x.outgoing, x.seq, x.sender, x.mark, x.at_s, x.body) for x in group])]
+
+
+def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
+    sql = "INSERT INTO blocks (first, last, accepted_upto, session) VALUES (?, ?, ?, ?)"
+    return [Statement(sql, [(b.first, b.last, b.first - 1, b.session) for b in group])]
+
+
+def _accepted(group: list[s.SaveAccepted]) -> list[Statement]:
+    sql = "UPDATE blocks SET accepted_upto = max(accepted_upto, ?2) WHERE first = ?1"
+    return [Statement(sql, [(a.block_first, a.upto) for a in group])]
+
+
+def _functions(group: list[s.SaveFunction]) -> list[Statement]:
+    sql = "INSERT INTO functions (digest, code) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
+    return [Statement(sql, [(f.digest, f.code) for f in group])]
+
+
+def _handouts(group: list[s.SaveHandOut]) -> list[Statement]:
+    sql = (
+        "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?1, ?2, ?3, ?4, ?5) "
+        "ON CONFLICT (number) DO UPDATE SET runs = ?4"
+    )
+    return [Statement(sql, [(h.number, h.engine, h.engine_id, _encode(h.runs).decode(), h.at_s) for h in group])]
+
+
+def _dropped_handouts(group: list[s.DropHandOut]) -> list[Statement]:
+    return [Statement("DELETE FROM handouts WHERE number = ?", [(h.number,) for h in group])]
+
+
+def _cleared(group: list[s.SaveClear]) -> list[Statement]:
+    spans: list[Row] = list(_spans(id for save in group for id in save.ids))
+    ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = tasks.id)"
+    statements = [Statement(f"DELETE FROM tasks WHERE id BETWEEN ? AND ? AND {ended}", spans)]
+    for table in ("finals", "attempts", "progress", "blob_uses", "mail"):
+        gone = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
+        statements.append(Statement(f"DELETE FROM {table} WHERE task BETWEEN ? AND ? AND {gone}", spans))
+    statements.append(Statement("DELETE FROM refusals WHERE task BETWEEN ? AND ?", spans))
+    # A job goes with the last of its tasks.
+    over = "json_extract(spec, '$.total') <= arrived AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = jobs.id)"
+    statements.append(Statement(f"DELETE FROM jobs WHERE {over}", [()]))
+    return statements
+
+
+def _spans(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """[4, 1, 2, 9] -> (1, 2), (4, 4), (9, 9).  Clearing all results of a farm is one span, not a million statements."""
+    first = last = None
+    for id in sorted(ids):
+        if last is not None and first is not None and id > last + 1:
+            yield (first, last)
+            first = None
+        first, last = (id if first is None else first), id
+    if last is not None and first is not None:
+        yield (first, last)
+
+
+def _refusals(group: list[s.SaveRefusal]) -> list[Statement]:
+    sql = "INSERT INTO refusals (task, etype, text) VALUES (?, ?, ?) ON CONFLICT (task) DO NOTHING"
+    return [Statement(sql, [(r.task, r.etype, r.text) for r in group], fences=True)]
+
+
+def _settings(group: list[s.SaveSetting]) -> list[Statement]:
+    sql = "INSERT INTO settings (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2"
+    return [Statement(sql, [(x.key, x.value) for x in group])]
+
+
+def _jobs(group: list[s.SaveJob]) -> list[Statement]:
+    sql = (
+        "INSERT INTO jobs (id, spec, session, arrived, failed, paused) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6"
+    )
+    found: list[Row] = [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused) for j in group]
+    return [Statement(sql, found)]
+
+
+def _sticky(group: list[s.SaveSticky]) -> list[Statement]:
+    sql = (
+        "INSERT INTO sticky (key, verb, body, text) VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (key) DO UPDATE SET verb = ?2, body = ?3, text = ?4"
+    )
+    return [Statement(sql, [(x.key, x.verb, x.body, x.text) for x in group])]
+
+
+def _dropped_sticky(group: list[s.DropSticky]) -> list[Statement]:
+    return [
+        Statement("DELETE FROM sticky", [()])
+        if drop.keys is None
+        else Statement("DELETE FROM sticky WHERE key = ?", [(key,) for key in drop.keys])
+        for drop in group
+    ]
+
+
+_BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
+    s.SaveBlock: _blocks,
+    s.SaveAccepted: _accepted,
+    s.SaveTask: _tasks,
+    s.SaveFunction: _functions,
+    s.SaveHandOut: _handouts,
+    s.DropHandOut: _dropped_handouts,
+    s.SaveAttempt: _attempts,
+    s.SaveRequeue: _requeues,
+    s.SaveReopen: _reopened,
+    s.SaveMail: _mails,
+    s.SaveFinal: _finals,
+    s.SaveClear: _cleared,
+    s.SaveRefusal: _refusals,
+    s.SaveSetting: _settings,
+    s.SaveJob: _jobs,
+    s.SaveSticky: _sticky,
+    s.DropSticky: _dropped_sticky,
+}
+
+
+def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
+    """What to run for saves that stand next to one another and are all of this kind."""
+    return _BY_KIND[kind](group)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows into values: each SELECT with the function for its rows.
+#
+# The CROSS JOINs fix the order of the loops (SQLite's extension): look each asked-for key up, scan nothing.
+
+BLOCKS = "SELECT first, last, accepted_upto, session FROM blocks ORDER BY first"
+_NOT_KEPT = "(t.needs IS NULL OR json_extract(t.needs, '$.keep') IS NOT 1)"
+FINAL_IDS = (
+    "SELECT f.task, f.completed_s FROM finals AS f JOIN tasks AS t ON t.id = f.task "
+    f"WHERE f.task > ?1 AND {_NOT_KEPT} ORDER BY f.task LIMIT ?2"
+)
+OLDEST_FINALS = (
+    "SELECT f.task, ifnull(length(f.body), 0) + length(t.payload), "
+    "(SELECT group_concat(digest) FROM blob_uses AS u WHERE u.task = f.task) "
+    f"FROM finals AS f JOIN tasks AS t ON t.id = f.task WHERE {_NOT_KEPT} ORDER BY f.task LIMIT ?1"
+)
+FINAL_RECORDS = (
+    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1 "
+    "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
+)
+HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
+JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
+OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
+WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
+CHILDREN = (
+    "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "
+    "AND EXISTS (SELECT 1 FROM tasks AS p WHERE p.id = t.parent) "
+    "AND NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.parent) ORDER BY id"
+)
+EVENTS = (
+    "WITH events (at_s, task, what, engine_id, more) AS ("
+    "SELECT submitted_s, id, 'accepted', -1, '' FROM tasks UNION ALL "
+    "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts UNION ALL "
+    "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
+    "FROM attempts UNION ALL "
+    "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals WHERE engine_id >= 0 UNION ALL "
+    "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "
+    "ifnull(etype || ': ' || value, '') FROM finals) "
+    "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more FROM events AS e JOIN tasks AS t ON t.id = e.task "
+    "WHERE (?1 IS NULL OR e.task IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR t.name = ?2) "
+    "AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
+)
+EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
+MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
+MAIL_COUNTS = (
+    "SELECT m.task, m.outgoing, max(m.seq), json_group_array(m.mark) FROM mail AS m "
+    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = m.task) GROUP BY m.task, m.outgoing"
+)
+STATES = (
+    "SELECT p.task, p.state FROM json_each(?) AS asked CROSS JOIN progress AS p ON p.task = asked.value "
+    "WHERE p.state IS NOT NULL"
+)
+STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"
+FUNCTIONS = (
+    "SELECT f.digest, f.code FROM json_each(?) AS asked CROSS JOIN functions AS f ON f.digest = asked.value "
+    "ORDER BY asked.key"
+)
+
+_RECORD = (
+    "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
+    "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
+    "ifnull(p.recovery, 0), length(ifnull(p.payload, t.payload)), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
+    "ifnull(p.received, 0), t.parent, t.spawn "
+)
+UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
+    "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
+    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) ORDER BY t.id"
+)
+ENDED = _RECORD.format(attempts="f.attempts") + (
+    "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task "
+    "LEFT JOIN progress AS p ON p.task = t.id WHERE f.reason = '' ORDER BY t.id"
+)
+WORK = (
+    "SELECT t.id, iif(p.payload IS NULL, t.payload, p.payload), iif(p.payload IS NULL, t.function, p.function) "
+    "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value "
+    "LEFT JOIN progress AS p ON p.task = t.id"
+)
+ORIGINALS = (
+    "SELECT t.id, t.payload, t.function, t.name, t.rules, "
+    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work'), t.needs "
+    "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
+)
+
+NEEDED_BLOBS = (
+    "SELECT asked.value FROM json_each(?) AS asked "
+    "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value)"
+)
+
+_HISTORY = (
+    "SELECT a.task, a.number, a.engine_id, a.node, ifnull(a.started_s, 0.0), ifnull(a.ended_s, 0.0), a.outcome, "
+    "a.etype, a.value, a.place FROM "
+)
+HISTORY_OF_UNFINISHED = (
+    f"{_HISTORY} attempts AS a WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = a.task) "
+    "ORDER BY a.task, a.number"
+)
+HISTORY = f"{_HISTORY} json_each(?) AS asked CROSS JOIN attempts AS a ON a.task = asked.value ORDER BY a.task, a.number"
+
+_END = (
+    "ifnull(t.submitted_s, 0.0), ifnull(f.started_s, 0.0), ifnull(f.run_s, 0.0), ifnull(f.completed_s, 0.0), "
+    "f.etype, f.value, f.place"
+)
+_ENDED = (
+    "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task"
+)
+FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_END} {_ENDED}"
+TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
+
+
+def read_job(row: Row) -> s.SaveJob:
+    """A row of `JOBS`."""
+    spec, session, arrived, failed, paused = row
+    return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
+
+
+class RulesReader:
+    """Decodes rules, equal texts once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Rules] = {}
+
+    def __call__(self, text: str | None, name: str | None) -> Rules | None:
+        if text is None:
+            return None
+        rules = self._known.get(text)
+        if rules is None:
+            rules = _decode_rules(text)
+            if len(self._known) < 4096:
+                self._known[text] = rules
+        return rules if name is None else msgspec.structs.replace(rules, name=name)
+
+
+def failure(etype: str | None, value: str | None, place: str | None) -> Failure | None:
+    """The failure of an attempt, from its three columns."""
+    return None if etype is None else Failure(etype, value or "", place or "")
+
+
+def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
+    """Attempts by task."""
+    history: dict[int, list[AttemptRow]] = {}
+    for task, number, engine_id, node, started_s, ended_s, outcome, *failed in found:
+        row = AttemptRow(number, engine_id, node, started_s, ended_s, outcome, failure(*failed))
+        history.setdefault(task, []).append(row)
+    return history
+
+
+def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
+    """`UNFINISHED`, by the million: no call per row that can be spared."""
+    read_rules = RulesReader()
+    return [
+        s.TaskRecord(
+            id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
+            attempt, errors, losses, recovery, history.get(id, []) if history else [], size,
+            None if needs is None else decode_needs(needs), *rest,
+        )
+        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, size, needs,
+        *rest in found
+    ]  # fmt: skip
+
+
+def attempt_of(final: Final) -> AttemptRow:
+    """The last attempt of a task that had ended."""
+    ended_s = final.started_s + final.run_s
+    return AttemptRow(final.attempts, final.engine_id, final.node, final.started_s, ended_s, final.reason)
+
+
+def final(row: Row, history: list[AttemptRow]) -> Final:
+    """`FINALS`."""
+    id, reason, engine_id, node, attempts, body, submitted_s, started_s, run_s, completed_s, *failed = row
+    times = (submitted_s, started_s, run_s, completed_s)
+    return Final(id, reason, engine_id, node, attempts, *times, failure(*failed), body, history)
+
+
+def table_row(row: Row) -> TaskRow:
+    """`TABLE`."""
+    id, reason, name, engine_id, attempts, submitted_s, started_s, run_s, completed_s, *failed = row
+    state = State.FAILED if reason else State.SUCCEEDED
+    times = (submitted_s, started_s, run_s, completed_s)
+    return TaskRow(id, state.value, reason, name, engine_id, attempts, *times, failure(*failed))
+
+
+def in_order(ids: Iterable[int], found: list[Row]) -> list[Row]:
+    """One row per id, in this order, as far as there is one.  (SQL would have to sort, and copy the payloads.)"""
+    by_id = {row[0]: row for row in found}
+    return [by_id[id] for id in ids if id in by_id]

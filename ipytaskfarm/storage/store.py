@@ -1,0 +1,544 @@
+"""The door to the disk: everything that must outlive a controller stands in one SQLite file.
+
+Rules of this file:
+
+- One writer: one connection, used by the thread that opened it.  `Store.commit` writes one turn's saves as one
+  transaction; when it returns they are on the disk (WAL, ``synchronous=FULL``).
+- A transaction is written whole or not at all.  No room: `StoreFull`, nothing was written, go on using the store.
+- After any other error of the disk the store is *broken* and every later call raises.  A failed fsync is never
+  retried: Linux forgets the pages that it could not write, so a second fsync would lie.  Start again from the file.
+- The promises are fenced here once more, whatever the scheduler believes: one end per task, no end for a task that
+  is not there or for an attempt that is not the current one, no clearing of what has not ended, and no commit by a
+  controller whose place another one has taken (`epoch`).
+
+``schema.sql`` beside this file says what is in the tables, `storage.rows` how they are written and read; `core.saves`
+is what may be asked for.
+To add a column: ``migrations/README.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from ..core import saves as s
+from ..core.errors import StoreError, StoreFull
+from ..core.messages import History
+from ..core.messages.tables import TaskRow
+from ..core.messages.task_types import Final, Function, Submission
+from . import disk, rows
+
+SCHEMA = 4
+"""The number of ``schema.sql``."""
+
+APPLICATION_ID = 0x69707466
+"""Marks a SQLite file as ours ("iptf")."""
+
+VALUE_BYTES_MAX = 900_000_000
+"""SQLite cannot keep a larger payload, code or body (its own limit is 10^9 bytes for a whole row)."""
+
+CHECK_BYTES_MAX = 1 << 30
+"""A larger file is not looked through when it is opened after a crash: the farm's return would take minutes."""
+
+CHECKPOINT_BYTES = 4 << 20
+"""Move the write-ahead log into the file after about this much: longer logs make rarer but longer pauses."""
+
+BUSY_S = 5.0
+"""How long a commit waits for somebody else's lock (a person's sqlite3 shell that writes)."""
+
+OLDEST_SQLITE = "3.38.0"
+"""JSON is built in from here on."""
+
+SOUND_SQLITE = "3.51.3"
+"""Earlier ones can damage a file in WAL mode when two connections write or checkpoint at the same moment."""
+
+REMEDY = (
+    "restore a backup in its place, or set it aside and begin anew with `ipytaskfarm start --fresh`; "
+    "`sqlite3 FILE .recover` shows what can still be read"
+)
+
+
+def sqlite_version() -> str:
+    """Of the SQLite that this Python has."""
+    return sqlite3.sqlite_version
+
+
+class _Fenced(Exception):
+    """Some row changed nothing."""
+
+
+class Store:
+    """A farm's store, open for writing.  Make one with `Store.open`."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self.path = path
+        self.farm = ""
+        """The farm's incarnation."""
+        self.epoch = 0
+        """This life's number."""
+        self.notes: list[str] = []
+        """What a person who starts the farm should be told."""
+        self._db = db
+        self._broken: str | None = None
+        self._log_bytes = 0
+
+    # ---------------------------------------------------------------------------------- opening and closing
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, farm_incarnation: str | None = None) -> Store:
+        """Open the store at this path, make it if there is none, bring an older schema to ours.
+
+        farm_incarnation: whose store it must be; None: whosesoever it is (a new one draws its own).
+        The epoch is one higher than the last time, on disk when this returns.
+
+        Raises StoreError, naming the file and the remedy, for a file that cannot be used: damaged, of a newer
+        schema, another farm's, on a network file system, readable by others, not a store at all.
+        """
+        path = Path(os.path.abspath(path))
+        disk.refuse_network_file_system(path)
+        try:
+            fresh = disk.make_or_check_file(path)
+            db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"the store {path} cannot be opened ({error}): check its folder and permissions"
+            ) from error
+        store = cls(path, db)
+        try:
+            with store._reading():
+                store._prepare(fresh, farm_incarnation)
+        except BaseException:
+            db.close()
+            raise
+        return store
+
+    def _prepare(self, fresh: bool, farm_incarnation: str | None) -> None:
+        if _version(sqlite3.sqlite_version) < _version(OLDEST_SQLITE):
+            raise StoreError(
+                f"the store {self.path} needs SQLite {OLDEST_SQLITE}, this Python has {sqlite3.sqlite_version}: "
+                "use a newer Python or SQLite"
+            )
+        if _version(sqlite3.sqlite_version) < _version(SOUND_SQLITE):
+            self.notes.append(
+                f"SQLite {sqlite3.sqlite_version} is older than {SOUND_SQLITE}: it can damage a store that several "
+                "programs write at once; only read this one while the farm runs"
+            )
+        self._refuse_strangers()
+        self._set_pragmas()
+        self._migrate()
+        self._begin_life(farm_incarnation)
+        if fresh:
+            disk.sync_folder(self.path.parent)
+
+    def _refuse_strangers(self) -> None:
+        """Before anything is written: is this file ours, of a schema that we know, and whole?"""
+        tables = self._one("SELECT count(*) FROM sqlite_schema")
+        if not tables:
+            return
+        if self._one("PRAGMA application_id") != APPLICATION_ID:
+            raise StoreError(f"{self.path} is an SQLite file of something else, not a farm's store: move it away")
+        schema = self._one("PRAGMA user_version")
+        if schema > SCHEMA:
+            raise StoreError(
+                f"the store {self.path} has schema {schema}, this ipytaskfarm knows up to {SCHEMA}: "
+                "use the newer ipytaskfarm that wrote it, or begin anew with `ipytaskfarm start --fresh`"
+            )
+        size = self.size_bytes()
+        clean = self._one("SELECT clean FROM farm")
+        if size > CHECK_BYTES_MAX or (clean and size > CHECK_BYTES_MAX // 32):
+            return
+        found = self._one("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise StoreError(f"the store {self.path} is damaged ({' '.join(found.split())}): {REMEDY}")
+
+    def _set_pragmas(self) -> None:
+        if self._one("PRAGMA journal_mode = WAL") != "wal":
+            raise StoreError(
+                f"the store {self.path} is on a file system that SQLite cannot share memory on: "
+                "set store_dir to a folder on a local disk"
+            )
+        for pragma in (
+            "synchronous = FULL",
+            # Checkpoints are ours: SQLite's own ignore the errors of the disk.
+            "wal_autocheckpoint = 0",
+            "journal_size_limit = 67108864",
+            "cache_size = -65536",
+            "temp_store = MEMORY",
+        ):
+            self._db.execute(f"PRAGMA {pragma}")
+
+    def _migrate(self) -> None:
+        schema = self._one("PRAGMA user_version")
+        if not self._one("SELECT count(*) FROM sqlite_schema"):
+            steps = [(SCHEMA, disk.schema_text())]
+        else:
+            steps = [(n, text) for n, text in disk.migrations() if n > schema]
+        for number, text in steps:
+            mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+            self._db.executescript(f"BEGIN IMMEDIATE;\n{text}\n{mark}\nCOMMIT;")
+        reached = steps[-1][0] if steps else schema
+        if reached != SCHEMA:
+            raise StoreError(
+                f"the store {self.path} has schema {reached} and nothing leads from it to {SCHEMA}: {REMEDY}"
+            )
+
+    def _begin_life(self, farm_incarnation: str | None) -> None:
+        """Raise the epoch: whoever still writes here with a lower one is refused from now on."""
+        self._db.execute("BEGIN IMMEDIATE")
+        row = self._db.execute("SELECT incarnation, epoch FROM farm").fetchone()
+        if row is None:
+            row = (farm_incarnation or uuid.uuid4().hex, 0)
+            self._db.execute("INSERT INTO farm VALUES (1, ?, 0, 1, ?)", (row[0], time.time()))
+        if farm_incarnation is not None and farm_incarnation != row[0]:
+            raise StoreError(
+                f"the store {self.path} belongs to the farm {row[0]}, not to {farm_incarnation}: "
+                "move it away, or give this farm a store_dir of its own"
+            )
+        self._db.execute("UPDATE farm SET epoch = epoch + 1, clean = 0")
+        self._db.execute("COMMIT")
+        self.farm, self.epoch = row[0], row[1] + 1
+
+    def close(self) -> None:
+        """Move the log into the file and close it.  A second call does nothing.
+
+        Does not raise for a broken store, nor on a full disk: the next life finds the log and goes on from it."""
+        try:
+            if self._broken is None:
+                with contextlib.suppress(StoreFull), self._reading():
+                    if self._owns():
+                        self._db.execute("UPDATE farm SET clean = 1")
+                        self._checkpoint("TRUNCATE")
+        finally:
+            self._db.close()
+            self._broken = self._broken or f"the store {self.path} is closed"
+
+    # ---------------------------------------------------------------------------------- writing
+
+    def commit(self, saves: Sequence[s.Save]) -> list[int]:
+        """Write these in their order, as one transaction; on disk when it returns.
+
+        Returns the ids of tasks whose row was fenced off (already there, ended before, cleared, or of an attempt
+        that is not the current one): nothing was changed by those.  It is empty unless the scheduler has a bug.
+
+        Raises StoreFull when there is no room (nothing was written; the store can be used further), StoreError for
+        any other trouble with the disk (the store is broken).  Another exception is a save that makes no sense:
+        our bug; nothing was written.
+        """
+        self._usable()
+        fenced: list[int] = []
+        if not saves:
+            return fenced
+        try:
+            self._commit(saves, fenced)
+        except StoreFull:
+            # The log cannot grow.  If it can be moved into the file, the next turn finds room in it.
+            self._log_bytes += 1
+            self.checkpoint()
+            raise
+        self._log_bytes += 16_384 + 256 * len(saves)
+        if self._log_bytes > CHECKPOINT_BYTES:
+            self.checkpoint()
+        return fenced
+
+    def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
+        try:
+            with self._transaction():
+                self._write(saves, None)
+        except _Fenced:
+            # A bug of ours.  All of it once more, row by row, to be able to name the tasks.
+            with self._transaction():
+                self._write(saves, fenced)
+
+    def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
+        db = self._db
+        # Nothing else touches the table of hand-outs, and ends of tasks between them would be a statement each.
+        handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
+        others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
+        for kind, group in itertools.groupby([*others, *handouts], type):
+            for sql, values, fences in rows.statements(kind, list(group)):
+                if fences and fenced is not None:
+                    fenced.extend(row[0] for row in values if not db.execute(sql, row).rowcount)
+                elif db.executemany(sql, values).rowcount != len(values) and fences:
+                    raise _Fenced
+
+    def checkpoint(self) -> None:
+        """Move the log into the file as far as readers allow.  `commit` does it in time; an idle farm may earlier."""
+        self._usable()
+        if not self._log_bytes:
+            return
+        # No room to do it is no harm yet: all is in the log, and the next time comes.
+        with contextlib.suppress(StoreFull), self._reading():
+            self._checkpoint("PASSIVE")
+        self._log_bytes = 0
+
+    def _checkpoint(self, mode: str) -> None:
+        self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            if not self._owns():
+                self._break("another controller has taken it over; this one must end")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                self._raise_for(error)
+            raise
+
+    def _owns(self) -> bool:
+        return bool(self._one("SELECT epoch FROM farm") == self.epoch)
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:  # SQLite has rolled back by itself after most errors
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._break(f"a transaction could not be undone: {error}; start the farm again")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                self._raise_for(error)
+            raise
+
+    def _raise_for(self, error: sqlite3.Error) -> NoReturn:
+        """Say what a SQLite error means: full, broken, or our own bug."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        name = getattr(error, "sqlite_errorname", "")
+        # A full quota and no room for the shared memory are IO errors to SQLite.  A failed fsync is never "full".
+        io_full = code == sqlite3.SQLITE_IOERR and "FSYNC" not in name and disk.is_full(self.path.parent)
+        if code == sqlite3.SQLITE_FULL or io_full:
+            raise StoreFull(
+                f"no room for the store {self.path} ({self.free_bytes() >> 20} MiB free): make room on that disk, or "
+                "clear results that are no longer needed; what was accepted is safe"
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self._break(f"it is damaged ({error}): {REMEDY}", error)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            self._break(f"another program keeps it locked ({error}): end it, then start the farm again", error)
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+            self._break(f"it cannot be written ({error}): check permissions and whether the disk is read-only", error)
+        if code == sqlite3.SQLITE_IOERR:
+            self._break(f"the disk failed ({error}, {name}): check the disk (dmesg), then start the farm again", error)
+        raise error
+
+    def _break(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        self._broken = f"the store {self.path} cannot be used: {what}"
+        raise StoreError(self._broken) from cause
+
+    def _usable(self) -> None:
+        if self._broken is not None:
+            raise StoreError(self._broken)
+
+    # ---------------------------------------------------------------------------------- reading
+
+    def _one(self, sql: str) -> Any:
+        row = self._db.execute(sql).fetchone()
+        return None if row is None else row[0]
+
+    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[rows.Row]:
+        self._usable()
+        with self._reading():
+            return self._db.execute(sql, (rows.asked(keys),)).fetchall()
+
+    def load(self) -> s.Snapshot:
+        """All that this controller must know of the lives before.  A million waiting tasks take some seconds."""
+        self._usable()
+        collecting = gc.isenabled()
+        # A million new objects and no garbage: the collector would look through them again and again.
+        gc.disable()
+        try:
+            with self._reading():
+                return self._load()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _load(self) -> s.Snapshot:
+        db = self._db
+        last_seq = (
+            "max(ifnull((SELECT max(queue_seq) FROM tasks), -1), ifnull((SELECT max(queue_seq) FROM progress), -1))"
+        )
+        history = rows.histories(db.execute(rows.HISTORY_OF_UNFINISHED))
+        return s.Snapshot(
+            epoch=self.epoch,
+            farm=self.farm,
+            next_id=self._one("SELECT ifnull(max(last), -1) + 1 FROM blocks"),
+            next_queue_seq=self._one(f"SELECT {last_seq} + 1"),
+            next_handout=self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"),
+            blocks=db.execute(rows.BLOCKS).fetchall(),
+            tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
+            children=db.execute(rows.CHILDREN).fetchall(),
+            mail=db.execute(rows.MAIL_COUNTS).fetchall(),
+            finals=[
+                s.FinalRecord(task, reason, name, bool(kept))
+                for task, reason, name, kept in db.execute(rows.FINAL_RECORDS)
+            ],
+            refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
+            handouts=[
+                s.SaveHandOut(n, e, i, rows.decode_runs(runs), at_s)
+                for n, e, i, runs, at_s in db.execute(rows.HANDOUTS)
+            ],
+            functions=[row[0] for row in db.execute("SELECT digest FROM functions ORDER BY digest")],
+            settings=dict(db.execute("SELECT key, value FROM settings ORDER BY key").fetchall()),
+            sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
+            jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
+        )
+
+    def work(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None]]:
+        """(id, payload, function's digest) to be run now, in the order asked for; a recovery task's own when it is
+        its turn.  Ids that are not there are left out, here and below."""
+        return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
+
+    def original(self, ids: Sequence[int]) -> list[Submission]:
+        """These as they were handed in, of ended tasks too, in the order asked for; when, is not told."""
+        read_rules = rows.RulesReader()
+        found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
+        return [
+            Submission(
+                id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs),
+                None if needs is None else rows.decode_needs(needs),
+            )
+            for id, payload, function, name, text, blobs, needs in found
+        ]  # fmt: skip
+
+    def states(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """What these tasks left for their next trial."""
+        return dict(self._rows(rows.STATES, ids))
+
+    def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
+        """Those of these that have ended, as they are to run again: their last attempt stands in their history.
+        dependents: and all that stand on their results, however far."""
+        wanted = self._with_dependents(ids) if dependents else list(ids)
+        records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
+        return [
+            msgspec.structs.replace(record, history=[*record.history, rows.attempt_of(final)])
+            for record, final in zip(records, self.finals([record.id for record in records]), strict=True)
+        ]
+
+    def _with_dependents(self, ids: Sequence[int]) -> list[int]:
+        edges: dict[int, list[int]] = {}
+        with self._reading():
+            for task, needs in self._db.execute(rows.EDGES):
+                for other in rows.decode_needs(needs).after:
+                    edges.setdefault(other, []).append(task)
+        found = dict.fromkeys(ids)
+        waiting = list(found)
+        while waiting:
+            for task in edges.get(waiting.pop(), ()):
+                if task not in found:
+                    found[task] = None
+                    waiting.append(task)
+        return list(found)
+
+    def tasks_of_job(self, job: str) -> list[int]:
+        """Ids of its tasks that were not cleared, in order."""
+        self._usable()
+        with self._reading():
+            return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
+
+    def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
+        """Those of these jobs of which not every task was cleared."""
+        return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
+
+    def history(self, question: History) -> list[tuple[float, int, str | None, str, int, str]]:
+        """(when, task, name, what, engine id or -1, more) of the last so many events that match, in order of time."""
+        ids = rows.asked(question.ids) if question.ids is not None else None
+        self._usable()
+        with self._reading():
+            asked = (ids, question.name, question.what, question.since_s, question.last)
+            return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
+
+    def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
+        """(number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that number."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
+
+    def functions(self, digests: Sequence[str]) -> list[Function]:
+        """The code of these, in the order asked for."""
+        return [Function(digest, code) for digest, code in self._rows(rows.FUNCTIONS, digests)]
+
+    def finals(self, ids: Sequence[int]) -> list[Final]:
+        """The ends of these in full, with body and history, in the order asked for."""
+        history = rows.histories(self._rows(rows.HISTORY, list(dict.fromkeys(ids))))
+        return [rows.final(row, history.get(row[0], [])) for row in rows.in_order(ids, self._rows(rows.FINALS, ids))]
+
+    def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
+        """Lines of a table for those of these that have ended, in the order asked for."""
+        return [rows.table_row(row) for row in rows.in_order(ids, self._rows(rows.TABLE, ids))]
+
+    # ---------------------------------------------------------------------------------- care
+
+    def free_bytes(self) -> int:
+        """Room left on the store's disk, for an ordinary user."""
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def size_bytes(self) -> int:
+        """What file and log take on the disk."""
+        sizes = 0
+        for name in (self.path, f"{self.path}-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes += os.stat(name).st_size
+        return sizes
+
+    def compact(self) -> None:
+        """Give room left by cleared tasks back to the disk.  It needs as much room again meanwhile, and time."""
+        self._usable()
+        with self._reading():
+            self._db.execute("VACUUM")
+            self._checkpoint("TRUNCATE")
+
+    def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
+        """(id, when it ended) of so many ended tasks, in order of their ids."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
+
+    def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
+        """(id, bytes of payload and result, digests of its blobs) of so many ended tasks, in order of their ids."""
+        self._usable()
+        with self._reading():
+            found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()
+        return [(task, size, tuple(digests.split(",")) if digests else ()) for task, size, digests in found]
+
+    def blobs_in_use(self) -> list[str]:
+        """Digests of all blobs that tasks and results need."""
+        self._usable()
+        with self._reading():
+            return [row[0] for row in self._db.execute("SELECT DISTINCT digest FROM blob_uses")]
+
+    def used_bytes(self) -> int:
+        """What is in the file, without the room that was given back to it."""
+        self._usable()
+        with self._reading():
+            pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
+            return int(pages * self._one("PRAGMA page_size"))
+
+
+def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
+    """Those of these that a task or its result needs; read beside the controller, from any thread."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))

@@ -1,0 +1,1 @@
+"""What the operating system gives: files, memory, cores, process titles, and the flight recorder in shared memory."""

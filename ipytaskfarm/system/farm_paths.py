@@ -1,0 +1,556 @@
+"""Where a farm's files are, who may read them, and how a peer finds its farm.
+
+=======================  ===================================================================================
+`farm_folder`            Jupyter's data folder, ``ipytaskfarm/<name>/``: keys, ``farm.json``, store, logs, lock
+`runtime_folder`         Jupyter's runtime folder: ``ipytaskfarm-<name>.json`` for clients, ``…-agent.json`` for agents
+`socket_folder`          ``$XDG_RUNTIME_DIR/ipytaskfarm/…`` or ``/tmp/ipytaskfarm-<uid>/…``: unix sockets, recorders
+=======================  ===================================================================================
+
+Files are 0600 in folders of 0700, whatever the umask; what others could have written or can read is refused by name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..core import errors
+from . import host
+from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
+
+DEFAULT_FARM = "default"
+FARM_FILE = "farm.json"
+IPC_PATH_MAX = 107
+"""Bytes in the name of a unix socket."""
+IPC_ROOM = 48
+"""What agents put behind a farm's folder for sockets: ``/agent-12/kernel-12345-ipc-5`` and the like."""
+_NAME_SHOWN = 12
+"""Longer names of agents are digests in the names of their folders."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+_PREFIX = "ipytaskfarm-"
+_AGENT = "-agent"
+
+Where: TypeAlias = str | os.PathLike[str] | tuple[str, int] | None
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection file: all that a peer needs. Holds a secret; its repr does not show it."""
+
+    farm: str
+    """The farm's name."""
+    incarnation: str
+    host: str
+    port: int
+    server_key: str
+    """The controller's public key, z85."""
+    public_key: str
+    secret_key: str
+    """The role's own pair, z85."""
+    role: str
+    """client, agent or reader."""
+    controller_pid: int
+    controller_started: float
+    """`process_started` of that process: a pid alone may be another process by now."""
+    version: str
+    protocol: int
+    node: str = ""
+    """The host on which that pid means something; "": it means nothing."""
+    blobs: str = ""
+    """The folder of large values, for who sees the same file system (`storage.blobs`)."""
+    location: str = ""
+    """Where other hosts find the controller; "": at `host`."""
+    agent: str = ""
+    """The agent that the key was made for; "": it is a role's."""
+
+    def __repr__(self) -> str:
+        return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("farm", self.farm), ("role", self.role), ("host", self.host), ("port", self.port)]
+
+
+def dialled(info: ConnectionInfo) -> str:
+    """The address at which the controller is found from this host."""
+    return info.host if not info.location or info.node == socket.gethostname() else info.location
+
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of a host's -> the one by which the host itself gets there."""
+
+
+def addresses(host: str, location: str | None) -> tuple[str, str]:
+    """(from the controller's own host, from others) where one is found that listens on `host`.
+
+    location: what its owner says of the latter; None: the same address, or this host's name for a wildcard."""
+    elsewhere = socket.gethostname() if host in _WILDCARDS else host
+    return _WILDCARDS.get(host, host), location or elsewhere
+
+
+def listening(host: str, port: int, location: str) -> str:
+    """For people, who can reach it; "": nobody but this machine."""
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return ""
+    where = "all addresses of this machine" if host in _WILDCARDS else host
+    return f"listening on {where}, port {port}; other machines find it at {location}:{port}"
+
+
+class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """``farm.json`` in the farm's folder: what stays the same over restarts."""
+
+    name: str
+    incarnation: str
+    host: str
+    port: int
+    store: str
+    """Path of the store."""
+    node: str
+    """The host that holds the store."""
+
+
+class FarmEntry(msgspec.Struct, frozen=True):
+    """A line of `list_farms`."""
+
+    name: str
+    running: bool
+    """Its controller lives, as far as can be told from here."""
+    folder: Path | None
+    """None: a farm that keeps nothing here (another host's, or one that goes with its owner)."""
+    connection_file: Path | None
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def check_name(name: str) -> str:
+    """A farm's name, usable in file names. ValueError says what is allowed."""
+    if not _NAME.fullmatch(name) or name.endswith(_AGENT):
+        raise ValueError(
+            f"{name!r} cannot be a farm's name: letters, digits, '.', '_' and '-', at most 48, beginning with a letter "
+            f"or digit, not ending in {_AGENT!r}"
+        )
+    return name
+
+
+def farm_folder(name: str) -> Path:
+    """The folder of a farm's lasting files. Not created here."""
+    return data_folder() / "ipytaskfarm" / check_name(name)
+
+
+def connection_path(name: str, role: str = "client") -> Path:
+    """Where a farm's connection file for clients or agents is."""
+    return runtime_folder() / f"{_PREFIX}{check_name(name)}{_AGENT if role == 'agent' else ''}.json"
+
+
+def socket_folder(name: str, folder: Path | None = None) -> Path:
+    """The folder for a farm's sockets, made now with its parents, all 0700.
+
+    SecurityError when somebody else made one of the folders; otherwise like `socket_place`.
+    """
+    path = socket_place(name, folder)
+    private_folder(path.parent)
+    try:
+        private_folder(path)
+    except FileNotFoundError:
+        # The last other farm has just ended and taken the empty base with it.
+        private_folder(path.parent)
+        private_folder(path)
+    return path
+
+
+def socket_place(name: str, folder: Path | None = None) -> Path:
+    """Where the folder for a farm's sockets is, or will be.  Not created here.
+
+    folder: the farm's folder; two farms of one name in different places must not meet. A name too long for unix sockets
+    is shortened; SecurityError when no place has a path short enough.
+    """
+    place = os.path.abspath(folder or farm_folder(name))
+    digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
+    for base in socket_bases():
+        for leaf in (f"{check_name(name)}-{digest}", digest):
+            path = base / leaf
+            if len(os.fsencode(path)) + IPC_ROOM <= IPC_PATH_MAX:
+                return path
+    raise errors.SecurityError(f"no folder for sockets has a path short enough: {base} is too long")
+
+
+def agent_folder(farm: str, incarnation: str, name: str) -> Path:
+    """The folder of an agent that was given none, on this machine: the next one of that farm and name finds it again.
+
+    Not created here; the one above it is, in which a farm's agents are beside one another.
+    """
+    # The names of sockets in it must stay short.
+    leaf = name if len(name) <= _NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:_NAME_SHOWN]
+    # Told apart by the incarnation alone, wherever we are started.
+    return socket_folder(farm, Path("/", incarnation)) / f"agent-{leaf or socket.gethostname()[:_NAME_SHOWN]}"
+
+
+def leave_folder(path: Path) -> None:
+    """Remove a folder that several share, if we are the last."""
+    try:
+        path.rmdir()
+    except OSError:
+        pass  # somebody else is in it
+
+
+def lock_folder() -> Path:
+    """The folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
+    base = socket_bases()[-1]
+    private_folder(base)
+    return private_folder(base / "locks")
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder, 0700, with its parents; or check that the one which is there is ours, and that only we may use it.
+
+    SecurityError names it and the remedy.
+    """
+    for base in socket_bases():
+        if base in path.parents:
+            private_folder(base)  # parents are made as the umask has it, and this one is for us alone
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # The umask may take more away, never add; the permissions follow below on what was opened.
+        os.mkdir(path, 0o700)
+        made = True
+    except FileExistsError:
+        made = False
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if made and isinstance(error, PermissionError):
+            os.chmod(path, 0o700, follow_symlinks=False)
+            return path
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+        raise errors.SecurityError(
+            f"{path} is not a folder of ours ({error.strerror}; a link is not followed): remove it"
+        ) from None
+    try:
+        if made:
+            os.fchmod(folder, 0o700)
+        _check_owner(path, os.fstat(folder), "700")
+    finally:
+        os.close(folder)
+    return path
+
+
+def hold_folder(path: Path) -> int:
+    """Keep cleaners of /tmp away from a folder for as long as the returned descriptor is open.
+
+    systemd-tmpfiles passes over what is locked so; others leave sockets alone.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # then somebody else holds it
+    return folder
+
+
+def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
+    if found.st_uid != os.geteuid():
+        raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise errors.SecurityError(
+            f"others can use {path} (its permissions are {stat.S_IMODE(found.st_mode):o}): chmod {mode} {path}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only we may read: 0600, whole or not at all, on disk when this returns.
+
+    A link in its place is refused, not followed and not replaced.
+    """
+    if path.is_symlink():
+        raise errors.SecurityError(f"{path} is a link; the file is not written: remove it")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(new, flags, 0o600)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that only we may read. FileNotFoundError; SecurityError when it is a link, not ours, or 0600 is
+    exceeded, or others may write into its folder."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise errors.SecurityError(f"{path} cannot be read ({error.strerror}; a link is not followed)") from None
+    with os.fdopen(file, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise errors.SecurityError(f"{path} is not a file: remove it")
+        _check_owner(path, found, "600")
+        # A copy may lie in a folder that others read (a home is 0755 often), not in one where they may plant it. In a
+        # sticky one (/tmp) they can only plant files of their own, which were refused above.
+        above = os.stat(path.parent)
+        mode = stat.S_IMODE(above.st_mode)
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            raise errors.SecurityError(f"others can write into {path.parent} (permissions {mode:o}): chmod 700 it")
+        return stream.read()
+
+
+class Lock:
+    """An exclusive lock on a file of its own, held by one process until it ends or calls `release`.
+
+    FarmExists, with the holder's pid, when another process has it. what: for that message.
+    The file stays: removing it would let two processes lock two files of one name. No other code may open it in this
+    process: closing any descriptor of a file gives up POSIX locks on it.
+    """
+
+    def __init__(self, path: Path, what: str = "another process") -> None:
+        self._path = path
+        self._file: int | None = self._open()
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            self._file = None
+            if not isinstance(error, BlockingIOError | PermissionError):
+                raise
+            raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            file = os.open(self._path, flags, 0o600)
+            os.fchmod(file, 0o600)
+        except OSError as error:
+            raise errors.SecurityError(
+                f"{self._path} cannot be locked ({error.strerror}; a link is not followed): look at it, then remove it"
+            ) from None
+        return file
+
+    def release(self) -> None:
+        """Give it up."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+# ------------------------------------------------------------------------------------- connection files
+
+
+def write_connection_file(info: ConnectionInfo, path: Path) -> None:
+    """Write it atomically, 0600, into a folder of 0700."""
+    private_folder(path.parent)
+    write_private(path, connection_text(info))
+
+
+def connection_text(info: ConnectionInfo) -> bytes:
+    """What stands in the file."""
+    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
+
+
+def _json(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
+
+
+def read_connection_file(path: Path) -> ConnectionInfo:
+    """Read it. FarmNotRunning: there is none. SecurityError: not ours alone. ConnectionError: it is no such file."""
+    try:
+        text = read_private(path)
+    except FileNotFoundError:
+        raise _not_running(path) from None
+    try:
+        info = msgspec.json.decode(text, type=ConnectionInfo)
+        return msgspec.structs.replace(info, blobs=host.local(info.blobs))
+    except msgspec.MsgspecError as error:
+        raise errors.ConnectionError(f"{path} is not a farm's connection file: {error}") from None
+
+
+def remove_connection_file(path: Path, incarnation: str) -> None:
+    """Remove it, unless it is another farm's by now."""
+    try:
+        if read_connection_file(path).incarnation == incarnation:
+            path.unlink(missing_ok=True)
+    except errors.TaskFarmError:
+        pass  # gone, or not ours to remove
+
+
+def leave_runtime_folder() -> None:
+    """Remove the folder of connection files if it is the one of our own among the sockets, and empty."""
+    if runtime_folder() == spare_runtime_folder():
+        leave_folder(spare_runtime_folder())
+        leave_folder(spare_runtime_folder().parent)
+
+
+def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None = None) -> Path | ConnectionInfo:
+    """The connection file of a farm, by name (None: "default"), path or address.
+
+    A string with a separator or ending in ``.json`` is a path. An address ``(host, port)`` takes its keys from key_file
+    (another connection file) or from the one here that has this address.
+
+    Raises FarmNotRunning (there is no such file), SecurityError (no keys for this address), TypeError, ValueError.
+    """
+    if where is None:
+        where = DEFAULT_FARM
+    if isinstance(where, tuple):
+        return _by_address(where, key_file)
+    if key_file is not None:
+        raise ValueError("key_file goes with an address (host, port); a farm's name or path has its keys in its file")
+    if isinstance(where, str) and os.sep not in where and not where.endswith(".json"):
+        path = connection_path(where)
+    elif isinstance(where, str | os.PathLike):
+        path = Path(where).expanduser()
+    else:
+        raise TypeError(f"a farm's name, a path or (host, port) was expected, not {type(where).__name__}")
+    # A link is left for `read_connection_file` to refuse.
+    if not path.exists() and not path.is_symlink():
+        raise _not_running(path)
+    return path
+
+
+def connection_reader(
+    where: Where = None, key_file: str | os.PathLike[str] | None = None
+) -> Callable[[], ConnectionInfo]:
+    """A function that finds and reads the connection file afresh at each call, as a `Link` wants it."""
+
+    def read() -> ConnectionInfo:
+        found = find_connection(where, key_file)
+        return found if isinstance(found, ConnectionInfo) else read_connection_file(found)
+
+    return read
+
+
+def _by_address(where: tuple[str, int], key_file: str | os.PathLike[str] | None) -> ConnectionInfo:
+    try:
+        host, port = where
+        host, port = str(host), int(port)
+    except (TypeError, ValueError):
+        raise ValueError(f"an address is (host, port), not {where!r}") from None
+    if key_file is not None:
+        info = read_connection_file(Path(key_file).expanduser())
+        return msgspec.structs.replace(info, host=host, port=port, location="")
+    for path in _connection_files():
+        try:
+            info = read_connection_file(path)
+        except errors.TaskFarmError:
+            continue
+        if info.port == port and _same_host(info.host, host):
+            return msgspec.structs.replace(info, host=host, location="")
+    raise errors.SecurityError(
+        f"there are no keys for {host}:{port}: no connection file in {runtime_folder()} has this address. Copy the "
+        "farm's connection file from its host and give its path as key_file"
+    )
+
+
+def _same_host(one: str, other: str) -> bool:
+    loopback = {"localhost", "127.0.0.1", "::1", ""}
+    return one == other or (one in loopback and other in loopback)
+
+
+def _connection_files() -> list[Path]:
+    """Those for clients, by name."""
+    try:
+        found = list(runtime_folder().glob(f"{_PREFIX}*.json"))
+    except PermissionError:
+        return []
+    return sorted(path for path in found if not path.stem.endswith(_AGENT))
+
+
+def _not_running(path: Path) -> errors.FarmNotRunning:
+    name = path.stem.removeprefix(_PREFIX).removesuffix(_AGENT)
+    if path.parent == runtime_folder() and _NAME.fullmatch(name):
+        return errors.FarmNotRunning(
+            f"farm {name!r} is not running (there is no {path}): start it with `ipytaskfarm start --farm {name}`"
+        )
+    return errors.FarmNotRunning(
+        f"there is no connection file {path}: `ipytaskfarm start --farm NAME` starts a farm, `ipytaskfarm list` shows "
+        "those that run here"
+    )
+
+
+# ------------------------------------------------------------------------------- processes and farms
+
+
+def process_started(pid: int | None = None) -> float | None:
+    """When a process started, in seconds since boot; None: there is no such process, or only what is left of it.
+
+    Since boot: the wall clock may be set while it runs.
+    """
+    try:
+        fields = Path(f"/proc/{os.getpid() if pid is None else pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def is_stale(info: ConnectionInfo) -> bool:
+    """Whether the controller that wrote this file has ended. False also when that cannot be told from this host."""
+    if info.node != socket.gethostname():
+        return False
+    return process_started(info.controller_pid) != info.controller_started
+
+
+def write_farm_record(record: FarmRecord, folder: Path) -> None:
+    """Write ``farm.json``."""
+    private_folder(folder)
+    write_private(folder / FARM_FILE, _json(msgspec.structs.replace(record, store=host.portable(record.store))))
+
+
+def read_farm_record(folder: Path) -> FarmRecord | None:
+    """``farm.json`` of a farm's folder; None: there is no farm. StoreError: it is damaged."""
+    path = folder / FARM_FILE
+    try:
+        record = msgspec.json.decode(read_private(path), type=FarmRecord)
+        return msgspec.structs.replace(record, store=host.local(record.store))
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise errors.StoreError(f"{path} is damaged: {error}. `ipytaskfarm start --fresh` sets it aside") from None
+
+
+def list_farms() -> list[FarmEntry]:
+    """All farms that have a folder or a connection file here, by name."""
+    try:
+        folders = {path.parent.name: path.parent for path in data_folder().glob(f"ipytaskfarm/*/{FARM_FILE}")}
+    except PermissionError:
+        folders = {}  # a home that is not ours
+    files = {path.stem.removeprefix(_PREFIX): path for path in _connection_files()}
+    return [
+        FarmEntry(name, _is_running(files.get(name)), folders.get(name), files.get(name))
+        for name in sorted({*folders, *files})
+    ]
+
+
+def _is_running(path: Path | None) -> bool:
+    if path is None:
+        return False
+    try:
+        return not is_stale(read_connection_file(path))
+    except errors.TaskFarmError:
+        return False

@@ -1,0 +1,545 @@
+"""The flight recorder: what an engine does and what it has finished, readable after its death.
+
+One file per engine, mapped by the engine and by its agent, in the agent's private folder::
+
+    agent    rec = Recorder.create(path, engine="<session>.<counter>", engine_id=3)
+    engine   rec = Recorder.open(path)
+
+    engine   rec.begin(task, attempt, deadline_ns)         what runs now
+             rec.end_with(record, task, attempt)           its result, and with it: it runs no more
+             rec.idle()                                    it runs no more, and there is no result
+             rec.begin_command(); rec.end_command()        a MultiEngine command runs
+             rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
+             rec.mark_delivered()                          it was
+
+    agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     what was not read yet
+             rec.release(cursor)                           all up to there is acknowledged, its room is free again
+             rec.current() -> Current | None               (run, began_ns, deadline_ns) of the task that runs
+             rec.command_since() -> int | None
+             rec.want((task, attempt), cause); rec.was_delivered()
+             rec.unread, rec.held_bytes                    is there something to read; what waits for `release`
+             rec.close(); Recorder.remove(path)
+    another agent, later:  Recorder.open(path), and it reads all that was not released
+
+A process may be killed between any two of its instructions.  So whatever is written is written first where nobody
+looks yet, and then made visible by one aligned store of 8 bytes:
+
+- The ring of results: the record first, then the ring's head.
+- Fields that belong together (the current run; what to interrupt) stand in the file twice.  A counter says which of
+  the two copies is valid; the other is written, then the counter is raised.
+- The current run remembers the ring's head at its beginning: once the head has moved, the run has ended.  Hence
+  the result of a run and its end become visible in the same instant.
+
+No fsync: the file must survive its processes, not the machine (after a loss of power "may have run" is the truth).
+Its blocks are allocated when it is made, for a store into a mapped hole of a full disk is a SIGBUS.
+
+A record larger than a quarter of the ring, or one that finds the ring full, is written to a *spill* file beside it;
+the ring gets a reference of a few bytes, for which it keeps a reserve.  When even that is full, `end_with` waits for
+the agent, and so the engine waits for its controller.
+
+On processors that reorder stores (not x86) a living engine's head may be seen before its record: the checksum tells,
+and the reader looks again.
+
+`Bell` wakes the agent.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import mmap
+import os
+import resource
+import socket
+import struct
+import time
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from ..core.messages.task_types import RunKey
+
+RING_BYTES = 2 << 20
+ABORT, TIME_LIMIT = 1, 2
+"""Why a run is to be interrupted."""
+
+# The file: a page of 8-byte slots, then the ring.  Slots that different processes write stand 64 bytes apart.
+_HEADER_BYTES = 4096
+_MAGIC = int.from_bytes(b"ipytfrc\x01", "big")  # the last byte is the layout's version
+_SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
+_NAME_AT, _NAME_MAX = 64, 192
+_SLOT_HEAD, _SLOT_TAIL = 32, 40
+_SLOT_RUN, _SLOT_WANT, _SLOT_DELIVERED = 48, 56, 64
+_RUN_AT = (640, 704)  # state, task, attempt, began_ns, deadline_ns, the ring's head when it began
+_RUN = struct.Struct("=6Q")
+_WANT_AT = (768, 832)  # task, attempt, cause
+_WANT = struct.Struct("=3Q")
+_IDLE, _TASK, _COMMAND = 0, 1, 2
+
+# A record: these 24 bytes, then the data, padded to 8.  length _PAD: nothing more up to the ring's end.
+# length | _SPILLED: the data is the length of a spill file.
+_RECORD = struct.Struct("=IIQQ")  # length, checksum, task, attempt
+_RECORD_BYTES = _RECORD.size
+_PAD = 0xFFFFFFFF
+_SPILLED = 0x80000000
+_PAD_RECORD = struct.Struct("=I")
+_REFERENCE = struct.Struct("=Q")
+
+_POLL_S = 0.001
+_FULL_POLL_S = 0.05
+_TRIES = 200
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RINGS_MAX = 8
+"""Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops."""
+
+_lives = 0
+"""One more in each forked child: comparing it costs a tenth of asking for the pid."""
+
+
+def _begin_life() -> None:
+    global _lives
+    _lives += 1
+
+
+os.register_at_fork(after_in_child=_begin_life)
+
+_FORKED = "a forked child of the engine came back into the runner: only the engine itself may record"
+
+
+class RecorderDamaged(Exception):
+    """The file is not what an engine writes: all that was handed to that engine may have run.  Stays in the agent."""
+
+
+class Current(NamedTuple):
+    """The task that runs now.  Nanoseconds of the machine's monotonic clock; deadline 0: none."""
+
+    run: RunKey
+    began_ns: int
+    deadline_ns: int
+
+
+class Want(NamedTuple):
+    """The present run is to be interrupted."""
+
+    task: int
+    attempt: int
+    cause: int
+    """`ABORT` or `TIME_LIMIT`."""
+
+
+class Record(NamedTuple):
+    """A finished run's record.  `cursor` stands behind it, for `release`."""
+
+    cursor: int
+    task: int
+    attempt: int
+    data: bytes
+
+
+class Recorder:
+    """One engine's flight recorder: the engine writes results, one agent reads them.  See the top of the file.
+
+    The engine's methods belong to its main thread, and do not raise for reasons of the world outside;
+    in a forked child of the engine they raise RuntimeError, so that a run is not recorded by two processes.
+    """
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self._map = mapped
+        slots = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
+        self._slots = slots
+        self._ring = slots[_SLOT_RING]
+        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring or self._ring % 8:
+            raise RecorderDamaged(f"{path} is no flight recorder of this version")
+        self.engine_id: int = slots[_SLOT_ENGINE_ID]
+        name = mapped[_NAME_AT : _NAME_AT + min(slots[_SLOT_NAME_BYTES], _NAME_MAX)]
+        self.engine = name.decode("utf-8", "replace")
+        """The engine's incarnation."""
+        self._life = _lives
+        # The engine's own numbers, so that it need not read them back.
+        self._head: int = slots[_SLOT_HEAD]
+        self._run_serial: int = slots[_SLOT_RUN]
+        self._run: RunKey | None = None
+        self._want_seen = 0
+        self._room_until = slots[_SLOT_TAIL] + self._ring
+        self._reserve = max(4096, self._ring // 16)
+        # The agent's.
+        self._cursor: int = slots[_SLOT_TAIL]
+        self._spilled: deque[int] = deque()
+        """Where the references stand that were read and not released, in order."""
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], engine: str, engine_id: int, ring_bytes: int = RING_BYTES
+    ) -> Recorder:
+        """Make the file (0600, all its blocks allocated) for a new engine.
+
+        Raises OSError: it exists, or there is no room.  ValueError for a ring too small or a name too long."""
+        name = engine.encode()
+        if ring_bytes < 16_384 or ring_bytes % 4096 or ring_bytes > 1 << 30 or len(name) > _NAME_MAX:
+            raise ValueError(f"a ring of {ring_bytes} bytes for {engine!r}: 16 KiB to 1 GiB, whole pages, a short name")
+        path = Path(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _HEADER_BYTES + ring_bytes)
+            mapped = mmap.mmap(descriptor, _HEADER_BYTES + ring_bytes)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        mapped[_NAME_AT : _NAME_AT + len(name)] = name
+        with memoryview(mapped)[:_HEADER_BYTES].cast("Q") as slots:
+            slots[_SLOT_RING] = ring_bytes
+            slots[_SLOT_ENGINE_ID] = engine_id
+            slots[_SLOT_NAME_BYTES] = len(name)
+            slots[_SLOT_MAGIC] = _MAGIC
+        return cls(path, mapped)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Recorder:
+        """Open an existing file: the engine its own, or a restarted agent one that it found.
+
+        Raises OSError: it is not there or a link.  RecorderDamaged."""
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < _HEADER_BYTES + 16_384:
+                raise RecorderDamaged(f"{path} is too short for a flight recorder: {size} bytes")
+            return cls(Path(path), mmap.mmap(descriptor, size))
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Unmap the file.  It stays."""
+        if not self._map.closed:
+            self._slots.release()
+            self._map.close()
+
+    @staticmethod
+    def remove(path: str | os.PathLike[str]) -> None:
+        """Delete a dead engine's file and what it spilled.  What was not read is lost; a file not there is no error."""
+        path = Path(path)
+        # The file first: spill files without it are litter, it without them is damage.
+        path.unlink(missing_ok=True)
+        for spill in path.parent.glob(f"{glob.escape(path.name)}.spill-*"):
+            spill.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------------------------- the engine's side
+
+    def begin(self, task: int, attempt: int, deadline_ns: int = 0) -> None:
+        """This attempt runs from now on.  deadline_ns: on the monotonic clock; 0: none."""
+        self._set_run(_TASK, task, attempt, deadline_ns)
+        self._run = (task, attempt)
+
+    def end_with(self, record: bytes, task: int, attempt: int) -> None:
+        """This attempt has ended; its record stands in the ring when this returns.  Waits while there is no room.
+
+        Raises OSError when a large record's file cannot be written for another reason than a full disk."""
+        if self._life != _lives:
+            raise RuntimeError(_FORKED)
+        self._run = None
+        length = len(record)
+        size = (_RECORD_BYTES + length + 7) & ~7
+        start = self._start(size)
+        if length * 4 > self._ring or not self._has_room(start + size + self._reserve):
+            self._spill(record, task, attempt)
+        else:
+            self._write(start, length, record, task, attempt)
+
+    def idle(self) -> None:
+        """Nothing runs now.  Not needed after `end_with`."""
+        self._run = None
+        self._set_run(_IDLE, 0, 0, 0)
+
+    def begin_command(self) -> None:
+        """A MultiEngine command (or a cell of the kernel's own) runs from now on."""
+        self._set_run(_COMMAND, 0, 0, 0)
+
+    end_command = idle
+
+    def wanted(self) -> Want | None:
+        """What the agent wants interrupted, if that is what runs now and it was not delivered yet."""
+        slots = self._slots
+        serial = slots[_SLOT_WANT]
+        run = self._run
+        if run is None or serial == slots[_SLOT_DELIVERED]:
+            return None
+        task, attempt, cause = _WANT.unpack_from(self._map, _WANT_AT[serial & 1])
+        if (task, attempt) != run or slots[_SLOT_WANT] != serial:
+            return None  # the agent sends its signal again
+        self._want_seen = serial
+        return Want(task, attempt, cause)
+
+    def mark_delivered(self) -> None:
+        """What `wanted` said last is being raised: once is enough."""
+        self._slots[_SLOT_DELIVERED] = self._want_seen
+
+    def _set_run(self, state: int, task: int, attempt: int, deadline_ns: int) -> None:
+        if self._life != _lives:
+            raise RuntimeError(_FORKED)
+        serial = self._run_serial + 1
+        _RUN.pack_into(
+            self._map, _RUN_AT[serial & 1], state, task, attempt, time.monotonic_ns(), deadline_ns, self._head
+        )
+        self._slots[_SLOT_RUN] = self._run_serial = serial
+
+    def _start(self, size: int) -> int:
+        """Where the next record of that size begins: records do not go around the ring's end."""
+        left = self._ring - self._head % self._ring
+        return self._head if size <= left else self._head + left
+
+    def _has_room(self, until: int) -> bool:
+        if until > self._room_until:
+            self._room_until = self._slots[_SLOT_TAIL] + self._ring
+        return until <= self._room_until
+
+    def _write(self, start: int, length: int, data: bytes, task: int, attempt: int) -> None:
+        ring = self._ring
+        mapped = self._map
+        if start != self._head:
+            # Not visible before the record is: the head moves over both at once.
+            _PAD_RECORD.pack_into(mapped, _HEADER_BYTES + self._head % ring, _PAD)
+        at = _HEADER_BYTES + start % ring
+        _RECORD.pack_into(mapped, at, length, crc32(data, (task + attempt) & 0xFFFFFFFF), task, attempt)
+        at += _RECORD_BYTES
+        mapped[at : at + len(data)] = data
+        self._slots[_SLOT_HEAD] = self._head = start + ((_RECORD_BYTES + len(data) + 7) & ~7)
+
+    def _spill(self, record: bytes, task: int, attempt: int) -> None:
+        """The record into a file of its own, a reference to it into the ring."""
+        size = _RECORD_BYTES + _REFERENCE.size
+        start = self._start(size)
+        while not self._has_room(start + size):
+            time.sleep(_POLL_S)
+        while not _write_file(self._spill_path(start), record):
+            time.sleep(_FULL_POLL_S)
+        self._write(start, _REFERENCE.size | _SPILLED, _REFERENCE.pack(len(record)), task, attempt)
+
+    def _spill_path(self, start: int) -> str:
+        # Positions only grow, so the name is never used twice.
+        return f"{self.path}.spill-{start}"
+
+    # ---------------------------------------------------------------------------------- the agent's side
+
+    @property
+    def unread(self) -> bool:
+        """Whether there is something to `read`."""
+        return bool(self._slots[_SLOT_HEAD] != self._cursor)
+
+    @property
+    def held_bytes(self) -> int:
+        """Room in the ring that waits for `release`."""
+        return int(self._slots[_SLOT_HEAD] - self._slots[_SLOT_TAIL])
+
+    def read(self, limit: int = 256, bytes_max: int = 1 << 20) -> list[Record]:
+        """The next finished runs that this object did not read yet: at most `limit`, and none more once they hold
+        `bytes_max` together.
+
+        Raises RecorderDamaged, after the records before the damage have been returned."""
+        found: list[Record] = []
+        size = 0
+        head = self._slots[_SLOT_HEAD]
+        if not self._cursor <= head <= self._slots[_SLOT_TAIL] + self._ring:
+            raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
+        while self._cursor < head and len(found) < limit and size < bytes_max:
+            offset = self._cursor % self._ring
+            if _PAD_RECORD.unpack_from(self._map, _HEADER_BYTES + offset)[0] == _PAD:
+                self._cursor += self._ring - offset
+                continue
+            try:
+                record = self._read_one(head)
+            except RecorderDamaged:
+                if found:
+                    break
+                raise
+            found.append(record)
+            size += len(record.data)
+            self._cursor = record.cursor
+        return found
+
+    def _read_one(self, head: int) -> Record:
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_POLL_S)
+            record = self._parse(self._cursor, head)
+            if record is not None:
+                return record
+        raise RecorderDamaged(f"{self.path}: no record at {self._cursor} of {head}")
+
+    def _parse(self, start: int, head: int) -> Record | None:
+        """The record that begins there; None: what stands there is none (yet)."""
+        offset = start % self._ring
+        room = min(self._ring - offset, head - start) - _RECORD_BYTES
+        if room < 0:
+            return None
+        at = _HEADER_BYTES + offset
+        length, checksum, task, attempt = _RECORD.unpack_from(self._map, at)
+        spilled, length = length & _SPILLED, length & ~_SPILLED
+        if length > room:
+            return None
+        at += _RECORD_BYTES
+        data = self._map[at : at + length]
+        if crc32(data, (task + attempt) & 0xFFFFFFFF) != checksum:
+            return None
+        if spilled:
+            data = self._read_spill(start, data)
+            self._spilled.append(start)
+        return Record(start + ((_RECORD_BYTES + length + 7) & ~7), task, attempt, data)
+
+    def _read_spill(self, start: int, reference: bytes) -> bytes:
+        path = self._spill_path(start)
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise RecorderDamaged(f"{path} is gone, and was never released") from None
+        if len(reference) != _REFERENCE.size or len(data) != _REFERENCE.unpack(reference)[0]:
+            raise RecorderDamaged(f"{path} has another length than was written: {len(data)} bytes")
+        return data
+
+    def release(self, cursor: int) -> None:
+        """Everything up to this `Record.cursor` has been acknowledged: the engine may use its room again."""
+        tail = self._slots[_SLOT_TAIL]
+        if not tail <= cursor <= self._cursor:
+            raise ValueError(f"cursor {cursor} is not between {tail} (released) and {self._cursor} (read)")
+        # The tail first.  Killed in between, a file is left over until `remove`; the other way round a reference
+        # would point to nothing.
+        self._slots[_SLOT_TAIL] = cursor
+        while self._spilled and self._spilled[0] < cursor:
+            Path(self._spill_path(self._spilled.popleft())).unlink(missing_ok=True)
+
+    def current(self) -> Current | None:
+        """The task that runs now (or ran when its engine died); None: none, or its result is in the ring."""
+        state, task, attempt, began_ns, deadline_ns = self._read_run()
+        return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
+
+    def command_since(self) -> int | None:
+        """Since when (monotonic nanoseconds) a command has been running; None: none runs."""
+        state, _, _, began_ns, _ = self._read_run()
+        return began_ns if state == _COMMAND else None
+
+    def _read_run(self) -> tuple[int, int, int, int, int]:
+        slots = self._slots
+        while True:
+            serial = slots[_SLOT_RUN]
+            state, task, attempt, began_ns, deadline_ns, head = _RUN.unpack_from(self._map, _RUN_AT[serial & 1])
+            ended = state == _TASK and slots[_SLOT_HEAD] != head
+            # Unchanged: nobody wrote into this copy meanwhile.  A dead engine changes nothing, a living one rarely.
+            if slots[_SLOT_RUN] == serial:
+                return (_IDLE if ended else state, task, attempt, began_ns, deadline_ns)
+
+    def want(self, run: RunKey, cause: int = ABORT) -> None:
+        """Interrupt this run; then send the engine its signal until `was_delivered`, or `current` has moved on.
+        Said again after it was delivered, it is delivered again."""
+        serial = self._slots[_SLOT_WANT] + 1
+        _WANT.pack_into(self._map, _WANT_AT[serial & 1], *run, cause)
+        self._slots[_SLOT_WANT] = serial
+
+    def was_delivered(self) -> bool:
+        """Whether the engine has raised what was last wanted."""
+        return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
+
+
+def _write_file(path: str, data: bytes) -> bool:
+    """Write a new file.  False: the disk is full now, nothing is left of it."""
+    try:
+        descriptor = _open_new(path)
+    except OSError as error:
+        if error.errno in _FULL:
+            return False
+        raise
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        os.unlink(path)
+        if error.errno in _FULL:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _open_new(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    # The task has used up all descriptors: its result is not lost for that.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 16, hard) if hard >= 0 else soft + 16, hard))
+    try:
+        return os.open(path, flags, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Bell:
+    """Wakes the agent: engines ring, the agent then reads their recorders.
+
+    A datagram socket, so that ringing never waits and needs nobody to listen.  A ring may be lost (the socket's queue
+    is short): the agent reads the recorders of all its engines when `take` says so, and from time to time anyway."""
+
+    def __init__(self, path: str, sock: socket.socket, listening: bool) -> None:
+        self.path = path
+        self._socket = sock
+        self._listening = listening
+        self._connected = listening
+
+    @classmethod
+    def listen(cls, path: str | os.PathLike[str]) -> Bell:
+        """The agent's end.  A socket left there by an earlier agent is replaced.  OSError: the path cannot be used."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            Path(path).unlink(missing_ok=True)
+            sock.bind(os.fspath(path))
+        except OSError:
+            sock.close()
+            raise
+        return cls(os.fspath(path), sock, listening=True)
+
+    @classmethod
+    def connect(cls, path: str | os.PathLike[str]) -> Bell:
+        """An engine's end.  Nobody needs to listen there yet."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        return cls(os.fspath(path), sock, listening=False)
+
+    def ring(self, engine: int) -> None:
+        """Engine: there is something in the recorder of the engine with this counter.  Never waits, never raises."""
+        message = engine.to_bytes(8, "little")
+        for _ in range(2):
+            try:
+                if not self._connected:
+                    self._socket.connect(self.path)
+                    self._connected = True
+                self._socket.send(message)
+                return
+            except BlockingIOError:
+                return  # the agent has not taken earlier rings yet: it will come
+            except OSError:
+                self._connected = False  # no agent, or another one by now: look again
+
+    def take(self) -> set[int] | None:
+        """Agent: who has rung since the last time.  None: so many that some were lost, look at everyone."""
+        engines: set[int] = set()
+        for _ in range(_RINGS_MAX):
+            try:
+                engines.add(int.from_bytes(self._socket.recv(8), "little"))
+            except BlockingIOError:
+                return engines
+        return None
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the agent's takes its socket file with it."""
+        self._socket.close()
+        if self._listening:
+            Path(self.path).unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""The handshake of a connection: which peer it is, and from where both sides go on.
+
+`transport.reliable_session` describes what follows.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The first message on every connection."""
+
+    protocol: int
+    version: str
+    python: str
+    role: str
+    """client or agent; the key must allow it."""
+    session: str
+    """A random name that lives as long as the peer's process."""
+    farm: str | None
+    """The incarnation of the farm that this peer knows.  None: it is the first time."""
+    epoch: int
+    """The epoch of the controller that this peer last spoke with.  0: none."""
+    last_in: int
+    """The number of the last packet of that epoch that the peer has received."""
+    name: str = ""
+    """For people: ``user@host pid``, or an agent's node."""
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer: go on.
+
+    With another epoch than the peer's, or `last_in` -1, both sides count from the beginning."""
+
+    farm: str
+    name: str
+    epoch: int
+    last_in: int
+    version: str
+
+
+class Refuse(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer: go away.  `etype` is a name of `core.errors`.  The answer is final unless `later`."""
+
+    etype: str
+    text: str
+    later: bool = False
+
+
+class WhoAreYou(msgspec.Struct, frozen=True, tag=True):
+    """The controller's answer to anything but a `Hello` on a connection that it does not know."""
+
+
+Handshake: TypeAlias = Hello | Welcome | Refuse | WhoAreYou

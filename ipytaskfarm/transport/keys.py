@@ -1,0 +1,269 @@
+"""The farm's CURVE keys: one pair for the controller, one per role of its peers, one per agent that was enrolled.
+
+They are made with the farm, lie in ``keys.json`` in its folder (0600) and live until somebody rotates or revokes them,
+so that peers find their way back after a restart. A connection file holds the controller's public key and one pair;
+``keys.json``, with the controller's secret key, is read on the controller's host alone.
+
+Each pair has a **title**, which the controller knows its peers by:
+
+==============  =====================================================================================
+``client``      all may be done with it
+``reader``      for those who may look and change nothing
+``agent``       the agents of the controller's own host
+``agent:NAME``  an agent elsewhere; it may call itself NAME or ``NAME.anything``
+==============  =====================================================================================
+
+A session is bound to a title by its own name, so that nobody can take over another's, not even when the controller
+has just started and knows none: those of clients have no colon, readers' begin with ``reader:``, and those of agents
+with the agent's name and a colon.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..core import errors
+from ..system import farm_paths
+from ..system.farm_paths import ConnectionInfo
+from . import wire
+
+KEYS_FILE = "keys.json"
+LOCK_FILE = "keys.lock"
+AGENTS_FOLDER = "agents"
+"""In the farm's folder: the connection files of enrolled agents."""
+LOCKED_S = 10.0
+"""Whoever changes keys takes milliseconds."""
+
+ROLES = ("client", "reader", "agent")
+SERVER = "server"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PREFIX = "agent:"
+
+
+class KeyPair(msgspec.Struct, frozen=True):
+    """A CURVE key pair, z85-encoded (40 characters each)."""
+
+    public: str
+    secret: str
+    made_s: float = 0.0
+    """When (wall-clock); 0: that was not written down."""
+
+    def __repr__(self) -> str:
+        return f"KeyPair(public={self.public!r}, secret=...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("public", self.public)]
+
+
+class FarmKeys(msgspec.Struct, frozen=True):
+    """All keys of a farm."""
+
+    server: KeyPair
+    client: KeyPair
+    agent: KeyPair
+    reader: KeyPair
+    """For those who may look and change nothing."""
+    agents: dict[str, KeyPair] = {}
+    """Enrolled agents, by name."""
+
+    def peers(self) -> dict[str, KeyPair]:
+        """Whose keys open the door: title -> pair."""
+        named = {_PREFIX + name: pair for name, pair in self.agents.items()}
+        return {"client": self.client, "agent": self.agent, "reader": self.reader, **named}
+
+
+def role_of(title: str) -> str:
+    """client, reader or agent."""
+    return title.partition(":")[0]
+
+
+def session_fits(title: str, session: str) -> bool:
+    """Whether a peer with the key of that title may have a session of this name."""
+    owner = session.rpartition(":")[0]
+    if title == "client":
+        return not owner
+    name = title.partition(":")[2] or title
+    return owner == name or (title != "reader" and owner.startswith(f"{name}."))
+
+
+def check_agent_name(name: str) -> str:
+    """An agent's name, usable in file names. ValueError says what is allowed."""
+    if not _NAME.fullmatch(name) or name.partition(".")[0] in (*ROLES, SERVER):
+        raise ValueError(
+            f"{name!r} cannot be an agent's name: letters, digits, '.', '_' and '-', at most 64, beginning with a "
+            f"letter or digit, and neither {', '.join(ROLES)} nor {SERVER}, which are keys of the farm's own"
+        )
+    return name
+
+
+# ------------------------------------------------------------------------------------------------- making
+
+
+def make_keypair() -> KeyPair:
+    """A fresh pair, from the system's randomness."""
+    return KeyPair(*wire.curve_keypair(), time.time())
+
+
+def make_farm_keys() -> FarmKeys:
+    """Fresh keys for a new farm."""
+    return FarmKeys(make_keypair(), make_keypair(), make_keypair(), make_keypair())
+
+
+def with_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
+    """The same with keys for these agents; who has one keeps it.
+
+    ValueError: a name that cannot be one, or that another one's key covers already.
+    """
+    agents = dict(keys.agents)
+    for name in map(check_agent_name, names):
+        near = next((other for other in agents if _covers(other, name) or _covers(name, other)), None)
+        if near is not None:
+            raise ValueError(
+                f"agents {name!r} and {near!r}: a key is also good for names that begin with its own and a dot, so "
+                "these two would have one another's; choose another name"
+            )
+        agents.setdefault(name, make_keypair())
+    return msgspec.structs.replace(keys, agents=agents)
+
+
+def _covers(name: str, other: str) -> bool:
+    return other.startswith(f"{name}.")
+
+
+def without_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
+    """The same without the keys of these agents. KeyError, saying so: one has none."""
+    _must_have(keys, names)
+    return msgspec.structs.replace(keys, agents={n: pair for n, pair in keys.agents.items() if n not in names})
+
+
+def rotated(keys: FarmKeys, names: list[str]) -> FarmKeys:
+    """The same with fresh keys for these agents and roles, `SERVER` among them. KeyError, saying so: no such key."""
+    own = {*ROLES, SERVER}
+    _must_have(keys, [name for name in names if name not in own])
+    agents = {name: make_keypair() if name in names else pair for name, pair in keys.agents.items()}
+    fresh = {name: make_keypair() for name in names if name in own}
+    return msgspec.structs.replace(keys, agents=agents, **fresh)
+
+
+def _must_have(keys: FarmKeys, names: list[str]) -> None:
+    for name in names:
+        if name not in keys.agents:
+            known = ", ".join(sorted(keys.agents)) or "none"
+            raise KeyError(f"there is no key of an agent {name!r}: enrolled are {known}")
+
+
+# --------------------------------------------------------------------------------------------- on the disk
+
+
+@contextmanager
+def keys_lock(folder: Path) -> Iterator[None]:
+    """While this lasts nobody else changes the farm's keys. FarmExists: somebody does, for longer than is sound."""
+    farm_paths.private_folder(folder)
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                # Not lockf: this one also excludes other threads of this process.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise errors.FarmExists(
+                        f"another process has held {folder / LOCK_FILE} for {LOCKED_S:g} s: look for a stopped "
+                        "`ipytaskfarm keys`, and end it"
+                    ) from None
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(file)
+
+
+def save_keys(keys: FarmKeys, folder: Path) -> None:
+    """Write ``keys.json`` into the farm's folder."""
+    farm_paths.private_folder(folder)
+    farm_paths.write_private(folder / KEYS_FILE, msgspec.json.encode(keys))
+
+
+def load_keys(folder: Path) -> FarmKeys | None:
+    """The keys in the farm's folder; None: it has none yet.
+
+    SecurityError: the file is damaged, or others can read it.
+    """
+    path = folder / KEYS_FILE
+    try:
+        text = farm_paths.read_private(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(text, type=FarmKeys)
+    except msgspec.MsgspecError as error:
+        raise errors.SecurityError(
+            f"{path} is damaged ({error}): put it back from a backup, or remove it. Then the farm makes "
+            "new keys when it starts, and its clients must connect anew"
+        ) from None
+
+
+def farm_keys(folder: Path) -> FarmKeys:
+    """The farm's keys, made now if it has none yet."""
+    with keys_lock(folder):
+        keys = load_keys(folder)
+        if keys is None:
+            keys = make_farm_keys()
+            save_keys(keys, folder)
+        return keys
+
+
+# ---------------------------------------------------------------------------------------- connection files
+
+
+def agent_file(folder: Path, name: str) -> Path:
+    """Where the connection file of an enrolled agent is."""
+    return folder / AGENTS_FOLDER / f"{check_agent_name(name)}.json"
+
+
+def info_for(info: ConnectionInfo, keys: FarmKeys, title: str) -> ConnectionInfo:
+    """The connection file of one key, made of that of another: an enrolled agent is told where others find the farm."""
+    pair = keys.peers()[title]
+    name = title.partition(":")[2]
+    elsewhere = {"host": info.location or info.host, "location": "", "agent": name} if name else {}
+    return msgspec.structs.replace(
+        info, public_key=pair.public, secret_key=pair.secret, role=role_of(title), **elsewhere
+    )
+
+
+def write_agent_files(info: ConnectionInfo, keys: FarmKeys, folder: Path) -> None:
+    """Write the connection files of all enrolled agents, and remove those of others; what has not changed stays."""
+    place = folder / AGENTS_FOLDER
+    if not keys.agents and not place.exists():
+        return
+    farm_paths.private_folder(place)
+    for name in keys.agents:
+        write_if_new(info_for(info, keys, _PREFIX + name), agent_file(folder, name))
+    remove_agent_files(keys, folder)
+
+
+def remove_agent_files(keys: FarmKeys, folder: Path) -> None:
+    """Remove the connection files of agents that are not enrolled (any more)."""
+    for path in (folder / AGENTS_FOLDER).glob("*.json"):
+        if path.name.removesuffix(".json") not in keys.agents:
+            path.unlink(missing_ok=True)
+
+
+def write_if_new(info: ConnectionInfo, path: Path) -> None:
+    """Write a connection file, unless it is there as it should be: hundreds of them take their time."""
+    try:
+        if farm_paths.read_connection_file(path) == info:
+            return
+    except (errors.SecurityError, errors.ConnectionError):
+        pass
+    farm_paths.write_connection_file(info, path)

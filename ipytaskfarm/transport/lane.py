@@ -1,0 +1,92 @@
+"""The agent's end of the lane: one ZeroMQ ROUTER on a unix socket, to which each engine dials.
+
+An engine's ZeroMQ identity is its incarnation, one message is one frame of msgpack (`core.messages`, part 4).  Unlike
+`transport.wire` there are no sequence numbers here: on a unix socket nothing is lost while both processes live, and
+results, which must survive either, stand in the flight recorder.
+
+No ZeroMQ heartbeats, on purpose: an engine's liveness is its pidfd, and a stopped one must not lose its connection.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from ..core.messages import FromEngine, ToEngine
+from ..core.text import encoded
+
+MESSAGE_BYTES_MAX = 1 << 32
+"""msgpack's own limit for one value."""
+READ_MAX = 4096
+"""Messages taken at once, so that one engine's flood of output leaves the agent time for the others."""
+
+
+class Lane:
+    """The socket.  Nothing here blocks.  `fileno` is ZeroMQ's edge-triggered one: after it was readable, and after
+    sending, `receive` until `pending` is false."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._context = zmq.Context(io_threads=1)
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self._socket.sndhwm = 0
+        self._socket.rcvhwm = 0
+        self._socket.router_mandatory = 1
+        self._socket.maxmsgsize = MESSAGE_BYTES_MAX
+        self._socket.handshake_ivl = 5000
+        # The folder is 0700 already; this is the second lock on the same door.
+        umask = os.umask(0o177)
+        try:
+            self._socket.bind(f"ipc://{path}")
+        finally:
+            os.umask(umask)
+        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+        self._encoder = msgspec.msgpack.Encoder()
+        self.malformed = 0
+        """Messages dropped because they could not be read."""
+
+    def fileno(self) -> int:
+        """To be watched for readability; edge-triggered, see above."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def pending(self) -> bool:
+        """Whether `receive` would return something."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def send(self, engine: str, message: ToEngine) -> bool:
+        """Queue a message for an engine; False if it is not connected."""
+        return self.forward(engine, encoded(self._encoder.encode, message))
+
+    def forward(self, engine: str, encoded: bytes | memoryview) -> bool:
+        """Queue a message that is encoded already; False if the engine is not connected."""
+        try:
+            self._socket.send_multipart((engine.encode(), encoded), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def receive(self) -> list[tuple[str, FromEngine]]:
+        """All that has arrived, with the engine's incarnation, at most `READ_MAX`."""
+        got: list[tuple[str, FromEngine]] = []
+        while len(got) < READ_MAX:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            try:
+                sender, body = frames
+                got.append((sender.decode(), self._decoder.decode(body)))
+            except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
+                self.malformed += 1
+        return got
+
+    def close(self) -> None:
+        """Close; what is still queued is dropped."""
+        self._socket.close(0)
+        self._context.term()

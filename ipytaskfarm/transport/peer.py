@@ -1,0 +1,463 @@
+"""A peer's connection to the controller: dialling, handshake, beats, and what arrives, as events.
+
+**Calling contract** of `Link`. One thread owns it. It has no thread of its own: everything happens in `step`, which
+never blocks. Call `step` when `fds` is readable (the one descriptor in it stays the same over reconnects), when
+`next_deadline` has come, and after `send`. The events that `step` returns count as dealt with when `step`
+is called again: only then are they acknowledged to the controller.
+
+On `NewEpoch` everything that was given to `send` before and has not come back as `Acked` is forgotten, here and there:
+state anew what you hold. That is so on the first connection, too: say nothing before the first `NewEpoch`, or say it
+again after it. A cut within an epoch (`Lost` ... `Resumed`) needs nothing from you: nothing is lost or doubled.
+`Refused` is the last event of a link.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import select
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+import zmq
+
+from ..core import errors
+from ..core.messages import PROTOCOL, ToAgent, ToClient
+from ..system.farm_paths import ConnectionInfo, dialled
+from ..version import __version__
+from . import wire
+from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .reliable_session import Greeting, Heard, Kind, Session, frame_of, kind_of
+
+_chance = random.SystemRandom()
+"""Our own: what users seed is theirs, and we share their process."""
+
+RETRY_FIRST_S = 0.1
+RETRY_LONGEST_S = 5.0
+FRAMES_PER_STEP = 256
+DENIALS_MAX = 3
+"""So often may a key be denied, with the connection file read again each time: a farm that begins anew changes both."""
+LINGER_MS = 100
+
+
+class Received(msgspec.Struct, frozen=True):
+    """The controller said this."""
+
+    message: ToClient | ToAgent
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """The controller has dealt with (committed) the message that was sent with this token."""
+
+    token: object
+
+
+class NewEpoch(msgspec.Struct, frozen=True):
+    """First contact, or the controller was restarted, or it had forgotten us: state what you hold. May come again
+    within one epoch: a controller that heard nothing of us since its Welcome cannot know that we got it."""
+
+    welcome: Welcome
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """Connected again, nothing is lost.  May come without a `Lost` before it."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The connection is gone; it is being made again."""
+
+    why: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The end of this link: VersionMismatch, SecurityError or FarmReplaced."""
+
+    refuse: Refuse
+
+
+LinkEvent: TypeAlias = Received | Acked | NewEpoch | Resumed | Lost | Refused
+
+_numbers = itertools.count()
+
+_FAILURES = {
+    zmq.EVENT_DISCONNECTED: "the connection was cut",
+    zmq.EVENT_CLOSED: "nothing listens there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it broke off the handshake (another program, or another farm's keys)",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "it does not speak the farm's protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know the key",
+}
+
+
+class Link:
+    """One peer's connection to the controller. See the module's docstring for how to call it.
+
+    read_info: returns the connection file's content; called before each dialling. Its FarmNotRunning (or another
+    ConnectionError or OSError) means "not now", its SecurityError is final.
+    role: "client" or "agent". session: a nonce that lives as long as this process, behind an agent's name and a colon
+    (`transport.keys`). name: for people.
+    farm: the incarnation to insist on; None: whichever answers first.
+    """
+
+    def __init__(
+        self,
+        read_info: Callable[[], ConnectionInfo],
+        role: str,
+        session: str,
+        name: str,
+        *,
+        farm: str | None = None,
+        python: str | None = None,
+    ) -> None:
+        self._read_info = read_info
+        self._role = role
+        self._beat_s = wire.BEAT_S[role]
+        self._decode = wire.to_agent.decode if role == "agent" else wire.to_client.decode
+        self._nonce = session
+        self._name = name
+        self._python = python or wire.python_version()
+        self.farm = farm
+        self.heard_s = -math.inf
+        """When the controller was heard last, on the clock that `step` is given."""
+        self.problem = "not connected yet"
+        """Why there is no connection now, for people; "" while there is one."""
+        self._session = Session()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._epoll = select.epoll()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._address = ""
+        self._owner = ""
+        self._over = False
+        self._up = False
+        self._more = False
+        self._congested = False
+        self._tries = 0
+        self._denials = 0
+        self._now_s = 0.0
+        self._retry_at_s = -math.inf
+        self._beat_at_s = math.inf
+        self._ack_at_s = math.inf
+        self._patience: wire.Patience | None = None
+        self._awake_s = 0.0
+        self._heard_awake_s = 0.0
+
+    # ------------------------------------------------------------------------------------- asked
+
+    @property
+    def is_up(self) -> bool:
+        """Connected and welcomed."""
+        return self._up
+
+    @property
+    def epoch(self) -> int:
+        """The controller's epoch this link last spoke in; 0: none yet."""
+        return self._session.epoch
+
+    @property
+    def unacked_bytes(self) -> int:
+        """All that was sent and not acknowledged, on its way or queued."""
+        return self._session.unacked_bytes
+
+    def fds(self) -> list[int]:
+        """What to poll for readability: one descriptor, the same for the link's whole life."""
+        return [self._epoll.fileno()]
+
+    def next_deadline(self) -> float:
+        """When `step` wants to be called at the latest, on the clock that `step` is given; inf: never."""
+        if self._over:
+            return math.inf
+        if self._more:
+            return -math.inf
+        if self._socket is None:
+            return self._retry_at_s
+        # At least this often, so that `Patience` can tell our own sleep from a suspended machine.
+        latest = self._now_s + (wire.ACK_WITHIN_S if self._congested else wire.PAUSE_S - 0.5)
+        return min(self._beat_at_s, self._ack_at_s, latest)
+
+    # -------------------------------------------------------------------------------------- told
+
+    def send(self, message: object, token: object | None = None) -> None:
+        """Queue a message; `step` sends it. `Acked(token)` comes once the controller has dealt with it.
+
+        Raises ResultTooLarge when it is larger than `MAX_MESSAGE_BYTES`, TypeError when it cannot be encoded.
+        """
+        self._session.say(wire.encode_message(message), token)
+
+    def step(self, now_s: float) -> list[LinkEvent]:
+        """Dial, send, receive, beat: all that can be done now. now_s: a monotonic clock."""
+        events: list[LinkEvent] = []
+        if self._over:
+            return events
+        self._now_s = now_s
+        self._patience = self._patience or wire.Patience(now_s)
+        self._awake_s = self._patience.look(now_s)
+        self._session.confirm()
+        if self._socket is None and now_s >= self._retry_at_s:
+            self._dial(events)
+        if self._socket is not None:
+            self._converse(events)
+        return events
+
+    def close(self, timeout_s: float = 0.0) -> bool:
+        """End the conversation. Until `timeout_s` is over, wait for the acknowledgement of what was sent.
+
+        Returns whether all of it was acknowledged. Events that arrive meanwhile are dropped.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while self._session.unacked_bytes and not self._over:
+            now_s = time.monotonic()
+            self.step(now_s)
+            if now_s >= deadline_s:
+                break
+            self._epoll.poll(max(0.0, min(deadline_s, self.next_deadline()) - now_s))
+        if self._socket is not None and self._up:
+            self._put(frame_of(Kind.BYE))
+        self._over = True
+        self._hang_up(LINGER_MS if self._up else 0)
+        self._up = False
+        self._epoll.close()
+        self._context.term()
+        return not self._session.unacked_bytes
+
+    # ----------------------------------------------------------------------------------- dialling
+
+    def _dial(self, events: list[LinkEvent]) -> None:
+        self._more = False
+        self._heard_awake_s = self._awake_s
+        try:
+            info = self._read_info()
+        except errors.SecurityError as error:
+            return self._end(Refuse("SecurityError", str(error)), events)
+        except (errors.ConnectionError, OSError) as error:
+            return self._retry(str(error))
+        if info.protocol != PROTOCOL:
+            controller = wire.version_text(info.protocol, info.version)
+            return self._end(wire.version_refusal(controller, wire.own_version()), events)
+        if self.farm is not None and info.incarnation != self.farm:
+            return self._end(_replaced(info.farm), events)
+        host = dialled(info)
+        self._address = f"{host}:{info.port}"
+        # Under another key we are somebody else: sessions are bound to their keys by their names.
+        self._owner = "reader:" if info.role == "reader" else ""
+        try:
+            self._open(info, host)
+        except (zmq.ZMQError, ValueError) as error:
+            self._hang_up(0)
+            return self._retry(f"the connection file of farm {info.farm!r} cannot be used: {error}")
+        self._say_hello()
+
+    def _open(self, info: ConnectionInfo, host: str) -> None:
+        self._socket = socket = self._context.socket(zmq.DEALER)
+        wire.guard(socket)
+        socket.reconnect_ivl = -1
+        socket.connect_timeout = int(wire.HANDSHAKE_S * 1000)
+        socket.ipv6 = ":" in host
+        socket.curve_serverkey = info.server_key.encode()
+        socket.curve_publickey = info.public_key.encode()
+        socket.curve_secretkey = info.secret_key.encode()
+        kinds = 0
+        for kind in _FAILURES:
+            kinds |= kind
+        self._monitor = socket.get_monitor_socket(kinds, f"inproc://link-monitor-{next(_numbers)}")
+        self._monitor.linger = 0
+        self._epoll.register(socket.FD, select.EPOLLIN)
+        self._epoll.register(self._monitor.FD, select.EPOLLIN)
+        socket.connect(wire.tcp_endpoint(host, info.port))
+
+    def _say_hello(self) -> None:
+        """Also on a connection that stands, when the controller asks who we are, or something was lost on the way."""
+        self._up = False
+        self._beat_at_s = self._ack_at_s = math.inf
+        epoch, last_in = self._session.position()
+        session = self._owner + self._nonce
+        hello = Hello(PROTOCOL, __version__, self._python, self._role, session, self.farm, epoch, last_in, self._name)
+        self._put(wire.encode_handshake(hello))
+
+    def _hang_up(self, linger_ms: int) -> None:
+        if self._socket is None:
+            return
+        # Before they are closed: ZeroMQ closes the descriptors later, in a thread of its own.
+        for socket in (self._socket, self._monitor):
+            if socket is not None:
+                try:
+                    self._epoll.unregister(socket.FD)
+                except OSError:
+                    pass  # `_open` did not come so far
+        self._socket.disable_monitor()
+        if self._monitor is not None:
+            self._monitor.close(0)
+        self._socket.close(linger_ms)
+        self._socket = self._monitor = None
+        self._congested = self._more = False
+
+    def _retry(self, why: str) -> None:
+        self.problem = why
+        delay_s = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(self._tries, 10))
+        self._tries += 1
+        self._retry_at_s = self._now_s + delay_s * _chance.uniform(0.5, 1.0)
+
+    def _drop(self, why: str, events: list[LinkEvent]) -> None:
+        if self._up:
+            events.append(Lost(why))
+        self._up = False
+        self._hang_up(0)
+        self._retry(f"{self._address}: {why}")
+
+    def _end(self, refuse: Refuse, events: list[LinkEvent]) -> None:
+        self._hang_up(0)
+        self._over = True
+        self._up = False
+        self.problem = refuse.text
+        events.append(Refused(refuse))
+
+    # --------------------------------------------------------------------------------- conversing
+
+    def _converse(self, events: list[LinkEvent]) -> None:
+        """Speak and listen until neither gets further. ZeroMQ's descriptors tell of changes only: whatever was sent,
+        the socket must have been read until it is empty, or the next message would wake nobody."""
+        budget = FRAMES_PER_STEP
+        while True:
+            self._speak()
+            budget, empty = self._listen(budget, events)
+            if self._socket is None:
+                return
+            # What was heard may have been an acknowledgement, which opens the window.
+            if not empty or not self._up or self._congested or not self._session.can_speak:
+                break
+        self._more = not empty
+        if not self._watch(events):
+            return
+        if self._session.awaits_confirm:
+            self._ack_at_s = min(self._ack_at_s, self._now_s + wire.ACK_WITHIN_S)
+        if self._awake_s - self._heard_awake_s > wire.SILENCE_S:
+            self._drop(f"it was silent for {wire.SILENCE_S:g} s", events)
+
+    def _speak(self) -> None:
+        """Put all onto the connection that can be."""
+        if not self._up:
+            return
+        while (frame := self._session.next_frame()) is not None:
+            if not self._put(frame):
+                break
+            self._session.was_sent()
+        beats = self._now_s >= self._beat_at_s
+        if beats or (self._session.owes_ack and self._now_s >= self._ack_at_s):
+            self._put(self._session.beat())
+        if beats:
+            self._beat_at_s = self._now_s + self._beat_s
+        if not self._session.owes_ack:
+            self._ack_at_s = math.inf
+
+    def _put(self, frame: bytes) -> bool:
+        assert self._socket is not None
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            self._congested = True
+            return False
+        self._congested = False
+        return True
+
+    def _listen(self, budget: int, events: list[LinkEvent]) -> tuple[int, bool]:
+        """Take at most that many frames. Returns what is left of the budget, and whether the socket is empty."""
+        while budget > 0:
+            if self._socket is None:
+                return budget, True
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return budget, True
+            budget -= 1
+            self.heard_s = self._now_s
+            self._heard_awake_s = self._awake_s
+            if self._socket.getsockopt(zmq.RCVMORE):
+                self._drop("it sent nonsense", events)
+            else:
+                self._on_frame(frame, events)
+        return budget, False
+
+    def _on_frame(self, frame: bytes, events: list[LinkEvent]) -> None:
+        kind = kind_of(frame)
+        if kind is Kind.HANDSHAKE:
+            return self._on_handshake(wire.decode_handshake(frame), events)
+        if kind is Kind.BYE:
+            return self._drop("the controller said good-bye", events)
+        if not self._up:
+            return  # it was on its way before our Hello
+        heard, body = self._session.hear(frame)
+        self._hand_back(events)
+        if heard is Heard.GAP:
+            self._say_hello()
+        elif heard is Heard.NONSENSE:
+            self._drop("it sent nonsense", events)
+        elif body is not None:
+            self._on_body(body, events)
+
+    def _on_body(self, body: bytes | memoryview, events: list[LinkEvent]) -> None:
+        try:
+            messages = self._decode(body)
+        except wire.READABLE as error:
+            text = f"{wire.own_version()} cannot read what the controller sent: {error}"
+            return self._end(Refuse("VersionMismatch", text), events)
+        events.extend(map(Received, messages))
+
+    def _hand_back(self, events: list[LinkEvent]) -> None:
+        events.extend(map(Acked, self._session.freed()))
+
+    def _on_handshake(self, message: Handshake, events: list[LinkEvent]) -> None:
+        if isinstance(message, Refuse):
+            if message.later:
+                self._drop(message.text, events)
+            else:
+                self._end(message, events)
+        elif isinstance(message, WhoAreYou):
+            if self._up:
+                self._say_hello()
+        elif isinstance(message, Welcome) and not self._up:
+            self._on_welcome(message, events)
+
+    def _on_welcome(self, welcome: Welcome, events: list[LinkEvent]) -> None:
+        if self.farm is not None and welcome.farm != self.farm:
+            return self._end(_replaced(welcome.name), events)
+        self.farm = welcome.farm
+        greeting = self._session.meet_welcome(welcome.epoch, welcome.last_in)
+        if greeting is Greeting.NONSENSE:
+            self._session.begin(0)
+            return self._say_hello()
+        self._up = True
+        self._tries = self._denials = 0
+        self.problem = ""
+        self._beat_at_s = self._now_s  # at once: until the controller hears something, it takes its Welcome for lost
+        self._hand_back(events)
+        events.append(NewEpoch(welcome) if greeting is Greeting.ANEW else Resumed())
+
+    def _watch(self, events: list[LinkEvent]) -> bool:
+        """Look at what ZeroMQ tells of the connection. Returns whether it stands."""
+        assert self._monitor is not None
+        while wire.has_input(self._monitor):
+            event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
+            if event not in _FAILURES:
+                continue
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._denials += 1
+                if self._denials >= DENIALS_MAX:
+                    text = f"the farm at {self._address} does not know the key in our connection file"
+                    self._end(Refuse("SecurityError", text), events)
+                    return False
+            # What arrived before the cut is still there to be read.
+            while self._socket is not None and not self._listen(FRAMES_PER_STEP, events)[1]:
+                pass
+            if self._socket is not None:
+                self._drop(_FAILURES[zmq.Event(event)], events)
+            return False
+        return True
+
+
+def _replaced(name: str) -> Refuse:
+    return Refuse(
+        "FarmReplaced",
+        f"another farm answers under the name {name!r} now: the one we knew is gone, with its tasks. Make a new client",
+    )

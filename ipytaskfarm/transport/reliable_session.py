@@ -1,0 +1,351 @@
+"""Reliable sessions over connections that lose packets: numbers, acknowledgements, resends, epochs.
+
+ZeroMQ drops what it holds when a connection is reset, and reports nothing. A `Session` is one side's memory of a
+conversation between a peer (agent or client) and the controller; it outlives any number of connections.
+Nothing here touches a socket or a clock: frames go in and come out, and `transport.wire` transports them.
+
+Three rules:
+
+1. Within an **epoch** (one life of the controller) every message that one side sends arrives once, in the order of
+   sending, whatever connections do. In a new epoch both sides forget everything, and report again what they hold.
+2. A packet is acknowledged only after `confirm`: the receiver has dealt with it (the controller: committed it).
+3. The window bounds what is unacknowledged; further messages wait here, and `unacked_bytes` counts them.
+
+**A frame** is a header of 17 bytes and a body::
+
+    kind: u8   number: u64   ack: u64   (big endian)   body
+
+==========  ==================================================  ===============================================
+kind        number                                              body
+==========  ==================================================  ===============================================
+DATA        of this packet: 1, 2, 3 ... in this direction       a msgpack list of messages, or the last piece
+PART        the same count                                      a piece of a list that goes on
+BEAT        of the last packet sent before                      none
+HANDSHAKE   0                                                   one `Hello`, `Welcome`, `Refuse` or `WhoAreYou`
+BYE         0                                                   none
+==========  ==================================================  ===============================================
+
+`ack` is the last packet of the other direction that was dealt with. Small messages are gathered into packets of
+`PACKET_BYTES`; larger ones are cut into pieces of that size, so that beats, acknowledgements and the check for silence
+work while something huge crosses a slow link, and a cut costs one piece. The header and the first two fields of
+`Hello` never change: that is how peers of any two versions can tell each other that they do not fit.
+
+**Calling contract**, for both sides. On a new connection: exchange `Hello` and `Welcome` through `position`,
+`meet_hello` and `meet_welcome`. Then for each frame that arrives call `hear`, deal with the body it returns, and call
+`confirm` when that is done. Put `next_frame` onto the connection and call `was_sent`, until it returns None. When
+`owes_ack` is still true then, send `beat`. Send `beat` at intervals, too: it shows the other side that the last packets
+before a pause were lost.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from enum import Enum, IntEnum
+
+import msgspec
+
+HEADER = struct.Struct("!BQQ")
+PACKET_BYTES = 256 << 10
+WINDOW_PACKETS = 4096
+WINDOW_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 256 << 20
+"""The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
+BEGIN_ANEW = -1
+"""In `Welcome.last_in`: the controller does not know this session; both counters start again."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    DATA = 0
+    PART = 1
+    BEAT = 2
+    HANDSHAKE = 3
+    BYE = 4
+
+
+class Heard(Enum):
+    """What a frame turned out to be."""
+
+    NEWS = "the next packet"
+    KNOWN = "a packet that came before, or a beat"
+    GAP = "something before it was lost: shake hands again, and it is sent again"
+    NONSENSE = "nothing that an honest peer sends"
+
+
+class Greeting(Enum):
+    """The result of a handshake."""
+
+    RESUMED = "the same epoch: what the other side lacks is sent again"
+    ANEW = "another epoch: both sides state what they hold"
+    NONSENSE = "a position that an honest peer cannot be in"
+
+
+def frame_of(kind: Kind, body: bytes = b"") -> bytes:
+    """Return a frame outside the sequence."""
+    return HEADER.pack(kind, 0, 0) + body
+
+
+def kind_of(frame: bytes | memoryview) -> Kind | None:
+    """Return a frame's kind. None: it is no frame."""
+    if len(frame) < HEADER.size or frame[0] >= len(Kind):
+        return None
+    return Kind(frame[0])
+
+
+def list_header(length: int) -> bytes:
+    """Return how a msgpack list of that length begins.
+
+    Messages are encoded singly, which gives their sizes, and then joined."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    if length < 1 << 16:
+        return struct.pack("!BH", 0xDC, length)
+    return struct.pack("!BI", 0xDD, length)
+
+
+class Packet(msgspec.Struct, frozen=True):
+    """A numbered packet that is kept until it is acknowledged."""
+
+    number: int
+    frame: bytes
+    ack: int
+    """What the header acknowledges. It may be less than could be acknowledged when the packet is sent again."""
+    tokens: list[object]
+    """Given back with the acknowledgement."""
+
+
+class Session:
+    """One side of a conversation. The module's docstring describes how to call it."""
+
+    def __init__(
+        self,
+        *,
+        packet_bytes: int = PACKET_BYTES,
+        window_packets: int = WINDOW_PACKETS,
+        window_bytes: int = WINDOW_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._packet_bytes = packet_bytes
+        self._window_packets = window_packets
+        self._window_bytes = window_bytes
+        self._max_message_bytes = max_message_bytes
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Forget everything, and begin a conversation of that epoch (0: of none yet)."""
+        self.epoch = epoch
+        # Speaking
+        self._said: deque[tuple[bytes, object | None]] = deque()
+        self._said_bytes = 0
+        self._cut_at = 0  # how much of the first message of _said has gone out in pieces
+        self._flight: deque[Packet] = deque()
+        self._flight_bytes = 0
+        self._on_connection = 0  # how many of _flight were put onto the present connection
+        self._last_out = 0  # highest number ever put onto a connection
+        self._freed: list[object] = []
+        # Hearing
+        self._last_in = 0
+        self._confirmed = 0
+        self._ack_told = 0
+        self._proven = False  # something was received from the other side since this began
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
+
+    # ---------------------------------------------------------------------------------- speaking
+
+    def say(self, message: bytes, token: object | None = None) -> None:
+        """Queue one encoded message.
+
+        token: `freed` gives it back when the other side has dealt with the message."""
+        self._said.append((message, token))
+        self._said_bytes += len(message)
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Return the size of all messages that were not acknowledged, sent or not."""
+        return self._said_bytes + self._flight_bytes
+
+    @property
+    def window_is_shut(self) -> bool:
+        """Return whether as much is on its way as the other side can be asked to take."""
+        return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
+
+    @property
+    def can_speak(self) -> bool:
+        """Return whether `next_frame` has a frame."""
+        return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)
+
+    def next_frame(self) -> bytes | None:
+        """Return the next frame for the connection. None: there is none, or the window is shut."""
+        if self._on_connection < len(self._flight):
+            return self._flight[self._on_connection].frame
+        if not self._said or self.window_is_shut:
+            return None
+        number = self._flight[-1].number + 1 if self._flight else self._last_out + 1
+        packet = self._cut(number) if self._said_is_large() else self._gather(number)
+        self._flight.append(packet)
+        self._flight_bytes += len(packet.frame)
+        return packet.frame
+
+    def was_sent(self) -> None:
+        """Note that the frame of `next_frame` is on the connection."""
+        packet = self._flight[self._on_connection]
+        self._on_connection += 1
+        self._last_out = max(self._last_out, packet.number)
+        self._ack_told = max(self._ack_told, packet.ack)
+
+    def _said_is_large(self) -> bool:
+        return len(self._said[0][0]) > self._packet_bytes
+
+    def _gather(self, number: int) -> Packet:
+        """Return a packet of as many waiting messages as fit into it, and at least one."""
+        bodies: list[bytes] = []
+        tokens: list[object] = []
+        size = 0
+        while self._said:
+            message, token = self._said[0]
+            if bodies and size + len(message) > self._packet_bytes:
+                break
+            self._said.popleft()
+            size += len(message)
+            bodies.append(message)
+            if token is not None:
+                tokens.append(token)
+        self._said_bytes -= size
+        head = HEADER.pack(Kind.DATA, number, self._confirmed)
+        return Packet(number, b"".join((head, list_header(len(bodies)), *bodies)), self._confirmed, tokens)
+
+    def _cut(self, number: int) -> Packet:
+        """Return the next piece of a message that is too large for one packet."""
+        message, token = self._said[0]
+        piece = memoryview(message)[self._cut_at : self._cut_at + self._packet_bytes]
+        start = list_header(1) if self._cut_at == 0 else b""
+        self._cut_at += len(piece)
+        self._said_bytes -= len(piece)
+        tokens: list[object] = []
+        kind = Kind.PART
+        if self._cut_at == len(message):
+            kind = Kind.DATA
+            self._said.popleft()
+            self._cut_at = 0
+            if token is not None:
+                tokens.append(token)
+        head = HEADER.pack(kind, number, self._confirmed)
+        return Packet(number, b"".join((head, start, piece)), self._confirmed, tokens)
+
+    def freed(self) -> list[object]:
+        """Return the tokens of the messages that were acknowledged since the last call, in the order of sending."""
+        tokens, self._freed = self._freed, []
+        return tokens
+
+    def beat(self) -> bytes:
+        """Return a sign of life: which packet was sent last on this connection, and which received one was dealt with
+        last."""
+        self._ack_told = self._confirmed
+        if self._on_connection:
+            number = self._flight[self._on_connection - 1].number
+        else:
+            number = self._first_kept() - 1
+        return HEADER.pack(Kind.BEAT, number, self._confirmed)
+
+    def _first_kept(self) -> int:
+        return self._flight[0].number if self._flight else self._last_out + 1
+
+    # ----------------------------------------------------------------------------------- hearing
+
+    @property
+    def owes_ack(self) -> bool:
+        """Return whether something was dealt with of which the other side has not been told."""
+        return self._ack_told < self._confirmed
+
+    @property
+    def awaits_confirm(self) -> bool:
+        """Return whether something was received for which `confirm` was not called."""
+        return self._confirmed < self._last_in
+
+    def confirm(self) -> None:
+        """Note that all that was received was dealt with and may be acknowledged."""
+        self._confirmed = self._last_in
+
+    def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
+        """Take a DATA, PART or BEAT frame of the present connection. The body comes with the last piece of its list."""
+        kind = kind_of(frame)
+        if kind is None or kind > Kind.BEAT:
+            return Heard.NONSENSE, None
+        _, number, ack = HEADER.unpack_from(frame)
+        if not self._acknowledge(ack):
+            return Heard.NONSENSE, None
+        self._proven = True
+        if kind is Kind.BEAT:
+            return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
+        if number != self._last_in + 1:
+            return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
+        body = memoryview(frame)[HEADER.size :]
+        self._last_in = number
+        if kind is Kind.DATA and not self._pieces:
+            return Heard.NEWS, body
+        return self._collect(kind, body)
+
+    def _collect(self, kind: Kind, piece: memoryview) -> tuple[Heard, bytes | None]:
+        self._pieces.append(bytes(piece))
+        self._pieces_bytes += len(piece)
+        if self._pieces_bytes > self._max_message_bytes + 1:  # the list's header
+            self._pieces.clear()
+            self._pieces_bytes = 0
+            return Heard.NONSENSE, None
+        if kind is Kind.PART:
+            return Heard.NEWS, None
+        whole = b"".join(self._pieces)
+        self._pieces.clear()
+        self._pieces_bytes = 0
+        return Heard.NEWS, whole
+
+    def _acknowledge(self, ack: int) -> bool:
+        """Drop the packets up to `ack`. False: it acknowledges a packet that was never sent."""
+        if ack > self._last_out:
+            return False
+        while self._flight and self._flight[0].number <= ack:
+            packet = self._flight.popleft()
+            self._flight_bytes -= len(packet.frame)
+            # A handshake can acknowledge a packet before the packet was put onto the present connection.
+            self._on_connection = max(0, self._on_connection - 1)
+            self._freed.extend(packet.tokens)
+        return True
+
+    # ------------------------------------------------------------------------------- connections
+
+    def position(self) -> tuple[int, int]:
+        """Return (epoch, last packet dealt with in it), for `Hello`, and for `Welcome` to a session that goes on.
+
+        It is an acknowledgement: packets that were received and not dealt with are sent again, and recognised."""
+        return self.epoch, self._confirmed
+
+    def meet_hello(self, epoch: int, last_in: int, own_epoch: int) -> Greeting:
+        """Do the controller's side of a handshake. It is never NONSENSE: a peer that is lost begins again.
+
+        So does a peer of which nothing was heard since the last beginning. Its `Welcome` may have been lost; then the
+        epoch that it names is the one before we forgot it, though the number is the same."""
+        goes_on = 0 < epoch == own_epoch == self.epoch and self._proven and self._resend_after(last_in)
+        if not goes_on:
+            self.begin(own_epoch)
+        return Greeting.RESUMED if goes_on else Greeting.ANEW
+
+    def meet_welcome(self, epoch: int, last_in: int) -> Greeting:
+        """Do the peer's side of a handshake. After NONSENSE the peer says hello again without an epoch: `begin(0)`."""
+        if epoch <= 0:
+            return Greeting.NONSENSE
+        if last_in == BEGIN_ANEW:
+            self.begin(epoch)
+            return Greeting.ANEW
+        goes_on = epoch == self.epoch and self._resend_after(last_in)
+        return Greeting.RESUMED if goes_on else Greeting.NONSENSE
+
+    def _resend_after(self, last_in: int) -> bool:
+        """Send again, on a new connection, all packets after `last_in`. False: that position is not possible."""
+        if last_in < self._first_kept() - 1 or not self._acknowledge(last_in):
+            return False
+        self._on_connection = 0
+        self._ack_told = self._confirmed
+        return True

@@ -1,0 +1,204 @@
+"""TCP between the controller and its peers: what `peer` (the peer's side) and `hub` (the controller's) share.
+
+How loss is made good stands in `transport.reliable_session`; this door adds sockets, keys, beats and the clock.
+
+A peer has one CURVE-encrypted DEALER socket, the controller one ROUTER. Each connection is a socket of its own with a
+fresh ZeroMQ identity, and ZeroMQ's own reconnecting is off: it would hide that messages were lost, and a returning peer
+must read the connection file first. Who the peer is stands in its `Hello`, and must be allowed by its key.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, get_args
+
+import msgspec
+import zmq
+from zmq.utils import z85
+
+from ..core import errors
+from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToClient
+from ..core.text import encoded
+from ..version import __version__
+from .handshake import Handshake, Hello, Refuse
+from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, Kind
+
+__all__ = ["MAX_MESSAGE_BYTES"]
+
+SILENCE_S = 5.0
+"""Who was not heard for so long is taken for unreachable."""
+CLIENT_SILENCE_S = 4.25
+"""A client is, a little sooner: jobs that are to end with it do so within 5 s."""
+BEAT_S = {"agent": 1.0, "client": 2.0}
+"""Peers beat, the controller answers each beat: so idle peers cost it no timer."""
+ACK_WITHIN_S = 0.05
+HANDSHAKE_S = 5.0
+"""From dialling to `Welcome`, all steps together."""
+PAUSE_S = 2.5
+"""A longer time between two looks at the clock was a suspended machine or a stalled loop: nobody was silent then."""
+DOMAIN = b"ipytaskfarm"
+USER_ID = "User-Id"
+
+FRAME_BYTES_MAX = PACKET_BYTES + 4096
+"""Of one ZeroMQ frame; whoever sends more is cut off by libzmq, before memory is taken for it."""
+TEXT_MAX = 2000
+"""Of texts that a peer chose and a person may read."""
+
+SESSION_MAX = 160
+"""Characters in the name of a session: an agent's name is within it."""
+
+READABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What decoding a hostile body may raise."""
+
+TAGS = {
+    "client": frozenset(kind.__name__ for kind in get_args(ClientMessage)),
+    "agent": frozenset(kind.__name__ for kind in get_args(AgentMessage)),
+}
+"""What each role may say."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_handshake: msgspec.msgpack.Decoder[Handshake] = msgspec.msgpack.Decoder(Handshake)
+from_client = msgspec.msgpack.Decoder(list[ClientMessage])
+from_agent = msgspec.msgpack.Decoder(list[AgentMessage])
+to_client = msgspec.msgpack.Decoder(list[ToClient])
+to_agent = msgspec.msgpack.Decoder(list[ToAgent])
+_anything = msgspec.msgpack.Decoder()
+
+
+class _AnyHello(msgspec.Struct, tag="Hello"):
+    """The part of `Hello` that every version has."""
+
+    protocol: int
+    version: str = "?"
+
+
+_any_hello = msgspec.msgpack.Decoder(_AnyHello)
+
+
+def silence_s(role: str) -> float:
+    """How long a peer of that role may not be heard before the controller takes it for unreachable."""
+    return SILENCE_S if role == "agent" else min(SILENCE_S, CLIENT_SILENCE_S)
+
+
+def encode_message(message: object) -> bytes:
+    """One message as it stands in a packet; text in it that is not UTF-8 is escaped.
+
+    ResultTooLarge: it is larger than any message may be."""
+    body = encoded(_encode, message)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise errors.ResultTooLarge(
+            f"{type(message).__name__} has {len(body):,} bytes, more than the {MAX_MESSAGE_BYTES:,} that one message "
+            "may have: hand large data over in a file, or in pieces"
+        )
+    return body
+
+
+def encode_handshake(message: Handshake) -> bytes:
+    """A whole frame."""
+    return HEADER.pack(Kind.HANDSHAKE, 0, 0) + encoded(_encode, message)
+
+
+def decode_handshake(frame: bytes | memoryview) -> Handshake:
+    """The message in a handshake frame. A `Hello` of another protocol, or what cannot be read: the `Refuse` for it."""
+    body = memoryview(frame)[HEADER.size :]
+    try:
+        hello = _any_hello.decode(body)
+    except READABLE:
+        pass
+    else:
+        if hello.protocol != PROTOCOL:
+            return version_refusal(own_version(), version_text(hello.protocol, hello.version))
+    try:
+        return _handshake.decode(body)
+    except READABLE as error:
+        return Refuse("VersionMismatch", f"{own_version()} cannot read this handshake: {error}"[:TEXT_MAX])
+
+
+def own_version() -> str:
+    """For people."""
+    return version_text(PROTOCOL, __version__)
+
+
+def version_text(protocol: int, version: str) -> str:
+    """For people."""
+    return f"ipytaskfarm {version[:40]} (protocol {protocol})"
+
+
+def version_refusal(controller: str, peer: str) -> Refuse:
+    """Says which version is where (`version_text`), and what to do."""
+    return Refuse(
+        "VersionMismatch",
+        f"the controller is {controller}, its peer is {peer}: install the same version on both sides, or restart the "
+        "farm with the newer one",
+    )
+
+
+def python_version() -> str:
+    """As in `Hello.python`."""
+    return platform.python_version()
+
+
+def tags_in(body: bytes | memoryview) -> list[str]:
+    """The kinds of messages in a body that could not be decoded, as far as they can be told."""
+    try:
+        messages: Any = _anything.decode(body)
+    except READABLE:
+        return []
+    if not isinstance(messages, list):
+        return []
+    return [str(message.get("type"))[:40] for message in messages[:16] if isinstance(message, dict)]
+
+
+def raw_key(public: str) -> bytes:
+    """A z85-encoded key as ZAP shows it."""
+    return z85.decode(public)
+
+
+def curve_keypair() -> tuple[str, str]:
+    """(public, secret), z85-encoded."""
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+def guard(socket: zmq.Socket[bytes]) -> None:
+    """Bounds and heartbeats that every TCP socket of the farm has."""
+    socket.linger = 0
+    socket.maxmsgsize = FRAME_BYTES_MAX
+    # The window of `transport.reliable_session` bounds what is in these queues; what is not in the sequence (beats,
+    # refusals) is bounded by the rest.
+    socket.sndhwm = WINDOW_PACKETS + 64
+    socket.rcvhwm = WINDOW_PACKETS + 64
+    socket.handshake_ivl = int(HANDSHAKE_S * 1000)
+    # They find half-open connections; the session's beats find loops that no longer turn.
+    socket.heartbeat_ivl = 5000
+    socket.heartbeat_timeout = 15000
+    socket.tcp_keepalive = 1
+
+
+def has_input(socket: zmq.Socket[bytes]) -> bool:
+    """Whether something waits to be received. Cheaper than the exception of an empty receive."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & int(zmq.POLLIN))
+
+
+def tcp_endpoint(host: str, port: int | str) -> str:
+    """``tcp://host:port``, with the brackets that IPv6 wants."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+class Patience:
+    """A clock that stands still while nobody looked: silence is what passed while we could have heard something."""
+
+    def __init__(self, now_s: float) -> None:
+        self._looked_s = now_s
+        self.awake_s = 0.0
+
+    def look(self, now_s: float) -> float:
+        """How long we have been awake."""
+        self.awake_s += min(max(now_s - self._looked_s, 0.0), PAUSE_S)
+        self._looked_s = max(now_s, self._looked_s)
+        return self.awake_s
+
+
+def is_hello(message: Handshake) -> bool:
+    """Whether it opens a conversation within bounds."""
+    return isinstance(message, Hello) and 0 < len(message.session) <= SESSION_MAX and message.last_in >= 0
