@@ -1,0 +1,474 @@
+"""Messages between clients and the controller."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .blob_chunks import BlobPiece, ReadBlob
+from .running_task import Letters
+from .tables import (
+    CommandQueueTable,
+    ConnectionTable,
+    EngineTable,
+    EventTable,
+    FarmState,
+    JobTable,
+    ProgressTable,
+    QueueStatusReply,
+    StickyTable,
+    TaskTable,
+)
+from .task_types import Final, Function, JobSpec, Rules, RunKey, Submission
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Tasks that are handed in; the ids ascend within each block."""
+
+    tasks: list[Submission]
+    functions: list[Function] = []
+    jobs: list[JobSpec] = []
+
+
+class NeedIds(msgspec.Struct, frozen=True, tag=True):
+    """The client has used half of its block."""
+
+
+class Watch(msgspec.Struct, frozen=True, tag=True):
+    """Question: tell this client when these tasks end.  Answer: `Watched`."""
+
+    ids: list[int]
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True):
+    """Question: the results of these tasks.  Answer: `Fetched`."""
+
+    ids: list[int]
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Question: end these tasks.  Answer: `Aborted`, one outcome per id."""
+
+    ids: list[int]
+    interrupt: bool = True
+    reason: str = ""
+    """For people."""
+
+
+class Clear(msgspec.Struct, frozen=True, tag=True):
+    """Question: forget these ended tasks (None: all).  Answer: `Cleared`."""
+
+    ids: list[int] | None = None
+
+
+class Retry(msgspec.Struct, frozen=True, tag=True):
+    """Question: hand in these failed tasks again, as new ones linked to them.  Answer: `Retried`.
+
+    failed_only=False: those that succeeded too."""
+
+    ids: list[int]
+    failed_only: bool = True
+
+
+class QueueStatus(msgspec.Struct, frozen=True, tag=True):
+    """Question: how many tasks are in each state?  Answer: `QueueStatusReply`."""
+
+    verbose: bool = False
+
+
+class Tasks(msgspec.Struct, frozen=True, tag=True):
+    """Question: a table of tasks.  Answer: `TaskTable`.  ids None: all that match."""
+
+    ids: list[int] | None = None
+    name: str | None = None
+    state: str | None = None
+    """scheduled, pending, succeeded, failed, unfinished, finished or None."""
+    last: int = 0
+    """At most so many, those with the highest ids.  0: all."""
+
+
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """Question: why is a task where it is, in words?  Answer: `Text`."""
+
+    id: int
+
+
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Question: which engines could serve a task of these rules, and why not the others?  Answer: `Checked`."""
+
+    rules: Rules | None
+    functions: list[Function] = []
+
+
+class Stuck(msgspec.Struct, frozen=True, tag=True):
+    """Question: why does none of these tasks move?  Answer: `Text`, empty if one of them runs, may run or has ended."""
+
+    ids: list[int]
+
+
+class Outputs(msgspec.Struct, frozen=True, tag=True):
+    """Question: what do these tasks (None: this session's) print now?
+
+    Answer: `Number`, how many engines were asked; then an `Output` from each that has something new.  seen: (task,
+    attempt, characters of stdout, of stderr) that the client knows."""
+
+    ids: list[int] | None
+    seen: list[tuple[int, int, int, int]] = []
+
+
+class MarkDone(msgspec.Struct, frozen=True, tag=True):
+    """Question: let this task succeed with that encoded `ResultBody`.  Answer: `Flag`."""
+
+    id: int
+    body: bytes
+    blobs: tuple[str, ...] = ()
+
+
+class MarkFailed(msgspec.Struct, frozen=True, tag=True):
+    """Question: let this task's run, or its result, count as failed.  Answer: `Text`, what became of it."""
+
+    id: int
+    why: str = ""
+
+
+class PauseJobs(msgspec.Struct, frozen=True, tag=True):
+    """Question: start no task of these jobs (on=False: resume).  Answer: `Number`, how many tasks wait for it."""
+
+    ids: list[str]
+    on: bool = True
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `Number`, how many agents."""
+
+    nodes: list[str]
+    on: bool = True
+
+
+class FindJobs(msgspec.Struct, frozen=True, tag=True):
+    """Question: the jobs of that id or name (None: all) of which not all tasks were cleared.  Answer: `JobTable`.
+
+    tasks=True: with the ids of their tasks."""
+
+    wanted: str | None = None
+    tasks: bool = False
+
+
+class Send(msgspec.Struct, frozen=True, tag=True):
+    """Question: send these messages to a task that has not ended.  Answer: `Number`, the last one's number.
+
+    mark: the sender's own name for them; a repetition is recognised by it."""
+
+    id: int
+    bodies: list[bytes]
+    mark: str
+
+
+class Read(msgspec.Struct, frozen=True, tag=True):
+    """Question: the messages from a task behind this number.
+
+    Answer: `Letters`, as soon as there are some, or none when the task has ended."""
+
+    id: int
+    after: int = 0
+
+
+class ProgressOf(msgspec.Struct, frozen=True, tag=True):
+    """Question: how far have these running tasks come?  Answer: `ProgressTable`."""
+
+    ids: list[int]
+
+
+class History(msgspec.Struct, frozen=True, tag=True):
+    """Question: what happened, and when?  Answer: `EventTable`, in order of time, the last events that match."""
+
+    ids: list[int] | None = None
+    name: str | None = None
+    what: str | None = None
+    since_s: float = 0.0
+    last: int = 1000
+
+
+class Stack(msgspec.Struct, frozen=True, tag=True):
+    """Question: where is this running task now?  Answer: `Text`."""
+
+    id: int
+
+
+class Spin(msgspec.Struct, frozen=True, tag=True):
+    """Question: drop the verdicts of depend functions, and look again.  Answer: `Flag`."""
+
+
+class Engines(msgspec.Struct, frozen=True, tag=True):
+    """Question: which engines are there?  Answer: `EngineTable`."""
+
+
+class CommandQueues(msgspec.Struct, frozen=True, tag=True):
+    """Question: which commands wait on which engines?  Answer: `CommandQueueTable`."""
+
+
+class FarmStatus(msgspec.Struct, frozen=True, tag=True):
+    """Question: how is the farm?  Answer: `FarmState`."""
+
+
+class SetWanted(msgspec.Struct, frozen=True, tag=True):
+    """Question: keep this many engines (None: as many as now), plus `more`.  Answer: `Number`, how many are wanted."""
+
+    engines: int | None = None
+    more: int = 0
+
+
+class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
+    """Question: end these engines, and want that many fewer.  Answer: `Number`.
+
+    drain: their running tasks end first; else they are lost with their engines."""
+
+    ids: list[int]
+    drain: bool = True
+
+
+class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
+    """Question: send away the agents of these names.  Answer: `Number`, how many there are.
+
+    within_s: how long running tasks may go on (None: to their ends); then they are treated as at a stop."""
+
+    names: list[str]
+    within_s: float | None = None
+
+
+class AgentsEnded(msgspec.Struct, frozen=True, tag=True):
+    """Question: the launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
+
+    names: list[str]
+    why: str
+
+
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Question: start no task (on=False: resume).  Answer: `Flag`, whether the farm was held before."""
+
+    on: bool = True
+
+
+class Compact(msgspec.Struct, frozen=True, tag=True):
+    """Question: give the room of cleared tasks back to the disk.  Answer: `Text`.
+
+    The controller does nothing else meanwhile."""
+
+
+class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
+    """Question: read the farm's keys, which have changed.  Answer: `Number`, how many connections were cut."""
+
+
+class Connections(msgspec.Struct, frozen=True, tag=True):
+    """Question: who is connected, by which key?  Answer: `ConnectionTable`."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Question: end the farm.  Answer: `Flag` at once.
+
+    drain_s: how long running tasks may go on (None: until they end)."""
+
+    drain_s: float | None = 10.0
+
+
+class SetSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question: keep this command for every new engine.  Answer: `Flag` once it is on disk.
+
+    The same `key` replaces the earlier entry."""
+
+    key: str
+    verb: str
+    body: bytes
+    text: str = ""
+    """For people: shown by `mec.sticky()`."""
+
+
+class ListSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question: which sticky commands are there?  Answer: `StickyTable`."""
+
+
+class ClearSticky(msgspec.Struct, frozen=True, tag=True):
+    """Question: forget these sticky commands (None: all).  Answer: `Number`, how many."""
+
+    keys: list[str] | None = None
+
+
+Question: TypeAlias = (
+    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
+    | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
+    | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
+    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections | ReadBlob
+)  # fmt: skip
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """A question with a number that the client has chosen; the `Answer` has the same."""
+
+    n: int
+    question: Question
+
+
+class Command(msgspec.Struct, frozen=True, tag=True):
+    """A MultiEngine command to these engine ids (None: all).  Each engine answers with a `CommandAnswer`.
+
+    Only clients and engines read the verbs and their bodies (`core.messages.engine_commands`).  An unknown id is
+    answered alone, with
+    `error` InvalidEngineID, and nothing is run."""
+
+    n: int
+    engines: list[int] | None
+    verb: str
+    body: bytes = b""
+    text: str = ""
+    """For people: shown by `mec.queue_status()`."""
+
+
+ClientMessage: TypeAlias = Submit | NeedIds | Ask | Command
+
+
+class IdBlock(msgspec.Struct, frozen=True, tag=True):
+    """Task ids first..last (inclusive) belong to this client."""
+
+    first: int
+    last: int
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """All submissions up to these ids are on disk: (first id of the block, accepted up to) pairs."""
+
+    blocks: list[tuple[int, int]]
+
+
+class Full(msgspec.Struct, frozen=True, tag=True):
+    """Nothing from this id on was accepted: the client keeps it, and sends it again after a second."""
+
+    first_id: int
+    why: str
+
+
+class Finals(msgspec.Struct, frozen=True, tag=True):
+    """Tasks that have ended: those that this session handed in or watches."""
+
+    finals: list[Final]
+
+
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    """An answer that is an error: `etype` is a name of `core.errors` or a builtin's."""
+
+    etype: str
+    text: str
+
+
+class Reopened(msgspec.Struct, frozen=True, tag=True):
+    """Tasks that had succeeded run again: their results are not valid any more."""
+
+    ids: list[int]
+
+
+class Watched(msgspec.Struct, frozen=True, tag=True):
+    """The ends of all tasks but these follow, or have come."""
+
+    unknown: list[int]
+
+
+class Fetched(msgspec.Struct, frozen=True, tag=True):
+    """The ended tasks with their results; the others by id."""
+
+    finals: list[Final]
+    unfinished: list[int] = []
+    unknown: list[int] = []
+
+
+class Aborted(msgspec.Struct, frozen=True, tag=True):
+    """Per id: aborted, already aborted, already completed, unknown."""
+
+    outcomes: list[tuple[int, str]]
+
+
+class Cleared(msgspec.Struct, frozen=True, tag=True):
+    """How many tasks were forgotten, which are not there, and which have not ended."""
+
+    count: int
+    missing: list[int] = []
+    unfinished: list[int] = []
+    needed: list[int] = []
+    """Tasks whose results other tasks have yet to take."""
+
+
+class Retried(msgspec.Struct, frozen=True, tag=True):
+    """(old id, new id) pairs, and the tasks that could not be retried: not there, or not failed."""
+
+    ids: list[tuple[int, int]]
+    missing: list[int] = []
+    not_failed: list[int] = []
+
+
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """For each engine: its id, its node, and why it cannot serve the task ("": it can)."""
+
+    rows: list[tuple[int, str, str]]
+    unmet: str = ""
+    """Why no engine can ever serve it, as the farm is now.  "": one can."""
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """Lines for people."""
+
+    text: str
+
+
+class Flag(msgspec.Struct, frozen=True, tag=True):
+    """Yes or no."""
+
+    value: bool
+
+
+class Number(msgspec.Struct, frozen=True, tag=True):
+    """A count."""
+
+    value: int
+
+
+Reply: TypeAlias = (
+    Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
+    | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
+    | CommandQueueTable | FarmState | StickyTable | ConnectionTable | BlobPiece
+)  # fmt: skip
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """The answer to the `Ask` of that number."""
+
+    n: int
+    reply: Reply
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
+    """One engine's answer to a `Command`."""
+
+    n: int
+    engine_id: int
+    ok: bool
+    body: bytes = b""
+    """ok: the verb's own packed value.  Not ok: an encoded `FailureBody`."""
+
+
+class Notice(msgspec.Struct, frozen=True, tag=True):
+    """Something that the client of a task should know; it is shown as a warning, once."""
+
+    text: str
+
+
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """What a running task has printed since the last `Output`."""
+
+    run: RunKey
+    engine_id: int
+    stdout: str
+    stderr: str
+    seen: tuple[int, int]
+    """The number of characters of stdout and stderr up to here."""
+
+
+ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened

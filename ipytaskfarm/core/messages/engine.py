@@ -1,0 +1,46 @@
+"""Messages between an agent and its engines (the *lane*).  Results do not travel here: the flight recorder holds
+them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .agent import (
+    Batch,
+    CommandDone,
+    Demand,
+    EngineCommand,
+    EngineNote,
+    Granted,
+    OutputQuery,
+    OutputText,
+    Properties,
+    Recall,
+    Returned,
+    SetUp,
+)
+from .blob_chunks import BlobHere, WantBlob
+from .running_task import Progress, TaskCall, TaskReply
+from .task_types import Incarnation
+
+
+class LaneHello(msgspec.Struct, frozen=True, tag=True):
+    """An engine is ready for work."""
+
+    engine: Incarnation
+    pid: int
+    facts: dict[str, Any]
+    connection_file: str = ""
+
+
+class LaneExit(msgspec.Struct, frozen=True, tag=True):
+    """Finish the running task, return the other runs, and exit."""
+
+
+FromEngine: TypeAlias = (
+    LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand | TaskCall | Progress
+    | WantBlob
+)  # fmt: skip
+ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit
