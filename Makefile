@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/test_api.py".  These tests run one after
+# What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/unit/test_api.py".  These tests run one after
 # the other; without it all run, several at a time.
 PYTEST_ARGS ?=
 # How many at a time.  Two keep two cores busy: while one waits for a farm, the other computes.
@@ -60,11 +60,11 @@ bench: $(VENV)/stamp-bench
 	@$(BIN)/python -m benchmarks --write
 
 chaos: $(VENV)/stamp-test
-	@$(BIN)/python -m tests.simulation $(SEED) 10000
-	@$(BIN)/python -m tests.chaos 600 $(SEED)
+	@$(BIN)/python -m tests.support.simulation $(SEED) 10000
+	@$(BIN)/python -m tests.support.chaos 600 $(SEED)
 
 soak: $(VENV)/stamp-test
-	@$(BIN)/python -m tests.chaos $(SOAK_S) $(SEED)
+	@$(BIN)/python -m tests.support.chaos $(SOAK_S) $(SEED)
 
 docs: $(VENV)/stamp-docs
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -10,8 +10,8 @@ from PIL import Image
 from playwright.sync_api import FloatRect
 
 from ipytaskfarm import Farm
-from tests.browser import Lab, Notebook, jupyterlab
 from tests.conftest import assert_nothing_left, isolated
+from tests.support.browser import Lab, Notebook, jupyterlab
 
 PICTURE = Path(__file__).parent / "images" / "notebook.png"
 WIDTH = 900

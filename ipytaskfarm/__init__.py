@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 else:
     # Controller, agent and evaluator import this file too, on their way to their own folder: what they
     # do not use (the client, the launchers) must not cost them start-up time. The list above is for
-    # static tools, this one for the interpreter; tests/test_api.py holds them together.
+    # static tools, this one for the interpreter; tests/unit/test_api.py holds them together.
     _WHERE = {
         "client": ("ipytaskfarm.client", None),
         "errors": ("ipytaskfarm.core.errors", None),

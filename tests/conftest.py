@@ -19,7 +19,7 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.polling import eventually
+from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from ipytaskfarm import Farm, MultiEngineClient, TaskClient

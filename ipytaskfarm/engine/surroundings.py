@@ -1,7 +1,7 @@
 """What a process has but once, and how it is put back: one class for each kind of thing.
 
 `take` notes what is there; `restore` puts it back where it differs, and gives whether it did.  The table for people is
-``docs/surroundings.md``, and its rows are tested (``tests/test_surroundings.py``).
+``docs/surroundings.md``, and its rows are tested (``tests/unit/test_surroundings.py``).
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ TRAINED = (
     "unicodedata",
 )
 """Modules that a kernel imports while it starts and runs its first tasks, beyond what `engine.process` does.
-`tests.test_engine_zygote` names those that are missing here."""
+`tests.unit.test_engine_zygote` names those that are missing here."""
 
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1

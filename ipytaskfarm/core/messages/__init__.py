@@ -11,6 +11,7 @@ The processes of a farm never import one another: they meet in this package.
 ``tables``             what questions about the farm are answered with
 ``payload``            what a task does and what it left: client and engine only, bytes to all others
 ``engine_commands``    MultiEngine commands: client and engine only
+``dependencies``       which tasks a task waits for, and whose results it takes
 ``blob_chunks``        large values on their way to other machines
 ``evaluator``          what the evaluator is asked about users' ``depend`` functions
 =====================  ==================================================================================

@@ -1,0 +1,1 @@
+"""What a person sees: JupyterLab in a browser, notebooks, terminals."""

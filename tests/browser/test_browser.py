@@ -1,0 +1,225 @@
+"""What a person sees in JupyterLab: results, figures, errors, bars; and what the stop button does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from ipytaskfarm import Farm, TaskClient
+from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.support.browser import Lab, Notebook, assert_no_inhabitants, inhabitants, jupyterlab
+from tests.support.farms import DEADLINE_S, Gate
+from tests.support.polling import eventually
+
+pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
+
+CONNECT = (
+    "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')\n%load_ext ipytaskfarm\n%taskfarm connect lab"
+)
+SLEEPS = "import time; time.sleep(60)"
+FIGURE = "import matplotlib.pyplot as plt; figure, axes = plt.subplots(); axes.plot([1, 4, 9]); plt.show()"
+FRAME = "import pandas as pd; display(pd.DataFrame({'n': [1, 2], 'text': ['b1', 'b2']}))"
+
+
+def running(tc: TaskClient) -> int:
+    """Wait until one task is on an engine; its id."""
+    return next(iter(eventually(lambda: tc.tasks(state="pending"), DEADLINE_S, what="a task runs")))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Dirs]:
+    """A world whose kernels draw as in anybody's Jupyter: into the notebook."""
+    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)
+        yield dirs
+        assert_nothing_left(dirs)
+
+
+@pytest.fixture(scope="module")
+def farm(world: Dirs) -> Iterator[Farm]:
+    with Farm(n=2, name="lab", drain=0) as farm:
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
+    with jupyterlab(world) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab) -> Notebook:
+    notebook = lab.open("shared")
+    notebook.run(CONNECT)
+    return notebook
+
+
+@pytest.fixture
+def notebook(page: Notebook) -> Notebook:
+    """An empty notebook whose kernel is connected to the farm."""
+    page.clear()
+    return page
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "open")
+
+
+def test_a_result_shows_itself(notebook: Notebook) -> None:
+    cell = notebook.run("tc.run(Task('a = 6 * 7', pull='a'), block=True)")
+    expect(cell.html.filter(has_text="succeeded on engine")).to_contain_text("42")
+
+
+def test_a_farm_that_runs_is_connected_to(notebook: Notebook) -> None:
+    cell = notebook.run("%taskfarm connect lab\n%taskfarm status")
+    cell.shows("connected to farm 'lab'")
+    expect(cell.html.locator("td").filter(has_text="idle")).to_have_count(2)
+
+
+def test_a_handle_is_shown_at_once_and_becomes_the_result(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
+    cell = notebook.run(f"%%task -o h --pull a\n{gate.code}\nprint('from afar'); a = 6 * 7")
+    task_id = running(tc)
+    cell.shows(f"task {task_id}")
+    assert "42" not in cell.text
+    gate.open()
+    cell.shows("42")
+    cell.shows("from afar")
+    notebook.run("a").shows("NameError")
+    notebook.run("h.ns.a + 1").shows("43")
+    notebook.run("tr = await h\nprint(tr.engineid in (0, 1))").shows("True")
+
+
+def test_a_cell_that_waits_assigns_what_it_pulls(notebook: Notebook) -> None:
+    notebook.run("x = [1, 2, 3]")
+    notebook.run("%%task -b --push x --pull total,length\ntotal = sum(x)\nlength = len(x); print('from afar')").shows(
+        "from afar"
+    )
+    notebook.run("print(total, length)").shows("6 3")
+
+
+def test_a_figure_and_a_table_made_on_an_engine_are_seen(notebook: Notebook) -> None:
+    cell = notebook.run(f"%%task -b\n{FIGURE}\n{FRAME}")
+    assert cell.image_width() > 100
+    expect(cell.html.locator("table.dataframe td").last).to_have_text("b2")
+
+
+def test_a_map_shows_a_bar_and_gives_a_list(notebook: Notebook) -> None:
+    cell = notebook.start("%%taskmap n in range(12) --pull y -o squares\nimport time; time.sleep(0.4); y = n * n")
+    cell.shows("6/12 ")
+    assert cell.running
+    expect(cell.widgets.first).to_be_visible(timeout=DEADLINE_S * 1000)
+    cell.done()
+    cell.shows("12/12 ")
+    notebook.run("squares").shows("[0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121]")
+
+
+def test_an_error_is_as_short_as_a_local_one(notebook: Notebook) -> None:
+    cell = notebook.run("%%task -b\ndef divide(n):\n    return 1 / n\ndivide(0)")
+    cell.shows("ZeroDivisionError")
+    assert "divide(0)" in cell.text
+    assert "ipytaskfarm/" not in cell.text
+    assert len(cell.text.splitlines()) < 20
+
+
+def test_an_aborted_task_says_so(notebook: Notebook, tc: TaskClient) -> None:
+    cell = notebook.run(f"%%task -o h\n{SLEEPS}")
+    task_id = running(tc)
+    notebook.run(f"%task abort {task_id}")
+    notebook.run(f"%task status {task_id}").shows("aborted")
+    cell.shows("aborted")
+    eventually(lambda: not len(tc.tasks(state="unfinished")), what="the engine is free")
+
+
+def test_the_loop_of_the_notebook_waits_for_a_result(notebook: Notebook) -> None:
+    cell = notebook.run(
+        "import asyncio\n"
+        "ticks = 0\n"
+        "async def tick():\n"
+        "    global ticks\n"
+        "    while True:\n"
+        "        ticks += 1; await asyncio.sleep(0.01)\n"
+        "ticking = asyncio.create_task(tick())\n"
+        "tr = await tc.result(tc.run(Task('import time; time.sleep(0.5); a = 5', pull='a')))\n"
+        "ticking.cancel()\n"
+        "print(tr.ns.a, 'and the loop went on:', ticks > 5)"
+    )
+    cell.shows("5 and the loop went on: True")
+
+
+HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked = 1</script>"
+
+
+def test_a_script_in_the_text_of_a_task_runs_nowhere(notebook: Notebook) -> None:
+    notebook.run("from IPython.display import HTML, display\ndisplay(HTML('<script>window.control = 1</script>'))")
+    # JupyterLab does run the scripts of html: without escaping, those below would run too.
+    eventually(lambda: notebook.page.evaluate("window.control") == 1, what="the script of a display")
+    made = notebook.run(
+        f'hostile = """{HOSTILE}"""\n'
+        "ids = [tc.run(Task('print(text); raise ValueError(text)', push={'text': hostile}, name=hostile)),\n"
+        "       tc.run(Task('print(text)', push={'text': hostile}, pull='text', name=hostile))]\n"
+        "tc.barrier(ids)\n"
+        "for i in ids: display(tc.get_task_result(i), tc.status(i), tc.explain(i))\n"
+        "display(tc.tasks(ids=ids), tc.failures(), tc)"
+    )
+    made.shows("onerror=")
+    eventually(lambda: made.html.count() >= 3, DEADLINE_S, what="three tables and more")
+    assert made.locator.locator("img, script").count() == 0
+    assert notebook.page.evaluate("window.hacked") is None
+
+
+def test_the_stop_button_ends_a_wait_and_no_task(notebook: Notebook, tc: TaskClient) -> None:
+    cell = notebook.start(f"print('waits'); ids = [tc.run(Task({SLEEPS!r}))]; print(*ids); tc.barrier(ids)")
+    cell.shows("waits")
+    task_id = running(tc)
+    began = time.monotonic()
+    notebook.interrupt()
+    cell.done(5.0)
+    assert time.monotonic() - began < 3.0
+    cell.shows("KeyboardInterrupt")
+    cell.shows(f"task {task_id} goes on: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
+    assert tc.status(task_id).state == "pending"
+    tc.abort(task_id)
+
+
+def test_a_new_kernel_finds_the_tasks_of_the_old_one(notebook: Notebook) -> None:
+    notebook.run(
+        "ids = [tc.run(Task(f'a = {n}', pull='a', name='before')) for n in range(3)]\n"
+        "ids.append(tc.run(Task('import time; time.sleep(1); a = 3', pull='a', name='before'))); tc.flush(); print(ids)"
+    )
+    notebook.restart()
+    notebook.clear()
+    gone = notebook.run("tc")
+    gone.shows("NameError")
+    notebook.run(CONNECT)
+    found = notebook.run(
+        "tc.barrier(tc.tasks(state='unfinished'))\n"
+        "ids = list(tc.tasks('before')); print(ids)\n"
+        "print([tc.get_task_result(i).ns.a for i in ids])"
+    )
+    found.shows("[0, 1, 2, 3]")
+
+
+def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=tmp_path) as planted:
+        eventually(lambda: [process.pid for process in inhabitants(tmp_path)] == [planted.pid])
+        with pytest.raises(AssertionError, match=f"pid={planted.pid}"):
+            assert_no_inhabitants(tmp_path, 0.0)
+        assert planted.wait(10) == -9
+
+
+def test_a_job_that_is_shown_follows_itself(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
+    notebook.run(f"job = tc.create_job('alive')\nfor _ in range(3): job.add_task(Task({gate.code!r}))\njob.submit()")
+    cell = notebook.run("job")
+    cell.shows("Job alive: 0%")
+    running(tc)
+    assert not cell.running
+    gate.open()
+    cell.shows("Job alive: 100%")
+    cell.shows("3 succeeded")

@@ -1,0 +1,118 @@
+"""The notebooks run, say again what is saved in them, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Dirs, assert_nothing_left, isolated, processes_of
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SANITIZE = ROOT / "notebooks" / "sanitize.cfg"
+
+CELL_TIMEOUT_S = 60
+UNUSED = ("-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:cacheprovider")
+"""Plugins that cost each run more than a second."""
+NOTEBOOK_TIMEOUT_S = 110.0
+
+
+@pytest.fixture
+def world() -> Iterator[Dirs]:
+    """A world of its own, whose kernels draw as in anybody's Jupyter: into the notebook."""
+    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)
+        yield dirs
+        assert_nothing_left(dirs)
+
+
+def nbval(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run notebooks as everybody can, with ``pytest --nbval``."""
+    # A busy machine would have bars where none are saved, in whatever takes longer than a second there.
+    environment = {**os.environ, "IPYTASKFARM_PROGRESS": "0"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={SANITIZE}",
+         f"--nbval-cell-timeout={CELL_TIMEOUT_S}", *UNUSED, "--color=no", "-q", *map(str, arguments)],
+        capture_output=True, text=True, timeout=NOTEBOOK_TIMEOUT_S, check=False, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def cells(notebook: Path) -> list[dict[str, Any]]:
+    """The code cells of a notebook, as they are on disk."""
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.notebook
+@pytest.mark.farm
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_says_again_what_is_saved_in_it(notebook: Path, world: Dirs) -> None:
+    ended = nbval(notebook)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{len(cells(notebook))} passed" in ended.stdout
+    # Its last cell has stopped the farm; what was left to the kernel's end is gone too.
+    assert not processes_of(world.root)
+
+
+@pytest.mark.notebook
+@pytest.mark.farm
+@pytest.mark.slow
+def test_a_notebook_that_breaks_off_leaves_nothing_behind(world: Dirs, tmp_path: Path) -> None:
+    import nbformat
+
+    broken = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+    for source in ("from ipytaskfarm import Farm, Task; farm = Farm(n=2)",
+                   "tc = farm.task_client(); ids = [tc.run(Task('import time; time.sleep(60)')) for _ in range(9)]",
+                   "import sys; print(sys.prefix); 1/0"):  # fmt: skip
+        broken.cells.append(nbformat.v4.new_code_cell(source))  # type: ignore[no-untyped-call]
+    path = tmp_path / "broken.ipynb"
+    nbformat.write(broken, path)  # type: ignore[no-untyped-call]
+    ended = nbval("--rootdir", tmp_path, path)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stdout
+    assert "2 passed" in ended.stdout
+    assert_nothing_left(world)
+
+
+@pytest.mark.notebook
+@pytest.mark.farm
+def test_a_changed_output_is_noticed(world: Dirs, tmp_path: Path) -> None:
+    """nbval compares, with our sanitising file: the test above can fail."""
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+    cell = nbformat.v4.new_code_cell("import sys; print(sys.prefix)")  # type: ignore[no-untyped-call]
+    cell.execution_count = 1
+    notebook.cells.append(cell)
+    path = tmp_path / "changed.ipynb"
+    for text, code in ((f"{sys.prefix}\n", 0), ("/another/python\n", 1)):
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+        ended = nbval("--rootdir", tmp_path, path)
+        assert ended.returncode == code, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_saved_notebook_has_been_run_from_top_to_bottom(notebook: Path) -> None:
+    found = cells(notebook)
+    assert [cell["execution_count"] for cell in found] == list(range(1, len(found) + 1))
+    unexpected = [
+        output
+        for cell in found
+        if "raises-exception" not in cell["metadata"].get("tags", [])
+        for output in cell["outputs"]
+        if output["output_type"] == "error"
+    ]
+    assert not unexpected
+    speaking = [cell for cell in found if cell["outputs"]]
+    ignored = [cell for cell in speaking if "nbval-ignore-output" in cell["metadata"].get("tags", [])]
+    assert len(ignored) < len(speaking) / 2
+    assert any("image/png" in output.get("data", {}) for cell in found for output in cell["outputs"])
+    assert os.fspath(ROOT) not in notebook.read_text()

@@ -1,0 +1,1 @@
+"""Several machines: Slurm, ssh, Dask, network namespaces."""

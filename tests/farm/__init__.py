@@ -1,0 +1,1 @@
+"""Tests on real farms: real controllers, agents and engines on this machine."""

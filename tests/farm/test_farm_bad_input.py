@@ -1,0 +1,132 @@
+"""Bad input and bad weather get a clear error, and nothing is lost: a full disk, stale files, other versions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ipytaskfarm import TaskClient, errors
+from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.transport import peer, wire
+from tests.conftest import Dirs
+from tests.farm.test_farm import background_farm, command, pid_of
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+
+FULL_DISK = """
+import os, sys, time
+from ipytaskfarm import Farm, Task, errors
+disk = sys.argv[1]
+with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
+    before = tc.run(Task("a = 'before'", pull="a"), block=True)
+    filler = os.path.join(disk, "filler")
+    with open(filler, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 300 * 2**20)
+    deadline = time.monotonic() + 30
+    ids = []
+    while True:
+        ids.append(tc.run(Task("a = %d" % len(ids), pull="a")))
+        try:
+            tc.flush(timeout=10)
+        except errors.StoreFull as error:
+            print("full:", error)
+            break
+        assert time.monotonic() < deadline, "the disk is full and nobody says so"
+    try:
+        tc.barrier(ids, timeout=10)
+    except errors.StoreFull:
+        print("barrier too")
+    assert before.ns.a == "before"
+    os.unlink(filler)
+    while True:
+        try:
+            tc.barrier(ids, timeout=30)
+            break
+        except errors.StoreFull:
+            assert time.monotonic() < deadline + 30, "there is room again and nobody goes on"
+            time.sleep(0.05)
+    print("all:", [tc.get_task_result(i).ns.a for i in ids] == list(range(len(ids))))
+"""
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(farm_dirs: Dirs, tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespaces here")
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o700)
+    # The farm keeps 1 GiB free for results.
+    mount = f'mount -t tmpfs -o size=1200m,mode=700 none {disk} && exec {sys.executable} -c "$1" {disk}'
+    ended = subprocess.run(
+        [unshare, "-rm", "sh", "-c", mount, "sh", FULL_DISK], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    said = ended.stdout.splitlines()
+    assert said[0].startswith("full: ")
+    assert said[1:] == ["barrier too", "all: True"]
+
+
+def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1") as home:
+        keys = (home.folder / "keys.json").read_bytes()
+        for kind in ("supervisor", "controller", "agent-0"):
+            os.kill(pid_of(home, kind), signal.SIGKILL)
+        path = farm_paths.connection_path("default")
+        eventually(lambda: farm_paths.is_stale(farm_paths.read_connection_file(path)), 10.0)
+        with pytest.raises(errors.FarmNotRunning, match="ipytaskfarm start"):
+            TaskClient(timeout=5)
+        assert command("start", "--daemonize", "-n", "1").returncode == 0
+        assert (home.folder / "keys.json").read_bytes() == keys
+        with TaskClient() as tc:
+            assert tc.queue_status()["failed"] == 0
+
+
+def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with background_farm("-n", "0"):
+        for module in (wire, peer):
+            monkeypatch.setattr(module, "PROTOCOL", 999)
+        with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
+            TaskClient(timeout=10).queue_status()
+
+
+def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "0"):
+        path = farm_paths.connection_path("default")
+        path.chmod(0o644)
+        try:
+            with pytest.raises(errors.SecurityError, match=r"ipytaskfarm-default\.json"):
+                TaskClient()
+        finally:
+            path.chmod(0o600)
+
+
+def test_a_damaged_connection_file_is_named(farm_dirs: Dirs) -> None:
+    path = farm_paths.connection_path("default")
+    farm_paths.private_folder(path.parent)
+    farm_paths.write_private(path, msgspec.json.encode({"farm": "default"}))
+    with pytest.raises(errors.ConnectionError, match=r"ipytaskfarm-default\.json"):
+        TaskClient(timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("start", "-n", "-3"), "0 or more"),
+        (("start", "--startup", "/absent.py"), "/absent.py"),
+        (("status",), "start"),
+    ],
+)
+def test_the_command_says_what_is_wrong_without_a_traceback(words: tuple[str, ...], part: str, farm_dirs: Dirs) -> None:
+    ended = command(*words)
+    assert ended.returncode != 0
+    assert part in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,171 @@
+"""Functions and notebook code on a real farm: what travels, what it sees, what comes back of it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient
+from tests.support.farms import module_farm, python
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    with module_farm(2) as farm:
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def tc(farm: Farm) -> Iterator[TaskClient]:
+    with farm.task_client() as tc:
+        yield tc
+
+
+@pytest.fixture(scope="module")
+def mec(farm: Farm) -> MultiEngineClient:
+    return farm.multiengine_client()
+
+
+def call(tc: TaskClient, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return tc.run(MapTask(f, args, kwargs), block=True)
+
+
+# -- functions
+
+
+def test_a_map_task_gives_the_raw_value(tc: TaskClient) -> None:
+    assert tc.run(MapTask(lambda x: 2 * x, (10,)), block=True) == 20
+    task = tc.run(Task(divmod, args=(17, 5)))
+    assert tc.get_task_result(task, block=True).result == (3, 2)
+
+
+def test_a_map_task_that_failed_raises(tc: TaskClient) -> None:
+    task = tc.run(MapTask(lambda x: 1 // x, (0,)))
+    with pytest.raises(ZeroDivisionError):
+        tc.get_task_result(task, block=True)
+    assert tc.get_task_result(task, raw=False).failure.type is ZeroDivisionError
+
+
+def test_what_a_function_stands_on_travels_with_it(tc: TaskClient) -> None:
+    offset = 3
+    assert call(tc, lambda x, y=4: x + y + offset, 1) == 8
+    assert call(tc, functools.partial(pow, 2), 5) == 32
+    assert call(tc, "abc".upper) == "ABC"
+    assert call(tc, operator.add, 1, 2) == 3
+
+    def factorial(n: int) -> int:
+        return 1 if n == 0 else n * factorial(n - 1)
+
+    assert call(tc, factorial, 5) == 120
+
+
+def test_a_redefined_function_is_the_new_one(tc: TaskClient) -> None:
+    def version() -> int:
+        return 1
+
+    assert call(tc, version) == 1
+
+    def version() -> int:  # type: ignore[no-redef]
+        return 2
+
+    assert call(tc, version) == 2
+
+
+def test_a_global_that_only_the_engine_has(tc: TaskClient, mec: MultiEngineClient) -> None:
+    mec.execute("import math as on_engine_only\nscale = 10")
+    f = eval("lambda x: on_engine_only.floor(x) * scale", {"__name__": "__main__"})
+    assert call(tc, f, 2.5) == 20
+    mec.push({"scale": 100})
+    assert call(tc, f, 2.5) == 200
+
+
+def test_assignments_to_globals_stay_within_the_call(tc: TaskClient, mec: MultiEngineClient) -> None:
+    mec.push({"stays": "engine's"})
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("def f():\n    global stays\n    stays = 'the call\\'s'\n    return stays", namespace)
+    assert call(tc, namespace["f"]) == "the call's"
+    assert mec.pull("stays") == ["engine's"] * 2
+
+
+SCRIPT = """
+import sys
+from ipytaskfarm import MapTask, TaskClient
+
+class Point:
+    def __init__(self, x): self.x = x
+    def double(self): return Point(2 * self.x)
+
+tc = TaskClient(sys.argv[1])
+p = tc.run(MapTask(Point(21).double), block=True)
+print(type(p) is Point, p.x)
+print(tc.run(MapTask(lambda q: q.double().x, (Point(4),)), block=True))
+"""
+
+
+def test_classes_of_main(farm: Farm) -> None:
+    assert python(SCRIPT, str(farm.connection_file)).split() == ["True", "42", "8"]
+
+
+def test_map_keeps_order_and_raises_the_first_failure(tc: TaskClient) -> None:
+    assert tc.map(lambda x: x * x, range(50)) == [x * x for x in range(50)]
+    assert tc.map(lambda x, y: x + y, [1, 2], [10, 20]) == [11, 22]
+    assert tc.map(len, []) == []
+    with pytest.raises(ValueError, match="length"):
+        tc.map(operator.add, [1, 2], [1])
+    with pytest.raises(ZeroDivisionError):
+        tc.map(lambda x: 1 // x, [1, 0, 2])
+    kept = tc.map(lambda x: 1 // x, [1, 0], return_exceptions=True)
+    assert kept[0] == 1
+    assert isinstance(kept[1], ZeroDivisionError)
+
+
+def test_mapper_and_parallel(tc: TaskClient) -> None:
+    ids = tc.mapper(block=False, retries=1).map(lambda x: x + 1, range(5))
+    tc.barrier(ids)
+    assert [tc.get_task_result(i) for i in ids] == [1, 2, 3, 4, 5]
+
+    @tc.parallel()
+    def cube(x: int) -> int:
+        return x**3
+
+    assert cube.__name__ == "cube"
+    assert cube([1, 2, 3]) == [1, 8, 27]
+
+
+# -- code as in a notebook cell
+
+
+def test_magics_and_shell_commands(tc: TaskClient) -> None:
+    tr = tc.run(Task("%time x = 1", pull="x"), block=True)
+    assert tr.ns.x == 1
+    assert "time" in tr.stdout.lower()
+    assert "hello from the shell" in tc.run(Task("!echo hello from the shell"), block=True).stdout
+    shown = tc.run(Task("int?"), block=True)
+    assert "class" in (shown.stdout + str(shown.outputs)).lower()
+
+
+def test_top_level_await(tc: TaskClient) -> None:
+    code = "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return 5\na = await f()"
+    assert tc.run(Task(code, pull="a"), block=True).ns.a == 5
+
+
+def test_a_last_expression_and_displays_come_back(tc: TaskClient) -> None:
+    tr = tc.run(
+        Task("print('said')\nfrom IPython.display import HTML, display\ndisplay(HTML('<b>x</b>'))\n6 * 7"), block=True
+    )
+    assert tr.stdout == "said\n"
+    assert any("<b>x</b>" in output["data"].get("text/html", "") for output in tr.outputs)
+    assert any(output["data"].get("text/plain") == "42" for output in tr.outputs)
+
+
+def test_a_figure_comes_back(tc: TaskClient) -> None:
+    code = "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()"
+    tr = tc.run(Task(code), block=True)
+    tr.raise_exception()
+    assert any("image/png" in output["data"] for output in tr.outputs)

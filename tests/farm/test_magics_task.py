@@ -1,0 +1,300 @@
+"""``%%task``, ``%%taskmap``, ``%task`` and ``%tasks`` in an IPython shell, on a real farm."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+
+from ipytaskfarm import Farm, StringTask, TaskClient, errors
+from ipytaskfarm.client import TaskResult
+from ipytaskfarm.jupyter.task_actions import ACTIONS, OPTIONS
+from ipytaskfarm.jupyter.task_magics import split_map
+from tests.support.farms import DEADLINE_S, Gate, module_farm, until_running
+from tests.support.polling import eventually
+from tests.support.shells import Shell, shell_with_magics
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    with module_farm(2) as farm:
+        yield farm
+
+
+@pytest.fixture
+def shell(farm: Farm) -> Iterator[Shell]:
+    with shell_with_magics() as shell:
+        shell.ok(f"%taskfarm connect {farm.connection_file}")
+        yield shell
+
+
+@pytest.fixture
+def tc(farm: Farm) -> Iterator[TaskClient]:
+    with farm.task_client() as tc:
+        yield tc
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
+
+
+# -- %%task
+
+
+def test_a_task_that_is_waited_for_binds_its_names(shell: Shell) -> None:
+    shell["x"], shell["y"] = 20, 22
+    cell = shell.ok("%%task --push x,y --pull total,text -b\ntotal = x + y\ntext = 'é'\nprint('seen')")
+    assert (shell["total"], shell["text"]) == (42, "é")
+    assert cell.out == "seen\n"
+    shell.ok("%%task -b\nunpulled = 1")
+    assert "unpulled" not in shell.shell.user_ns
+
+
+def test_what_it_shows_is_shown(shell: Shell) -> None:
+    cell = shell.ok(
+        "%%task -b\nimport sys\nfrom IPython.display import HTML, display\n"
+        "print('out')\nprint('err', file=sys.stderr)\ndisplay(HTML('<b>bold</b>'))\n6 * 7"
+    )
+    assert cell.out.startswith("out\n")
+    assert "err\n" in cell.err
+    shown = [output.data for output in cell.outputs]
+    assert shown[0]["text/html"] == "<b>bold</b>"
+    assert shown[1]["text/plain"] == "42"
+
+
+def test_a_task_that_is_not_waited_for_gives_a_handle(shell: Shell, gate: Gate) -> None:
+    cell = shell.ok(f"%%task --pull a -o h\n{gate.code}a = 7")
+    handle = shell["h"]
+    assert f"task {handle.id}: handed in" in cell.out
+    assert not handle.done()
+    assert handle.status in ("scheduled", "running")
+    gate.open()
+    assert handle.ns.a == 7
+    assert handle.done()
+    assert handle.status == "succeeded"
+    assert isinstance(handle.result(), TaskResult)
+    assert repr(handle) == f"<task {handle.id}: succeeded>"
+    assert "a" not in shell.shell.user_ns, "nothing else is bound"
+
+    async def wait() -> Any:
+        return await handle
+
+    assert asyncio.run(wait())["a"] == 7
+    assert shell.ok("await h").value["a"] == 7
+
+
+def test_its_rules(shell: Shell, tc: TaskClient, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    shell.ok("def only_one(properties):\n    return properties['id'] == 1")
+    shell.ok(
+        "%%task -b --retries 2 --name counted --priority 3 --depend only_one --pull id,n --time-limit 20\n"
+        f"n = open({str(count)!r}, 'a').write('x')\nassert len(open({str(count)!r}).read()) == 3"
+    )
+    assert count.read_text() == "xxx"
+    assert shell["id"] == 1
+    assert len(tc.tasks(name="counted")) == 1
+    shell.ok("%%task -b -t 0 --pull id\npass")
+    assert shell["id"] == 0
+    shell.ok("%%task -b -t 0\nleft = 1")
+    shell.fails("%%task -b -t 0 --clear-before\nleft", NameError)
+    shell.ok("%%task -b -t 0 --clear-after\nleft = 1")
+    shell.fails("%%task -b -t 0\nleft", NameError)
+    shell.fails("%%task -b --time-limit 0.2\nimport time; time.sleep(30)", errors.TimeLimitExceeded)
+
+
+def test_an_error_is_as_short_as_a_local_one(shell: Shell) -> None:
+    cell = shell.fails("%%task -b\ndef f(x):\n    return 1 / x\nf(0)", ZeroDivisionError)
+    lines = cell.out.rstrip().splitlines()
+    assert lines[0].startswith("on engine")
+    assert "    f(0)" in lines
+    assert "    return 1 / x" in lines
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert len(lines) <= 8
+    assert "site-packages" not in cell.out
+    assert "ipytaskfarm" not in cell.out
+    again = shell.run("%tb")
+    assert "ZeroDivisionError" in again.out
+    assert "return 1 / x" in again.out
+    assert shell.run("import sys; sys.last_value").value is cell.error
+    handle = shell.ok("%%task -o h\n1/0")
+    assert handle.error is None
+    short = shell.fails("h.ns", ZeroDivisionError)
+    assert "raiseException" not in short.out
+
+
+def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
+    for code, match in [
+        ("%%task --push nothing\n1", "nothing"),
+        ("%%task --retries many\n1", "retries"),
+        ("%%task --no-such-option\n1", "no-such-option"),
+        ("%task result", "which task"),
+        ("%task frobnicate 1", "invalid choice"),
+        ("%%taskmap n range(3)\n1", "ITERABLE"),
+        ("%%taskmap n in range(3 --pull y\n1", "no expression"),
+    ]:
+        cell = shell.fails(code, UsageError, match)
+        assert len(cell.shown.strip().splitlines()) == 1
+    cell = shell.fails("%task result 999999", IndexError)
+    assert cell.out.strip().splitlines() == ["IndexError: task ID not registered: 999999 (never issued, or cleared)"]
+
+
+# -- %%taskmap
+
+
+def test_taskmap(shell: Shell) -> None:
+    shell["k"] = 10
+    shell.ok("%%taskmap n in range(12 - 2) --pull y --push k -o ys\ny = n * k")
+    assert shell["ys"] == [10 * n for n in range(10)]
+    shell.ok("%%taskmap a, b in zip('xyz', [1, 2, 3]) --pull c,d -o pairs\nc = a * b; d = b")
+    assert shell["pairs"] == [("x", 1), ("yy", 2), ("zzz", 3)]
+    shell.ok("%%taskmap n in [] -o none\n1")
+    assert shell["none"] == []
+    shell.ok("%%taskmap n in range(2) -o results\nprint(n)")
+    assert [result.stdout for result in shell["results"]] == ["0\n", "1\n"]
+
+
+def test_taskmap_with_failures_keeps_what_there_is(shell: Shell) -> None:
+    cell = shell.fails("%%taskmap n in range(5) --pull y -o ys\ny = 1 / (n - 2)", ZeroDivisionError)
+    assert "1 of 5 tasks failed" in cell.err
+    assert "1 × ZeroDivisionError: division by zero" in cell.err
+    assert [y for y in shell["ys"] if not isinstance(y, Exception)] == [-0.5, -1.0, 1.0, 0.5]
+    assert isinstance(shell["ys"][2], ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("n in range(10)", (["n"], "range(10)", "")),
+        ("n in range(10 - 1) --pull y", (["n"], "range(10 - 1)", "--pull y")),
+        ("n in items -o out", (["n"], "items", "-o out")),
+        ("a, b in [(x, -x) for x in y] -b --name z", (["a", "b"], "[(x, -x) for x in y] -b", "--name z")),
+        ("n in f(x --y) --pull q", (["n"], "f(x --y)", "--pull q")),
+    ],
+)
+def test_where_the_expression_ends(shell: Shell, line: str, found: tuple[list[str], str, str]) -> None:
+    parser = shell.shell.find_cell_magic("taskmap").parser
+    assert split_map(line, parser) == found
+
+
+# -- %task and %tasks
+
+
+def test_looking_at_tasks(shell: Shell, tc: TaskClient, gate: Gate) -> None:
+    shell.ok(f"%%task -o waits --name waiting\n{gate.code}")
+    handle = shell["waits"]
+    until_running(tc, handle.id)
+    assert shell.ok(f"%task status {handle.id}").value.state == "pending"
+    assert f"task {handle.id}" in str(shell.ok("%task explain waits").value)
+    eventually(lambda: "<module>" in str(shell.ok("%task stack waits").value), DEADLINE_S, what="the stack")
+    table = shell.ok("%tasks --name waiting --state running").value
+    assert table.ids == [handle.id]
+    gate.open()
+    shell.ok("%task barrier waits")
+    assert shell.ok("%task result waits").value.taskid == handle.id
+    assert len(shell.ok("%tasks --last 3").value) <= 3
+
+
+def test_abort_retry_and_failures(shell: Shell, tc: TaskClient) -> None:
+    shell.ok("%%task -o long\nimport time; time.sleep(60)")
+    shell.ok("%task abort long")
+    assert tc.status(shell["long"].id).reason == "aborted"
+    shell.fails("%task abort long", IndexError, "already aborted")
+    shell.ok("%%task -o bad --name bad\n{}['key']")
+    shell.ok("%task barrier bad")
+    (again,) = shell.ok("%task retry bad").value
+    tc.barrier(again, timeout=DEADLINE_S)
+    groups = shell.ok(f"%task failures bad {again}").value
+    assert [(group.etype, len(group)) for group in groups] == [("KeyError", 2)]
+    shell["ids"] = [shell["bad"].id, again]
+    found = shell.ok("%task result ids").value
+    assert [result.taskid for result in found] == shell["ids"]
+    assert shell.ok(f"%task status {again}-{again}").value.id == again
+
+
+def test_each_magic_explains_itself(shell: Shell) -> None:
+    for magic in ("%taskfarm", "%%task", "%task", "%tasks", "%%taskmap"):
+        kind = "cell" if magic.startswith("%%") else "line"
+        text = shell.shell.magics_manager.magics[kind][magic.strip("%")].__doc__
+        assert magic in text
+        assert "::" in text
+        assert "options" in text or "positional" in text
+
+
+def test_plain_words_stay_free(shell: Shell) -> None:
+    assert not {"abort", "result", "status", "px"} & shell.shell.magics_manager.magics["line"].keys()
+    assert "px" not in shell.shell.magics_manager.magics["cell"]
+
+
+def test_completion(shell: Shell, farm: Farm) -> None:
+    assert set(shell.completions("%task sta")) == {"status", "stack"}
+    assert {"start", "stop", "status", "connect"} <= set(shell.completions("%taskfarm "))
+    assert "--pull" in shell.completions("%%task --pu")
+    assert {"0", "1"} <= set(shell.completions("%%task -t "))
+    shell["my_data"] = 1
+    assert "my_data" in shell.completions("%%task --push my_")
+    shell.ok("%%task -b --name completed\n1")
+    last = shell.ok("%tasks --name completed").value.ids[-1]
+    assert str(last) in shell.completions("%task result ")
+    assert "running" in shell.completions("%tasks --state ")
+    assert farm.name in shell.completions("%taskfarm stop ")
+
+
+def test_unloading_takes_the_magics_away(shell: Shell) -> None:
+    shell.ok("%unload_ext ipytaskfarm")
+    assert shell.run("%tasks").error is not None
+    shell.ok("%load_ext ipytaskfarm")
+
+
+# -- what %task can do, without asking the farm
+
+
+def test_each_action_is_documented_and_explained(shell: Shell) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "magics.md").read_text()
+    text = shell.shell.magics_manager.magics["line"]["task"].__doc__
+    section = page.partition("## Tasks\n")[2].partition("\n## ")[0]
+    for action, what in ACTIONS.items():
+        assert re.search(rf"[` ]{action}[ `]", section), f"docs/magics.md says nothing about %task {action}"
+        assert re.search(rf"\b{action}\b[^.]*:", text), f"%task? says nothing about {action}"
+        for option in what.options:
+            assert f"--{option.replace('_', '-')}" in section
+    assert {option for what in ACTIONS.values() for option in what.options} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("%task abort 5 --off", "%task abort does not take --off; it takes --job, --reason, --no-interrupt"),
+        ("%task status 5 --job x", "%task status does not take --job; it takes no options"),
+        ("%task abort", "of which task"),
+        ("%task abort 5 --job x", "not both"),
+        ("%task remove 5 --all", "not both"),
+        ("%task pause 5", "what is '5' for"),
+        ("%task job", "which job"),
+        ("%task job a b", "one job at a time"),
+        ("%task drain", "which nodes"),
+        ("%task abort 9-3", "write 3-9"),
+        ("%task history --since yesterday", "'yesterday' is no time"),
+        ("%task history --last many", "invalid int"),
+    ],
+)
+def test_words_that_do_not_fit_an_action(shell: Shell, line: str, told: str) -> None:
+    cell = shell.fails(line, UsageError, told)
+    assert len(cell.shown.strip().splitlines()) == 1
+
+
+def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) -> None:
+    ids = [tc.run(StringTask(gate.code)) for _ in range(3)]
+    shell.ok(f"%task abort --reason 'too many of them' {ids[0]},{ids[1]} --no-interrupt {ids[2]}")
+    tc.barrier(ids, timeout=DEADLINE_S)
+    assert {row.reason for row in tc.tasks(ids=ids).rows} == {"aborted"}
+    assert "too many of them" in tc.explain(ids[2])

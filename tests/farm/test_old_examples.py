@@ -1,0 +1,230 @@
+"""What IPython 0.10 shipped as its parallel examples, written anew: each job whole, on a real farm."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import Farm, MultiEngineClient, TaskClient, client
+from tests.support.farms import DEADLINE_S, module_farm, outcomes
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+
+ENGINES = 4
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    """As many engines as the examples ask for: ``ipcluster -n 4``."""
+    with module_farm(ENGINES) as farm:
+        yield farm
+
+
+@pytest.fixture
+def tc(farm: Farm) -> Iterator[TaskClient]:
+    with farm.task_client() as tc:
+        yield tc
+        tc.abort(tc.tasks(state="unfinished"))
+
+
+# ---------------------------------------------------------------------------------------- hello, world
+
+
+def test_two_sleeping_tasks_say_hello_world(tc: TaskClient, mec: MultiEngineClient) -> None:
+    mec.execute("import time")
+    hello = tc.run(client.StringTask('time.sleep(0.5) ; word = "Hello,"', pull=("word")))
+    world = tc.run(client.StringTask('time.sleep(0.5) ; word = "World!"', pull=("word")))
+    said = [tc.get_task_result(i, block=True) for i in (hello, world)]
+    assert " ".join(result.ns.word for result in said) == "Hello, World!"
+    # They slept side by side.
+    assert said[0].engineid != said[1].engineid
+    assert said[1].started_at < said[0].completed_at
+
+
+# ---------------------------------------------------------------------------------------- option prices
+
+
+def price_options(S: float, K: float, sigma: float, r: float, days: int, paths: int) -> tuple[float, ...]:  # noqa: N803
+    """Prices of European and Asian puts and calls on a stock, averaged over simulated paths of its price."""
+    import numpy as np
+
+    rng = np.random.default_rng([int(K), int(1000 * sigma)])
+    h = 1.0 / days
+    drift, shake = np.exp((r - 0.5 * sigma**2) * h), sigma * np.sqrt(h)
+    price, total = np.full(paths, S), np.zeros(paths)
+    for _ in range(days):
+        price = price * drift * np.exp(shake * rng.standard_normal(paths))
+        total += price
+    now = np.exp(-r)
+    ends = (price, total / days)
+    puts = [float(now * np.maximum(K - end, 0.0).mean()) for end in ends]
+    calls = [float(now * np.maximum(end - K, 0.0).mean()) for end in ends]
+    return puts[0], puts[1], calls[0], calls[1]
+
+
+def black_scholes(S: float, K: float, sigma: float, r: float) -> tuple[float, float]:  # noqa: N803
+    """The exact prices of the European put and call over one year."""
+
+    def normal(x: float) -> float:
+        return 0.5 * math.erfc(-x / math.sqrt(2.0))
+
+    d1 = (math.log(S / K) + r + sigma**2 / 2.0) / sigma
+    d2 = d1 - sigma
+    call = S * normal(d1) - K * math.exp(-r) * normal(d2)
+    return call - S + K * math.exp(-r), call
+
+
+def test_a_sweep_prices_options(tc: TaskClient, mec: MultiEngineClient) -> None:
+    strikes = (90.0, 95.0, 100.0, 105.0, 110.0)
+    volatilities = (0.1, 0.15, 0.2, 0.25, 0.3)
+    mec.push_function({"price_options": price_options})
+    ids = [
+        tc.run(
+            client.StringTask(
+                "vp, ap, vc, ac = price_options(S, K, sigma, r, days, paths)",
+                push={"S": 100.0, "K": strike, "sigma": volatility, "r": 0.05, "days": 64, "paths": 4000},
+                pull=("vp", "ap", "vc", "ac", "sigma", "K"),
+            )
+        )
+        for strike, volatility in itertools.product(strikes, volatilities)
+    ]
+    tc.barrier(ids, timeout=DEADLINE_S)
+    results = [tc.get_task_result(i) for i in ids]
+    assert [(r.ns.K, r.ns.sigma) for r in results] == list(itertools.product(strikes, volatilities))
+    for result in results:
+        ns = result.ns
+        put, call = black_scholes(100.0, ns.K, ns.sigma, 0.05)
+        error = 4.0 * 100.0 * ns.sigma / math.sqrt(4000)
+        assert ns.vp == pytest.approx(put, abs=error)
+        assert ns.vc == pytest.approx(call, abs=error)
+        # The mean over the year is lower than its end is, where the price drifts upwards.
+        assert 0.0 <= ns.ac < ns.vc
+        assert ns.ap >= 0.0
+    assert len({result.engineid for result in results}) > 1
+
+
+# ---------------------------------------------------------------------------------------- word count
+
+
+def word_frequencies(text: str) -> dict[str, int]:
+    """How often each word is in a text."""
+    frequencies: dict[str, int] = {}
+    for word in text.split():
+        frequencies[word] = frequencies.get(word, 0) + 1
+    return frequencies
+
+
+def test_words_are_counted_in_parallel(mec: MultiEngineClient) -> None:
+    words = [f"w{(7 * n * n + n) % 61}" for n in range(10_001)]
+    mec.push_function({"word_frequencies": word_frequencies})
+    mec.scatter("words", words)
+    mec.execute("frequencies = word_frequencies(' '.join(words))")
+    merged: Counter[str] = Counter()
+    for part in mec.pull("frequencies"):
+        assert 0 < sum(part.values()) < len(words)
+        merged.update(part)
+    assert merged == Counter(words) == word_frequencies(" ".join(words))
+
+
+# ---------------------------------------------------------------------------------------- reject
+
+REJECTING = {
+    "a name": """
+from ipytaskfarm import errors
+if not globals().get("run"):
+    raise errors.TaskRejectError("task dependency not met")
+where = int(id)
+""",
+    "a property": """
+from ipytaskfarm.engine import get_engine
+from ipytaskfarm import errors
+if not get_engine(id).properties.get("run"):
+    raise errors.TaskRejectError("task dependency not met")
+where = int(id)
+""",
+}
+
+
+@pytest.mark.parametrize("waits_for", REJECTING)
+def test_tasks_reject_engines_until_one_is_ready(tc: TaskClient, mec: MultiEngineClient, waits_for: str) -> None:
+    ids = [tc.run(client.StringTask(REJECTING[waits_for], pull="where")) for _ in range(6)]
+
+    def all_were_rejected() -> bool:
+        return all("reject" in str(tc.explain(i)) for i in ids)
+
+    eventually(all_were_rejected, DEADLINE_S, what="every task has been rejected")
+    assert outcomes(tc, ids) <= {"scheduled", "pending"}
+    if waits_for == "a name":
+        mec.push({"run": True}, targets=[0, 1])
+    else:
+        mec.set_properties({"run": True}, targets=[0, 1])
+    tc.barrier(ids, timeout=DEADLINE_S)
+    assert {tc.get_task_result(i)["where"] for i in ids} <= {0, 1}
+    assert outcomes(tc, ids) == {"succeeded"}
+    if waits_for == "a name":
+        mec.execute("del run", targets=[0, 1])
+    else:
+        mec.del_properties("run", targets=[0, 1])
+
+
+# ---------------------------------------------------------------------------------------- sixty sleeps
+
+
+def test_sixty_sleeps_of_which_the_last_four_are_aborted(tc: TaskClient) -> None:
+    tc.clear()
+    nap = client.StringTask("import time; time.sleep(naptime)", push={"naptime": 0.1})
+    ids = [tc.run(nap) for _ in range(60)]
+    for i in ids[-4:]:
+        tc.abort(i)
+    seen: list[dict[str, int]] = []
+
+    def all_have_ended() -> bool:
+        seen.append(tc.queue_status())
+        return seen[-1]["scheduled"] + seen[-1]["pending"] == 0
+
+    eventually(all_have_ended, DEADLINE_S)
+    assert all(sum(status.values()) == 60 for status in seen)
+    assert max(status["pending"] for status in seen) == ENGINES
+    assert seen[-1] == {"scheduled": 0, "pending": 0, "succeeded": 56, "failed": 4}
+    assert tc.queue_status(verbose=True) == {"scheduled": [], "pending": [], "succeeded": ids[:-4], "failed": ids[-4:]}
+    for i in ids[-4:]:
+        with pytest.raises(client.TaskAborted):
+            tc.get_task_result(i)
+    assert all(tc.get_task_result(i).duration >= 0.1 for i in ids[:-4])
+
+
+# ---------------------------------------------------------------------------------------- search
+
+
+def crack(first: int, wanted: str) -> int | None:
+    """The number in a range of 20,000 whose digest is the wanted one; outside of that range, search for long."""
+    numbers: Any = range(first, first + 20_000)
+    for number in numbers if first == 60_000 else itertools.cycle(numbers):
+        if hashlib.sha256(b"%d" % number).hexdigest() == wanted:
+            return int(number)
+    return None
+
+
+def test_the_first_hit_of_a_search_aborts_the_rest(tc: TaskClient) -> None:
+    secret = 71_234
+    wanted = hashlib.sha256(b"%d" % secret).hexdigest()
+    ids = [tc.run(client.Task(crack, args=(first, wanted))) for first in range(0, 400_000, 20_000)]
+    found = None
+    for i in tc.as_completed(ids, timeout=DEADLINE_S):
+        found = tc.get_task_result(i).result
+        if found is not None:
+            break
+    assert found == secret
+    tc.abort(ids)
+    tc.barrier(ids, timeout=DEADLINE_S)
+    hit = ids[60_000 // 20_000]
+    assert {tc.status(i).reason for i in ids if i != hit} == {"aborted"}
+    # The engines are free again, though the other searches would never have ended.
+    assert tc.map(abs, [-1, -2, -3, -4]) == [1, 2, 3, 4]

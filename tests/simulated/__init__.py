@@ -1,0 +1,1 @@
+"""The scheduler with simulated agents, clients and store, on a simulated clock."""

@@ -1,0 +1,540 @@
+"""What the scheduler decides, case by case, on the simulated farm."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.tables import last_rows
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Ended, Failure, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.scheduler.decision import Assignment, LoadTable
+from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.task import TaskInfo
+from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
+
+from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine, run_next
+
+# -- prefetch
+
+
+def test_nothing_is_sent_ahead_of_an_unmeasured_class() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(10):
+        sim.submit(task_id)
+    move(sim, agent)
+    assert engine.held() == [(0, 1)]
+
+
+def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.001)
+    assert 44 <= len(engine.held()) <= 51  # 50 ms of 1 ms tasks
+
+
+def test_slow_tasks_bind_late() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(10):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.5)
+    assert len(engine.held()) == 1
+
+
+def test_a_burst_is_shared_by_idle_engines() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    for task_id in range(2):
+        sim.submit(task_id)
+    sim.settle()
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
+    move(sim, agent)
+    assert [len(e.queue) for e in agent.engines.values()] == [10, 10]
+
+
+# -- recall
+
+
+def test_what_stands_behind_a_long_task_goes_to_an_idle_engine() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    for task_id in range(4):
+        sim.submit(task_id)
+    sim.settle()
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(4, 24)]), "client")
+    move(sim, agent)
+    slow, quick = agent.engines.values()
+    sim.begin(slow)  # and does not end
+    while quick.queue:
+        run_next(sim, agent, quick)
+    sim.advance(0.1)
+    move(sim, agent)
+    assert slow.running is not None
+    assert not slow.queue
+    while quick.queue:
+        run_next(sim, agent, quick)
+    assert sim.ask(m.QueueStatus()).counts == {"scheduled": 0, "pending": 1, "succeeded": 23, "failed": 0}  # type: ignore[union-attr]
+
+
+def test_an_unanswered_recall_lets_only_repeatable_tasks_go_elsewhere() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.submit(1)
+    sim.submit(2, Rules(retries=1))
+    sim.submit(3)
+    move(sim, agent)
+    assert engine.held() == [(1, 1), (2, 1), (3, 1)]
+    sim.begin(engine)
+    sim.ask(m.SetWanted(2))
+    for _ in range(3):  # the new engine comes up; the recall is never delivered
+        message = agent.inbox[0] if agent.inbox else None
+        if isinstance(message, m.StartEngine):
+            sim.deliver(agent)
+        sim.process(agent)
+    sim.advance(3.0)
+    assignments = [x for x in agent.inbox if isinstance(x, Assignment)]
+    assert [task[:2] for a in assignments for task in a.tasks] == [(2, 2)]
+    assert sim.store.progress[2].errors == 0, "it was charged for a recall"
+
+
+def test_a_late_answer_of_an_attempt_that_was_given_up_changes_nothing() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.submit(1)
+    sim.submit(2, Rules(retries=1))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.ask(m.SetWanted(2))
+    for _ in range(3):
+        if agent.inbox and isinstance(agent.inbox[0], m.StartEngine):
+            sim.deliver(agent)
+        sim.process(agent)
+    sim.advance(3.0)
+    assert sim.scheduler.farm.tasks.unfinished[2].attempt == 2  # on its way to the new engine
+    ended = Ended(2, 1, "", sim.now.wall_s, 0.001, None, b"of the first attempt")
+    sim.handle(m.Results(engine.name, [ended]), "agent")
+    assert 2 not in sim.store.finals
+
+
+def test_a_more_urgent_task_does_not_wait_behind_what_was_sent_ahead_of_a_long_one() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 11):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.submit(11, Rules(priority=5))
+    sim.advance(0.1)
+    move(sim, agent)
+    run_next(sim, agent, engine)
+    assert run_next(sim, agent, engine) == 11
+
+
+def test_an_urgent_task_for_one_engine_is_recalled_for_too() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 6):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.submit(6, Rules(priority=5, targets=(0,)))
+    sim.advance(0.1)
+    move(sim, agent)
+    run_next(sim, agent, engine)
+    assert run_next(sim, agent, engine) == 6
+
+
+# -- what ends an attempt
+
+
+def test_a_retry_goes_to_the_end_of_the_queue_and_to_another_engine() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    sim.submit(0, Rules(retries=1))
+    move(sim, agent)
+    first = next(e for e in agent.engines.values() if e.queue)
+    other = next(e for e in agent.engines.values() if e is not first)
+    run_next(sim, agent, first, "error")
+    move(sim, agent)
+    assert list(other.queue) == [(0, 2)]
+    assert not first.queue
+
+
+def test_a_retry_runs_on_the_only_engine() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(retries=2))
+    move(sim, agent)
+    for _ in range(3):
+        run_next(sim, agent, engine, "error")
+    assert final_of(sim, 0).reason == "error"
+    assert len(sim.store.history[0]) == 2
+    assert final_of(sim, 0).attempts == 3
+
+
+def test_recovery_runs_under_the_same_id_with_its_own_budget() -> None:
+    recovery = Recovery(b"second", None, Rules(retries=1, recovery=Recovery(b"third")))
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(recovery=recovery))
+    move(sim, agent)
+    run_next(sim, agent, engine, "error")
+    assert sim.store.progress[0].payload == b"second"
+    run_next(sim, agent, engine, "error")
+    run_next(sim, agent, engine, "error")
+    assert sim.store.progress[0].payload == b"third"
+    run_next(sim, agent, engine)
+    assert final_of(sim, 0).reason == ""
+    assert [row.number for row in sim.store.history[0]] == [1, 2, 3]
+
+
+def test_only_what_ran_is_charged_for_a_lost_engine() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 6):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.kill(agent, engine)
+    sim.settle()
+    assert final_of(sim, 1).reason == "engine lost"
+    assert "SIGKILL" in (final_of(sim, 1).failure or Failure("", "")).value
+    assert all(final_of(sim, i).reason == "" for i in range(2, 6))
+
+
+def test_without_its_recorder_all_that_an_engine_held_may_have_run() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 4):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.kill(agent, engine, known=False)
+    sim.settle()
+    assert all("may have run" in (final_of(sim, i).failure or Failure("", "")).value for i in range(1, 4))
+
+
+def test_a_task_that_kills_every_engine_is_quarantined() -> None:
+    sim, agent, _ = one_engine()
+    sim.submit(0, Rules(retries=99))
+    for _ in range(3):
+        sim.settle_start(agent)
+        engine = next(e for e in agent.engines.values() if e.queue)
+        sim.begin(engine)
+        sim.kill(agent, engine)
+        move(sim, agent)
+        sim.advance(6.0)
+        move(sim, agent)
+    assert final_of(sim, 0).reason == "quarantined"
+
+
+def test_a_suspect_runs_without_neighbours() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.submit(1, Rules(retries=1))
+    move(sim, agent)
+    sim.begin(engine)
+    for task_id in range(2, 6):
+        sim.submit(task_id)
+    sim.kill(agent, engine)
+    sim.settle_start(agent)
+    (fresh,) = agent.engines.values()
+    while fresh.queue and fresh.queue[0][0] != 1:
+        run_next(sim, agent, fresh)
+    assert fresh.held() == [(1, 2)]
+
+
+def test_lost_retries_are_a_budget_of_their_own() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(retries=5, lost_retries=0))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.kill(agent, engine)
+    move(sim, agent)
+    assert final_of(sim, 0).reason == "engine lost"
+
+
+def test_rejected_everywhere_ends() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(max_rejections=3))
+    sim.submit(0)
+    move(sim, agent)
+    for _ in range(3):
+        run_next(sim, agent, engine, "rejected")
+        assert not engine.queue, "it was given to the engine that has just rejected it"
+        sim.advance(1.1)
+        move(sim, agent)
+    assert final_of(sim, 0).reason == "rejected"
+
+
+def test_a_rejection_is_lifted_by_new_properties() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    run_next(sim, agent, engine, "rejected")
+    agent.outbox.append(m.Properties(engine.name, 1, b"p"))
+    move(sim, agent)
+    assert [run[0] for run in engine.queue] == [0]
+
+
+# -- where
+
+
+def test_targets_wait_for_their_engine_and_delay_nobody() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, Rules(targets=(7,)))
+    sim.submit(1)
+    move(sim, agent)
+    assert [run[0] for run in engine.queue] == [1]
+    text = sim.ask(m.Explain(0))
+    assert isinstance(text, m.Text)
+    assert "not among the task's targets [7]" in text.text
+
+
+def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
+    sim, agent, engine = one_engine()
+    sim.verdict = None
+    sim.submit(0, Rules(depend="d"))
+    move(sim, agent)
+    assert not engine.queue
+    assert "raised" in sim.ask(m.Explain(0)).text  # type: ignore[union-attr]
+    sim.verdict = True
+    sim.advance(5.1)
+    move(sim, agent)
+    assert [run[0] for run in engine.queue] == [0]
+
+
+def test_unmet_timeout_ends_what_nobody_can_run() -> None:
+    sim, _, _ = one_engine(SchedulerSettings(unmet_timeout_s=30.0))
+    sim.verdict = False
+    sim.submit(0, Rules(depend="d"))
+    sim.advance(29.0)
+    assert 0 in sim.scheduler.farm.tasks.unfinished
+    sim.advance(2.0)
+    assert final_of(sim, 0).reason == "unmet"
+    assert final_of(sim, 0).failure.etype == "TaskTimeout"  # type: ignore[union-attr]
+
+
+def test_failure_penalty_withholds_the_engine() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(failure_penalty_s=1.0))
+    sim.submit(0)
+    sim.submit(1)
+    move(sim, agent)
+    run_next(sim, agent, engine, "error")
+    assert not engine.queue
+    sim.advance(1.1)
+    move(sim, agent)
+    assert [run[0] for run in engine.queue] == [1]
+
+
+# -- order
+
+
+@pytest.mark.parametrize(("priorities", "order"), [((0, 1, 0, 2), (3, 1, 0, 2)), ((0, 0, 0), (0, 1, 2))])
+def test_higher_priority_first_then_order_of_acceptance(priorities: tuple[int, ...], order: tuple[int, ...]) -> None:
+    sim, agent, engine = one_engine()
+    sim.ask(m.Hold(True))
+    for task_id, priority in enumerate(priorities):
+        sim.submit(task_id, Rules(priority=priority))
+    sim.ask(m.Hold(False))
+    move(sim, agent)
+    assert tuple(run_next(sim, agent, engine, run_s=1.0) for _ in order) == order
+
+
+def test_lifo() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(policy=LIFO().key))
+    sim.ask(m.Hold(True))
+    for task_id in range(3):
+        sim.submit(task_id)
+    sim.ask(m.Hold(False))
+    move(sim, agent)
+    assert [run_next(sim, agent, engine, run_s=1.0) for _ in range(3)] == [2, 1, 0]
+
+
+def test_tasks_of_several_classes_keep_their_order_when_they_are_sent_ahead() -> None:
+    sim, agent, engine = one_engine()
+    kinds = [Rules(targets=(0,)), Rules(targets=(0, 1))]
+    for task_id in range(6):  # so that all are known to be quick
+        sim.submit(task_id, kinds[task_id % 2])
+    move(sim, agent)
+    for _ in range(6):
+        run_next(sim, agent, engine, run_s=0.0001)
+    sim.ask(m.Hold(True))
+    for task_id in range(6, 66):
+        sim.submit(task_id, kinds[task_id % 2])
+    sim.ask(m.Hold(False))
+    move(sim, agent)
+    assert len(engine.queue) > 10
+    assert [task for task, _ in engine.queue] == list(range(6, 6 + len(engine.queue)))
+
+
+def test_fair_share_lets_a_late_client_in_without_giving_it_the_farm() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(policy=FairShare().key))
+    sim.join_client("late")
+    for task_id in range(20):
+        sim.submit(task_id)
+    late = sim.ids("late")
+    move(sim, agent)
+    for _ in range(10):
+        run_next(sim, agent, engine, run_s=1.0)
+    for task_id in range(late.first, late.first + 5):
+        sim.submit(task_id, session="late")
+    order = [run_next(sim, agent, engine, run_s=1.0) >= late.first for _ in range(11)]
+    assert sum(order) == 5
+    assert not any(a and b for a, b in itertools.pairwise(order)), "they did not take turns"
+
+
+def test_fair_share_of_jobs_lets_jobs_take_turns() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(policy=FairShareJobs().key))
+    running = sim.ids().first
+    sim.submit(running)
+    first = running + 1
+    for task_id in range(first, first + 9):
+        job = "small" if task_id >= first + 7 else "large"
+        sim.submit(task_id, Rules(job=job), jobs=[JobSpec(job, job, 9)])
+    move(sim, agent)
+    ran = [run_next(sim, agent, engine, run_s=1.0) for _ in range(6)]
+    assert {first + 7, first + 8} <= set(ran), "the small one does not wait for all of the large one"
+    assert ran.index(first + 1) < ran.index(first + 8), "nor the other way round"
+
+
+def test_fair_share_tags_are_per_priority() -> None:
+    policy = FairShare()
+    keys = [policy.key(TaskInfo(i, 0, "a", i, 0)) for i in range(3)]
+    urgent = policy.key(TaskInfo(9, 1, "a", 9, 0, keys[-1]))
+    assert urgent < keys[0]
+
+
+# -- acceptance
+
+
+def test_ids_arrive_in_order_and_a_gap_is_not_accepted() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0)
+    sim.handle(m.Submit([Submission(2, b"", 1.0)]), "client")
+    assert 2 not in sim.scheduler.farm.tasks.unfinished
+    assert sim.told["client"][-1] == m.Accepted([(0, 0)])
+    assert any(isinstance(x, m.Full) and x.first_id == 1 for x in sim.told["client"])
+
+
+def test_a_late_resend_of_a_cleared_task_is_a_duplicate() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.ask(m.Clear([0]))
+    sim.submit(0)
+    assert 0 not in sim.scheduler.farm.tasks.unfinished
+    sim.crash()
+    sim.join_client()
+    sim.submit(0)
+    assert 0 not in sim.scheduler.farm.tasks.unfinished
+    assert sim.told["client"][-1] == m.Accepted([(0, 0)])
+
+
+def test_without_room_nothing_is_accepted_and_results_still_are() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    sim.handle(StoreRoom("no room"))
+    sim.submit(1)
+    assert sim.told["client"][-1] == m.Full(1, "no room")
+    run_next(sim, agent, engine)
+    assert final_of(sim, 0).reason == ""
+    sim.handle(StoreRoom(None))
+    sim.submit(1)
+    sim.settle()
+    assert final_of(sim, 1).reason == ""
+
+
+def test_a_function_that_never_arrived_is_a_refusal() -> None:
+    sim, _, _ = one_engine()
+    sim.handle(m.Submit([Submission(0, b"", 1.0, "digest")]), "client")
+    (finals,) = [x for x in sim.told["client"] if isinstance(x, m.Finals)]
+    assert finals.finals[0].reason == "refused"
+    fetched = sim.ask(m.Fetch([0]))
+    assert isinstance(fetched, m.Fetched)
+    assert fetched.finals[0].reason == "refused"
+
+
+def test_a_client_that_was_forgotten_goes_on_with_its_ids() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0)
+    sim.leave_client()
+    sim.join_client()
+    sim.submit(1)
+    sim.settle()
+    assert final_of(sim, 1).reason == ""
+
+
+# -- the end
+
+
+def test_a_stop_returns_what_may_repeat_and_ends_the_rest() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    sim.submit(0)
+    sim.submit(1, Rules(retries=1))
+    move(sim, agent)
+    for engine in agent.engines.values():
+        sim.begin(engine)
+    sim.ask(m.Stop(1.0))
+    sim.advance(1.1)
+    move(sim, agent)
+    assert final_of(sim, 0).reason == "engine lost"
+    assert "farm stopped" in (final_of(sim, 0).failure or Failure("", "")).value
+    assert 1 not in sim.store.finals
+    assert sim.store.progress[1].errors == 0
+    assert agent.shut
+
+
+def test_a_turn_without_events_says_nothing() -> None:
+    sim, _, _ = one_engine()
+    out = sim.handle(Tick())
+    assert not (out.saves)
+    assert not (out.sends)
+    assert not (out.assignments)
+
+
+def test_of_a_long_table_only_the_end_is_made() -> None:
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    for task_id in range(first, first + 10):
+        sim.submit(task_id)
+    sim.ask(m.Abort([first + 8, first + 1]))
+    out = sim.handle(m.Ask(7, m.Tasks(last=4)), "client")
+    (load,) = out.loads
+    assert isinstance(load, LoadTable)
+    assert (load.ids, [row.id for row in load.rows], load.omitted) == (
+        [first + 8],
+        [first + 6, first + 7, first + 9],
+        6,
+    )
+    reply = sim.ask(m.Tasks(state="unfinished", last=3))
+    assert isinstance(reply, tables.TaskTable)
+    assert ([row.id - first for row in reply.rows], reply.omitted) == ([6, 7, 9], 5)
+    assert last_rows(load.rows, [], 2, 1) == tables.TaskTable(load.rows[-2:], [], 2)
+    everything = sim.ask(m.Tasks(state="unfinished"))
+    assert isinstance(everything, tables.TaskTable)
+    assert (len(everything.rows), everything.omitted) == (8, 0)
+
+
+def test_a_retry_of_what_was_cleared_meanwhile_makes_nothing() -> None:
+    sim = farm_with_engines(0)
+    before = sim.scheduler.farm.clients.ids.next
+    out = sim.handle(Originals(7, [], [3], []), "client")
+    assert sim.scheduler.farm.clients.ids.next == before
+    assert out.saves == []
+    assert out.sends == [("client", m.Answer(7, m.Retried([], [3], [])))]

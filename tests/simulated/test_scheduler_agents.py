@@ -1,0 +1,322 @@
+"""Agents that are placed: what they bring, when they end, how they leave, and when they are known to be dead."""
+
+from __future__ import annotations
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.states import Reason
+
+from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, run_next
+
+
+def farm_of(**agents: dict[str, object]) -> SimFarm:
+    """A client, and agents that bring engines, all up."""
+    sim = SimFarm(SchedulerSettings())
+    sim.join_client()
+    for session, what in agents.items():
+        sim.join_agent(session, **{"name": session, **what})
+    sim.settle()
+    sim.ids()
+    return sim
+
+
+def only_engine(agent: SimAgent) -> SimEngine:
+    (engine,) = agent.engines.values()
+    return engine
+
+
+def begin_on(sim: SimFarm, agent: SimAgent) -> int:
+    """What the agent's only engine has begun."""
+    move(sim, agent)
+    engine = only_engine(agent)
+    assert engine.running or sim.begin(engine)
+    assert engine.running is not None
+    return engine.running[0]
+
+
+def state_of(sim: SimFarm) -> tables.FarmState:
+    reply = sim.ask(m.FarmStatus())
+    assert isinstance(reply, tables.FarmState)
+    return reply
+
+
+def count(sim: SimFarm, question: m.Question) -> int:
+    reply = sim.ask(question)
+    assert isinstance(reply, m.Number)
+    return reply.value
+
+
+def test_agents_bring_engines_beside_those_that_are_wanted() -> None:
+    sim = farm_of(own={"name": ""}, one={"brings": 2}, two={"brings": 3})
+    assert {s: len(a.engines) for s, a in sim.agents.items()} == {"own": 0, "one": 2, "two": 3}
+    sim.ask(m.SetWanted(2))
+    sim.settle()
+    assert {s: len(a.engines) for s, a in sim.agents.items()} == {"own": 2, "one": 2, "two": 3}
+    assert state_of(sim).wanted == 7
+    sim.ask(m.SetWanted(0))
+    sim.settle()
+    assert {s: len(a.engines) for s, a in sim.agents.items()} == {"own": 0, "one": 2, "two": 3}
+
+
+def test_a_lost_engine_is_replaced_where_it_was_brought() -> None:
+    sim = farm_of(one={"brings": 1}, two={"brings": 1})
+    sim.kill(sim.agents["one"], only_engine(sim.agents["one"]))
+    sim.settle()
+    assert [len(a.engines) for a in sim.agents.values()] == [1, 1]
+
+
+def test_a_node_where_nothing_starts_keeps_no_other_from_starting() -> None:
+    sim = SimFarm(SchedulerSettings())
+    sim.join_client()
+    bad = sim.join_agent("bad", name="bad", brings=1)
+    for _ in range(6):
+        move(sim, bad)
+        sim.advance(0.01)
+        for engine in list(bad.engines.values()):
+            sim.kill(bad, engine)
+    move(sim, bad)
+    assert sim.scheduler.farm.agents.by_session["bad"].backoff_s > 0
+    started = bad.started
+    good = sim.join_agent("good", name="good", brings=1)
+    move(sim, good)
+    assert len(good.engines) == 1
+    move(sim, bad)
+    assert bad.started == started
+    sim.advance(6.0)
+    move(sim, bad)
+    assert bad.started == started + 1
+
+
+def test_an_engine_that_is_removed_does_not_come_again() -> None:
+    sim = farm_of(one={"brings": 2})
+    sim.ask(m.RemoveEngines([0]))
+    sim.settle()
+    assert len(sim.agents["one"].engines) == 1
+    assert state_of(sim).wanted == 1
+
+
+def test_a_task_is_not_started_where_it_has_no_time() -> None:
+    sim = farm_of(short={"brings": 1, "ends_s": 1030.0})
+    sim.submit(0, Rules(time_limit_s=100.0))
+    sim.submit(1, Rules(time_limit_s=5.0))
+    assert begin_on(sim, sim.agents["short"]) == 1
+    run_next(sim, sim.agents["short"], only_engine(sim.agents["short"]))
+    answer = sim.ask(m.Explain(0))
+    assert isinstance(answer, m.Text)
+    assert "its time limit is 100 s, and the agent on node has 30 s left" in answer.text
+    sim.join_agent("long", brings=1, ends_s=2000.0)
+    sim.settle()
+    assert not final_of(sim, 0).reason
+
+
+def test_time_runs_out_while_tasks_wait() -> None:
+    """The class could be served when it was made, and cannot any more."""
+    sim = farm_of(short={"brings": 1, "ends_s": 1030.0})
+    agent = sim.agents["short"]
+    sim.submit(0, Rules())
+    assert begin_on(sim, agent) == 0
+    sim.submit(1, Rules(time_limit_s=20.0))
+    sim.advance(15.0)
+    sim.end(agent, only_engine(agent))
+    move(sim, agent)
+    assert not sim.begin(only_engine(agent))
+    sim.join_agent("other", brings=1)
+    sim.settle()
+    assert not final_of(sim, 1).reason
+
+
+def test_tasks_that_wait_already_learn_that_time_is_limited() -> None:
+    sim = farm_of()
+    sim.submit(0, Rules(time_limit_s=100.0))
+    sim.submit(1, Rules())
+    sim.join_agent("short", brings=1, ends_s=1030.0)
+    sim.settle()
+    assert not final_of(sim, 1).reason
+    assert 0 not in sim.store.finals
+
+
+def test_a_restarted_controller_knows_that_time_is_limited() -> None:
+    sim = farm_of(short={"brings": 1, "ends_s": 1030.0})
+    sim.submit(0, Rules(time_limit_s=100.0))
+    sim.crash()
+    sim.join_client()
+    assert sim.scheduler.farm.queues.by_time_limit
+    sim.settle()
+    assert 0 not in sim.store.finals
+
+
+def test_conditions_on_the_time_left() -> None:
+    from ipytaskfarm.core.requirements import Asks, Condition
+
+    sim = farm_of(short={"brings": 1, "ends_s": 1030.0})
+    sim.submit(0, Rules(asks=Asks(requires=(Condition("time_left", ">", 600.0),))))
+    sim.settle()
+    assert 0 not in sim.store.finals
+    sim.join_agent("endless", brings=1)
+    sim.settle()
+    assert not final_of(sim, 0).reason
+
+
+def test_told_to_end_an_agent_finishes_what_runs_and_gets_nothing_more() -> None:
+    sim = farm_of(one={"brings": 1}, two={"brings": 1})
+    one, two = sim.agents["one"], sim.agents["two"]
+    for i in range(4):
+        sim.submit(i)
+    running = begin_on(sim, one)
+    sim.tell_to_end(one, 30.0)
+    move(sim, one)
+    assert "one" in sim.agents, "its engine still runs something"
+    sim.end(one, only_engine(one))
+    move(sim, one)
+    assert "one" not in sim.agents
+    assert not final_of(sim, running).reason
+    sim.settle()
+    assert len(sim.store.finals) == 4
+    assert all(len(runs) == 1 for runs in sim.begun.values())
+    assert two.engines
+
+
+def test_what_was_sent_ahead_to_a_leaving_agent_is_called_back() -> None:
+    sim = farm_of(one={"brings": 1})
+    one = sim.agents["one"]
+    sim.submit(0)
+    begin_on(sim, one)
+    run_next(sim, one, only_engine(one))
+    for i in range(1, 6):
+        sim.submit(i)
+    begin_on(sim, one)
+    assert len(only_engine(one).queue) == 4, "quick ones are sent ahead"
+    sim.tell_to_end(one, 30.0)
+    move(sim, one)
+    assert not only_engine(one).queue
+    sim.end(one, only_engine(one))
+    move(sim, one)
+    assert not sim.agents
+    assert len(sim.store.finals) == 2
+
+
+def test_what_runs_longer_than_an_agent_may_stay_goes_elsewhere_uncharged() -> None:
+    sim = farm_of(one={"brings": 1})
+    one = sim.agents["one"]
+    sim.submit(0, Rules(retries=1))
+    begin_on(sim, one)
+    sim.tell_to_end(one, 5.0)
+    move(sim, one)
+    sim.advance(6.0)
+    move(sim, one)
+    task = sim.scheduler.farm.tasks.unfinished[0]
+    assert (task.errors, task.losses) == (0, 0)
+    sim.join_agent("two", brings=1)
+    sim.settle()
+    assert not final_of(sim, 0).reason
+
+
+def test_what_may_not_repeat_fails_when_its_agent_has_to_go() -> None:
+    sim = farm_of(one={"brings": 1})
+    sim.submit(0)
+    begin_on(sim, sim.agents["one"])
+    sim.tell_to_end(sim.agents["one"], 5.0)
+    move(sim, sim.agents["one"])
+    sim.advance(6.0)
+    final = final_of(sim, 0)
+    assert final.reason == Reason.ENGINE_LOST
+    assert final.failure is not None
+    assert "the agent on node left" in final.failure.value
+
+
+def test_agents_are_sent_away_by_name() -> None:
+    sim = farm_of(one={"name": "dask-1.a", "brings": 1}, two={"name": "dask-1.b", "brings": 1}, three={"brings": 1})
+    sim.submit(0)
+    sim.submit(1)
+    assert count(sim, m.RemoveAgents(["dask-1"])) == 2
+    sim.settle()
+    assert list(sim.agents) == ["three"]
+    assert len(sim.store.finals) == 2
+    assert count(sim, m.RemoveAgents(["dask-1"])) == 0
+
+
+def test_an_engine_that_comes_up_on_a_leaving_agent_ends() -> None:
+    sim = SimFarm(SchedulerSettings())
+    sim.join_client()
+    agent = sim.join_agent("one", name="one", brings=1)
+    sim.process(agent)
+    sim.deliver(agent)  # it starts an engine, which nobody knows of yet
+    assert count(sim, m.RemoveAgents(["one"])) == 1
+    sim.settle()
+    assert not sim.agents
+
+
+def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
+    sim = farm_of(one={"brings": 1})
+    sim.submit(0)
+    begin_on(sim, sim.agents["one"])
+    sim.tell_to_end(sim.agents["one"], 30.0)
+    move(sim, sim.agents["one"])
+    sim.ask(m.Hold(True))
+    sim.ask(m.Hold(False))
+    sim.submit(1)
+    move(sim, sim.agents["one"])
+    assert sim.scheduler.farm.agents.by_session["one"].leaving
+    assert not sim.agents["one"].engines or not only_engine(sim.agents["one"]).queue
+
+
+def test_an_engine_that_comes_up_when_its_agent_leaves_ends() -> None:
+    sim = SimFarm(SchedulerSettings())
+    sim.join_client()
+    agent = sim.join_agent("one", name="one", brings=1)
+    while not agent.engines:
+        sim.process(agent)
+        sim.advance(0.1)
+        sim.deliver(agent)
+    assert isinstance(agent.outbox[-1], m.EngineUp)
+    assert count(sim, m.RemoveAgents(["one"])) == 1
+    sim.settle()
+    assert not sim.agents
+
+
+def test_a_leaving_agent_says_so_to_the_next_controller() -> None:
+    sim = farm_of(one={"brings": 1})
+    sim.submit(0)
+    begin_on(sim, sim.agents["one"])
+    sim.tell_to_end(sim.agents["one"], 30.0)
+    sim.crash()
+    sim.join_client()
+    move(sim, sim.agents["one"])
+    assert state_of(sim).agents[0]["state"] == "leaving"
+
+
+def test_of_a_dead_agent_nobody_waits_for_the_lease() -> None:
+    sim = farm_of(one={"brings": 1}, two={"brings": 1})
+    one = sim.agents["one"]
+    sim.submit(0, Rules(retries=1))
+    sim.submit(1, Rules(retries=1))
+    begin_on(sim, one)
+    assert count(sim, m.AgentsEnded(["one"], "cancelled")) == 0, "who is heard is believed more"
+    sim.die(one)
+    assert len(sim.store.finals) == 0
+    assert count(sim, m.AgentsEnded(["one"], "the node failed")) == 1
+    sim.settle()
+    assert {final.reason for final in sim.store.finals.values()} == {""}
+    assert len(sim.store.finals) == 2
+
+
+def test_status_says_what_waits_and_since_when_agents_are_idle() -> None:
+    sim = farm_of(one={"brings": 1})
+    state = state_of(sim)
+    assert (state.waiting, state.waiting_s) == (0, 0.0)
+    sim.submit(0)
+    begin_on(sim, sim.agents["one"])
+    run_next(sim, sim.agents["one"], only_engine(sim.agents["one"]), run_s=3.0)
+    sim.advance(20.0)
+    idle = state_of(sim).agents[0]["idle"]
+    assert 20.0 <= idle < 30.0
+    for i in range(1, 6):
+        sim.submit(i)
+    move(sim, sim.agents["one"])
+    state = state_of(sim)
+    assert state.waiting == 4
+    assert state.waiting_s is not None
+    assert 12.0 <= state.waiting_s < 12.1
+    assert state.agents[0]["idle"] is None

@@ -1,0 +1,181 @@
+"""Jobs: when they have ended, what that means for engines, and what the first failure means for the others."""
+
+from __future__ import annotations
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages.task_types import JobSpec, Rules
+from ipytaskfarm.core.requirements import Recycle
+
+from ..support.environment_world import World, rules
+
+# -- jobs
+
+
+def job(name: str, total: int, environment: str | None = None) -> JobSpec:
+    return JobSpec(name, name, total, environment)
+
+
+def submit_job(world: World, name: str, environment: str, recycle: Recycle, total: int = 3) -> None:
+    for _ in range(total):
+        world.submit(rules(environment, recycle, job=name), [job(name, total, environment)])
+
+
+def test_an_engine_stays_while_any_job_uses_its_environment() -> None:
+    world = World(1)
+    unreferenced = Recycle(when_unreferenced=True)
+    submit_job(world, "1", "A", unreferenced)
+    submit_job(world, "2", "A", unreferenced)
+    for _ in range(5):
+        world.run()
+    assert world.agent.started == 1
+    world.run()
+    assert world.agent.started == 2, "recycled once, after both"
+
+
+def test_an_engine_is_recycled_at_the_end_of_each_job() -> None:
+    world = World(1)
+    submit_job(world, "5", "A", Recycle(on_job_end=True))
+    submit_job(world, "6", "A", Recycle(on_job_end=True))
+    for _ in range(3):
+        world.run()
+    assert world.agent.started == 2
+    for _ in range(3):
+        world.run()
+    assert world.agent.started == 3
+
+
+def test_nothing_of_another_job_is_sent_ahead_past_the_end_of_a_job() -> None:
+    world = World(1)
+    jobs: dict[int, str] = {}
+    for i in range(200):
+        name = "5" if i < 20 or i % 2 else "6"
+        jobs[world.submit(rules("A", Recycle(on_job_end=True), job=name), [job(name, 200, "A")])] = name
+    ahead = 0
+    for _ in range(250):
+        for engine in world.agent.engines.values():
+            held = {jobs[run[0]] for run in engine.held()}
+            assert len(held) <= 1, "what is held for two jobs may have to be parted"
+            ahead = max(ahead, len(engine.queue))
+        world.run(run_s=0.0001)
+    assert ahead > 1
+
+
+def test_a_job_whose_tasks_have_not_all_come_has_not_ended() -> None:
+    world = World(1)
+    world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 2, "A")])
+    world.run_all()
+    assert world.agent.started == 1
+    world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 2, "A")])
+    world.run_all()
+    assert world.agent.started == 2
+
+
+def test_a_job_whose_client_went_away_ends_with_what_came() -> None:
+    world = World(1)
+    world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 5, "A")])
+    world.sim.leave_client()
+    world.run_all()
+    assert world.agent.started == 2
+
+
+def test_jobs_are_known_after_a_restart() -> None:
+    world = World(1)
+    submit_job(world, "j", "A", Recycle(on_job_end=True), 2)
+    world.run()
+    world.sim.crash()
+    world.move()
+    world.run_all()
+    assert world.agent.started == 2
+
+
+def test_a_job_whose_client_leaves_when_all_that_came_has_ended_ends_too() -> None:
+    world = World(1)
+    world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 5, "A")])
+    world.run_all()
+    assert world.agent.started == 1
+    world.sim.leave_client()
+    world.move()
+    assert world.agent.started == 2
+
+
+def test_a_job_whose_client_does_not_come_back_after_a_restart_ends_with_what_came() -> None:
+    world = World(1, lease_s=50.0)
+    world.submit(rules("A", Recycle(on_job_end=True), job="j"), [job("j", 5, "A")])
+    world.sim.crash()
+    world.move()
+    world.run_all()
+    assert world.agent.started == 1
+    world.sim.advance(51.0)
+    world.move()
+    assert world.agent.started == 2
+
+
+# -- the first failure of a job
+
+
+def submit_failing(world: World, total: int = 4, sent: int = 4) -> list[int]:
+    spec = JobSpec("j", "j", total, abort_on_failure=True)
+    return [world.submit(Rules(job="j"), [spec]) for _ in range(sent)]
+
+
+def reasons(world: World) -> dict[int, str]:
+    return {task: final.reason for task, final in world.sim.store.finals.items()}
+
+
+def test_the_first_failure_ends_a_job_that_asks_for_it() -> None:
+    world = World(1)
+    other = world.submit(None)
+    ids = submit_failing(world)
+    world.run()
+    world.run()
+    world.run("error")
+    assert reasons(world) == {
+        other: "", ids[0]: "", ids[1]: "error", ids[2]: "aborted with its job", ids[3]: "aborted with its job",
+    }  # fmt: skip
+    failure = world.sim.store.finals[ids[2]].failure
+    assert failure is not None
+    assert failure.value == f"task {ids[1]} of its job failed (error): planted"
+
+
+def test_an_error_with_retries_left_ends_nothing() -> None:
+    world = World(1)
+    spec = JobSpec("j", "j", 2, abort_on_failure=True)
+    ids = [world.submit(Rules(job="j", retries=1), [spec]) for _ in range(2)]
+    world.run("error")
+    world.run_all()
+    assert reasons(world) == dict.fromkeys(ids, "")
+
+
+def test_tasks_that_come_too_late_are_aborted_too_also_after_a_restart() -> None:
+    for crash in (False, True):
+        world = World(1)
+        ids = submit_failing(world, total=4, sent=1)
+        world.run("error")
+        if crash:
+            world.sim.crash()
+            world.sim.join_client()
+            world.move()
+        ids += submit_failing(world, total=4, sent=3)
+        assert reasons(world) == {ids[0]: "error"} | dict.fromkeys(ids[1:], "aborted with its job")
+
+
+def test_a_retry_goes_on_with_the_job() -> None:
+    world = World(1)
+    ids = submit_failing(world)
+    world.run("error")
+    reply = world.sim.ask(m.Retry(ids))
+    assert isinstance(reply, m.Retried)
+    assert len(reply.ids) == 4
+    world.move()
+    world.run_all()
+    assert {reasons(world)[new] for _, new in reply.ids} == {""}
+
+
+def test_an_abort_says_why() -> None:
+    world = World(1)
+    world.submit(None)
+    task = world.submit(None)
+    world.sim.ask(m.Abort([task], reason="the data is wrong"))
+    failure = world.sim.store.finals[task].failure
+    assert failure is not None
+    assert failure.value == f"task {task} was aborted: the data is wrong"

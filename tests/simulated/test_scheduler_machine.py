@@ -1,0 +1,459 @@
+"""The scheduler under everything that can happen to it, in any order: Hypothesis looks for an order that breaks it.
+
+`Scheduler.check` runs after each event, `SimStore` refuses double ends, and at the end of each run the world heals and
+every task that some engine can serve must come to its end.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.explain import explain
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.running_task import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
+from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle, Want
+from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
+
+from ..support.simulated_farm import SimAgent, SimEngine, SimFarm
+
+ASKS = st.one_of(
+    st.none(),
+    st.none(),
+    st.builds(
+        Asks,
+        environment=st.one_of(st.none(), st.sampled_from([Environment(identity=x, name=x) for x in "AB"])),
+        recycle=st.one_of(
+            st.none(),
+            st.builds(
+                Recycle,
+                after_tasks=st.one_of(st.none(), st.integers(1, 3)),
+                idle_s=st.one_of(st.none(), st.just(1.0)),
+                on_failure=st.booleans(),
+                on_job_end=st.booleans(),
+                when_unreferenced=st.booleans(),
+            ),
+        ),
+        resources=st.one_of(st.just(()), st.just((Want("cores", 1, 2),)), st.just((Want("gpu", 1, 1),))),
+        exclusive=st.sampled_from([False, False, True]),
+        group=st.just("g"),
+        max_parallel=st.one_of(st.none(), st.just(1)),
+        max_parallel_per_node=st.one_of(st.none(), st.just(1)),
+        placement=st.sampled_from([None, "random", "most_recent", "nearest_environment"]),
+        locality=st.one_of(st.none(), st.just("loc")),
+    ),
+)
+
+RULES = st.one_of(
+    st.none(),
+    st.builds(
+        Rules,
+        retries=st.integers(0, 2),
+        lost_retries=st.one_of(st.none(), st.integers(0, 2)),
+        priority=st.integers(-1, 1),
+        time_limit_s=st.sampled_from([None, None, 10.0]),
+        targets=st.one_of(st.none(), st.just((0,)), st.just((0, 1))),
+        depend=st.one_of(st.none(), st.none(), st.just("dep")),
+        asks=ASKS,
+        job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
+        recovery=st.one_of(
+            st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
+        ),
+    ),
+)
+
+
+class FarmMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9))
+        self.block = m.IdBlock(0, -1)
+        self.next_id = 0
+        self.agent_count = 0
+        self.marks = 0
+        self.placed = 0
+        self.old: list[tuple[str, m.Results]] = []
+        self.handed_in: dict[int, Rules | None] = {}
+        self.vague: set[int] = set()
+        """Tasks of which a hand-out's fate was unknown to the controller: those may have run twice only with budget."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.sim.join_client()
+        self.add_agent()
+        self.sim.ask(m.SetWanted(2))
+
+    # -- choosing
+
+    def agent(self, data: st.DataObject) -> SimAgent:
+        return self.sim.agents[data.draw(st.sampled_from(sorted(self.sim.agents)))]
+
+    def engine(self, data: st.DataObject) -> tuple[SimAgent, SimEngine] | None:
+        agent = self.agent(data)
+        if not agent.engines:
+            return None
+        return agent, agent.engines[data.draw(st.sampled_from(sorted(agent.engines)))]
+
+    def some_id(self, data: st.DataObject) -> int:
+        return data.draw(st.integers(0, max(0, self.next_id)))
+
+    # -- the client
+
+    @rule(rules=RULES, count=st.integers(1, 4))
+    def submit(self, rules: Rules | None, count: int) -> None:
+        self.hand_in(rules, count, None)
+
+    @precondition(lambda self: self.handed_in)
+    @rule(
+        data=st.data(), rules=RULES, count=st.integers(1, 3), join=st.booleans(), takes=st.booleans(),
+        if_failed=st.sampled_from(["fail", "skip", "run"]),
+    )  # fmt: skip
+    def submit_after(
+        self, data: st.DataObject, rules: Rules | None, count: int, join: bool, takes: bool, if_failed: str
+    ) -> None:
+        recent = sorted(self.handed_in)[-8:]
+        after = tuple(data.draw(st.lists(st.sampled_from(recent), min_size=1, max_size=3, unique=True)))
+        inputs = ((after[0], after[0]),) if takes and not join else ()
+        self.hand_in(rules, count, Needs(after=after, inputs=inputs, if_failed=if_failed, join=join))
+
+    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None) -> None:
+        for _ in range(count):
+            if self.next_id > self.block.last:
+                self.block = self.sim.ids()
+                self.next_id = self.block.first
+            self.handed_in[self.next_id] = rules
+            name = rules.job if rules is not None else None
+            jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
+            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs)
+            self.next_id += 1
+
+    @precondition(lambda self: self.handed_in)
+    @rule(data=st.data())
+    def resend(self, data: st.DataObject) -> None:
+        task_id = data.draw(st.sampled_from(sorted(self.handed_in)))
+        self.sim.submit(task_id, self.handed_in[task_id])
+
+    @rule(data=st.data(), interrupt=st.booleans())
+    def abort(self, data: st.DataObject, interrupt: bool) -> None:
+        self.sim.ask(m.Abort([self.some_id(data)], interrupt))
+
+    @rule(data=st.data())
+    def clear(self, data: st.DataObject) -> None:
+        self.sim.ask(m.Clear([self.some_id(data)]))
+
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        reply = self.sim.ask(m.Retry([self.some_id(data)]))
+        if isinstance(reply, m.Retried):
+            for old, new in reply.ids:
+                self.handed_in[new] = self.sim.store.tasks[new].rules
+                assert self.sim.store.tasks[new].rules.retry_of == old  # type: ignore[union-attr]
+
+    @rule(data=st.data(), well=st.booleans())
+    def mark(self, data: st.DataObject, well: bool) -> None:
+        task_id = self.some_id(data)
+        self.sim.ask(m.MarkDone(task_id, b"body") if well else m.MarkFailed(task_id, "planted"))
+
+    @rule(on=st.booleans(), job=st.sampled_from(["j", "k"]))
+    def pause(self, on: bool, job: str) -> None:
+        self.sim.ask(m.PauseJobs([job], on))
+
+    @rule(on=st.booleans())
+    def drain(self, on: bool) -> None:
+        self.sim.ask(m.Drain(["node"], on))
+
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def write(self, data: st.DataObject, count: int) -> None:
+        self.marks += 1
+        self.sim.ask(m.Send(self.some_id(data), [b"letter"] * count, f"client:{self.marks}"))
+
+    @rule(data=st.data(), after=st.integers(0, 2))
+    def read(self, data: st.DataObject, after: int) -> None:
+        self.sim.handle(m.Ask(3, m.Read(self.some_id(data), after)), "client")
+        self.sim.ask(m.ProgressOf([self.some_id(data)]))
+
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        task_id = self.some_id(data)
+        self.sim.ask(m.Explain(task_id)) if task_id in self.sim.scheduler.farm.tasks.unfinished else None
+        self.sim.ask(m.Watch([task_id]), "other")
+        self.sim.ask(m.QueueStatus(True))
+        self.sim.handle(m.Ask(1, m.Tasks(state="unfinished")), "other")
+
+    @rule(on=st.booleans())
+    def hold(self, on: bool) -> None:
+        self.sim.ask(m.Hold(on))
+
+    @rule(verdict=st.sampled_from([True, False, None]))
+    def spin(self, verdict: bool | None) -> None:
+        self.sim.verdict = verdict
+        self.sim.ask(m.Spin())
+
+    @rule(count=st.integers(0, 3))
+    def want(self, count: int) -> None:
+        self.sim.ask(m.SetWanted(count))
+
+    # -- agents and engines
+
+    @precondition(lambda self: self.agent_count < 3)
+    @rule()
+    def add_agent(self) -> None:
+        self.agent_count += 1
+        self.sim.join_agent(f"agent{self.agent_count}", resources={"gpu": 1.0}, gpus=("0",))
+
+    @precondition(lambda self: len(self.sim.agents) < 4)
+    @rule(brings=st.integers(0, 2), time_left_s=st.sampled_from([None, 3.0, 60.0]))
+    def place_agent(self, brings: int, time_left_s: float | None) -> None:
+        """A launcher does: it brings engines, and its time may be limited."""
+        self.placed += 1
+        ends_s = None if time_left_s is None else self.sim.now.mono_s + time_left_s
+        self.sim.join_agent(
+            f"placed{self.placed}",
+            name=f"slurm-1.{self.placed}",
+            brings=brings,
+            ends_s=ends_s,
+            resources={"gpu": 1.0},
+            gpus=("0",),
+        )
+
+    def placed_one(self, data: st.DataObject) -> SimAgent | None:
+        names = sorted(session for session, agent in self.sim.agents.items() if agent.name)
+        return self.sim.agents[data.draw(st.sampled_from(names))] if names else None
+
+    @rule(data=st.data(), within_s=st.sampled_from([0.0, 2.0, 30.0]))
+    def tell_to_end(self, data: st.DataObject, within_s: float) -> None:
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.sim.tell_to_end(agent, within_s)
+
+    @rule(data=st.data(), within_s=st.sampled_from([None, 0.0, 2.0]))
+    def send_away(self, data: st.DataObject, within_s: float | None) -> None:
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.sim.ask(m.RemoveAgents([agent.name], within_s))
+
+    @rule(data=st.data(), known=st.booleans())
+    def lose_agent(self, data: st.DataObject, known: bool) -> None:
+        """With its machine; its launcher may know of it."""
+        agent = self.placed_one(data)
+        if agent is not None:
+            self.vague.update(run[0] for engine in agent.engines.values() for run in engine.held())
+            self.sim.die(agent)
+            if known:
+                self.sim.ask(m.AgentsEnded([agent.name], "the node failed"))
+
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def deliver(self, data: st.DataObject, count: int) -> None:
+        agent = self.agent(data)
+        for _ in range(count):
+            self.sim.deliver(agent)
+
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def process(self, data: st.DataObject, count: int) -> None:
+        agent = self.agent(data)
+        for _ in range(count):
+            self.sim.process(agent)
+
+    @rule(data=st.data())
+    def begin_run(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found:
+            self.sim.begin(found[1])
+
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(["", "", "", "error", "rejected", "time limit", "aborted"]),
+        run_s=st.sampled_from([0.0001, 0.005, 1.0]),
+    )
+    def end_run(self, data: st.DataObject, outcome: str, run_s: float) -> None:
+        found = self.engine(data)
+        if found:
+            results = self.sim.end(*found, outcome, run_s)
+            if results is not None:
+                self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.5, 4.0]))
+    def defer_run(self, data: st.DataObject, seconds: float) -> None:
+        found = self.engine(data)
+        if found:
+            results = self.sim.end(*found, DEFERS, word=Deferral(seconds, "later", b"state", 1))
+            if results is not None:
+                self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), engines=st.sampled_from([(), (0,)]))
+    def lose_inputs(self, data: st.DataObject, engines: tuple[int, ...]) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            saved = self.sim.store.tasks.get(found[1].running[0])
+            ids = saved.needs.after if saved is not None and saved.needs is not None else (self.some_id(data),)
+            results = self.sim.end(*found, LOSES_INPUTS, word=LostInputs(ids, engines))
+            assert results is not None
+            self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), n=st.integers(1, 2), count=st.integers(1, 3))
+    def spawn(self, data: st.DataObject, n: int, count: int) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            children = [Submission(-1 - i, b"work", 0.0) for i in range(count)]
+            if count == 3:
+                children[2] = Submission(-3, b"", 0.0, None, None, (), Needs(after=(-1, -2), join=True))
+            self.sim.call(*found, Spawn(n, children))
+
+    @rule(data=st.data())
+    def talk(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            run = found[1].running
+            said: list[TaskQuestion] = [Children(), Receive(0), Receive(1), Post(1, [b"a", b"b"])]
+            self.sim.call(*found, data.draw(st.sampled_from(said)))
+            found[0].outbox.append(Progress(found[1].name, run, 1.0, 2.0))
+
+    @rule(data=st.data(), nothing=st.booleans())
+    def await_children(self, data: st.DataObject, nothing: bool) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            parent = found[1].running[0]
+            children = [i for i, t in self.sim.store.tasks.items() if t.parent == parent]
+            self.sim.call(*found, Await([] if nothing else children))
+
+    @precondition(lambda self: self.old)
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        session, results = data.draw(st.sampled_from(self.old[-20:]))
+        engine = self.sim.agents[session].engines.get(results.engine)
+        run = (results.ended[0].task, results.ended[0].attempt)
+        if engine is None or run not in engine.done:
+            self.sim.handle(results, session)
+
+    @rule(data=st.data(), known=st.booleans())
+    def kill(self, data: st.DataObject, known: bool) -> None:
+        found = self.engine(data)
+        if found:
+            if not known:
+                self.vague.update(run[0] for run in found[1].held())
+                # Without the recorder, results that were on their way are gone with it.
+                gone = found[1].name
+                found[0].outbox = type(found[0].outbox)(
+                    x for x in found[0].outbox if not (isinstance(x, m.Results) and x.engine == gone)
+                )
+            self.sim.kill(*found, known=known)
+
+    @rule(data=st.data())
+    def silence(self, data: st.DataObject) -> None:
+        self.sim.handle(Silent(), self.agent(data).session)
+
+    @rule(data=st.data())
+    def back(self, data: st.DataObject) -> None:
+        self.sim.handle(Back(), self.agent(data).session)
+
+    @rule(name=st.sampled_from(["p", "q"]), data=st.data())
+    def set_properties(self, name: str, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found:
+            farm_engine = self.sim.scheduler.farm.engines.by_name.get(found[1].name)
+            version = farm_engine.version + 1 if farm_engine else 1
+            found[0].outbox.append(m.Properties(found[1].name, version, name.encode()))
+
+    @rule(data=st.data(), load=st.sampled_from([0.0, 1.0]))
+    def say_load(self, data: st.DataObject, load: float) -> None:
+        self.agent(data).outbox.append(m.NodeState(load, 2**30, 2**30))
+
+    @rule(data=st.data(), cores=st.sampled_from([0.0, 1.0, 2.0, 9.0]))
+    def demand(self, data: st.DataObject, cores: float) -> None:
+        found = self.engine(data)
+        if found and found[1].running is not None:
+            found[0].outbox.append(m.Demand(found[1].name, found[1].running, 1, {"cores": cores}))
+
+    @precondition(lambda self: self.sim.agents)
+    @rule(data=st.data())
+    def fail_setup(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].environment is not None and found[1].running is not None:
+            self.sim.end(*found, "environment setup")
+            found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, "planted"))
+
+    @rule()
+    def crash_controller(self) -> None:
+        self.sim.crash()
+        self.sim.join_client()
+
+    @rule()
+    def forget_client(self) -> None:
+        self.sim.handle(Gone(), "other")
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.5, 3.0, 6.0]))
+    def wait(self, seconds: float) -> None:
+        self.sim.advance(seconds)
+
+    # -- what must hold
+
+    @invariant()
+    def no_repeat_without_budget(self) -> None:
+        """A task without budget for losses began at most once per answer that allowed another run."""
+        for task_id, runs in self.sim.begun.items():
+            assert len(set(runs)) == len(runs), f"run {runs} began twice"
+            rules = self.handed_in.get(task_id)
+            if rules is None and task_id not in self.vague:
+                if task_id in self.sim.store.cleared:
+                    continue
+                rejected = len({r for r in runs if self._was(task_id, r, "rejected")})
+                history = self.sim.store.history.get(task_id, [])
+                again = sum(
+                    1 for row in history if row.outcome in (DEFERS, LOSES_INPUTS) or row.outcome.startswith("marked")
+                )
+                assert len(runs) <= 1 + rejected + again, f"task {task_id} without retries began {len(runs)} times"
+
+    def _was(self, task_id: int, run: RunKey, outcome: str) -> bool:
+        return any(
+            e.outcome == outcome
+            for _, r in self.old
+            for e in r.ended
+            if (e.task, e.attempt) == run and e.task == task_id
+        )
+
+    def teardown(self) -> None:
+        if not self.sim.agents:
+            return
+        sim = self.sim
+        for agent in sim.agents.values():
+            sim.handle(Back(), agent.session)
+            if agent.ends_s is not None:  # its time is over at last: what waits for its engines gets others
+                sim.tell_to_end(agent, 1.0)
+            agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
+        sim.verdict = True
+        sim.ask(m.Hold(False))
+        sim.ask(m.Drain(["node"], False))
+        for job in list(sim.scheduler.farm.jobs.by_id):
+            sim.ask(m.PauseJobs([job], False))
+        sim.ask(m.SetWanted(0))
+        sim.settle()
+        sim.advance(70.0)
+        # Ids are given anew from 0 on, so targets exist again.
+        sim.ask(m.SetWanted(3))
+        sim.settle()
+        sim.ask(m.Spin())
+        sim.settle()
+        left = {i: t.place for i, t in sim.scheduler.farm.tasks.unfinished.items()}
+        why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks.unfinished[i], sim.now) for i in list(left)[:3]}
+        assert not left, f"tasks wait for ever: {left}; {why}"
+        sim.ask(m.Stop(0.0))
+        sim.settle()
+        for agent in sim.agents.values():
+            sim.handle(Gone(), agent.session)
+        sim.advance(20.0)
+        assert sim.finished, "the farm does not stop"
+
+
+TestFarmMachine = FarmMachine.TestCase
+TestFarmMachine.settings = settings(
+    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "150")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,177 @@
+"""What the scheduler makes of its own past, and of agents that are gone: cases on the simulated farm."""
+
+from __future__ import annotations
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.losses import lease_margin_s
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules, Submission
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.events import Back, Silent, Tick
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+
+from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine
+
+
+def test_what_runs_while_the_controller_is_away_is_adopted() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.crash()
+    sim.join_client()
+    move(sim, agent)
+    sim.end(agent, engine)
+    move(sim, agent)
+    assert final_of(sim, 0).reason == ""
+    assert sim.begun == {0: [(0, 1)]}
+
+
+def test_a_hand_out_that_never_arrived_goes_back_uncharged() -> None:
+    sim, _agent, _ = one_engine()
+    sim.submit(0)
+    sim.crash()  # the hand-out is saved and was never delivered
+    sim.join_client()
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+    assert sim.begun == {0: [(0, 1)]}
+
+
+def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
+    sim.submit(0)
+    sim.settle()
+    sim.submit(1)
+    sim.submit(2)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.ask(m.Hold(True))
+    agent.outbox.append(m.Returned(engine.name, [(2, 1)]))
+    engine.queue.clear()
+    move(sim, agent)
+    sim.crash()
+    sim.join_client()
+    sim.agents.clear()  # the node is lost with all that it knew
+    sim.advance(12.0)
+    assert final_of(sim, 1).reason == "engine lost"
+    assert 2 in sim.scheduler.farm.tasks.unfinished
+    assert 2 not in sim.store.finals
+
+
+def test_after_a_restart_nothing_waits_for_an_engine_that_was_lost_before() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    for task_id in range(1, 5):
+        sim.submit(task_id)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.ask(m.Hold(True))
+    sim.kill(agent, engine)
+    move(sim, agent)
+    sim.crash()
+    sim.join_client()
+    assert not [e for e in sim.scheduler.farm.engines.by_name.values() if e.assigned]
+    sim.ask(m.Hold(False))
+    sim.settle()
+    assert all(final_of(sim, i).reason == "" for i in range(2, 5))
+
+
+def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.handle(m.Submit([Submission(i, b"", 1.0, None, Rules(retries=1)) for i in (1, 2)]), "client")
+    move(sim, agent)
+    sim.ask(m.Hold(True))
+    sim.begin(engine)
+    sim.end(agent, engine, "error")
+    move(sim, agent)  # 2 is still out, in the same batch
+    sim.crash()
+    sim.join_client()
+    assert sim.scheduler.farm.tasks.unfinished[1].attempt == 1
+    sim.ask(m.Hold(False))
+    sim.settle()
+    assert sim.begun[1] == [(1, 1), (1, 2)]
+    assert final_of(sim, 1).attempts == 2
+
+
+def test_a_lost_engine_spends_a_retry() -> None:
+    sim, agent, _ = one_engine()
+    sim.submit(0, Rules(retries=1))
+    for _ in range(2):
+        sim.settle_start(agent)
+        engine = next(e for e in agent.engines.values() if e.queue)
+        sim.begin(engine)
+        sim.kill(agent, engine)
+        move(sim, agent)
+    assert final_of(sim, 0).reason == "engine lost"
+
+
+def test_an_agent_that_never_comes_back_is_given_up_after_its_lease() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
+    sim.submit(0)
+    sim.submit(1, Rules(retries=1))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.handle(Silent(), "agent")
+    sim.advance(10.5)
+    assert 0 in sim.scheduler.farm.tasks.unfinished
+    sim.advance(1.0)
+    assert final_of(sim, 0).reason == "engine lost"
+    assert 1 in sim.scheduler.farm.tasks.unfinished
+
+
+def test_an_agent_that_was_given_up_begins_anew_when_it_is_heard_again() -> None:
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
+    sim.submit(0)
+    sim.submit(1, Rules(retries=1))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.handle(Silent(), "agent")
+    sim.now = Now(sim.now.mono_s + 11.1, sim.now.wall_s + 11.1)
+    assert sim.handle(Tick()).given_up == ["agent"]
+    sim.restate(agent)  # its own clock stood still
+    sim.end(agent, engine)
+    sim.settle()
+    assert final_of(sim, 0).reason == "engine lost", "what it did meanwhile changes nothing"
+    assert final_of(sim, 1).reason == "", "its engine works again"
+
+
+def test_agents_are_told_the_lease() -> None:
+    sim, agent, _ = one_engine(SchedulerSettings(lease_s=10.0))
+    agent.inbox.clear()
+    sim.restate(agent)
+    sim.process(agent)
+    assert m.Lease(10.0) in agent.inbox
+
+
+def test_who_is_silent_is_waited_for_longer_than_its_lease() -> None:
+    assert [lease_margin_s(lease_s) for lease_s in (900.0, 300.0, 60.0, 5.0)] == [30.0, 10.0, 5.0, 5.0]
+
+
+def test_start_up_code_comes_first_whenever_it_was_set() -> None:
+    sim, _, _ = one_engine()
+    sim.ask(m.SetSticky("x", "push", b"x"))
+    sim.ask(m.SetSticky("startup", "execute", b"first"))
+    expected = tables.StickyTable([("startup", "execute", ""), ("x", "push", "")])
+    assert sim.ask(m.ListSticky()) == expected
+    sim.crash()
+    sim.join_client()
+    assert sim.ask(m.ListSticky()) == expected
+
+
+def test_engines_that_were_lost_while_nobody_could_start_others_are_replaced() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.handle(Silent(), "agent")
+    for engine in list(agent.engines.values()):
+        sim.kill(agent, engine)
+    while agent.outbox:
+        sim.process(agent)
+    sim.advance(20.0)
+    assert not sim.scheduler.farm.engines.by_name
+    sim.handle(Back(), "agent")
+    sim.advance(0.1)
+    sim.settle_start(agent)
+    assert len(agent.engines) == 2

@@ -1,0 +1,121 @@
+"""Looking on at what tasks print: who is asked, and how often; and what is said when nothing can move."""
+
+from __future__ import annotations
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.streams import PATIENCE_S
+from ipytaskfarm.core.messages.task_types import Rules
+from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, one_engine
+
+
+def running(rules: Rules | None = None) -> tuple[SimFarm, SimAgent, SimEngine, int]:
+    """A farm whose one engine runs a task of the client's."""
+    sim, agent, engine = one_engine()
+    task_id = sim.ids().first
+    sim.submit(task_id, rules)
+    move(sim, agent)
+    assert sim.begin(engine)
+    return sim, agent, engine, task_id
+
+
+def asked(sim: SimFarm, question: m.Outputs, session: str = "client") -> list[m.OutputQuery]:
+    out = sim.handle(m.Ask(77, question), session)
+    return [message for _, message in out.sends if isinstance(message, m.OutputQuery)]
+
+
+def answer(sim: SimFarm, agent: SimAgent, query: m.OutputQuery, text: str) -> list[tuple[str, m.Message]]:
+    out = sim.handle(m.OutputText(query.n, query.run, text, "", (len(text), 0)), agent.session)
+    return [(receiver, message) for receiver, message in out.sends if isinstance(message, m.Output)]
+
+
+def test_the_engine_that_runs_the_task_is_asked_from_where_one_was() -> None:
+    sim, agent, _, task_id = running()
+    (query,) = asked(sim, m.Outputs([task_id], [(task_id, 1, 10, 20)]))
+    assert (query.run, query.stdout, query.stderr) == ((task_id, 1), 10, 20)
+    ((receiver, output),) = answer(sim, agent, query, "hello")
+    assert receiver == "client"
+    assert isinstance(output, m.Output)
+    assert (output.run, output.stdout, output.seen) == ((task_id, 1), "hello", (5, 0))
+    assert answer(sim, agent, query, "again") == [], "a question is answered once"
+
+
+def test_a_slow_engine_is_not_asked_again_until_it_has_answered() -> None:
+    sim, agent, _, task_id = running()
+    (query,) = asked(sim, m.Outputs([task_id]))
+    assert asked(sim, m.Outputs([task_id])) == []
+    assert answer(sim, agent, query, "") == [], "nothing new is no news"
+    assert len(asked(sim, m.Outputs([task_id]))) == 1
+    sim.advance(PATIENCE_S + 1.0)
+    assert len(asked(sim, m.Outputs([task_id]))) == 1, "its answer was lost"
+
+
+def test_two_who_look_on_each_have_their_own() -> None:
+    sim, agent, _, task_id = running()
+    sim.join_client("other")
+    (mine,) = asked(sim, m.Outputs([task_id]))
+    (theirs,) = asked(sim, m.Outputs([task_id]), "other")
+    assert [r for r, _ in answer(sim, agent, theirs, "x")] == ["other"]
+    assert [r for r, _ in answer(sim, agent, mine, "x")] == ["client"]
+
+
+def test_other_tasks_are_none_of_ones_business() -> None:
+    sim, _, _, task_id = running()
+    sim.join_client("other")
+    assert asked(sim, m.Outputs([task_id + 1])) == []
+    assert asked(sim, m.Outputs(None), "other") == []
+    assert len(asked(sim, m.Outputs(None))) == 1, "this session's own"
+
+
+def test_an_engine_that_is_lost_is_forgotten() -> None:
+    sim, agent, engine, task_id = running()
+    asked(sim, m.Outputs([task_id]))
+    sim.kill(agent, engine)
+    move(sim, agent)
+    farm = sim.scheduler.farm
+    assert not farm.requests.outputs
+    assert not farm.requests.outputs_asked
+
+
+# -- why nothing moves
+
+
+def stuck(sim: SimFarm, ids: list[int]) -> str:
+    reply = sim.ask(m.Stuck(ids))
+    assert isinstance(reply, m.Text)
+    return reply.text
+
+
+def test_what_runs_waits_its_turn_or_has_ended_is_not_stuck() -> None:
+    sim, agent, engine, task_id = running()
+    sim.submit(task_id + 1)
+    assert stuck(sim, [task_id, task_id + 1]) == ""
+    assert stuck(sim, [task_id + 1]) == ""
+    sim.end(agent, engine)
+    move(sim, agent)
+    assert stuck(sim, [task_id]) == ""
+    assert stuck(sim, []) == ""
+
+
+def test_without_an_engine_that_fits_it_is() -> None:
+    sim, _, _ = one_engine()
+    first = sim.ids().first
+    sim.submit(first, Rules(targets=(7,)))
+    sim.submit(first + 1, Rules(targets=(7,)))
+    text = stuck(sim, [first, first + 1])
+    assert "it is not among the task's targets [7]" in text
+    assert "and 1 more like it" in text
+    sim.submit(first + 2)
+    assert stuck(sim, [first, first + 1, first + 2]) == "", "one of them may run"
+
+
+def test_a_held_farm_and_one_without_engines() -> None:
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    sim.submit(first)
+    assert "the farm has no engines now" in stuck(sim, [first])
+    sim, agent, _ = one_engine()
+    sim.ask(m.Hold())
+    first = sim.ids().first
+    sim.submit(first)
+    move(sim, agent)
+    assert "the farm is held" in stuck(sim, [first])

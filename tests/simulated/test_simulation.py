@@ -1,0 +1,147 @@
+"""The simulation holds for many seeds, and it would not for a farm with its heart torn out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support import simulation
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 300
+EVENTS = 200
+TRIED = 400
+"""Seeds in which each mutation must show."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # it does nothing but compute: 20 s, six times that on a machine with other things to do
+def test_hundreds_of_lives_of_a_farm() -> None:
+    deaths: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        try:
+            deaths += simulation.run(seed, EVENTS)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed} (python -m tests.support.simulation {seed}): {error}") from error
+    assert all(deaths[where] > 50 for where in (*simulation.KILL_POINTS, "in recovery")), deaths
+
+
+PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
+CAUGHT_ELSEWHERE = {
+    "drop the attempt check": (*PYTEST, "tests/simulated/test_scheduler.py"),
+    "forget what waits for a reopened task": (*PYTEST, "tests/simulated/test_scheduler_graphs.py"),
+    "lose the ring": (*PYTEST, "tests/unit/test_agent.py", "-k", "survives_its_agent"),
+}
+"""The others are caught by the simulation."""
+COMMIT = "        if out.saves:\n            self._commit(out)\n"
+SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
+
+MUTATIONS = {
+    "drop the attempt check": (
+        "core/scheduler/task.py",
+        "type(place) is Assigned and place.engine == engine and place.attempt == run[1]",
+        "type(place) is Assigned",
+    ),
+    "lose the ring": ("agent/relay.py", "= self._runs, Run.OPEN if self.former else None", "= self._runs, None"),
+    "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),
+    "forget the resend": (
+        "transport/reliable_session.py",
+        "        self._on_connection = 0\n        self._ack_told",
+        "        self._ack_told",
+    ),
+    "forget the client's resend": ("client/outbox.py", "self._unsent.extendleft(reversed(self._sent))\n", "pass\n"),
+    "charge what was sent ahead": (
+        "core/handlers/losses.py",
+        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = set(engine.assigned)",
+    ),
+    "give back what had begun": (
+        "core/handlers/losses.py",
+        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = {event.running}",
+    ),
+    "double-deliver": (
+        "transport/reliable_session.py",
+        "        if number != self._last_in + 1:\n",
+        "        if number > self._last_in + 1:\n",
+    ),
+    "forget what a retry came to": (
+        "core/handlers/clients.py",
+        "    if known is not None:\n",
+        "    if known is not None and False:\n",
+    ),
+    "forget what agents hold": (
+        "core/handlers/agents.py",
+        "    _reconcile(farm, engine, report.held, now, out)\n",
+        "",
+    ),
+    "forget what waits for a reopened task": ("core/scheduler/graph.py", "    _hold_back(farm, again)\n", ""),
+    "begin before what it waits for": (
+        "core/scheduler/transitions.py",
+        "    if task.waits_for:\n        why = FOR_TASKS\n",
+        "    if False:\n        why = FOR_TASKS\n",
+    ),
+    "forget needs that had failed": (
+        "core/scheduler/transitions.py",
+        "            graph.ended.append(task_id)  # it has failed already",
+        "            pass  # it has failed already",
+    ),
+    "submit children twice": (
+        "core/scheduler/restore.py",
+        '        family.spawned.setdefault(f"{trial}.{n}", (int(check), []))[1].append(child)\n',
+        "",
+    ),
+    "forget what was handed out": (
+        "core/scheduler/restore.py",
+        "        _restore_handout(farm, handout, now)\n",
+        "        pass\n",
+    ),
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and its tests, to be spoiled."""
+    for name in ("ipytaskfarm", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def checked(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, env=environment)
+
+
+def test_a_copy_that_is_whole_passes(copy: Path) -> None:
+    for words in (("tests.support.simulation", "0", "20"), *CAUGHT_ELSEWHERE.values()):
+        found = checked(copy, words)
+        assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutation_of_the_heart_is_caught(mutation: str, copy: Path) -> None:
+    file, old, new = MUTATIONS[mutation]
+    path = copy / "ipytaskfarm" / file
+    text = path.read_text()
+    assert text.count(old) == 1, "the code has changed: this mutation has to be written anew"
+    path.write_text(text.replace(old, new))
+    found = checked(copy, CAUGHT_ELSEWHERE.get(mutation, ("tests.support.simulation", "0", str(TRIED))))
+    assert found.returncode == 1, "it was not noticed"
+    assert "seed" in found.stdout or "Error" in found.stdout + found.stderr

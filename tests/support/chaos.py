@@ -1,0 +1,215 @@
+"""A farm of real processes under a nemesis, and a checker that believes nobody but the tasks themselves.
+
+Each task writes into a ledger that it begins and that it ends.  Meanwhile the nemesis kills engines every two seconds,
+the controller every ten, the agent once, and resets the farm's connections (``ss -K``, where it is there and allowed).
+Then the checker compares the ledger, the store and what the client was told.
+
+``python -m tests.support.chaos [SECONDS]``: batches of ten thousand tasks until the time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ipytaskfarm import Task, TaskClient
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.light_client import connect
+from tests.conftest import assert_nothing_left, isolated
+
+TASKS = 10_000
+ONCE_EVERY = 5
+"""Every fifth task must not be repeated: it may be run once, or be lost."""
+ENGINE_S, CONTROLLER_S, RESETS_S = 2.0, 10.0, 1.0
+CODE = """
+import os, time
+ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+os.write(ledger, b"begin {number}\\n")
+time.sleep({run_s})
+os.write(ledger, b"end {number}\\n")
+os.close(ledger)
+a = {number}
+"""
+
+
+@dataclass
+class Evidence:
+    """What the checker is shown."""
+
+    handed_in: dict[int, int]
+    """Task id -> number."""
+    once: set[int]
+    """Numbers of tasks that must not be repeated."""
+    finals: list[tuple[int, str]]
+    """(id, reason) as the store has them."""
+    told: dict[int, str]
+    """Id -> reason, as the client knows it."""
+    values: dict[int, int]
+    """Id -> the number that a succeeded task gave back."""
+    begun: Counter[int] = field(default_factory=Counter)
+    ended: Counter[int] = field(default_factory=Counter)
+
+
+def complaints(evidence: Evidence) -> Iterator[str]:
+    """What must not be; none: all is well."""
+    recorded = Counter(task for task, _ in evidence.finals)
+    reasons = dict(evidence.finals)
+    for task, number in evidence.handed_in.items():
+        if recorded[task] != 1:
+            yield f"task {task} ({number}) is recorded {recorded[task]} times"
+            continue
+        reason = reasons[task]
+        if evidence.told.get(task) != reason:
+            yield f"task {task} ({number}): recorded {reason!r}, its client was told {evidence.told.get(task)!r}"
+        if reason == "" and evidence.values.get(task) != number:
+            yield f"task {task} ({number}) gave back {evidence.values.get(task)}"
+        if reason == "" and not evidence.ended[number]:
+            yield f"task {task} ({number}) succeeded, and never ran to its end"
+        if number in evidence.once:
+            if evidence.begun[number] > 1:
+                yield f"task {task} ({number}) was not to be repeated, and was begun {evidence.begun[number]} times"
+            if reason not in ("", "engine lost"):
+                yield f"task {task} ({number}) failed: {reason}"
+        elif reason:
+            yield f"task {task} ({number}) may be repeated for ever, and failed: {reason}"
+    yield from (f"task {task} was never handed in" for task in recorded.keys() - evidence.handed_in.keys())
+
+
+class Nemesis(threading.Thread):
+    """Kills what it can until it is told to end."""
+
+    def __init__(self, home: Home, seed: int) -> None:
+        super().__init__(name="nemesis", daemon=True)
+        self.home = home
+        self.ending = threading.Event()
+        self.did: Counter[str] = Counter()
+        self._chance = random.Random(seed)
+        self._agent_at_s = time.monotonic() + 15.0
+
+    def run(self) -> None:
+        """One look each tenth of a second."""
+        due = dict.fromkeys(("engine", "controller", "resets"), time.monotonic() + 1.0)
+        due["controller"] += CONTROLLER_S / 2
+        every = {"engine": ENGINE_S, "controller": CONTROLLER_S, "resets": RESETS_S}
+        while not self.ending.wait(0.1):
+            now = time.monotonic()
+            for what in [what for what, at_s in due.items() if now >= at_s]:
+                due[what] = now + every[what] * self._chance.uniform(0.8, 1.2)
+                with contextlib.suppress(OSError, errors.TaskFarmError, StopIteration, TimeoutError):
+                    self.did[what] += getattr(self, f"_{what}")()
+            if self._agent_at_s and now >= self._agent_at_s:
+                self._agent_at_s = 0.0
+                self.did["agent"] += self._kill("agent-0")
+
+    def _kill(self, kind: str) -> bool:
+        pid = next(int(record["pid"]) for record in self.home.read_processes() if record["kind"] == kind)
+        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _controller(self) -> bool:
+        return self._kill("controller")
+
+    def _engine(self) -> bool:
+        with connect(self.home.name) as questioner:
+            table = questioner.answer(messages.Engines(), timeout_s=1.0)
+        assert isinstance(table, tables.EngineTable)
+        # One that the controller knows from the store alone has no number yet: 0 would be our own process group.
+        pids = [row.pid for row in table.rows if row.pid > 0]
+        if pids:
+            os.kill(self._chance.choice(pids), signal.SIGKILL)
+        return bool(pids)
+
+    def _resets(self) -> bool:
+        """Reset all connections of this farm: those to its controller's port."""
+        info = self.home.living_info()
+        if info is None or shutil.which("ss") is None:
+            return False
+        command = ["ss", "-K", "-t", "-n", "dst", info.host, "dport", "=", f":{info.port}"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        return str(info.port) in found.stdout
+
+
+def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
+    """Tasks with these numbers, which run for so long; id -> number."""
+    found = {}
+    for number in numbers:
+        code = CODE.format(path=str(ledger), number=number, run_s=run_s)
+        retries = 0 if number % ONCE_EVERY == 0 else 10**6
+        found[tc.run(Task(code, pull="a", retries=retries))] = number
+    return found
+
+
+def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) -> Evidence:
+    """Everybody's word."""
+    results = {task: tc.get_task_result(task, raw=False) for task in handed_in}
+    with contextlib.closing(sqlite3.connect(f"file:{home.store_path()}?mode=ro", uri=True)) as db:
+        finals = db.execute("SELECT task, reason FROM finals").fetchall()
+    evidence = Evidence(
+        handed_in,
+        {number for number in handed_in.values() if number % ONCE_EVERY == 0},
+        finals,
+        {task: result.reason or "" for task, result in results.items() if result is not None},
+        {task: result["a"] for task, result in results.items() if result is not None and not result.reason},
+    )
+    for line in ledger.read_text().splitlines():
+        what, _, number = line.partition(" ")
+        (evidence.begun if what == "begin" else evidence.ended)[int(number)] += 1
+    return evidence
+
+
+def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS) -> tuple[Counter[str], list[str]]:
+    """Batches of tasks until the time is over; what the nemesis did, and what the checker complains of."""
+    nemesis = Nemesis(home, seed)
+    nemesis.start()
+    ends_s = time.monotonic() + seconds
+    found: list[str] = []
+    try:
+        with TaskClient(home.name) as tc:
+            tc.progress = False
+            first = 0
+            while not first or time.monotonic() < ends_s:
+                handed_in = hand_in(tc, ledger, range(first, first + tasks))
+                tc.barrier(handed_in, timeout=600)
+                found += complaints(gather(tc, home, ledger, handed_in))
+                tc.clear()
+                ledger.unlink()
+                first += tasks
+    finally:
+        nemesis.ending.set()
+        nemesis.join()
+    return nemesis.did, found
+
+
+def main(words: list[str]) -> int:
+    """A farm of its own, and its end."""
+    seconds = float(words[0]) if words else 600.0
+    seed = int(words[1]) if len(words) > 1 else random.randrange(10**6)
+    with isolated("itf-") as dirs:
+        start = ["-m", "ipytaskfarm", "start", "-n", "3", "--daemonize", "--max-engine-losses", "1000000"]
+        subprocess.run([sys.executable, *start], check=True)
+        try:
+            did, found = torment(Home.of("default"), dirs.root / "ledger", seconds, seed)
+        finally:
+            subprocess.run([sys.executable, "-m", "ipytaskfarm", "stop", "--wait", "0"], check=False)
+        assert_nothing_left(dirs)
+    print(f"seed {seed}: {dict(did)}; {len(found)} complaints")
+    print("\n".join(found[:20]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

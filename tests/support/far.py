@@ -1,0 +1,78 @@
+"""A second "machine" for tests on real farms: an agent, or a client, that does not see the farm's folder of blobs.
+
+Its connection file says so, as one may that was copied by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from ipytaskfarm import Farm
+from ipytaskfarm.client.nodes import Node
+from ipytaskfarm.core.messages import FarmStatus, SetWanted
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.system import farm_paths
+from tests.support.farms import DEADLINE_S, ask, until_engines
+from tests.support.polling import eventually
+
+PROJECT = Path(__file__).parents[2]
+NODE = "far"
+
+
+def far_connection(name: str, role: str, folder: Path) -> Path:
+    """A copy of the farm's connection file that names no folder of blobs."""
+    info = farm_paths.read_connection_file(farm_paths.connection_path(name, role))
+    path = folder / f"far-{role}.json"
+    farm_paths.write_connection_file(msgspec.structs.replace(info, blobs=""), path)
+    return path
+
+
+@contextmanager
+def far_agent(name: str, folder: Path, engines: int = 2) -> Iterator[Path]:
+    """An agent on that machine, for so many engines at most; its folder."""
+    own = folder / "agent"
+    words = ["--connection-file", str(far_connection(name, "agent", folder)), "--folder", str(own)]
+    words += ["--farm", name, "--node", NODE, "--slots", str(engines), "--log", str(folder / "agent.log"), "--verbose"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    agent = subprocess.Popen([sys.executable, "-P", "-m", "ipytaskfarm.agent", *words], env=environment, cwd=folder)
+    try:
+        yield own
+    finally:
+        agent.terminate()
+        try:
+            agent.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait()
+    assert not own.exists(), "the agent left something behind"
+
+
+@contextmanager
+def far_engines(farm: Farm, folder: Path, engines: int = 2) -> Iterator[Path]:
+    """As many engines there as the farm has here (so many); that agent's folder."""
+    with far_agent(farm.name, folder, engines) as own:
+        eventually(lambda: NODE in {agent["node"] for agent in farm_state(farm).agents}, DEADLINE_S)
+        ask(farm, SetWanted(2 * engines))  # each goes where there are fewest
+        until_engines(farm, 2 * engines)
+        assert far_node(farm).engines == engines
+        yield own
+
+
+def farm_state(farm: Farm) -> FarmState:
+    """What the controller says of itself."""
+    reply = ask(farm, FarmStatus())
+    assert isinstance(reply, FarmState)
+    return reply
+
+
+def far_node(farm: Farm) -> Node:
+    """What is known of the other machine."""
+    (row,) = [agent for agent in farm_state(farm).agents if agent["node"] == NODE]
+    return Node(row)

@@ -1,0 +1,110 @@
+"""What tests on real farms share: farms in worlds of their own, gates that tasks wait at, other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages.tables import EngineRow, EngineTable
+from ipytaskfarm.deployment.enrolment import enrol
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.launchers.interface import Seat
+from tests.conftest import assert_nothing_left, isolated
+from tests.support.polling import eventually
+
+DEADLINE_S = 30.0
+"""For what ought to take a moment: the machine may be busy with other things."""
+
+
+@contextmanager
+def module_farm(n: int, **settings: Any) -> Iterator[Farm]:
+    """A farm in a world of its own, for a module's fixture; nothing is left of it afterwards."""
+    with isolated("itf-") as dirs:
+        with Farm(n=n, **settings) as farm:
+            yield farm
+        assert_nothing_left(dirs)
+
+
+class Gate:
+    """Something that tasks wait for: closed until it is opened.
+
+    A task that fails to find it open for half a minute fails, so that a broken test does not leave a farm busy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def code(self) -> str:
+        """Waits until the gate is open."""
+        return (
+            "import os, time\n"
+            "for _ in range(3000):\n"
+            f"    if os.path.exists({str(self.path)!r}): break\n"
+            "    time.sleep(0.01)\n"
+            "else: raise TimeoutError('nobody opened the gate')\n"
+        )
+
+    def open(self) -> None:
+        self.path.touch()
+
+
+def ask(farm: Farm, question: messages.Question) -> messages.Reply:
+    """What clients have no call for, as the command asks it."""
+    with connect(str(farm.connection_file)) as questioner:
+        return questioner.answer(question)
+
+
+def engines(farm: Farm) -> list[EngineRow]:
+    """The engines that can be given work."""
+    reply = ask(farm, messages.Engines())
+    assert isinstance(reply, EngineTable)
+    return [row for row in reply.rows if row.state in ("idle", "busy")]
+
+
+def incarnations(farm: Farm) -> set[str]:
+    """Their names, one per process."""
+    return {row.engine for row in engines(farm)}
+
+
+def until_engines(farm: Farm, count: int) -> None:
+    """Wait until so many engines can be given work."""
+    eventually(lambda: len(engines(farm)) == count, DEADLINE_S, every_s=0.05, what=f"{count} engines")
+
+
+def until_running(tc: TaskClient, task_id: int) -> None:
+    """Wait until the task is on an engine."""
+    eventually(lambda: tc.status(task_id).state == "pending", DEADLINE_S, what=f"task {task_id} runs")
+
+
+def enrolled(farm: Farm, names: Sequence[str]) -> list[Seat]:
+    """Agents of these names may come: what a launcher is given."""
+    return [Seat(name, path) for name, path in enrol(farm._home, names).items()]
+
+
+def python(code: str, *arguments: str, timeout_s: float = 60.0) -> str:
+    """Run code in another process; what it prints."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, timeout=timeout_s, check=False, env=environment,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def outcomes(tc: TaskClient, ids: Iterable[int]) -> set[str]:
+    """The states of these tasks."""
+    return {row.state for row in tc.tasks(ids=list(ids)).rows}
+
+
+def value(tc: TaskClient, code: str, name: str, **rules: Any) -> Any:
+    """What a task that runs this code leaves under a name."""
+    return tc.run(Task(code, pull=name, **rules), block=True)[name]

@@ -1,0 +1,504 @@
+"""A farm on paper: the real scheduler between a store, agents and engines that are lists and dicts.
+
+Messages between controller and agents wait in queues and are delivered one by one, so a test decides what is late, what
+is lost with a crash, and what comes twice.  `SimStore` applies saves as the real store does and remembers enough to
+start a new controller from; it also checks what no SQL could: that nothing is handed out or told before it was saved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.evaluator import Evaluated, Verdict
+from ipytaskfarm.core.messages.running_task import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
+from ipytaskfarm.core.messages.task_types import (
+    Deferral,
+    Ended,
+    Failure,
+    Final,
+    Function,
+    JobSpec,
+    LostInputs,
+    Rules,
+    RunKey,
+    Submission,
+)
+from ipytaskfarm.core.requirements import Allotment, Environment, Recycle
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import (
+    Assignment,
+    Decision,
+    LoadEnded,
+    LoadFinals,
+    LoadMail,
+    LoadOriginals,
+    LoadTaken,
+)
+from ipytaskfarm.core.scheduler.events import EndedLoaded, Event, Gone, Joined, Originals, Silent, Tick
+from ipytaskfarm.core.scheduler.restore import restored_farm
+from ipytaskfarm.core.scheduler.scheduler import Scheduler
+from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from tests.support.simulated_store import SimStore
+
+
+@dataclass
+class SimEngine:
+    """An engine: what it was given, what it runs, what it has finished and nobody acknowledged."""
+
+    name: str
+    id: int
+    queue: deque[RunKey] = field(default_factory=deque)
+    running: RunKey | None = None
+    done: dict[RunKey, Ended] = field(default_factory=dict)
+    prepared: bool = False
+    environment: Environment | None = None
+    holding: tuple[RunKey, Allotment] | None = None
+    finished: int = 0
+    recycling: tuple[tuple[str, Recycle], ...] = ()
+    heard: list[TaskReply] = field(default_factory=list)
+    calls: int = 0
+
+    def held(self) -> list[RunKey]:
+        return [*self.done, *([self.running] if self.running else []), *self.queue]
+
+
+@dataclass
+class SimAgent:
+    """An agent: engines, and what is on its way in both directions."""
+
+    session: str
+    engines: dict[str, SimEngine] = field(default_factory=dict)
+    lost: dict[str, m.EngineLost] = field(default_factory=dict)
+    """Losses that the controller has not processed."""
+    inbox: deque[m.Message | Assignment] = field(default_factory=deque)
+    outbox: deque[m.Message] = field(default_factory=deque)
+    started: int = 0
+    shut: bool = False
+    resources: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    priority: int = 0
+    utc_offset_s: int = 0
+    node: str = "node"
+    facts: dict[str, object] = field(default_factory=dict)
+    """Of each of its engines."""
+    name: str = ""
+    brings: int | None = None
+    ends_s: float | None = None
+    """When (monotonic) its time is over."""
+    leaving: bool = False
+    """It was told to end, and ends with its engines."""
+
+
+class SimFarm:
+    """Controller, store, agents, one clock."""
+
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self.settings = settings or SchedulerSettings()
+        self.now = Now(1000.0, 1_700_000_000.0)
+        self.store = SimStore()
+        self.agents: dict[str, SimAgent] = {}
+        self.told: dict[str, list[m.Message]] = {}
+        """What each client was told since the controller's start."""
+        self.begun: dict[int, list[RunKey]] = {}
+        """Task -> the runs of it that an engine really began, over all lives of the controller."""
+        self.verdict: bool | None = True
+        """What depend functions say; None: they raise."""
+        self.scores: dict[str, int] = {}
+        """What locality functions say: engine -> score."""
+        self.finished = False
+        self.start()
+
+    # -- the controller
+
+    def start(self) -> None:
+        """A controller begins (again) from the store."""
+        self.scheduler = Scheduler(restored_farm("sim", self.store.load(), self.settings, self.now))
+        self.scheduler.check()
+        self.told = {}
+
+    def crash(self) -> None:
+        """The controller dies: what was on its way is lost, agents state anew what they hold."""
+        self.start()
+        for agent in self.agents.values():
+            agent.inbox.clear()
+            agent.outbox.clear()
+            self.restate(agent)
+
+    def handle(self, event: Event, session: str = "") -> Decision:
+        """One turn, with everything that the shell does with its decision."""
+        out = self.scheduler.handle(event, self.now, session)
+        self.scheduler.check()
+        self.store.commit(out.saves)
+        for assignment in out.assignments:
+            for task_id, attempt, *_ in assignment.tasks:
+                recorded = [h for h in self.store.handouts.values() if (task_id, attempt) in h.runs]
+                assert recorded, f"run {(task_id, attempt)} was handed out unrecorded"
+                self._check_needs(task_id)
+                self._check_time(assignment.agent, task_id)
+        for receiver, message in out.sends:
+            self._send(receiver, message)
+        for assignment in out.assignments:
+            if assignment.agent in self.agents:
+                self.agents[assignment.agent].inbox.append(assignment)
+        self.finished = self.finished or out.finished
+        for load in out.loads:
+            if isinstance(load, LoadEnded):
+                records = self.store.ended(load.ids, load.dependents)
+                self.handle(EndedLoaded(records, load.ids, load.outcome, load.asker))
+            elif isinstance(load, LoadMail):
+                self._mail(load)
+            elif isinstance(load, LoadTaken):
+                asked = load.call.question.ids if isinstance(load.call.question, Take) else []
+                taken = Taken([self.store.finals[i] for i in asked if i in self.store.finals])
+                self._send(load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken))
+            elif isinstance(load, LoadFinals):
+                finals = [self.store.finals[i] for i in load.ids] + load.refusals
+                reply = m.Fetched(finals, load.unfinished, load.unknown)
+                self.told.setdefault(load.session, []).append(m.Answer(load.n, reply))
+            elif isinstance(load, LoadOriginals):
+                tasks = [self._original(i) for i in load.ids]
+                self.handle(Originals(load.n, tasks, load.missing, load.not_failed), load.session)
+        for question in out.evaluations:
+            verdicts = [self._verdict(x.engine, x.version, question.scored) for x in question.subjects]
+            self.handle(Evaluated(question.n, question.depend, verdicts, question.scored))
+        return out
+
+    def _check_time(self, session: str, task_id: int) -> None:
+        """What is handed out has the time that it may take."""
+        agent, rules = self.agents.get(session), self.scheduler.farm.tasks.unfinished[task_id].rules
+        if agent is not None and agent.ends_s is not None and rules is not None and rules.time_limit_s is not None:
+            left_s = agent.ends_s - self.now.mono_s
+            assert rules.time_limit_s <= left_s + 1e-6, f"task {task_id} was handed to an agent with {left_s} s left"
+
+    def _check_needs(self, task_id: int) -> None:
+        """What is handed out has nothing left to wait for."""
+        needs = self.store.tasks[task_id].needs
+        assert needs is None or not needs.join, f"join {task_id} was handed to an engine"
+        for other in needs.after if needs is not None else ():
+            end = self.store.finals.get(other)
+            assert end is not None or other in self.store.cleared or other in self.store.refusals, (
+                f"task {task_id} was handed out before task {other} had ended"
+            )
+            failed = end is not None and end.reason
+            assert not failed or (needs is not None and needs.if_failed == "run"), (
+                f"task {task_id} was handed out although task {other} had failed"
+            )
+
+    def _mail(self, load: LoadMail) -> None:
+        found = [
+            x for x in self.store.mail if (x.task, x.outgoing) == (load.task, load.outgoing) and x.seq > load.after
+        ]
+        letters = Letters([Letter(x.seq, x.sender, x.at_s, x.body) for x in found], load.over)
+        if load.call is not None:
+            self._send(load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters))
+        else:
+            self.told.setdefault(load.session, []).append(m.Answer(load.n, letters))
+
+    def _verdict(self, engine: str, version: int, scored: bool) -> Verdict:
+        score = self.scores.get(engine, 0)
+        error = "" if self.verdict is not None else "raised"
+        return Verdict(engine, version, score >= 0 if scored else bool(self.verdict), error, score)
+
+    def _original(self, task_id: int) -> Submission:
+        task = self.store.tasks[task_id]
+        return Submission(task.id, task.payload, 0.0, task.function, task.rules, task.blobs, task.needs)
+
+    def _send(self, receiver: str, message: m.Message) -> None:
+        if receiver in self.agents:
+            self.agents[receiver].inbox.append(message)
+            return
+        if isinstance(message, m.Finals):
+            for final in message.finals:
+                known = final.id in self.store.finals or final.id in self.store.refusals
+                assert known or final.reason == "refused", f"the end of {final.id} was told unsaved"
+        self.told.setdefault(receiver, []).append(message)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes; timers run when they are due."""
+        end = self.now.mono_s + seconds
+        while (deadline := self.scheduler.next_deadline()) is not None and deadline <= end:
+            at = max(deadline, self.now.mono_s)
+            self.now = Now(at, self.now.wall_s + at - self.now.mono_s)
+            self.handle(Tick())
+        self.now = Now(end, self.now.wall_s + end - self.now.mono_s)
+        self.handle(Tick())
+
+    # -- a client
+
+    def join_client(self, session: str = "client") -> None:
+        self.handle(Joined("client", session), session)
+
+    def ids(self, session: str = "client") -> m.IdBlock:
+        self.handle(m.NeedIds(), session)
+        return next(x for x in reversed(self.told[session]) if isinstance(x, m.IdBlock))
+
+    def submit(
+        self,
+        task_id: int,
+        rules: Rules | None = None,
+        session: str = "client",
+        jobs: Sequence[JobSpec] = (),
+        needs: Needs | None = None,
+    ) -> None:
+        asks = rules.asks if rules is not None else None
+        needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
+        functions = [Function(digest, b"code") for digest in needed if digest is not None]
+        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs)
+        self.handle(m.Submit([submission], functions, list(jobs)), session)
+
+    def ask(self, question: m.Question, session: str = "client") -> m.Reply:
+        self.handle(m.Ask(7, question), session)
+        return next(x.reply for x in reversed(self.told[session]) if isinstance(x, m.Answer))
+
+    # -- agents and engines
+
+    def join_agent(self, session: str, **what: Any) -> SimAgent:
+        agent = self.agents[session] = SimAgent(session, **what)
+        self.restate(agent)
+        return agent
+
+    def restate(self, agent: SimAgent) -> None:
+        """The first words of an agent in an epoch, then its unacknowledged results and unreported losses."""
+        self.handle(Joined("agent", agent.session), agent.session)
+        reports = [
+            m.EngineReport(
+                e.name, e.id, 1, True, self.now.wall_s, agent.facts, e.held(), prepared=e.prepared,
+                finished=e.finished, environment=e.environment, set_up=e.environment is not None,
+                holding=e.holding, recycling=e.recycling,
+            )
+            for e in agent.engines.values()
+        ]  # fmt: skip
+        agent.outbox.append(
+            m.AgentState(
+                agent.node, 1, 2, 2**30, "linux", "3.11", reports, None, [],
+                agent.resources, agent.gpus, agent.priority, agent.utc_offset_s, agent.name, agent.brings,
+                None if agent.ends_s is None else agent.ends_s - self.now.mono_s,
+            )
+        )  # fmt: skip
+        if agent.leaving:
+            agent.outbox.append(m.Leaving(5.0))
+        for engine in agent.engines.values():
+            if engine.done:
+                agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
+        agent.outbox.extend(agent.lost.values())
+
+    def process(self, agent: SimAgent) -> None:
+        """The controller takes the agent's oldest message; what it took is acknowledged."""
+        if not agent.outbox:
+            return
+        message = agent.outbox.popleft()
+        self.handle(message, agent.session)  # type: ignore[arg-type]
+        if isinstance(message, m.Results) and message.engine in agent.engines:
+            for ended in message.ended:
+                agent.engines[message.engine].done.pop((ended.task, ended.attempt), None)
+        elif isinstance(message, m.EngineLost):
+            agent.lost.pop(message.engine, None)
+        self._perhaps_end(agent)
+
+    def _perhaps_end(self, agent: SimAgent) -> None:
+        empty = not (agent.engines or agent.outbox or agent.lost)
+        if agent.leaving and empty and self.agents.pop(agent.session, None) is not None:
+            self.handle(Gone(), agent.session)
+
+    def tell_to_end(self, agent: SimAgent, within_s: float) -> None:
+        """Whoever placed it does."""
+        agent.leaving = True
+        agent.outbox.append(m.Leaving(within_s))
+
+    def die(self, agent: SimAgent) -> None:
+        """The agent and all that it has, at once: nothing more is heard of it."""
+        del self.agents[agent.session]
+        self.handle(Silent(), agent.session)
+
+    def deliver(self, agent: SimAgent) -> None:
+        """The agent takes the controller's oldest message."""
+        if not agent.inbox:
+            return
+        message = agent.inbox.popleft()
+        if isinstance(message, m.StartEngine):
+            self._start_engine(agent, message.id)
+        elif isinstance(message, m.Leave):
+            agent.leaving = True
+            self._perhaps_end(agent)
+        elif isinstance(message, m.Shutdown):
+            agent.shut = True
+            for engine in list(agent.engines.values()):
+                self.kill(agent, engine, expected=True)
+        else:
+            engine_found = agent.engines.get(getattr(message, "engine", ""))
+            if engine_found is not None:
+                self._to_engine(agent, engine_found, message)
+
+    def _to_engine(self, agent: SimAgent, engine: SimEngine, message: m.Message | Assignment) -> None:
+        if isinstance(message, Assignment):
+            assert engine.environment in (None, message.environment), "an engine was given another environment"
+            assert all(task[5] in (None, _identity(message.environment)) for task in message.tasks)
+            engine.environment = message.environment
+            engine.recycling = message.recycling
+            if message.allotment is not None:
+                engine.holding = message.tasks[0][:2], message.allotment
+            engine.queue.extend((task_id, attempt) for task_id, attempt, *_ in message.tasks)
+        elif isinstance(message, m.Recall):
+            back = [run for run in message.runs if run in engine.queue]
+            for run in back:
+                engine.queue.remove(run)
+            if back:
+                agent.outbox.append(m.Returned(engine.name, back))
+        elif isinstance(message, m.Interrupt):
+            if engine.running == message.run:
+                self.end(agent, engine, "aborted")
+            elif message.run in engine.queue:
+                engine.queue.remove(message.run)
+                agent.outbox.append(m.Returned(engine.name, [message.run]))
+        elif isinstance(message, m.EngineCommand):
+            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, True))
+        elif isinstance(message, m.EnginePrepared):
+            engine.prepared = True
+        elif isinstance(message, TaskReply):
+            engine.heard.append(message)
+        elif isinstance(message, m.StopEngine):
+            self.kill(agent, engine, expected=True)
+
+    def _start_engine(self, agent: SimAgent, engine_id: int) -> None:
+        if agent.leaving:
+            agent.outbox.append(m.EngineNote(engine_id, "the agent is ending", failed_start=True))
+            return
+        agent.started += 1
+        engine = SimEngine(f"{agent.session}.{agent.started}", engine_id)
+        agent.engines[engine.name] = engine
+        agent.outbox.append(m.EngineUp(m.EngineReport(engine.name, engine_id, 1, True, self.now.wall_s, agent.facts)))
+
+    def begin(self, engine: SimEngine) -> bool:
+        """The engine begins its next run, if it can."""
+        if engine.running is None and engine.queue:
+            engine.running = engine.queue.popleft()
+            self.begun.setdefault(engine.running[0], []).append(engine.running)
+            return True
+        return False
+
+    def call(self, agent: SimAgent, engine: SimEngine, question: TaskQuestion) -> int:
+        """The running task asks something; the number of its call."""
+        assert engine.running is not None
+        engine.calls += 1
+        agent.outbox.append(TaskCall(engine.name, engine.running, engine.calls, question))
+        return engine.calls
+
+    def end(
+        self,
+        agent: SimAgent,
+        engine: SimEngine,
+        outcome: str = "",
+        run_s: float = 0.001,
+        memory: int = 0,
+        word: Deferral | LostInputs | None = None,
+    ) -> m.Results | None:
+        """The engine's run ends."""
+        if engine.running is None:
+            return None
+        run, engine.running = engine.running, None
+        engine.finished += 1
+        failure = Failure("ValueError", "planted") if outcome else None
+        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory, word)
+        engine.done[run] = ended
+        results = m.Results(engine.name, [ended])
+        agent.outbox.append(results)
+        return results
+
+    def kill(self, agent: SimAgent, engine: SimEngine, known: bool = True, expected: bool = False) -> None:
+        """The engine's process ends.  Without its recorder everything it held counts as begun."""
+        del agent.engines[engine.name]
+        if not known:
+            engine.done.clear()
+        elif engine.done:
+            agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
+        lost = m.EngineLost(engine.name, engine.id, engine.running if known else None, known, m.Crash(9), expected)
+        agent.lost[engine.name] = lost
+        agent.outbox.append(lost)
+
+    # -- until nothing moves
+
+    def settle(self, rounds: int = 400) -> None:
+        """Everything is delivered, engines run what they hold, time goes on: whatever can end, ends."""
+        for _ in range(rounds):
+            for agent in list(self.agents.values()):
+                while agent.inbox or agent.outbox:
+                    self.deliver(agent)
+                    self.process(agent)
+                for engine in list(agent.engines.values()):
+                    while engine.running or self.begin(engine):
+                        self.end(agent, engine)
+            if not self.busy():
+                self.advance(0.5)
+                if not self.busy():
+                    return
+            self.advance(0.05)
+        raise AssertionError("the farm does not come to rest")
+
+    def settle_start(self, agent: SimAgent) -> None:
+        """Engines that are wanted come up; nothing runs."""
+        for _ in range(100):
+            while agent.inbox or agent.outbox:
+                self.deliver(agent)
+                self.process(agent)
+            if len(self.scheduler.farm.engines.by_name) >= self.scheduler.farm.lifecycle.wanted:
+                return
+            self.advance(0.1)
+        raise AssertionError("the engines do not come up")
+
+    def busy(self) -> bool:
+        """Whether something is on its way or running."""
+        return any(
+            a.inbox or a.outbox or any(e.running or e.queue for e in a.engines.values()) for a in self.agents.values()
+        )
+
+    def leave_client(self, session: str = "client") -> None:
+        self.handle(Gone(), session)
+
+
+def _identity(environment: Environment | None) -> str | None:
+    return environment.identity if environment is not None else None
+
+
+def farm_with_engines(count: int, settings: SchedulerSettings | None = None) -> SimFarm:
+    """A settled farm with a client and so many engines of one agent."""
+    sim = SimFarm(settings)
+    sim.join_client()
+    sim.join_agent("agent")
+    sim.ask(m.SetWanted(count))
+    sim.settle()
+    return sim
+
+
+def one_engine(settings: SchedulerSettings | None = None) -> tuple[SimFarm, SimAgent, SimEngine]:
+    """A settled farm with one engine and a client that has ids."""
+    sim = farm_with_engines(1, settings)
+    agent = sim.agents["agent"]
+    sim.ids()
+    return sim, agent, next(iter(agent.engines.values()))
+
+
+def move(sim: SimFarm, agent: SimAgent) -> None:
+    """Everything that is on its way arrives; engines stand still."""
+    while agent.inbox or agent.outbox:
+        sim.deliver(agent)
+        sim.process(agent)
+
+
+def run_next(sim: SimFarm, agent: SimAgent, engine: SimEngine, outcome: str = "", run_s: float = 0.001) -> int:
+    """The engine runs one task; its id."""
+    assert engine.running or sim.begin(engine), "the engine has nothing to run"
+    assert engine.running is not None
+    task_id = engine.running[0]
+    sim.end(agent, engine, outcome, run_s)
+    move(sim, agent)
+    return task_id
+
+
+def final_of(sim: SimFarm, task_id: int) -> Final:
+    """How a task ended, as the store has it."""
+    return sim.store.finals[task_id]

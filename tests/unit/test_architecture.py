@@ -1,0 +1,471 @@
+"""The house rules, as a test.  A rule that matters is checked here, and its failure says why it exists.
+
+`check(root)` reads the sources (it imports nothing) and returns what breaks a rule. The second half of this file
+plants violations in a scratch package and asserts that each is found: a rule that cannot fail protects nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = "ipytaskfarm"
+
+# ------------------------------------------------------------------------------------------------------------
+# The rules
+
+LAYERS: dict[str, str] = {
+    "version": "",
+    "core": "",
+    "policies": "core",
+    "environment": "core",
+    "system": "core version",
+    "storage": "core system",
+    "transport": "core version system storage",
+    "serialization": "core system storage",
+    "engine": "core version system storage transport serialization",
+    "controller/evaluator": "core system storage serialization",
+    "agent": "core version system storage transport",
+    "controller": "core version policies system storage transport",
+    "client": "core version environment system storage transport serialization",
+    "launchers": "core version system storage transport",
+    "deployment": "core version system storage transport client launchers",
+    "doctor": "core version system storage transport agent client launchers deployment",
+    "jupyter": "core version system storage transport serialization client deployment",
+    "cli": "core version policies system storage transport agent controller client launchers deployment doctor",
+    "testing": "core version policies system storage serialization client",
+}
+"""Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
+
+WHY_LAYERS = (
+    "folders say where code runs, and an import only points to a line above its own. engine, evaluator, agent, "
+    "controller and client run in different processes and meet only in core/messages: what one of them needs of "
+    "another is a message, or belongs into core, system, storage, transport or serialization"
+)
+
+CORE_BANNED = frozenset({
+    "asyncio", "time", "random", "threading", "logging", "os", "uuid", "zmq", "sqlite3",
+    "concurrent", "multiprocessing", "secrets", "select", "selectors", "shutil", "socket",
+    "subprocess", "tempfile",
+})  # fmt: skip
+CORE_CALLS_BANNED = frozenset({"open", "input", "datetime.now", "datetime.datetime.now"})
+WHY_CORE = (
+    "core decides, the shell acts. The clock, chance and the world come in as values, so that any failure is replayed "
+    "from its events; purity is cheap on the first day and nearly unattainable later"
+)
+
+RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
+    "zmq": (
+        ("transport/", "engine/lane.py", "engine/kernel.py"),
+        "ZeroMQ drops messages silently when a connection is reset; delivery is made safe in one place "
+        "(a kernel's own channels are ZeroMQ too, and its clients know that)",
+    ),
+    "sqlite3": (
+        ("storage/store.py", "storage/backup.py"),
+        "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it",
+    ),
+    "pickle": (
+        ("serialization/",),
+        "how values travel (by value or by reference, what is cached, what is refused) is decided once",
+    ),
+    "subprocess": (
+        ("launchers/", "agent/", "controller/evaluator_process.py"),
+        "who starts a process must watch it, limit it and reap it; these places do",
+    ),
+    "distributed": (("launchers/dask/",), "Dask is an extra: a user without Dask never imports it"),
+    "ipykernel": (("engine/",), "only an engine is a kernel; elsewhere it costs 0.3 s of start-up"),
+    "IPython": (
+        ("engine/", "jupyter/"),
+        "scripts, controller and agents do without IPython; elsewhere it costs 0.3 s of start-up",
+    ),
+}
+"""Foreign module -> how the places begin from where it may be imported, and why only from there."""
+RESERVED["dill"] = RESERVED["cloudpickle"] = RESERVED["pickle"]
+
+FORKS = frozenset({"os.fork", "os.forkpty", "pty.fork"})
+FORK_ALLOWED = "engine/zygote.py"
+WHY_FORK = "a fork copies locks that other threads hold; only the zygote has one thread, and is kept so"
+
+NEVER_UNPICKLE = ("controller", "agent")
+WHY_UNPICKLE = (
+    "controller and agents treat tasks and results as bytes: unpickling runs the sender's code, and one "
+    "poisoned task would take the farm with it"
+)
+
+FUNCTION_LINES = 60
+WHY_FUNCTION = "a function that does not fit on a screen does two things: elegance is lost in the last tenth"
+FILE_LINES = 600
+WHY_FILE = "a file that nobody reads to its end has two subjects"
+
+
+WHY_UTILS = "a name says what a thing is, and 'utils' says nothing: put it where its one user is, or name its subject"
+WHY_EXCEPT = "it also catches KeyboardInterrupt and SystemExit, which are aborts and stops here; name what you expect"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken rule."""
+
+    where: str
+    line: int
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}:{self.line}: {self.what}\n    because {self.why}."
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Reading the sources
+
+
+@dataclass
+class Source:
+    """One file of the package: its place below the package's folder, its tree, what it imports."""
+
+    place: str
+    tree: ast.Module
+    lines: int
+    imports: list[tuple[str, int]] = field(default_factory=list)
+    """Full names with their lines: `from a import b` gives a.b."""
+
+    @property
+    def part(self) -> str:
+        """The layer: a folder, or the module's own name."""
+        nested = [part for part in LAYERS if "/" in part and self.place.startswith(f"{part}/")]
+        return nested[0] if nested else self.place.split("/")[0].removesuffix(".py")
+
+    @property
+    def module(self) -> str:
+        parts = self.place.removesuffix(".py").split("/")
+        return ".".join([PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+    @property
+    def exempt(self) -> bool:
+        """The package's own front doors may import from everywhere: they are the list of public names."""
+        return self.place in ("__init__.py", "__main__.py")
+
+
+def read(package: Path) -> list[Source]:
+    """All files of the package, with every import wherever it stands (in functions and for type checkers too)."""
+    sources = []
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        source = Source(path.relative_to(package).as_posix(), ast.parse(text, str(path)), text.count("\n"))
+        for node in ast.walk(source.tree):
+            source.imports.extend(_imported(node, source))
+        sources.append(source)
+    return sources
+
+
+def _imported(node: ast.AST, source: Source) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.name, node.lineno
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            package = source.module.split(".")
+            up = node.level - (1 if source.place.endswith("__init__.py") else 0)
+            base = ".".join([*package[: len(package) - up], *([node.module] if node.module else [])])
+        yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+    elif isinstance(node, ast.Attribute) and _name(node.value) == PACKAGE and not node.attr.startswith("__"):
+        yield f"{PACKAGE}.{node.attr}", node.lineno
+    elif isinstance(node, ast.Call) and node.args and _name(node.func).endswith(("import_module", "__import__")):
+        argument = node.args[0]
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+            yield argument.value, node.lineno
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The checks
+
+
+def check(package: Path) -> list[Finding]:
+    """Everything below `package` that breaks a rule."""
+    sources = read(package)
+    findings: list[Finding] = []
+    for source in sources:
+        if not source.exempt:
+            findings.extend(_check_layers(source))
+            findings.extend(_check_reserved(source))
+        if source.part == "core":
+            findings.extend(_check_core(source))
+        findings.extend(_check_house(source))
+    findings.extend(_check_unpickling(sources))
+    return findings
+
+
+def _check_layers(source: Source) -> Iterator[Finding]:
+    allowed = LAYERS.get(source.part)
+    if allowed is None:
+        yield Finding(source.place, 1, f"{source.part!r} is not a part of the house", WHY_LAYERS)
+        return
+    for name, line in source.imports:
+        parts = name.split(".")
+        # The bare package (`ipytaskfarm.__file__`) and its version are no dependency on anything.
+        if parts[0] != PACKAGE or parts[1:] in ([], ["__version__"]):
+            continue
+        nested = [part for part in LAYERS if "/" in part and parts[1:3] == part.split("/")]
+        target = nested[0] if nested else parts[1]
+        if target not in LAYERS:
+            yield Finding(source.place, line, f"imports {name}: name the part it comes from", WHY_LAYERS)
+        elif target != source.part and target not in allowed.split():
+            yield Finding(source.place, line, f"{source.part} imports {name}", WHY_LAYERS)
+
+
+def _check_reserved(source: Source) -> Iterator[Finding]:
+    for name, line in source.imports:
+        places, why = RESERVED.get(name.split(".")[0], ((), ""))
+        if places and not source.place.startswith(places):
+            yield Finding(source.place, line, f"imports {name}: only {', '.join(places)} may", why)
+        if name in FORKS and source.place != FORK_ALLOWED:
+            yield Finding(source.place, line, f"imports {name}: only {FORK_ALLOWED} may", WHY_FORK)
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and _name(node) in FORKS and source.place != FORK_ALLOWED:
+            yield Finding(source.place, node.lineno, f"uses {_name(node)}: only {FORK_ALLOWED} may", WHY_FORK)
+
+
+def _check_core(source: Source) -> Iterator[Finding]:
+    for name, line in source.imports:
+        if name.split(".")[0] in CORE_BANNED:
+            yield Finding(source.place, line, f"core imports {name}", WHY_CORE)
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and _name(node.func) in (
+            "open",
+            "input",
+            "datetime.now",
+            "datetime.datetime.now",
+        ):
+            yield Finding(source.place, node.lineno, f"core calls {_name(node.func)}()", WHY_CORE)
+
+
+def _check_house(source: Source) -> Iterator[Finding]:
+    limit = FILE_LINES
+    if source.lines > limit:
+        yield Finding(source.place, limit, f"{source.lines} lines, more than {limit}", WHY_FILE)
+    if {"utils", "util", "helpers", "misc"} & set(source.place.removesuffix(".py").split("/")):
+        yield Finding(source.place, 1, "a file or folder named so", WHY_UTILS)
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > FUNCTION_LINES:
+                what = f"{node.name} has {length} lines, more than {FUNCTION_LINES}"
+                yield Finding(source.place, node.lineno, what, WHY_FUNCTION)
+        elif isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield Finding(source.place, node.lineno, "bare except", WHY_EXCEPT)
+
+
+def _check_unpickling(sources: Iterable[Source]) -> Iterator[Finding]:
+    """No chain of imports leads from controller or agent to serialization."""
+    by_module = {source.module: source for source in sources}
+    for start in by_module.values():
+        if start.part not in NEVER_UNPICKLE:
+            continue
+        chain = _chain(start, f"{PACKAGE}.serialization", by_module)
+        if chain:
+            yield Finding(start.place, 1, f"reaches serialization: {' -> '.join(chain)}", WHY_UNPICKLE)
+
+
+def _chain(start: Source, goal: str, by_module: dict[str, Source]) -> list[str]:
+    """The shortest chain of imports from a module to one whose name begins so, or nothing.
+
+    The package's own front door is passed over: it imports nothing until it is asked for a name.
+    """
+    seen = {start.module}
+    chains = [[start.module]]
+    for chain in chains:
+        for name, _ in by_module[chain[-1]].imports:
+            for module in (name, name.rpartition(".")[0]):
+                if f"{module}.".startswith(f"{goal}."):
+                    return [*chain, module]
+                if module in by_module and module not in seen and not by_module[module].exempt:
+                    seen.add(module)
+                    chains.append([*chain, module])
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The house keeps its rules
+
+
+@pytest.fixture(scope="module")
+def findings() -> list[Finding]:
+    return check(PROJECT / PACKAGE)
+
+
+def test_the_package_keeps_the_rules(findings: list[Finding]) -> None:
+    assert not findings, "\n" + "\n".join(map(str, findings))
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_the_house_limits_hold_outside_the_package_too(folder: str) -> None:
+    found = [finding for source in read(PROJECT / folder) for finding in _check_house(source)]
+    assert not found, "\n" + "\n".join(map(str, found))
+
+
+def test_every_part_of_the_house_is_described_in_its_front_door() -> None:
+    """`ipytaskfarm/__init__.py` tells the layout; a folder it does not tell of is found by nobody."""
+    package = PROJECT / PACKAGE
+    told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    files = {path.parent if path.name == "__init__.py" else path for path in package.glob("*/__init__.py")}
+    parts = {path.stem for path in files | set(package.glob("*.py"))} - {"__init__", "__main__"}
+    assert parts <= set(LAYERS), "a part without a layer: give it a line in LAYERS"
+    missing = {part for part in parts if f"``{part}``" not in told}
+    assert not missing, f"give these a line in the docstring of {PACKAGE}/__init__.py: {sorted(missing)}"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The rules themselves: each violation, planted, is found; what is allowed is not
+
+LONG_FUNCTION = "def f():\n" + "    x = 1\n" * 60
+PLANTED = {
+    "core reads the clock": ("core/scheduler/queue.py", "import time", "core imports time", "purity is cheap"),
+    "core reads the clock by name": (
+        "core/scheduler/queue.py",
+        "from time import monotonic",
+        "core imports time.monotonic",
+        "",
+    ),
+    "core in a function": ("core/scheduler/queue.py", "def f():\n    import random", "core imports random", ""),
+    "core opens a file": ("core/scheduler/queue.py", "x = open('a')", "core calls open()", ""),
+    "core asks the date": ("core/a.py", "from datetime import datetime\nx = datetime.now()", "datetime.now()", ""),
+    "core imports storage": (
+        "core/scheduler/state.py",
+        "from ...storage import store",
+        "core imports ipytaskfarm.storage.store",
+        "",
+    ),
+    "core imports a policy": ("core/scheduler/state.py", "from ipytaskfarm.policies import FIFO", "core imports", ""),
+    "storage imports a policy": (
+        "storage/store.py",
+        "from .. import policies",
+        "storage imports ipytaskfarm.policies",
+        "",
+    ),
+    "engine imports client": ("engine/a.py", "from ..client import task", "engine imports", "different processes"),
+    "agent imports engine": ("agent/a.py", "import ipytaskfarm.engine.zygote", "agent imports", ""),
+    "client imports the front door": ("client/a.py", "from ipytaskfarm import Farm", "name the part", ""),
+    "by the package's name": ("agent/a.py", "import ipytaskfarm\nipytaskfarm.client.Task", "agent imports", ""),
+    "for type checkers only": (
+        "controller/a.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..agent import x",
+        "controller imports ipytaskfarm.agent.x",
+        "",
+    ),
+    "launcher imports agent": ("launchers/local.py", "from ..agent.main import main", "launchers imports", ""),
+    "an unknown part": ("tools/a.py", "", "'tools' is not a part", ""),
+    "zmq elsewhere": (
+        "client/io.py",
+        "import zmq.asyncio",
+        "only transport/, engine/lane.py, engine/kernel.py may",
+        "silently",
+    ),
+    "sqlite3 elsewhere": (
+        "controller/a.py",
+        "import sqlite3",
+        "only storage/store.py, storage/backup.py may",
+        "one writer",
+    ),
+    "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),
+    "dill elsewhere": ("engine/a.py", "import dill", "only serialization/ may", ""),
+    "subprocess elsewhere": ("controller/loop.py", "import subprocess", "controller/evaluator_process.py may", "reap"),
+    "distributed elsewhere": (
+        "deployment/farm.py",
+        "def f():\n    import distributed",
+        "only launchers/dask/ may",
+        "extra",
+    ),
+    "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
+    "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "engine/, jupyter/ may", ""),
+    "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "jupyter/ may", ""),
+    "fork elsewhere": ("agent/a.py", "import os\nos.fork()", "uses os.fork: only engine/zygote.py", "locks"),
+    "fork by name": ("agent/a.py", "from os import fork", "imports os.fork", "locks"),
+    "controller unpickles": (
+        "controller/a.py",
+        "from ..serialization.pack import unpack",
+        "reaches serialization",
+        "poisoned",
+    ),
+    "a long function": ("agent/a.py", LONG_FUNCTION, "f has 61 lines", "does two things"),
+    "a long file": ("agent/a.py", "\n" * 601, "601 lines, more than 600", "two subjects"),
+    "utils": ("client/utils.py", "", "a file or folder named so", "says nothing"),
+    "bare except": ("client/a.py", "try:\n    pass\nexcept:\n    pass", "bare except", "KeyboardInterrupt"),
+}
+
+ALLOWED = {
+    "transport imports core": ("transport/wire.py", "import zmq\nfrom ..core.messages import Hello"),
+    "everybody may know where it is": ("launchers/a.py", "import ipytaskfarm\nipytaskfarm.__file__"),
+    "everybody may know the version": ("controller/a.py", "from ..version import __version__"),
+    "the lane": ("engine/lane.py", "import zmq\nfrom ..system.flight_recorder import Recorder"),
+    "the engine is a kernel": ("engine/kernel.py", "import IPython\nfrom ipykernel.kernelapp import IPKernelApp"),
+    "Dask's launcher": ("launchers/dask/plugin.py", "from distributed import WorkerPlugin"),
+    "the zygote forks": ("engine/zygote.py", "import os\nos.fork()"),
+    "hooks around a fork": ("client/a.py", "import os\nos.register_at_fork(after_in_child=print)"),
+    "the agent starts processes": ("agent/a.py", "import subprocess"),
+    "the client unpickles": ("client/a.py", "from ..serialization.pack import unpack"),
+    "the controller reads the store": ("controller/a.py", "from ..storage.store import Store"),
+    "the front door": ("__init__.py", "from .client import Task\nfrom .deployment.farm import Farm"),
+    "a screenful": ("agent/a.py", LONG_FUNCTION.removesuffix("    x = 1\n")),
+    "a word that only begins so": ("client/a.py", "import pickletools, subprocess32"),
+}
+
+
+def plant(root: Path, files: dict[str, str]) -> list[Finding]:
+    for place, text in files.items():
+        path = root / PACKAGE / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return check(root / PACKAGE)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_found_with_its_reason(name: str, tmp_path: Path) -> None:
+    place, text, what, why = PLANTED[name]
+    found = plant(tmp_path, {place: text})
+    assert any(what in finding.what and why in finding.why for finding in found), found
+    assert all(finding.where == place for finding in found)
+    assert "because" in str(found[0])
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_what_is_allowed_is_not_found(name: str, tmp_path: Path) -> None:
+    place, text = ALLOWED[name]
+    assert plant(tmp_path, {place: text}) == []
+
+
+def test_unpickling_is_found_through_other_modules(tmp_path: Path) -> None:
+    files = {
+        "serialization/pack.py": "import pickle",
+        "storage/blobs.py": "def f():\n    from ..serialization import pack",
+        "controller/loop.py": "from ..storage import blobs",
+    }
+    (finding,) = [each for each in plant(tmp_path, files) if "reaches" in each.what]
+    assert finding.what.endswith(
+        "ipytaskfarm.controller.loop -> ipytaskfarm.storage.blobs -> ipytaskfarm.serialization.pack"
+    )
+
+
+def test_unpickling_is_found_through_a_part_of_pack(tmp_path: Path) -> None:
+    files = {"serialization/digests.py": "import pickle", "agent/relay.py": "from ..serialization.digests import load"}
+    (finding,) = [each for each in plant(tmp_path, files) if "reaches" in each.what]
+    assert finding.what.endswith("ipytaskfarm.agent.relay -> ipytaskfarm.serialization.digests.load")
+
+
+def test_each_reserved_place_is_a_place_that_exists() -> None:
+    """A file that was renamed would leave a rule that nobody can keep or break."""
+    places = {place for allowed, _ in RESERVED.values() for place in allowed} | {FORK_ALLOWED}
+    files = {place for place in places if not place.endswith("/")}
+    missing = {place for place in files if not list((PROJECT / PACKAGE).glob(f"{place}*"))}
+    assert not missing

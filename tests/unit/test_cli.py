@@ -1,0 +1,205 @@
+"""The command line: every command is documented, explains itself, and ends with the right exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ipytaskfarm.cli import COMMANDS, main
+from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
+from ipytaskfarm.cli.printing import safe, span, table
+from ipytaskfarm.cli.start import Start
+from ipytaskfarm.core import errors
+from ipytaskfarm.system.cores import usable_cores
+from tests.conftest import Dirs
+
+DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
+
+
+def settings_of(*words: str) -> Start:
+    command = Start()
+    command.read(list(words))
+    return command
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: ipytaskfarm {name}")
+    assert len(str(_command(name).description).strip()) > 30
+    assert "--help" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert f"### {name}\n" in DOCS.read_text(), f"docs/commands.md says nothing about `ipytaskfarm {name}`"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_help(name: str) -> None:
+    for line in _command(name)._flag_lines():
+        assert len(line.split("  ")[-1].strip()) > 5, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_documented(name: str) -> None:
+    """Where the command is; what all of them have stands at the top."""
+    section = DOCS.read_text().partition(f"### {name}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+    command = _command(name)
+    for keys in (*command.aliases, *command.flags):
+        longest = max(keys, key=len)
+        assert longest in ("engines", "config", "start-timeout", "farm", "json") or f"--{longest}" in section, longest
+
+
+def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"    {name}" in shown for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert main(["help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["bogus"], "there is no command 'bogus'"),
+        (["stats"], "did you mean status"),
+        (["start", "--bogus", "3"], "--bogus"),
+        (["start", "-n", "many"], "n"),
+        (["start", "-n", "-2"], "0 or more"),
+        (["start", "extra"], "takes only flags"),
+        (["start", "--farm", "a/b"], "cannot be a farm's name"),
+        (["start", "--startup", "/nowhere/file.py"], "cannot be read"),
+        (["start", "--queue-policy", "nonsense"], "mine:Policy"),
+        (["start", "--policy-path", "/nowhere"], "not a folder"),
+        (["start", "--config", "/nowhere/config.py"], "no config file"),
+        (["stop", "--farm", "../x"], "cannot be a farm's name"),
+        (["tasks", "--state", "lost"], "state"),
+        (["abort"], "Give one or more ids"),
+        (["abort", "12", "x13"], "'x13' is no task id"),
+        (["explain", "1", "2"], "one task at a time"),
+        (["engines", "fly"], "none of list, add and remove"),
+        (["engines", "add", "0"], "at least 1"),
+        (["logs", "weather"], "which log?"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    words: list[str], part: str, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    complaint = capsys.readouterr().err
+    assert part in complaint
+    assert "--help" in complaint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[word] for word in ("status", "stop", "tasks", "engines", "pause", "resume", "clean")]
+    + [[word, "1"] for word in ("explain", "abort", "retry")],
+)
+def test_a_farm_that_does_not_run_ends_with_4(
+    words: list[str], farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--farm", "nowhere"]) == 4
+    complaint = capsys.readouterr().err
+    assert "nowhere" in complaint
+    assert "ipytaskfarm" in complaint
+    assert "Traceback" not in complaint
+
+
+def test_no_farms_is_no_error(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert main(["list", "--json"]) == 0
+    assert capsys.readouterr().out.endswith("[]\n")
+    assert main(["logs"]) == 1
+
+
+def test_errors_have_their_exit_codes() -> None:
+    assert exit_code(errors.StoreError()) == exit_code(errors.StoreFull()) == STORE
+    refused = (errors.FarmNotRunning(), errors.FarmExists(), errors.SecurityError(), errors.VersionMismatch())
+    assert {exit_code(error) for error in refused} == {4}
+    assert exit_code(errors.TaskFarmError()) == exit_code(IndexError()) == 1
+
+
+def test_ids_may_stand_before_and_after_flags() -> None:
+    command = _command("abort")
+    command.read(["1", "--farm", "x", "2", "--no-interrupt", "3"])
+    assert (command.number_arguments("task"), command.farm) == ([1, 2, 3], "x")
+
+
+def test_start_reads_its_flags(farm_dirs: Dirs) -> None:
+    (farm_dirs.work / "first.py").write_text("import math\n")
+    start = settings_of(
+        *("-n", "3", "--farm", "x", "--fresh", "--hold", "--startup", str(farm_dirs.work / "first.py")),
+        *("--queue-policy", "mine.Policy", "--policy-path", str(farm_dirs.work), "--port=7", "--unmet-timeout", "2.5"),
+    )
+    settings = start.settings()
+    assert (settings.name, settings.engines, settings.fresh, settings.hold) == ("x", 3, True, True)
+    assert (settings.startup, settings.startup_name) == ("import math\n", str(farm_dirs.work / "first.py"))
+    assert (settings.queue_policy, settings.policy_path) == ("mine:Policy", (farm_dirs.work.resolve(),))
+    assert (settings.port, settings.unmet_timeout_s, settings.take_over) == (7, 2.5, False)
+
+
+def test_without_n_there_are_as_many_engines_as_cores() -> None:
+    assert settings_of().settings().engines == usable_cores() >= 1
+
+
+def test_the_config_file_is_read_and_the_command_line_wins(farm_dirs: Dirs) -> None:
+    (farm_dirs.config / "ipytaskfarm_config.py").write_text(
+        "c.Start.n = 7\nc.Command.farm = 'nightly'\nc.Controller.queue_policy = 'FairShare'\n"
+    )
+    settings = settings_of("--farm", "daily").settings()
+    assert (settings.engines, settings.name) == (7, "daily")
+    assert settings.queue_policy == "ipytaskfarm.policies:FairShare"
+    assert _command("status").name == "status"
+
+
+@pytest.mark.parametrize("text", ["c.Start.n = 'many'\n", "1/0\n", "c.Start.n = \n"])
+def test_a_wrong_config_file_is_named(text: str, farm_dirs: Dirs) -> None:
+    (farm_dirs.config / "ipytaskfarm_config.py").write_text(text)
+    with pytest.raises(UsageError):
+        settings_of()
+
+
+def test_the_first_flag_means_start(farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-n", "many"]) == 2
+    assert capsys.readouterr().err.startswith("ipytaskfarm start: ")
+
+
+@pytest.mark.parametrize("name", ["controller", "agent"])
+def test_parts_become_their_own_programs(name: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "ipytaskfarm", name, "--nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert f"ipytaskfarm {name}" in ended.stderr
+
+
+def test_version_names_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("ipytaskfarm", "protocol", "Python", "pyzmq"))
+
+
+def test_what_others_wrote_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert safe("\x1b[2Jclear\nme\r") == " [2Jclear me "
+    assert safe("x" * 100, 10) == "x" * 9 + "…"
+    table(("a", "b"), [("\x1b[31m[bold]red", 1), ("b", 22)], right=(1,))
+    assert capsys.readouterr().out == "a                b\n [31m[bold]red   1\nb               22\n"
+
+
+def test_durations_have_the_unit_that_suits_them() -> None:
+    assert [span(s) for s in (0.00002, 0.25, 12.34, 130, 7500, 180000)] == [
+        *("20 µs", "250 ms", "12.3 s"),
+        *("2 min 10 s", "2 h 5 min", "2 d 2 h"),
+    ]

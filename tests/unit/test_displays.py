@@ -1,0 +1,218 @@
+"""What people are shown of results, errors, tables and clients: as HTML and as text; text of tasks is never HTML."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from ipytaskfarm import MultiEngineClient, TaskClient, errors
+from ipytaskfarm.client import TaskResult, progress as progress_module, sessions
+from ipytaskfarm.client.commands import ResultList
+from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_html
+from ipytaskfarm.client.progress import Progress
+from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages import payload, tables
+from ipytaskfarm.core.messages.task_types import Failure
+from ipytaskfarm.core.states import Reason
+from ipytaskfarm.serialization.pack import pack, pack_error
+from tests.support.fake_hub_controller import FakeController, encode, final
+
+EVIL = "<script>alert(1)</script>"
+TAMED = "&lt;script&gt;"
+
+
+def result(value: Any = None, *, kind: str = "names", **body: Any) -> TaskResult:
+    packed = pack(value if value is not None else {})
+    return TaskResult(final(7, body=encode(payload.ResultBody(value=packed, kind=kind, **body))))
+
+
+def failed(error: Exception) -> TaskResult:
+    return TaskResult(final(7, Reason.ERROR, encode(payload.ResultBody(failure=pack_error(error), stdout="before\n"))))
+
+
+def test_a_result_shows_names_output_and_pictures() -> None:
+    outputs = [{"data": {"image/png": "iVBO\nRw0=", "text/plain": "<Figure>"}, "metadata": {}}]
+    html = result({"a": 73}, stdout="printed", stderr="warned", outputs=outputs)._repr_html_()
+    assert "<b>task 7</b> succeeded" in html
+    assert "<code>a</code><pre>73</pre>" in html
+    assert "<pre>printed</pre>" in html
+    assert "warned" in html
+    assert '<img src="data:image/png;base64,iVBORw0=">' in html
+    assert repr(result({"a": 73})) == "TaskResult[ID:7]:{'a': 73}"
+
+
+def test_values_with_html_of_their_own_show_it() -> None:
+    frame = pandas.DataFrame({"x": [1, 2]})
+    assert "<table" in result({"frame": frame})._repr_html_()
+    assert "<table" in result(frame, kind="call")._repr_html_()
+
+
+class Broken:
+    def _repr_html_(self) -> str:
+        raise RuntimeError("not today")
+
+    def __repr__(self) -> str:
+        return EVIL
+
+
+def test_text_of_tasks_is_never_html() -> None:
+    shown = [
+        result({"a": EVIL, EVIL: 1}, stdout=EVIL, stderr=EVIL)._repr_html_(),
+        result(EVIL, kind="call")._repr_html_(),
+        result({"b": Broken()})._repr_html_(),
+        failed(ValueError(EVIL))._repr_html_(),
+        output_html({"data": {"text/plain": EVIL}}),
+        output_html({"data": {"image/svg+xml": f"<svg>{EVIL}</svg>"}}),
+        output_html({"data": {"image/png": '"><script>'}}),
+        text_html(EVIL, error=True),
+        errors.CompositeError(EVIL, [(0, EVIL, ValueError(EVIL))])._repr_html_(),
+        FailureGroups([FailureGroup(EVIL, EVIL, [1], EVIL, EVIL)])._repr_html_(),
+        TaskTable([tables.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=Failure(EVIL, EVIL))])._repr_html_(),
+        ResultList([entry(stdout=EVIL, raw=EVIL)])._repr_html_(),
+        ResultList([EVIL])._repr_html_(),
+    ]
+    for html in shown:
+        assert "<script" not in html
+
+
+def test_what_a_task_displays_as_html_is_html() -> None:
+    assert output_html({"data": {"text/html": "<b>x</b>", "text/plain": "x"}}) == "<b>x</b>"
+
+
+def test_a_failed_result_shows_its_traceback() -> None:
+    html = failed(ValueError("no"))._repr_html_()
+    assert "failed: error on engine" in html
+    assert "before" in html
+    assert "ValueError: no" in html
+
+
+def test_long_text_is_bounded() -> None:
+    html = text_html("x" * 10 * TEXT_MAX)
+    assert len(html) < TEXT_MAX + 200
+    assert f"{9 * TEXT_MAX:,} characters" in html
+
+
+def entry(stdout: str = "", raw: str = "1", display: Any = ()) -> dict[str, Any]:
+    source = {"raw": raw, "translated": raw}
+    return {"id": 0, "number": 3, "input": source, "stdout": stdout, "stderr": "", "display": list(display)}
+
+
+def test_commands_show_each_engine() -> None:
+    html = ResultList([entry("out", "x = 1", [{"data": {"text/html": "<i>rich</i>"}}])])._repr_html_()
+    assert "<b>[0]</b> In [3]" in html
+    assert "<pre>out</pre>" in html
+    assert "<i>rich</i>" in html
+    assert "[1, 2]" in ResultList([1, 2])._repr_html_()
+
+
+def test_a_status_is_one_line_whatever_the_task_says() -> None:
+    row = tables.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=Failure("E", "a\nb\x1b[31m"))
+    assert "\n" not in repr(TaskStatus(row))
+    assert "\x1b" not in repr(TaskStatus(row))
+
+
+# -- clients
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeController]:
+    with FakeController(tmp_path / "farm") as controller:
+        yield controller
+        sessions.end_farm(controller.incarnation)
+
+
+def test_clients_show_what_there_is(fake: FakeController) -> None:
+    fake.answers[m.QueueStatus] = lambda q: tables.QueueStatusReply({"scheduled": 5, "failed": 1})
+    row = tables.EngineRow(0, "x.1", EVIL, 99, "busy", 12, 0, 0.0, {})
+    fake.answers[m.Engines] = lambda q: tables.EngineTable([row])
+    tc, mec = TaskClient(str(fake.connection_file)), MultiEngineClient(str(fake.connection_file))
+    assert "<td>5</td>" in tc._repr_html_()
+    html = mec._repr_html_()
+    assert ">busy</td>" in html
+    assert TAMED in html
+    tc.close()
+    mec.close()
+    assert "closed" in tc._repr_html_()
+    assert "closed" in mec._repr_html_()
+
+
+def test_what_goes_wrong_is_shown_and_not_raised(fake: FakeController) -> None:
+    fake.answers[m.QueueStatus] = lambda q: m.Refusal("ConnectionError", "gone fishing")
+    tc = TaskClient(str(fake.connection_file))
+    assert "ConnectionError: gone fishing" in tc._repr_html_()
+
+
+# -- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a bar of ten shows on a terminal, or elsewhere."""
+    monkeypatch.setattr(progress_module, "AFTER_S", 0.0)
+    monkeypatch.delenv("IPYTASKFARM_PROGRESS", raising=False)
+
+    def show(total: int = 10, screen: io.StringIO | None = None, **options: Any) -> str:
+        screen = screen or Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", screen)
+            with Progress(total, **options) as progress:
+                progress.left(6, 1)
+                if progress._bar is not None:
+                    progress._bar.refresh()
+                progress.left(2, 3)
+                if progress._bar is not None:
+                    progress._bar.refresh()
+        return screen.getvalue()
+
+    return show
+
+
+def test_a_bar_tells_how_many_and_how_many_failed(shown: Callable[..., str]) -> None:
+    text = shown()
+    assert "4/10" in text
+    assert "8/10" in text
+    assert "1 failed" in text
+    assert "3 failed" in text
+    assert "task/s" in text
+
+
+def test_no_bar_where_nobody_looks(shown: Callable[..., str]) -> None:
+    assert shown(screen=io.StringIO()) == ""
+
+
+def test_it_can_be_switched_off(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(show=False) == ""
+    assert shown(total=0) == ""
+    monkeypatch.setenv("IPYTASKFARM_PROGRESS", "0")
+    assert shown() == ""
+
+
+def test_no_bar_in_the_first_second(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "AFTER_S", 3600.0)
+    assert shown() == ""
+
+
+def test_text_stands_to_the_left_and_numbers_to_the_right() -> None:
+    html = html_table(("id", "name"), [(1, "a"), (22, "<b>")])
+    assert "<th>id</th>" in html
+    assert "<td>22</td>" in html
+    assert '<th style="text-align:left">name</th>' in html
+    assert '<td style="text-align:left">&lt;b&gt;</td>' in html
+
+
+def test_a_table_says_what_was_left_out() -> None:
+    table = TaskTable([tables.TaskRow(7, "scheduled", "queued", None, None, 0, 0.0)], 1_000)
+    assert repr(table).endswith("… and 1,000 before these")
+    assert "… and 1,000 before these" in table._repr_html_()

@@ -1,0 +1,177 @@
+"""Values as bytes, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import functools
+import math
+import pickle
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ipytaskfarm.core.errors import UnpickleableException
+from ipytaskfarm.serialization.pack import (
+    pack,
+    pack_function,
+    pack_names,
+    unpack,
+)
+
+from ..support.pack_peer import Notebook, Peer
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    found = Peer(tmp_path_factory.mktemp("engine"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        5,
+        {"a": 5},
+        [1, "x", b"y", 2.5, (1, {2})],
+        {"deep": [{"er": (None,)}]},
+        math.sqrt,
+        dict,
+        type(None),
+        1 + 2j,
+    ],
+)
+def test_plain_values_come_back(value: Any) -> None:
+    assert unpack(pack(value)) == value
+    assert unpack(memoryview(pack(value)), {}) == value
+
+
+def test_plain_data_is_plain_pickle() -> None:
+    assert pickle.loads(pack({"a": [1, 2]})) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("count", [3, 100_000])
+def test_arrays_come_back_equal_and_writable(count: int) -> None:
+    one = np.arange(count, dtype=float)
+    data = pack({"a": one, "b": [one, one[::2], one.reshape(-1, 1).T]})
+    back = unpack(data)
+    assert np.array_equal(back["a"], one)
+    assert np.array_equal(back["b"][1], one[::2])
+    assert back["b"][0] is back["a"]
+    back["a"][0] = 7
+    assert one[0] == 0
+    assert unpack(data)["a"][0] == 0
+
+
+def test_read_only_arrays_stay_read_only() -> None:
+    one = np.zeros(100_000)
+    one.flags.writeable = False
+    assert not unpack(pack(one)).flags.writeable
+
+
+def test_arrays_stand_on_writable_memory_uncopied() -> None:
+    memory = bytearray(pack(np.zeros(100_000)))
+    back = unpack(memoryview(memory))
+    back[:] = 1
+    assert memory.count(b"\0\0\0\0\0\0\xf0\x3f") >= 100_000
+    assert back.ctypes.data % 16 == 0
+
+
+def test_a_failed_pack_spoils_nothing() -> None:
+    for _ in range(20):
+        with pytest.raises(UnpickleableException):
+            pack([np.zeros(100_000), threading.Lock()])
+        assert unpack(pack({"a": 5})) == {"a": 5}
+
+
+class Holder:
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "text"),
+    [
+        (([1], {}), ("args", "kwargs"), None),
+        (([1, threading.Lock()], {}), ("args", "kwargs"), "args[1]: a _thread.lock cannot be pickled: make it"),
+        (
+            ([1, {"lock": Holder(threading.Lock())}], {}),
+            ("args", "kwargs"),
+            "args[1]['lock'].handle: a _thread.lock cannot be pickled: make it where it is used, inside the task",
+        ),
+        (
+            ((), {"k": (i for i in "ab")}),
+            ("args", "kwargs"),
+            "kwargs['k']: a generator cannot be pickled: make a list of",
+        ),
+        (functools.partial(print, threading.Lock()), "value", "value.args[0]: a _thread.lock"),
+        ({(1, threading.Lock())}, "value", "a _thread.lock"),
+    ],
+)
+def test_the_path_of_what_cannot_be_pickled(value: Any, names: Any, text: str | None) -> None:
+    if text is None:
+        pack(value, names)
+        return
+    with pytest.raises(UnpickleableException) as caught:
+        pack(value, names)
+    assert text in str(caught.value)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_reduce_that_fails_is_named(notebook: Notebook) -> None:
+    notebook.run("""
+        class Bad:
+            def __reduce__(self):
+                raise ValueError("not me")
+    """)
+    with pytest.raises(UnpickleableException, match=r"value\[0\]: a Bad cannot be pickled \(ValueError: not me\)"):
+        pack([notebook["Bad"]()])
+
+
+def test_what_a_function_stands_on_is_named(notebook: Notebook) -> None:
+    notebook.run("""
+        import threading
+        lock = threading.Lock()
+        def f(): return lock
+        def outer():
+            inside = lock
+            return lambda: inside
+    """)
+    with pytest.raises(UnpickleableException, match=r"global 'lock' used by f.: a _thread.lock cannot"):
+        pack_function(notebook["f"])
+    with pytest.raises(UnpickleableException, match="variable 'inside' of the function around outer"):
+        pack_function(notebook["outer"]())
+    with pytest.raises(UnpickleableException, match=r"args\[0\] .global 'lock' used by f."):
+        pack(((notebook["f"],), {}), ("args", "kwargs"))
+
+
+def test_too_deep_a_nesting_is_said() -> None:
+    deep: list[Any] = []
+    for _ in range(200_000):
+        deep = [deep]
+    with pytest.raises(UnpickleableException):
+        pack(deep)
+    while deep:  # dropping it at once would recurse in C
+        deep = deep.pop()
+
+
+def test_pulled_names() -> None:
+    assert unpack(pack_names({"a": 1, "b": "x"})) == {"a": 1, "b": "x"}
+    with pytest.raises(UnpickleableException, match=r"'a' holds a module \(math\): pull names instead"):
+        pack_names({"a": math})
+    with pytest.raises(UnpickleableException, match="'a' holds a dict with a module"):
+        pack_names({"a": {"m": math}})
+    namespace: dict[str, Any] = {"x": 1}
+    namespace["a"] = namespace
+    with pytest.raises(UnpickleableException, match="'a' holds the engine's whole namespace"):
+        pack_names({"a": namespace}, namespace)
+    with pytest.raises(UnpickleableException, match=r"'b' holds a list that cannot be sent: b\[0\]: a generator"):
+        pack_names({"a": 1, "b": [(i for i in "ab")]})

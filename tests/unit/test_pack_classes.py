@@ -1,0 +1,240 @@
+"""Classes of the notebook, there and back."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+
+import pytest
+
+from ..support.pack_peer import CLASSES, Notebook, Peer
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    found = Peer(tmp_path_factory.mktemp("engine"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+def test_classes_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
+    notebook.run(CLASSES)
+    notebook.run("""
+        def check(c, p):
+            assert isinstance(c, Child) and isinstance(c, Base) and isinstance(p, Point)
+            assert c.double() == 11 and c.twice == 11 and Child.make(2).x == 2 and Child.plus(1, 2) == 3
+            assert c.kept == 105 and c.kept == 105 and c.other()[1] is Child
+            assert p == Point(1) and [f.name for f in dataclasses.fields(p)] == ["x", "y", "tags"]
+            assert dataclasses.replace(p, x=5).x == 5 and repr(p).startswith("Point(x=1")
+            assert Point(1).tags is not Point(1).tags and sorted([Frozen(2), Frozen(1)])[0] == Frozen(1)
+            assert Colour.RED.shout() == "RED!" and Colour["CRIMSON"] is Colour(1) and Colour.BLUE.value == (2, 3)
+            assert Planet.EARTH == 3 and Perm.R | Perm.W == Perm(3) and Mass.A.ratio == 0.5 and Mass((1, 2)) is Mass.A
+            assert Pair(1, 2).b == 2 and Pair(1, 2)._replace(a=5) == (5, 2) and Typed(1).both() == "1x"
+            assert Square().area() == 4 and WithMeta.extra() == "meta" and Stack().items == []
+            s = Slots(1)
+            assert not hasattr(s, "__dict__")
+            try: Shape()
+            except TypeError: pass
+            else: raise AssertionError("abstract")
+            return [c, p, Colour.RED, Planet.EARTH, Perm.R | Perm.W, Pair(1, 2), Typed(3), s, Frozen(1), Mass.A,
+                    Square(), Stack(), Child, Error(5, "bad")]
+    """)
+    n = notebook.names
+    sent = n["Child"](5), n["Point"](1)
+    for _ in range(2):
+        back = peer.call(n["check"], *sent)
+    kinds = [
+        "Child",
+        "Point",
+        "Colour",
+        "Planet",
+        "Perm",
+        "Pair",
+        "Typed",
+        "Slots",
+        "Frozen",
+        "Mass",
+        "Square",
+        "Stack",
+    ]
+    assert [type(each) for each in back[:12]] == [n[kind] for kind in kinds]
+    assert back[0] == sent[0]
+    assert back[1] == sent[1]
+    assert back[2] is n["Colour"].RED
+    assert back[9] is n["Mass"].A
+    assert back[12] is n["Child"]
+    assert type(back[13]) is n["Error"]
+    assert (back[13].code, str(back[13])) == (5, "bad (5)")
+
+
+def test_instances_keep_their_class_on_the_engine(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("class C:\n    pass\ndef same(c): return type(c) is C\ndef keep(c): return [type(c)]")
+    c = notebook["C"]()
+    assert peer.call(notebook["same"], c)
+    assert peer.call(notebook["same"], c)
+    assert peer.call(notebook["keep"], c)[0] is notebook["C"]
+
+
+def test_a_redefined_or_changed_class_is_the_new_one(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("def ask(c): return c.get(), C().get()")
+    for value in range(3):
+        notebook.run(f"class C:\n    def get(self): return {value}")
+        assert peer.call(notebook["ask"], notebook["C"]()) == (value, value)
+    notebook.run("C.get = lambda self: 'patched'")
+    assert peer.call(notebook["ask"], notebook["C"]()) == ("patched", "patched")
+    notebook.run("K = 1\nclass C:\n    def get(self): return K")
+    assert peer.call(notebook["ask"], notebook["C"]()) == (1, 1)
+    notebook.run("K = 2")
+    assert peer.call(notebook["ask"], notebook["C"]()) == (2, 2)
+
+
+def test_results_of_the_same_cell_run_again_are_of_the_new_class(peer: Peer, notebook: Notebook) -> None:
+    cell = "class C:\n    pass\ndef make(): return C()"
+    notebook.run(cell)
+    peer.call(notebook["make"])
+    notebook.run(cell)
+    assert type(peer.call(notebook["make"])) is notebook["C"]
+
+
+def test_a_class_changed_on_the_engine_comes_back_as_ours(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("class C:\n    n = 0\ndef f(c):\n    C.n += 1\n    return c, C()")
+    first, second = peer.call(notebook["f"], notebook["C"]())
+    assert type(first) is type(second) is notebook["C"]
+    assert notebook["C"].n == 0
+
+
+def test_classes_that_are_made_in_their_own_ways(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import dataclasses, enum, functools, typing
+        T = typing.TypeVar("T")
+        class Row(typing.TypedDict):
+            x: int
+        class Runs(typing.Protocol):
+            def run(self) -> int: ...
+        @dataclasses.dataclass(slots=True)
+        class Slotted(typing.Generic[T]):
+            x: T
+            def again(self): return Slotted(self.x)
+        class Tagged:
+            seen = []
+            def __init_subclass__(cls, *, tag, **more):
+                super().__init_subclass__(**more)
+                cls.tag = tag
+                cls.seen.append(cls.__name__)
+        class Five(Tagged, tag=5): pass
+        class Byte(bytes, enum.Enum):
+            def __new__(cls, value, label):
+                made = bytes.__new__(cls, [value])
+                made._value_ = value
+                made.label = label
+                return made
+            ONE = (1, "one")
+        class Text(str, enum.Enum):
+            P = "p"
+        @functools.singledispatch
+        def kind(x): return "other"
+        @kind.register
+        def _(x: list): return [kind(each) for each in x]
+        class A:
+            def b(self): return B()
+        class B:
+            def a(self): return A()
+        def check():
+            assert Row(x=1) == {"x": 1} and Slotted(1).again().x == 1 and Slotted[int] is not None
+            assert Five.tag == 5 and Tagged.seen == ["Five"]
+            class Six(Tagged, tag=6): pass
+            assert Six.tag == 6
+            assert Byte.ONE.label == "one" and Byte(1) is Byte.ONE and bytes(Byte.ONE) == b"\\x01"
+            assert Text.P == "p" and Text("p") is Text.P
+            assert kind([1, [2]]) == ["other", ["other"]] and kind.registry[object] is not None
+            assert type(A().b().a()) is A and Runs is not None
+            return Five(), Byte.ONE, A()
+    """)
+    five, one, a = peer.call(notebook["check"])
+    assert type(five) is notebook["Five"]
+    assert one is notebook["Byte"].ONE
+    assert type(a) is notebook["A"]
+    assert notebook["Tagged"].seen == ["Five"]
+
+
+def test_a_set_of_its_own_members_stays_one_object(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        class K:
+            def __init__(self, n): self.n = n
+            def __hash__(self): return hash(self.n)
+            def __eq__(self, other): return self.n == other.n
+        def ask(k, group): return k.group is group, k in group, K(1) in group, type(k) is K, len(group)
+    """)
+    k = notebook["K"](1)
+    k.group = {k, notebook["K"](2)}
+    assert peer.call(notebook["ask"], k, k.group) == (True, True, True, True, 2)
+
+
+def test_type_variables_that_come_twice_are_one(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import typing
+        T = typing.TypeVar("T")
+        class Box(typing.Generic[T]): pass
+        def first(): return Box.__parameters__ == (T,)
+        def second(box): return type(box).__parameters__ == (T,)
+        def give(): return T
+    """)
+    assert peer.call(notebook["first"])
+    assert peer.call(notebook["second"], notebook["Box"]())
+    assert peer.call(notebook["give"]) is notebook["T"]
+
+
+def test_a_name_in_a_string_annotation_that_changes_makes_a_new_class(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = types.ModuleType("__main__")
+    vars(main).update(notebook.names)
+    notebook.names = vars(main)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    notebook.run("""
+        import typing
+        class Tree:
+            leaf: "Leaf"
+        def ask(tree): return typing.get_type_hints(type(tree))["leaf"].n
+    """)
+    for n in range(2):
+        notebook.run(f"class Leaf:\n    n = {n}")
+        assert peer.call(notebook["ask"], notebook["Tree"]()) == n
+
+
+def test_metaclasses_that_travel_are_not_run_again(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import abc
+        class Meta(abc.ABCMeta):
+            made = []
+            def __new__(mcls, name, bases, body, *, table):
+                made = super().__new__(mcls, name, bases, body)
+                mcls.made.append(table)
+                return made
+        class Row(metaclass=Meta, table="rows"):
+            @abc.abstractmethod
+            def f(self): ...
+        def ask():
+            class Other(Row, table="others"):
+                def f(self): return 1
+            return Meta.made, Other().f(), Row.__abstractmethods__
+    """)
+    assert peer.call(notebook["ask"]) == (["rows", "others"], 1, frozenset({"f"}))
+
+
+def test_names_in_string_annotations_of_functions_travel(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import typing
+        class Other: n = 5
+        def f(x: "Other | None") -> "typing.List[Other]": return x
+        def ask():
+            found = typing.get_type_hints(f)
+            return found["return"].__args__[0].n, found["x"].__args__[0].n
+    """)
+    assert peer.call(notebook["ask"]) == (5, 5)

@@ -1,0 +1,272 @@
+"""Functions sent to another process, and called there."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ipytaskfarm.core.errors import VersionMismatch
+from ipytaskfarm.serialization.pack import (
+    for_many,
+    pack,
+    pack_function,
+    unpack_function,
+)
+
+from ..support.pack_peer import Notebook, Peer
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    found = Peer(tmp_path_factory.mktemp("engine"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+def test_functions_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import math, functools
+        import numpy as np
+        import xml.dom.minidom
+        K = 3
+        def g(x, *, k=10): return x + K + k
+        def f(x, y=2): return g(x) * y + math.sqrt(4)
+        def fact(n): return 1 if n < 2 else n * fact(n - 1)
+        def even(n): return True if n == 0 else odd(n - 1)
+        def odd(n): return False if n == 0 else even(n - 1)
+        def adder(n):
+            def add(x):
+                return 0 if x < 0 else x + n + 0 * add(-1)
+            return add
+        def total(): return float(np.ones(4).sum())
+        def nested(xs): return [[K * x for x in row] for row in (lambda: xs)()]
+        def tree(): return xml.dom.minidom.__name__
+        def gen(n): yield from range(n)
+        def use_gen(n): return list(gen(n))
+        def note(x: "int" = 1) -> float:
+            "What it does."
+            return x
+        note.mark = "here"
+        def about(): return note.__doc__, note.mark, note.__annotations__, note.__name__
+        def make():
+            class Local:
+                factor = K
+                def times(self, x): return self.factor * x
+            return Local().times(2)
+        @functools.lru_cache(maxsize=7)
+        def cached(x): return x * K
+        def deco(f):
+            @functools.wraps(f)
+            def wrapper(*a, **k): return f(*a, **k) + 1
+            return wrapper
+        @deco
+        def decorated(x): return x * K
+    """)
+    n = notebook.names
+    assert peer.call(n["f"], 1) == 30
+    assert peer.call(n["f"], x=1, y=1) == 16
+    assert peer.call(n["fact"], 10) == math.factorial(10)
+    assert peer.call(n["even"], 10) is True
+    assert peer.call(n["adder"](5), 1) == 6
+    assert peer.call(n["total"]) == 4
+    assert peer.call(n["nested"], [[1], [2]]) == [[3], [6]]
+    assert peer.call(n["tree"]) == "xml.dom.minidom"
+    assert peer.call(n["use_gen"], 3) == [0, 1, 2]
+    assert peer.call(n["about"]) == ("What it does.", "here", {"x": "int", "return": float}, "note")
+    assert peer.call(n["make"]) == 6
+    assert peer.call(n["cached"], 2) == 6
+    assert peer.call(n["decorated"], 2) == 7
+    assert peer.call(lambda x: 2 * x, 10) == 20
+    assert peer.call(functools.partial(n["f"], y=1), 1) == 16
+
+
+def test_callables_by_reference(peer: Peer) -> None:
+    assert peer.call(math.sqrt, 16) == 4
+    assert peer.call(len, [1, 2]) == 2
+    assert peer.call("abc".upper) == "ABC"
+    assert peer.call(functools.partial(pow, 2), 5) == 32
+    assert peer.call(int, "7") == 7
+    assert peer.call(textwrap.dedent, "  a") == "a"
+    assert len(pack_function(textwrap.dedent).code) < 60
+    assert peer.call([1, 2].__add__, [3]) == [1, 2, 3]
+
+
+def test_other_names_are_looked_up_in_the_engines_namespace(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        def f(): return only_there + len("ab")
+        def g(): return id
+        def via_eval(): return eval("only_there")
+    """)
+    peer.run("only_there = 1; id = 77")
+    assert peer.call(notebook["f"]) == 3
+    peer.run("only_there = 10")
+    assert peer.call(notebook["f"]) == 12
+    assert peer.call(notebook["g"]) == 77
+    assert peer.call(notebook["via_eval"]) == 10
+    peer.run("del only_there, id")
+    with pytest.raises(NameError, match="only_there"):
+        peer.call(notebook["f"])
+    assert peer.call(len, "a") == 1
+    assert peer.call(notebook["g"]) is id
+
+
+def test_functions_inside_data_see_the_namespace_too(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("def f(x): return x + there")
+    peer.run("there = 5")
+    assert peer.call(lambda f, x: f(x), notebook["f"], 1) == 6
+
+
+def test_assignments_to_globals_stay_within_the_call(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        n = 0
+        def bump():
+            global n, fresh
+            n += 1
+            seen = "fresh" in globals()
+            fresh = 1
+            globals()["sneaked"] = 1
+            return n, seen, read()
+        def read(): return n
+        def wipe():
+            global n
+            del n
+            return "n" in globals()
+        def look(): return n, "sneaked" in globals()
+    """)
+    for _ in range(3):
+        assert peer.call(notebook["bump"]) == (1, False, 1)
+        assert peer.call(notebook["wipe"]) is False
+        assert peer.call(notebook["look"]) == (0, False)
+    names: dict[str, Any] = {}
+    bump = unpack_function(pack_function(notebook["bump"]).code, names)
+    assert [bump()[0] for _ in range(3)] == [1, 1, 1]
+    assert names == {}
+    assert notebook["n"] == 0
+
+
+def test_imports_and_class_bodies_work_over_the_made_globals(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        def f(x):
+            import json
+            from os import path
+            class A:
+                y = len(x) + there
+                z = [len(x) for _ in range(2)]
+            return json.dumps(A.y), path.basename("/a/b"), A.z, __name__
+    """)
+    peer.run("there = 3")
+    assert peer.call(notebook["f"], "ab") == ("5", "b", [2, 2], "__main__")
+
+
+def test_a_redefined_function_is_the_new_one(peer: Peer, notebook: Notebook) -> None:
+    for value in range(4):
+        notebook.run(f"def h(): return {value}\ndef f(): return h(), K\nK = {value}")
+        assert peer.call(notebook["f"]) == (value, value)
+    notebook.run("K = 'new'")
+    assert peer.call(notebook["f"]) == (3, "new")
+    notebook.run("h = lambda: 'lambda'")
+    assert peer.call(notebook["f"]) == ("lambda", "new")
+
+
+def test_changed_mutable_globals_are_seen(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import numpy as np
+        data = {"a": [1]}
+        array = np.zeros(3)
+        def f(): return data["a"], float(array.sum())
+    """)
+    assert peer.call(notebook["f"]) == ([1], 0)
+    notebook["data"]["a"].append(2)
+    notebook["array"][0] = 5
+    assert peer.call(notebook["f"]) == ([1, 2], 5)
+
+
+def test_functions_come_back(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("def make(n):\n    return lambda x: x + n + len('ab')")
+    back = peer.call(notebook["make"], 3)
+    assert back(1) == 6
+    assert peer.call(back, 1) == 6
+
+
+def test_code_of_another_minor_version_is_refused(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipytaskfarm.serialization.pickler.PYTHON", "3.99")
+    code = pack_function(lambda: 1).code
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    with pytest.raises(VersionMismatch, match=rf"Python 3\.99 .* Python {here}"):
+        unpack_function(code, {})
+
+
+def test_names_of_the_shell_are_the_engines(notebook: Notebook) -> None:
+    notebook.run("""
+        class Shell: pass
+        Shell.__module__ = "IPython.core.interactiveshell"
+        def get_ipython(): pass
+        get_ipython.__module__ = "IPython.core.getipython"
+        Out = _oh = {}
+        _dh = []
+        def f(): return get_ipython, Out
+    """)
+    assert unpack_function(pack_function(notebook["f"]).code, {"get_ipython": 1, "Out": 2})() == (1, 2)
+
+
+def test_what_was_unpacked_can_be_packed_again(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("K = 2\ndef g(x): return x * K\ndef f(x): return g(x) + there")
+    made = pack_function(notebook["f"])
+    again = pack_function(unpack_function(made.code, {"there": 1}))
+    peer.run("there = 5")
+    assert peer.ask("call", again.digest, again.code, pack(((1,), {}))) == 7
+    assert again.digest == made.digest
+
+
+def test_threads_may_pack_at_the_same_time(notebook: Notebook) -> None:
+    notebook.run("class C:\n    pass\ndef f(x): return C, x")
+    value = [notebook["C"](), {"a": 5}, notebook["f"]]
+    wanted = len(pack(value))
+    found: set[int] = set()
+
+    def work() -> None:
+        for _ in range(200):
+            found.add(len(pack(value)))
+            pack_function(notebook["f"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {wanted}
+
+
+def test_many_calls_in_a_row_start_afresh_once_unless_they_assign() -> None:
+    typed: dict[str, Any] = {"__name__": "__main__"}
+    exec(
+        "def quiet(x): return x + 1\ndef loud(x):\n    global n\n    n = globals().get('n', 0) + x\n    return n", typed
+    )
+    quiet = unpack_function(pack_function(typed["quiet"]).code, {})
+    assert for_many(quiet) is not quiet
+    assert [for_many(quiet)(n) for n in range(3)] == [1, 2, 3]
+    loud = unpack_function(pack_function(typed["loud"]).code, {})
+    assert for_many(loud) is loud
+    assert [for_many(loud)(1) for _ in range(3)] == [1, 1, 1]
+    assert for_many(len) is len
+
+
+def test_a_submodule_that_is_imported_later_is_sent(notebook: Notebook) -> None:
+    notebook.run("import wsgiref\ndef f(): return wsgiref.util.guess_scheme({})")
+    before = pack_function(notebook["f"])
+    assert pack_function(notebook["f"]) is before
+    notebook.run("import wsgiref.util")
+    assert pack_function(notebook["f"]).digest != before.digest
+    assert notebook["f"]() == "http"

@@ -1,0 +1,129 @@
+"""What cannot travel is refused by its path, with the remedy that fits it: a line for each."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from ipytaskfarm.core.errors import UnpickleableException
+from ipytaskfarm.serialization.pack import pack, pack_function
+
+from ..support.pack_peer import Notebook
+
+MAKE, OPEN, CONNECT, START = "make it where it is used", "open the file", "connect inside", "start it inside"
+LOCKS = "import threading\n"
+FILES = "import os, tempfile\n"
+PROCESSES = "import multiprocessing\n"
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "lock": (LOCKS + "threading.Lock()", MAKE),
+    "rlock": (LOCKS + "threading.RLock()", MAKE),
+    "condition": (LOCKS + "threading.Condition()", MAKE),
+    "event": (LOCKS + "threading.Event()", MAKE),
+    "semaphore": (LOCKS + "threading.BoundedSemaphore()", MAKE),
+    "barrier": (LOCKS + "threading.Barrier(2)", MAKE),
+    "thread local": (LOCKS + "threading.local()", MAKE),
+    "thread": (LOCKS + "threading.Thread(target=print)", START),
+    "timer": (LOCKS + "threading.Timer(1, print)", START),
+    "text file": (FILES + "open(os.devnull)", OPEN),
+    "binary file": (FILES + "open(os.devnull, 'rb')", OPEN),
+    "raw file": (FILES + "open(os.devnull, 'rb', buffering=0)", OPEN),
+    "temporary file": (FILES + "tempfile.TemporaryFile()", OPEN),
+    "named temporary file": (FILES + "tempfile.NamedTemporaryFile()", OPEN),
+    "mapped file": ("import mmap\nmmap.mmap(-1, 10)", "map the file"),
+    "zip file": ("import io, zipfile\nzipfile.ZipFile(io.BytesIO(), 'w')", OPEN),
+    "folder's entries": ("import os\nos.scandir('.')", "make a list"),
+    "socket": ("import socket\nsocket.socket()", CONNECT),
+    "TLS context": ("import ssl\nssl.create_default_context()", CONNECT),
+    "selector": ("import selectors\nselectors.DefaultSelector()", MAKE),
+    "database connection": ("import sqlite3\nsqlite3.connect(':memory:')", CONNECT),
+    "database cursor": ("import sqlite3\nd = sqlite3.connect(':memory:')\nd.cursor()", CONNECT),
+    "somebody's connection": (
+        "class PgConnection:\n    def __reduce__(self): raise TypeError('no')\nPgConnection()",
+        CONNECT,
+    ),
+    "generator": ("(i for i in 'ab')", "make a list"),
+    "asynchronous generator": ("async def f(): yield 1\nf()", "make a list"),
+    "csv reader": ("import csv\ncsv.reader(['a'])", "make a list"),
+    "queue": ("import queue\nqueue.Queue()", MAKE),
+    "simple queue": ("import queue\nqueue.SimpleQueue()", MAKE),
+    "queue of processes": (PROCESSES + "multiprocessing.SimpleQueue()", MAKE),
+    "lock of processes": (PROCESSES + "multiprocessing.Lock()", MAKE),
+    "shared value": (PROCESSES + "multiprocessing.Value('i')", "send its value"),
+    "process": (PROCESSES + "multiprocessing.Process(target=print)", START),
+    "pipe": (PROCESSES + "multiprocessing.Pipe()[0]", CONNECT),
+    "future": ("import concurrent.futures as cf\ncf.Future()", "send its result"),
+    "pool of threads": ("import concurrent.futures as cf\ncf.ThreadPoolExecutor(1)", MAKE),
+    "event loop": ("import asyncio\nasyncio.new_event_loop()", "`asyncio.run` inside"),
+    "context variable": ("import contextvars\ncontextvars.ContextVar('x')", "define it in a module"),
+    "context": ("import contextvars\ncontextvars.copy_context()", "send the values"),
+    "frame": ("import sys\nsys._getframe()", "f_locals"),
+    "hash": ("import hashlib\nhashlib.sha256()", "send its digest"),
+    "pointer": ("import ctypes\nctypes.pointer(ctypes.c_int(1))", "what it points to"),
+    "key of cmp_to_key": ("import functools\nfunctools.cmp_to_key(len)(1)", "send the function"),
+    "subprocess": ("import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', ''])\n(p, p.wait())[0]", START),
+    "joblib pool": ("import joblib\njoblib.Parallel(1)", MAKE),
+    "psutil process": ("import psutil\npsutil.Process()", "send its pid"),
+}
+TAKEN_BY_CLOUDPICKLE = {
+    "text file": "it sends what is left to read of the file, as a StringIO",
+    "pipe": "it sends the number of a descriptor, which is another file elsewhere",
+}
+"""With what cloudpickle does, and why we do not."""
+
+
+@pytest.fixture(scope="module")
+def notebook() -> Notebook:
+    found = Notebook()
+    found.run("""
+        class Holder:
+            def __init__(self, own): self.own = own
+        def use(): return held
+    """)
+    return found
+
+
+@pytest.fixture(params=REFUSED)
+def refused(request: pytest.FixtureRequest, notebook: Notebook) -> Any:
+    """(its name, the value, the words of its remedy); it is closed afterwards."""
+    source, remedy = REFUSED[request.param]
+    before, _, last = source.rpartition("\n")
+    notebook.run(f"{before}\nmade = ({last})")
+    value = notebook.names.pop("made")
+    yield request.param, value, remedy
+    closing = getattr(value, "close", getattr(value, "aclose", None))
+    with contextlib.suppress(Exception):
+        found: Any = closing() if closing is not None else None
+        if found is not None:
+            found.close()
+    if "d" in notebook.names:
+        notebook.names.pop("d").close()
+
+
+def test_it_is_named_with_its_remedy(notebook: Notebook, refused: tuple[str, Any, str]) -> None:
+    _, value, remedy = refused
+    with pytest.raises(UnpickleableException) as caught:
+        pack((([1, {"k": notebook["Holder"](value)}],), {}), ("args", "kwargs"))
+    assert str(caught.value).startswith("args[0][1]['k'].own: a"), caught.value
+    assert remedy in str(caught.value)
+
+
+def test_it_is_named_where_a_function_stands_on_it(notebook: Notebook, refused: tuple[str, Any, str]) -> None:
+    _, value, remedy = refused
+    notebook.names["held"] = value
+    with pytest.raises(UnpickleableException) as caught:
+        pack_function(notebook["use"])
+    assert str(caught.value).startswith("use (global 'held' used by use): a"), caught.value
+    assert remedy in str(caught.value)
+
+
+def test_cloudpickle_takes_none_of_them_but_those_listed(refused: tuple[str, Any, str]) -> None:
+    name, value, _ = refused
+    if name in TAKEN_BY_CLOUDPICKLE:
+        assert cloudpickle.dumps(value)
+    else:
+        with pytest.raises(Exception):  # noqa: B017 - each of them raises another one
+            cloudpickle.loads(cloudpickle.dumps(value))

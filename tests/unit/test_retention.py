@@ -1,0 +1,81 @@
+"""Results that go by themselves, by age and by size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ipytaskfarm.controller import retention
+from ipytaskfarm.controller.retention import Retention
+from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.store import Store
+
+from ..support.store_model import final, task
+
+ENDED_S = 1_700_000_001.25
+"""When task 0 of the model ended; task n, n seconds later."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(tmp_path / "store.sqlite")) as opened:
+        yield opened
+
+
+def ended(store: Store, count: int, body: bytes = b"body") -> None:
+    store.commit([task(n) for n in range(count)])
+    done = [final(n, body=body) for n in range(count)]
+    later = [msgspec.structs.replace(d.final, completed_s=ENDED_S + d.final.id) for d in done]
+    store.commit([s.SaveFinal(each) for each in later])
+
+
+def test_it_is_off_unless_somebody_asks(store: Store, tmp_path: Path) -> None:
+    ended(store, 10)
+    assert Retention(store, tmp_path, None, None).due(0.0, ENDED_S + 1e9) == []
+
+
+def test_by_age(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(store, 10)
+    monkeypatch.setattr(retention, "CHUNK", 4)
+    keeper = Retention(store, tmp_path, 60.0, None)
+    found = [keeper.due(float(n), ENDED_S + 60.0 + 5.5) for n in range(6)]
+    assert found == [[0, 1, 2, 3], [4, 5], [], [0, 1, 2, 3], [4, 5], []], "a part at each look, and round again"
+    assert keeper.due(5.1, ENDED_S + 1e9) == [], "it has just looked"
+
+
+def test_by_size_the_oldest_go_and_no_more_than_need_be(store: Store, tmp_path: Path) -> None:
+    ended(store, 100, os.urandom(50_000))
+    used = store.used_bytes()
+    assert used > 5_000_000
+    assert Retention(store, tmp_path, None, used + 1).due(0.0, 0.0) == []
+    keeper = Retention(store, tmp_path, None, used - 1_000_000)
+    going = keeper.due(0.0, 0.0)
+    assert going == list(range(len(going)))
+    assert 15 <= len(going) <= 25
+    store.commit([s.SaveClear(going)])
+    assert len(keeper.due(retention.SIZE_LOOK_S, 0.0)) <= 2, "what a row takes is an estimate"
+
+
+def test_what_is_held_for_later_tasks_does_not_go(store: Store, tmp_path: Path) -> None:
+    held = msgspec.structs.replace(task(0), needs=Needs(after=(), join=True, keep=True))
+    store.commit([held, *(task(n) for n in range(1, 5))])
+    body = os.urandom(50_000)
+    store.commit([s.SaveFinal(msgspec.structs.replace(final(n, body=body).final, completed_s=1.0)) for n in range(5)])
+    assert Retention(store, tmp_path, 60.0, None).due(0.0, ENDED_S) == [1, 2, 3, 4]
+    assert Retention(store, tmp_path, None, 1).due(0.0, ENDED_S) == [1, 2, 3, 4]
+
+
+def test_large_values_count(store: Store, tmp_path: Path) -> None:
+    folder = blobs_folder(tmp_path / "store.sqlite")
+    digests = [Blobs.create(folder, "farm").put(memoryview(os.urandom(100_000))).hex() for _ in range(10)]
+    store.commit([task(n) for n in range(10)])
+    store.commit([s.SaveFinal(msgspec.structs.replace(final(n).final, blobs=(digests[n],))) for n in range(10)])
+    keeper = Retention(store, folder, None, store.used_bytes() + 550_000)
+    assert keeper.due(0.0, 0.0) == [0, 1, 2, 3, 4]

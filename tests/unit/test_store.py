@@ -1,0 +1,282 @@
+"""The store: what is in it after any saves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from ipytaskfarm.core import saves as s
+from ipytaskfarm.core.errors import StoreError
+from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
+from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.store import Store, needed_blobs
+from tests.support.store_model import Model, all_turns, attempt, final, sql, task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    opened = Store.open(path)
+    yield opened
+    opened.close()
+
+
+@settings(max_examples=80)
+@given(all_turns)
+def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:
+    path = tmp_path_factory.mktemp("any") / "store.sqlite"
+    model = Model()
+    store = Store.open(path)
+    try:
+        for turn in [[s.SaveBlock(0, 99, "s"), s.SaveBlock(100, 199, "t"), s.SaveBlock(200, 200, "u")], *turns]:
+            assert store.commit(turn) == [id for id in map(model.apply, turn) if id is not None]
+        for n in (1, 2):
+            assert store.load() == model.snapshot(n, store.farm)
+            assert backup.check(store.path) == []
+            everyone = list(range(9, -1, -1))
+            assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
+            assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
+            assert store.original(everyone) == [
+                Submission(id, t.payload, 0.0, t.function, t.rules, needs=t.needs)
+                for id in everyone
+                if (t := model.tasks.get(id))
+            ]
+            for id in everyone:
+                for outgoing in (False, True):
+                    assert store.mail(id, outgoing, 0, 99) == [x for x in model.letters(id, outgoing) if x[0] > 0]
+            assert [row.id for row in store.task_rows(everyone)] == [id for id in everyone if id in model.finals]
+            assert store.functions(["c", "a"]) == [
+                Function(d, model.functions[d]) for d in "ca" if d in model.functions
+            ]
+            assert len(sql(path, "SELECT * FROM task_states")) == len(model.tasks)
+            store.close()
+            store = Store.open(path)
+    finally:
+        store.close()
+        shutil.rmtree(path.parent)
+
+
+def test_a_new_store_is_empty_and_private(path: Path) -> None:
+    os.umask(before := os.umask(0))
+    try:
+        os.umask(0)
+        with closing(Store.open(path, farm_incarnation="abc")) as store:
+            assert store.load() == Model().snapshot(1, "abc")
+            store.commit([task(1)])
+            modes = {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o600}, "the log too"
+    assert not path.with_name("store.sqlite-wal").exists(), "closing moves the log into the file"
+
+
+def test_every_life_has_a_higher_epoch_and_the_same_farm(path: Path) -> None:
+    farms = []
+    for epoch in (1, 2, 3):
+        with closing(Store.open(path)) as store:
+            assert store.epoch == store.load().epoch == epoch
+            farms.append(store.farm)
+    assert len(set(farms)) == 1
+
+
+def test_ids_are_never_given_twice(store: Store) -> None:
+    store.commit([s.SaveBlock(0, 1023, "s"), task(1023), final(1023)])
+    store.commit([s.SaveClear([1023])])
+    assert store.load().next_id == 1024
+
+
+def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
+    store.commit([task(i, rules=Rules(job=job)) for i, job in ((1, "a"), (2, "a"), (3, "b"), (4, None))])
+    store.commit([final(i) for i in (1, 2, 3)])
+    assert store.jobs_with_tasks(["a", "b", "never"]) == {"a", "b"}
+    store.commit([s.SaveClear([1, 3])])
+    assert store.jobs_with_tasks(["a", "b"]) == {"a"}
+    assert store.tasks_of_job("a") == [2]
+
+
+def test_one_end_per_task(store: Store) -> None:
+    store.commit([task(1), task(2), task(3)])
+    assert store.commit([final(1), final(2), final(1, "error"), final(9)]) == [1, 9]
+    assert store.commit([final(2, "aborted")]) == [2]
+    assert [(f.id, f.reason) for f in store.finals([1, 2])] == [(1, ""), (2, "")]
+    store.commit([s.SaveClear([1])])
+    assert store.commit([final(1)]) == [1], "cleared"
+    assert store.commit([s.SaveRequeue(2, 5, 1, 1, 0)]) == [2], "ended"
+
+
+def test_an_end_by_an_attempt_that_is_not_current_is_fenced(store: Store) -> None:
+    store.commit([task(1), s.SaveRequeue(1, 2, attempt=2, errors=2, losses=0)])
+    assert store.commit([final(1, attempts=1)]) == [1]
+    assert store.commit([final(1, attempts=2)]) == []
+
+
+def test_clearing_forgets_only_what_has_ended(store: Store) -> None:
+    store.commit([task(n) for n in range(6)])
+    store.commit([final(n) for n in (0, 1, 4)])
+    store.commit([s.SaveAttempt(n, attempt(1)) for n in (0, 3)])
+    store.commit([s.SaveRefusal(70, "TypeError", "no")])
+    store.commit([s.SaveClear([4, 0, 1, 2, 3, 70, 1000])])
+    loaded = store.load()
+    assert [t.id for t in loaded.tasks] == [2, 3, 5]
+    assert [len(t.history) for t in loaded.tasks] == [0, 1, 0]
+    assert loaded.finals == []
+    assert loaded.refusals == []
+    assert backup.check(store.path) == []
+
+
+def test_saves_of_one_turn_happen_in_their_order(store: Store) -> None:
+    store.commit([task(1), final(1), s.SaveClear([1]), task(1, b"again"), s.SaveSetting("n", 1), s.SaveSetting("n", 2)])
+    assert store.work([1]) == [(1, b"again", None)]
+    assert store.load().settings == {"n": 2}
+
+
+def test_a_recovery_task_runs_its_own_payload(store: Store) -> None:
+    store.commit([task(1, b"first", function="f")])
+    store.commit([s.SaveRequeue(1, 2, 1, 1, 0, recovery=1, payload=b"second", function=None)])
+    assert store.work([1]) == [(1, b"second", None)]
+    store.commit([s.SaveRequeue(1, 3, 2, 0, 0, recovery=1)])
+    assert store.work([1]) == [(1, b"second", None)], "its own retry"
+    assert store.original([1]) == [Submission(1, b"first", 0.0, "f")]
+
+
+def test_blobs_are_needed_as_long_as_the_task_is_there(store: Store) -> None:
+    needy = msgspec.structs.replace(task(1), blobs=("a", "b"))
+    ended = final(1)
+    ended = s.SaveFinal(msgspec.structs.replace(ended.final, blobs=("b", "c")))
+    store.commit([needy, task(2), ended])
+    assert needed_blobs(store.path, ["a", "b", "c", "d"]) == {"a", "b", "c"}
+    assert store.original([1])[0].blobs == ("a", "b")
+    store.commit([s.SaveClear([1])])
+    assert needed_blobs(store.path, ["a", "b", "c", "d"]) == set()
+    assert backup.check(store.path) == []
+
+
+def test_numbers_that_make_no_sense_do_not_stop_the_farm(store: Store) -> None:
+    nan = float("nan")
+    store.commit([s.SaveTask(1, 1, b"", nan, None, None, "s")])
+    store.commit([s.SaveFinal(Final(1, "", 0, "", 1, nan, nan, float("inf"), nan))])
+    (end,) = store.finals([1])
+    assert (end.submitted_s, end.started_s, end.run_s, end.completed_s) == (0.0, 0.0, float("inf"), 0.0)
+
+
+def test_reads_have_no_limit_on_ids(store: Store) -> None:
+    many = list(range(70_000))
+    store.commit([task(n) for n in many])
+    store.commit([final(n) for n in many])
+    assert [t[0] for t in store.work(many)] == many
+    assert [f.id for f in store.finals(many[::-1])] == many[::-1]
+    assert [f.id for f in store.finals([3, 3, 5])] == [3, 3, 5]
+
+
+def test_a_save_that_makes_no_sense_is_rolled_back_and_the_store_goes_on(store: Store) -> None:
+    with pytest.raises(OverflowError):
+        store.commit([task(1), s.SaveSetting("n", 1 << 70)])
+    assert store.load().tasks == []
+    assert store.commit([task(1)]) == []
+
+
+def test_only_the_thread_that_opened_it_may_use_it(store: Store) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(sqlite3.ProgrammingError):
+        pool.submit(store.load).result()
+    assert store.commit([task(1)]) == []
+
+
+def test_people_can_read_it(store: Store, path: Path) -> None:
+    store.commit([task(1, rules=Rules(name="sum", retries=2)), task(2), task(3), task(4), task(5)])
+    store.commit([s.SaveRequeue(2, 7, 1, 1, 0), s.SaveHandOut(1, "s.1", 4, [(3, 1)], 0.0)])
+    store.commit([final(1), final(4, "error")])
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        found = db.execute("SELECT id, state, reason, name, attempts, error FROM task_states ORDER BY id").fetchall()
+        (submitted,) = db.execute("SELECT submitted FROM task_states WHERE id = 1").fetchone()
+        (text,) = db.execute("SELECT rules FROM tasks WHERE id = 1").fetchone()
+    assert found == [
+        (1, "succeeded", "", "sum", 1, None),
+        (2, "scheduled", "waiting for attempt 2", None, 1, None),
+        (3, "scheduled", "handed to engine 4", None, 0, None),
+        (4, "failed", "error", None, 1, "ValueError: no\x00such 'thing'"),
+        (5, "scheduled", "queued", None, 0, None),
+    ]
+    assert submitted == time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_001))
+    assert text == '{"retries":2}'
+
+
+def test_backup_check_compact(store: Store, path: Path) -> None:
+    store.commit([task(n, os.urandom(3000)) for n in range(500)])
+    backup.backup(path, path.with_name("copy"))
+    with pytest.raises(StoreError, match="choose another name"):
+        backup.backup(path, path.with_name("copy"))
+    with pytest.raises(StoreError, match="could not be written"):
+        backup.backup(path, path.parent / "no such folder" / "copy")
+    store.commit([final(n) for n in range(500)])
+    store.commit([s.SaveClear(list(range(500)))])
+    before = store.size_bytes()
+    store.compact()
+    assert store.size_bytes() < before / 5
+    assert backup.check(store.path) == []
+    assert store.free_bytes() > 0
+    with closing(Store.open(path.with_name("copy"))) as copy:
+        assert len(copy.load().tasks) == 500
+        assert copy.farm == store.farm
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.commit([task(1)])
+    with pytest.raises(StoreError, match="is closed"):
+        store.load()
+
+
+def test_a_backup_takes_large_values_along(store: Store, path: Path, tmp_path: Path) -> None:
+    blobs = Blobs.create(blobs_folder(path), "farm")
+    needed, cleared = (blobs.put(memoryview(os.urandom(100_000))) for _ in range(2))
+    store.commit([msgspec.structs.replace(task(1), blobs=(needed.hex(),))])
+    target = tmp_path / "elsewhere" / "copy.sqlite"
+    target.parent.mkdir()
+    size = backup.backup(path, target)
+    copies = Blobs(blobs_folder(target))
+    assert copies.path(needed).read_bytes() == blobs.path(needed).read_bytes()
+    assert not copies.path(cleared).exists()
+    assert size > 100_000
+    assert sorted(p.name for p in target.parent.iterdir()) == ["copy.sqlite", "copy.sqlite.blobs"]
+    assert backup.check(target) == []
+    copies.path(needed).unlink()
+    (missing,) = backup.check(target)
+    assert "task 1" in missing
+    assert "is missing" in missing
+    blobs.path(needed).unlink()
+    with pytest.raises(StoreError, match="blobs that the store needs are missing"):
+        backup.backup(path, target.with_name("another"))
+    assert sorted(p.name for p in target.parent.iterdir()) == ["copy.sqlite", "copy.sqlite.blobs"]
+
+
+def test_what_is_no_store_is_not_looked_after(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store"):
+        backup.check(tmp_path / "none")
+    with closing(sqlite3.connect(tmp_path / "other")) as db:
+        db.execute("CREATE TABLE t (x)")
+    with pytest.raises(StoreError, match="something else"):
+        backup.check(tmp_path / "other")
+    (tmp_path / "text").write_text("no database" * 100)
+    with pytest.raises(StoreError, match="cannot be read"):
+        backup.backup(tmp_path / "text", tmp_path / "copy")
