@@ -107,7 +107,7 @@ class Crowded:
 
     def hold(self, on: bool) -> None:
         """Start nothing, or go on."""
-        self.ask(messages.Hold(on))
+        self.ask(messages.HoldFarm(on))
 
     def ended(self) -> int:
         """How many tasks have succeeded until now."""

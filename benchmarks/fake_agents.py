@@ -34,7 +34,7 @@ from ipytaskfarm.core.messages.task_types import Ended, RunKey
 from ipytaskfarm.core.requirements import Environment
 from ipytaskfarm.serialization.pack import pack
 from ipytaskfarm.system.farm_paths import read_connection_file
-from ipytaskfarm.transport.peer import Acked, Link, NewEpoch, Received, Refused
+from ipytaskfarm.transport.peer import Acked, Link, NewEpoch, ReceivedMessage, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ class FakeAgent:
     def _hear(self, now_s: float) -> bool:
         said = False
         for event in self.link.step(now_s):
-            if isinstance(event, Received):
+            if isinstance(event, ReceivedMessage):
                 self._on_message(event.message)
                 said = True
             elif isinstance(event, Acked):
@@ -140,7 +140,7 @@ class FakeAgent:
                 if engine is not None:
                     engine.open.pop(run, None)
                     engine.unacked.pop(run, None)
-        elif isinstance(token, m.EngineLost):
+        elif isinstance(token, m.EngineDown):
             self.engines.pop(token.engine, None)
 
     def _on_message(self, message: object) -> None:
@@ -191,7 +191,7 @@ class FakeAgent:
             self._say(m.Results(engine.name, ended), [(engine.name, (one.task, one.attempt)) for one in ended])
         running, engine.running = engine.running, None
         engine.waiting.clear()
-        lost = m.EngineLost(engine.name, engine.id, running, True, m.Crash(exit_code=0), expected=True)
+        lost = m.EngineDown(engine.name, engine.id, running, True, m.Crash(exit_code=0), expected=True)
         self._say(lost, lost)
 
     def end(self, engine: FakeEngine, run: RunKey, outcome: str = "") -> None:

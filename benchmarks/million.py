@@ -25,7 +25,7 @@ def run_call_s(tc: TaskClient, calls: int = 2_000) -> float:
 
 def hold(tc: TaskClient, on: bool) -> None:
     """Start no task, or go on."""
-    tc._session.ask(messages.Hold(on))
+    tc._session.ask(messages.HoldFarm(on))
 
 
 def drain_rate(tc: TaskClient, tasks: int) -> float:

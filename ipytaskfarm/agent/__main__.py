@@ -18,7 +18,7 @@ from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder
 from ..system.host import home_folder, working_folder
 from ..system.process_title import name_process
 from .limits import STOPPED_S
-from .supervisor import EXIT_REFUSED, Agent, Settings
+from .supervisor import EXIT_REFUSED, Agent, AgentSettings
 from .sweep import LOCK
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except TaskFarmError as error:
         logging.critical("%s", error)
         return EXIT_REFUSED
-    settings = Settings(
+    settings = AgentSettings(
         connection_file=given.connection_file.absolute(),
         folder=folder.absolute(),
         name=given.name,
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             leave_folder(settings.folder.parent)
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: AgentSettings) -> int:
     return await Agent(settings).run()
 
 

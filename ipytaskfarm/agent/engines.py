@@ -15,19 +15,19 @@ from typing import Any
 from ..core.formatting import last_line
 from ..core.messages import (
     Crash,
-    EngineLost,
+    EngineDown,
     EngineNote,
     EngineReport,
     EngineUp,
     HandOut,
     LaneExit,
     LaneHello,
-    Properties,
+    PropertiesChanged,
 )
 from ..core.messages.task_types import Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.flight_recorder import Recorder
-from ..transport.lane import Lane
+from ..transport.lane import AgentLane
 from .limits import Backoff, Ladder, StoppedWatch
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
@@ -50,7 +50,7 @@ OUTPUT_TAIL, DUMP_MAX = 4096, 16384
 FATAL = "Fatal Python error: "
 
 
-class Phase(Enum):
+class EnginePhase(Enum):
     """Where an engine is in its life."""
 
     STARTING = "forked, or about to be"
@@ -78,7 +78,7 @@ class Files:
                 path.unlink(missing_ok=True)
 
 
-class Engine:
+class ManagedEngine:
     """One engine.  The process is `child`, what it was handed is `account`."""
 
     def __init__(self, engine_id: int, incarnation: Incarnation, files: Files, account: Account) -> None:
@@ -86,13 +86,13 @@ class Engine:
         self.incarnation = incarnation
         self.files = files
         self.account = account
-        self.phase = Phase.STARTING
+        self.phase = EnginePhase.STARTING
         self.child: Child | None = None
         self.hello: asyncio.Future[LaneHello] = asyncio.get_running_loop().create_future()
         self.exit = Exit(None)
         self.started_s = time.time()
         self.facts: dict[str, Any] = {}
-        self.properties: Properties | None = None
+        self.properties: PropertiesChanged | None = None
         self.connection_file = ""
         self.prepared = False
         self.environment: Environment | None = None
@@ -146,7 +146,7 @@ class Engine:
             self.incarnation,
             self.id,
             self.pid,
-            self.phase is Phase.UP,
+            self.phase is EnginePhase.UP,
             self.started_s,
             self.facts,
             self.account.unacknowledged(),
@@ -160,7 +160,7 @@ class Engine:
             self.recycling,
         )
 
-    def loss(self) -> EngineLost:
+    def loss(self) -> EngineDown:
         """How it ended.  To be called when its ring has been read to the end."""
         running = self.account.running()
         ladder = self.ladder
@@ -174,14 +174,14 @@ class Engine:
             output=output,
             dump=dump,
         )
-        return EngineLost(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
+        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
 
 
-class EngineTable:
+class EngineProcesses:
     """All engines of this agent, the dead ones too until the controller knows of their end."""
 
     def __init__(
-        self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: Lane, relay: Relay,
+        self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: AgentLane, relay: Relay,
         first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
         stays: bool, umask: int | None = None,
@@ -207,17 +207,17 @@ class EngineTable:
         self._chance = random.Random()
         self._zygotes: list[Zygote] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_incarnation: dict[Incarnation, Engine] = {}
-        self.by_counter: dict[int, Engine] = {}
+        self._by_incarnation: dict[Incarnation, ManagedEngine] = {}
+        self.by_counter: dict[int, ManagedEngine] = {}
         self.ending = False
         """No more engines are started."""
         self.leaving = False
         """The same, while those that there are come to their end."""
 
-    def __iter__(self) -> Iterator[Engine]:
+    def __iter__(self) -> Iterator[ManagedEngine]:
         return iter(list(self._by_incarnation.values()))
 
-    def get(self, incarnation: Incarnation) -> Engine | None:
+    def get(self, incarnation: Incarnation) -> ManagedEngine | None:
         """The engine of that name, living or dead."""
         return self._by_incarnation.get(incarnation)
 
@@ -227,9 +227,9 @@ class EngineTable:
         return bool(self._by_incarnation)
 
     @property
-    def living(self) -> list[Engine]:
+    def living(self) -> list[ManagedEngine]:
         """Those whose process is there, or about to be."""
-        return [engine for engine in self._by_incarnation.values() if engine.phase is not Phase.GONE]
+        return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
 
     def are_loaded(self) -> bool:
         """Whether an engine has much to do before somebody waits for it."""
@@ -256,12 +256,12 @@ class EngineTable:
             self._backoff.failed()
             self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))
             return
-        engine = Engine(engine_id, incarnation, files, Account(incarnation, recorder))
+        engine = ManagedEngine(engine_id, incarnation, files, Account(incarnation, recorder))
         engine.beside = beside or len(self.living) + 1
         self._by_incarnation[incarnation] = self.by_counter[self._counter] = engine
         self._run(self._life(engine))
 
-    async def _life(self, engine: Engine) -> None:
+    async def _life(self, engine: ManagedEngine) -> None:
         try:
             await self._begin(engine)
         except StartError as error:
@@ -274,13 +274,13 @@ class EngineTable:
             return
         assert engine.child is not None
         self._backoff.succeeded()
-        if engine.phase is Phase.STARTING:
-            engine.phase = Phase.UP
+        if engine.phase is EnginePhase.STARTING:
+            engine.phase = EnginePhase.UP
         log.info("engine %d is up: pid %d, %s", engine.id, engine.pid, engine.incarnation)
         self._relay.say(EngineUp(engine.report()))
         self._changed()
         engine.exit = await engine.child.exit
-        engine.phase = Phase.GONE
+        engine.phase = EnginePhase.GONE
         log.log(
             logging.INFO if engine.expected else logging.WARNING,
             "engine %d is gone: pid %d, status %s %s", engine.id, engine.pid, engine.exit.status, engine.cause,
@@ -288,7 +288,7 @@ class EngineTable:
         self._changed()
         await self._reap(engine)
 
-    async def _begin(self, engine: Engine) -> None:
+    async def _begin(self, engine: ManagedEngine) -> None:
         await asyncio.sleep(self._backoff.delay_s(self._chance.random()))
         provisioner = ZygoteProvisioner(kernel_id=engine.incarnation)
         provisioner.zygote = self.zygote()
@@ -314,7 +314,7 @@ class EngineTable:
             f"{engine.cause or _how(how)}{last}\n{printed}".rstrip()
         )
 
-    def _request(self, engine: Engine) -> dict[str, Any]:
+    def _request(self, engine: ManagedEngine) -> dict[str, Any]:
         files = engine.files
         return {
             "engine": engine.incarnation,
@@ -332,13 +332,13 @@ class EngineTable:
             **self._blobs_folders(),
         }
 
-    def stop(self, engine: Engine, grace_s: float) -> None:
+    def stop(self, engine: ManagedEngine, grace_s: float) -> None:
         """End an engine: by itself within grace_s, else killed."""
         engine.expected = True
-        if engine.phase is Phase.UP and self._lane.send(engine.incarnation, LaneExit()):
-            engine.phase = Phase.STOPPING
+        if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, LaneExit()):
+            engine.phase = EnginePhase.STOPPING
             asyncio.get_running_loop().call_later(grace_s, engine.kill, f"it did not end within {grace_s:g} s")
-        elif engine.phase is not Phase.STOPPING:
+        elif engine.phase is not EnginePhase.STOPPING:
             engine.kill("stopped before it was ready")
 
     def stop_all(self, grace_s: float) -> None:
@@ -352,9 +352,9 @@ class EngineTable:
         for engine in self.living:
             engine.kill(cause)
 
-    def adopt_dead(self, engine: Engine) -> None:
+    def adopt_dead(self, engine: ManagedEngine) -> None:
         """Take over the report of an engine of an agent before us."""
-        engine.phase = Phase.GONE
+        engine.phase = EnginePhase.GONE
         self._by_incarnation[engine.incarnation] = engine
 
     # ----------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ class EngineTable:
     def report_losses(self) -> None:
         """Tell of dead engines, each after all that stands in its ring."""
         for engine in self._by_incarnation.values():
-            if engine.phase is Phase.GONE and not engine.loss_told and self._relay.collect(engine.account, True):
+            if engine.phase is EnginePhase.GONE and not engine.loss_told and self._relay.collect(engine.account, True):
                 engine.loss_told = True
                 self._relay.keep(engine.loss(), engine.account)
 
@@ -382,16 +382,16 @@ class EngineTable:
     def drop_dead(self) -> None:
         """Forget dead engines unreported: what they did means nothing to the farm that is there now."""
         for engine in self:
-            if engine.phase is Phase.GONE:
+            if engine.phase is EnginePhase.GONE:
                 self._remove(engine)
 
-    def _remove(self, engine: Engine) -> None:
+    def _remove(self, engine: ManagedEngine) -> None:
         self._by_incarnation.pop(engine.incarnation, None)
         self.by_counter.pop(engine.files.counter, None)
         engine.account.recorder.close()
         engine.files.remove()
 
-    async def _reap(self, engine: Engine) -> None:
+    async def _reap(self, engine: ManagedEngine) -> None:
         marks = Marks(engine.incarnation, engine.files.recorder, engine.pid or None)
         left = await asyncio.to_thread(reap, marks)
         if left:

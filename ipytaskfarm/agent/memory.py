@@ -27,7 +27,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class Verdict(NamedTuple):
+class MemoryVerdict(NamedTuple):
     """Which of the engines that were looked at is to be ended, and why."""
 
     place: int
@@ -43,7 +43,7 @@ class MemoryWatch:
         self._limit = limit_bytes
         self._next_s = 0.0
 
-    def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> Verdict | None:
+    def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> MemoryVerdict | None:
         """One engine that has to go; does nothing if it looked a moment ago.
 
         engines: (pid, whether it is being ended already).  Once one is, the node is given time to get its memory.
@@ -55,13 +55,13 @@ class MemoryWatch:
             for index, (pid, ending) in enumerate(engines):
                 if not ending and (used := _used_beyond(pid, self._limit)):
                     text = f"{_mib(used)} in use, the limit is {_mib(self._limit)}"
-                    return Verdict(index, f"{LIMIT_CAUSE}: {text}")
+                    return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
         available, total = node_memory()
         if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
             return None
         used, index = max((private_bytes(pid), index) for index, (pid, _) in enumerate(engines))
         text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine had the most, {_mib(used)}"
-        return Verdict(index, f"{LIMIT_CAUSE}: {text}")
+        return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
 
 
 def _used_beyond(pid: int, limit: int) -> int:

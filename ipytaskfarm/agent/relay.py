@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from ..core.errors import ResultTooLarge
-from ..core.messages import AgentMessage, AgentState, CommandDone, EngineLost, HandOut, Results, Returned
+from ..core.messages import AgentMessage, AgentState, CommandDone, EngineDown, HandOut, Results, Returned
 from ..core.messages.payload import FailureBody
-from ..core.messages.task_types import Ended, Failure, Incarnation, RunKey
+from ..core.messages.task_types import Ended, FailureSummary, Incarnation, RunKey
 from ..core.states import Reason
 from ..core.text import text_of
 from ..system.flight_recorder import Record, Recorder, RecorderDamaged
@@ -38,7 +38,7 @@ UNACKED_BYTES_MAX = 16 << 20
 """Beyond this the results stay in the recorders: a controller that is slow or away costs no memory here."""
 
 
-class Run(Enum):
+class RunProgress(Enum):
     """What became of a run that was handed to an engine.  Forgotten when the controller has acknowledged its answer."""
 
     OPEN = "no answer yet"
@@ -63,17 +63,17 @@ class Account:
         """The last `read` took as much as it may; else there was no more at that moment."""
         self.damaged = False
         """The recorder cannot be read: everything open may have run."""
-        self._runs: dict[RunKey, Run] = {}
+        self._runs: dict[RunKey, RunProgress] = {}
 
     def hand(self, runs: Iterable[RunKey]) -> None:
         """These go to the engine."""
         before = len(self._runs)
-        self._runs.update(dict.fromkeys(runs, Run.OPEN))
+        self._runs.update(dict.fromkeys(runs, RunProgress.OPEN))
         self.open_runs += len(self._runs) - before
 
     def is_open(self, run: RunKey) -> bool:
         """Handed to the engine, and not answered."""
-        return self._runs.get(run, Run.OPEN if self.former else None) is Run.OPEN
+        return self._runs.get(run, RunProgress.OPEN if self.former else None) is RunProgress.OPEN
 
     def read(self) -> list[tuple[list[msgspec.Raw], Receipt]]:
         """The next ended runs of the ring, unopened, in the order of their ends; none: that was all."""
@@ -93,13 +93,13 @@ class Account:
         ended: list[msgspec.Raw] = []
         runs: list[RunKey] = []
         size, cursor = 0, 0
-        known, absent = self._runs, Run.OPEN if self.former else None
+        known, absent = self._runs, RunProgress.OPEN if self.former else None
         for record_end, task, attempt, record in records:
             run = (task, attempt)
-            if known.get(run, absent) is not Run.OPEN:
+            if known.get(run, absent) is not RunProgress.OPEN:
                 self.doubles += 1
                 continue
-            known[run] = Run.ENDED
+            known[run] = RunProgress.ENDED
             self.ended_runs += 1
             if ended and size + len(record) > MESSAGE_BYTES:
                 portions.append((ended, Receipt(self, cursor, runs)))
@@ -118,7 +118,7 @@ class Account:
         """The engine will not run these; those among them that were open."""
         was_open = [run for run in runs if self.is_open(run)]
         for run in was_open:
-            self._runs[run] = Run.RETURNED
+            self._runs[run] = RunProgress.RETURNED
         self.open_runs -= len(was_open)
         return was_open
 
@@ -126,7 +126,7 @@ class Account:
         """The controller has the answers to these on disk."""
         for run in runs:
             if self.former:
-                self._runs[run] = Run.KNOWN
+                self._runs[run] = RunProgress.KNOWN
             else:
                 self._runs.pop(run, None)
 
@@ -142,8 +142,8 @@ class Account:
             self.damaged = True
             return
         for run, what in self._runs.items():
-            if what is Run.ENDED:
-                self._runs[run] = Run.OPEN
+            if what is RunProgress.ENDED:
+                self._runs[run] = RunProgress.OPEN
                 self.open_runs += not self.former
 
     def unacknowledged(self) -> list[RunKey]:
@@ -180,7 +180,7 @@ class Kept:
 
     __slots__ = ("account", "message", "number")
 
-    def __init__(self, number: int, message: Returned | CommandDone | EngineLost, account: Account) -> None:
+    def __init__(self, number: int, message: Returned | CommandDone | EngineDown, account: Account) -> None:
         self.number = number
         self.message = message
         self.account = account
@@ -223,7 +223,7 @@ class Relay:
             return text_of(error)
         return ""
 
-    def keep(self, message: Returned | CommandDone | EngineLost, account: Account) -> None:
+    def keep(self, message: Returned | CommandDone | EngineDown, account: Account) -> None:
         """Send something that must arrive."""
         if isinstance(message, CommandDone) and len(message.body) > ANSWER_BYTES_MAX:
             message = _unanswered(message)
@@ -276,7 +276,7 @@ class Relay:
             del self._kept[token.number]
             if isinstance(token.message, Returned):
                 token.account.forget(token.message.runs)
-            elif isinstance(token.message, EngineLost):
+            elif isinstance(token.message, EngineDown):
                 self.lost_acked.append(token.message.engine)
 
     def restate(self, state: AgentState, accounts: Iterable[Account]) -> None:
@@ -289,7 +289,7 @@ class Relay:
             account.rewind()
             self.collect(account)
         for number, kept in list(self._kept.items()):
-            if isinstance(kept.message, EngineLost):
+            if isinstance(kept.message, EngineDown):
                 del self._kept[number]
             else:
                 self._send(kept.message, kept)
@@ -313,5 +313,5 @@ def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
     """The end of a run whose result is larger than a message may be."""
     ended = msgspec.msgpack.decode(record, type=Ended)
     return msgspec.structs.replace(
-        ended, outcome=Reason.TOO_LARGE.value, failure=Failure("ResultTooLarge", str(error)), body=b""
+        ended, outcome=Reason.TOO_LARGE.value, failure=FailureSummary("ResultTooLarge", str(error)), body=b""
     )

@@ -25,7 +25,6 @@ from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
     CommandDone,
-    Demand,
     EngineCommand,
     EngineNote,
     EnginePrepared,
@@ -39,8 +38,9 @@ from ..core.messages import (
     Leaving,
     OutputQuery,
     OutputText,
-    Properties,
+    PropertiesChanged,
     Recall,
+    ResourceRequest,
     Returned,
     SetUp,
     Shutdown,
@@ -50,20 +50,20 @@ from ..core.messages import (
     StopEngine,
 )
 from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
-from ..core.messages.running_task import Declined, Progress, TaskCall, TaskReply
+from ..core.messages.running_task import Declined, ProgressReport, TaskCall, TaskReply
 from ..storage.blobs import Blobs
 from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.flight_recorder import Bell
-from ..transport.lane import Lane
-from ..transport.peer import Acked, Link, Lost, NewEpoch, Received, Refused, Resumed
-from .engines import Engine, EngineTable, Phase
+from ..transport.lane import AgentLane
+from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
+from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import Fetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .relay import Relay
 from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
-from .watch import CHECK_S, Watch
+from .watch import CHECK_S, EngineWatch
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ DELIVER_MAX_S = 120.0
 """… and for one that is there."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is told on its command line."""
 
     connection_file: Path
@@ -122,7 +122,7 @@ def _name_in(connection_file: Path) -> str:
 class Agent:
     """One per machine.  `run` returns the process's exit code."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         """To be made inside the running loop."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -131,14 +131,14 @@ class Agent:
         session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
         self._former = succeed(settings.folder, session)
         dead = sweep(settings.folder)
-        self._lane = Lane(settings.folder / "lane.sock")
+        self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
         self._fetches = Fetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
-        self._engines = EngineTable(
+        self._engines = EngineProcesses(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
             settings.leave_s > 0, settings.umask,
@@ -147,7 +147,9 @@ class Agent:
             self._engines.adopt_dead(engine)
         self._resources, self._gpus = resources(settings.resources)
         self._node = NodeWatch(settings.folder)
-        self._watch = Watch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes))
+        self._watch = EngineWatch(
+            settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes)
+        )
         self._woken = False
         self._over = False
         """The farm has stopped: nobody will ask for what dead agents have left."""
@@ -323,7 +325,7 @@ class Agent:
         events = self._link.step(now_s)
         for event in events:
             match event:
-                case Received():
+                case ReceivedMessage():
                     self._on_message(event.message)
                 case Acked():
                     self._relay.acked(event.token)
@@ -393,12 +395,12 @@ class Agent:
             case _:
                 engine = self._engines.get(message.engine)
                 # A dead one's loss is on its way, and answers all that was sent meanwhile.
-                if engine is not None and engine.phase is not Phase.GONE:
+                if engine is not None and engine.phase is not EnginePhase.GONE:
                     self._on_engine_message(engine, message)
 
     def _on_engine_message(
         self,
-        engine: Engine,
+        engine: ManagedEngine,
         message: HandOut
         | Recall
         | Interrupt
@@ -427,7 +429,7 @@ class Agent:
             case EnginePrepared():
                 engine.prepared = True
                 return
-        if not connected and engine.phase is not Phase.STARTING:
+        if not connected and engine.phase is not EnginePhase.STARTING:
             # Unix sockets do not break by themselves: it is dying, or it is no engine any more.
             log.error("engine %d has hung up", engine.id)
             engine.kill("it closed its lane")
@@ -451,7 +453,7 @@ class Agent:
 
     def _hear_engine(self, incarnation: str, message: FromEngine) -> None:
         engine = self._engines.get(incarnation)
-        if engine is None or (engine.phase is Phase.GONE and not isinstance(message, Returned | CommandDone)):
+        if engine is None or (engine.phase is EnginePhase.GONE and not isinstance(message, Returned | CommandDone)):
             return
         match message:
             case LaneHello():
@@ -461,7 +463,7 @@ class Agent:
                 self._relay.give_back(engine.account, message)
             case CommandDone():
                 self._relay.keep(message, engine.account)
-            case Properties():
+            case PropertiesChanged():
                 engine.properties = message
                 self._relay.say(message)
             case SetUp():
@@ -473,7 +475,7 @@ class Agent:
                 if why := self._relay.say(message):
                     declined = Declined("ResultTooLarge", why)
                     self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
-            case EngineNote() | OutputText() | Demand() | Progress():
+            case EngineNote() | OutputText() | ResourceRequest() | ProgressReport():
                 self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.errors import TaskFarmError
 from ..system.farm_paths import Lock
 from ..system.flight_recorder import Recorder, RecorderDamaged
-from .engines import Engine, Files
+from .engines import Files, ManagedEngine
 from .reaping import Marks, reap
 from .relay import Account
 
@@ -32,9 +32,9 @@ def counters(folder: Path) -> list[int]:
     return sorted(found)
 
 
-def sweep(folder: Path) -> list[Engine]:
+def sweep(folder: Path) -> list[ManagedEngine]:
     """The dead engines to be reported.  Files that tell nothing are removed.  Waits until their processes are gone."""
-    dead: list[Engine] = []
+    dead: list[ManagedEngine] = []
     for counter in counters(folder):
         files = Files(folder, counter)
         engine = _dead_engine(files) if files.recorder.exists() else None
@@ -47,7 +47,7 @@ def sweep(folder: Path) -> list[Engine]:
     return dead
 
 
-def _dead_engine(files: Files) -> Engine | None:
+def _dead_engine(files: Files) -> ManagedEngine | None:
     try:
         recorder = Recorder.open(files.recorder)
     except (OSError, RecorderDamaged) as error:
@@ -55,7 +55,7 @@ def _dead_engine(files: Files) -> Engine | None:
         return None
     # Before anything is read: what still runs may still write.
     reap(Marks(recorder.engine, files.recorder))
-    engine = Engine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
+    engine = ManagedEngine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
     engine.cause = "its agent ended"
     return engine
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
 from ..system.flight_recorder import ABORT, TIME_LIMIT
-from ..transport.lane import Lane
-from .engines import OUTPUT_BYTES_MAX, Engine, Phase
+from ..transport.lane import AgentLane
+from .engines import OUTPUT_BYTES_MAX, EnginePhase, ManagedEngine
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch
 from .zygote import tail
@@ -32,10 +32,10 @@ _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
 """As in `Crash.cause` -> as in the recorder."""
 
 
-class Watch:
+class EngineWatch:
     """Time limits, memory, interrupts, stopped processes, stacks."""
 
-    def __init__(self, grace_s: float, stopped_s: float, lane: Lane, memory: MemoryWatch) -> None:
+    def __init__(self, grace_s: float, stopped_s: float, lane: AgentLane, memory: MemoryWatch) -> None:
         """grace_s: between a time limit's interrupt and SIGTERM.  stopped_s: how long a process may be stopped."""
         self._grace_s = grace_s
         self._stopped_s = stopped_s
@@ -43,7 +43,7 @@ class Watch:
         self._memory = memory
         self._next_check_s = 0.0
 
-    def interrupt(self, engine: Engine, message: Interrupt) -> None:
+    def interrupt(self, engine: ManagedEngine, message: Interrupt) -> None:
         """Stop a run that is open: now if it runs, when it begins if the engine gets there before our recall does."""
         if not engine.account.is_open(message.run):
             return
@@ -52,12 +52,12 @@ class Watch:
         if _running(engine) != message.run:
             self._lane.send(engine.incarnation, Recall(engine.incarnation, [message.run]))
 
-    def look(self, engines: Iterable[Engine], now_s: float) -> float:
+    def look(self, engines: Iterable[ManagedEngine], now_s: float) -> float:
         """Look at those that are due; when to look again (monotonic)."""
         next_s = math.inf
         busy = []
         for engine in engines:
-            if engine.phase is Phase.GONE or engine.phase is Phase.STARTING:
+            if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING:
                 continue
             if not engine.account.open_runs and engine.ladder is None:
                 engine.next_look_s = 0.0
@@ -70,7 +70,7 @@ class Watch:
             self._limit_memory(busy, now_s)
         return next_s
 
-    def _limit_memory(self, busy: list[Engine], now_s: float) -> None:
+    def _limit_memory(self, busy: list[ManagedEngine], now_s: float) -> None:
         verdict = self._memory.look([(engine.pid, bool(engine.cause)) for engine in busy], now_s)
         if verdict is None:
             return
@@ -78,24 +78,24 @@ class Watch:
         log.warning("engine %d: %s: killing it", engine.id, verdict.cause)
         engine.kill(verdict.cause)
 
-    def check(self, engines: Iterable[Engine], now_s: float) -> None:
+    def check(self, engines: Iterable[ManagedEngine], now_s: float) -> None:
         """Look for stopped processes and overgrown output files; does nothing if it was done a moment ago."""
         if now_s < self._next_check_s:
             return
         self._next_check_s = now_s + CHECK_S
         for engine in engines:
-            if engine.phase is Phase.GONE or engine.child is None:
+            if engine.phase is EnginePhase.GONE or engine.child is None:
                 continue
             if engine.stopped.too_long(is_stopped(engine.pid), now_s, self._stopped_s):
                 log.warning("engine %d has been stopped for too long: killing it", engine.id)
                 engine.kill("stopped")
             _cut(engine)
 
-    async def stack(self, engine: Engine) -> str:
+    async def stack(self, engine: ManagedEngine) -> str:
         """Where the engine is now: its main thread's Python stack, also while C code holds the GIL."""
         path = engine.files.stack
         before = _size(path)
-        if engine.phase is Phase.GONE or not engine.send_signal(SIGNAL_STACK):
+        if engine.phase is EnginePhase.GONE or not engine.send_signal(SIGNAL_STACK):
             return f"engine {engine.id} is gone"
         deadline_s = asyncio.get_running_loop().time() + STACK_S
         seen = before
@@ -111,7 +111,7 @@ class Watch:
         )
         return f"engine {engine.id} (pid {engine.pid}) did not write its stack within {STACK_S:g} s: {why}"
 
-    def _look(self, engine: Engine, now_s: float) -> float:
+    def _look(self, engine: ManagedEngine, now_s: float) -> float:
         current = engine.account.recorder.current()
         running = current.run if current is not None else None
         deadline_s = current.deadline_ns / 1e9 if current is not None and current.deadline_ns else math.inf
@@ -123,7 +123,7 @@ class Watch:
             return engine.ladder.next_look_s(now_s)
         return min(now_s + (RESEND_S if engine.interrupts else LOOK_S), max(deadline_s, now_s + 0.001))
 
-    def _due(self, engine: Engine, running: RunKey | None, deadline_s: float, now_s: float) -> Ladder | None:
+    def _due(self, engine: ManagedEngine, running: RunKey | None, deadline_s: float, now_s: float) -> Ladder | None:
         for run in [run for run in engine.interrupts if not engine.account.is_open(run)]:
             del engine.interrupts[run]
         if running is None:
@@ -134,7 +134,7 @@ class Watch:
             return Ladder(running, "time limit", engine.graces.get(running[0], self._grace_s), now_s)
         return None
 
-    def _climb(self, engine: Engine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:
+    def _climb(self, engine: ManagedEngine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:
         recorder = engine.account.recorder
         if not ladder.told:
             recorder.want(ladder.run, _CAUSES[ladder.cause])
@@ -153,7 +153,7 @@ class Watch:
                 pass
 
 
-def _running(engine: Engine) -> RunKey | None:
+def _running(engine: ManagedEngine) -> RunKey | None:
     current = engine.account.recorder.current()
     return current.run if current is not None else None
 
@@ -165,7 +165,7 @@ def _size(path: os.PathLike[str]) -> int:
         return 0
 
 
-def _cut(engine: Engine) -> None:
+def _cut(engine: ManagedEngine) -> None:
     # What is written between the two calls is lost: this is the output that no task asked to be captured.
     path = engine.files.output
     if _size(path) > OUTPUT_BYTES_MAX:

@@ -41,7 +41,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
         if self.extra_args:
             raise UsageError("`engines list` takes nothing more")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.Engines())
+            reply = questioner.answer(messages.ListEngines())
         assert isinstance(reply, tables.EngineTable)
         if self.json:
             print_json([engine_shape(row) for row in reply.rows])
@@ -57,7 +57,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
             raise UsageError("how many? `engines add N`, with N at least 1")
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.SetWanted(more=counts[0]))
-        assert isinstance(reply, messages.Number)
+        assert isinstance(reply, messages.NumberReply)
         print(f"{printing.number(reply.value, 'engine')} wanted now; they come up within a second or two")
         return OK
 
@@ -65,6 +65,6 @@ first. What is asked for here holds over crashes and restarts of the controller.
         ids = self.number_arguments("engine")
         with connect(self.farm) as questioner:
             reply = questioner.answer(messages.RemoveEngines(ids))
-        assert isinstance(reply, messages.Number)
+        assert isinstance(reply, messages.NumberReply)
         print(f"{printing.number(reply.value, 'engine')} wanted now; a running task is finished first")
         return OK

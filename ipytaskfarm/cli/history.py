@@ -49,7 +49,7 @@ events unless asked for more. Removed tasks have no history.
             since_s = parse_since(self.since, time.time()) if self.since else 0.0
         except ValueError as error:
             raise UsageError(f"--since: {error}") from None
-        question = messages.History(ids, self.named or None, self.what or None, since_s, max(1, self.last))
+        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, max(1, self.last))
         with connect(self.farm) as questioner:
             rows = events(questioner, question)
         if self.json:
@@ -63,7 +63,7 @@ events unless asked for more. Removed tasks have no history.
         return OK
 
 
-def events(questioner: Questioner, question: messages.History) -> list[EventRow]:
+def events(questioner: Questioner, question: messages.ReadHistory) -> list[EventRow]:
     """In order of time."""
     reply = questioner.answer(question, timeout_s=LONG_S)
     assert isinstance(reply, tables.EventTable)

@@ -37,8 +37,8 @@ def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
 
 def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
     """Those of these tasks that are in that state, as lines of a table."""
-    reply = questioner.answer(messages.Tasks(ids, None, state), timeout_s=LONG_S)
-    assert isinstance(reply, tables.TaskTable)
+    reply = questioner.answer(messages.ListTasks(ids, None, state), timeout_s=LONG_S)
+    assert isinstance(reply, tables.TaskRows)
     return reply.rows
 
 

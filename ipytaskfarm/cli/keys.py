@@ -12,7 +12,7 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, complete, switches, values
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Connections
+from ipytaskfarm.core.messages import ListConnections
 from ipytaskfarm.core.messages.tables import ConnectionTable
 from ipytaskfarm.deployment import enrolment
 from ipytaskfarm.deployment.home import Home
@@ -161,7 +161,7 @@ def _connected(home: Home) -> dict[str, list[str]]:
     if home.living_info() is None:
         return {}
     with connect(home.name) as questioner:
-        reply = questioner.answer(Connections())
+        reply = questioner.answer(ListConnections())
     assert isinstance(reply, ConnectionTable)
     found: dict[str, list[str]] = {}
     for row in reply.rows:

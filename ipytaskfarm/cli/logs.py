@@ -89,7 +89,7 @@ logs that speak of that task, what happened to it, and what it printed.
     def _engine_output(self, home: Home, engine: int) -> Path:
         """What an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last lines."""
         with connect(self.farm) as questioner:
-            table = questioner.answer(messages.Engines())
+            table = questioner.answer(messages.ListEngines())
         assert isinstance(table, tables.EngineTable)
         row = next((row for row in table.rows if row.id == engine), None)
         if row is None:
@@ -134,11 +134,11 @@ logs that speak of that task, what happened to it, and what it printed.
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
             return None
         with connect(self.farm) as questioner:
-            fetched = questioner.answer(messages.Fetch([task]))
+            fetched = questioner.answer(messages.FetchResults([task]))
             assert isinstance(fetched, messages.Fetched)
             if fetched.unknown:
                 return None
-            happened = events(questioner, messages.History([task], last=EVENTS_MAX))
+            happened = events(questioner, messages.ReadHistory([task], last=EVENTS_MAX))
         body = fetched.finals[0].body if fetched.finals else None
         decoded = msgspec.msgpack.decode(body, type=ResultBody) if body else ResultBody()
         return happened, not fetched.unfinished, decoded

@@ -16,13 +16,13 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
 
 
-class Holding(JsonCommand):
+class PauseCommand(JsonCommand):
     """Pause and resume: of a job, or of the whole farm."""
 
     job = Unicode("", help="this job alone: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    aliases: Any = values(("job", "Holding.job"))
+    aliases: Any = values(("job", "PauseCommand.job"))
     on = True
 
     def carry_out(self) -> int:
@@ -41,8 +41,8 @@ class Holding(JsonCommand):
 
     def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:
         """Whether it was held before, and how many tasks wait."""
-        reply = questioner.answer(messages.Hold(self.on))
-        assert isinstance(reply, messages.Flag)
+        reply = questioner.answer(messages.HoldFarm(self.on))
+        assert isinstance(reply, messages.FlagReply)
         status = questioner.answer(messages.QueueStatus())
         assert isinstance(status, tables.QueueStatusReply)
         return reply.value, status.counts.get("scheduled", 0)
@@ -50,11 +50,11 @@ class Holding(JsonCommand):
     def _of_job(self, questioner: Questioner) -> tuple[bool, int]:
         job = find_job(questioner, self.job)
         reply = questioner.answer(messages.PauseJobs([job.id], self.on))
-        assert isinstance(reply, messages.Number)
+        assert isinstance(reply, messages.NumberReply)
         return job.paused, reply.value
 
 
-class Pause(Holding):
+class Pause(PauseCommand):
     """``ipytaskfarm pause``"""
 
     name = "pause"
@@ -67,7 +67,7 @@ Holds a farm, or one job of it: what runs goes on, but no further task is starte
     """
 
 
-class Resume(Holding):
+class Resume(PauseCommand):
     """``ipytaskfarm resume``"""
 
     name = "resume"
@@ -103,8 +103,8 @@ say. It holds over restarts of controller and agents, until --off.
         if not nodes:
             raise UsageError("which nodes? `ipytaskfarm status` shows their names")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.Drain(nodes, not self.off))
-            assert isinstance(reply, messages.Number)
+            reply = questioner.answer(messages.DrainNode(nodes, not self.off))
+            assert isinstance(reply, messages.NumberReply)
             state = questioner.answer(messages.FarmStatus())
         assert isinstance(state, tables.FarmState)
         busy = {node: 0 for node in nodes if any(agent["node"] == node for agent in state.agents)}

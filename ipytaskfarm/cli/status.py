@@ -132,9 +132,9 @@ class Tasks(JsonCommand):
         with connect(self.farm) as questioner:
             if self.job:
                 ids = find_job(questioner, self.job).ids
-            asked = messages.Tasks(ids, self.named or None, self.state, max(0, self.last))
+            asked = messages.ListTasks(ids, self.named or None, self.state, max(0, self.last))
             reply = questioner.answer(asked, timeout_s=LONG_S)
-        assert isinstance(reply, tables.TaskTable)
+        assert isinstance(reply, tables.TaskRows)
         if self.json:
             print_json([task_shape(row) for row in reply.rows])
         else:
@@ -162,9 +162,9 @@ class Explain(JsonCommand):
         if len(ids) != 1:
             raise UsageError("one task at a time")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.Explain(ids[0]))
+            reply = questioner.answer(messages.ExplainTasks(ids[0]))
             rows = task_rows(questioner, ids) if self.json else []
-        assert isinstance(reply, messages.Text)
+        assert isinstance(reply, messages.TextReply)
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
             return OK

@@ -69,8 +69,8 @@ While it lasts, some seconds for each GiB, a running farm hands nothing out and 
         if home.living_info() is None:
             return self._compact_stopped(home)
         with connect(home.name) as questioner:
-            reply = questioner.answer(messages.Compact(), timeout_s=COMPACT_S)
-        assert isinstance(reply, messages.Text)
+            reply = questioner.answer(messages.CompactStore(), timeout_s=COMPACT_S)
+        assert isinstance(reply, messages.TextReply)
         print(reply.text)
         return OK
 

@@ -39,7 +39,7 @@ heed it is replaced. Finished ones are passed over. Exit code 1 if an id was nev
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
             ids = self.chosen(questioner, "unfinished")
-            reply = questioner.answer(messages.Abort(ids, self.interrupt, self.reason), timeout_s=LONG_S)
+            reply = questioner.answer(messages.AbortTasks(ids, self.interrupt, self.reason), timeout_s=LONG_S)
         assert isinstance(reply, messages.Aborted)
         if self.json:
             print_json([{"id": task, "outcome": outcome} for task, outcome in reply.outcomes])
@@ -84,7 +84,7 @@ Hands ended tasks in again, whatever became of them, with the same inputs, as ne
 def _hand_in_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
     with connect(command.farm) as questioner:
         ids = command.chosen(questioner, "failed" if failed_only else "finished")
-        reply = questioner.answer(messages.Retry(ids, failed_only), timeout_s=LONG_S)
+        reply = questioner.answer(messages.RetryTasks(ids, failed_only), timeout_s=LONG_S)
     assert isinstance(reply, messages.Retried)
     if command.json:
         print_json({
@@ -208,8 +208,8 @@ left; one that waits has failed; one that has succeeded is reopened: it runs aga
         with connect(self.farm) as questioner:
 
             def mark(task: int) -> str:
-                reply = questioner.answer(messages.MarkFailed(task, self.reason), timeout_s=LONG_S)
-                assert isinstance(reply, messages.Text)
+                reply = questioner.answer(messages.MarkTasksFailed(task, self.reason), timeout_s=LONG_S)
+                assert isinstance(reply, messages.TextReply)
                 return reply.text
 
             return _mark(self, ids, mark)

@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 
-from ..core.messages.task_types import Failure, Final
+from ..core.messages.task_types import FailureSummary, Final
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024
@@ -165,7 +165,7 @@ class Arrivals:
 
     def end_all(self, why: str) -> None:
         """The session has failed: nothing more will be heard of those whose ends are waited for with `on_end`."""
-        failure = Failure("ConnectionError", f"nothing more is heard of this task: {why}")
+        failure = FailureSummary("ConnectionError", f"nothing more is heard of this task: {why}")
         for task_id, waiting in self.on_end.items():
             for then in waiting:
                 _call(then, Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))

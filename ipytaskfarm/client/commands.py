@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, Engines
+from ..core.messages import CommandAnswer, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
 from ..core.messages.payload import FailureBody
 from ..core.messages.tables import EngineTable
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
-from .io import Asked, refused_by_controller
+from .io import PendingQuestion, refused_by_controller
 from .results import error_named
 from .session import Session
 from .wait_notices import say
@@ -109,7 +109,7 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
     return unpack_error(failure, answer.engine_id)
 
 
-class Part(NamedTuple):
+class CommandPart(NamedTuple):
     """What one or several engines are sent."""
 
     engines: list[int] | None
@@ -128,7 +128,7 @@ class PendingResult:
         self,
         session: Session,
         verb: str,
-        parts: Sequence[Part],
+        parts: Sequence[CommandPart],
         read: Callable[[bytes], Any],
         text: str = "",
         at_once: bool = False,
@@ -144,7 +144,7 @@ class PendingResult:
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._invalid = False
-        self._parts: list[tuple[list[int] | None, Asked]] = []
+        self._parts: list[tuple[list[int] | None, PendingQuestion]] = []
         # Its end may be told before all of it is sent: nobody is called until then.
         self._sent = False
         self._parts += [
@@ -202,7 +202,7 @@ class PendingResult:
                 raise TimeoutError(f"{self._verb} has not been answered by all engines in time")
 
     def _tell_what_it_waits_for(self) -> None:
-        reply = self._session.ask(Engines())
+        reply = self._session.ask(ListEngines())
         rows = reply.rows if isinstance(reply, EngineTable) else []
         waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]

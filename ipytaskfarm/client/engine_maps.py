@@ -11,8 +11,8 @@ import msgspec
 from ..core.arguments import check_name
 from ..core.messages.engine_commands import MapBody
 from ..serialization.pack import pack, pack_function
-from ..storage.blobs import Keeper
-from .commands import Part, PendingResult, ResultList, value
+from ..storage.blobs import BlobWriter
+from .commands import CommandPart, PendingResult, ResultList, value
 from .maps import read_whole
 from .scatter import check_dist, joined, parts
 
@@ -40,12 +40,12 @@ def map_on_engines(
     code = None if isinstance(function, str) else pack_function(function)
     name = check_name("func", function) if isinstance(function, str) else None
     engines = client.ids_of(targets)
-    keeper = Keeper(client.blobs) if client.blobs is not None else None
+    keeper = BlobWriter(client.blobs) if client.blobs is not None else None
     sent = []
     for engine_id, part in zip(engines, parts(items, len(engines), dist), strict=True):
         if part:
             body = _encode(MapBody(pack(part, "items", keeper), code, name))
-            sent.append(Part([engine_id], body, keeper.taken() if keeper is not None else ()))
+            sent.append(CommandPart([engine_id], body, keeper.taken() if keeper is not None else ()))
     shown = name or getattr(function, "__name__", None) or type(function).__name__
     pending = client.send(PendingResult(client.session, "map", sent, value, f"map({shown:.40})"))
     pending.add_callback(_together, dist)

@@ -21,7 +21,7 @@ from ..system.file_mapping import load
 if TYPE_CHECKING:
     from io import FileIO
 
-    from .io import Asked
+    from .io import PendingQuestion
     from .session import Session
 
 KEPT_BYTES = 2**30
@@ -34,7 +34,7 @@ AT_ONCE = 4
 """So many are fetched at the same time, by as many threads."""
 
 
-class Fetching:
+class BlobDownloads:
     """One session's."""
 
     def __init__(self, session: Session, kept_bytes: int = KEPT_BYTES) -> None:
@@ -95,7 +95,7 @@ class Fetching:
     def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
         """Write the first piece and all behind it."""
         offsets = iter(range(PIECE_BYTES, arrival.size, PIECE_BYTES))
-        ahead: deque[Asked] = deque()
+        ahead: deque[PendingQuestion] = deque()
         try:
             while True:
                 missing = PIECES_AHEAD - len(ahead)
@@ -108,10 +108,10 @@ class Fetching:
             for asked in ahead:
                 self._session.forget(asked)
 
-    def _ask(self, digest: bytes, offset: int) -> Asked:
+    def _ask(self, digest: bytes, offset: int) -> PendingQuestion:
         return self._session.begin(ReadBlob(digest, offset))
 
-    def _answer(self, asked: Asked) -> BlobPiece:
+    def _answer(self, asked: PendingQuestion) -> BlobPiece:
         reply = self._session.answer(asked)
         assert isinstance(reply, BlobPiece), f"an answer that does not fit ReadBlob: {type(reply).__name__}"
         return reply

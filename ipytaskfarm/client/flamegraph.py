@@ -17,7 +17,7 @@ LETTER = 6.6
 """Pixels of one letter of a 11 pixel monospaced font."""
 
 
-class Bar(NamedTuple):
+class FlameBox(NamedTuple):
     """One function in one place of the picture."""
 
     label: str
@@ -37,7 +37,7 @@ class _Node:
         self.callees: dict[str, _Node] = {}
 
 
-def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[Bar]:
+def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
     """Where each function of each stack stands, callers before what they call, callees by name.
 
     Args:
@@ -55,7 +55,7 @@ def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[Bar]:
     waiting = [("all", root, 0, 0)]  # not recursive: a stack may be as deep as Python allows
     while waiting:
         label, node, depth, begin = waiting.pop()
-        yield Bar(label, depth, begin / root.count, node.count / root.count, node.count)
+        yield FlameBox(label, depth, begin / root.count, node.count / root.count, node.count)
         for name, callee in sorted(node.callees.items()):
             waiting.append((name, callee, depth + 1, begin))
             begin += callee.count
@@ -85,7 +85,7 @@ def flamegraph(stacks: Mapping[tuple[str, ...], int], title: str, unit_s: float 
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _bar(bar: Bar, height: int, unit_s: float) -> str:
+def _bar(bar: FlameBox, height: int, unit_s: float) -> str:
     x, y, width = bar.begin * WIDTH, height - 6 - ROW * (bar.depth + 1), bar.width * WIDTH
     took = f", {bar.samples * unit_s:.2f} s" if unit_s else ""
     told = f"{_text(bar.label)}: {bar.samples:,} samples{took}, {bar.width:.1%}"

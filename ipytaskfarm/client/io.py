@@ -27,8 +27,7 @@ from ..core import errors
 from ..core.messages import (
     Accepted,
     Answer,
-    Ask,
-    Command,
+    AskQuestion,
     CommandAnswer,
     Fetched,
     Finals,
@@ -39,15 +38,16 @@ from ..core.messages import (
     Output,
     Reopened,
     Reply,
+    SendCommand,
     Submit,
-    Watch,
     Watched,
+    WatchTasks,
 )
 from ..core.messages.payload import FailureBody
 from ..core.text import text_of
 from ..storage.blobs import TOUCH_S, Blobs, use
 from ..system.farm_paths import ConnectionInfo
-from ..transport.peer import Link, Lost, NewEpoch, Received, Refused, Resumed
+from ..transport.peer import Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .arrivals import Arrivals
 from .outbox import Outbox
 from .results import error_named
@@ -65,21 +65,23 @@ NOBODY = -1
 """The engine id of an answer to a command that is about no engine in particular."""
 
 WATCH_IDS = 50_000
-"""Ids in one `Watch`."""
+"""Ids in one `WatchTasks`."""
 
 
-class Asked:
+class PendingQuestion:
     """A question or a command under way, and its answer or answers."""
 
     __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs", "error")
 
-    def __init__(self, message: Ask | Command, after: int, on_done: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, message: AskQuestion | SendCommand, after: int, on_done: Callable[[], None] | None = None
+    ) -> None:
         self.message = message
         self.after = after
         """The last chunk of tasks handed in before it: it must not overtake that one."""
         self.event = threading.Event()
         self.reply: Reply | None = None
-        engines = message.engines if isinstance(message, Command) else None
+        engines = message.engines if isinstance(message, SendCommand) else None
         self.expected: set[int] | None = None if engines is None else set(engines)
         """Who will answer a command; None: not known yet."""
         self.answers: dict[int, CommandAnswer] = {}
@@ -123,9 +125,9 @@ class IoThread:
         """Ids came, something was accepted, the connection changed."""
         self._outbox = Outbox()
         self.arrivals = Arrivals()
-        self._questions: deque[Asked] = deque()
+        self._questions: deque[PendingQuestion] = deque()
         """To be sent."""
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[int, PendingQuestion] = {}
         """Not answered yet."""
         self._next_n = 1
         self._idle = False
@@ -199,7 +201,7 @@ class IoThread:
                 os.close(self._bell)
                 self._bell = -1
 
-    def _send(self, message: Submit | Ask | Command | NeedIds) -> None:
+    def _send(self, message: Submit | AskQuestion | SendCommand | NeedIds) -> None:
         """Give a message to the link.  One that cannot be encoded is a fault of its own, and ends nothing else."""
         try:
             self._link.send(message)
@@ -209,16 +211,16 @@ class IoThread:
                 with self._lock:
                     sound = self._outbox.only_sound(message)
                 self._link.send(sound)
-            elif isinstance(message, Ask | Command):
+            elif isinstance(message, AskQuestion | SendCommand):
                 self._not_sent(message, error)
             else:
                 raise
 
-    def _not_sent(self, message: Ask | Command, error: Exception) -> None:
+    def _not_sent(self, message: AskQuestion | SendCommand, error: Exception) -> None:
         with self._lock:
             asked = self._asked.pop(message.n, None)
         if asked is not None:
-            what = message.question if isinstance(message, Ask) else message
+            what = message.question if isinstance(message, AskQuestion) else message
             kind = type(error) if isinstance(error, errors.TaskFarmError) else ValueError
             asked.error = kind(f"{type(what).__name__} cannot be sent: {text_of(error)}")
             asked.answered = True
@@ -288,10 +290,10 @@ class IoThread:
 
     def _take(self, events: list[Any]) -> None:
         """What the link brought: all of it under one lock, then one wake-up."""
-        done: list[Asked] = []
+        done: list[PendingQuestion] = []
         with self._lock:
             for event in events:
-                if isinstance(event, Received):
+                if isinstance(event, ReceivedMessage):
                     self._receive(event.message, done)
                 elif isinstance(event, NewEpoch):
                     self._new_epoch()
@@ -309,7 +311,7 @@ class IoThread:
         if self.fatal is not None:
             self._fail(self.fatal)
 
-    def _receive(self, message: Any, done: list[Asked]) -> None:
+    def _receive(self, message: Any, done: list[PendingQuestion]) -> None:
         if isinstance(message, Finals):
             self.arrivals.take(message.finals)
         elif isinstance(message, Accepted):
@@ -344,7 +346,7 @@ class IoThread:
             self._outbox.full(message, time.monotonic())
 
     @staticmethod
-    def _answered(asked: Asked, answer: CommandAnswer) -> bool:
+    def _answered(asked: PendingQuestion, answer: CommandAnswer) -> bool:
         """Note one answer to a command; True when it was the last."""
         if answer.engine_id == NOBODY and answer.ok:
             # A command to all engines is first answered with who they are.
@@ -370,10 +372,10 @@ class IoThread:
             self._questions.appendleft(asked)
         self._questions.extend(self._watches(unaccepted, after=self._outbox.mark()))
 
-    def _watches(self, wanted: set[int], after: int) -> Iterator[Asked]:
+    def _watches(self, wanted: set[int], after: int) -> Iterator[PendingQuestion]:
         ids = sorted(wanted)
         for at in range(0, len(ids), WATCH_IDS):
-            yield Asked(Ask(self._next_n, Watch(ids[at : at + WATCH_IDS])), after)
+            yield PendingQuestion(AskQuestion(self._next_n, WatchTasks(ids[at : at + WATCH_IDS])), after)
             self._next_n += 1
 
     def _fail(self, error: BaseException) -> None:

@@ -302,7 +302,7 @@ class Job:
         self._events.add("progress", function)
 
     def _rows(self) -> list[tables.TaskRow]:
-        return self._client._ask(messages.Tasks(self._ids), tables.TaskTable).rows if self._ids else []
+        return self._client._ask(messages.ListTasks(self._ids), tables.TaskRows).rows if self._ids else []
 
     def counts(self) -> dict[str, int]:
         """How many of its tasks are scheduled, pending, succeeded, failed."""

@@ -25,7 +25,7 @@ from ..core.chunk_sizes import Pace
 from ..core.messages import tables
 from ..serialization.pack import unpack_error
 from .map_values import Gathered, Values
-from .progress import Progress
+from .progress import ProgressBar
 from .results import TaskResult, sign
 from .tasks import EachTask, MapTask
 
@@ -85,7 +85,7 @@ class Items:
         return chunk
 
 
-class Chunk(NamedTuple):
+class MapChunk(NamedTuple):
     """Items on their way: those at `places` of the whole."""
 
     places: Sequence[int]
@@ -93,7 +93,7 @@ class Chunk(NamedTuple):
     retries: int
 
 
-class Ended(NamedTuple):
+class EndedChunk(NamedTuple):
     """What came of a chunk: its values, and instead of some of them (by index) the errors."""
 
     places: Sequence[int]
@@ -167,7 +167,7 @@ def map_tasks(
     items = Items(read_whole(sequences))
     values = Values((), gathered.printed)
     errors: dict[int, BaseException] = {}
-    progress = Progress(items.total or 0, "item", client.progress)
+    progress = ProgressBar(items.total or 0, "item", client.progress)
     with progress:
         for ended in _run_chunks(client, function, items, gathered, attributes.get("retries", 0)):
             _put(values, errors, ended, items.taken)
@@ -196,7 +196,7 @@ def _map_one_by_one(
         _leave(client, [], ids)
 
 
-def _put(values: list[Any], errors: dict[int, BaseException], ended: Ended, taken: int) -> None:
+def _put(values: list[Any], errors: dict[int, BaseException], ended: EndedChunk, taken: int) -> None:
     """Put what came of a chunk where it belongs."""
     if len(values) < taken:
         values.extend([None] * (taken - len(values)))
@@ -242,7 +242,7 @@ class _Raise(NamedTuple):
     error: BaseException
 
 
-def _values(ended: Ended) -> Iterator[Any]:
+def _values(ended: EndedChunk) -> Iterator[Any]:
     for index, value in enumerate(ended.values):
         if index in ended.errors:
             raise ended.errors[index]
@@ -262,13 +262,13 @@ def _run_chunks(
     gathered: Gathered | None,
     retries: int,
     held: Callable[[], int] = lambda: 0,
-) -> Generator[Ended]:
+) -> Generator[EndedChunk]:
     """Chunks as they end.  held: how many values the consumer has that it cannot pass on yet.
 
     Items that fail and may be tried again, and those that rejected the engine, come again alone: then the farm's own
     rules for tasks hold.  When the caller leaves early, or an error ends it, nothing is kept of the chunks.
     """
-    under_way: dict[int, Chunk] = {}
+    under_way: dict[int, MapChunk] = {}
     finished: list[int] = []
     key = object()
     _open_maps[key] = client._session, under_way, finished
@@ -301,7 +301,7 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
     # A farm that has ended or does not answer keeps them, as does one that refuses; nobody is there to be told.
     with suppress(Exception):
         if unwanted:
-            session.ask(messages.Abort(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
+            session.ask(messages.AbortTasks(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
         session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
         session.forget_results([*unwanted, *finished])
 
@@ -315,7 +315,7 @@ def _leave_all() -> None:
     _open_maps.clear()
 
 
-_open_maps: dict[object, tuple[Session, dict[int, Chunk], list[int]]] = {}
+_open_maps: dict[object, tuple[Session, dict[int, MapChunk], list[int]]] = {}
 atexit.register(_leave_all)
 os.register_at_fork(after_in_child=_open_maps.clear)
 
@@ -327,13 +327,13 @@ def _chunks_as_they_end(
     gathered: Gathered | None,
     retries: int,
     held: Callable[[], int],
-    under_way: dict[int, Chunk],
+    under_way: dict[int, MapChunk],
     finished: list[int],
-) -> Iterator[Ended]:
+) -> Iterator[EndedChunk]:
     """under_way, finished: filled with what was handed in and has not ended, and with what has ended and is kept."""
-    engines = client._ask(messages.Engines(), tables.EngineTable).rows
+    engines = client._ask(messages.ListEngines(), tables.EngineTable).rows
     pace = Pace(len(engines))
-    again: deque[Chunk] = deque()
+    again: deque[MapChunk] = deque()
     largest = 1
     while True:
         while len(under_way) < pace.window and held() < LOOK_AHEAD * pace.window * largest:
@@ -367,37 +367,39 @@ def _chunks_as_they_end(
             yield ended
 
 
-def _next_chunk(items: Items, pace: Pace, retries: int) -> Chunk:
+def _next_chunk(items: Items, pace: Pace, retries: int) -> MapChunk:
     start = items.taken
     taken = items.take(pace.size(items.left))
-    return Chunk(range(start, start + len(taken)), taken, retries)
+    return MapChunk(range(start, start + len(taken)), taken, retries)
 
 
-def _open(chunk: Chunk, result: TaskResult) -> Ended:
+def _open(chunk: MapChunk, result: TaskResult) -> EndedChunk:
     """What came of it.  A chunk that failed as a whole (its engine was lost) failed for each of its items."""
     if result.failure is not None:
         every = range(len(chunk.items))
-        return Ended(chunk.places, [None for _ in every], dict.fromkeys(every, result.failure.value))
+        return EndedChunk(chunk.places, [None for _ in every], dict.fromkeys(every, result.failure.value))
     values, failed = result.result
     errors = {}
     for index, _, body in failed:
         error = unpack_error(body, result.engineid)
         sign(error, result.engineid, body.traceback)
         errors[index] = error
-    return Ended(chunk.places, values, errors)
+    return EndedChunk(chunk.places, values, errors)
 
 
-def _set_aside(ended: Ended, chunk: Chunk, failed: list[tuple[int, bool, Any]], again: deque[Chunk]) -> Ended:
+def _set_aside(
+    ended: EndedChunk, chunk: MapChunk, failed: list[tuple[int, bool, Any]], again: deque[MapChunk]
+) -> EndedChunk:
     """Take out what is to be tried again."""
     back = {index: rejected for index, rejected, _ in failed if rejected or chunk.retries > 0}
     if not back:
         return ended
     for index, rejected in back.items():
         retries = chunk.retries if rejected else chunk.retries - 1
-        again.append(Chunk([chunk.places[index]], [chunk.items[index]], retries))
+        again.append(MapChunk([chunk.places[index]], [chunk.items[index]], retries))
     kept = [index for index in range(len(chunk.items)) if index not in back]
     errors = {new: ended.errors[index] for new, index in enumerate(kept) if index in ended.errors}
-    return Ended([ended.places[index] for index in kept], [ended.values[index] for index in kept], errors)
+    return EndedChunk([ended.places[index] for index in kept], [ended.values[index] for index in kept], errors)
 
 
 def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool, gathered: Gathered) -> list[Any]:

@@ -20,15 +20,15 @@ from ..core.messages import tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.text import escaped, exactly, shown
 from ..serialization.pack import pack
-from ..storage.blobs import Blobs, Keeper
+from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
 from . import activation, commands, scatter, sessions
-from .commands import Part, PendingResult, ResultList
+from .commands import CommandPart, PendingResult, ResultList
 from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
 from .imports import collected
 from .operate import await_engines_of
-from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
+from .profiling import CpuProfiling, MemoryProfiling, ProfiledEngines, Sampling
 from .session import Session
 from .tasks import _push
 
@@ -89,7 +89,7 @@ class MultiEngineClient:
     def _repr_html_(self) -> str:
         head = html.escape(repr(self)[1:-1])
         try:
-            reply = self._session.ask(messages.Engines(), timeout_s=LOOK_S)
+            reply = self._session.ask(messages.ListEngines(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: what is shown says so
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
@@ -101,7 +101,7 @@ class MultiEngineClient:
 
     def engines(self) -> list[tables.EngineRow]:
         """All engines, by id, with their state and facts."""
-        reply = self._session.ask(messages.Engines())
+        reply = self._session.ask(messages.ListEngines())
         assert isinstance(reply, tables.EngineTable)
         return reply.rows
 
@@ -168,7 +168,7 @@ class MultiEngineClient:
         what: str = "",
         blobs: tuple[str, ...] = (),
     ) -> Any:
-        part = Part(self._chosen(targets), body, blobs)
+        part = CommandPart(self._chosen(targets), body, blobs)
         text = f"{verb}({escaped(what[:60])})"
         return self._finish(self.send(PendingResult(self._session, verb, [part], read, text)), block)
 
@@ -227,7 +227,7 @@ class MultiEngineClient:
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
-        keeper = Keeper(self.blobs) if self.blobs is not None else None
+        keeper = BlobWriter(self.blobs) if self.blobs is not None else None
         body = _encode(PushBody(pack(checked, "value", keeper)))
         blobs = keeper.taken() if keeper is not None else ()
         return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs)
@@ -285,10 +285,10 @@ class MultiEngineClient:
         engines = self.ids_of(targets)
         sent = []
         for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
-            keeper = Keeper(self.blobs) if self.blobs is not None else None
+            keeper = BlobWriter(self.blobs) if self.blobs is not None else None
             value = scatter.flat(part) if flatten else part
             body = _encode(PushBody(pack({key: value}, "value", keeper)))
-            sent.append(Part([engine_id], body, keeper.taken() if keeper is not None else ()))
+            sent.append(CommandPart([engine_id], body, keeper.taken() if keeper is not None else ()))
         pending = PendingResult(self._session, "push", sent, commands.nothing, f"scatter({key})")
         return self._finish(self.send(pending), block)
 
@@ -332,7 +332,7 @@ class MultiEngineClient:
     def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, Any]]]:
         """``[(id, {'queue': [...], 'pending': ...})]``: what runs on each engine (None, a task or a command), and the
         commands waiting behind it, all as text."""
-        reply = self._session.ask(messages.CommandQueues())
+        reply = self._session.ask(messages.ListCommandQueues())
         assert isinstance(reply, tables.CommandQueueTable)
         rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
         found = []
@@ -383,7 +383,7 @@ class MultiEngineClient:
         block is taken for the sake of old scripts: this always waits.
         """
         if controller:
-            self._session.ask(messages.Stop(drain_s=0.0))
+            self._session.ask(messages.StopFarm(drain_s=0.0))
             self._session.wait_gone(GONE_S)
             return
         try:
@@ -451,17 +451,17 @@ class MultiEngineClient:
     @property
     def cpu_profiling(self) -> CpuProfiling:
         """CPU time by function on the engines of `targets`, with yappi: see `CpuProfiling`."""
-        return CpuProfiling(Engines(self._session, self._chosen(None)))
+        return CpuProfiling(ProfiledEngines(self._session, self._chosen(None)))
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
         """Memory by line on the engines of `targets`, with tracemalloc: see `MemoryProfiling`."""
-        return MemoryProfiling(Engines(self._session, self._chosen(None)))
+        return MemoryProfiling(ProfiledEngines(self._session, self._chosen(None)))
 
     @property
     def sampling(self) -> Sampling:
         """Where tasks spend their time on the engines of `targets`, cheap enough to stay on: see `Sampling`."""
-        return Sampling(Engines(self._session, self._chosen(None)))
+        return Sampling(ProfiledEngines(self._session, self._chosen(None)))
 
     # ----------------------------------------------------------------------------------------------
     # Sticky state
@@ -476,7 +476,7 @@ class MultiEngineClient:
         """Forget sticky entries, all or those of these keys; returns how many.  Present engines keep their names."""
         wanted = None if keys is None else check_names("keys", keys)
         reply = self._session.ask(messages.ClearSticky(wanted))
-        assert isinstance(reply, messages.Number)
+        assert isinstance(reply, messages.NumberReply)
         return reply.value
 
     def _send_sticky(
@@ -493,7 +493,7 @@ class MultiEngineClient:
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
             self._session.ask(messages.SetSticky(key, verb, entry, text))
-        pending = self.send(PendingResult(self._session, verb, [Part(None, body)], read))
+        pending = self.send(PendingResult(self._session, verb, [CommandPart(None, body)], read))
         if not (self.block if block is None else block):
             return pending
         try:

@@ -94,7 +94,7 @@ class Snapshot:
         return html_table(_HEADINGS, [node.cells() for node in self.nodes])
 
 
-class Check:
+class CheckResult:
     """Whether any engine could serve a task; true if one could.
 
     `engines`: ids of those that could.  `unmet`: why none ever can as the farm is now, or "".  `why`: engine id -> why

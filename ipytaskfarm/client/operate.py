@@ -18,7 +18,7 @@ from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.text import text_of
 from ..serialization.pack import pack
-from ..storage.blobs import Keeper
+from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
 from .jobs import Job, found_job
 from .tables import Listing, event_table, job_table
@@ -42,10 +42,10 @@ def mark_done(self: TaskClient, taskid: int, result: Any = None) -> None:
     Raises TaskError for a task that has ended, IndexError for one that is not there.  From bndl.
     """
     names = isinstance(result, dict) and all(isinstance(name, str) for name in result)
-    keeper = Keeper(self._session.blobs) if self._session.blobs is not None else None
+    keeper = BlobWriter(self._session.blobs) if self._session.blobs is not None else None
     body = ResultBody(pack(result, "result", keeper), kind="names" if names else "call")
     blobs = keeper.taken() if keeper is not None else ()
-    self._ask(messages.MarkDone(task_id(taskid), _encode(body), blobs), messages.Flag)
+    self._ask(messages.MarkTasksDone(task_id(taskid), _encode(body), blobs), messages.FlagReply)
 
 
 def mark_failed(self: TaskClient, taskid: int, reason: str = "") -> str:
@@ -55,7 +55,7 @@ def mark_failed(self: TaskClient, taskid: int, reason: str = "") -> str:
     One that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its history, and what
     waits for it and has not begun waits again.  Raises TaskError for a task that has failed.  From bndl.
     """
-    return self._ask(messages.MarkFailed(task_id(taskid), text_of(reason)), messages.Text).text
+    return self._ask(messages.MarkTasksFailed(task_id(taskid), text_of(reason)), messages.TextReply).text
 
 
 def restart(self: TaskClient, ids: Ids) -> list[int]:
@@ -100,16 +100,16 @@ def resume(self: TaskClient, job: Job | str | None = None) -> None:
 
 def _hold(client: TaskClient, which: Job | str | None, on: bool) -> None:
     if which is None:
-        client._ask(messages.Hold(on), messages.Flag)
+        client._ask(messages.HoldFarm(on), messages.FlagReply)
         return
     found = which if isinstance(which, Job) else job(client, which)
-    client._ask(messages.PauseJobs([found.id], on), messages.Number)
+    client._ask(messages.PauseJobs([found.id], on), messages.NumberReply)
 
 
 def drain(self: TaskClient, nodes: str | Iterable[str], on: bool = True) -> int:
     """Give the engines of these nodes (by their names) nothing more, while what runs there comes to its end; on=False:
     let them go on.  It outlives controller and agents.  Returns how many agents there are on them."""
-    return self._ask(messages.Drain(check_names("nodes", nodes), bool(on)), messages.Number).value
+    return self._ask(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
 
 
 def history(
@@ -135,7 +135,7 @@ def history(
         since = since.timestamp()
     since_s = 0.0 if since is None else check_number("since", since, "seconds since 1970, a datetime or a timedelta")
     most = check_count("last", last, least=0) or 1
-    question = messages.History(wanted, check_text("name", name), check_text("what", what), _finite(since_s), most)
+    question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), _finite(since_s), most)
     return event_table(self._ask(question, tables.EventTable).rows)
 
 
@@ -158,7 +158,7 @@ def await_engines_of(session: Session, count: int | None, connect_timeout: float
     """The same, for clients of any kind."""
 
     def look() -> list[int]:
-        reply = session.ask(messages.Engines())
+        reply = session.ask(messages.ListEngines())
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         return [row.id for row in rows if row.state in ("idle", "busy")]
 

@@ -36,7 +36,7 @@ _TASK_BYTES = 150
 _SMALL_FUNCTION_BYTES = 16 * 1024
 
 
-class Chunk:
+class SubmitChunk:
     """Tasks of one block of ids, in order, and the functions they need."""
 
     __slots__ = ("number", "block", "tasks", "functions", "jobs", "size_bytes")
@@ -76,15 +76,15 @@ class Outbox:
         """A block was asked for and has not come."""
         self._chunks = 0
         """So many were begun."""
-        self._open: Chunk | None = None
-        self._unsent: deque[Chunk] = deque()
-        self._sent: deque[Chunk] = deque()
+        self._open: SubmitChunk | None = None
+        self._unsent: deque[SubmitChunk] = deque()
+        self._sent: deque[SubmitChunk] = deque()
         self._large_sent: set[str] = set()
         self.size_bytes = 0
         self.full_why: str | None = None
         """The controller's disk is full, in its words."""
         self._full_until_s = 0.0
-        self._probe: Chunk | None = None
+        self._probe: SubmitChunk | None = None
         """While the disk is full, the one chunk that is sent to ask whether it still is."""
 
     # Ids
@@ -143,7 +143,7 @@ class Outbox:
             chunk = None
         if chunk is None:
             self._chunks += 1
-            chunk = self._open = Chunk(self._chunks, self._block)
+            chunk = self._open = SubmitChunk(self._chunks, self._block)
         for code in functions:
             size += self._take_function(chunk, code)
         if job is not None:
@@ -158,7 +158,7 @@ class Outbox:
             self._close()
         return task_id
 
-    def _take_function(self, chunk: Chunk, code: Function) -> int:
+    def _take_function(self, chunk: SubmitChunk, code: Function) -> int:
         # Small code goes with every chunk that uses it: the controller may have forgotten it, since
         # clearing the last task of a function clears the function.
         if code.digest in chunk.functions:
@@ -215,7 +215,7 @@ class Outbox:
                 return chunks[0].first
         return self._open.first if self._open is not None and self._open.tasks else self.next_id
 
-    def next_to_send(self, now_s: float) -> Chunk | None:
+    def next_to_send(self, now_s: float) -> SubmitChunk | None:
         """The next chunk, on its way from now on; None: nothing, or not now."""
         if self.full_why is not None and (self._probe is not None or now_s < self._full_until_s):
             return None
@@ -267,7 +267,7 @@ class Outbox:
 
     def full(self, refused: Full, now_s: float) -> None:
         """Nothing from that id on was taken: that chunk and all behind it are to be sent again, later."""
-        back: list[Chunk] = []
+        back: list[SubmitChunk] = []
         found = False
         for chunk in self._sent:
             found = found or chunk.first <= refused.first_id <= chunk.last

@@ -18,7 +18,7 @@ from ..core.messages.task_types import Function, Packed, Recovery, Rules
 from ..serialization.pack import pack, pack_function
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
-from ..storage.blobs import Blobs, Keeper
+from ..storage.blobs import Blobs, BlobWriter
 from .rules import pack_rules
 from .tasks import CallTask, Join, MapTask, StringTask, Task
 
@@ -56,7 +56,9 @@ def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = No
     if task.__class__ is StringTask and not task._ruled and not task.push and not task.after:
         payload = _string_work(task, _NOTHING)
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
-    noted = _Noted(Keeper(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task)
+    noted = _Noted(
+        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task
+    )
     if task.__class__ is StringTask and not task._ruled:
         payload, taken = _string_work(task, noted), noted.taken()
         needs = noted.needs(task)
@@ -80,7 +82,7 @@ class _Noted:
 
     __slots__ = ("_inputs", "_keeper", "_place")
 
-    def __init__(self, keeper: Keeper | None, place: Callable[[Task], int]) -> None:
+    def __init__(self, keeper: BlobWriter | None, place: Callable[[Task], int]) -> None:
         self._keeper = keeper
         self._place = place
         self._inputs: dict[int, None] = {}

@@ -25,7 +25,7 @@ class Column(NamedTuple):
     text: Callable[[Any], str] = str
 
 
-class Kind(NamedTuple):
+class ProfileKind(NamedTuple):
     """What the tables of one profiler look like."""
 
     columns: Mapping[str, Column]
@@ -57,7 +57,7 @@ def _names(modules: Modules) -> tuple[str, ...]:
     return (modules,) if isinstance(modules, str) else tuple(modules)
 
 
-class Listing:
+class ProfileTable:
     """Rows of a profile, chosen and in order; `rows` has them as dicts of raw values (seconds, bytes, counts).
 
     Args:
@@ -74,7 +74,7 @@ class Listing:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProfileKind,
         rows: Iterable[Row],
         *,
         columns: Columns = (),

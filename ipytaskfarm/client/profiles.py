@@ -16,7 +16,7 @@ import msgspec
 from ..core.messages.engine_commands import CpuProfile, MemoryProfile, Place, SampleProfile
 from .display import harmless
 from .flamegraph import flamegraph
-from .profile_tables import Column, Kind, Listing, PerEngine, Row, place_row
+from .profile_tables import Column, PerEngine, ProfileKind, ProfileTable, Row, place_row
 
 File: TypeAlias = str | PathLike[str]
 GroupBy: TypeAlias = Literal["lineno", "filename", "traceback"]
@@ -41,7 +41,7 @@ def _diff(value: int) -> str:
     return f"{value:+d}"
 
 
-CPU = Kind(
+CPU = ProfileKind(
     {
         "name": Column("name"),
         "where": Column("where"),
@@ -61,7 +61,7 @@ CPU = Kind(
         "avgtime": "tavg",
     },
 )
-SAMPLES = Kind(
+SAMPLES = ProfileKind(
     {
         "name": Column("name"),
         "where": Column("where"),
@@ -81,8 +81,8 @@ _BLOCKS = {
     "average": Column("average KiB", _kib),
     "callers": Column("called from"),
 }
-MEMORY = Kind(_BLOCKS, ("where", "size", "count", "average", "callers"), "size")
-MEMORY_CHANGES = Kind(
+MEMORY = ProfileKind(_BLOCKS, ("where", "size", "count", "average", "callers"), "size")
+MEMORY_CHANGES = ProfileKind(
     {**_BLOCKS, "size_diff": Column("KiB +", _kib_diff), "count_diff": Column("count +", _diff)},
     ("where", "size", "size_diff", "count", "count_diff", "average", "callers"),
     "size_diff",
@@ -113,9 +113,9 @@ class CpuStats:
         self.clock = " and ".join(sorted({profile.clock for profile in profiles}))
         self.rows = _summed_calls(profiles)
 
-    def top(self, **settings: Any) -> Listing:
-        """A `Listing` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
-        return Listing(CPU, self.rows, **settings)
+    def top(self, **settings: Any) -> ProfileTable:
+        """A `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        return ProfileTable(CPU, self.rows, **settings)
 
     def __repr__(self) -> str:
         head = f"{self.clock} time of {self.runs} runs on {_engines(self.engines)}, in seconds"
@@ -200,9 +200,9 @@ class SampleStats:
             for place, samples in cumulative.items()
         ]
 
-    def top(self, **settings: Any) -> Listing:
-        """A `Listing` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
-        return Listing(SAMPLES, self.rows, **settings)
+    def top(self, **settings: Any) -> ProfileTable:
+        """A `ProfileTable` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        return ProfileTable(SAMPLES, self.rows, **settings)
 
     def __repr__(self) -> str:
         took = f"{self.samples} samples ({self.samples * self.interval_s:.2f} s)"
@@ -283,8 +283,8 @@ class MemorySnapshot:
             rows.append(row)
         return rows
 
-    def top(self, group_by: GroupBy = "lineno", compare_to: Any = None, **settings: Any) -> Listing:
-        """A `Listing` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+    def top(self, group_by: GroupBy = "lineno", compare_to: Any = None, **settings: Any) -> ProfileTable:
+        """A `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
 
         Args:
             group_by: "lineno", "filename", or "traceback", which is as deep as `start` was told.
@@ -293,7 +293,9 @@ class MemorySnapshot:
         kind = MEMORY if compare_to is None else MEMORY_CHANGES
         if "columns" not in settings and group_by != "traceback":
             settings["columns"] = [name for name in kind.usual if name != "callers"]
-        return Listing(kind, self.rows(group_by, None if compare_to is None else snapshot_of(compare_to)), **settings)
+        return ProfileTable(
+            kind, self.rows(group_by, None if compare_to is None else snapshot_of(compare_to)), **settings
+        )
 
     def of(self, engine: int) -> MemorySnapshot:
         """That of one engine alone; empty if it is not in it."""

@@ -13,7 +13,7 @@ import msgspec
 
 from ..core import errors, messages
 from ..core.messages.engine_commands import PROFILE, CpuProfile, MemoryProfile, ProfileBody, SampleProfile
-from .commands import Part, PendingResult
+from .commands import CommandPart, PendingResult
 from .profile_tables import Columns, Direction, Modules, PerEngine
 from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
 from .session import Session
@@ -25,7 +25,7 @@ FRAMES_MAX = 65535
 """tracemalloc's own limit."""
 
 
-class Engines(NamedTuple):
+class ProfiledEngines(NamedTuple):
     """Whom a profiler asks."""
 
     session: Session
@@ -50,7 +50,7 @@ class Engines(NamedTuple):
         return found
 
     def _send(self, body: ProfileBody, read: Callable[[bytes], Any]) -> list[Any]:
-        part = Part(self.ids, msgspec.msgpack.encode(body))
+        part = CommandPart(self.ids, msgspec.msgpack.encode(body))
         text = f"{PROFILE}({body.profiler} {body.op})"
         try:
             answers: list[Any] = PendingResult(self.session, PROFILE, [part], read, text, at_once=True).get_result()
@@ -84,7 +84,7 @@ class CpuProfiling:
     From bndl.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: ProfiledEngines) -> None:
         self._engines = engines
         self._started = False
 
@@ -182,7 +182,7 @@ class MemoryProfiling:
     come later are not profiled; `start` once more reaches them.  From bndl.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: ProfiledEngines) -> None:
         self._engines = engines
         self._started = False
 
@@ -278,7 +278,7 @@ class Sampling:
     stopped and resumed, sample too (``mec.sticky()`` shows it).  What an engine has counted goes when the engine goes.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: ProfiledEngines) -> None:
         self._engines = engines
         self._started = False
 
@@ -375,6 +375,6 @@ def _print(
         print(f"engine {engine}", stats.top(**settings), "", sep="\n", file=file)
 
 
-def _shown(what: str, engines: Engines) -> str:
+def _shown(what: str, engines: ProfiledEngines) -> str:
     whom = "all engines" if engines.ids is None else f"engines {engines.ids}"
     return f"<{what} on {whom} of farm {engines.session.farm!r}>"

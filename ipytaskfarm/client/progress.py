@@ -16,7 +16,7 @@ from typing import Any
 AFTER_S = 1.0
 
 
-class Progress:
+class ProgressBar:
     """A context; `left` is told now and then how many are still to come."""
 
     def __init__(self, total: int, unit: str = "task", show: bool = True) -> None:
@@ -27,7 +27,7 @@ class Progress:
         self._bar: Any = None
         self._failed = 0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

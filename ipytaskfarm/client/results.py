@@ -19,7 +19,7 @@ import msgspec
 
 from ..core import errors
 from ..core.messages.payload import ResultBody
-from ..core.messages.task_types import Failure as WireFailure, Final
+from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html

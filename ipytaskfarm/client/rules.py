@@ -26,7 +26,7 @@ from ..core.arguments import (
 )
 from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.task_types import Function, Recovery, Rules
-from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, Want, bytes_of
+from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, ResourceAmount, bytes_of
 from ..core.scheduler.engine_choice import PLACEMENTS
 from ..core.text import exactly, shown
 from ..environment import TaskEnvironment
@@ -184,7 +184,7 @@ def _size(attribute: str, name: str, text: str) -> float:
         raise ValueError(f"{attribute}: {name}: {error}") from None
 
 
-def _resources(value: Any) -> tuple[Want, ...]:
+def _resources(value: Any) -> tuple[ResourceAmount, ...]:
     if value is None:
         return ()
     if not isinstance(value, Mapping):
@@ -192,12 +192,12 @@ def _resources(value: Any) -> tuple[Want, ...]:
     return tuple(_want(name, amount) for name, amount in value.items())
 
 
-def _want(name: Any, amount: Any) -> Want:
+def _want(name: Any, amount: Any) -> ResourceAmount:
     if not isinstance(name, str):
         raise wrong("resources", "a dict whose keys are names", name)
     name = check_name("resources: a name", name)
     least, most = amount if isinstance(amount, (tuple, list)) and len(amount) == 2 else (amount, amount)
-    want = Want(name, _amount(name, least), _amount(name, most))
+    want = ResourceAmount(name, _amount(name, least), _amount(name, most))
     if want.most < want.least:
         raise ValueError(f"resources: of {name} at least {least} and at most {most} cannot be")
     return want

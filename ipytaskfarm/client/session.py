@@ -17,18 +17,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from ..core import errors
-from ..core.messages import Ask, Command, Fetch, Fetched, MarkDone, Question, Refusal, Reply, SetSticky, Watch, Watched
+from ..core.messages import (
+    AskQuestion,
+    Fetched,
+    FetchResults,
+    MarkTasksDone,
+    Question,
+    Refusal,
+    Reply,
+    SendCommand,
+    SetSticky,
+    Watched,
+    WatchTasks,
+)
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
 from ..transport.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
-from .fetching import Fetching
-from .io import READER, Asked, IoThread
+from .fetching import BlobDownloads
+from .io import READER, IoThread, PendingQuestion
 from .outbox import LIMIT_BYTES
 from .results import error_named
-from .wait_notices import Patience, say_interrupted
+from .wait_notices import WaitNotices, say_interrupted
 
 GONE_S = 10.0
 """A farm whose connection file has been missing for so long was stopped; until then it may be restarting."""
@@ -61,7 +73,7 @@ class Session(IoThread):
         self._fetched_last = -2
         self._fetch_ahead = 1
         self._forked = False
-        self._fetching = Fetching(self) if self.blobs is None else None
+        self._fetching = BlobDownloads(self) if self.blobs is None else None
         if self._fetching is not None:
             fetch_from(self._fetching.fetch)
 
@@ -250,7 +262,7 @@ class Session(IoThread):
             arrivals.watched |= strange
         if not strange:
             return
-        reply = self.ask(Watch(sorted(strange)))
+        reply = self.ask(WatchTasks(sorted(strange)))
         unknown = sorted(reply.unknown) if isinstance(reply, Watched) else []
         if unknown:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
@@ -276,7 +288,7 @@ class Session(IoThread):
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick, Patience(self, waiter))
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
         except KeyboardInterrupt:
             say_interrupted(waiter.remaining)
             raise
@@ -297,7 +309,7 @@ class Session(IoThread):
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             ended = [i for i in ids if i not in waiter.remaining]
         left = len(ids)
-        patience = Patience(self, waiter)
+        patience = WaitNotices(self, waiter)
         try:
             while True:
                 yield from ended
@@ -313,7 +325,7 @@ class Session(IoThread):
             with self._lock:
                 self.arrivals.end_wait(waiter)
 
-    def _next_end(self, waiter: Waiter, deadline: float | None, patience: Patience) -> bool:
+    def _next_end(self, waiter: Waiter, deadline: float | None, patience: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, patience)
         except KeyboardInterrupt:
@@ -372,7 +384,7 @@ class Session(IoThread):
         deadline: float | None,
         waiter: Waiter | None = None,
         on_tick: Callable[[int, int], None] | None = None,
-        patience: Patience | None = None,
+        patience: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets, looking up now and then whether that still makes sense."""
         if not event.is_set():
@@ -424,18 +436,20 @@ class Session(IoThread):
         """Ask the controller and wait for the answer; a Refusal is raised as the error that it names."""
         return self.answer(self.begin(question), timeout_s)
 
-    def begin(self, question: Question) -> Asked:
+    def begin(self, question: Question) -> PendingQuestion:
         """Ask the controller; the caller waits with `answer`, or calls `forget`."""
-        if isinstance(question, SetSticky | MarkDone):
+        if isinstance(question, SetSticky | MarkTasksDone):
             _check_size(type(question).__name__, len(question.body))
-        return self._begin(lambda n: Ask(n, question))
+        return self._begin(lambda n: AskQuestion(n, question))
 
-    def answer(self, asked: Asked, timeout_s: float | None = None) -> Reply:
+    def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
         """Wait for the answer to a question; a Refusal is raised as the error that it names."""
         try:
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             if not self.wait_event(asked.event, deadline):
-                kind = type(asked.message.question if isinstance(asked.message, Ask) else asked.message).__name__
+                kind = type(
+                    asked.message.question if isinstance(asked.message, AskQuestion) else asked.message
+                ).__name__
                 raise TimeoutError(f"farm {self.farm!r} did not answer {kind} within {timeout_s:g} s")
         finally:
             self.forget(asked)
@@ -454,28 +468,30 @@ class Session(IoThread):
         on_done: Callable[[], None] | None = None,
         text: str = "",
         blobs: tuple[str, ...] = (),
-    ) -> Asked:
+    ) -> PendingQuestion:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
         text: what `queue_status` shows of it.  blobs: those that the body needs until it was answered."""
         self._must_be_allowed("run anything on engines")
         _check_size(verb, len(body))
-        asked = self._begin(lambda n: Command(n, engines, verb, body, text), on_done)
+        asked = self._begin(lambda n: SendCommand(n, engines, verb, body, text), on_done)
         asked.blobs = blobs
         return asked
 
-    def _begin(self, make: Callable[[int], Ask | Command], on_done: Callable[[], None] | None = None) -> Asked:
+    def _begin(
+        self, make: Callable[[int], AskQuestion | SendCommand], on_done: Callable[[], None] | None = None
+    ) -> PendingQuestion:
         with self._lock:
             self.check()
             n = self._next_n
             self._next_n += 1
-            asked = Asked(make(n), self._outbox.mark(), on_done)
+            asked = PendingQuestion(make(n), self._outbox.mark(), on_done)
             self._asked[n] = asked
             self._questions.append(asked)
         self._ring()
         return asked
 
-    def wait_for_answer(self, asked: Asked, timeout_s: float | None = None) -> bool:
+    def wait_for_answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> bool:
         """Wait until a command was answered by all engines; False when timeout_s is over."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return asked.answered or self.wait_event(asked.event, deadline)
@@ -492,7 +508,7 @@ class Session(IoThread):
                 raise TimeoutError(f"farm {self.farm!r} has not ended within {timeout_s:g} s")
             time.sleep(0.02)
 
-    def forget(self, asked: Asked) -> None:
+    def forget(self, asked: PendingQuestion) -> None:
         """Nobody wants that answer any longer."""
         with self._lock:
             self._asked.pop(asked.message.n, None)
@@ -502,7 +518,7 @@ class Session(IoThread):
         final = self.arrivals.finals.get(task_id)
         if final is not None and final.body is not None:
             return final
-        reply = self.ask(Fetch(self._with_next(task_id)))
+        reply = self.ask(FetchResults(self._with_next(task_id)))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
         found = {f.id: f for f in reply.finals}

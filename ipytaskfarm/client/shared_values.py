@@ -11,7 +11,7 @@ from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Packed, Rules
 from ..serialization.pack import pack, unpack
 from ..serialization.shared_values import Adder, Received
-from ..storage.blobs import Keeper
+from ..storage.blobs import BlobWriter
 from .results import decode_body
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def broadcast(self: TaskClient, value: Any) -> Broadcast:
     Raises UnpickleableException for what cannot travel.
     """
     blobs = self._session.blobs
-    keeper = Keeper(blobs) if blobs is not None else None
+    keeper = BlobWriter(blobs) if blobs is not None else None
     packed = pack(value, "value", keeper)
     digest = blobs.put(memoryview(packed)) if blobs is not None else None
     held = (*(keeper.taken() if keeper is not None else ()), *((digest.hex(),) if digest is not None else ()))

@@ -17,7 +17,7 @@ from ..core.messages.task_types import Final, RunKey
 from .results import decode_body
 
 if TYPE_CHECKING:
-    from .progress import Progress
+    from .progress import ProgressBar
     from .session import Session
 
 LINES_AT_ONCE = 1_000
@@ -32,7 +32,7 @@ KEPT_CHARS = 64 * 1024
 
 
 @dataclass
-class Seen:
+class SeenOutput:
     """How far one run's output was shown."""
 
     attempt: int = 1
@@ -44,11 +44,11 @@ class Seen:
 class Stream:
     """One wait's."""
 
-    def __init__(self, session: Session, ids: set[int], progress: Progress) -> None:
+    def __init__(self, session: Session, ids: set[int], progress: ProgressBar) -> None:
         self._session = session
         self._open = set(ids)
         self._progress = progress
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, SeenOutput] = {}
         self._arrived: list[Output] = []
         self._lock = threading.Lock()
         self._room = float(LINES_AT_ONCE)
@@ -89,10 +89,10 @@ class Stream:
         except (TimeoutError, ConnectionError):
             return  # the session itself says that the farm does not answer
 
-    def _of(self, run: RunKey) -> Seen:
+    def _of(self, run: RunKey) -> SeenOutput:
         seen = self._seen.get(run[0])
         if seen is None or seen.attempt != run[1]:
-            seen = self._seen[run[0]] = Seen(run[1])
+            seen = self._seen[run[0]] = SeenOutput(run[1])
         return seen
 
     def _append(self, output: Output, shown: list[tuple[bool, int, str]]) -> None:
@@ -102,16 +102,16 @@ class Stream:
         for which, text in enumerate((output.stdout, output.stderr)):
             self._split(seen, which, output.run[0], text, shown)
 
-    def _split(self, seen: Seen, which: int, task_id: int, text: str, shown: list[tuple[bool, int, str]]) -> None:
+    def _split(self, seen: SeenOutput, which: int, task_id: int, text: str, shown: list[tuple[bool, int, str]]) -> None:
         *lines, seen.partial[which] = (seen.partial[which] + text).split("\n")
         shown += [(which == 1, task_id, line) for line in lines]
 
     def _finish(self, task_id: int, final: Final | None, shown: list[tuple[bool, int, str]]) -> None:
         """The rest of what an ended task printed, from its result."""
-        seen = self._seen.pop(task_id, None) or Seen()
+        seen = self._seen.pop(task_id, None) or SeenOutput()
         if final is not None and final.body:
             if final.attempts != seen.attempt:
-                seen = Seen(final.attempts)
+                seen = SeenOutput(final.attempts)
             body = decode_body(final)
             for which, text in enumerate((body.stdout, body.stderr)):
                 if seen.chars[which] <= KEPT_CHARS:

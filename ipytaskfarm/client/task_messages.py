@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import errors, messages
 from ..core.messages import tables
 from ..core.messages.payload import Message
-from ..core.messages.running_task import Letters
+from ..core.messages.running_task import TaskMessages
 from ..serialization.pack import pack, unpack
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .results import decode_body
@@ -49,7 +49,7 @@ def send(self: TaskClient, taskid: int, *objects: Any, quiet: bool = False) -> N
     try:
         for first in range(0, len(bodies), CHUNK):
             mark = f"{self._session.session_id}:{next(_marks)}"
-            self._ask(messages.Send(wanted, bodies[first : first + CHUNK], mark), messages.Number)
+            self._ask(messages.SendToTask(wanted, bodies[first : first + CHUNK], mark), messages.NumberReply)
     except (errors.TaskError, IndexError):
         if not quiet:
             raise
@@ -66,10 +66,10 @@ def read_messages(self: TaskClient, taskid: int, timeout: Timeout = None) -> Ite
     after = 0
     while True:
         try:
-            found = self._session.ask(messages.Read(wanted, after), timeout_s)
+            found = self._session.ask(messages.ReadTaskMessages(wanted, after), timeout_s)
         except TimeoutError:
             raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
-        if not isinstance(found, Letters):
+        if not isinstance(found, TaskMessages):
             raise TypeError(f"the controller answered Read with {type(found).__name__}")
         for letter in found.letters:
             after = letter.seq

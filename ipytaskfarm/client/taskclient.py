@@ -22,10 +22,10 @@ from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .map_values import Values
 from .maps import Mapper, ParallelFunction, imap, map_tasks
-from .nodes import Check, Snapshot
+from .nodes import CheckResult, Snapshot
 from .packing import pack_task
-from .profiling import CpuProfiling, Engines, MemoryProfiling, Sampling
-from .progress import Progress
+from .profiling import CpuProfiling, MemoryProfiling, ProfiledEngines, Sampling
+from .progress import ProgressBar
 from .results import TaskResult, decode_body, error_of
 from .rules import one_of
 from .streams import Stream
@@ -234,7 +234,7 @@ class TaskClient:
             wanted = set(id_list(ids))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with Progress(len(wanted), show=self.progress) as progress:
+        with ProgressBar(len(wanted), show=self.progress) as progress:
             waited = (
                 self._wait_streaming(wanted, timeout_s, progress)
                 if stream
@@ -243,7 +243,7 @@ class TaskClient:
             if not waited:
                 raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
-    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: Progress) -> bool:
+    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
         session = self._session
         shown = Stream(session, session.arrivals.live(wanted), progress)
         session.streams.append(shown)
@@ -303,7 +303,7 @@ class TaskClient:
         ids = [task_id(taskid)] if single else id_list(taskid)
         if not ids:
             return
-        reply = self._ask(m.Abort(ids, bool(interrupt), text_of(reason)), m.Aborted)
+        reply = self._ask(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
         unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
@@ -341,7 +341,7 @@ class TaskClient:
         """Old id -> new id."""
         if not wanted:
             return {}
-        reply = self._ask(m.Retry(wanted, failed_only), m.Retried)
+        reply = self._ask(m.RetryTasks(wanted, failed_only), m.Retried)
         new = dict(reply.ids)
         self._session.adopt(new.values())
         if reply.missing:
@@ -364,7 +364,7 @@ class TaskClient:
 
     def spin(self) -> bool:
         """Drop cached answers of `depend` functions and look again; True if that started something."""
-        return self._ask(m.Spin(), m.Flag).value
+        return self._ask(m.ReadQueueStatus(), m.FlagReply).value
 
     # ----------------------------------------------------------------------------------------------
     # Looking
@@ -379,7 +379,7 @@ class TaskClient:
     def status(self, taskid: int) -> TaskStatus:
         """State, reason, engine, attempts and times of one task.  IndexError if it is not there."""
         wanted = task_id(taskid)
-        rows = self._ask(m.Tasks([wanted]), tables.TaskTable).rows
+        rows = self._ask(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
         return TaskStatus(rows[0])
@@ -400,7 +400,7 @@ class TaskClient:
         state = None if state is None else one_of("state", states, state)
         asked = "pending" if state == "running" else state
         most = max(0, check_int("last", last))
-        reply = self._ask(m.Tasks(wanted, check_text("name", name), asked, most), tables.TaskTable)
+        reply = self._ask(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
     progress_of = task_messages.progress_of
@@ -409,13 +409,13 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""
-        return Text(self._ask(m.Explain(task_id(taskid)), m.Text).text)
+        return Text(self._ask(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
 
-    def check(self, task: Any) -> Check:
+    def check(self, task: Any) -> CheckResult:
         """Which engines could serve a task that is not handed in, and why not the others; true if one could."""
         made = task if isinstance(task, Task) else as_task(task)
         packed = pack_task(made, None)
-        return Check(self._ask(m.Check(packed.rules, list(packed.functions)), m.Checked))
+        return CheckResult(self._ask(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
         """The farm's nodes now: platform, cores, load, memory, disk, what is reserved, engines and environments."""
@@ -423,12 +423,12 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Where a running task is now: its Python stack."""
-        return Text(self._ask(m.Stack(task_id(taskid)), m.Text).text)
+        return Text(self._ask(m.Stack(task_id(taskid)), m.TextReply).text)
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Failed tasks grouped by error type and place, the largest group first, with one traceback each."""
         wanted = None if ids is None else id_list(ids)
-        rows = self._ask(m.Tasks(wanted, None, "failed"), tables.TaskTable).rows
+        rows = self._ask(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
@@ -449,17 +449,17 @@ class TaskClient:
     @property
     def cpu_profiling(self) -> CpuProfiling:
         """CPU time by function on all engines, with yappi: see `CpuProfiling`."""
-        return CpuProfiling(Engines(self._session))
+        return CpuProfiling(ProfiledEngines(self._session))
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
         """Memory by line on all engines, with tracemalloc: see `MemoryProfiling`."""
-        return MemoryProfiling(Engines(self._session))
+        return MemoryProfiling(ProfiledEngines(self._session))
 
     @property
     def sampling(self) -> Sampling:
         """Where tasks spend their time on all engines, cheap enough to stay on: see `Sampling`."""
-        return Sampling(Engines(self._session))
+        return Sampling(ProfiledEngines(self._session))
 
     # ----------------------------------------------------------------------------------------------
     # Maps

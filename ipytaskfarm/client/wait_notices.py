@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ..core.messages import Stuck, Text
+from ..core.messages import Stuck, TextReply
 
 if TYPE_CHECKING:
     from .arrivals import Waiter
@@ -18,7 +18,7 @@ LOOK_AFTER_S = 3.0
 IDS_ASKED = 10_000
 
 
-class Patience:
+class WaitNotices:
     """One wait.  Tells once, if nothing of what is waited for can run, why."""
 
     def __init__(self, session: Session, waiter: Waiter) -> None:
@@ -42,7 +42,7 @@ class Patience:
             reply = self._session.ask(Stuck(ids), timeout_s=1.0)
         except (TimeoutError, ConnectionError):  # the session itself says that the farm does not answer
             return
-        if isinstance(reply, Text) and reply.text:
+        if isinstance(reply, TextReply) and reply.text:
             self._told = True
             say(f"nothing of what you wait for can run now:\n{reply.text}")
 

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
-from ..core.messages import PROTOCOL, Stop
-from ..core.saves import Snapshot
+from ..core.messages import PROTOCOL, StopFarm
+from ..core.saves import StoredState
 from ..core.scheduler.clock import Now
 from ..core.scheduler.engine_choice import PLACEMENTS
 from ..core.scheduler.restore import restored_farm
@@ -46,7 +46,7 @@ from ..transport.keys import FarmKeys, farm_keys
 from ..version import __version__
 from .access import Door, orphans
 from .blob_reading import BlobReader
-from .loop import Controller
+from .loop import ControllerLoop
 from .maintenance import Upkeep
 from .policy import PolicyError, load_policy
 from .retention import Retention
@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return EXIT_STOPPED
 
 
-def _tape(options: argparse.Namespace, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> Tape:
+def _tape(options: argparse.Namespace, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> Tape:
     policy = PolicyName(options.queue_policy, tuple(options.policy_path))
     return Tape.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
 
@@ -231,7 +231,7 @@ def _serve(
         info = _connection(options, record, keys, hub.port)
         door = Door(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
-        controller = Controller(
+        controller = ControllerLoop(
             Scheduler(farm),
             store,
             hub,
@@ -333,7 +333,7 @@ def _say_ready(fd: int | None, port: int, found: str) -> None:
     os.close(fd)
 
 
-def _signals() -> dict[int, Callable[[], Stop | None]]:
+def _signals() -> dict[int, Callable[[], StopFarm | None]]:
     """SIGINT and SIGTERM stop the farm; a second one waits for nothing."""
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -343,21 +343,21 @@ def _signals() -> dict[int, Callable[[], Stop | None]]:
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def told() -> Stop | None:
+    def told() -> StopFarm | None:
         numbers = os.read(read, 4096)
         stopping = any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
-        return Stop(drain_s=2.0) if stopping else None
+        return StopFarm(drain_s=2.0) if stopping else None
 
     return {read: told}
 
 
-def _owner_is_gone(fd: int, watch: dict[int, Callable[[], Stop | None]]) -> Stop | None:
+def _owner_is_gone(fd: int, watch: dict[int, Callable[[], StopFarm | None]]) -> StopFarm | None:
     """The owner never writes: readable means that it has closed its end, or died."""
     if os.read(fd, 1):
         return None
     del watch[fd]
     os.close(fd)
-    return Stop(drain_s=0.0)
+    return StopFarm(drain_s=0.0)
 
 
 def _delete(options: argparse.Namespace, folder: Path) -> None:
@@ -371,7 +371,7 @@ def _delete(options: argparse.Namespace, folder: Path) -> None:
             pass
 
 
-def _dump(controller: Controller, folder: Path) -> None:
+def _dump(controller: ControllerLoop, folder: Path) -> None:
     """SIGUSR2: the last events, without payloads, for whoever looks into a riddle."""
     path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from ..core.errors import SecurityError
-from ..core.messages.tables import Connection, ConnectionTable
+from ..core.messages.tables import ConnectionRow, ConnectionTable
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
 from ..transport.hub import Hub
@@ -58,7 +58,7 @@ class Door:
 
     def connections(self) -> ConnectionTable:
         """Who is known, by key."""
-        return ConnectionTable([Connection(peer.title, peer.name, there) for peer, there in self._hub.peers()])
+        return ConnectionTable([ConnectionRow(peer.title, peer.name, there) for peer, there in self._hub.peers()])
 
 
 def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:

@@ -11,7 +11,17 @@ import time
 from collections.abc import Callable
 
 from ..core.errors import SecurityError, StoreError, StoreFull
-from ..core.messages import Answer, Ask, Compact, Connections, History, Number, Refusal, ReloadKeys, Text
+from ..core.messages import (
+    Answer,
+    AskQuestion,
+    CompactStore,
+    ListConnections,
+    NumberReply,
+    ReadHistory,
+    Refusal,
+    ReloadKeys,
+    TextReply,
+)
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.tables import ConnectionTable, EventTable
 from ..core.scheduler.events import Event
@@ -21,7 +31,7 @@ from .access import Door
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({Compact, Connections, History, ReloadKeys, ReadBlob})
+DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReloadKeys, ReadBlob})
 """The types of those questions; a test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
@@ -30,11 +40,11 @@ NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
 def is_direct(event: Event) -> bool:
     """Return whether the loop answers this event without the scheduler.
 
-    `ReadBlob` comes within an `Ask` from clients, and as a message of its own from agents."""
-    return type(event) is ReadBlob or (type(event) is Ask and type(event.question) in DIRECT)
+    `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents."""
+    return type(event) is ReadBlob or (type(event) is AskQuestion and type(event.question) in DIRECT)
 
 
-def compact(store: Store) -> Text | Refusal:
+def compact(store: Store) -> TextReply | Refusal:
     """Compact the store, and describe its size before and after for people."""
     before, began_s = store.size_bytes(), time.monotonic()
     try:
@@ -42,7 +52,7 @@ def compact(store: Store) -> Text | Refusal:
     except StoreFull as error:
         return Refusal("StoreFull", str(error))
     taken_s = time.monotonic() - began_s
-    return Text(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
+    return TextReply(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
 
 
 class DirectAnswers:
@@ -69,15 +79,15 @@ class DirectAnswers:
             text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
             return Answer(n, Refusal("KernelError", text))
 
-    def _read(self, question: object) -> EventTable | Text | ConnectionTable | Refusal:
-        if isinstance(question, History):
+    def _read(self, question: object) -> EventTable | TextReply | ConnectionTable | Refusal:
+        if isinstance(question, ReadHistory):
             return EventTable(self._store.history(question))
-        if isinstance(question, Compact):
+        if isinstance(question, CompactStore):
             return compact(self._store)
-        assert isinstance(question, Connections), f"{type(question).__name__} is the scheduler's to answer"
+        assert isinstance(question, ListConnections), f"{type(question).__name__} is the scheduler's to answer"
         return self._door.connections() if self._door is not None else NO_KEYS
 
-    def _reloaded(self) -> Number | Refusal:
+    def _reloaded(self) -> NumberReply | Refusal:
         if self._door is None:
             return NO_KEYS
         try:
@@ -86,4 +96,4 @@ class DirectAnswers:
             log.error("the keys were not read anew: %s", error)
             return Refusal("SecurityError", f"the keys of before hold on: {error}")
         self._give_up(over)
-        return Number(cut)
+        return NumberReply(cut)

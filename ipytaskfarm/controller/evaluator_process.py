@@ -27,7 +27,7 @@ START_LIMIT_S = 20.0
 _LENGTH = struct.Struct(">I")
 
 
-class Evaluator:
+class EvaluatorProcess:
     """Asks the child, and answers for it when it cannot."""
 
     def __init__(self, code_of: Callable[[str], bytes | None], folder: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.messages import Answer, Ask, Clear, EngineLost, Finals, HandOut, Message, Refusal, Stop
+from ..core.messages import Answer, AskQuestion, Clear, EngineDown, Finals, HandOut, Message, Refusal, StopFarm
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
@@ -35,7 +35,7 @@ from . import oversize, replies
 from .access import Door
 from .blob_reading import BlobReader, ReadPiece
 from .direct_answers import DirectAnswers, is_direct
-from .evaluator_process import Evaluator
+from .evaluator_process import EvaluatorProcess
 from .maintenance import Upkeep
 from .payloads import Payloads
 from .retention import Retention
@@ -53,7 +53,7 @@ FULL_RETRY_S = 1.0
 REMEMBERED_EVENTS = 10_000
 
 
-class Controller:
+class ControllerLoop:
     """Owns sockets and store, and turns the loop until the farm has stopped."""
 
     def __init__(
@@ -70,13 +70,13 @@ class Controller:
         retention: Retention | None = None,
         tape: Tape | None = None,
         door: Door | None = None,
-        watch_fds: dict[int, Callable[[], Stop | None]] | None = None,
+        watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._store = store
         self._hub = hub
         self._payloads = Payloads(store)
-        self._evaluator = Evaluator(self._code_of, str(evaluator_folder))
+        self._evaluator = EvaluatorProcess(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
         self._reader = reader
         self._upkeep = upkeep
@@ -140,11 +140,11 @@ class Controller:
         for fd in ready & self._watch_fds.keys():
             stop = self._watch_fds[fd]()
             if stop is not None:
-                yield "", Ask(0, stop)
+                yield "", AskQuestion(0, stop)
         for peer, heard in self._hub.receive():
             event = _event_of(peer, heard)
             if event is not None:
-                if type(event) is EngineLost:
+                if type(event) is EngineDown:
                     self._payloads.forget_engine(event.engine)
                 if is_direct(event):
                     self._direct.append((peer.session, event))
@@ -156,7 +156,7 @@ class Controller:
             self._room_checked_s = now.mono_s
             yield "", StoreRoom(self._lack_of_room())
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
-                yield "", Ask(0, Clear(ids))
+                yield "", AskQuestion(0, Clear(ids))
             if self._upkeep is not None:
                 self._upkeep.turn(now.mono_s)
 
@@ -222,7 +222,7 @@ class Controller:
             self._send_pieces(self._reader)
 
     def _answer_directly(self, session: str, event: Event) -> None:
-        n, question = (event.n, event.question) if type(event) is Ask else (None, event)
+        n, question = (event.n, event.question) if type(event) is AskQuestion else (None, event)
         refusal = why_refused(question)
         if refusal is not None:
             if n is not None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..core.messages import Batch, HandOut, Results
-from ..core.messages.task_types import Ended, Failure
+from ..core.messages import HandOut, Results, TaskBatch
+from ..core.messages.task_types import Ended, FailureSummary
 from ..core.states import Reason
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_batch = msgspec.msgpack.Decoder(Batch).decode
+_decode_batch = msgspec.msgpack.Decoder(TaskBatch).decode
 
 
 def singly(message: HandOut) -> Iterator[HandOut]:
@@ -22,7 +22,7 @@ def singly(message: HandOut) -> Iterator[HandOut]:
     batch = _decode_batch(message.batch)
     functions = batch.functions
     for run in batch.runs:
-        alone = msgspec.Raw(_encode(Batch([run], functions)))
+        alone = msgspec.Raw(_encode(TaskBatch([run], functions)))
         yield msgspec.structs.replace(message, runs=[(run.task, run.attempt)], batch=alone)
         functions = []
 
@@ -30,5 +30,7 @@ def singly(message: HandOut) -> Iterator[HandOut]:
 def unsent(message: HandOut, why: str, now_s: float) -> Results:
     """The end of a run that cannot be handed out, as if its engine had said it.  now_s: by the wall clock."""
     ((task, attempt),) = message.runs
-    failure = Failure("ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}")
+    failure = FailureSummary(
+        "ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}"
+    )
     return Results(message.engine, [Ended(task, attempt, Reason.TOO_LARGE.value, now_s, 0.0, failure)])

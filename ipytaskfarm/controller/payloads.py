@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..core.messages import Batch, HandOut, Input, Run, Special
+from ..core.messages import HandOut, Input, Run, Special, TaskBatch
 from ..core.messages.task_types import Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..core.scheduler.decision import Assignment
@@ -90,7 +90,7 @@ class Payloads:
                 )
             )  # fmt: skip
             keys.append((task_id, attempt))
-        batch = msgspec.Raw(_encode(Batch(runs, self._functions_for(assignment))))
+        batch = msgspec.Raw(_encode(TaskBatch(runs, self._functions_for(assignment))))
         return HandOut(
             assignment.engine,
             keys,

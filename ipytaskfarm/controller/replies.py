@@ -7,8 +7,8 @@ import time
 import msgspec
 
 from ..core.handlers.tables import last_rows
-from ..core.messages import Answer, Fetched, Refusal, Text
-from ..core.messages.running_task import Declined, Letter, Letters, Take, Taken, TaskReply
+from ..core.messages import Answer, Fetched, Refusal, TextReply
+from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMessages, TaskReply
 from ..core.messages.tables import JobRow, JobTable
 from ..core.messages.task_types import Final
 from ..core.scheduler.decision import (
@@ -77,17 +77,17 @@ def _jobs(store: Store, load: LoadJobs) -> list[JobRow]:
 
 def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:
     found = [Letter(*row) for row in store.mail(load.task, load.outgoing, load.after, MAIL_AT_ONCE)]
-    letters = Letters(found, load.over and len(found) < MAIL_AT_ONCE)
+    letters = TaskMessages(found, load.over and len(found) < MAIL_AT_ONCE)
     if load.call is not None:
         return load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters)
     return load.session, Answer(load.n, letters)
 
 
-def _explanation(store: Store, load: LoadExplanation) -> Text | Refusal:
+def _explanation(store: Store, load: LoadExplanation) -> TextReply | Refusal:
     finals = store.finals([load.id])
     if not finals:
         return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
-    return Text("\n".join(explain_final(finals[0])))
+    return TextReply("\n".join(explain_final(finals[0])))
 
 
 def explain_final(final: Final) -> list[str]:

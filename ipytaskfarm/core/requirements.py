@@ -84,7 +84,7 @@ class Condition(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.name} {self.op} {_shown(self.name, self.value) if value is None else value}"
 
 
-class Want(msgspec.Struct, frozen=True, array_like=True):
+class ResourceAmount(msgspec.Struct, frozen=True, array_like=True):
     """At least and at most so much of a resource.  What is free between the two is allotted."""
 
     name: str
@@ -99,7 +99,7 @@ class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     recycle: Recycle | None = None
     """When the engine is recycled.  With `environment` None this holds for engines that ran only tasks of the job."""
     requires: tuple[Condition, ...] = ()
-    resources: tuple[Want, ...] = ()
+    resources: tuple[ResourceAmount, ...] = ()
     exclusive: bool = False
     """Whether nothing else runs on the node meanwhile."""
     group: str | None = None

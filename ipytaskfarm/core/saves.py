@@ -222,7 +222,7 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
     """See `needs.Needs.keep`."""
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class StoredState(msgspec.Struct, frozen=True):
     """All that a controller remembers of its life before."""
 
     epoch: int

@@ -23,24 +23,24 @@ from .messages import (
     AgentState,
     CommandDone,
     Crash,
-    Demand,
-    EngineLost,
+    EngineDown,
     EngineNote,
     EngineReport,
     EngineUp,
     Leaving,
     NodeState,
     OutputText,
-    Properties,
+    PropertiesChanged,
     Refusal,
+    ResourceRequest,
     Results,
     Returned,
     SetUp,
     StackText,
 )
 from .messages.dependencies import IF_FAILED, Needs
-from .messages.running_task import Progress, TaskCall
-from .messages.task_types import Deferral, Ended, Failure, LostInputs, Rules
+from .messages.running_task import ProgressReport, TaskCall
+from .messages.task_types import Deferral, Ended, FailureSummary, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.engine_choice import PLACEMENTS
@@ -202,7 +202,7 @@ def _of_engine(farm: SchedulerState, session: str, event: Any, now: Now) -> Any:
     return event if _speaks_for(farm, session, event.engine) else None
 
 
-def _engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now) -> EngineLost | None:
+def _engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now) -> EngineDown | None:
     if not _speaks_for(farm, session, event.engine):
         return None
     crash = event.crash
@@ -249,9 +249,9 @@ def _sound(ended: Ended, now: Now) -> Ended:
     )
 
 
-def _failure(failure: Failure) -> Failure:
+def _failure(failure: FailureSummary) -> FailureSummary:
     kinds = tuple(kind[:TEXT_MAX] for kind in failure.kinds[:NAMES_MAX])
-    return Failure(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
+    return FailureSummary(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
 
 
 def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
@@ -262,11 +262,11 @@ def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | Non
     return detail
 
 
-def _properties(farm: SchedulerState, session: str, event: Properties, now: Now) -> Properties | None:
+def _properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now) -> PropertiesChanged | None:
     return event if _speaks_for(farm, session, event.engine) and _is_small(event) else None
 
 
-def _is_small(properties: Properties) -> bool:
+def _is_small(properties: PropertiesChanged) -> bool:
     plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
     size = len(properties.packed) + plain + 100 * len(properties.plain)
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
@@ -276,7 +276,7 @@ def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp
     return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
 
 
-def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Demand | None:
+def _demand(farm: SchedulerState, session: str, event: ResourceRequest, now: Now) -> ResourceRequest | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
     # A request for more than there is of anything is answered with an error.
@@ -284,7 +284,7 @@ def _demand(farm: SchedulerState, session: str, event: Demand, now: Now) -> Dema
     return replace(event, amounts={name: max(0.0, value) for name, value in amounts.items()})
 
 
-def _progress(farm: SchedulerState, session: str, event: Progress, now: Now) -> Progress | None:
+def _progress(farm: SchedulerState, session: str, event: ProgressReport, now: Now) -> ProgressReport | None:
     if not _speaks_for(farm, session, event.engine) or not isfinite(event.value):
         return None
     total = event.total if event.total is None or isfinite(event.total) else None
@@ -331,19 +331,19 @@ _CHECKS: dict[type, Check] = {
     AgentState: _agent_state,
     Leaving: _leaving,
     EngineUp: _engine_up,
-    EngineLost: _engine_lost,
+    EngineDown: _engine_lost,
     Results: _results,
     Returned: _of_engine,
     CommandDone: _of_engine,
-    Properties: _properties,
+    PropertiesChanged: _properties,
     StackText: _stack_text,
     OutputText: _output_text,
     EngineNote: _engine_note,
     NodeState: _node_state,
     SetUp: _set_up,
-    Demand: _demand,
+    ResourceRequest: _demand,
     TaskCall: _of_engine,
-    Progress: _progress,
+    ProgressReport: _progress,
 }
 """Each message of agents that reaches the scheduler; a test checks that none is missing."""
 

@@ -43,7 +43,7 @@ Make = Callable[[Agents], Launcher]
 """How a launcher is made; another one than `launcher_of` where it works in this very process."""
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class AgentGroup(msgspec.Struct, frozen=True, kw_only=True):
     """One submission."""
 
     name: str
@@ -80,7 +80,7 @@ def launcher_of(agents: Agents) -> Launcher:
     return _own.get(_key(agents)) or find_launcher(agents.launcher, agents.options)
 
 
-def read_groups(home: Home) -> list[Group]:
+def read_groups(home: Home) -> list[AgentGroup]:
     """What there is, oldest first."""
     try:
         found = msgspec.json.decode(farm_paths.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
@@ -94,12 +94,12 @@ def read_groups(home: Home) -> list[Group]:
         ) from None
 
 
-def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> Group:
+def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> AgentGroup:
     # Not msgspec's matter: what `Agents` takes from people, it has made seconds of.
-    return Group(agents=Agents(**agents), names=tuple(names), **rest)
+    return AgentGroup(agents=Agents(**agents), names=tuple(names), **rest)
 
 
-def _write_groups(home: Home, groups: Sequence[Group]) -> None:
+def _write_groups(home: Home, groups: Sequence[AgentGroup]) -> None:
     path = home.folder / GROUPS_FILE
     if groups:
         farm_paths.write_private(path, msgspec.json.format(msgspec.json.encode(list(groups))))
@@ -127,7 +127,9 @@ def preview(home: Home, agents: Agents, count: int | None = None) -> str:
     return launcher.preview([Seat(each, folder / f"{each}.json") for each in names], _spec(home, name, agents))
 
 
-def add(home: Home, agents: Agents, count: int | None = None, *, pool: str = "", make: Make = launcher_of) -> Group:
+def add(
+    home: Home, agents: Agents, count: int | None = None, *, pool: str = "", make: Make = launcher_of
+) -> AgentGroup:
     """Have agents placed; returns when their system has taken them, not when they run.
 
     count: instead of `Agents.count`.  Raises LauncherError, ValueError (options, count), FarmNotRunning.
@@ -143,12 +145,14 @@ def add(home: Home, agents: Agents, count: int | None = None, *, pool: str = "",
         except BaseException:
             revoke(home, names)
             raise
-        group = Group(name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), pool=pool)
+        group = AgentGroup(
+            name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), pool=pool
+        )
         _write_groups(home, [*groups, group])
     return group
 
 
-def _free_name(launcher: str, groups: Sequence[Group]) -> str:
+def _free_name(launcher: str, groups: Sequence[AgentGroup]) -> str:
     taken = {group.name for group in groups}
     return next(name for i in range(1, len(taken) + 2) if (name := f"{launcher}-{i}") not in taken)
 
@@ -169,7 +173,7 @@ def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
     return spec if agents.python is None else dataclasses.replace(spec, python=agents.python)
 
 
-def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, AgentStatus]:
+def statuses(groups: Sequence[AgentGroup], make: Make = launcher_of) -> dict[str, AgentStatus]:
     """Agent's name -> how it does, by its launcher's word.  Of a group whose launcher does not answer: nothing."""
     found: dict[str, AgentStatus] = {}
     for group in groups:
@@ -182,7 +186,7 @@ def statuses(groups: Sequence[Group], make: Make = launcher_of) -> dict[str, Age
     return found
 
 
-def tend(home: Home, make: Make = launcher_of) -> list[Group]:
+def tend(home: Home, make: Make = launcher_of) -> list[AgentGroup]:
     """Let launchers start again what they keep running here; the groups as they are then."""
     with _locked(home):
         groups = read_groups(home)
@@ -192,7 +196,7 @@ def tend(home: Home, make: Make = launcher_of) -> list[Group]:
     return after
 
 
-def _tended(group: Group, make: Make) -> Group:
+def _tended(group: AgentGroup, make: Make) -> AgentGroup:
     try:
         handle = make(group.agents).tend(group.handle)
     except (errors.LauncherError, OSError) as error:
@@ -205,7 +209,7 @@ def cancel(home: Home, names: Collection[str] | None = None, make: Make = launch
     """End these agents (None: all) by their launchers, take their keys from them, and forget groups of which none is
     left.  Their engines' work should have been called back before."""
     with _locked(home):
-        left: list[Group] = []
+        left: list[AgentGroup] = []
         problems: list[str] = []
         for group in read_groups(home):
             ending = [each for each in group.names if names is None or each in names]
@@ -225,7 +229,7 @@ def cancel(home: Home, names: Collection[str] | None = None, make: Make = launch
         raise errors.LauncherError("; ".join(problems))
 
 
-def forget(home: Home, groups: Sequence[Group]) -> None:
+def forget(home: Home, groups: Sequence[AgentGroup]) -> None:
     """Groups that have ended, with the farm: their keys go too."""
     with _locked(home):
         ended = {group.name for group in groups}
@@ -233,7 +237,7 @@ def forget(home: Home, groups: Sequence[Group]) -> None:
         revoke(home, [name for group in groups for name in group.names])
 
 
-def chosen(groups: Sequence[Group], words: Sequence[str]) -> list[str]:
+def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
     """Names of agents, from names of groups and of agents.  ValueError: there is none of that name."""
     found: dict[str, None] = {}
     for word in words:
@@ -268,7 +272,7 @@ def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
     return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
 
 
-def describe(group: Group) -> dict[str, Any]:
+def describe(group: AgentGroup) -> dict[str, Any]:
     """A group for programs."""
     return {
         "group": group.name,

@@ -20,7 +20,7 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.scheduler.autoscaling import AGENT_PATIENCE_S, ENGINE_PATIENCE_S, Limits, Load, Scaler
 from ipytaskfarm.core.validation import SHARED, agent_name, goes_by, owner
 from ipytaskfarm.deployment import agent_groups as grouped
-from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner
 from ipytaskfarm.deployment.settings import Agents, FarmSettings
@@ -88,7 +88,7 @@ class Tender:
         self._asked_s = 0.0
         self._told: set[str] = set()
         self._statuses: dict[str, AgentStatus] = {}
-        self._groups: list[Group] = []
+        self._groups: list[AgentGroup] = []
         """As they were last read: a temporary farm's folder goes with its controller."""
         self._thread = threading.Thread(target=self._run, name=f"agents of {home.name}", daemon=True)
 
@@ -189,7 +189,7 @@ class Tender:
                 load = load_of(state, [name for group in own for name in group.names])
                 self._scale(pool, pool.scaler, own, heard, load)
 
-    def _look_for_dead(self, groups: list[Group], heard: _Heard) -> list[Group]:
+    def _look_for_dead(self, groups: list[AgentGroup], heard: _Heard) -> list[AgentGroup]:
         """Ask launchers, where the controller does not hear somebody.  Returns the groups that are left."""
         now_s = time.monotonic()
         all_there = all(heard.hears(name) for group in groups for name in group.names)
@@ -216,7 +216,7 @@ class Tender:
         if wanted != there:
             self._ask(SetWanted(wanted))
 
-    def _scale(self, pool: _Pool, scaler: Scaler, groups: list[Group], heard: _Heard, load: Load) -> None:
+    def _scale(self, pool: _Pool, scaler: Scaler, groups: list[AgentGroup], heard: _Heard, load: Load) -> None:
         names = [name for group in groups for name in group.names]
         leaving = {name for name in names if (row := heard.row(name)) is not None and row["state"] == "leaving"}
         staying = [name for name in names if name not in leaving]
@@ -249,7 +249,7 @@ class Tender:
         return status is not None and status.state == "waiting"
 
 
-def end_agents(home: Home, known: Sequence[Group] = (), make: grouped.Make = grouped.launcher_of) -> None:
+def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make = grouped.launcher_of) -> None:
     """After the controller has ended: what waits is taken back at once, what runs was told and has `END_S` to end.
 
     known: groups, should the farm's folder be gone already."""
@@ -275,7 +275,7 @@ def end_agents(home: Home, known: Sequence[Group] = (), make: grouped.Make = gro
         raise errors.LauncherError("; ".join(dict.fromkeys(problems)))
 
 
-def _cancel(group: Group, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
+def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
     """One group whose system does not answer keeps no other from its end."""
     try:
         make(group.agents).cancel(group.handle, names)

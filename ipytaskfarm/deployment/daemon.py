@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import FarmStatus, Stop as StopFarm
+from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.agent_pools import end_agents
 from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.launchers import Part, Placed
+from ipytaskfarm.launchers import Placed, ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.system.host import working_folder
 
@@ -52,7 +52,9 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
     home.make_folders()
     read_end, write_end = os.pipe()
     arguments = ("start", *words, f"--Start.progress_fd={write_end}")
-    part = Part(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), working_folder(), fds=(write_end,))
+    part = ProcessSpec(
+        SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), working_folder(), fds=(write_end,)
+    )
     process = LocalProcesses().start(part)
     os.close(write_end)
     threading.Thread(target=_reap, args=(process,), name="supervisor's end", daemon=True).start()

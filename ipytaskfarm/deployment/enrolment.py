@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Number, ReloadKeys
+from ipytaskfarm.core.messages import NumberReply, ReloadKeys
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner
 from ipytaskfarm.system import farm_paths
@@ -91,5 +91,5 @@ def _tell(home: Home) -> int:
             f"the keys of farm {home.name!r} are changed, but its controller has not answered for {TOLD_S:g} s and "
             "still goes by those of before: stop the farm and start it again"
         ) from None
-    assert isinstance(reply, Number)
+    assert isinstance(reply, NumberReply)
     return reply.value

@@ -33,7 +33,7 @@ from ipytaskfarm.deployment.settings import (
     read_startup,
 )
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
-from ipytaskfarm.deployment.supervisor import Phase, Supervisor
+from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
 from ipytaskfarm.system.cores import usable_cores
 from ipytaskfarm.system.farm_paths import check_name
 
@@ -242,10 +242,10 @@ class Farm:
     def _await_ready(self) -> None:
         if self._ready.wait(SHOW_AFTER_S):
             return
-        from ipytaskfarm.client.progress import Progress
+        from ipytaskfarm.client.progress import ProgressBar
 
         wanted = self._settings.engines_at_start
-        with Progress(wanted, "engine") as progress:
+        with ProgressBar(wanted, "engine") as progress:
             while not self._ready.wait(0.25):
                 state = self._supervisor.state
                 progress.left(wanted - (ready_engines(state) if state is not None else 0))
@@ -276,7 +276,7 @@ class Farm:
     @property
     def state(self) -> FarmState | None:
         """What the controller last said of itself, a second old at most; None before and after."""
-        return self._supervisor.state if self._supervisor.phase is Phase.RUNNING else None
+        return self._supervisor.state if self._supervisor.phase is FarmPhase.RUNNING else None
 
     def task_client(self) -> TaskClient:
         """A `TaskClient` of this farm.  All clients of one process share one session."""
@@ -293,7 +293,7 @@ class Farm:
         return MultiEngineClient(str(self.connection_file))
 
     def _must_run(self) -> None:
-        if self._ended.is_set() or self._supervisor.phase > Phase.RUNNING:
+        if self._ended.is_set() or self._supervisor.phase > FarmPhase.RUNNING:
             raise errors.FarmNotRunning(f"{self!r}: make a new Farm")
 
     def await_engines(
@@ -305,9 +305,9 @@ class Farm:
         stable_timeout: seconds after which whatever is there is enough.
         """
         from ipytaskfarm.client.operate import STABLE_S, wait_for_engines
-        from ipytaskfarm.client.progress import Progress
+        from ipytaskfarm.client.progress import ProgressBar
 
-        with Progress(count or 0, "engine") as progress:
+        with ProgressBar(count or 0, "engine") as progress:
 
             def look() -> list[int]:
                 self._must_run()
@@ -384,9 +384,9 @@ class Farm:
     def __repr__(self) -> str:
         phase, state = self._supervisor.phase, self._supervisor.state
         what = "temporary farm" if self._settings.owned else "farm"
-        if phase >= Phase.STOPPING:
-            return f"<{what} {self.name!r}: {'stopped' if phase is Phase.ENDED else 'stopping'}>"
-        if phase < Phase.RUNNING or state is None:
+        if phase >= FarmPhase.STOPPING:
+            return f"<{what} {self.name!r}: {'stopped' if phase is FarmPhase.ENDED else 'stopping'}>"
+        if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
         tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"

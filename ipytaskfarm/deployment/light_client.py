@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Answer, Ask, Question, Refusal, Reply
+from ipytaskfarm.core.messages import Answer, AskQuestion, Question, Refusal, Reply
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
-from ipytaskfarm.transport.peer import Link, LinkEvent, NewEpoch, Received, Refused
+from ipytaskfarm.transport.peer import Link, LinkEvent, NewEpoch, ReceivedMessage, Refused
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Questioner:
         self._asked[self._last] = _Asked(question, then)
         # Before the first epoch nothing may be said; `step` says it then.
         if self._link.epoch:
-            self._link.send(Ask(self._last, question))
+            self._link.send(AskQuestion(self._last, question))
 
     def step(self) -> None:
         """Send what waits, take what came, call back."""
@@ -63,7 +63,7 @@ class Questioner:
         """Deal with these.  True: there is something to be sent at once."""
         to_send = False
         for event in events:
-            if isinstance(event, Received) and isinstance(event.message, Answer):
+            if isinstance(event, ReceivedMessage) and isinstance(event.message, Answer):
                 asked = self._asked.pop(event.message.n, None)
                 if asked is not None:
                     before = self._last
@@ -72,7 +72,7 @@ class Questioner:
             elif isinstance(event, NewEpoch):
                 # What had not been acknowledged went with the old epoch; the rest may have been lost unanswered.
                 for n, asked in self._asked.items():
-                    self._link.send(Ask(n, asked.question))
+                    self._link.send(AskQuestion(n, asked.question))
                     to_send = True
             elif isinstance(event, Refused):
                 self.refused = refusal_error(Refusal(event.refuse.etype, event.refuse.text))

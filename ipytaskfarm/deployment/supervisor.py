@@ -28,7 +28,7 @@ from typing import Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.formatting import changes, last_line, ready_engines
-from ipytaskfarm.core.messages import FarmStatus, Hold, Question, Refusal, Reply, SetSticky, SetWanted, Stop
+from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, Reply, SetSticky, SetWanted, StopFarm
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.agent_pools import Tender
@@ -36,7 +36,7 @@ from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
-from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, Placed, Processes, describe_exit
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Placed, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
@@ -55,7 +55,7 @@ LEAVE_S = 6.0
 KILL_S = 3.0
 
 
-class Phase(IntEnum):
+class FarmPhase(IntEnum):
     """How far the farm has come."""
 
     STARTING = 1
@@ -82,7 +82,7 @@ class Audience(Protocol):
 class _Watched:
     """A process that is to run: what it is, what runs, and how often it has been started again."""
 
-    def __init__(self, kind: str, make: Callable[[], Part]) -> None:
+    def __init__(self, kind: str, make: Callable[[], ProcessSpec]) -> None:
         self.kind = kind
         self.make = make
         self.placed: Placed | None = None
@@ -114,7 +114,7 @@ class Supervisor:
         """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
         self.settings = settings
         self.home = home
-        self.phase = Phase.STARTING
+        self.phase = FarmPhase.STARTING
         self.state: FarmState | None = None
         """What the controller last said of itself; at most `RUNNING_POLL_S` old while RUNNING."""
         self.listening = ""
@@ -193,7 +193,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Look after the farm until it has ended.  Raises why, if nobody asked for that."""
-        while self.phase is not Phase.ENDED:
+        while self.phase is not FarmPhase.ENDED:
             self.turn()
         if self.error is not None:
             raise self.error
@@ -208,7 +208,7 @@ class Supervisor:
             self._look_after(watched, now)
         if self._questioner is not None:
             self._questioner.step()
-            if self._questioner.refused is not None and self.phase < Phase.STOPPING:
+            if self._questioner.refused is not None and self.phase < FarmPhase.STOPPING:
                 self._fail(self._questioner.refused)
         self._advance(now)
 
@@ -260,7 +260,7 @@ class Supervisor:
         placed = [watched.placed for watched in (self._controller, *self._agents)]
         self.home.write_processes([self._own_record, *(process.record() for process in placed if process is not None)])
 
-    def _controller_part(self) -> Part:
+    def _controller_part(self) -> ProcessSpec:
         settings, home = self.settings, self.home
         if self._ready_read is not None:
             os.close(self._ready_read)
@@ -280,11 +280,11 @@ class Supervisor:
         if self._owner_pipe is not None:
             arguments += ["--owner-fd", str(self._owner_pipe[0])]
             fds.append(self._owner_pipe[0])
-        return Part(
+        return ProcessSpec(
             "controller", "ipytaskfarm.controller", tuple(arguments), home.output("controller"), home.folder, tuple(fds)
         )
 
-    def _agent_part(self) -> Part:
+    def _agent_part(self) -> ProcessSpec:
         home = self.home
         folder = home.agent_folder(0)
         arguments = (
@@ -292,12 +292,12 @@ class Supervisor:
             *("--farm", home.name, "--startup-cwd", str(working_folder()), "--log", str(home.log("agent-0"))),
             *agent_flags(self.settings),
         )
-        return Part("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
+        return ProcessSpec("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
 
     def _look_after(self, watched: _Watched, now: float) -> None:
         if watched.restart_at is not None and now >= watched.restart_at:
             watched.restart_at = None
-            if self.phase < Phase.STOPPING and (watched is self._controller or not self._is_stopping()):
+            if self.phase < FarmPhase.STOPPING and (watched is self._controller or not self._is_stopping()):
                 try:
                     self._place(watched)
                 except OSError as error:
@@ -312,7 +312,7 @@ class Supervisor:
         placed.close()
         if watched is self._controller:
             self._stopped_well = self._was_told_to_stop(status)
-        if self.phase >= Phase.STOPPING:
+        if self.phase >= FarmPhase.STOPPING:
             return
         if watched is self._controller and self._stopped_well:
             self._audience.say("the farm was stopped")
@@ -366,7 +366,7 @@ class Supervisor:
 
     def _set_up(self, reply: Reply) -> None:
         """The controller's first words: tell it what is wanted."""
-        if not isinstance(reply, FarmState) or self.phase is not Phase.STARTING:
+        if not isinstance(reply, FarmState) or self.phase is not FarmPhase.STARTING:
             return
         self.state = reply
         settings = self.settings
@@ -376,13 +376,13 @@ class Supervisor:
         if self.listening:
             self._audience.say(self.listening)
         if settings.hold:
-            self._ask(Hold(True), self._expect_no_refusal)
+            self._ask(HoldFarm(True), self._expect_no_refusal)
         if settings.startup is not None:
             body = self._encoded_startup(settings.startup)
             self._ask(SetSticky("startup", "execute", body, settings.startup_name), self._expect_no_refusal)
         self._ask(SetWanted(settings.engines), self._expect_no_refusal)
         self._wanted = settings.engines
-        self.phase = Phase.FILLING
+        self.phase = FarmPhase.FILLING
         self._filling_since = time.monotonic()
         self._tender.begin()
 
@@ -399,11 +399,11 @@ class Supervisor:
         self._status_asked = False
         if not isinstance(reply, FarmState):
             return
-        if self.phase is Phase.STOPPING and self._stops < 2:
+        if self.phase is FarmPhase.STOPPING and self._stops < 2:
             running = reply.counts.get("pending", 0)
             tasks = "1 running task" if running == 1 else f"{running} running tasks"
             self._audience.progress(f"stopping: waiting for {tasks}" if running else "stopping")
-        if self.phase not in (Phase.FILLING, Phase.RUNNING):
+        if self.phase not in (FarmPhase.FILLING, FarmPhase.RUNNING):
             return
         before, self.state = self.state, reply
         now = time.monotonic()
@@ -411,7 +411,7 @@ class Supervisor:
         for line in lines:
             self._audience.say(line)
         ready = ready_engines(reply)
-        if self.phase is Phase.FILLING:
+        if self.phase is FarmPhase.FILLING:
             wanted = self.settings.engines_at_start
             self.starts.look(lines, now)
             waited_s = now - self._filling_since
@@ -424,7 +424,7 @@ class Supervisor:
                         f"only {ready} of {wanted} engines came up within {waited_s:.0f} s{why};"
                         f" see {self.home.log('agent-0')}"
                     )
-                self.phase = Phase.RUNNING
+                self.phase = FarmPhase.RUNNING
                 self._audience.ready(reply)
             else:
                 self._audience.progress(f"starting engines: {ready} of {wanted} ready")
@@ -432,9 +432,9 @@ class Supervisor:
     # ------------------------------------------------------------------ phases
 
     def _advance(self, now: float) -> None:
-        if self.phase is Phase.STARTING:
+        if self.phase is FarmPhase.STARTING:
             self._audience.progress("starting the controller")
-        elif self.phase is Phase.STOPPING and not self._controller.lives:
+        elif self.phase is FarmPhase.STOPPING and not self._controller.lives:
             self._leave(now)
         elif self._questioner is not None and now >= self._status_at and self._controller.lives:
             self._ask_status(now)
@@ -442,7 +442,7 @@ class Supervisor:
             self._trim_at = now + TRIM_S
             for kind in ("controller", "agent-0"):
                 trim(self.home.output(kind))
-        if self.phase is Phase.LEAVING and not any(agent.lives for agent in self._agents):
+        if self.phase is FarmPhase.LEAVING and not any(agent.lives for agent in self._agents):
             self._tender.end()
             if self._tender.ended.is_set():
                 self._take_reports()
@@ -456,14 +456,14 @@ class Supervisor:
     def _ask_status(self, now: float) -> None:
         if not self._status_asked:
             self._status_asked = True
-            self._status_at = now + (FILLING_POLL_S if self.phase is Phase.FILLING else RUNNING_POLL_S)
+            self._status_at = now + (FILLING_POLL_S if self.phase is FarmPhase.FILLING else RUNNING_POLL_S)
             self._ask(FarmStatus(), self._take_status)
 
     def _take_stop_requests(self, now: float) -> None:
         while self._stop_requests:
             drain_s = self._stop_requests.popleft()
             self._stops += 1
-            if self._stops == 1 and self.phase < Phase.STOPPING:
+            if self._stops == 1 and self.phase < FarmPhase.STOPPING:
                 self._stop(drain_s, now)
             elif self._stops == 2:
                 self._audience.say("not waiting any more")
@@ -474,13 +474,15 @@ class Supervisor:
                 self._kill(now)
 
     def _stop(self, drain_s: float | None, now: float) -> None:
-        leaving = self.phase is Phase.LEAVING
-        answered = self.phase in (Phase.FILLING, Phase.RUNNING, Phase.STOPPING) and self._questioner is not None
-        self.phase = Phase.LEAVING if leaving else Phase.STOPPING
+        leaving = self.phase is FarmPhase.LEAVING
+        answered = (
+            self.phase in (FarmPhase.FILLING, FarmPhase.RUNNING, FarmPhase.STOPPING) and self._questioner is not None
+        )
+        self.phase = FarmPhase.LEAVING if leaving else FarmPhase.STOPPING
         self._kill_at = None if drain_s is None else now + drain_s + ANSWER_S
         if answered and self._controller.lives:
             self._audience.progress("stopping")
-            self._ask(Stop(drain_s), lambda reply: None)
+            self._ask(StopFarm(drain_s), lambda reply: None)
             return
         for watched in (self._controller, *self._agents):
             if watched.placed is not None:
@@ -489,12 +491,12 @@ class Supervisor:
     def _fail(self, error: Exception) -> None:
         """The farm cannot go on: stop what runs, and let `run` raise this."""
         self.error = self.error or error
-        if self.phase < Phase.STOPPING:
+        if self.phase < FarmPhase.STOPPING:
             self._stop(0.0, time.monotonic())
 
     def _leave(self, now: float) -> None:
         """The controller has ended: the agents were told, unless it crashed."""
-        self.phase = Phase.LEAVING
+        self.phase = FarmPhase.LEAVING
         self._kill_at = now + LEAVE_S
         for agent in self._agents:
             if agent.placed is not None and not self._stopped_well:
@@ -514,7 +516,7 @@ class Supervisor:
                     watched.placed.terminate()
 
     def _end(self) -> None:
-        self.phase = Phase.ENDED
+        self.phase = FarmPhase.ENDED
         self._kill_at = None
         self.home.tidy(temporary=self.settings.owned)
         self._let_go()
@@ -527,7 +529,7 @@ class Supervisor:
                 deadline = time.monotonic() + KILL_S
                 while watched.placed.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.005)
-        self.phase = Phase.ENDED
+        self.phase = FarmPhase.ENDED
         if self.settings.owned:
             self.home.tidy(temporary=True)
         self._let_go()
@@ -577,7 +579,7 @@ class Supervisor:
         deadlines.append(self._kill_at)
         if self._questioner is not None:
             deadlines.append(self._questioner.next_deadline())
-        if Phase.FILLING <= self.phase <= Phase.STOPPING and not self._status_asked:
+        if FarmPhase.FILLING <= self.phase <= FarmPhase.STOPPING and not self._status_asked:
             deadlines.append(self._status_at)
         return min(deadline for deadline in [*deadlines, float("inf")] if deadline is not None)
 

@@ -13,7 +13,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
@@ -147,7 +147,7 @@ def _minor(version: str) -> str:
 
 
 def groups(
-    home: Home, asked: Sequence[Group], statuses: Mapping[str, AgentStatus], state: FarmState
+    home: Home, asked: Sequence[AgentGroup], statuses: Mapping[str, AgentStatus], state: FarmState
 ) -> Iterator[Finding]:
     """What launchers were asked for, and has not come."""
     heard = {row["name"] for row in state.agents if row["state"] != "unreachable"}
@@ -163,7 +163,7 @@ def _is(heard: str, name: str) -> bool:
     return heard == name or heard.startswith(f"{name}.")
 
 
-def _missing(home: Home, group: Group, name: str, status: AgentStatus | None) -> Finding:
+def _missing(home: Home, group: AgentGroup, name: str, status: AgentStatus | None) -> Finding:
     launcher = group.agents.launcher
     if status is None:
         return doubtful(
@@ -197,7 +197,7 @@ def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
     return file, f"the logs of {launcher}"
 
 
-def listening(info: ConnectionInfo, asked: Sequence[Group], state: FarmState) -> Finding:
+def listening(info: ConnectionInfo, asked: Sequence[AgentGroup], state: FarmState) -> Finding:
     """Whether others can reach the address at all."""
     elsewhere = sorted({group.agents.launcher for group in asked} - {"ssh"})
     heard = any(row["node"] != socket.gethostname() or row["name"] for row in state.agents)

@@ -15,7 +15,7 @@ from ipytaskfarm.agent.memory import node_memory
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment import agent_groups as grouped
-from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import DEFAULT_HOST, DEFAULT_PORT
 from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, network, wrong
@@ -169,7 +169,7 @@ def _of_running(home: Home, info: ConnectionInfo, state: FarmState, *, here: boo
         yield other
     if here:
         yield from _of_controller(home, info, state)
-    asked: list[Group] = grouped.read_groups(home)
+    asked: list[AgentGroup] = grouped.read_groups(home)
     yield farm.listening(info, asked, state)
     if here and not network.is_loopback(info.location or info.host):
         connected = any(row["node"] != info.node and row["state"] == "up" for row in state.agents)

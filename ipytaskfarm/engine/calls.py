@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core import errors
 from ..core.messages import FromEngine
-from ..core.messages.running_task import Counted, Declined, Post, Progress, TaskCall, TaskQuestion, TaskReply
+from ..core.messages.running_task import Counted, Declined, Post, ProgressReport, TaskCall, TaskQuestion, TaskReply
 from ..core.messages.task_types import RunKey
 from ..transport.reliable_session import MAX_MESSAGE_BYTES
 
@@ -149,7 +149,7 @@ class Calls:
         if self._untold and said is not None and time.monotonic() - self._told_s >= PROGRESS_S:
             self._untold = False
             self._told_s = time.monotonic()
-            self._send(Progress(self._engine, self._run, *said))
+            self._send(ProgressReport(self._engine, self._run, *said))
 
 
 def _value(reply: TaskReply) -> Any:

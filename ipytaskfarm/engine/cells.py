@@ -13,7 +13,7 @@ from .plain import is_quiet
 _MAGIC = re.compile(r"get_ipython\(\)\.run_(line|cell)_magic\('([^']+)'")
 
 
-class Plan(NamedTuple):
+class CellPlan(NamedTuple):
     """A cell as IPython will run it."""
 
     code: str
@@ -30,7 +30,7 @@ class Cells:
     def __init__(self, shell: EngineShell) -> None:
         self._shell: Any = shell
 
-    def plan(self, code: str) -> Plan:
+    def plan(self, code: str) -> CellPlan:
         """Look at the code, run nothing; to be called where nothing can be interrupted."""
         complaint = None
         transformed = code
@@ -40,9 +40,9 @@ class Cells:
             complaint = sys.exc_info()
         self._load_magics(transformed)
         is_async = self._shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=complaint)
-        return Plan(code, transformed, complaint, bool(is_async))
+        return CellPlan(code, transformed, complaint, bool(is_async))
 
-    def run(self, plan: Plan, store_history: bool = False) -> Any:
+    def run(self, plan: CellPlan, store_history: bool = False) -> Any:
         """Run a cell that awaits nothing; gives IPython's ExecutionResult."""
         self._set_quiet(plan)
         try:
@@ -51,7 +51,7 @@ class Cells:
             self._forget(store_history)
         return _checked(result)
 
-    async def run_in_loop(self, plan: Plan, store_history: bool = False) -> Any:
+    async def run_in_loop(self, plan: CellPlan, store_history: bool = False) -> Any:
         """Run a cell that may await.  The caller holds the kernel's lock."""
         shell = self._shell
         self._set_quiet(plan)
@@ -84,7 +84,7 @@ class Cells:
         """Draw the figures that are open, and close them, as after a cell."""
         self._shell.events.trigger("post_execute")
 
-    def _set_quiet(self, plan: Plan) -> None:
+    def _set_quiet(self, plan: CellPlan) -> None:
         self._shell.displayhook.quiet_task = ";" in plan.code and plan.complaint is None and is_quiet(plan.transformed)
 
     def _forget(self, store_history: bool) -> None:

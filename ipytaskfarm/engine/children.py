@@ -12,7 +12,7 @@ from ..core.messages.payload import CallWork
 from ..core.messages.task_types import Packed, Rules, Submission
 from ..serialization.pack import pack, pack_function
 from ..serialization.references import noting
-from ..storage.blobs import Blobs, Keeper
+from ..storage.blobs import Blobs, BlobWriter
 
 if TYPE_CHECKING:
     from .current import CurrentTask
@@ -31,7 +31,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
         return packs_itself(blobs)
     if not callable(what):
         raise TypeError(f"submit() takes a Task or a function, not {type(what).__name__}")
-    keeper = Keeper(blobs) if blobs is not None else None
+    keeper = BlobWriter(blobs) if blobs is not None else None
     function = pack_function(what)
     inputs: dict[int, None] = {}
 

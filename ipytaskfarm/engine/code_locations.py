@@ -50,7 +50,7 @@ def module_of(file: str, path: Sequence[str]) -> str:
     return name.strip("/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-class Places:
+class CodeLocations:
     """Numbers for spots, and in the end what they are."""
 
     def __init__(self) -> None:

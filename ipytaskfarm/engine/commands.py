@@ -23,8 +23,8 @@ from ..core.messages import CommandDone, EngineCommand
 from ..core.messages.engine_commands import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
 from ..core.text import encoded, text_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
-from ..storage.blobs import Keeper
-from .cells import Plan
+from ..storage.blobs import BlobWriter
+from .cells import CellPlan
 from .error_summary import described
 from .lane import Step
 from .shared_parts import Parts
@@ -69,7 +69,7 @@ class Commands:
         self._answers_whole = 0
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
-        self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
+        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
             "execute": self._execute,
@@ -203,11 +203,11 @@ class Commands:
         self._cells.run(plan, store_history=True)
         return self._executed(plan, number, before)
 
-    async def _execute_in_loop(self, plan: Plan, number: int, before: dict[str, Any] | None) -> Finish:
+    async def _execute_in_loop(self, plan: CellPlan, number: int, before: dict[str, Any] | None) -> Finish:
         await self._cells.run_in_loop(plan, store_history=True)
         return self._executed(plan, number, before)
 
-    def _executed(self, plan: Plan, number: int, before: dict[str, Any] | None) -> Finish:
+    def _executed(self, plan: CellPlan, number: int, before: dict[str, Any] | None) -> Finish:
         if before is not None:
             self._namespace.keep_since(before)
 

@@ -21,7 +21,7 @@ from .children import ChildJob, packed_child, submission
 from .inputs import value_of
 from .interrupt import Interrupts
 from .node_lock import NodeLock
-from .resources import Holding
+from .resources import RunResources
 
 STATE_BYTES_MAX = 64 * 1024
 FLUSH_S = 5.0
@@ -60,7 +60,7 @@ class CurrentTask:
         self._blobs = blobs
         self._interrupts = interrupts
         self._environment = environment
-        self._holding = Holding(engine, (run.task, run.attempt), run.allotment, send)
+        self._holding = RunResources(engine, (run.task, run.attempt), run.allotment, send)
         self.calls = Calls(engine, (run.task, run.attempt), send)
         self._state: dict[str, Any] | None = None
         self._submitted = 0

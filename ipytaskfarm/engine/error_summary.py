@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.messages.payload import FailureBody
-from ..core.messages.task_types import Failure
+from ..core.messages.task_types import FailureSummary
 from ..core.text import text_of
 from .failures import describe
 
@@ -11,7 +11,7 @@ NAME_CHARS_MAX = 200
 TEXT_CHARS_MAX = 2000
 
 
-def described(error: BaseException, filename: str = "", code: str = "") -> tuple[Failure, FailureBody]:
+def described(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
     """The two forms of an error, as `failures.describe` gives them; its traceback is dropped.
 
     An exception's own class may do anything when it is looked at: then its type and its text are told."""
@@ -24,10 +24,10 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
     return found
 
 
-def brief(error: BaseException, problem: BaseException) -> Failure:
+def brief(error: BaseException, problem: BaseException) -> FailureSummary:
     """An error by its type's qualified name and as much of its text as can be had.  problem: why there is no more."""
     kind = type(error)
     is_plain = kind.__module__ in ("builtins", "__main__")
     name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
     why = "" if problem is error else f" (no more can be told: {type(problem).__name__}: {text_of(problem):.200})"
-    return Failure(text_of(name)[:NAME_CHARS_MAX], f"{text_of(error)[:TEXT_CHARS_MAX]}{why}")
+    return FailureSummary(text_of(name)[:NAME_CHARS_MAX], f"{text_of(error)[:TEXT_CHARS_MAX]}{why}")

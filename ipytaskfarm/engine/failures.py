@@ -11,7 +11,7 @@ from types import TracebackType
 import msgspec
 
 from ..core.messages.payload import FailureBody
-from ..core.messages.task_types import Failure
+from ..core.messages.task_types import FailureSummary
 from ..serialization.pack import chain_of, pack_error, traceback_of
 
 VALUE_CHARS_MAX = 2000
@@ -24,7 +24,7 @@ _LIBRARY = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstd
 _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
-def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[Failure, FailureBody]:
+def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
     """The two forms of an error.
 
     Args:
@@ -48,7 +48,7 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
     body = msgspec.structs.replace(body, traceback=text)
     kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-2])
-    return Failure(body.etype, body.value[:VALUE_CHARS_MAX], place, kinds), body
+    return FailureSummary(body.etype, body.value[:VALUE_CHARS_MAX], place, kinds), body
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:

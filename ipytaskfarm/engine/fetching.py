@@ -19,7 +19,7 @@ from ..storage.blobs import Blobs, missing_blob
 _Answers: TypeAlias = "queue.SimpleQueue[BlobHere]"
 
 
-class Fetching:
+class BlobRequests:
     """One engine's."""
 
     def __init__(self, copies: Blobs, send: Callable[[FromEngine], None]) -> None:

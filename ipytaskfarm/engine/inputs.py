@@ -10,7 +10,7 @@ import msgspec
 from ..core.errors import DependencyFailed, TaskAborted
 from ..core.messages import Input
 from ..core.messages.payload import ResultBody
-from ..core.messages.task_types import Failure
+from ..core.messages.task_types import FailureSummary
 from ..core.states import ABORTS
 from ..serialization.pack import unpack, unpack_error
 
@@ -18,7 +18,7 @@ _decode = msgspec.msgpack.Decoder(ResultBody).decode
 
 
 def value_of(
-    task: int, reason: str, body: bytes | None, failure: Failure | None, names: MutableMapping[str, Any]
+    task: int, reason: str, body: bytes | None, failure: FailureSummary | None, names: MutableMapping[str, Any]
 ) -> Any:
     """What a task left: its value, or the exception with which it failed (returned, not raised)."""
     left = _decode(body) if body else ResultBody()

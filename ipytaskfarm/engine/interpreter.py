@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .surroundings import Part, Priority
+from .surroundings import Priority, Surrounding
 
 _ABSENT = object()
 
@@ -25,7 +25,7 @@ _ABSENT = object()
 Value = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
-class Values:
+class ModuleValues:
     """What has a function that tells and another that sets."""
 
     def __init__(self, *pairs: Value) -> None:
@@ -229,7 +229,7 @@ def _nothing() -> None:
     """Nobody need be told."""
 
 
-def looked_at() -> list[Part]:
+def looked_at() -> list[Surrounding]:
     """What nothing tells of.  All of it is looked at in some 12 us."""
     values: list[Value] = [
         (sys.getrecursionlimit, sys.setrecursionlimit),
@@ -269,7 +269,7 @@ def looked_at() -> list[Part]:
         (os, "environ"),
     ]
     return [
-        Values(*values),
+        ModuleValues(*values),
         Attributes(*names),
         Lists(
             (sys, "path", _nothing),

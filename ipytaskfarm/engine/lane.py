@@ -23,7 +23,6 @@ import msgspec
 import zmq
 
 from ..core.messages import (
-    Batch,
     EngineCommand,
     FromEngine,
     Granted,
@@ -33,6 +32,7 @@ from ..core.messages import (
     Recall,
     Returned,
     Run,
+    TaskBatch,
     ToEngine,
 )
 from ..core.messages.blob_chunks import BlobHere
@@ -54,7 +54,7 @@ Step: TypeAlias = asyncio.Task[Any] | None
 """What running something gives: None when it has ended, else a task of the loop that goes on with it."""
 
 
-class Job(NamedTuple):
+class QueuedRun(NamedTuple):
     """A run, and the code of its function and of its environment."""
 
     run: Run
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 class Works(Protocol):
     """Who does the work, in the main thread."""
 
-    def run(self, job: Job) -> Step: ...
+    def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
     def profile(self, command: EngineCommand) -> None: ...
@@ -79,7 +79,7 @@ class Works(Protocol):
     def stop(self) -> None: ...
 
 
-class Lane:
+class EngineLane:
     """The engine's end of the lane.
 
     Args:
@@ -110,7 +110,7 @@ class Lane:
         self._encode = msgspec.msgpack.Encoder().encode
         self._commands: deque[EngineCommand] = deque()
         self._order: deque[RunKey] = deque()
-        self._held: dict[RunKey, Job] = {}
+        self._held: dict[RunKey, QueuedRun] = {}
         self._functions: OrderedDict[str, bytes] = OrderedDict()
         self._scheduled = threading.Event()
         self._working = False
@@ -215,7 +215,7 @@ class Lane:
         self._loop.call_soon_threadsafe(self._drain)
 
     def _sort(self, message: ToEngine) -> None:
-        if isinstance(message, Batch):
+        if isinstance(message, TaskBatch):
             self._take_batch(message)
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
@@ -238,7 +238,7 @@ class Lane:
             self._give_back(list(self._held), "stopping")
             self._loop.call_soon_threadsafe(self._stop)
 
-    def _take_batch(self, batch: Batch) -> None:
+    def _take_batch(self, batch: TaskBatch) -> None:
         functions = self._functions
         for function in batch.functions:
             functions[function.digest] = function.code
@@ -252,7 +252,7 @@ class Lane:
             if (code is None and run.function is not None) or (environment is None and run.environment is not None):
                 unknown.append(key)
                 continue
-            self._held[key] = Job(run, code, environment)
+            self._held[key] = QueuedRun(run, code, environment)
             self._order.append(key)
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)
@@ -358,14 +358,14 @@ def _die() -> NoReturn:
     os._exit(70)
 
 
-def _salvaged(frame: bytes) -> Batch:
+def _salvaged(frame: bytes) -> TaskBatch:
     """Of a batch that cannot be read the runs, each without its work: it fails, saying so, instead of being lost.
 
     Raises ValueError for any other message: it is dropped, and whoever sent it asks again."""
     found = msgspec.msgpack.decode(frame, strict=False)
-    if not isinstance(found, dict) or found.get("type") != Batch.__name__:
+    if not isinstance(found, dict) or found.get("type") != TaskBatch.__name__:
         raise ValueError("a message of the agent cannot be read, and is dropped")
-    return Batch([Run(int(run[0]), int(run[1]), b"") for run in found["runs"]])
+    return TaskBatch([Run(int(run[0]), int(run[1]), b"") for run in found["runs"]])
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

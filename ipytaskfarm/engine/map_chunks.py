@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ..core.errors import TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody
 from ..serialization.pack import for_many, pack
-from ..storage.blobs import Keeper
+from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
 from .error_summary import described
@@ -157,7 +157,7 @@ def _stopped() -> RuntimeError:
     return RuntimeError("the function raised StopIteration")
 
 
-def pack_each(ended: tuple[list[Any], list[Error]], keeper: Keeper | None) -> bytes:
+def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -> bytes:
     """Pack what `call_each` gave; a value that cannot travel becomes an error of its item."""
     try:
         return pack(ended, "value", keeper)

@@ -21,7 +21,14 @@ from typing import Any, NoReturn
 import msgspec
 
 from .. import engine as package
-from ..core.messages import EngineCommand, Granted, LaneHello, OutputQuery, OutputText, Properties as PropertiesMessage
+from ..core.messages import (
+    EngineCommand,
+    Granted,
+    LaneHello,
+    OutputQuery,
+    OutputText,
+    PropertiesChanged as PropertiesMessage,
+)
 from ..core.messages.blob_chunks import BlobHere
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
@@ -36,10 +43,10 @@ from .child_processes import Starts
 from .commands import Commands
 from .descriptors import catch_descriptors
 from .environments import Environments
-from .fetching import Fetching
+from .fetching import BlobRequests
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
-from .lane import Job, Lane, Step
+from .lane import EngineLane, QueuedRun, Step
 from .loops import Loops
 from .namespace import Namespace
 from .plain import PlainTest
@@ -57,7 +64,7 @@ RING_EVERY_S = 0.0005
 noticed by `watch`."""
 
 
-class Settings(msgspec.Struct, frozen=True):
+class EngineSettings(msgspec.Struct, frozen=True):
     """What the zygote's "fork" request says of an engine; see there."""
 
     engine: str
@@ -79,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True):
     """… else the node's own, into which the agent brings them."""
 
 
-def run_engine(settings: Settings) -> NoReturn:
+def run_engine(settings: EngineSettings) -> NoReturn:
     """Be an engine; called in the forked child, never returns.
 
     An error while starting ends in exit status 1, with its text in the output.
@@ -135,7 +142,7 @@ def _blobs(folder: str) -> Blobs | None:
 class EngineProcess:
     """Kernel, lane, runner and commands of this process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         os.chdir(settings.cwd)
         sys.path.insert(0, settings.cwd)
@@ -167,12 +174,12 @@ class EngineProcess:
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
         address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = Lane(context, address, settings.engine, self._loop, self._lock, self)
+        self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
         namespace = Namespace(shell, settings.id)
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
         self._sampler = profiling.sampler
-        self._fetching = Fetching(Blobs(settings.copies), self._lane.send) if settings.copies else None
+        self._fetching = BlobRequests(Blobs(settings.copies), self._lane.send) if settings.copies else None
         if self._fetching is not None:
             fetch_from(self._fetching.fetch)
         parts = Parts(
@@ -223,7 +230,7 @@ class EngineProcess:
 
     # -- what the lane asks for
 
-    def run(self, job: Job) -> Step:
+    def run(self, job: QueuedRun) -> Step:
         return self._runner.run(job)
 
     def command(self, command: EngineCommand) -> Step:
@@ -305,7 +312,7 @@ class EngineProcess:
         self._baseline.invalidate()
 
 
-def gather_facts(settings: Settings) -> dict[str, Any]:
+def gather_facts(settings: EngineSettings) -> dict[str, Any]:
     """What is known of this engine, under the names that `depend` functions use."""
     return {
         "id": settings.id,

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core.errors import KernelError
 from ..core.messages.engine_commands import CpuProfile, MemoryProfile, ProfileBody, SampleProfile
-from .code_locations import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
+from .code_locations import MACHINERY, OTHER, TEXT_MAX, CodeLocations, Spot, known_file
 from .interpreter import Tracing
 from .sampler import Sampler
 
@@ -89,7 +89,7 @@ class CpuProfiler:
                 raise KernelError(f"yappi failed on engine {engine_id}, which profiles no more: {self._problem}")
             if self._sums is None:
                 return None
-            places = Places()
+            places = CodeLocations()
             calls = [(places.number(spot), int(n), own, all_) for spot, (n, own, all_) in self._sums.items()]
             return CpuProfile(engine_id, self._clock, self._runs, places.all(), calls)
 
@@ -170,7 +170,7 @@ class MemoryProfiler:
         if not self._on:
             return self._last
         traced, peak = tracemalloc.get_traced_memory()
-        places = Places()
+        places = CodeLocations()
         blocks: dict[tuple[int, ...], tuple[int, int]] = {}
         for statistic in tracemalloc.take_snapshot().statistics("traceback"):
             if statistic.traceback[-1].filename in (tracemalloc.__file__, __file__):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.arguments import check_name, check_number, check_timeout
-from ..core.messages import Demand, FromEngine, Granted
+from ..core.messages import FromEngine, Granted, ResourceRequest
 from ..core.messages.task_types import RunKey
 from ..core.requirements import CORES, GPU, SIZE_MAX, THREADS, Allotment, bytes_of
 from ..core.text import exactly
@@ -19,7 +19,7 @@ DEVICES = "CUDA_VISIBLE_DEVICES"
 ASK_AGAIN_S = 5.0
 
 
-class Holding:
+class RunResources:
     """What one run was allotted, and asks for."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Holding:
             self._asked += 1
             n = self._asked
             while True:
-                self._send(Demand(self._engine, self._run, n, amounts))
+                self._send(ResourceRequest(self._engine, self._run, n, amounts))
                 again = time.monotonic() + ASK_AGAIN_S  # a controller that has been restarted knows nothing of it
                 until = again if deadline is None else min(again, deadline)
                 while (left := until - time.monotonic()) > 0:

@@ -26,7 +26,7 @@ from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
 from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..core.messages.running_task import TaskReply
-from ..core.messages.task_types import Deferral, Ended, Failure, LostInputs, RunKey
+from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
@@ -35,7 +35,7 @@ from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
 from ..serialization.shared_values import forget_added, take_added
-from ..storage.blobs import Keeper
+from ..storage.blobs import BlobWriter
 from ..system.memory import own_bytes
 from .baseline import LONG_S
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
@@ -43,7 +43,7 @@ from .current import CurrentTask, Deferred
 from .error_summary import brief, described
 from .inputs import giver
 from .interrupt import Interrupts
-from .lane import Job, Step
+from .lane import QueuedRun, Step
 from .loops import set_running_loop
 from .map_chunks import Known, call_each, pack_each
 from .plain import Plain, PlainTest, filename_of
@@ -60,7 +60,7 @@ Call: TypeAlias = Callable[[], Any]
 """What is run guarded: gives the packed value, or a coroutine that does."""
 
 
-class Attempt:
+class RunningAttempt:
     """One run while it goes on."""
 
     __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches")
@@ -127,9 +127,9 @@ class Runner:
         self._plain = plain
         self._finished = finished
         self._pid = os.getpid()
-        self._keeper = Keeper(parts.blobs) if parts.blobs is not None else None
+        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
-        self._attempt: Attempt | None = None
+        self._attempt: RunningAttempt | None = None
         """What runs now."""
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._encoder = msgspec.msgpack.Encoder()
@@ -140,7 +140,7 @@ class Runner:
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
 
-    def run(self, job: Job) -> Step:
+    def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of one that needs the loop."""
         run = job.run
         if run.properties_version is not None and run.properties_version != self._properties.version:
@@ -152,7 +152,7 @@ class Runner:
         if self._baseline.spoiled:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
             return None
-        attempt = self._attempt = Attempt(run)
+        attempt = self._attempt = RunningAttempt(run)
         if run.environment is not None and run.environment != self._environments.ready:
             unset = self._baseline.by_hand(self._set_up, attempt, job)
             if unset is not None:
@@ -160,7 +160,7 @@ class Runner:
                 return None
         return self._baseline.for_task(self._run, attempt, job)
 
-    def _run(self, attempt: Attempt, job: Job) -> Step:
+    def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
         """In the run's own context."""
         run = attempt.run
         SINK.set(attempt.sink)
@@ -181,7 +181,7 @@ class Runner:
         self._end(attempt, value, self._flushed(attempt, error))
         return None
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: RunningAttempt) -> None:
         """Its time begins."""
         run = attempt.run
         limit = run.time_limit_s
@@ -193,7 +193,7 @@ class Runner:
             self._now(attempt).apply()
         attempt.begun = time.perf_counter()
 
-    def _set_up(self, attempt: Attempt, job: Job) -> BaseException | None:
+    def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
         """Prepare the engine for the run's environment, outside its time limit; what went wrong."""
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
@@ -214,7 +214,7 @@ class Runner:
         attempt = self._attempt
         return self._now(attempt) if attempt is not None else None
 
-    def _now(self, attempt: Attempt) -> CurrentTask:
+    def _now(self, attempt: RunningAttempt) -> CurrentTask:
         if attempt.current is None:
             run = attempt.run
             environment = self._environments.instance if run.environment is not None else None
@@ -274,7 +274,7 @@ class Runner:
                     self._baseline.disarm()
             return None, error
 
-    def _run_in_loop(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         run = attempt.run
         # The task copies the present context, and with it the sink.
         task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
@@ -282,13 +282,13 @@ class Runner:
         task.add_done_callback(partial(self._ended_in_loop, attempt))
         return task
 
-    def _ended_in_loop(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
+    def _ended_in_loop(self, attempt: RunningAttempt, task: asyncio.Task[Any]) -> None:
         self._interrupts.awaiting = None
         self._interrupts.current = None
         value, error = (None, _cancelled()) if task.cancelled() else task.result()
         self._end(attempt, value, self._flushed(attempt, error))
 
-    def _flushed(self, attempt: Attempt, error: BaseException | None) -> BaseException | None:
+    def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
         """A run that ends well, or for now, has its messages on the controller's disk first; the error it ends with."""
         if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
@@ -304,7 +304,7 @@ class Runner:
 
     # -- what is run
 
-    def _prepare(self, attempt: Attempt, job: Job) -> Call:
+    def _prepare(self, attempt: RunningAttempt, job: QueuedRun) -> Call:
         """All that can be done before the user's code begins: decode, clear, compile."""
         work = attempt.work = self._decoder.decode(job.run.payload)
         special = job.run.special
@@ -357,7 +357,7 @@ class Runner:
         await self._cells.run_in_loop(plan)
         return self._pull(work.pull)
 
-    def _call(self, attempt: Attempt, job: Job, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
+    def _call(self, attempt: RunningAttempt, job: QueuedRun, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
@@ -382,7 +382,7 @@ class Runner:
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._keeper)
 
-    def _function(self, job: Job) -> Known:
+    def _function(self, job: QueuedRun) -> Known:
         digest = job.run.function
         if digest is None or job.code is None:
             raise ValueError("this task is a call, and no function came with it")
@@ -415,7 +415,7 @@ class Runner:
 
     # -- the end of a run
 
-    def _end(self, attempt: Attempt, value: bytes | None, error: BaseException | None) -> None:
+    def _end(self, attempt: RunningAttempt, value: bytes | None, error: BaseException | None) -> None:
         run_s = time.perf_counter() - attempt.begun
         if os.getpid() != self._pid:
             _leave_fork(error)
@@ -446,7 +446,7 @@ class Runner:
             self._interrupts.raised = None
             gc.collect()
 
-    def _record(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
+    def _record(self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
         """What the recorder is to hold of a run's end; whatever the run left, it is told what that was."""
         try:
             return self._compose(attempt, run_s, value, error)
@@ -458,7 +458,7 @@ class Runner:
             reason = self._outcome(attempt, error)
         elif isinstance(problem, (OverflowError, MemoryError)):  # msgpack's own limit is 4 GiB
             size = len(value) if value is not None else 0
-            failure = Failure("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
+            failure = FailureSummary("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
             reason = Reason.TOO_LARGE
         else:
             failure = brief(problem, problem)
@@ -468,9 +468,11 @@ class Runner:
         ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, word=word)
         return encoded(self._encoder.encode, ended)
 
-    def _compose(self, attempt: Attempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
+    def _compose(
+        self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None
+    ) -> bytes:
         run, sink = attempt.run, attempt.sink
-        failure: Failure | None = None
+        failure: FailureSummary | None = None
         body_failure = None
         outcome = ""
         word: Deferral | LostInputs | None = None
@@ -511,7 +513,7 @@ class Runner:
             bare = msgspec.structs.replace(body, outputs=[], progress=None)
             return encoded(self._encoder.encode, bare)
 
-    def _outcome(self, attempt: Attempt, error: BaseException) -> str:
+    def _outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
         kind = type(error)  # isinstance would ask the error itself, which may raise
         if issubclass(kind, TaskRejectError):
             return Reason.REJECTED

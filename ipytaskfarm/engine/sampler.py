@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 from typing import Final
 
 from ..core.messages.engine_commands import SampleProfile
-from .code_locations import MACHINERY, OTHER, TEXT_MAX, Places, Spot, known_file
+from .code_locations import MACHINERY, OTHER, TEXT_MAX, CodeLocations, Spot, known_file
 
 _chance = random.SystemRandom()
 """Our own: what users seed is theirs, and we share their process."""
@@ -94,7 +94,7 @@ class Sampler:
             if self._spots is None:
                 return None
             spots, stacks = list(self._spots), list(self._stacks.items())
-        places = Places()
+        places = CodeLocations()
         for spot in spots:
             places.number(spot)
         return SampleProfile(engine_id, INTERVAL_S, places.all(), [(list(stack), n) for stack, n in stacks])

@@ -51,14 +51,14 @@ class CannotRestore(Exception):
     """What was changed cannot be changed back by this process."""
 
 
-class Part(Protocol):
+class Surrounding(Protocol):
     """One kind of thing."""
 
     def take(self) -> None: ...
     def restore(self) -> bool: ...
 
 
-class Environment:
+class EnvironmentVariables:
     """Environment variables, those included that were set behind ``os.environ``'s back."""
 
     def take(self) -> None:
@@ -105,7 +105,7 @@ class Umask:
         return True
 
 
-class Timers:
+class AlarmTimers:
     """``signal.alarm`` and ``signal.setitimer``: what a task has wound up ends with it."""
 
     def take(self) -> None:
@@ -164,7 +164,7 @@ class Faults:
         return True
 
 
-class Limits:
+class ResourceLimits:
     """Resource limits: soft ones, and those hard ones that may be raised again."""
 
     def take(self) -> None:
@@ -263,18 +263,18 @@ class Descriptors:
             return []
 
 
-def watched_parts(put_back_output: Callable[[], bool]) -> dict[str, Part]:
+def watched_parts(put_back_output: Callable[[], bool]) -> dict[str, Surrounding]:
     """By the kind under which a change is noted; in the order in which they are put back: first what interrupts."""
     return {
-        TIMERS: Timers(),
+        TIMERS: AlarmTimers(),
         MASK: Mask(),
         HANDLERS: Handlers(),
         FAULTS: Faults(),
-        ENVIRONMENT: Environment(),
+        ENVIRONMENT: EnvironmentVariables(),
         ZONE: Zone(),
         UMASK: Umask(),
         LOCALE: Locale(),
-        LIMITS: Limits(),
+        LIMITS: ResourceLimits(),
         PRIORITY: Priority(),
         IDENTITY: Identity(),
         DESCRIPTORS: Descriptors(put_back_output),

@@ -74,7 +74,7 @@ from ..system.process_title import name_process
 from .change_hooks import watch
 
 if TYPE_CHECKING:
-    from .process import Settings
+    from .process import EngineSettings
 
 TRAINED = (
     "IPython.core.completerlib",
@@ -98,7 +98,7 @@ _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 
 
-class Engine:
+class ForkedEngine:
     """A child of the zygote."""
 
     def __init__(self, name: str, engine_id: int, pid: int) -> None:
@@ -108,14 +108,14 @@ class Engine:
         self.pidfd = os.pidfd_open(pid)
 
 
-class Zygote:
+class ForkServer:
     """The loop: requests from the agent, exits of engines."""
 
     def __init__(self, control: socket.socket, farm: str, stays: bool = False) -> None:
         self._control = control
         self._stays = stays
         self._farm = farm
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[int, ForkedEngine] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._buffer = bytearray()
@@ -161,24 +161,24 @@ class Zygote:
     def _fork(self, request: dict[str, Any]) -> None:
         import msgspec
 
-        from .process import Settings
+        from .process import EngineSettings
 
         name, engine_id = request["engine"], request["id"]
         parent = os.getpid()
         try:
-            settings = msgspec.convert(request, Settings)
+            settings = msgspec.convert(request, EngineSettings)
             pid = os.fork()
         except (OSError, msgspec.ValidationError) as error:
             self.tell(op="failed", engine=name, id=engine_id, error=f"{type(error).__name__}: {error}")
             return
         if pid == 0:
             self._become(settings, parent)
-        engine = Engine(name, engine_id, pid)
+        engine = ForkedEngine(name, engine_id, pid)
         self._engines[engine.pidfd] = engine
         self._poll.register(engine.pidfd, select.POLLIN)
         self.tell(op="forked", engine=name, id=engine_id, pid=pid)
 
-    def _become(self, settings: Settings, parent: int) -> NoReturn:
+    def _become(self, settings: EngineSettings, parent: int) -> NoReturn:
         """In the child: be an engine."""
         try:
             die_with_parent(parent)
@@ -208,7 +208,7 @@ class Zygote:
         finally:
             os._exit(1)
 
-    def _reap(self, engine: Engine) -> None:
+    def _reap(self, engine: ForkedEngine) -> None:
         _, status, usage = os.wait4(engine.pid, 0)
         self._poll.unregister(engine.pidfd)
         del self._engines[engine.pidfd]
@@ -360,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.collect()
     gc.freeze()
     name_process("ipytaskfarm zygote")
-    zygote = Zygote(control, options.farm, options.stay)
+    zygote = ForkServer(control, options.farm, options.stay)
     zygote.tell(op="ready", pid=os.getpid(), dropped=dropped)
     zygote.serve()
     return 0

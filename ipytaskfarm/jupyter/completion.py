@@ -117,7 +117,7 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
 def _values(shell: Any, option: str) -> Iterable[str]:
     """What may follow an option; nothing: files, or whatever others know."""
     if option == "targets":
-        return [str(row.id) for row in _ask(shell, messages.Engines(), tables.EngineTable).rows]
+        return [str(row.id) for row in _ask(shell, messages.ListEngines(), tables.EngineTable).rows]
     if option in ("push", "depend"):
         space = shell.user_ns
         return [name for name in space if not name.startswith("_") and (option == "push" or callable(space[name]))]
@@ -171,7 +171,7 @@ def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
         sizes["finished"] = sum(counts.values()) - unfinished
         for state in states:
             if sizes[state] <= ROWS:
-                table = _answer(questioner, messages.Tasks(None, None, state), tables.TaskTable)
+                table = _answer(questioner, messages.ListTasks(None, None, state), tables.TaskRows)
                 return [row.id for row in table.rows]
     return []
 

@@ -14,7 +14,7 @@ Run: TypeAlias = tuple[str, int, float]
 
 
 @dataclass
-class Connection:
+class MagicsConnection:
     """Of one shell."""
 
     where: str | None = None
@@ -25,12 +25,12 @@ class Connection:
     """The farms that were started here."""
 
 
-_of_shell: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()
+_of_shell: WeakKeyDictionary[Any, MagicsConnection] = WeakKeyDictionary()
 
 
-def connection(shell: Any) -> Connection:
+def connection(shell: Any) -> MagicsConnection:
     """The shell's; one that talks to the default farm at first."""
-    return _of_shell.setdefault(shell, Connection())
+    return _of_shell.setdefault(shell, MagicsConnection())
 
 
 def connect(shell: Any, where: str | None) -> TaskClient:
@@ -71,7 +71,7 @@ def farm_name(shell: Any) -> str:
     return connection(shell).where or DEFAULT_NAME
 
 
-def _close(mine: Connection) -> None:
+def _close(mine: MagicsConnection) -> None:
     for client in mine.clients:
         client.close()
     mine.clients.clear()

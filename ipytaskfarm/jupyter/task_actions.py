@@ -19,7 +19,7 @@ from ..core.parsing import parse_since
 
 
 @dataclass
-class Asked:
+class ActionArguments:
     """What stands behind an action."""
 
     ids: list[int]
@@ -34,7 +34,7 @@ class Asked:
 class Action(NamedTuple):
     """One of them."""
 
-    call: Callable[[TaskClient, Asked], Any]
+    call: Callable[[TaskClient, ActionArguments], Any]
     words: str = "tasks"
     """What its words are: tasks, job, nodes, or "" for none."""
     least: int = 1
@@ -43,15 +43,15 @@ class Action(NamedTuple):
     """Which options it takes."""
 
 
-def _status(client: TaskClient, asked: Asked) -> Any:
+def _status(client: TaskClient, asked: ActionArguments) -> Any:
     return client.status(asked.ids[0]) if len(asked.ids) == 1 else client.tasks(ids=asked.ids)
 
 
-def _result(client: TaskClient, asked: Asked) -> Any:
+def _result(client: TaskClient, asked: ActionArguments) -> Any:
     return _one([client.get_task_result(i, raw=False) or client.status(i) for i in asked.ids])
 
 
-def _abort(client: TaskClient, asked: Asked) -> None:
+def _abort(client: TaskClient, asked: ActionArguments) -> None:
     interrupt, reason = not asked.options.no_interrupt, asked.options.reason or ""
     if asked.options.job:
         client.job(asked.options.job).abort(reason, interrupt)
@@ -59,35 +59,35 @@ def _abort(client: TaskClient, asked: Asked) -> None:
         client.abort(asked.ids[0] if len(asked.ids) == 1 else asked.ids, interrupt, reason)
 
 
-def _retry(client: TaskClient, asked: Asked) -> list[int]:
+def _retry(client: TaskClient, asked: ActionArguments) -> list[int]:
     return client.job(asked.options.job).retry() if asked.options.job else client.retry(asked.ids)
 
 
-def _restart(client: TaskClient, asked: Asked) -> list[int]:
+def _restart(client: TaskClient, asked: ActionArguments) -> list[int]:
     return client.job(asked.options.job).retry(failed=False) if asked.options.job else client.restart(asked.ids)
 
 
-def _remove(client: TaskClient, asked: Asked) -> int:
+def _remove(client: TaskClient, asked: ActionArguments) -> int:
     if asked.options.all:
         return client.clear()
     return client.clear(client.job(asked.options.job).ids if asked.options.job else asked.ids)
 
 
-def _pause(client: TaskClient, asked: Asked) -> None:
+def _pause(client: TaskClient, asked: ActionArguments) -> None:
     client.pause(asked.options.job)
     print(f"{_held(client, asked)} is paused; what runs goes on")
 
 
-def _resume(client: TaskClient, asked: Asked) -> None:
+def _resume(client: TaskClient, asked: ActionArguments) -> None:
     client.resume(asked.options.job)
     print(f"{_held(client, asked)} goes on")
 
 
-def _held(client: TaskClient, asked: Asked) -> str:
+def _held(client: TaskClient, asked: ActionArguments) -> str:
     return f"job {harmless(asked.options.job)!r}" if asked.options.job else f"farm {client.farm!r}"
 
 
-def _drain(client: TaskClient, asked: Asked) -> None:
+def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
     what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
     print(f"{', '.join(map(harmless, asked.words))}: {what}" if agents else _nobody_there(client))
@@ -98,7 +98,7 @@ def _nobody_there(client: TaskClient) -> str:
     return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
 
 
-def _history(client: TaskClient, asked: Asked) -> Any:
+def _history(client: TaskClient, asked: ActionArguments) -> Any:
     options = asked.options
     try:
         since = parse_since(options.since, time.time()) if options.since else None
@@ -107,17 +107,17 @@ def _history(client: TaskClient, asked: Asked) -> Any:
     return client.history(asked.ids or None, options.name, options.what, since, options.last or 1000)
 
 
-def _mark_done(client: TaskClient, asked: Asked) -> None:
+def _mark_done(client: TaskClient, asked: ActionArguments) -> None:
     result = None if asked.options.result is None else asked.value_of(asked.options.result)
     for task_id in asked.ids:
         client.mark_done(task_id, result)
 
 
-def _mark_failed(client: TaskClient, asked: Asked) -> Any:
+def _mark_failed(client: TaskClient, asked: ActionArguments) -> Any:
     return _one([client.mark_failed(task_id, asked.options.reason or "") for task_id in asked.ids])
 
 
-def _messages(client: TaskClient, asked: Asked) -> None:
+def _messages(client: TaskClient, asked: ActionArguments) -> None:
     """Shown as they come; the stop button ends the looking, not the task."""
     for task_id in asked.ids:
         try:

@@ -18,7 +18,7 @@ from ..client.tables import FailureGroups, TaskTable
 from ..core.parsing import parse_ids
 from . import connection
 from .handles import TaskHandle, follow
-from .task_actions import ACTIONS, Asked, check
+from .task_actions import ACTIONS, ActionArguments, check
 from .tracebacks import short_errors
 
 
@@ -151,7 +151,7 @@ class TaskMagics(Magics):
         with short_errors():
             client = connection.task_client(self.shell)
             ids = [i for word in given.words for i in self._ids(word)] if action.words == "tasks" else []
-            return action.call(client, Asked(ids, given.words, given, self.shell.ev))
+            return action.call(client, ActionArguments(ids, given.words, given, self.shell.ev))
 
     @magic_arguments()
     @argument("--state", choices=["scheduled", "running", "succeeded", "failed", "unfinished", "finished"])

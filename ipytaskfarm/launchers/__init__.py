@@ -1,8 +1,8 @@
 """How the processes of a farm get onto machines.
 
 Here: controller, supervisor and the agent of this machine, as processes (`local`).  The supervisor
-(`ipytaskfarm.deployment.supervisor`) decides *what* runs and how often; a `Part` says what to run, `Processes` starts
-it, a
+(`ipytaskfarm.deployment.supervisor`) decides *what* runs and how often; a `ProcessSpec` says what to run, `Processes`
+starts it, a
 `Placed` is what came of it.  Elsewhere: agents alone, by existing systems (`agents`: batch systems, Dask, ssh).
 """
 
@@ -18,7 +18,7 @@ EXIT_UNKNOWN = -1000
 
 
 @dataclass(frozen=True)
-class Part:
+class ProcessSpec:
     """One process of the farm, before it runs: ``python -m module *arguments``."""
 
     kind: str
@@ -65,7 +65,7 @@ class Placed(Protocol):
 class Processes(Protocol):
     """What starts parts, and finds them again."""
 
-    def start(self, part: Part) -> Placed:
+    def start(self, part: ProcessSpec) -> Placed:
         """Start it, detached from our terminal and signals: it outlives us."""
 
     def adopt(self, record: dict[str, Any]) -> Placed | None:

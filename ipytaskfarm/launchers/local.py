@@ -15,7 +15,7 @@ from ipytaskfarm.core.inherited_variables import PYTHONPATH_BEFORE
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import absolute_folders
 
-from . import EXIT_UNKNOWN, Part
+from . import EXIT_UNKNOWN, ProcessSpec
 
 LOG_BYTES = 10 * 2**20
 LOG_FILES = 3
@@ -91,7 +91,7 @@ class LocalProcess:
 class LocalProcesses:
     """Starts processes on this machine, each in a session of its own."""
 
-    def start(self, part: Part) -> LocalProcess:
+    def start(self, part: ProcessSpec) -> LocalProcess:
         """Start it.  Its terminal is none, so that a Ctrl-C in ours reaches only us."""
         rotate(part.log)
         # Append mode: truncating a log that grew too long (`trim`) must not leave a hole.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.messages.task_types import Function
-from ..storage.blobs import BLOB_BYTES, Keeper, mapped
+from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped
 from . import rebuild as build
 from .digests import Digester, Guard
 from .hash_cycles import dump_settled
@@ -58,7 +58,7 @@ class _Sink:
         """Whether the buffer is to stay in the pickle."""
         return keep_inside(buffer, self.buffers)
 
-    def dump(self, obj: Any, keeper: Keeper | None) -> bytes:
+    def dump(self, obj: Any, keeper: BlobWriter | None) -> bytes:
         """One pack.  After an exception the sink is not to be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
@@ -74,7 +74,7 @@ class _Sink:
 _pool: list[_Sink] = []
 
 
-def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
+def dumps(obj: Any, keeper: BlobWriter | None = None) -> bytes:
     """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
     if later and later[0] in _modules:
         refuse_connections()
@@ -88,11 +88,11 @@ def dumps(obj: Any, keeper: Keeper | None = None) -> bytes:
     return data
 
 
-def _frame(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> bytes:
+def _frame(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) -> bytes:
     return b"".join(_laid_out(data, buffers, keeper))
 
 
-def _laid_out(data: bytes, buffers: list[memoryview], keeper: Keeper | None) -> list[bytes | memoryview]:
+def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) -> list[bytes | memoryview]:
     """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
     sizes: list[int] = []
     places: list[bytes | memoryview] = []

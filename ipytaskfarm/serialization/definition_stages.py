@@ -37,7 +37,7 @@ LEAVES = frozenset(
 _DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
 
 
-class Step:
+class DefinitionStep:
     """One action on a definition, written at most once."""
 
     __slots__ = ("action", "owner", "part", "subject", "written")
@@ -107,7 +107,7 @@ class Stages:
         self._parent = parent
         self._kinds: dict[type, bool] = {} if parent is None else parent._kinds
         self.steps: list[Any] = [None, _Turn(self)]
-        self._late: list[tuple[Step, set[type]]] = []
+        self._late: list[tuple[DefinitionStep, set[type]]] = []
         self.classes: list[type] = []
 
     def add(self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None) -> None:
@@ -116,13 +116,13 @@ class Stages:
         if classes:
             self.add_late(action, subject, part, owner, classes)
         else:
-            self.steps.append(Step(action, subject, part, owner))
+            self.steps.append(DefinitionStep(action, subject, part, owner))
 
     def add_late(
         self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None, classes: set[type]
     ) -> None:
         """A step of the third stage."""
-        self._late.append((Step(action, subject, Whole(part, classes), owner), classes))
+        self._late.append((DefinitionStep(action, subject, Whole(part, classes), owner), classes))
 
     def add_each(
         self, action: Callable[[Any, Any], None], subject: Any, parts: dict[str, Any], owner: type | None
@@ -177,7 +177,7 @@ class Stages:
             if self._late:
                 self.steps.append(self._take())
             elif self._parent is None and self.classes:
-                self.steps += [Step(build_classes.finish_class, cls, None, None) for cls in self.classes]
+                self.steps += [DefinitionStep(build_classes.finish_class, cls, None, None) for cls in self.classes]
                 self.classes = []
             else:
                 if self._parent is not None:
@@ -186,7 +186,7 @@ class Stages:
                 return
         self.steps.append(_Turn(self))
 
-    def _take(self) -> Step:
+    def _take(self) -> DefinitionStep:
         """The next step of the third stage: first those that complete the classes of which it needs instances."""
         index = 0
         passed = {0}
@@ -200,10 +200,10 @@ class Stages:
             index = before
             passed.add(index)
 
-    def waiting(self, classes: Iterable[type]) -> list[Step]:
+    def waiting(self, classes: Iterable[type]) -> list[DefinitionStep]:
         """Steps of these classes that are not written yet, those of the stages around these included."""
         wanted = set(classes)
-        steps = [each for each in self.steps if isinstance(each, Step)] + [step for step, _ in self._late]
+        steps = [each for each in self.steps if isinstance(each, DefinitionStep)] + [step for step, _ in self._late]
         found = [step for step in steps if step.owner in wanted and not step.written]
         return found if self._parent is None else found + self._parent.waiting(wanted)
 
@@ -228,7 +228,7 @@ def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[
     return create, arguments, steps, None, None, build_classes.finish
 
 
-def reduce_step(pickler: Pickler, step: Step) -> Any:
+def reduce_step(pickler: Pickler, step: DefinitionStep) -> Any:
     """The action's call."""
     step.written = True
     pickler.owner = step.owner
@@ -269,7 +269,7 @@ def reduce_turn(pickler: Pickler, turn: _Turn) -> Any:
 
 
 STAGE_REDUCERS: dict[type, Callable[[Any, Any], Any]] = {
-    Step: reduce_step,
+    DefinitionStep: reduce_step,
     Whole: reduce_whole,
     After: reduce_after,
     Pull: reduce_pull,

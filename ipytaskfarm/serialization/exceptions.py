@@ -15,7 +15,7 @@ import msgspec
 
 from ..core.errors import RemoteError, TaskFarmError
 from ..core.messages.payload import ErrorLink, FailureBody
-from ..core.messages.task_types import Failure
+from ..core.messages.task_types import FailureSummary
 from .exception_parts import Budget, open_error, open_group, pack_alone, pack_group, pack_lost_fields, state_of
 from .missing_modules import complete
 from .rebuild import is_call, source_lines
@@ -128,7 +128,7 @@ def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...]
     )
 
 
-def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> Failure:
+def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureSummary:
     """What the controller is told of it: type, bounded text, and the innermost place of the user's."""
     current = user_traceback(error, tb)
     place = ""
@@ -139,7 +139,7 @@ def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> 
         current = current.tb_next
     if isinstance(error, SyntaxError) and not place and error.filename:
         place = f"{error.filename}:{error.lineno}"
-    return Failure(
+    return FailureSummary(
         etype=_clip(type_name(error), _BRIEF_CHARACTERS_MAX),
         value=_clip(_text(error), _BRIEF_CHARACTERS_MAX),
         place=_clip(place, _BRIEF_CHARACTERS_MAX),

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..core.errors import UnpickleableException, VersionMismatch
 from ..core.messages.task_types import Function
-from ..storage.blobs import Keeper
+from ..storage.blobs import BlobWriter
 from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
 from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
 from .missing_modules import missing
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: Keeper | None = None) -> bytes:
+def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: BlobWriter | None = None) -> bytes:
     """Pickle (protocol 5) that takes what cannot be imported on the other side by value.
 
     Args:
@@ -146,7 +146,7 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 
 
 def pack_names(
-    values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: Keeper | None = None
+    values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: BlobWriter | None = None
 ) -> bytes:
     """Pack a dict of pulled names; errors name the variable.
 

@@ -17,7 +17,7 @@ _IDLE_S = 30.0
 """The thread that looks ends when nothing was packed for so long."""
 
 
-class Notice:
+class PackingNotice:
     """What is packed now in this process, and since when."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Notice:
         self.thread = None
 
 
-notice = Notice()
+notice = PackingNotice()
 
 
 def _largest(obj: Any) -> str:

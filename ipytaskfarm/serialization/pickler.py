@@ -52,7 +52,7 @@ Reduced = Any
 """What ``__reduce_ex__`` may return, or NotImplemented: pickle's own way."""
 
 
-class Home:
+class GlobalsHome:
     """Stands in a pickle for the globals that its by-value functions shared."""
 
     __slots__ = ("module_name", "package")
@@ -67,7 +67,7 @@ class Pickler(pickle.Pickler):
 
     inline = False
     """Whether classes are taken apart in this pickle, not in one of their own."""
-    _homes: dict[int, tuple[dict[str, Any], Home]] | None = None
+    _homes: dict[int, tuple[dict[str, Any], GlobalsHome]] | None = None
     class_digests: Callable[[type], tuple[str, str]]
     """The digests by which a class is known, see `cache`, which sets it (it needs the pickler itself)."""
     packed_class: Callable[[type], tuple[str, str, bytes]]
@@ -100,7 +100,7 @@ class Pickler(pickle.Pickler):
         self.owners: dict[int, type] = {}
         """Address of a function or cell -> the class that is incomplete without it."""
 
-    def home(self, function_globals: dict[str, Any]) -> Home:
+    def home(self, function_globals: dict[str, Any]) -> GlobalsHome:
         """The stand-in for these globals, the same for all functions of this pickle."""
         if self._homes is None:
             self._homes = {}
@@ -109,7 +109,7 @@ class Pickler(pickle.Pickler):
             name = function_globals.get("__name__")
             found = (
                 function_globals,
-                Home(name if isinstance(name, str) else "__main__", package_of(function_globals)),
+                GlobalsHome(name if isinstance(name, str) else "__main__", package_of(function_globals)),
             )
             self._homes[id(function_globals)] = found
         return found[1]
@@ -376,7 +376,7 @@ def source_of(code: types.CodeType) -> tuple[int, str] | None:
     return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
 
 
-def _reduce_home(pickler: Pickler, home: Home) -> Reduced:
+def _reduce_home(pickler: Pickler, home: GlobalsHome) -> Reduced:
     return (
         (build.new_names_in, (home.module_name, home.package))
         if home.package
@@ -530,7 +530,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     types.CodeType: _reduce_code,
     types.CellType: _reduce_cell,
     types.MethodType: reduce_method,
-    Home: _reduce_home,
+    GlobalsHome: _reduce_home,
     Imports: _reduce_imports,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,

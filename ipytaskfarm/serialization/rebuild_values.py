@@ -105,10 +105,10 @@ def new_weak_method(method: Any) -> Any:
 def new_dead_reference() -> weakref.ref[Any]:
     """Build a weak reference whose object is gone."""
 
-    class Gone:
+    class Nobody:
         """Nobody holds it."""
 
-    return weakref.ref(Gone())
+    return weakref.ref(Nobody())
 
 
 def new_weak_set(cls: Any) -> Any:

@@ -220,7 +220,7 @@ class Blobs:
             yield
 
 
-class Keeper:
+class BlobWriter:
     """Takes large buffers while something is packed, and remembers their digests."""
 
     def __init__(self, blobs: Blobs) -> None:

@@ -19,13 +19,20 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 
 from ..core.errors import StoreError
-from ..core.saves import Save, Snapshot
+from ..core.saves import Save, StoredState
 from ..core.scheduler.clock import Now
 from ..core.scheduler.events import Event
 from ..core.scheduler.settings import SchedulerSettings
 
 VERSION = 1
-EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
+
+
+def _tag(kind: Any) -> str:
+    """The name under which a kind of event is written; a class that was renamed keeps its tag."""
+    return str(kind.__struct_config__.tag or kind.__name__)
+
+
+EVENTS: dict[str, type] = {_tag(kind): kind for kind in get_args(Event)}
 _LENGTH = struct.Struct(">I")
 
 
@@ -41,7 +48,7 @@ class Head(msgspec.Struct, frozen=True):
 
     version: int
     farm: str
-    snapshot: Snapshot
+    snapshot: StoredState
     settings: dict[str, Any]
     """The fields of `core.scheduler.settings.SchedulerSettings` except the policy."""
     policy: PolicyName
@@ -72,7 +79,7 @@ class Tape:
         cls,
         path: Path,
         farm: str,
-        snapshot: Snapshot,
+        snapshot: StoredState,
         settings: SchedulerSettings,
         policy: PolicyName,
         hold: bool,
@@ -93,7 +100,7 @@ class Tape:
     def note(self, now: Now, events: Sequence[tuple[str, Event]], saves: Sequence[Save]) -> None:
         """One turn."""
         encode = self._encode
-        heard = [(session, type(event).__name__, encode(event)) for session, event in events]
+        heard = [(session, _tag(type(event)), encode(event)) for session, event in events]
         self._write(Turn(now.mono_s, now.wall_s, heard, mark_of(saves)))
 
     def _write(self, frame: Head | Turn) -> None:

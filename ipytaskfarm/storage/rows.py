@@ -13,7 +13,7 @@ import msgspec
 from ..core import saves as s
 from ..core.messages.dependencies import Needs
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, Failure, Final, JobSpec, Rules, RunKey
+from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Rules, RunKey
 from ..core.states import State
 
 Row: TypeAlias = tuple[Any, ...]
@@ -93,7 +93,7 @@ def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Sta
     return [Statement(sql, rows)]
 
 
-def _failure_row(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
+def _failure_row(failure: FailureSummary | None) -> tuple[str | None, str | None, str | None]:
     return (None, None, None) if failure is None else (failure.etype, failure.value, failure.place)
 
 
@@ -424,9 +424,9 @@ class RulesReader:
         return rules if name is None else msgspec.structs.replace(rules, name=name)
 
 
-def failure(etype: str | None, value: str | None, place: str | None) -> Failure | None:
+def failure(etype: str | None, value: str | None, place: str | None) -> FailureSummary | None:
     """The failure of an attempt, from its three columns."""
-    return None if etype is None else Failure(etype, value or "", place or "")
+    return None if etype is None else FailureSummary(etype, value or "", place or "")
 
 
 def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:

@@ -33,7 +33,7 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import History
+from ..core.messages import ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
@@ -358,7 +358,7 @@ class Store:
         with self._reading():
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()
 
-    def load(self) -> s.Snapshot:
+    def load(self) -> s.StoredState:
         """All that this controller must know of the lives before.  A million waiting tasks take some seconds."""
         self._usable()
         collecting = gc.isenabled()
@@ -371,13 +371,13 @@ class Store:
             if collecting:
                 gc.enable()
 
-    def _load(self) -> s.Snapshot:
+    def _load(self) -> s.StoredState:
         db = self._db
         last_seq = (
             "max(ifnull((SELECT max(queue_seq) FROM tasks), -1), ifnull((SELECT max(queue_seq) FROM progress), -1))"
         )
         history = rows.histories(db.execute(rows.HISTORY_OF_UNFINISHED))
-        return s.Snapshot(
+        return s.StoredState(
             epoch=self.epoch,
             farm=self.farm,
             next_id=self._one("SELECT ifnull(max(last), -1) + 1 FROM blocks"),
@@ -458,7 +458,7 @@ class Store:
         """Those of these jobs of which not every task was cleared."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
-    def history(self, question: History) -> list[tuple[float, int, str | None, str, int, str]]:
+    def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
         """(when, task, name, what, engine id or -1, more) of the last so many events that match, in order of time."""
         ids = rows.asked(question.ids) if question.ids is not None else None
         self._usable()

@@ -1,4 +1,4 @@
-"""The controller's end of all connections: one ROUTER, its gatekeeper, and a `Session` per peer.
+"""The controller's end of all connections: one ROUTER, its gatekeeper, and a `ReliableSession` per peer.
 
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
@@ -28,25 +28,25 @@ from ..core import errors
 from ..core.messages import (
     AgentMessage,
     Answer,
-    Ask,
+    AskQuestion,
     ClientMessage,
-    Engines,
-    Explain,
+    ExplainTasks,
     FarmStatus,
-    Fetch,
+    FetchResults,
+    ListEngines,
     ListSticky,
+    ListTasks,
     QueueStatus,
     Refusal,
     Stack,
-    Tasks,
-    Watch,
+    WatchTasks,
 )
 from ..core.messages.blob_chunks import ReadBlob
 from ..version import __version__
 from . import wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .keys import FarmKeys, role_of, session_fits
-from .reliable_session import BEGIN_ANEW, Greeting, Heard, Kind, Session, frame_of, kind_of
+from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """Who is silent for so long is forgotten; should it come back, it begins anew, and states what it holds."""
@@ -59,7 +59,18 @@ AGENT_SESSIONS_MAX = 1024
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
 
-READ_ONLY = (Watch, Fetch, QueueStatus, Tasks, Explain, Stack, Engines, FarmStatus, ListSticky, ReadBlob)
+READ_ONLY = (
+    WatchTasks,
+    FetchResults,
+    QueueStatus,
+    ListTasks,
+    ExplainTasks,
+    Stack,
+    ListEngines,
+    FarmStatus,
+    ListSticky,
+    ReadBlob,
+)
 """What a read-only key may ask."""
 
 
@@ -114,7 +125,7 @@ class _State:
         self.peer = peer
         self.user = ""
         """The ZeroMQ user id of its present connection, which tells the key."""
-        self.session = Session()
+        self.session = ReliableSession()
         self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
         self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
         self.connection: bytes | None = None
@@ -147,7 +158,7 @@ class Hub:
         self._name = name
         self._epoch = epoch
         self._clock = clock
-        self._patience = wire.Patience(clock())
+        self._patience = wire.Timeouts(clock())
         self._judged_awake_s = 0.0
         self._states: dict[str, _State] = {}
         self._by_connection: dict[bytes, _State] = {}
@@ -303,7 +314,7 @@ class Hub:
         """Say good-bye to all. What is queued is dropped: `flush` first."""
         for state in self._states.values():
             if state.connection is not None:
-                self._put(state.connection, frame_of(Kind.BYE))
+                self._put(state.connection, frame_of(PacketKind.BYE))
         self._router.close(LINGER_MS)
         self._gate.close(0)
         self._context.term()
@@ -347,13 +358,13 @@ class Hub:
         state = self._by_connection.get(connection)
         if user not in self._titles:
             self._turn_away(connection, user)
-        elif kind is Kind.HANDSHAKE:
+        elif kind is PacketKind.HANDSHAKE:
             self._on_handshake(connection, user, wire.decode_handshake(frame), heard, awake_s)
         elif state is None:
             self._answer(connection, WhoAreYou())
         elif kind is None or state.user != user:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
-        elif kind is Kind.BYE:
+        elif kind is PacketKind.BYE:
             self.forget(state.peer.session)
             heard.append((state.peer, PeerGone()))
         else:
@@ -411,12 +422,12 @@ class Hub:
 
     def _may_read(self, state: _State, connection: bytes, message: ClientMessage | AgentMessage) -> bool:
         """Under a read-only key: whether the message only asks. If not it is answered here."""
-        if isinstance(message, Ask) and isinstance(message.question, READ_ONLY):
+        if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
             return True
         self.rejected["read-only key"] += 1
-        what = type(message.question if isinstance(message, Ask) else message).__name__
+        what = type(message.question if isinstance(message, AskQuestion) else message).__name__
         text = f"this connection's key is read-only: it does not allow {what}"
-        if isinstance(message, Ask):
+        if isinstance(message, AskQuestion):
             self.send(state.peer.session, Answer(message.n, Refusal("SecurityError", text)))
         else:
             self._refuse(connection, "SecurityError", text, "read-only key")

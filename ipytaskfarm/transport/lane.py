@@ -24,7 +24,7 @@ READ_MAX = 4096
 """Messages taken at once, so that one engine's flood of output leaves the agent time for the others."""
 
 
-class Lane:
+class AgentLane:
     """The socket.  Nothing here blocks.  `fileno` is ZeroMQ's edge-triggered one: after it was readable, and after
     sending, `receive` until `pending` is false."""
 

@@ -30,7 +30,7 @@ from ..system.farm_paths import ConnectionInfo, dialled
 from ..version import __version__
 from . import wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .reliable_session import Greeting, Heard, Kind, Session, frame_of, kind_of
+from .reliable_session import Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 
 _chance = random.SystemRandom()
 """Our own: what users seed is theirs, and we share their process."""
@@ -43,7 +43,7 @@ DENIALS_MAX = 3
 LINGER_MS = 100
 
 
-class Received(msgspec.Struct, frozen=True):
+class ReceivedMessage(msgspec.Struct, frozen=True):
     """The controller said this."""
 
     message: ToClient | ToAgent
@@ -78,7 +78,7 @@ class Refused(msgspec.Struct, frozen=True):
     refuse: Refuse
 
 
-LinkEvent: TypeAlias = Received | Acked | NewEpoch | Resumed | Lost | Refused
+LinkEvent: TypeAlias = ReceivedMessage | Acked | NewEpoch | Resumed | Lost | Refused
 
 _numbers = itertools.count()
 
@@ -123,7 +123,7 @@ class Link:
         """When the controller was heard last, on the clock that `step` is given."""
         self.problem = "not connected yet"
         """Why there is no connection now, for people; "" while there is one."""
-        self._session = Session()
+        self._session = ReliableSession()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._epoll = select.epoll()
         self._socket: zmq.Socket[bytes] | None = None
@@ -140,7 +140,7 @@ class Link:
         self._retry_at_s = -math.inf
         self._beat_at_s = math.inf
         self._ack_at_s = math.inf
-        self._patience: wire.Patience | None = None
+        self._patience: wire.Timeouts | None = None
         self._awake_s = 0.0
         self._heard_awake_s = 0.0
 
@@ -192,7 +192,7 @@ class Link:
         if self._over:
             return events
         self._now_s = now_s
-        self._patience = self._patience or wire.Patience(now_s)
+        self._patience = self._patience or wire.Timeouts(now_s)
         self._awake_s = self._patience.look(now_s)
         self._session.confirm()
         if self._socket is None and now_s >= self._retry_at_s:
@@ -214,7 +214,7 @@ class Link:
                 break
             self._epoll.poll(max(0.0, min(deadline_s, self.next_deadline()) - now_s))
         if self._socket is not None and self._up:
-            self._put(frame_of(Kind.BYE))
+            self._put(frame_of(PacketKind.BYE))
         self._over = True
         self._hang_up(LINGER_MS if self._up else 0)
         self._up = False
@@ -381,9 +381,9 @@ class Link:
 
     def _on_frame(self, frame: bytes, events: list[LinkEvent]) -> None:
         kind = kind_of(frame)
-        if kind is Kind.HANDSHAKE:
+        if kind is PacketKind.HANDSHAKE:
             return self._on_handshake(wire.decode_handshake(frame), events)
-        if kind is Kind.BYE:
+        if kind is PacketKind.BYE:
             return self._drop("the controller said good-bye", events)
         if not self._up:
             return  # it was on its way before our Hello
@@ -402,7 +402,7 @@ class Link:
         except wire.READABLE as error:
             text = f"{wire.own_version()} cannot read what the controller sent: {error}"
             return self._end(Refuse("VersionMismatch", text), events)
-        events.extend(map(Received, messages))
+        events.extend(map(ReceivedMessage, messages))
 
     def _hand_back(self, events: list[LinkEvent]) -> None:
         events.extend(map(Acked, self._session.freed()))

@@ -1,7 +1,7 @@
 """Reliable sessions over connections that lose packets: numbers, acknowledgements, resends, epochs.
 
-ZeroMQ drops what it holds when a connection is reset, and reports nothing. A `Session` is one side's memory of a
-conversation between a peer (agent or client) and the controller; it outlives any number of connections.
+ZeroMQ drops what it holds when a connection is reset, and reports nothing. A `ReliableSession` is one side's memory
+of a conversation between a peer (agent or client) and the controller; it outlives any number of connections.
 Nothing here touches a socket or a clock: frames go in and come out, and `transport.wire` transports them.
 
 Three rules:
@@ -55,7 +55,7 @@ BEGIN_ANEW = -1
 """In `Welcome.last_in`: the controller does not know this session; both counters start again."""
 
 
-class Kind(IntEnum):
+class PacketKind(IntEnum):
     """What a frame is."""
 
     DATA = 0
@@ -82,16 +82,16 @@ class Greeting(Enum):
     NONSENSE = "a position that an honest peer cannot be in"
 
 
-def frame_of(kind: Kind, body: bytes = b"") -> bytes:
+def frame_of(kind: PacketKind, body: bytes = b"") -> bytes:
     """Return a frame outside the sequence."""
     return HEADER.pack(kind, 0, 0) + body
 
 
-def kind_of(frame: bytes | memoryview) -> Kind | None:
+def kind_of(frame: bytes | memoryview) -> PacketKind | None:
     """Return a frame's kind. None: it is no frame."""
-    if len(frame) < HEADER.size or frame[0] >= len(Kind):
+    if len(frame) < HEADER.size or frame[0] >= len(PacketKind):
         return None
-    return Kind(frame[0])
+    return PacketKind(frame[0])
 
 
 def list_header(length: int) -> bytes:
@@ -116,7 +116,7 @@ class Packet(msgspec.Struct, frozen=True):
     """Given back with the acknowledgement."""
 
 
-class Session:
+class ReliableSession:
     """One side of a conversation. The module's docstring describes how to call it."""
 
     def __init__(
@@ -214,7 +214,7 @@ class Session:
             if token is not None:
                 tokens.append(token)
         self._said_bytes -= size
-        head = HEADER.pack(Kind.DATA, number, self._confirmed)
+        head = HEADER.pack(PacketKind.DATA, number, self._confirmed)
         return Packet(number, b"".join((head, list_header(len(bodies)), *bodies)), self._confirmed, tokens)
 
     def _cut(self, number: int) -> Packet:
@@ -225,9 +225,9 @@ class Session:
         self._cut_at += len(piece)
         self._said_bytes -= len(piece)
         tokens: list[object] = []
-        kind = Kind.PART
+        kind = PacketKind.PART
         if self._cut_at == len(message):
-            kind = Kind.DATA
+            kind = PacketKind.DATA
             self._said.popleft()
             self._cut_at = 0
             if token is not None:
@@ -248,7 +248,7 @@ class Session:
             number = self._flight[self._on_connection - 1].number
         else:
             number = self._first_kept() - 1
-        return HEADER.pack(Kind.BEAT, number, self._confirmed)
+        return HEADER.pack(PacketKind.BEAT, number, self._confirmed)
 
     def _first_kept(self) -> int:
         return self._flight[0].number if self._flight else self._last_out + 1
@@ -272,30 +272,30 @@ class Session:
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
         """Take a DATA, PART or BEAT frame of the present connection. The body comes with the last piece of its list."""
         kind = kind_of(frame)
-        if kind is None or kind > Kind.BEAT:
+        if kind is None or kind > PacketKind.BEAT:
             return Heard.NONSENSE, None
         _, number, ack = HEADER.unpack_from(frame)
         if not self._acknowledge(ack):
             return Heard.NONSENSE, None
         self._proven = True
-        if kind is Kind.BEAT:
+        if kind is PacketKind.BEAT:
             return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
         if number != self._last_in + 1:
             return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
         body = memoryview(frame)[HEADER.size :]
         self._last_in = number
-        if kind is Kind.DATA and not self._pieces:
+        if kind is PacketKind.DATA and not self._pieces:
             return Heard.NEWS, body
         return self._collect(kind, body)
 
-    def _collect(self, kind: Kind, piece: memoryview) -> tuple[Heard, bytes | None]:
+    def _collect(self, kind: PacketKind, piece: memoryview) -> tuple[Heard, bytes | None]:
         self._pieces.append(bytes(piece))
         self._pieces_bytes += len(piece)
         if self._pieces_bytes > self._max_message_bytes + 1:  # the list's header
             self._pieces.clear()
             self._pieces_bytes = 0
             return Heard.NONSENSE, None
-        if kind is Kind.PART:
+        if kind is PacketKind.PART:
             return Heard.NEWS, None
         whole = b"".join(self._pieces)
         self._pieces.clear()

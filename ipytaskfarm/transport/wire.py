@@ -21,7 +21,7 @@ from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToCl
 from ..core.text import encoded
 from ..version import __version__
 from .handshake import Handshake, Hello, Refuse
-from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, Kind
+from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, PacketKind
 
 __all__ = ["MAX_MESSAGE_BYTES"]
 
@@ -95,7 +95,7 @@ def encode_message(message: object) -> bytes:
 
 def encode_handshake(message: Handshake) -> bytes:
     """A whole frame."""
-    return HEADER.pack(Kind.HANDSHAKE, 0, 0) + encoded(_encode, message)
+    return HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + encoded(_encode, message)
 
 
 def decode_handshake(frame: bytes | memoryview) -> Handshake:
@@ -185,7 +185,7 @@ def tcp_endpoint(host: str, port: int | str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
-class Patience:
+class Timeouts:
     """A clock that stands still while nobody looked: silence is what passed while we could have heard something."""
 
     def __init__(self, now_s: float) -> None:

@@ -81,7 +81,7 @@ class World:
 
     def rows(self, place: int) -> list[EngineRow]:
         """The engines of a host, as the controller sees them."""
-        reply = ask(self.farm, messages.Engines())
+        reply = ask(self.farm, messages.ListEngines())
         assert isinstance(reply, EngineTable)
         return [row for row in reply.rows if row.node == f"host{place}"]
 

@@ -18,7 +18,7 @@ from ipytaskfarm.client import sessions
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages import Ask, Question
+from ipytaskfarm.core.messages import AskQuestion, Question
 from ipytaskfarm.core.messages.payload import StringWork
 from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
@@ -161,7 +161,7 @@ def _structs(kind: inspect.StructType) -> Iterator[Any]:
             yield msgspec.structs.replace(instance(kind.cls), **{field.name: value})
 
 
-MEANT = (m.Stop, m.RemoveEngines, m.RemoveAgents, m.AgentsEnded, m.Hold, m.SetWanted, m.Compact)
+MEANT = (m.StopFarm, m.RemoveEngines, m.RemoveAgents, m.AgentsEnded, m.HoldFarm, m.SetWanted, m.CompactStore)
 """Questions that are asked so that something ends: only what they cannot mean is tried."""
 
 
@@ -186,7 +186,7 @@ def ask_raw(raw: Intruder, session: str, asked: list[Any]) -> list[Any]:
     """The answers to these, from a session that says them as they are."""
     sock = raw.greeted(raw.keys.client, session=session)
     for number, question in enumerate(asked, 1):
-        sock.send(data(number, Ask(number, question)))
+        sock.send(data(number, AskQuestion(number, question)))
     answers: dict[int, Any] = {}
 
     def answered() -> bool:
@@ -203,7 +203,7 @@ def ask_raw(raw: Intruder, session: str, asked: list[Any]) -> list[Any]:
 def test_no_question_ends_the_controller(farm: Farm, world: World) -> None:
     before = lives(farm, world)
     world.tc.run(Task("a = 1"), block=True)
-    waiting = (m.Read, m.Check)  # answered when there is something, or when an evaluator has spoken
+    waiting = (m.ReadTaskMessages, m.CheckTask)  # answered when there is something, or when an evaluator has spoken
     asked = [question for question in questions() if not isinstance(question, (*waiting, m.ReloadKeys))]
     assert len(asked) > 150
     with intruder(farm) as raw:
@@ -211,10 +211,10 @@ def test_no_question_ends_the_controller(farm: Farm, world: World) -> None:
             ask_raw(raw, f"fuzz-{first}", asked[first : first + 50])
         sock = raw.greeted(raw.keys.client, session="fuzz-waiting")
         for number, question in enumerate([q for q in questions() if isinstance(q, waiting)], 1):
-            sock.send(data(number, Ask(number, question)))
+            sock.send(data(number, AskQuestion(number, question)))
         nan, inf = float("nan"), float("inf")
         named = [
-            m.History(last=2**63), m.Stop(drain_s=nan), m.SetWanted(2**63), m.SetWanted(1, 2**64 - 1),
+            m.ReadHistory(last=2**63), m.StopFarm(drain_s=nan), m.SetWanted(2**63), m.SetWanted(1, 2**64 - 1),
             m.RemoveEngines([2**63]), m.RemoveAgents(["x"], nan), m.RemoveAgents(["x"], inf),
         ]  # fmt: skip
         replies = ask_raw(raw, "fuzz-named", named)
@@ -253,8 +253,8 @@ def test_no_submission_ends_the_controller(farm: Farm, world: World) -> None:
 
 def test_what_cannot_be_stored() -> None:
     assert why_not_storable(Rules()) == ""
-    assert why_not_storable(m.Watch([1, 2, 3])) == ""
-    assert "64 bits" in why_not_storable(m.Watch([1, 2**63]))
+    assert why_not_storable(m.WatchTasks([1, 2, 3])) == ""
+    assert "64 bits" in why_not_storable(m.WatchTasks([1, 2**63]))
     assert "finite" in why_not_storable(Rules(recovery=Recovery(b"", None, Rules(defer_s=float("nan")))))
     deep = Rules()
     for _ in range(5000):
@@ -279,7 +279,7 @@ def tc(fake: FakeController) -> TaskClient:
 
 def test_a_question_that_cannot_be_encoded_is_its_askers_error(fake: FakeController, tc: TaskClient) -> None:
     with pytest.raises(ValueError, match=r"Tasks cannot be sent: .*unsupported"):
-        tc._session.ask(m.Tasks(name=object()))  # type: ignore[arg-type]
+        tc._session.ask(m.ListTasks(name=object()))  # type: ignore[arg-type]
     asked = tc._session.command([0], "execute", b"", text=object())  # type: ignore[arg-type]
     assert asked.event.wait(10)
     assert isinstance(asked.error, ValueError)

@@ -17,7 +17,7 @@ import pytest
 
 from ipytaskfarm.agent.fetching import Fetches
 from ipytaskfarm.client import Task, TaskClient
-from ipytaskfarm.client.fetching import Fetching
+from ipytaskfarm.client.fetching import BlobDownloads
 from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BlobReader, ReadPiece
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.core.messages import Answer
@@ -26,7 +26,7 @@ from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.serialization.pack import pack
 from ipytaskfarm.storage import blob_copies, blobs as door
 from ipytaskfarm.storage.blob_copies import IN_HAND_S, Copies
-from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs, Keeper, mapped
+from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs, BlobWriter, mapped
 from tests.support.fake_hub_controller import FakeController, encode, final
 from tests.support.polling import eventually
 
@@ -356,7 +356,7 @@ def tc(fake: FakeController) -> Iterator[TaskClient]:
         yield tc
 
 
-def fetching(tc: TaskClient) -> Fetching:
+def fetching(tc: TaskClient) -> BlobDownloads:
     found = tc._session._fetching
     assert found is not None
     return found
@@ -369,7 +369,7 @@ def questions(fake: FakeController) -> list[int]:
 
 def test_a_large_result_comes_when_it_is_looked_at_and_once(fake: FakeController, tc: TaskClient, blobs: Blobs) -> None:
     array = np.arange(SIZE // 8 + 1)
-    body = encode(ResultBody(value=pack({"a": array}, keeper=Keeper(blobs))))
+    body = encode(ResultBody(value=pack({"a": array}, keeper=BlobWriter(blobs))))
     fake.respond = lambda task: final(task.id, body=body)
     task = tc.run(Task("a = 1", pull="a"))
     first = tc.get_task_result(task, block=True, timeout=DEADLINE_S)
@@ -397,7 +397,7 @@ def test_threads_that_want_the_same_wait_for_one(fake: FakeController, tc: TaskC
 
 def test_results_that_came_are_kept_within_bounds(fake: FakeController, tc: TaskClient, blobs: Blobs) -> None:
     digests = [blobs.put(memoryview(os.urandom(BLOB_BYTES))) for _ in range(3)]
-    small = Fetching(tc._session, kept_bytes=2 * BLOB_BYTES)
+    small = BlobDownloads(tc._session, kept_bytes=2 * BLOB_BYTES)
     views = [small.fetch(digest) for digest in digests]
     assert len(questions(fake)) == 3
     assert [hashlib.sha256(view).digest() for view in views] == digests
@@ -438,7 +438,7 @@ def test_a_client_that_is_closed_says_so(fake: FakeController, blobs: Blobs) -> 
     digest = blobs.put(memoryview(os.urandom(BLOB_BYTES)))
     with TaskClient(str(fake.connection_file)) as tc:
         session = tc._session
-        found = Fetching(session)
+        found = BlobDownloads(session)
     with pytest.raises(BlobMissing, match="make a new one"):
         found.fetch(digest)
     with pytest.raises(BlobMissing, match="does not see"):

@@ -15,7 +15,7 @@ from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.engine_commands import ExecuteReply
 from ipytaskfarm.core.messages.payload import CallWork, FailureBody, ResultBody, Work
-from ipytaskfarm.core.messages.task_types import Failure, Final, Submission
+from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Submission
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.serialization.pack import pack, pack_error, unpack
 from tests.support.fake_hub_controller import FakeController, encode, final, in_thread
@@ -56,7 +56,7 @@ def test_a_failed_map_task_raises(fake: FakeController, tc: TaskClient) -> None:
     error = pack_error(ZeroDivisionError("no"))
     answers = [
         final(0, Reason.ERROR, encode(ResultBody(failure=error, kind="raw"))),
-        final(1, Reason.ENGINE_LOST, b"", failure=Failure("EngineLost", "signal 9")),
+        final(1, Reason.ENGINE_LOST, b"", failure=FailureSummary("EngineLost", "signal 9")),
         final(2, Reason.ERROR, encode(ResultBody(failure=error))),
     ]
     fake.respond = lambda task: answers[task.id]
@@ -71,8 +71,8 @@ def test_a_failed_map_task_raises(fake: FakeController, tc: TaskClient) -> None:
 
 def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) -> None:
     answers = [
-        final(0, Reason.ABORTED, None, failure=Failure("TaskAborted", "task 0 was aborted")),
-        final(1, Reason.REFUSED, b"", failure=Failure("ResultTooLarge", "too much")),
+        final(0, Reason.ABORTED, None, failure=FailureSummary("TaskAborted", "task 0 was aborted")),
+        final(1, Reason.REFUSED, b"", failure=FailureSummary("ResultTooLarge", "too much")),
     ]
     fake.respond = lambda task: answers[task.id]
     tc.run(Task("a"))
@@ -109,7 +109,7 @@ def run_chunk(task: Submission) -> Final:
 
 @pytest.fixture
 def chunks(fake: FakeController) -> FakeController:
-    fake.answers[m.Engines] = lambda q: tables.EngineTable([])
+    fake.answers[m.ListEngines] = lambda q: tables.EngineTable([])
     fake.answers[m.Clear] = lambda q: m.Cleared(len(q.ids))
     fake.respond = run_chunk
     return fake
@@ -158,7 +158,7 @@ def test_a_map_with_attributes_is_a_task_for_each_item(fake: FakeController, tc:
 
 def test_abort(fake: FakeController, tc: TaskClient) -> None:
     outcomes = {1: "aborted", 2: "already aborted", 3: "already completed", 4: "unknown"}
-    fake.answers[m.Abort] = lambda q: m.Aborted([(i, outcomes[i]) for i in q.ids])
+    fake.answers[m.AbortTasks] = lambda q: m.Aborted([(i, outcomes[i]) for i in q.ids])
     tc.abort(1)
     with pytest.raises(IndexError, match="already aborted"):
         tc.abort(2)
@@ -201,7 +201,7 @@ def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None
     fake.respond = lambda task: final(task.id, Reason.ERROR, b"")
     tc.barrier(tc.run(Task("1/0")))
     fake.submitted[9000] = Submission(9000, b"", 0.0)
-    fake.answers[m.Retry] = lambda q: m.Retried([(0, 9000)], [i for i in q.ids if i > 50], [])
+    fake.answers[m.RetryTasks] = lambda q: m.Retried([(0, 9000)], [i for i in q.ids if i > 50], [])
     assert tc.retry(0) == [9000]
     with pytest.raises(TimeoutError):
         tc.barrier(timeout=0.05)
@@ -215,10 +215,12 @@ def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None
 def test_tables(fake: FakeController, tc: TaskClient) -> None:
     rows = [
         tables.TaskRow(0, "pending", "running", "first", 1, 1, 1000.0),
-        tables.TaskRow(3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "bad\nvalue", "cell:1")),
-        tables.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, Failure("E", "worse", "cell:1")),
+        tables.TaskRow(
+            3, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, FailureSummary("E", "bad\nvalue", "cell:1")
+        ),
+        tables.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, FailureSummary("E", "worse", "cell:1")),
     ]
-    fake.answers[m.Tasks] = lambda q: tables.TaskTable(
+    fake.answers[m.ListTasks] = lambda q: tables.TaskRows(
         [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, r.state)]
     )
     for i in (3, 4):
@@ -242,8 +244,8 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
 
 
 def test_small_questions(fake: FakeController, tc: TaskClient) -> None:
-    fake.answers[m.Spin] = lambda q: m.Flag(True)
-    fake.answers[m.Explain] = lambda q: m.Text(f"task {q.id}\nwaits")
+    fake.answers[m.ReadQueueStatus] = lambda q: m.FlagReply(True)
+    fake.answers[m.ExplainTasks] = lambda q: m.TextReply(f"task {q.id}\nwaits")
     fake.answers[m.Stack] = lambda q: m.Refusal("ValueError", "task 1 is not running")
     assert tc.spin() is True
     assert repr(tc.explain(5)) == "task 5\nwaits"
@@ -257,7 +259,7 @@ def test_small_questions(fake: FakeController, tc: TaskClient) -> None:
 
 
 def test_execute(fake: FakeController, mec: MultiEngineClient) -> None:
-    def answer(command: m.Command, engine_id: int) -> m.CommandAnswer:
+    def answer(command: m.SendCommand, engine_id: int) -> m.CommandAnswer:
         display = [{"data": {"text/plain": "5"}}]
         reply = ExecuteReply(engine_id, 1, "a=5", "a=5\n", "hello\n", "", display)
         return m.CommandAnswer(command.n, engine_id, True, encode(reply))
@@ -287,7 +289,7 @@ def test_pull_all_and_errors(fake: FakeController, mec: MultiEngineClient) -> No
     assert mec.zip_pull(["a", "b"]) == [(0, 20), ("b", "b")]
     assert mec.zip_pull(["a", "b"], targets=2) == [20, "b"]
 
-    def one_fails(command: m.Command, engine_id: int) -> m.CommandAnswer:
+    def one_fails(command: m.SendCommand, engine_id: int) -> m.CommandAnswer:
         if engine_id == 0:
             return m.CommandAnswer(command.n, 0, True, pack([1]))
         body = encode(pack_error(NameError("name 'a' is not defined")))
@@ -311,10 +313,10 @@ def test_a_long_wait_names_the_task_it_waits_for(
 ) -> None:
     monkeypatch.setattr(commands, "TELL_AFTER_S", 0.05)
     rows = [tables.EngineRow(i, f"x.{i}", "here", 1, "busy", 17 if i else None, 0, 0.0, {}) for i in (0, 1)]
-    fake.answers[m.Engines] = lambda q: tables.EngineTable(rows)
+    fake.answers[m.ListEngines] = lambda q: tables.EngineTable(rows)
     held: list[m.CommandAnswer] = []
 
-    def hold(command: m.Command, engine_id: int) -> m.CommandAnswer:
+    def hold(command: m.SendCommand, engine_id: int) -> m.CommandAnswer:
         held.append(m.CommandAnswer(command.n, engine_id, True, encode([])))
         return m.CommandAnswer(0, engine_id, True)
 
@@ -332,7 +334,7 @@ def test_a_long_wait_names_the_task_it_waits_for(
 
 
 def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngineClient) -> None:
-    def refuse(etype: str, engine_id: int) -> Callable[[m.Command, int], m.CommandAnswer]:
+    def refuse(etype: str, engine_id: int) -> Callable[[m.SendCommand, int], m.CommandAnswer]:
         body = encode(FailureBody(etype, "no"))
         return lambda c, i: m.CommandAnswer(c.n, engine_id, False, body)
 
@@ -354,13 +356,13 @@ def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngine
 def test_properties_and_sticky(fake: FakeController, mec: MultiEngineClient) -> None:
     stored: list[m.SetSticky] = []
 
-    def store(question: m.SetSticky) -> m.Flag:
+    def store(question: m.SetSticky) -> m.FlagReply:
         stored.append(question)
-        return m.Flag(True)
+        return m.FlagReply(True)
 
     fake.answers[m.SetSticky] = store
     fake.answers[m.ListSticky] = lambda q: tables.StickyTable([(s.key, s.verb, s.text) for s in stored])
-    fake.answers[m.ClearSticky] = lambda q: m.Number(len(stored))
+    fake.answers[m.ClearSticky] = lambda q: m.NumberReply(len(stored))
     assert mec.push({"a": 1, "b": 2}, sticky=True) == []
     assert mec.execute("import os", sticky=True) == []
     assert mec.set_properties({"RAM": 5}, sticky=True) == []

@@ -157,7 +157,7 @@ def test_a_task_of_another_client(fake: FakeController, tc: TaskClient) -> None:
     fake.submitted[70_000] = Submission(70_000, b"", 0.0)
     assert tc.get_task_result(70_000) is None
     thread, found = in_thread(lambda: tc.barrier(70_000))
-    eventually(lambda: fake.count(m.Watch) == 1)
+    eventually(lambda: fake.count(m.WatchTasks) == 1)
     assert not found
     # The end of a watched task is told in short, the result is fetched.
     fake.finals[70_000] = final(70_000, body=names(a=5))
@@ -197,7 +197,7 @@ def test_the_cache_is_bounded_and_fetches_again(fake: FakeController, tc: TaskCl
     assert len(tc._session.arrivals.finals) < 250
     assert all(len(tc.get_task_result(i)["a"]) == 1000 for i in ids)
     # A loop over results asks for the next ones too.
-    assert fake.count(m.Fetch) < 200
+    assert fake.count(m.FetchResults) < 200
 
 
 def test_results_that_were_only_told_of_are_fetched(fake: FakeController, tc: TaskClient) -> None:

@@ -21,7 +21,7 @@ from ipytaskfarm import Farm
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.agent_groups import Group
+from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.enrolment import connection_info, enrol, revoke, write_copy
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import Agents
@@ -144,11 +144,11 @@ def test_an_agents_file_opens_the_door_and_leaves_no_trace(
 
 
 def test_a_farm_that_is_paused(home: Home, farm_here: Farm) -> None:
-    ask(farm_here, messages.Hold(True))
+    ask(farm_here, messages.HoldFarm(True))
     try:
         told(troubles(home)["farm"], Level.WARNING, "is paused", f"ipytaskfarm resume --farm {NAME}")
     finally:
-        ask(farm_here, messages.Hold(False))
+        ask(farm_here, messages.HoldFarm(False))
 
 
 def test_an_agent_that_is_stopped(home: Home, farm_here: Farm, state: FarmState) -> None:
@@ -256,7 +256,7 @@ def test_a_controller_short_of_files(state: FarmState) -> None:
 # ------------------------------------------------------------------------------------------------ groups
 
 
-GROUP = Group(name="slurm-1", agents=Agents("slurm", 1), names=("slurm-1.0",), handle={}, submitted_s=0.0)
+GROUP = AgentGroup(name="slurm-1", agents=Agents("slurm", 1), names=("slurm-1.0",), handle={}, submitted_s=0.0)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_agents_that_have_not_come(
     ],
 )
 def test_where_agents_leave_their_files(home: Home, state: FarmState, launcher: str, place: str) -> None:
-    group = Group(name="g", agents=Agents(launcher), names=("g.0",), handle={}, submitted_s=0.0)
+    group = AgentGroup(name="g", agents=Agents(launcher), names=("g.0",), handle={}, submitted_s=0.0)
     (found,) = farm.groups(home, [group], {"g.0": AgentStatus("running")}, state)
     told(found, Level.WRONG, place)
 

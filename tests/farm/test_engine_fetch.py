@@ -14,7 +14,7 @@ from ipytaskfarm.core.messages.blob_chunks import BlobHere, WantBlob
 from ipytaskfarm.core.messages.engine_commands import PushBody
 from ipytaskfarm.core.messages.payload import StringWork
 from ipytaskfarm.serialization.pack import pack
-from ipytaskfarm.storage.blobs import Blobs, Keeper
+from ipytaskfarm.storage.blobs import Blobs, BlobWriter
 from ipytaskfarm.system.flight_recorder import ABORT
 from tests.support.fake_agent import FakeAgent, FakeEngine, Outcome
 
@@ -53,7 +53,7 @@ def farm(tmp_path: Path) -> Blobs:
 
 def packed(farm: Blobs, value: Any) -> tuple[bytes, bytes]:
     """Packed for the engine, and the digest of its one blob."""
-    keeper = Keeper(farm)
+    keeper = BlobWriter(farm)
     body = pack(value, "push", keeper)
     (digest,) = keeper.taken()
     return body, bytes.fromhex(digest)

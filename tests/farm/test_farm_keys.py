@@ -73,7 +73,7 @@ def until_joined(farm: Farm) -> None:
 
 def connected(farm: Farm) -> dict[str, int]:
     """Title of a key -> how many are connected by it."""
-    table = ask(farm, m.Connections())
+    table = ask(farm, m.ListConnections())
     assert isinstance(table, tables.ConnectionTable)
     found: dict[str, int] = {}
     for row in table.rows:

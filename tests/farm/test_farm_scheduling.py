@@ -150,12 +150,12 @@ def test_ten_thousand_low_ones_hardly_delay_a_high_one(low_s: float, work_s: flo
 
 
 def test_a_held_farm_starts_nothing(tc: TaskClient, farm: Farm) -> None:
-    ask(farm, messages.Hold(True))
+    ask(farm, messages.HoldFarm(True))
     try:
         task = tc.run(Task("a = 1"))
         eventually(lambda: tc.status(task).reason == "paused", DEADLINE_S)
     finally:
-        ask(farm, messages.Hold(False))
+        ask(farm, messages.HoldFarm(False))
     tc.barrier(task, timeout=DEADLINE_S)
 
 

@@ -19,7 +19,7 @@ import zmq
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.messages import PROTOCOL, AgentState, Answer, Ask, Command, NeedIds, Submit, tables
+from ipytaskfarm.core.messages import PROTOCOL, AgentState, Answer, AskQuestion, NeedIds, SendCommand, Submit, tables
 from ipytaskfarm.core.messages.task_types import Ended, Submission
 from ipytaskfarm.deployment import enrolment
 from ipytaskfarm.system import farm_paths
@@ -27,7 +27,7 @@ from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import READ_ONLY
 from ipytaskfarm.transport.keys import make_keypair
-from ipytaskfarm.transport.reliable_session import HEADER, Kind
+from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.conftest import Dirs
 from tests.support.farms import Gate, ask, engines, until_running, value
 from tests.support.hostile import (
@@ -67,8 +67,8 @@ def thief(farm: Farm, tc: TaskClient) -> Iterator[Intruder]:
 
 
 def tasks_there(farm: Farm) -> set[int]:
-    table = ask(farm, m.Tasks())
-    assert isinstance(table, tables.TaskTable)
+    table = ask(farm, m.ListTasks())
+    assert isinstance(table, tables.TaskRows)
     return {row.id for row in table.rows}
 
 
@@ -162,7 +162,7 @@ def test_an_agents_key_hands_nothing_in_and_asks_nothing(farm: Farm, thief: Intr
 def test_a_read_only_key_may_look_and_nothing_else(farm: Farm, thief: Intruder, kind: type) -> None:
     before = tasks_there(farm)
     sock = thief.greeted(thief.keys.reader, "client", "reader:raw")
-    sock.send(data(1, Ask(5, instance(kind))))
+    sock.send(data(1, AskQuestion(5, instance(kind))))
     (answer,) = thief.messages(sock)
     assert isinstance(answer, Answer)
     if kind in READ_ONLY:
@@ -173,7 +173,7 @@ def test_a_read_only_key_may_look_and_nothing_else(farm: Farm, thief: Intruder, 
     assert tasks_there(farm) == before
 
 
-@pytest.mark.parametrize("message", [NeedIds(), Submit([]), Command(1, None, "execute", b"", "")])
+@pytest.mark.parametrize("message", [NeedIds(), Submit([]), SendCommand(1, None, "execute", b"", "")])
 def test_a_read_only_key_hands_nothing_in(thief: Intruder, message: object) -> None:
     sock = thief.greeted(thief.keys.reader, "client", "reader:raw")
     sock.send(data(1, message))
@@ -218,9 +218,9 @@ def test_an_enrolled_agent_does_not_speak_for_others(
     forged = [
         state,
         m.Results(victim.engine, [Ended(*run, "", 1.0, 0.1, None, b"forged")]),
-        m.EngineLost(victim.engine, victim.id, run, True, m.Crash(signal=9)),
+        m.EngineDown(victim.engine, victim.id, run, True, m.Crash(signal=9)),
         m.Returned(victim.engine, [run]),
-        m.Properties(victim.engine, 99, b"forged"),
+        m.PropertiesChanged(victim.engine, 99, b"forged"),
         m.NodeState(float("nan"), -1, 2**63),
     ]
     sock.send(data(1, *forged))
@@ -261,7 +261,7 @@ def test_frames_that_are_sent_again_have_no_effect(farm: Farm, thief: Intruder) 
     other = thief.socket(thief.keys.client)
     other.send(handed_in)
     assert isinstance(thief.handshake(other), WhoAreYou), "a session is not carried by frames alone"
-    sock.send(data(3, Ask(1, m.Abort([block.first]))))
+    sock.send(data(3, AskQuestion(1, m.AbortTasks([block.first]))))
     assert [type(said) for said in thief.messages(sock)] != [m.IdBlock]
     assert tasks_there(farm) == before
 
@@ -296,7 +296,7 @@ def test_a_recorded_connection_that_is_played_again_has_no_effect(farm: Farm, th
 
         assert isinstance(wire.decode_handshake(frame()), Welcome)
         sock.send(data(1, NeedIds()))
-        while (first := frame())[0] != Kind.DATA:
+        while (first := frame())[0] != PacketKind.DATA:
             pass
         (block,) = wire.to_client.decode(first[HEADER.size :])
         assert isinstance(block, m.IdBlock)
@@ -321,7 +321,7 @@ def test_a_recorded_connection_that_is_played_again_has_no_effect(farm: Farm, th
                 answer += got
     assert len(answer) < 1000, "its greeting and no more: the rest is for another's ears"
     assert tasks_there(farm) == before
-    ask(farm, m.Abort([block.first]))
+    ask(farm, m.AbortTasks([block.first]))
 
 
 # ------------------------------------------------------------------------------------------------ nonsense
@@ -442,7 +442,7 @@ def test_other_users_connection_files_are_refused(farm: Farm, thief: Intruder, t
 
 
 def thief_sessions(farm: Farm) -> list[str]:
-    table = ask(farm, m.Connections())
+    table = ask(farm, m.ListConnections())
     assert isinstance(table, tables.ConnectionTable)
     return [row.name for row in table.rows]
 

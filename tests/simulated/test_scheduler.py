@@ -9,7 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.tables import last_rows
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.task_types import Ended, Failure, JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Ended, FailureSummary, JobSpec, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
@@ -210,7 +210,7 @@ def test_only_what_ran_is_charged_for_a_lost_engine() -> None:
     sim.kill(agent, engine)
     sim.settle()
     assert final_of(sim, 1).reason == "engine lost"
-    assert "SIGKILL" in (final_of(sim, 1).failure or Failure("", "")).value
+    assert "SIGKILL" in (final_of(sim, 1).failure or FailureSummary("", "")).value
     assert all(final_of(sim, i).reason == "" for i in range(2, 6))
 
 
@@ -223,7 +223,7 @@ def test_without_its_recorder_all_that_an_engine_held_may_have_run() -> None:
     move(sim, agent)
     sim.kill(agent, engine, known=False)
     sim.settle()
-    assert all("may have run" in (final_of(sim, i).failure or Failure("", "")).value for i in range(1, 4))
+    assert all("may have run" in (final_of(sim, i).failure or FailureSummary("", "")).value for i in range(1, 4))
 
 
 def test_a_task_that_kills_every_engine_is_quarantined() -> None:
@@ -284,7 +284,7 @@ def test_a_rejection_is_lifted_by_new_properties() -> None:
     sim.submit(0)
     move(sim, agent)
     run_next(sim, agent, engine, "rejected")
-    agent.outbox.append(m.Properties(engine.name, 1, b"p"))
+    agent.outbox.append(m.PropertiesChanged(engine.name, 1, b"p"))
     move(sim, agent)
     assert [run[0] for run in engine.queue] == [0]
 
@@ -298,8 +298,8 @@ def test_targets_wait_for_their_engine_and_delay_nobody() -> None:
     sim.submit(1)
     move(sim, agent)
     assert [run[0] for run in engine.queue] == [1]
-    text = sim.ask(m.Explain(0))
-    assert isinstance(text, m.Text)
+    text = sim.ask(m.ExplainTasks(0))
+    assert isinstance(text, m.TextReply)
     assert "not among the task's targets [7]" in text.text
 
 
@@ -309,7 +309,7 @@ def test_a_blocked_task_runs_when_its_depend_function_says_yes() -> None:
     sim.submit(0, Rules(depend="d"))
     move(sim, agent)
     assert not engine.queue
-    assert "raised" in sim.ask(m.Explain(0)).text  # type: ignore[union-attr]
+    assert "raised" in sim.ask(m.ExplainTasks(0)).text  # type: ignore[union-attr]
     sim.verdict = True
     sim.advance(5.1)
     move(sim, agent)
@@ -345,20 +345,20 @@ def test_failure_penalty_withholds_the_engine() -> None:
 @pytest.mark.parametrize(("priorities", "order"), [((0, 1, 0, 2), (3, 1, 0, 2)), ((0, 0, 0), (0, 1, 2))])
 def test_higher_priority_first_then_order_of_acceptance(priorities: tuple[int, ...], order: tuple[int, ...]) -> None:
     sim, agent, engine = one_engine()
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     for task_id, priority in enumerate(priorities):
         sim.submit(task_id, Rules(priority=priority))
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(False))
     move(sim, agent)
     assert tuple(run_next(sim, agent, engine, run_s=1.0) for _ in order) == order
 
 
 def test_lifo() -> None:
     sim, agent, engine = one_engine(SchedulerSettings(policy=LIFO().key))
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     for task_id in range(3):
         sim.submit(task_id)
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(False))
     move(sim, agent)
     assert [run_next(sim, agent, engine, run_s=1.0) for _ in range(3)] == [2, 1, 0]
 
@@ -371,10 +371,10 @@ def test_tasks_of_several_classes_keep_their_order_when_they_are_sent_ahead() ->
     move(sim, agent)
     for _ in range(6):
         run_next(sim, agent, engine, run_s=0.0001)
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     for task_id in range(6, 66):
         sim.submit(task_id, kinds[task_id % 2])
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(False))
     move(sim, agent)
     assert len(engine.queue) > 10
     assert [task for task, _ in engine.queue] == list(range(6, 6 + len(engine.queue)))
@@ -463,7 +463,7 @@ def test_a_function_that_never_arrived_is_a_refusal() -> None:
     sim.handle(m.Submit([Submission(0, b"", 1.0, "digest")]), "client")
     (finals,) = [x for x in sim.told["client"] if isinstance(x, m.Finals)]
     assert finals.finals[0].reason == "refused"
-    fetched = sim.ask(m.Fetch([0]))
+    fetched = sim.ask(m.FetchResults([0]))
     assert isinstance(fetched, m.Fetched)
     assert fetched.finals[0].reason == "refused"
 
@@ -490,11 +490,11 @@ def test_a_stop_returns_what_may_repeat_and_ends_the_rest() -> None:
     move(sim, agent)
     for engine in agent.engines.values():
         sim.begin(engine)
-    sim.ask(m.Stop(1.0))
+    sim.ask(m.StopFarm(1.0))
     sim.advance(1.1)
     move(sim, agent)
     assert final_of(sim, 0).reason == "engine lost"
-    assert "farm stopped" in (final_of(sim, 0).failure or Failure("", "")).value
+    assert "farm stopped" in (final_of(sim, 0).failure or FailureSummary("", "")).value
     assert 1 not in sim.store.finals
     assert sim.store.progress[1].errors == 0
     assert agent.shut
@@ -513,8 +513,8 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
     first = sim.ids().first
     for task_id in range(first, first + 10):
         sim.submit(task_id)
-    sim.ask(m.Abort([first + 8, first + 1]))
-    out = sim.handle(m.Ask(7, m.Tasks(last=4)), "client")
+    sim.ask(m.AbortTasks([first + 8, first + 1]))
+    out = sim.handle(m.AskQuestion(7, m.ListTasks(last=4)), "client")
     (load,) = out.loads
     assert isinstance(load, LoadTable)
     assert (load.ids, [row.id for row in load.rows], load.omitted) == (
@@ -522,12 +522,12 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
         [first + 6, first + 7, first + 9],
         6,
     )
-    reply = sim.ask(m.Tasks(state="unfinished", last=3))
-    assert isinstance(reply, tables.TaskTable)
+    reply = sim.ask(m.ListTasks(state="unfinished", last=3))
+    assert isinstance(reply, tables.TaskRows)
     assert ([row.id - first for row in reply.rows], reply.omitted) == ([6, 7, 9], 5)
-    assert last_rows(load.rows, [], 2, 1) == tables.TaskTable(load.rows[-2:], [], 2)
-    everything = sim.ask(m.Tasks(state="unfinished"))
-    assert isinstance(everything, tables.TaskTable)
+    assert last_rows(load.rows, [], 2, 1) == tables.TaskRows(load.rows[-2:], [], 2)
+    everything = sim.ask(m.ListTasks(state="unfinished"))
+    assert isinstance(everything, tables.TaskRows)
     assert (len(everything.rows), everything.omitted) == (8, 0)
 
 

@@ -44,7 +44,7 @@ def state_of(sim: SimFarm) -> tables.FarmState:
 
 def count(sim: SimFarm, question: m.Question) -> int:
     reply = sim.ask(question)
-    assert isinstance(reply, m.Number)
+    assert isinstance(reply, m.NumberReply)
     return reply.value
 
 
@@ -103,8 +103,8 @@ def test_a_task_is_not_started_where_it_has_no_time() -> None:
     sim.submit(1, Rules(time_limit_s=5.0))
     assert begin_on(sim, sim.agents["short"]) == 1
     run_next(sim, sim.agents["short"], only_engine(sim.agents["short"]))
-    answer = sim.ask(m.Explain(0))
-    assert isinstance(answer, m.Text)
+    answer = sim.ask(m.ExplainTasks(0))
+    assert isinstance(answer, m.TextReply)
     assert "its time limit is 100 s, and the agent on node has 30 s left" in answer.text
     sim.join_agent("long", brings=1, ends_s=2000.0)
     sim.settle()
@@ -254,8 +254,8 @@ def test_who_resumes_a_farm_does_not_call_back_agents_that_leave() -> None:
     begin_on(sim, sim.agents["one"])
     sim.tell_to_end(sim.agents["one"], 30.0)
     move(sim, sim.agents["one"])
-    sim.ask(m.Hold(True))
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(True))
+    sim.ask(m.HoldFarm(False))
     sim.submit(1)
     move(sim, sim.agents["one"])
     assert sim.scheduler.farm.agents.by_session["one"].leaving

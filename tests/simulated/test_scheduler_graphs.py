@@ -11,14 +11,14 @@ from ipytaskfarm.core.messages.running_task import (
     ChildTable,
     Counted,
     Declined,
-    Letters,
     Post,
     Receive,
     Spawn,
     Spawned,
+    TaskMessages,
 )
 from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Rules, Submission
-from ipytaskfarm.core.requirements import Asks, Want
+from ipytaskfarm.core.requirements import Asks, ResourceAmount
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine, run_next
@@ -26,8 +26,8 @@ from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of,
 
 def reason(sim: SimFarm, task_id: int) -> str:
     """Of an unfinished task, in a word."""
-    reply = sim.ask(m.Tasks([task_id]))
-    assert isinstance(reply, tables.TaskTable)
+    reply = sim.ask(m.ListTasks([task_id]))
+    assert isinstance(reply, tables.TaskRows)
     return reply.rows[0].reason
 
 
@@ -129,7 +129,7 @@ def test_what_waits_waits_again_for_a_task_that_is_reopened() -> None:
     sim.submit(2, needs=Needs(after=(0, 1)))
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0
-    assert sim.ask(m.MarkFailed(0, "wrong")) == m.Text("reopened")
+    assert sim.ask(m.MarkTasksFailed(0, "wrong")) == m.TextReply("reopened")
     move(sim, agent)
     assert run_next(sim, agent, engine) == 1
     assert reason(sim, 2) == "waiting for tasks"
@@ -149,7 +149,7 @@ def test_a_retried_graph_waits_for_itself() -> None:
     sim.submit(1, needs=Needs(after=(0,), inputs=((0, 0),)))
     move(sim, agent)
     run_next(sim, agent, engine, "error")
-    reply = sim.ask(m.Retry([0, 1]))
+    reply = sim.ask(m.RetryTasks([0, 1]))
     assert isinstance(reply, m.Retried)
     new = dict(reply.ids)
     assert sim.store.tasks[new[1]].needs == Needs(after=(new[0],), inputs=((0, new[0]),))
@@ -219,7 +219,7 @@ def test_calls_of_an_attempt_that_is_not_the_current_one_are_not_heard() -> None
     sim.submit(0)
     move(sim, agent)
     sim.begin(engine)
-    sim.ask(m.Abort([0], False))
+    sim.ask(m.AbortTasks([0], False))
     number = sim.call(agent, engine, Spawn(1, [Submission(-1, b"work", 0.0)]))
     move(sim, agent)
     assert not [reply for reply in engine.heard if reply.n == number]
@@ -228,7 +228,7 @@ def test_calls_of_an_attempt_that_is_not_the_current_one_are_not_heard() -> None
 
 def test_a_task_that_waits_lends_its_place_and_its_share() -> None:
     sim, agent, engine = one_engine()
-    cores = Rules(asks=Asks(resources=(Want("cores", 2, 2),)))
+    cores = Rules(asks=Asks(resources=(ResourceAmount("cores", 2, 2),)))
     sim.submit(0, cores)
     move(sim, agent)
     sim.begin(engine)
@@ -281,16 +281,16 @@ def test_a_message_that_is_sent_again_is_taken_once() -> None:
     sim.submit(0)
     move(sim, agent)
     sim.begin(engine)
-    assert sim.ask(m.Send(0, [b"a", b"b"], "me:1")) == m.Number(2)
+    assert sim.ask(m.SendToTask(0, [b"a", b"b"], "me:1")) == m.NumberReply(2)
     sim.crash()
     sim.join_client()
     move(sim, agent)
-    assert sim.ask(m.Send(0, [b"a", b"b"], "me:1")) == m.Number(2)
-    assert sim.ask(m.Send(0, [b"c"], "me:2")) == m.Number(3)
+    assert sim.ask(m.SendToTask(0, [b"a", b"b"], "me:1")) == m.NumberReply(2)
+    assert sim.ask(m.SendToTask(0, [b"c"], "me:2")) == m.NumberReply(3)
     number = sim.call(agent, engine, Receive(1))
     move(sim, agent)
     letters = heard(engine, number)
-    assert isinstance(letters, Letters)
+    assert isinstance(letters, TaskMessages)
     assert [(x.seq, x.body) for x in letters.letters] == [(2, b"b"), (3, b"c")]
 
 
@@ -299,7 +299,7 @@ def test_what_a_task_sends_is_taken_once_and_read_in_order() -> None:
     sim.submit(0)
     move(sim, agent)
     sim.begin(engine)
-    sim.handle(m.Ask(50, m.Read(0)), "client")
+    sim.handle(m.AskQuestion(50, m.ReadTaskMessages(0)), "client")
     post = Post(1, [b"a", b"b"])
     sim.call(agent, engine, post)
     move(sim, agent)
@@ -309,14 +309,14 @@ def test_what_a_task_sends_is_taken_once_and_read_in_order() -> None:
     number = sim.call(agent, engine, Post(1, [b"a", b"b", b"c"]))
     move(sim, agent)
     assert heard(engine, number) == Counted(3)
-    sim.handle(m.Ask(51, m.Read(0, 3)), "client")  # it waits for what never comes
+    sim.handle(m.AskQuestion(51, m.ReadTaskMessages(0, 3)), "client")  # it waits for what never comes
     sim.end(agent, engine)
     move(sim, agent)
     last = sim.told["client"][-1] if isinstance(sim.told["client"][-1], m.Answer) else None
     over = [x.reply for x in sim.told["client"] if isinstance(x, m.Answer) and x.n == 51]
-    assert over == [Letters([], True)], last
-    found = sim.ask(m.Read(0))
-    assert isinstance(found, Letters)
+    assert over == [TaskMessages([], True)], last
+    found = sim.ask(m.ReadTaskMessages(0))
+    assert isinstance(found, TaskMessages)
     assert [x.body for x in found.letters] == [b"a", b"b", b"c"]
 
 
@@ -354,7 +354,7 @@ def test_a_paused_job_is_called_back_and_new_tasks_of_it_wait() -> None:
 
 def test_a_drained_node_gets_nothing_more_until_it_goes_on() -> None:
     sim, agent, engine = one_engine()
-    assert sim.ask(m.Drain(["node"])) == m.Number(1)
+    assert sim.ask(m.DrainNode(["node"])) == m.NumberReply(1)
     sim.submit(0)
     move(sim, agent)
     assert not engine.queue
@@ -362,6 +362,6 @@ def test_a_drained_node_gets_nothing_more_until_it_goes_on() -> None:
     sim.join_client()
     move(sim, agent)
     assert not engine.queue, "it outlives the controller"
-    sim.ask(m.Drain(["node"], False))
+    sim.ask(m.DrainNode(["node"], False))
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0

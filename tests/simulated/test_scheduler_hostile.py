@@ -13,7 +13,7 @@ from msgspec import inspect
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m, validation
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
-from ipytaskfarm.core.messages.running_task import Await, Children, Progress, TaskCall
+from ipytaskfarm.core.messages.running_task import Await, Children, ProgressReport, TaskCall
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
@@ -59,15 +59,15 @@ def said_by_others(engine: str, run: tuple[int, int]) -> dict[str, Any]:
     ended = Ended(*run, "", 1.0, 0.1, None, b"forged")
     return {
         "results": m.Results(engine, [ended]),
-        "a loss": m.EngineLost(engine, 0, run, True, m.Crash(signal=9)),
+        "a loss": m.EngineDown(engine, 0, run, True, m.Crash(signal=9)),
         "a return": m.Returned(engine, [run]),
-        "properties": m.Properties(engine, 7, b"x", {"gpu": True}),
+        "properties": m.PropertiesChanged(engine, 7, b"x", {"gpu": True}),
         "an answer": m.CommandDone(engine, "client", 1, True, b"forged"),
         "a setup": m.SetUp(engine, "e", "it failed"),
-        "a demand": m.Demand(engine, run, 1, {"cores": 1.0}),
+        "a demand": m.ResourceRequest(engine, run, 1, {"cores": 1.0}),
         "a call": TaskCall(engine, run, 1, Children()),
         "waiting": TaskCall(engine, run, 1, Await([])),
-        "progress": Progress(engine, run, 0.5),
+        "progress": ProgressReport(engine, run, 0.5),
         "a note": m.EngineNote(0, "bad", engine),
         "its engine": m.EngineUp(m.EngineReport(engine, 0, 666, True, 1.0)),
         "its next engine": m.EngineUp(m.EngineReport(f"{VICTIM}.2", 5, 666, True, 1.0)),
@@ -110,7 +110,7 @@ def test_engines_and_former_sessions_of_others_are_not_adopted() -> None:
     assert farm.agents.by_session[VICTIM].present
     assert farm.agents.by_session[HOSTILE].former == frozenset()
     assert farm.diagnostics.dropped == 3
-    sim.handle(m.EngineLost(engine.name, engine.id, (task_id, 1), True, m.Crash()), HOSTILE)
+    sim.handle(m.EngineDown(engine.name, engine.id, (task_id, 1), True, m.Crash()), HOSTILE)
     assert farm.tasks.unfinished[task_id].state is State.PENDING
 
 
@@ -122,7 +122,7 @@ def test_the_next_agent_of_the_name_speaks_for_the_one_before_it() -> None:
     sim.handle(m.AgentState("node", 1, 2, 3, "linux", "3", [], None, [VICTIM]), SISTER)
     sim.handle(m.Results(engine.name, [Ended(task_id, 1, "", 1.0, 0.1, None, b"mine")]), SISTER)
     assert farm.tasks.finals[task_id] == ""
-    sim.handle(m.EngineLost(engine.name, engine.id, None, True, m.Crash()), SISTER)
+    sim.handle(m.EngineDown(engine.name, engine.id, None, True, m.Crash()), SISTER)
     assert VICTIM not in farm.agents.by_session
     assert farm.diagnostics.dropped == 0
 
@@ -130,9 +130,9 @@ def test_the_next_agent_of_the_name_speaks_for_the_one_before_it() -> None:
 def test_output_and_stacks_are_answered_by_whom_they_were_asked() -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
-    asked = sim.handle(m.Ask(1, m.Outputs([task_id])), "client")
+    asked = sim.handle(m.AskQuestion(1, m.Outputs([task_id])), "client")
     (query,) = [said for _, said in asked.sends if isinstance(said, m.OutputQuery)]
-    asked = sim.handle(m.Ask(2, m.Stack(task_id)), "client")
+    asked = sim.handle(m.AskQuestion(2, m.Stack(task_id)), "client")
     (stack,) = [said for _, said in asked.sends if isinstance(said, m.StackQuery)]
     forged: list[tuple[m.OutputText | m.StackText, str]] = [
         (m.OutputText(query.n, (task_id, 1), "forged"), HOSTILE),
@@ -165,10 +165,10 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
     sim.handle(m.NodeState(NAN, -1, 2**63, 10**9), HOSTILE)
     assert agent.state == m.NodeState(1.0, 0, validation.NUMBER_MAX, 86_400)
     for amounts in ({"cores": NAN}, {"gpu": INF}, {"memory": 1e300}):
-        out = sim.handle(m.Demand(engine.name, (first, 1), 1, amounts), VICTIM)
+        out = sim.handle(m.ResourceRequest(engine.name, (first, 1), 1, amounts), VICTIM)
         (granted,) = [said for _, said in out.sends if isinstance(said, m.Granted)]
         assert "were asked for" in granted.error
-    sim.handle(Progress(engine.name, (first, 1), NAN), VICTIM)
+    sim.handle(ProgressReport(engine.name, (first, 1), NAN), VICTIM)
     assert first not in farm.conversations.progress
     deferral = Ended(first, 1, "deferred", NAN, -INF, None, b"", (), -1, Deferral(NAN, "later", b"", 2**63))
     out = sim.handle(m.Results(engine.name, [deferral]), VICTIM)
@@ -246,14 +246,14 @@ def test_a_revoked_agent_is_given_up_at_once() -> None:
 def test_a_mark_that_is_none_is_refused(mark: str) -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
-    assert isinstance(sim.ask(m.Send(task_id, [b"x"], mark)), m.Refusal)
+    assert isinstance(sim.ask(m.SendToTask(task_id, [b"x"], mark)), m.Refusal)
 
 
 def test_a_table_of_the_last_minus_five() -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
-    table = sim.ask(m.Tasks(last=-5))
-    assert isinstance(table, tables.TaskTable)
+    table = sim.ask(m.ListTasks(last=-5))
+    assert isinstance(table, tables.TaskRows)
     assert [row.id for row in table.rows] == [task_id]
 
 

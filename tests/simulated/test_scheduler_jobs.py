@@ -163,7 +163,7 @@ def test_a_retry_goes_on_with_the_job() -> None:
     world = World(1)
     ids = submit_failing(world)
     world.run("error")
-    reply = world.sim.ask(m.Retry(ids))
+    reply = world.sim.ask(m.RetryTasks(ids))
     assert isinstance(reply, m.Retried)
     assert len(reply.ids) == 4
     world.move()
@@ -175,7 +175,7 @@ def test_an_abort_says_why() -> None:
     world = World(1)
     world.submit(None)
     task = world.submit(None)
-    world.sim.ask(m.Abort([task], reason="the data is wrong"))
+    world.sim.ask(m.AbortTasks([task], reason="the data is wrong"))
     failure = world.sim.store.finals[task].failure
     assert failure is not None
     assert failure.value == f"task {task} was aborted: the data is wrong"

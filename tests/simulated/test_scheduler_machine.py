@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.running_task import Await, Children, Post, Progress, Receive, Spawn, TaskQuestion
+from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
-from ipytaskfarm.core.requirements import Asks, Environment, Recycle, Want
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
@@ -40,7 +40,9 @@ ASKS = st.one_of(
                 when_unreferenced=st.booleans(),
             ),
         ),
-        resources=st.one_of(st.just(()), st.just((Want("cores", 1, 2),)), st.just((Want("gpu", 1, 1),))),
+        resources=st.one_of(
+            st.just(()), st.just((ResourceAmount("cores", 1, 2),)), st.just((ResourceAmount("gpu", 1, 1),))
+        ),
         exclusive=st.sampled_from([False, False, True]),
         group=st.just("g"),
         max_parallel=st.one_of(st.none(), st.just(1)),
@@ -141,7 +143,7 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), interrupt=st.booleans())
     def abort(self, data: st.DataObject, interrupt: bool) -> None:
-        self.sim.ask(m.Abort([self.some_id(data)], interrupt))
+        self.sim.ask(m.AbortTasks([self.some_id(data)], interrupt))
 
     @rule(data=st.data())
     def clear(self, data: st.DataObject) -> None:
@@ -149,7 +151,7 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        reply = self.sim.ask(m.Retry([self.some_id(data)]))
+        reply = self.sim.ask(m.RetryTasks([self.some_id(data)]))
         if isinstance(reply, m.Retried):
             for old, new in reply.ids:
                 self.handed_in[new] = self.sim.store.tasks[new].rules
@@ -158,7 +160,7 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(data=st.data(), well=st.booleans())
     def mark(self, data: st.DataObject, well: bool) -> None:
         task_id = self.some_id(data)
-        self.sim.ask(m.MarkDone(task_id, b"body") if well else m.MarkFailed(task_id, "planted"))
+        self.sim.ask(m.MarkTasksDone(task_id, b"body") if well else m.MarkTasksFailed(task_id, "planted"))
 
     @rule(on=st.booleans(), job=st.sampled_from(["j", "k"]))
     def pause(self, on: bool, job: str) -> None:
@@ -166,34 +168,34 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def drain(self, on: bool) -> None:
-        self.sim.ask(m.Drain(["node"], on))
+        self.sim.ask(m.DrainNode(["node"], on))
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def write(self, data: st.DataObject, count: int) -> None:
         self.marks += 1
-        self.sim.ask(m.Send(self.some_id(data), [b"letter"] * count, f"client:{self.marks}"))
+        self.sim.ask(m.SendToTask(self.some_id(data), [b"letter"] * count, f"client:{self.marks}"))
 
     @rule(data=st.data(), after=st.integers(0, 2))
     def read(self, data: st.DataObject, after: int) -> None:
-        self.sim.handle(m.Ask(3, m.Read(self.some_id(data), after)), "client")
+        self.sim.handle(m.AskQuestion(3, m.ReadTaskMessages(self.some_id(data), after)), "client")
         self.sim.ask(m.ProgressOf([self.some_id(data)]))
 
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
         task_id = self.some_id(data)
-        self.sim.ask(m.Explain(task_id)) if task_id in self.sim.scheduler.farm.tasks.unfinished else None
-        self.sim.ask(m.Watch([task_id]), "other")
+        self.sim.ask(m.ExplainTasks(task_id)) if task_id in self.sim.scheduler.farm.tasks.unfinished else None
+        self.sim.ask(m.WatchTasks([task_id]), "other")
         self.sim.ask(m.QueueStatus(True))
-        self.sim.handle(m.Ask(1, m.Tasks(state="unfinished")), "other")
+        self.sim.handle(m.AskQuestion(1, m.ListTasks(state="unfinished")), "other")
 
     @rule(on=st.booleans())
     def hold(self, on: bool) -> None:
-        self.sim.ask(m.Hold(on))
+        self.sim.ask(m.HoldFarm(on))
 
     @rule(verdict=st.sampled_from([True, False, None]))
     def spin(self, verdict: bool | None) -> None:
         self.sim.verdict = verdict
-        self.sim.ask(m.Spin())
+        self.sim.ask(m.ReadQueueStatus())
 
     @rule(count=st.integers(0, 3))
     def want(self, count: int) -> None:
@@ -312,7 +314,7 @@ class FarmMachine(RuleBasedStateMachine):
             run = found[1].running
             said: list[TaskQuestion] = [Children(), Receive(0), Receive(1), Post(1, [b"a", b"b"])]
             self.sim.call(*found, data.draw(st.sampled_from(said)))
-            found[0].outbox.append(Progress(found[1].name, run, 1.0, 2.0))
+            found[0].outbox.append(ProgressReport(found[1].name, run, 1.0, 2.0))
 
     @rule(data=st.data(), nothing=st.booleans())
     def await_children(self, data: st.DataObject, nothing: bool) -> None:
@@ -358,7 +360,7 @@ class FarmMachine(RuleBasedStateMachine):
         if found:
             farm_engine = self.sim.scheduler.farm.engines.by_name.get(found[1].name)
             version = farm_engine.version + 1 if farm_engine else 1
-            found[0].outbox.append(m.Properties(found[1].name, version, name.encode()))
+            found[0].outbox.append(m.PropertiesChanged(found[1].name, version, name.encode()))
 
     @rule(data=st.data(), load=st.sampled_from([0.0, 1.0]))
     def say_load(self, data: st.DataObject, load: float) -> None:
@@ -368,7 +370,7 @@ class FarmMachine(RuleBasedStateMachine):
     def demand(self, data: st.DataObject, cores: float) -> None:
         found = self.engine(data)
         if found and found[1].running is not None:
-            found[0].outbox.append(m.Demand(found[1].name, found[1].running, 1, {"cores": cores}))
+            found[0].outbox.append(m.ResourceRequest(found[1].name, found[1].running, 1, {"cores": cores}))
 
     @precondition(lambda self: self.sim.agents)
     @rule(data=st.data())
@@ -427,8 +429,8 @@ class FarmMachine(RuleBasedStateMachine):
                 sim.tell_to_end(agent, 1.0)
             agent.outbox.append(m.NodeState(0.0, 2**30, 2**30))
         sim.verdict = True
-        sim.ask(m.Hold(False))
-        sim.ask(m.Drain(["node"], False))
+        sim.ask(m.HoldFarm(False))
+        sim.ask(m.DrainNode(["node"], False))
         for job in list(sim.scheduler.farm.jobs.by_id):
             sim.ask(m.PauseJobs([job], False))
         sim.ask(m.SetWanted(0))
@@ -437,12 +439,12 @@ class FarmMachine(RuleBasedStateMachine):
         # Ids are given anew from 0 on, so targets exist again.
         sim.ask(m.SetWanted(3))
         sim.settle()
-        sim.ask(m.Spin())
+        sim.ask(m.ReadQueueStatus())
         sim.settle()
         left = {i: t.place for i, t in sim.scheduler.farm.tasks.unfinished.items()}
         why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks.unfinished[i], sim.now) for i in list(left)[:3]}
         assert not left, f"tasks wait for ever: {left}; {why}"
-        sim.ask(m.Stop(0.0))
+        sim.ask(m.StopFarm(0.0))
         sim.settle()
         for agent in sim.agents.values():
             sim.handle(Gone(), agent.session)

@@ -146,15 +146,15 @@ def test_explain_says_that_a_node_is_set_aside() -> None:
     world = World(300, Rules(retries=3))
     world.run_until_aside()
     waiting = next(task for task in world.sim.scheduler.farm.tasks.unfinished.values() if task.task_class is not None)
-    told = world.sim.ask(m.Explain(waiting.id))
-    assert isinstance(told, m.Text)
+    told = world.sim.ask(m.ExplainTasks(waiting.id))
+    assert isinstance(told, m.TextReply)
     assert "its node is set aside: 10 attempts in a row failed" in told.text
 
 
 def test_resume_takes_it_back() -> None:
     world = World(300, Rules(retries=3))
     world.run_until_aside()
-    world.sim.ask(m.Hold(False))
+    world.sim.ask(m.HoldFarm(False))
     assert world.aside == ""
     assert world.step(world.bad, "")
 
@@ -162,7 +162,7 @@ def test_resume_takes_it_back() -> None:
 def test_a_drained_node_says_so() -> None:
     world = World(1, None)
     for on, shown in ((True, "drained"), (False, "up")):
-        assert world.sim.ask(m.Drain(["node"], on)) == m.Number(2)
+        assert world.sim.ask(m.DrainNode(["node"], on)) == m.NumberReply(2)
         state = world.sim.ask(m.FarmStatus())
         assert isinstance(state, tables.FarmState)
         assert [agent["state"] for agent in state.agents] == [shown, shown]

@@ -146,8 +146,8 @@ def test_locality_forbids_prefers_and_is_indifferent() -> None:
     taken = [world.run(local, outstanding=True) for _ in range(3)]
     assert taken == [names[2], names[3], names[1]]
     world.sim.submit(world.next_id, local)
-    reply = world.sim.ask(m.Explain(world.next_id))
-    assert isinstance(reply, m.Text)
+    reply = world.sim.ask(m.ExplainTasks(world.next_id))
+    assert isinstance(reply, m.TextReply)
     assert "its locality function forbids it" in reply.text
 
 

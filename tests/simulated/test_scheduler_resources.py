@@ -6,14 +6,14 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Function, Rules
-from ipytaskfarm.core.requirements import Allotment, Asks, Condition, Environment, Want, unmet
+from ipytaskfarm.core.requirements import Allotment, Asks, Condition, Environment, ResourceAmount, unmet
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 
 from ..support.simulated_farm import SimAgent, SimFarm, move
 
 
 def cores(least: float, most: float | None = None) -> Rules:
-    return Rules(asks=Asks(resources=(Want("cores", least, least if most is None else most),)))
+    return Rules(asks=Asks(resources=(ResourceAmount("cores", least, least if most is None else most),)))
 
 
 def asks(**given: object) -> Rules:
@@ -67,8 +67,8 @@ class World:
         self.begin()
 
     def explain(self, task_id: int) -> str:
-        reply = self.sim.ask(m.Explain(task_id))
-        assert isinstance(reply, m.Text)
+        reply = self.sim.ask(m.ExplainTasks(task_id))
+        assert isinstance(reply, m.TextReply)
         return reply.text
 
     def allotment(self, task_id: int) -> Allotment:
@@ -113,10 +113,10 @@ def test_between_least_and_most_what_is_free_is_allotted() -> None:
 
 def test_declared_resources_and_the_names_of_devices() -> None:
     world = World(3, what={"resources": {"gpu": 2.0, "licence": 1.0}, "gpus": ("GPU-x", "GPU-y")})
-    gpu = asks(resources=(Want("gpu", 1, 1),))
+    gpu = asks(resources=(ResourceAmount("gpu", 1, 1),))
     a, b, c = world.submit(gpu, 3)
     assert {world.allotment(a).gpus, world.allotment(b).gpus} == {("GPU-x",), ("GPU-y",)}
-    (licensed,) = world.submit(asks(resources=(Want("licence", 1, 1),)))
+    (licensed,) = world.submit(asks(resources=(ResourceAmount("licence", 1, 1),)))
     assert world.running == {a, b, licensed}
     freed = world.allotment(a).gpus
     world.end(a)
@@ -163,9 +163,9 @@ def test_tasks_with_resources_are_not_sent_ahead() -> None:
 
 def test_a_crash_of_the_controller_forgets_no_claim() -> None:
     world = World(3, what={"resources": {"cores": 2.0, "gpu": 2.0}, "gpus": ("0", "1")})
-    a, b = world.submit(asks(resources=(Want("gpu", 1, 1), Want("cores", 1, 1))), 2)
+    a, b = world.submit(asks(resources=(ResourceAmount("gpu", 1, 1), ResourceAmount("cores", 1, 1))), 2)
     held = {world.allotment(a).gpus, world.allotment(b).gpus}
-    (c,) = world.submit(asks(resources=(Want("gpu", 1, 1),)))
+    (c,) = world.submit(asks(resources=(ResourceAmount("gpu", 1, 1),)))
     world.sim.crash()
     world.move()
     agent = world.sim.scheduler.farm.agents.by_session["a"]
@@ -197,7 +197,7 @@ def demand(world: World, task: int, n: int, **amounts: float) -> m.Granted | Non
     engine = next(e for e in agent.engines.values() if e.running and e.running[0] == task)
     assert engine.running is not None
     before = len(agent.inbox)
-    world.sim.handle(m.Demand(engine.name, engine.running, n, amounts), "a")
+    world.sim.handle(m.ResourceRequest(engine.name, engine.running, n, amounts), "a")
     granted = [message for message in list(agent.inbox)[before:] if isinstance(message, m.Granted)]
     world.move()
     world.begin()
@@ -327,7 +327,7 @@ def test_an_exclusive_task_that_is_aborted_holds_nothing_up() -> None:
     (a,) = world.submit(None)
     (alone,) = world.submit(asks(exclusive=True))
     (later,) = world.submit(None)
-    world.sim.ask(m.Abort([alone]))
+    world.sim.ask(m.AbortTasks([alone]))
     world.end()
     world.end(a)
     assert later in world.running or world.sim.store.finals.get(later) is not None
@@ -445,7 +445,7 @@ def test_properties_are_conditions_too_and_change() -> None:
     assert "this engine has no model" in world.explain(task)
     agent = world.agents["a"]
     engine = list(agent.engines.values())[1]
-    agent.outbox.append(m.Properties(engine.name, 1, b"", {"model": "A100"}))
+    agent.outbox.append(m.PropertiesChanged(engine.name, 1, b"", {"model": "A100"}))
     world.move()
     world.begin()
     assert engine.running == (task, 1)
@@ -468,7 +468,7 @@ def test_a_changing_condition_is_weighed_at_the_start() -> None:
     ("rules", "named"),
     [
         (asks(requires=(Condition("model", "==", "A100"),), fail_if_unmet=True), "model == A100"),
-        (asks(resources=(Want("gpu", 1, 1),), fail_if_unmet=True), "it needs 1 gpu"),
+        (asks(resources=(ResourceAmount("gpu", 1, 1),), fail_if_unmet=True), "it needs 1 gpu"),
         (asks(requires=(Condition("load", "<", 0.1),), fail_if_unmet=True), "load < 10%"),
         (Rules(targets=(7,), asks=Asks(fail_if_unmet=True)), "targets"),
         (Rules(depend="d", asks=Asks(fail_if_unmet=True)), "depend function said no"),
@@ -489,7 +489,7 @@ def test_a_task_that_is_not_to_wait_fails_at_once_and_says_why(rules: Rules, nam
 def test_a_task_that_could_run_is_not_failed_for_waiting() -> None:
     world = World(1)
     (first,) = world.submit(None)
-    (task,) = world.submit(asks(resources=(Want("cores", 2, 2),), fail_if_unmet=True))
+    (task,) = world.submit(asks(resources=(ResourceAmount("cores", 2, 2),), fail_if_unmet=True))
     world.sim.advance(5.0)
     assert task not in world.sim.store.finals
     world.end(first)
@@ -498,11 +498,11 @@ def test_a_task_that_could_run_is_not_failed_for_waiting() -> None:
 
 def test_check_says_it_beforehand() -> None:
     world = World(2)
-    found = world.sim.ask(m.Check(Rules(targets=(1,), depend="d"), [Function("d", b"code")]))
+    found = world.sim.ask(m.CheckTask(Rules(targets=(1,), depend="d"), [Function("d", b"code")]))
     assert isinstance(found, m.Checked)
     assert [why for _, _, why in found.rows] == ["it is not among the task's targets [1]", ""]
     assert found.unmet == ""
-    never = world.sim.ask(m.Check(asks(requires=(Condition("model", "==", "A100"),))))
+    never = world.sim.ask(m.CheckTask(asks(requires=(Condition("model", "==", "A100"),))))
     assert isinstance(never, m.Checked)
     assert "model == A100" in never.unmet
 
@@ -514,7 +514,7 @@ def test_an_environment_waits_for_resources_without_costing_anybody_theirs() -> 
     (a,) = world.submit(Rules(asks=Asks(environment=environment)))
     world.end(a)
     other = Environment(identity="B", name="B")
-    world.submit(Rules(asks=Asks(environment=other, resources=(Want("cores", 3, 3),))))
+    world.submit(Rules(asks=Asks(environment=other, resources=(ResourceAmount("cores", 3, 3),))))
     world.sim.advance(30.0)
     world.move()
     agent: SimAgent = world.agents["a"]

@@ -45,7 +45,7 @@ def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None
     sim.submit(2)
     move(sim, agent)
     sim.begin(engine)
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     agent.outbox.append(m.Returned(engine.name, [(2, 1)]))
     engine.queue.clear()
     move(sim, agent)
@@ -66,13 +66,13 @@ def test_after_a_restart_nothing_waits_for_an_engine_that_was_lost_before() -> N
         sim.submit(task_id)
     move(sim, agent)
     sim.begin(engine)
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     sim.kill(agent, engine)
     move(sim, agent)
     sim.crash()
     sim.join_client()
     assert not [e for e in sim.scheduler.farm.engines.by_name.values() if e.assigned]
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(False))
     sim.settle()
     assert all(final_of(sim, i).reason == "" for i in range(2, 5))
 
@@ -83,14 +83,14 @@ def test_after_a_restart_a_retried_run_is_not_handed_out_still() -> None:
     sim.settle()
     sim.handle(m.Submit([Submission(i, b"", 1.0, None, Rules(retries=1)) for i in (1, 2)]), "client")
     move(sim, agent)
-    sim.ask(m.Hold(True))
+    sim.ask(m.HoldFarm(True))
     sim.begin(engine)
     sim.end(agent, engine, "error")
     move(sim, agent)  # 2 is still out, in the same batch
     sim.crash()
     sim.join_client()
     assert sim.scheduler.farm.tasks.unfinished[1].attempt == 1
-    sim.ask(m.Hold(False))
+    sim.ask(m.HoldFarm(False))
     sim.settle()
     assert sim.begun[1] == [(1, 1), (1, 2)]
     assert final_of(sim, 1).attempts == 2

@@ -19,7 +19,7 @@ def running(rules: Rules | None = None) -> tuple[SimFarm, SimAgent, SimEngine, i
 
 
 def asked(sim: SimFarm, question: m.Outputs, session: str = "client") -> list[m.OutputQuery]:
-    out = sim.handle(m.Ask(77, question), session)
+    out = sim.handle(m.AskQuestion(77, question), session)
     return [message for _, message in out.sends if isinstance(message, m.OutputQuery)]
 
 
@@ -81,7 +81,7 @@ def test_an_engine_that_is_lost_is_forgotten() -> None:
 
 def stuck(sim: SimFarm, ids: list[int]) -> str:
     reply = sim.ask(m.Stuck(ids))
-    assert isinstance(reply, m.Text)
+    assert isinstance(reply, m.TextReply)
     return reply.text
 
 
@@ -114,7 +114,7 @@ def test_a_held_farm_and_one_without_engines() -> None:
     sim.submit(first)
     assert "the farm has no engines now" in stuck(sim, [first])
     sim, agent, _ = one_engine()
-    sim.ask(m.Hold())
+    sim.ask(m.HoldFarm())
     first = sim.ids().first
     sim.submit(first)
     move(sim, agent)

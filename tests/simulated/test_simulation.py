@@ -57,7 +57,11 @@ MUTATIONS = {
         "type(place) is Assigned and place.engine == engine and place.attempt == run[1]",
         "type(place) is Assigned",
     ),
-    "lose the ring": ("agent/relay.py", "= self._runs, Run.OPEN if self.former else None", "= self._runs, None"),
+    "lose the ring": (
+        "agent/relay.py",
+        "= self._runs, RunProgress.OPEN if self.former else None",
+        "= self._runs, None",
+    ),
     "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),
     "forget the resend": (
         "transport/reliable_session.py",

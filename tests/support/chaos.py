@@ -125,7 +125,7 @@ class Nemesis(threading.Thread):
 
     def _engine(self) -> bool:
         with connect(self.home.name) as questioner:
-            table = questioner.answer(messages.Engines(), timeout_s=1.0)
+            table = questioner.answer(messages.ListEngines(), timeout_s=1.0)
         assert isinstance(table, tables.EngineTable)
         # One that the controller knows from the store alone has no number yet: 0 would be our own process group.
         pids = [row.pid for row in table.rows if row.pid > 0]

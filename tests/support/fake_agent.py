@@ -21,7 +21,6 @@ import msgspec
 import zmq
 
 from ipytaskfarm.core.messages import (
-    Batch,
     CommandDone,
     EngineCommand,
     FromEngine,
@@ -30,6 +29,7 @@ from ipytaskfarm.core.messages import (
     Recall,
     Returned,
     Run,
+    TaskBatch,
     ToEngine,
 )
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork
@@ -202,7 +202,7 @@ class FakeEngine:
         for work in works:
             self._task += 1
             runs.append(Run(self._task, 1, msgspec.msgpack.encode(work), **rules))
-        self.send(Batch(runs, list(functions)))
+        self.send(TaskBatch(runs, list(functions)))
         return [(run.task, run.attempt) for run in runs]
 
     def collect(self) -> None:

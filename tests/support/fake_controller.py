@@ -13,13 +13,13 @@ import msgspec
 from ipytaskfarm import __version__
 from ipytaskfarm.core.messages import (
     PROTOCOL,
-    Batch,
     EngineReport,
     EngineUp,
     HandOut,
     Results,
     Run,
     StartEngine,
+    TaskBatch,
     ToAgent,
 )
 from ipytaskfarm.core.messages.payload import StringWork
@@ -152,7 +152,7 @@ class FakeController:
     def hand(self, engine: str, *runs: Run) -> None:
         """Hand out a batch."""
         keys = [(run.task, run.attempt) for run in runs]
-        self.say(HandOut(engine, keys, msgspec.Raw(msgspec.msgpack.encode(Batch(list(runs))))))
+        self.say(HandOut(engine, keys, msgspec.Raw(msgspec.msgpack.encode(TaskBatch(list(runs))))))
 
     def ended(self) -> dict[RunKey, str]:
         """The outcomes heard so far; a run that ended twice is an error."""

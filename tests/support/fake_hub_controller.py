@@ -75,10 +75,10 @@ class FakeController:
         farm_paths.private_folder(folder)
         self.connection_file = folder / "connection.json"
         self.respond: Callable[[Submission], Final | None] = lambda task: final(task.id)
-        self.command: Callable[[m.Command, int], m.CommandAnswer] = lambda c, i: m.CommandAnswer(c.n, i, True)
+        self.command: Callable[[m.SendCommand, int], m.CommandAnswer] = lambda c, i: m.CommandAnswer(c.n, i, True)
         self.answers: dict[type, Callable[[Any], Any]] = {
-            m.Watch: self._watch,
-            m.Fetch: self._fetch,
+            m.WatchTasks: self._watch,
+            m.FetchResults: self._fetch,
             m.QueueStatus: lambda q: tables.QueueStatusReply(
                 {"succeeded": len(self.finals)}, {"succeeded": [*self.finals]}
             ),
@@ -195,15 +195,15 @@ class FakeController:
             self._next_id += self.block
         elif isinstance(message, m.Submit):
             self._submit(session, message)
-        elif isinstance(message, m.Ask):
+        elif isinstance(message, m.AskQuestion):
             hub.send(session, m.Answer(message.n, self._reply(message.question)))
-            if isinstance(message.question, m.Watch):
+            if isinstance(message.question, m.WatchTasks):
                 known = [self.finals[i] for i in message.question.ids if i in self.finals]
                 hub.send(session, m.Finals(known))
-        elif isinstance(message, m.Command):
+        elif isinstance(message, m.SendCommand):
             self._command(session, message)
 
-    def _command(self, session: str, message: m.Command) -> None:
+    def _command(self, session: str, message: m.SendCommand) -> None:
         engines = message.engines
         if engines is None:
             engines = self.engines
@@ -241,10 +241,10 @@ class FakeController:
         make = self.answers.get(type(question))
         return make(question) if make else m.Refusal("ValueError", f"no answer to {type(question).__name__}")
 
-    def _watch(self, question: m.Watch) -> m.Watched:
+    def _watch(self, question: m.WatchTasks) -> m.Watched:
         return m.Watched([i for i in question.ids if i not in self.submitted and i not in self.finals])
 
-    def _fetch(self, question: m.Fetch) -> m.Fetched:
+    def _fetch(self, question: m.FetchResults) -> m.Fetched:
         found = [self.finals[i] for i in question.ids if i in self.finals]
         unfinished = [i for i in question.ids if i in self.submitted and i not in self.finals]
         unknown = [i for i in question.ids if i not in self.submitted and i not in self.finals]

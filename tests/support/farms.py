@@ -64,7 +64,7 @@ def ask(farm: Farm, question: messages.Question) -> messages.Reply:
 
 def engines(farm: Farm) -> list[EngineRow]:
     """The engines that can be given work."""
-    reply = ask(farm, messages.Engines())
+    reply = ask(farm, messages.ListEngines())
     assert isinstance(reply, EngineTable)
     return [row for row in reply.rows if row.state in ("idle", "busy")]
 

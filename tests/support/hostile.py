@@ -18,7 +18,7 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Handshake, Hello, Refuse, Welcome
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, load_keys
-from ipytaskfarm.transport.reliable_session import HEADER, Kind
+from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.support.polling import eventually
 
 ANSWER_MS = 10_000
@@ -32,7 +32,7 @@ def hello(role: str = "client", session: str = "raw", **changes: object) -> Hell
 def data(number: int, *messages: object, ack: int = 0) -> bytes:
     """A packet with these messages; a str stands for one of that kind without any content."""
     plain = [{"type": message} if isinstance(message, str) else message for message in messages]
-    return HEADER.pack(Kind.DATA, number, ack) + msgspec.msgpack.encode(plain)
+    return HEADER.pack(PacketKind.DATA, number, ack) + msgspec.msgpack.encode(plain)
 
 
 def instance(kind: type, **given: object) -> Any:
@@ -89,7 +89,7 @@ class Intruder:
         sock = self.socket(pair)
         answer = self.greet(sock, hello(role, session))
         assert isinstance(answer, Welcome), answer
-        sock.send(HEADER.pack(Kind.BEAT, 0, 0))
+        sock.send(HEADER.pack(PacketKind.BEAT, 0, 0))
         return sock
 
     def greet(self, sock: zmq.Socket[bytes], greeting: Hello) -> Handshake:
@@ -100,7 +100,7 @@ class Intruder:
         """The next handshake on it; data and beats before it are passed over."""
         while True:
             frame = self.frame(sock)
-            if frame[0] == Kind.HANDSHAKE:
+            if frame[0] == PacketKind.HANDSHAKE:
                 return wire.decode_handshake(frame)
 
     def refused(self, sock: zmq.Socket[bytes]) -> Refuse:
@@ -116,7 +116,7 @@ class Intruder:
         """What stands in the next packet."""
         while True:
             frame = self.frame(sock)
-            if frame[0] == Kind.DATA:
+            if frame[0] == PacketKind.DATA:
                 return list(wire.to_client.decode(frame[HEADER.size :]))
 
     def fate(self, sock: zmq.Socket[bytes]) -> set[str]:

@@ -15,11 +15,11 @@ from typing import Any
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.evaluator import Evaluated, Verdict
-from ipytaskfarm.core.messages.running_task import Letter, Letters, Take, Taken, TaskCall, TaskQuestion, TaskReply
+from ipytaskfarm.core.messages.running_task import Letter, Take, Taken, TaskCall, TaskMessages, TaskQuestion, TaskReply
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
     Ended,
-    Failure,
+    FailureSummary,
     Final,
     Function,
     JobSpec,
@@ -73,7 +73,7 @@ class SimAgent:
 
     session: str
     engines: dict[str, SimEngine] = field(default_factory=dict)
-    lost: dict[str, m.EngineLost] = field(default_factory=dict)
+    lost: dict[str, m.EngineDown] = field(default_factory=dict)
     """Losses that the controller has not processed."""
     inbox: deque[m.Message | Assignment] = field(default_factory=deque)
     outbox: deque[m.Message] = field(default_factory=deque)
@@ -193,7 +193,7 @@ class SimFarm:
         found = [
             x for x in self.store.mail if (x.task, x.outgoing) == (load.task, load.outgoing) and x.seq > load.after
         ]
-        letters = Letters([Letter(x.seq, x.sender, x.at_s, x.body) for x in found], load.over)
+        letters = TaskMessages([Letter(x.seq, x.sender, x.at_s, x.body) for x in found], load.over)
         if load.call is not None:
             self._send(load.session, TaskReply(load.call.engine, load.call.run, load.call.n, letters))
         else:
@@ -252,7 +252,7 @@ class SimFarm:
         self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:
-        self.handle(m.Ask(7, question), session)
+        self.handle(m.AskQuestion(7, question), session)
         return next(x.reply for x in reversed(self.told[session]) if isinstance(x, m.Answer))
 
     # -- agents and engines
@@ -296,7 +296,7 @@ class SimFarm:
         if isinstance(message, m.Results) and message.engine in agent.engines:
             for ended in message.ended:
                 agent.engines[message.engine].done.pop((ended.task, ended.attempt), None)
-        elif isinstance(message, m.EngineLost):
+        elif isinstance(message, m.EngineDown):
             agent.lost.pop(message.engine, None)
         self._perhaps_end(agent)
 
@@ -402,7 +402,7 @@ class SimFarm:
             return None
         run, engine.running = engine.running, None
         engine.finished += 1
-        failure = Failure("ValueError", "planted") if outcome else None
+        failure = FailureSummary("ValueError", "planted") if outcome else None
         ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory, word)
         engine.done[run] = ended
         results = m.Results(engine.name, [ended])
@@ -416,7 +416,7 @@ class SimFarm:
             engine.done.clear()
         elif engine.done:
             agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
-        lost = m.EngineLost(engine.name, engine.id, engine.running if known else None, known, m.Crash(9), expected)
+        lost = m.EngineDown(engine.name, engine.id, engine.running if known else None, known, m.Crash(9), expected)
         agent.lost[engine.name] = lost
         agent.outbox.append(lost)
 

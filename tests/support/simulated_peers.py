@@ -15,7 +15,7 @@ from ipytaskfarm.core.messages.running_task import Spawn, Spawned, TaskCall, Tas
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
     Ended,
-    Failure,
+    FailureSummary,
     Final,
     Function,
     LostInputs,
@@ -25,7 +25,7 @@ from ipytaskfarm.core.messages.task_types import (
 )
 from ipytaskfarm.core.requirements import Allotment, Environment, Recycle
 from ipytaskfarm.transport import wire
-from ipytaskfarm.transport.reliable_session import Greeting, Heard, Session
+from ipytaskfarm.transport.reliable_session import Greeting, Heard, ReliableSession
 
 if TYPE_CHECKING:
     from tests.support.simulation import World
@@ -52,7 +52,7 @@ class Speaker:
     def __init__(self, world: World, session: str) -> None:
         self.world = world
         self.session = session
-        self.link = Session()
+        self.link = ReliableSession()
         self.connection: Connection | None = None
         self.greeted = False
         self.dead = False
@@ -150,11 +150,11 @@ class Client(Speaker):
         self.n += 1
         self.asked[self.n] = question
         if self.link.epoch:
-            self.say(m.Ask(self.n, question))
+            self.say(m.AskQuestion(self.n, question))
 
     def retry(self, task_id: int) -> None:
         self.retried.add(task_id)
-        self.ask(m.Retry([task_id]))
+        self.ask(m.RetryTasks([task_id]))
 
     def clear(self, task_id: int) -> None:
         self.cleared.add(task_id)
@@ -169,7 +169,7 @@ class Client(Speaker):
                 self.say(m.Submit(chunk.tasks, [Function(name, b"code") for name in "AB"]))  # of environments
             if self.watch_behind:
                 # It may have accepted, and even finished, what we think it has not.
-                self.ask(m.Watch(self.watch_behind))
+                self.ask(m.WatchTasks(self.watch_behind))
                 self.watch_behind = []
         super().speak()
 
@@ -179,9 +179,9 @@ class Client(Speaker):
         live = [i for i in self.handed_in if i not in self.told and i not in unaccepted]
         self.watch_behind = sorted(unaccepted - self.told.keys())
         if live:
-            self.asked[0] = m.Watch(live)
+            self.asked[0] = m.WatchTasks(live)
         for n, question in list(self.asked.items()):
-            self.say(m.Ask(n, question))
+            self.say(m.AskQuestion(n, question))
 
     def receive(self, message: Any) -> None:
         if isinstance(message, m.IdBlock):
@@ -194,11 +194,11 @@ class Client(Speaker):
             if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
                 for old, new in message.reply.ids:
                     self.handed_in[new] = self.handed_in[old]
-                    self.ask(m.Watch([new]))
+                    self.ask(m.WatchTasks([new]))
         elif isinstance(message, m.Reopened):
             for task_id in message.ids:
                 self.told.pop(task_id, None)
-                self.ask(m.Watch([task_id]))
+                self.ask(m.WatchTasks([task_id]))
         elif isinstance(message, m.Finals):
             for final in message.finals:
                 if final.reason == "refused":
@@ -241,7 +241,7 @@ class Agent(Speaker):
     def __init__(self, world: World, session: str, former: Agent | None) -> None:
         super().__init__(world, session)
         self.engines: dict[str, Engine] = {}
-        self.dying: dict[str, tuple[Engine, m.EngineLost]] = {}
+        self.dying: dict[str, tuple[Engine, m.EngineDown]] = {}
         """Engines whose loss is not on the controller's disk."""
         self.kept: dict[int, m.Returned | m.CommandDone] = {}
         self.former: list[str] = [*former.former, former.session] if former else []
@@ -256,9 +256,9 @@ class Agent(Speaker):
     def decode(self, body: Any) -> Sequence[object]:
         return wire.to_agent.decode(body)
 
-    def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineLost:
+    def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineDown:
         running = engine.running if known else None
-        return m.EngineLost(engine.name, engine.id, running, known, m.Crash(signal=9), expected)
+        return m.EngineDown(engine.name, engine.id, running, known, m.Crash(signal=9), expected)
 
     def tell(self, message: object) -> None:
         if self.stated:
@@ -297,7 +297,7 @@ class Agent(Speaker):
         if runs and self.stated:
             self.say(m.Results(engine.name, [engine.done[run] for run in runs]), ("results", engine, runs))
 
-    def _say_loss(self, engine: Engine, lost: m.EngineLost) -> None:
+    def _say_loss(self, engine: Engine, lost: m.EngineDown) -> None:
         if self.stated:
             self._say_results(engine, list(engine.done))
             self.say(lost, ("lost", engine.name))
@@ -329,7 +329,7 @@ class Agent(Speaker):
 
     def _to_engine(self, engine: Engine, message: Any) -> None:
         if isinstance(message, m.HandOut):
-            batch = msgspec.msgpack.decode(message.batch, type=m.Batch)
+            batch = msgspec.msgpack.decode(message.batch, type=m.TaskBatch)
             assert [(run.task, run.attempt) for run in batch.runs] == message.runs
             assert all(run.payload in (b"work", b"recovery") for run in batch.runs)
             for run in batch.runs:
@@ -393,7 +393,7 @@ class Agent(Speaker):
         engine.finished += 1
         if run is None:
             return
-        failure = Failure("ValueError", "planted") if outcome else None
+        failure = FailureSummary("ValueError", "planted") if outcome else None
         engine.done[run] = Ended(run[0], run[1], outcome, self.world.clock.wall_s, 0.01, failure, b"body", (), 0, word)
         if not outcome:
             self.world.succeeded.add(run)

@@ -107,9 +107,9 @@ class SimStore:
         for key in list(self.sticky) if save.keys is None else save.keys:
             self.sticky.pop(key, None)
 
-    def load(self) -> s.Snapshot:
+    def load(self) -> s.StoredState:
         self.epoch += 1
-        return s.Snapshot(
+        return s.StoredState(
             epoch=self.epoch,
             farm="farm",
             next_id=max((int(b[1]) for b in self.blocks.values()), default=-1) + 1,

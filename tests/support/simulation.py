@@ -28,12 +28,12 @@ from typing import Any
 import msgspec
 
 from ipytaskfarm.controller import loop
-from ipytaskfarm.controller.loop import Controller
+from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers import timers
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import Deferral, LostInputs, Recovery, Rules, RunKey
-from ipytaskfarm.core.requirements import Asks, Environment, Recycle, Want
+from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.decision import Decision
@@ -44,7 +44,7 @@ from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
-from ipytaskfarm.transport.reliable_session import BEGIN_ANEW, Greeting, Heard, Session
+from ipytaskfarm.transport.reliable_session import BEGIN_ANEW, Greeting, Heard, ReliableSession
 from tests.support.simulated_peers import Agent, Client, Connection, Engine, Frame, Speaker, encode
 
 MEMORY_DISK = Path("/dev/shm")
@@ -61,7 +61,7 @@ RULES = (
     Rules(targets=(0, 1)),
     Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3))),
     Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
-    Rules(retries=1, asks=Asks(resources=(Want("cores", 1, 1),))),
+    Rules(retries=1, asks=Asks(resources=(ResourceAmount("cores", 1, 1),))),
     Rules(asks=Asks(exclusive=True)),
     Rules(asks=Asks(group="g", max_parallel=1)),
     Rules(retries=2, recovery=Recovery(b"recovery", None, Rules(retries=1))),
@@ -100,7 +100,7 @@ class Hearing:
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.link = Session()
+        self.link = ReliableSession()
         self.connection: Connection | None = None
         self.welcome: Greeting | None = None
         self.heard_s = 0.0
@@ -237,7 +237,7 @@ class World:
         self.deaths: Counter[str] = Counter()
         self.hub = SimHub(self)
         self.store: Store | None = None
-        self.controller: Controller | None = None
+        self.controller: ControllerLoop | None = None
         self._armed = ""
         self.start_controller()
         self.client = self._add(Client(self, "client"))
@@ -269,7 +269,7 @@ class World:
         scheduler = Scheduler(restored_farm("sim", self.store.load(), SETTINGS, now))
         scheduler.check()
         self.hub.restart(self.store.epoch)
-        self.controller = Controller(scheduler, Door(self.store, self), self.hub, self.folder)  # type: ignore[arg-type]
+        self.controller = ControllerLoop(scheduler, Door(self.store, self), self.hub, self.folder)  # type: ignore[arg-type]
 
     def _drop_store(self) -> None:
         """As a killed process does: the descriptors go, and nothing else is done."""
@@ -388,9 +388,9 @@ class World:
             self.clock.pass_(chance.choice((20.0, 60.0)))  # beyond the lease
             self.agents_mind_their_lease()
         elif luck < 0.75 and self.client.handed_in:
-            self.client.ask(m.Abort([chance.choice(list(self.client.handed_in))], chance.random() < 0.7))
+            self.client.ask(m.AbortTasks([chance.choice(list(self.client.handed_in))], chance.random() < 0.7))
         elif luck < 0.78:
-            self.client.ask(m.Hold(chance.random() < 0.5))
+            self.client.ask(m.HoldFarm(chance.random() < 0.5))
         elif luck < 0.82:
             failed = [i for i, final in self.client.told.items() if final.reason and i not in self.client.retried]
             if failed:
@@ -400,7 +400,7 @@ class World:
         elif luck < 0.845 and self.client.told:
             marked = chance.choice(list(self.client.told))
             self.reopens([marked])
-            self.client.ask(m.MarkFailed(marked, "planted"))
+            self.client.ask(m.MarkTasksFailed(marked, "planted"))
         elif luck < 0.85:
             self.client.ask(m.SetSticky(chance.choice("ab"), "execute", b"start-up"))
         elif luck < 0.87 and self.client.told:
@@ -460,7 +460,7 @@ class World:
     def heal(self) -> None:
         """Nothing bad happens any more: whatever can end, ends."""
         self.hostile = False
-        self.client.ask(m.Hold(False))
+        self.client.ask(m.HoldFarm(False))
         self.client.ask(m.SetWanted(4))  # with these, ids 0 and 1 are there, which some tasks ask for
         for round_number in range(600):
             self.round()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages.dependencies import Needs
-from ipytaskfarm.core.messages.task_types import AttemptRow, Failure, Final, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Recovery, Rules
 
-FAILURE = Failure("ValueError", "no\x00such 'thing'", "task.py:3 in f")
+FAILURE = FailureSummary("ValueError", "no\x00such 'thing'", "task.py:3 in f")
 
 
 def task(id: int, payload: bytes = b"work", rules: Rules | None = None, function: str | None = None) -> s.SaveTask:
@@ -191,10 +191,10 @@ class Model:
     def _marks(self, id: int, outgoing: bool) -> list[str]:
         return [m.mark for _, m in sorted((key[2], m) for key, m in self.mail.items() if key[:2] == (id, outgoing))]
 
-    def snapshot(self, epoch: int, farm: str) -> s.Snapshot:
+    def snapshot(self, epoch: int, farm: str) -> s.StoredState:
         names = {id: t.rules.name if t.rules else None for id, t in self.tasks.items()}
         seqs = [t.queue_seq for t in self.tasks.values()] + [p.queue_seq for p in self.progress.values()]
-        return s.Snapshot(
+        return s.StoredState(
             epoch=epoch,
             farm=farm,
             next_id=max((b[1] for b in self.blocks.values()), default=-1) + 1,
@@ -234,7 +234,7 @@ texts = st.text(max_size=6)
 payloads = st.binary(max_size=8)
 keys = st.sampled_from(["a", "b", "c"])
 digests = st.none() | keys
-failures = st.none() | st.builds(Failure, texts, texts, texts)
+failures = st.none() | st.builds(FailureSummary, texts, texts, texts)
 rules = st.none() | st.builds(
     Rules,
     name=st.none() | texts,

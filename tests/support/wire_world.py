@@ -21,7 +21,7 @@ from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport.hub import Hub, Incoming, Peer
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
-from ipytaskfarm.transport.peer import Link, LinkEvent, Received
+from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
 from tests.support.polling import eventually
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ class World:
 
     def told(self, link: Link) -> list[object]:
         """The messages that a link received."""
-        return [event.message for event in self.events[link] if isinstance(event, Received)]
+        return [event.message for event in self.events[link] if isinstance(event, ReceivedMessage)]
 
     def of(self, link: Link, kind: type[T]) -> list[T]:
         """A link's events of one kind."""

@@ -18,7 +18,7 @@ from ipytaskfarm.core.messages import (
     AgentState,
     CommandDone,
     EngineCommand,
-    EngineLost,
+    EngineDown,
     EngineNote,
     EnginePrepared,
     Interrupt,
@@ -145,7 +145,7 @@ def test_from_start_to_shutdown(desk: Desk) -> None:
     assert desk.controller.wait_ended((301, 1))[301, 1] == "error"
 
     desk.controller.say(Shutdown())
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.engine, lost.id, lost.running, lost.known, lost.expected) == (report.engine, 5, None, True, True)
     assert lost.crash.exit_code == 0
     desk.controller.pump_until(lambda: desk.agent.poll() is not None, "the agent has ended")
@@ -160,7 +160,7 @@ def test_an_engine_is_stopped_and_gives_back_what_it_had_not_begun(desk: Desk) -
     wait_begun(desk)
     desk.controller.say(StopEngine(report.engine, 5.0))
     assert desk.controller.wait(Returned).runs == [(2, 1)]
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert lost.expected
     assert lost.running is None
     assert desk.controller.ended() == {(1, 1): ""}
@@ -172,7 +172,7 @@ def test_a_stop_does_not_wait_for_ever(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)
     desk.controller.say(StopEngine(report.engine, 0.2))
-    lost = desk.controller.wait(EngineLost, timeout_s=5)
+    lost = desk.controller.wait(EngineDown, timeout_s=5)
     assert (lost.running, lost.crash.signal, lost.expected) == ((1, 1), 9, True)
 
 
@@ -240,7 +240,7 @@ def test_a_killed_engine_is_reported_with_what_it_was_running(desk: Desk) -> Non
     wait_begun(desk)
     os.kill(report.pid, signal.SIGKILL)
     killed_s = time.monotonic()
-    lost = desk.controller.wait(EngineLost, timeout_s=1.0)
+    lost = desk.controller.wait(EngineDown, timeout_s=1.0)
     print(f"kill to EngineLost: {(time.monotonic() - killed_s) * 1e3:.0f} ms")
     assert (lost.running, lost.known, lost.expected) == ((2, 1), True, False)
     assert (lost.crash.signal, lost.crash.exit_code) == (9, None)
@@ -254,7 +254,7 @@ def test_an_exit_in_a_task_is_a_loss(desk: Desk) -> None:
     desk.start_agent()
     report = desk.controller.start_engine()
     desk.controller.hand(report.engine, code_run(1, "import os\nos._exit(0)"))
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.exit_code, lost.expected) == ((1, 1), 0, False)
     assert desk.controller.ended() == {}
 
@@ -263,7 +263,7 @@ def test_a_segfault_comes_with_its_traceback(desk: Desk) -> None:
     desk.start_agent()
     report = desk.controller.start_engine()
     desk.controller.hand(report.engine, code_run(1, "import ctypes\nctypes.string_at(0)"))
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.signal) == ((1, 1), signal.SIGSEGV)
     assert lost.crash.dump.startswith("Fatal Python error: Segmentation fault")
     assert "in string_at" in lost.crash.dump
@@ -292,7 +292,7 @@ time.sleep(600)
     children = [int(pid) for pid in eventually(file_says(pids), what="the children are there").split()]
     assert len(children) == 4
     os.kill(report.pid, signal.SIGKILL)
-    desk.controller.wait(EngineLost)
+    desk.controller.wait(EngineDown)
     eventually(lambda: all(gone(pid) for pid in children), what="all descendants are gone")
 
 
@@ -303,7 +303,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_engines_are_reported(desk: Desk)
     desk.controller.hand(reports[0].engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)
     os.kill(zygote, signal.SIGKILL)
-    lost = desk.controller.wait_all(EngineLost, 2)
+    lost = desk.controller.wait_all(EngineDown, 2)
     assert {(m.engine, m.running) for m in lost} == {(reports[0].engine, (1, 1)), (reports[1].engine, None)}
     report = desk.controller.start_engine(0)
     assert psutil.Process(report.pid).ppid() != zygote
@@ -348,7 +348,7 @@ def test_what_ignores_interrupts_is_killed(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, DEAF + begun(desk) + SPIN), code_run(2, "x = 2"))
     wait_begun(desk)
     desk.controller.say(Interrupt(report.engine, (1, 1), 0.2))
-    lost = desk.controller.wait(EngineLost, timeout_s=5)
+    lost = desk.controller.wait(EngineDown, timeout_s=5)
     assert (lost.running, lost.crash.signal, lost.crash.cause) == ((1, 1), 9, "abort")
     assert desk.controller.ended() == {}
 
@@ -377,7 +377,7 @@ def test_a_time_limit_is_kept_while_c_code_holds_the_gil(desk: Desk) -> None:
     desk.start_agent("--grace", "0.2")
     report = desk.controller.start_engine()
     desk.controller.hand(report.engine, code_run(1, HOLD_GIL, time_limit_s=0.2))
-    lost = desk.controller.wait(EngineLost, timeout_s=5)
+    lost = desk.controller.wait(EngineDown, timeout_s=5)
     assert (lost.running, lost.crash.cause) == ((1, 1), "time limit")
 
 
@@ -388,7 +388,7 @@ def test_finished_results_flow_while_c_code_holds_the_gil(desk: Desk) -> None:
     desk.controller.hand(report.engine, *runs, code_run(50, HOLD_GIL))
     desk.controller.wait_ended(*((run.task, 1) for run in runs), timeout_s=2)
     desk.controller.say(StopEngine(report.engine, 0.1))
-    assert desk.controller.wait(EngineLost, timeout_s=5).running == (50, 1)
+    assert desk.controller.wait(EngineDown, timeout_s=5).running == (50, 1)
 
 
 @pytest.mark.slow
@@ -398,7 +398,7 @@ def test_a_stopped_engine_is_killed(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)
     os.kill(report.pid, signal.SIGSTOP)
-    lost = desk.controller.wait(EngineLost, timeout_s=60)
+    lost = desk.controller.wait(EngineDown, timeout_s=60)
     assert (lost.running, lost.crash.signal, lost.crash.cause) == ((1, 1), 9, "stopped")
 
 
@@ -424,7 +424,7 @@ def test_in_a_new_epoch_all_is_stated_that_was_not_acknowledged(desk: Desk) -> N
     state = desk.controller.wait(AgentState)
     assert desk.controller.heard[0] is state
     assert [(e.engine, e.held) for e in state.engines if e.ready] == [(living.engine, [(1, 1), (2, 1), (3, 1)])]
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.engine, lost.running) == (dying.engine, (5, 1))
     assert desk.controller.wait(Returned).runs == [(3, 1)]
     assert desk.controller.wait_ended((1, 1), (4, 1)) == {(1, 1): "", (4, 1): ""}
@@ -469,7 +469,7 @@ open({str(child)!r}, "w").write(str(p.pid))
     state = desk.start_agent()
     assert state.engines == []
     assert state.former == [reports[0].engine.partition(".")[0]]
-    lost = desk.controller.wait_all(EngineLost, 2)
+    lost = desk.controller.wait_all(EngineDown, 2)
     assert {(m.engine, m.running, m.known) for m in lost} == {
         (reports[0].engine, (2, 1), True),
         (reports[1].engine, None, True),
@@ -528,7 +528,7 @@ def test_a_signal_ends_the_agent_in_good_order(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, "x = 1"), code_run(2, begun(desk) + WAIT))
     wait_begun(desk)
     desk.agent.terminate()
-    lost = desk.controller.wait(EngineLost)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.expected) == ((2, 1), True)
     desk.controller.pump_until(lambda: desk.agent.poll() is not None, "the agent has ended")
     assert desk.agent.returncode == 0

@@ -20,13 +20,13 @@ from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
-    Batch,
     Crash,
-    EngineLost,
+    EngineDown,
     HandOut,
     Results,
     Returned,
     Run as RunMessage,
+    TaskBatch,
 )
 from ipytaskfarm.core.messages.task_types import Ended
 from ipytaskfarm.system.flight_recorder import Recorder
@@ -152,7 +152,7 @@ class Desk:
         self.state = AgentState("here", 1, 1, 1, "", "", [])
 
     def hand(self, *runs: tuple[int, int]) -> None:
-        batch = Batch([RunMessage(task, attempt, b"") for task, attempt in runs])
+        batch = TaskBatch([RunMessage(task, attempt, b"") for task, attempt in runs])
         message = HandOut("s.1", list(runs), msgspec.Raw(msgspec.msgpack.encode(batch)))
         assert bytes(self.relay.hand_out(self.account, message)) == msgspec.msgpack.encode(batch)
 
@@ -288,7 +288,7 @@ def test_a_former_engine_s_results_and_running_task_are_found_in_its_recorder(de
 
 
 def test_a_loss_is_told_once_per_epoch_and_settled_by_its_acknowledgement(desk: Desk) -> None:
-    loss = EngineLost("s.1", 3, None, True, Crash())
+    loss = EngineDown("s.1", 3, None, True, Crash())
     desk.relay.keep(loss, desk.account)
     desk.new_epoch()
     assert desk.link.sent == [desk.state], "losses follow the results of their engine"

@@ -309,6 +309,16 @@ def test_the_package_keeps_the_rules(findings: list[Finding]) -> None:
     assert not findings, "\n" + "\n".join(map(str, findings))
 
 
+def test_no_two_classes_of_the_package_have_one_name() -> None:
+    """One word has one meaning: who reads `Engine` knows which one, without a look at the imports."""
+    places: dict[str, list[str]] = {}
+    for source in read(PROJECT / PACKAGE):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(source.place)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 @pytest.mark.parametrize("folder", ["tests", "benchmarks"])
 def test_the_house_limits_hold_outside_the_package_too(folder: str) -> None:
     found = [finding for source in read(PROJECT / folder) for finding in _check_house(source)]

@@ -14,7 +14,7 @@ import pytest
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.serialization.pack import pack, pack_names, unpack
 from ipytaskfarm.storage import blobs as door
-from ipytaskfarm.storage.blobs import BLOB_BYTES, KEPT_S, Blobs, Keeper
+from ipytaskfarm.storage.blobs import BLOB_BYTES, KEPT_S, Blobs, BlobWriter
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_large_memory_that_is_written_again_is_compared(blobs: Blobs, monkeypatc
 
 
 def test_writing_into_a_mapped_array_changes_nobody_elses(blobs: Blobs) -> None:
-    keeper = Keeper(blobs)
+    keeper = BlobWriter(blobs)
     packed = pack(np.zeros(BLOB_BYTES), keeper=keeper)
     first, second = unpack(packed), unpack(packed)
     first[0] = 1.0
@@ -86,7 +86,7 @@ def test_writing_into_a_mapped_array_changes_nobody_elses(blobs: Blobs) -> None:
 def test_a_read_only_array_stays_read_only(blobs: Blobs) -> None:
     array = np.arange(BLOB_BYTES)
     array.setflags(write=False)
-    again = unpack(pack(array, keeper=Keeper(blobs)))
+    again = unpack(pack(array, keeper=BlobWriter(blobs)))
     assert not again.flags.writeable
     assert (again == array).all()
 
@@ -103,7 +103,7 @@ def test_a_read_only_array_stays_read_only(blobs: Blobs) -> None:
     ids=["str", "bytes", "list", "mixed", "the same twice"],
 )
 def test_large_values_leave_only_digests_behind(blobs: Blobs, value: object) -> None:
-    keeper = Keeper(blobs)
+    keeper = BlobWriter(blobs)
     packed = pack(value, keeper=keeper)
     assert len(packed) < 2_000
     assert repr(unpack(packed)) == repr(value)
@@ -112,7 +112,7 @@ def test_large_values_leave_only_digests_behind(blobs: Blobs, value: object) -> 
 
 
 def test_small_values_stay_where_they_are(blobs: Blobs) -> None:
-    keeper = Keeper(blobs)
+    keeper = BlobWriter(blobs)
     value = {"a": np.arange(1_000), "b": "x" * 40_000}
     assert pack_names(value, keeper=keeper) == pack_names(value)
     assert keeper.taken() == ()
@@ -124,7 +124,7 @@ def test_without_room_the_value_travels_as_it_is(blobs: Blobs, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_room)
-    keeper = Keeper(blobs)
+    keeper = BlobWriter(blobs)
     array = np.arange(BLOB_BYTES)
     assert (unpack(pack(array, keeper=keeper)) == array).all()
     assert keeper.taken() == ()
@@ -132,7 +132,7 @@ def test_without_room_the_value_travels_as_it_is(blobs: Blobs, monkeypatch: pyte
 
 
 def test_a_missing_blob_says_why(blobs: Blobs) -> None:
-    packed = pack(np.arange(BLOB_BYTES), keeper=Keeper(blobs))
+    packed = pack(np.arange(BLOB_BYTES), keeper=BlobWriter(blobs))
     files(blobs)[0].unlink()
     with pytest.raises(BlobMissing, match="task was cleared"):
         unpack(packed)

@@ -23,7 +23,7 @@ from ipytaskfarm.cli.json_output import (
 from ipytaskfarm.cli.logs import lines_about
 from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_table, job_table
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
-from ipytaskfarm.core.messages.task_types import Failure
+from ipytaskfarm.core.messages.task_types import FailureSummary
 from tests.conftest import Dirs
 
 AT_S = 1_700_000_000.25
@@ -101,7 +101,7 @@ def parsed(shape: dict[str, Any], *moments: str) -> dict[str, Any]:
     "row",
     [
         TaskRow(1, "scheduled", "queued", None, None, 0, AT_S),
-        TaskRow(2, "failed", "error", "n", 3, 2, AT_S, AT_S + 1, 0.5, AT_S + 2, Failure("ValueError", "no")),
+        TaskRow(2, "failed", "error", "n", 3, 2, AT_S, AT_S + 1, 0.5, AT_S + 2, FailureSummary("ValueError", "no")),
     ],
 )
 def test_a_task_has_the_names_of_python(row: TaskRow) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
-from ipytaskfarm.core.messages.task_types import AttemptRow, Failure as WireFailure, Final
+from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary as WireFailure, Final
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.serialization.pack import pack, pack_error
 from tests.support.fake_hub_controller import encode, final

@@ -13,7 +13,7 @@ from ipytaskfarm.client.job_tasks import Graph
 from ipytaskfarm.client.packing import Shared, pack_task
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import Function
-from ipytaskfarm.core.requirements import Asks, Condition, Recycle, Want
+from ipytaskfarm.core.requirements import Asks, Condition, Recycle, ResourceAmount
 
 
 def asks(**rules: Any) -> Asks | None:
@@ -45,13 +45,16 @@ def test_conditions_as_they_travel(given: dict[str, Any], travels: list[Conditio
 @pytest.mark.parametrize(
     ("given", "travels"),
     [
-        ({"cores": 2}, [Want("cores", 2, 2)]),
-        ({"cores": (1, 4)}, [Want("cores", 1, 4)]),
-        ({"memory": "2 GiB"}, [Want("memory", 2**31, 2**31)]),
-        ({"memory": ("1G", "2G"), "licence": 0.5}, [Want("memory", 2**30, 2**31), Want("licence", 0.5, 0.5)]),
+        ({"cores": 2}, [ResourceAmount("cores", 2, 2)]),
+        ({"cores": (1, 4)}, [ResourceAmount("cores", 1, 4)]),
+        ({"memory": "2 GiB"}, [ResourceAmount("memory", 2**31, 2**31)]),
+        (
+            {"memory": ("1G", "2G"), "licence": 0.5},
+            [ResourceAmount("memory", 2**30, 2**31), ResourceAmount("licence", 0.5, 0.5)],
+        ),
     ],
 )
-def test_resources_as_they_travel(given: dict[str, Any], travels: list[Want]) -> None:
+def test_resources_as_they_travel(given: dict[str, Any], travels: list[ResourceAmount]) -> None:
     found = asks(resources=given)
     assert found is not None
     assert list(found.resources) == travels

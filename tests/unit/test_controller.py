@@ -11,30 +11,30 @@ import pytest
 
 from ipytaskfarm.controller import evaluator_process
 from ipytaskfarm.controller.direct_answers import DirectAnswers
-from ipytaskfarm.controller.evaluator_process import Evaluator
-from ipytaskfarm.controller.loop import Controller
+from ipytaskfarm.controller.evaluator_process import EvaluatorProcess
+from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
 from ipytaskfarm.controller.replies import answer, explain_final
 from ipytaskfarm.core.messages import (
     AgentState,
     Answer,
-    Ask,
-    Batch,
-    Compact,
-    Connections,
+    AskQuestion,
+    CompactStore,
     EngineReport,
     Fetched,
-    History,
+    ListConnections,
     NeedIds,
+    ReadHistory,
     Refusal,
     ReloadKeys,
     Submit,
-    Text,
+    TaskBatch,
+    TextReply,
 )
 from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
-from ipytaskfarm.core.messages.tables import EventTable, TaskTable
-from ipytaskfarm.core.messages.task_types import AttemptRow, Failure, Final, Rules, Submission
+from ipytaskfarm.core.messages.tables import EventTable, TaskRows
+from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Rules, Submission
 from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, SaveTask
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
@@ -55,7 +55,7 @@ from tests.support.polling import eventually
 def ask(tmp_path: Path) -> Iterator[Callable[..., Evaluated]]:
     """Ask a fresh evaluator about one engine with these facts; the answer."""
     codes: dict[str, bytes] = {}
-    evaluator = Evaluator(codes.get, str(tmp_path))
+    evaluator = EvaluatorProcess(codes.get, str(tmp_path))
     numbers = iter(range(1, 1000))
 
     def ask_it(function: Callable[..., object], **facts: object) -> Evaluated:
@@ -126,12 +126,12 @@ def _task(task_id: int, payload: bytes = b"work", function: str | None = None) -
     return SaveTask(task_id, task_id, payload, 1.0, function, Rules(name=f"t{task_id}"), "s")
 
 
-def _batch(payloads: Payloads, *task_ids: int, function: str | None = None, engine: str = "e.1") -> Batch:
+def _batch(payloads: Payloads, *task_ids: int, function: str | None = None, engine: str = "e.1") -> TaskBatch:
     message = payloads.hand_out(
         Assignment("a", engine, [(i, 1, function, None, None, None, False, None) for i in task_ids])
     )
     assert message.runs == [(i, 1) for i in task_ids]
-    return msgspec.msgpack.decode(message.batch, type=Batch)
+    return msgspec.msgpack.decode(message.batch, type=TaskBatch)
 
 
 def test_payloads_come_from_memory_or_from_the_store(store: Store) -> None:
@@ -243,7 +243,7 @@ def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: 
     diary = Diary(store, heard)
     farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
     farm.lifecycle.wanted = 1
-    loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
+    loop = ControllerLoop(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
     loop.turn()
     commit, *rest = diary.lines
     assert commit.startswith("commit ")
@@ -260,19 +260,19 @@ def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_sc
     client = Peer("c", "client", "c")
     heard: list[tuple[Peer, object]] = [
         (client, PeerNewEpoch(None)),  # type: ignore[arg-type]
-        (client, Ask(1, History())),
-        (client, Ask(2, Compact())),
-        (client, Ask(3, Connections())),
+        (client, AskQuestion(1, ReadHistory())),
+        (client, AskQuestion(2, CompactStore())),
+        (client, AskQuestion(3, ListConnections())),
         (client, NeedIds()),
     ]
     diary = Diary(store, heard)
     farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
-    loop = Controller(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
+    loop = ControllerLoop(Scheduler(farm), diary, diary, tmp_path)  # type: ignore[arg-type]
     loop.turn()
     assert diary.lines == ["commit SaveBlock", "send c IdBlock", *["send c Answer"] * 3, "flush"]
     assert [what for _, _, what in loop.recent] == ["Joined", "NeedIds", "StoreRoom"]
     direct = DirectAnswers(store, None, list.clear)
-    for question, reply in ((History(), EventTable), (Compact(), Text), (ReloadKeys(), Refusal)):
+    for question, reply in ((ReadHistory(), EventTable), (CompactStore(), TextReply), (ReloadKeys(), Refusal)):
         assert type(direct.answer(1, question).reply) is reply
 
 
@@ -280,9 +280,9 @@ def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_sc
 
 
 def test_answers_from_the_store(store: Store) -> None:
-    row = AttemptRow(1, 2, "node", 1.0, 2.0, "error", Failure("ValueError", "first"))
+    row = AttemptRow(1, 2, "node", 1.0, 2.0, "error", FailureSummary("ValueError", "first"))
     final = Final(
-        0, "error", 2, "node", 2, 1.0, 3.0, 0.5, 4.0, Failure("ValueError", "second", "cell:1"), b"body", [row]
+        0, "error", 2, "node", 2, 1.0, 3.0, 0.5, 4.0, FailureSummary("ValueError", "second", "cell:1"), b"body", [row]
     )
     store.commit([SaveBlock(0, 9, "s"), _task(0), SaveFinal(final)])
     session, fetched = answer(store, LoadFinals("c", 5, [0], [1], [2], []))
@@ -293,24 +293,24 @@ def test_answers_from_the_store(store: Store) -> None:
     assert (fetched.reply.unfinished, fetched.reply.unknown) == ([1], [2])
     _, table = answer(store, LoadTable("c", 6, [0], [], [], "t0"))
     assert isinstance(table, Answer)
-    assert isinstance(table.reply, TaskTable)
+    assert isinstance(table.reply, TaskRows)
     assert [r.id for r in table.reply.rows] == [0]
     _, none = answer(store, LoadTable("c", 6, [0], [], [], "other"))
     assert isinstance(none, Answer)
-    assert isinstance(none.reply, TaskTable)
+    assert isinstance(none.reply, TaskRows)
     assert not none.reply.rows
     _, originals = answer(store, LoadOriginals("c", 7, [0], [], []))
     assert isinstance(originals, Originals)
     assert originals.tasks[0].rules == Rules(name="t0")
     _, text = answer(store, LoadExplanation("c", 8, 0))
     assert isinstance(text, Answer)
-    assert isinstance(text.reply, Text)
+    assert isinstance(text.reply, TextReply)
     assert "ValueError: second (cell:1)" in text.reply.text
 
 
 def test_the_explanation_of_a_failure_tells_every_attempt() -> None:
-    row = AttemptRow(1, 2, "node", 1.0, 2.0, "error", Failure("ValueError", "first"))
-    final = Final(7, "error", 3, "n", 2, 1.0, 3.0, 0.5, 4.0, Failure("ValueError", "second"), b"", [row])
+    row = AttemptRow(1, 2, "node", 1.0, 2.0, "error", FailureSummary("ValueError", "first"))
+    final = Final(7, "error", 3, "n", 2, 1.0, 3.0, 0.5, 4.0, FailureSummary("ValueError", "second"), b"", [row])
     text = "\n".join(explain_final(final))
     assert "task 7 failed: error on engine 3 (n)" in text
     assert "attempt 1 on engine 2 (node): error: ValueError: first" in text

@@ -15,11 +15,11 @@ from ipytaskfarm import MultiEngineClient, TaskClient, errors
 from ipytaskfarm.client import TaskResult, progress as progress_module, sessions
 from ipytaskfarm.client.commands import ResultList
 from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_html
-from ipytaskfarm.client.progress import Progress
+from ipytaskfarm.client.progress import ProgressBar
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import payload, tables
-from ipytaskfarm.core.messages.task_types import Failure
+from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.serialization.pack import pack, pack_error
 from tests.support.fake_hub_controller import FakeController, encode, final
@@ -74,7 +74,9 @@ def test_text_of_tasks_is_never_html() -> None:
         text_html(EVIL, error=True),
         errors.CompositeError(EVIL, [(0, EVIL, ValueError(EVIL))])._repr_html_(),
         FailureGroups([FailureGroup(EVIL, EVIL, [1], EVIL, EVIL)])._repr_html_(),
-        TaskTable([tables.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=Failure(EVIL, EVIL))])._repr_html_(),
+        TaskTable(
+            [tables.TaskRow(1, "failed", EVIL, EVIL, 0, 1, 0.0, failure=FailureSummary(EVIL, EVIL))]
+        )._repr_html_(),
         ResultList([entry(stdout=EVIL, raw=EVIL)])._repr_html_(),
         ResultList([EVIL])._repr_html_(),
     ]
@@ -113,7 +115,7 @@ def test_commands_show_each_engine() -> None:
 
 
 def test_a_status_is_one_line_whatever_the_task_says() -> None:
-    row = tables.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=Failure("E", "a\nb\x1b[31m"))
+    row = tables.TaskRow(1, "failed", "error", "n", 0, 1, 0.0, failure=FailureSummary("E", "a\nb\x1b[31m"))
     assert "\n" not in repr(TaskStatus(row))
     assert "\x1b" not in repr(TaskStatus(row))
 
@@ -131,7 +133,7 @@ def fake(tmp_path: Path) -> Iterator[FakeController]:
 def test_clients_show_what_there_is(fake: FakeController) -> None:
     fake.answers[m.QueueStatus] = lambda q: tables.QueueStatusReply({"scheduled": 5, "failed": 1})
     row = tables.EngineRow(0, "x.1", EVIL, 99, "busy", 12, 0, 0.0, {})
-    fake.answers[m.Engines] = lambda q: tables.EngineTable([row])
+    fake.answers[m.ListEngines] = lambda q: tables.EngineTable([row])
     tc, mec = TaskClient(str(fake.connection_file)), MultiEngineClient(str(fake.connection_file))
     assert "<td>5</td>" in tc._repr_html_()
     html = mec._repr_html_()
@@ -167,7 +169,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         screen = screen or Terminal()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", screen)
-            with Progress(total, **options) as progress:
+            with ProgressBar(total, **options) as progress:
                 progress.left(6, 1)
                 if progress._bar is not None:
                     progress._bar.refresh()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from ipytaskfarm.core.messages import CommandDone, Properties, Returned
+from ipytaskfarm.core.messages import CommandDone, PropertiesChanged, Returned
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
 from ipytaskfarm.core.messages.payload import CallWork, FailureBody, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack
@@ -279,7 +279,7 @@ def test_commands_do_not_end_the_engine(engine: FakeEngine, code: str) -> None:
 
 def test_properties_by_command(engine: FakeEngine) -> None:
     assert properties(engine, "set", packed=pack({"RAM": 2**33, "gpu": None})).ok
-    told = engine.wait(Properties)
+    told = engine.wait(PropertiesChanged)
     assert (told.engine, told.version, unpack(told.packed)) == (engine.name, 1, {"RAM": 2**33, "gpu": None})
     assert unpack(properties(engine, "get").body) == {"RAM": 2**33, "gpu": None}
     assert unpack(properties(engine, "get", keys=["RAM"]).body) == {"RAM": 2**33}
@@ -289,12 +289,12 @@ def test_properties_by_command(engine: FakeEngine) -> None:
     assert failure_of(properties(engine, "del", keys=["gpu", "x"])).etype == "KeyError"
     assert unpack(properties(engine, "has", keys=["gpu"]).body) == [True]
     assert properties(engine, "del", keys=["gpu"]).ok
-    assert unpack(engine.wait(Properties).packed) == {"RAM": 2**33}
+    assert unpack(engine.wait(PropertiesChanged).packed) == {"RAM": 2**33}
     assert failure_of(properties(engine, "set", packed=pack({"hostname": "x"}))).etype == "InvalidProperty"
     engine.command("reset")
     assert unpack(properties(engine, "get").body) == {"RAM": 2**33}
     assert properties(engine, "clear").ok
-    assert engine.wait(Properties).version == 3
+    assert engine.wait(PropertiesChanged).version == 3
 
 
 def test_properties_from_a_task(engine: FakeEngine) -> None:
@@ -302,7 +302,7 @@ def test_properties_from_a_task(engine: FakeEngine) -> None:
     assert engine.run(code).value == {}
     code = "f = get_engine(3).facts['node']"
     assert engine.run(code, "f").value == {"f": "testnode"}
-    told = engine.wait(Properties)
+    told = engine.wait(PropertiesChanged)
     assert (told.version, unpack(told.packed)) == (1, {"RAM": 5})
     (key,) = engine.hand(StringWork("a = 1"), properties_version=1)
     assert engine.ended(key).outcome == ""

@@ -16,7 +16,7 @@ from ipytaskfarm.core.formatting import changes, ready_engines
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState
 from ipytaskfarm.deployment.home import Home, sweep_temporary
 from ipytaskfarm.deployment.settings import FarmSettings
-from ipytaskfarm.launchers import EXIT_UNKNOWN, Part, describe_exit
+from ipytaskfarm.launchers import EXIT_UNKNOWN, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
 from ipytaskfarm.system import cores as cores_module
 from ipytaskfarm.system.farm_paths import FarmRecord, process_started, read_farm_record, write_farm_record
@@ -35,9 +35,9 @@ def state(*engines: EngineRow, losses: tuple[str, ...] = ()) -> FarmState:
     )  # fmt: skip
 
 
-def part(folder: Path, *code: str) -> Part:
+def part(folder: Path, *code: str) -> ProcessSpec:
     """A program that is not ours: `code` runs in the module ``timeit``, which prints how long it took."""
-    return Part("controller", "timeit", ("-n1", "-r1", *code), folder / "out", folder)
+    return ProcessSpec("controller", "timeit", ("-n1", "-r1", *code), folder / "out", folder)
 
 
 # ---------------------------------------------------------------------------------------- processes

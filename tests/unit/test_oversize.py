@@ -11,11 +11,10 @@ import pytest
 
 from ipytaskfarm.agent.relay import ANSWER_BYTES_MAX, Account, Relay
 from ipytaskfarm.controller import loop as loop_module
-from ipytaskfarm.controller.loop import Controller
+from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
-    Batch,
     CommandDone,
     EngineReport,
     Finals,
@@ -24,6 +23,7 @@ from ipytaskfarm.core.messages import (
     Results,
     Run,
     Submit,
+    TaskBatch,
 )
 from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.core.messages.running_task import Spawn, TaskCall
@@ -79,12 +79,12 @@ def wire() -> SmallWire:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, wire: SmallWire) -> Iterator[Controller]:
+def loop(tmp_path: Path, wire: SmallWire) -> Iterator[ControllerLoop]:
     """A controller with one client, which has ids, and one idle engine."""
     store = Store.open(tmp_path / "store.sqlite", farm_incarnation="f")
     farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
     farm.lifecycle.wanted = 1
-    loop = Controller(Scheduler(farm), store, cast(Hub, wire), tmp_path)
+    loop = ControllerLoop(Scheduler(farm), store, cast(Hub, wire), tmp_path)
     report = EngineReport("a.1", 0, 1, True, 1.0, prepared=True)
     wire.heard = [
         (CLIENT, PeerNewEpoch(None)),  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def finals(wire: SmallWire) -> dict[int, str]:
     return {f.id: f.reason for _, m in wire.sent if isinstance(m, Finals) for f in m.finals}
 
 
-def test_a_run_that_cannot_be_handed_out_ends_and_the_next_one_runs(loop: Controller, wire: SmallWire) -> None:
+def test_a_run_that_cannot_be_handed_out_ends_and_the_next_one_runs(loop: ControllerLoop, wire: SmallWire) -> None:
     wire.heard = [(CLIENT, Submit([Submission(0, bytes(LIMIT), 1.0), Submission(1, b"small", 1.0)]))]
     loop.turn()
     loop.turn()
@@ -111,19 +111,19 @@ def test_a_run_that_cannot_be_handed_out_ends_and_the_next_one_runs(loop: Contro
     assert [message.runs for message in handed] == [[(1, 1)]]
 
 
-def test_a_hand_out_of_several_runs_goes_as_one_of_each(loop: Controller, wire: SmallWire) -> None:
+def test_a_hand_out_of_several_runs_goes_as_one_of_each(loop: ControllerLoop, wire: SmallWire) -> None:
     runs = [Run(task, 1, bytes(LIMIT // 2), "f") for task in (5, 6, 7)]
-    batch = msgspec.Raw(msgspec.msgpack.encode(Batch(runs, [Function("f", b"code")])))
+    batch = msgspec.Raw(msgspec.msgpack.encode(TaskBatch(runs, [Function("f", b"code")])))
     loop._hand_out("a", HandOut("a.1", [(5, 1), (6, 1), (7, 1)], batch))
     handed = [message for _, message in wire.sent if isinstance(message, HandOut)]
     assert [message.runs for message in handed] == [[(5, 1)], [(6, 1)], [(7, 1)]]
-    batches = [msgspec.msgpack.decode(message.batch, type=Batch) for message in handed]
+    batches = [msgspec.msgpack.decode(message.batch, type=TaskBatch) for message in handed]
     assert [each.runs for each in batches] == [[run] for run in runs]
     assert [len(each.functions) for each in batches] == [1, 0, 0], "code goes ahead of who needs it, once"
 
 
 def test_large_results_are_announced_and_fetched(
-    loop: Controller, wire: SmallWire, monkeypatch: pytest.MonkeyPatch
+    loop: ControllerLoop, wire: SmallWire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "PUSH_BYTES", LIMIT)
     wire.heard = [(CLIENT, Submit([Submission(0, b"work", 1.0), Submission(1, b"work", 1.0)]))]

@@ -15,8 +15,8 @@ from ipytaskfarm.transport.reliable_session import (
     HEADER,
     Greeting,
     Heard,
-    Kind,
-    Session,
+    PacketKind,
+    ReliableSession,
     frame_of,
     kind_of,
     list_header,
@@ -30,11 +30,11 @@ def encode(number: int, size: int = 3) -> bytes:
     return msgspec.msgpack.encode((number, "x" * size))
 
 
-def small() -> Session:
-    return Session(packet_bytes=PACKET, window_packets=WINDOW, window_bytes=200)
+def small() -> ReliableSession:
+    return ReliableSession(packet_bytes=PACKET, window_packets=WINDOW, window_bytes=200)
 
 
-def pair() -> tuple[Session, Session]:
+def pair() -> tuple[ReliableSession, ReliableSession]:
     """A peer and a controller that have greeted each other in epoch 1, and heard of each other since."""
     peer, controller = small(), small()
     greet(peer, controller, 1)
@@ -42,7 +42,7 @@ def pair() -> tuple[Session, Session]:
     return peer, controller
 
 
-def greet(peer: Session, controller: Session, epoch: int) -> Greeting:
+def greet(peer: ReliableSession, controller: ReliableSession, epoch: int) -> Greeting:
     at, last_in = peer.position()
     met = controller.meet_hello(at, last_in, epoch)
     last_in = BEGIN_ANEW if met is Greeting.ANEW else controller.position()[1]
@@ -50,7 +50,7 @@ def greet(peer: Session, controller: Session, epoch: int) -> Greeting:
     return met
 
 
-def speak(session: Session) -> list[bytes]:
+def speak(session: ReliableSession) -> list[bytes]:
     frames = []
     while (frame := session.next_frame()) is not None:
         session.was_sent()
@@ -58,7 +58,7 @@ def speak(session: Session) -> list[bytes]:
     return frames
 
 
-def listen(session: Session, frames: list[bytes]) -> list[int]:
+def listen(session: ReliableSession, frames: list[bytes]) -> list[int]:
     """The numbers heard."""
     numbers: list[int] = []
     for frame in frames:
@@ -100,7 +100,7 @@ def test_the_window_bounds_packets_and_bytes() -> None:
         peer.say(encode(number, PACKET - 4))
     assert len(speak(peer)) == WINDOW
     assert peer.window_is_shut
-    roomy = Session(packet_bytes=100, window_packets=1000, window_bytes=200)
+    roomy = ReliableSession(packet_bytes=100, window_packets=1000, window_bytes=200)
     greet(roomy, small(), 1)
     for number in range(20):
         roomy.say(encode(number, 90))
@@ -217,10 +217,10 @@ NONSENSE = [
     b"",
     b"\x00" * (HEADER.size - 1),
     HEADER.pack(99, 1, 0),
-    HEADER.pack(Kind.DATA, 1, 5) + b"\x90",
-    HEADER.pack(Kind.BEAT, 0, 1 << 63),
-    frame_of(Kind.HANDSHAKE, b"\xc0"),
-    frame_of(Kind.BYE),
+    HEADER.pack(PacketKind.DATA, 1, 5) + b"\x90",
+    HEADER.pack(PacketKind.BEAT, 0, 1 << 63),
+    frame_of(PacketKind.HANDSHAKE, b"\xc0"),
+    frame_of(PacketKind.BYE),
 ]
 
 
@@ -231,14 +231,14 @@ def test_nonsense_is_told_as_such(frame: bytes) -> None:
 
 
 def test_pieces_without_end_are_nonsense() -> None:
-    controller = Session(max_message_bytes=100)
+    controller = ReliableSession(max_message_bytes=100)
     controller.meet_hello(0, 0, 1)
-    heard = [controller.hear(HEADER.pack(Kind.PART, number, 0) + b"x" * 40)[0] for number in (1, 2, 3)]
+    heard = [controller.hear(HEADER.pack(PacketKind.PART, number, 0) + b"x" * 40)[0] for number in (1, 2, 3)]
     assert heard == [Heard.NEWS, Heard.NEWS, Heard.NONSENSE]
 
 
 def test_the_kind_of_a_frame() -> None:
-    assert kind_of(frame_of(Kind.BYE)) is Kind.BYE
+    assert kind_of(frame_of(PacketKind.BYE)) is PacketKind.BYE
     assert kind_of(b"abc") is None
     assert kind_of(HEADER.pack(5, 0, 0)) is None
 
@@ -257,7 +257,7 @@ def test_random_bytes_never_raise(frame: bytes) -> None:
 class Side:
     """One end, what it says and what it hears, in the present epoch."""
 
-    session: Session
+    session: ReliableSession
     said: list[int] = dataclasses.field(default_factory=list)
     heard: list[int] = dataclasses.field(default_factory=list)
     confirmed: int = 0

@@ -58,7 +58,7 @@ def test_a_tape_of_an_earlier_release_plays_as_it_was_recorded() -> None:
     played = list(play(Path(__file__).parents[1] / "data" / "version1.tape"))
     assert [each.same for each in played] == [True] * 3
     heard = {type(getattr(event, "question", event)).__name__ for each in played for _, event in each.events}
-    assert heard >= {"History", "Compact", "Connections", "ReadBlob", "SetUp", "Results"}
+    assert heard >= {"ReadHistory", "CompactStore", "ListConnections", "ReadBlob", "SetUp", "Results"}
     assert list(played[-1].scheduler.farm.tasks.finals) == [0]
 
 

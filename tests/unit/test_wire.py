@@ -16,13 +16,13 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import AgentState, Answer, Flag, IdBlock, NeedIds, StartEngine, Submit, Text
+from ipytaskfarm.core.messages import AgentState, Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
 from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub, peer as peer_module, wire
 from ipytaskfarm.transport.hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Resumed
-from ipytaskfarm.transport.reliable_session import Kind, Session
+from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
 from tests.support.polling import eventually
 from tests.support.wire_world import World, world
 
@@ -95,8 +95,8 @@ def test_messages_of_megabytes_cross_in_pieces(w: World) -> None:
     link = w.up()
     link.send(submit(1, 3 << 20), "large")
     link.send(submit(2))
-    w.hub.send("s1", Answer(1, Text("y" * (3 << 20))))
-    w.hub.send("s1", Answer(2, Flag(True)))
+    w.hub.send("s1", Answer(1, TextReply("y" * (3 << 20))))
+    w.hub.send("s1", Answer(2, FlagReply(True)))
     w.until(lambda: numbers(w.said()) == [1, 2] and answers(w.told(link)) == [1, 2])
     w.until(lambda: w.of(link, Acked))
     first = w.said()[0]
@@ -110,19 +110,19 @@ def test_a_message_too_large_is_refused_to_its_sender(w: World, monkeypatch: pyt
     with pytest.raises(errors.ResultTooLarge, match=r"Submit has 1,0\d\d bytes, more than the 1,000"):
         link.send(submit(1, 1000))
     with pytest.raises(errors.ResultTooLarge):
-        w.hub.send("s1", Answer(1, Text("y" * 1000)))
+        w.hub.send("s1", Answer(1, TextReply("y" * 1000)))
     link.send(submit(2))
     w.until(lambda: numbers(w.said()) == [2])
 
 
 def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "Session", functools.partial(Session, window_bytes=1 << 20))
+    monkeypatch.setattr(hub, "ReliableSession", functools.partial(ReliableSession, window_bytes=1 << 20))
     slow = w.up("slow")
     quick = w.up("quick")
     events = w.events.pop(slow)
     for n in range(40):
-        w.hub.send("slow", Answer(n, Text("y" * 100_000)))
-    w.hub.send("quick", Answer(7, Flag(True)))
+        w.hub.send("slow", Answer(n, TextReply("y" * 100_000)))
+    w.hub.send("quick", Answer(7, FlagReply(True)))
     w.until(lambda: answers(w.told(quick)) == [7])
     assert w.hub.backlog_bytes("slow") > 4_000_000
     w.events[slow] = events
@@ -131,7 +131,7 @@ def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: 
 
 
 def test_an_acknowledgement_that_opens_the_window_is_used_at_once(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_module, "Session", functools.partial(Session, window_packets=1))
+    monkeypatch.setattr(peer_module, "ReliableSession", functools.partial(ReliableSession, window_packets=1))
     link = w.up()
     del w.events[link]
     for number in range(5):
@@ -175,7 +175,7 @@ def test_a_storm_of_resets_loses_and_doubles_nothing(w: World) -> None:
     while resets < 25:
         for _ in range(chance.randrange(12)):
             link.send(submit(total, chance.choice([1, 1000, 50_000, 400_000])), total)
-            w.hub.send("s1", Answer(total, Text("y" * chance.choice([1, 1000, 50_000]))))
+            w.hub.send("s1", Answer(total, TextReply("y" * chance.choice([1, 1000, 50_000]))))
             total += 1
         w.turn()
         if chance.random() < 0.3:
@@ -215,7 +215,7 @@ def test_a_half_open_connection_is_replaced(w: World, way: str) -> None:
     for swallow in ("swallow_up", "swallow_down") if way == "both" else (way,):
         setattr(w.proxy, swallow, True)
     link.send(submit(1))
-    w.hub.send("s1", Answer(1, Flag(True)))
+    w.hub.send("s1", Answer(1, FlagReply(True)))
     w.pass_time(12.0)
     assert not link.is_up
     assert w.of(link, Lost)
@@ -302,7 +302,7 @@ def test_a_packet_that_is_lost_within_a_connection_is_sent_again(w: World, monke
     lost: list[bytes] = []
 
     def lossy(frame: bytes) -> bool:
-        if frame[0] == Kind.DATA and not lost:
+        if frame[0] == PacketKind.DATA and not lost:
             lost.append(frame)
             return True
         return put(frame)
@@ -350,10 +350,10 @@ def test_the_descriptor_tells_of_messages_and_then_is_quiet(w: World) -> None:
     w.until(lambda: not readable(link))
     del w.events[link]
     for n in range(3):
-        w.hub.send("s1", Answer(n, Flag(True)))
+        w.hub.send("s1", Answer(n, FlagReply(True)))
         w.until(lambda: readable(link))
         events = link.step(w.now())
-        assert [type(event).__name__ for event in events] == ["Received"]
+        assert [type(event).__name__ for event in events] == ["ReceivedMessage"]
         assert not readable(link)
         assert link.next_deadline() <= w.now() + wire.ACK_WITHIN_S
         link.step(link.next_deadline())
@@ -379,7 +379,7 @@ def test_an_asyncio_loop_can_wait_on_it(w: World) -> None:
                     told.set_result(event)
 
         loop.add_reader(link.fds()[0], step)
-        w.hub.send("s1", Answer(1, Flag(True)))
+        w.hub.send("s1", Answer(1, FlagReply(True)))
         w.hub.flush(time.monotonic())
         while not told.done():
             w.turn()
@@ -387,7 +387,7 @@ def test_an_asyncio_loop_can_wait_on_it(w: World) -> None:
         loop.remove_reader(link.fds()[0])
         return told.result()
 
-    assert type(asyncio.run(wait())).__name__ == "Received"
+    assert type(asyncio.run(wait())).__name__ == "ReceivedMessage"
     w.events[link] = []
 
 
@@ -403,7 +403,7 @@ def test_a_step_takes_a_bounded_number_of_packets(w: World) -> None:
     link = w.up()
     del w.events[link]
     for n in range(300):
-        w.hub.send("s1", Answer(n, Flag(True)))
+        w.hub.send("s1", Answer(n, FlagReply(True)))
         w.hub.flush(w.now())
     told: list[object] = []
     w.until(lambda: readable(link))

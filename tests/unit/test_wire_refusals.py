@@ -17,9 +17,9 @@ from ipytaskfarm.core.messages import (
     PROTOCOL,
     AgentState,
     Answer,
-    Ask,
-    Flag,
-    Hold,
+    AskQuestion,
+    FlagReply,
+    HoldFarm,
     NeedIds,
     QueueStatus,
     Refusal,
@@ -32,7 +32,7 @@ from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import KeyPair, make_keypair
 from ipytaskfarm.transport.peer import Link, Refused
-from ipytaskfarm.transport.reliable_session import HEADER, Kind
+from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.support.wire_world import World, body, world
 
 pytestmark = pytest.mark.timeout(60)
@@ -138,7 +138,7 @@ def greeted(w: World, pair: KeyPair, greeting: Hello | None = None) -> zmq.Socke
 
 
 def data(number: int, content: bytes, ack: int = 0) -> bytes:
-    return HEADER.pack(Kind.DATA, number, ack) + content
+    return HEADER.pack(PacketKind.DATA, number, ack) + content
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_greeting_that_does_not_fit_is_refused(w: World, key: str, greeting: H
 def test_a_hello_of_a_far_future_is_understood_as_such(w: World) -> None:
     sock = w.raw(w.keys.client)
     future = {"type": "Hello", "protocol": 7, "version": "5.0", "role": ["x"], "more": {"a": 1}}
-    sock.send(HEADER.pack(Kind.HANDSHAKE, 0, 0) + msgspec.msgpack.encode(future))
+    sock.send(HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + msgspec.msgpack.encode(future))
     refuse = wire.decode_handshake(w.answer(sock))
     assert isinstance(refuse, Refuse)
     assert "5.0 (protocol 7)" in refuse.text
@@ -225,13 +225,13 @@ def test_a_session_cannot_be_taken_over_by_another_key(w: World) -> None:
 def test_a_read_only_key_may_ask_and_nothing_else(w: World) -> None:
     link = w.up("s1", key="reader")
     assert [peer.session for peer, _ in w.hub.peers()] == ["reader:s1"]
-    link.send(Ask(1, QueueStatus()))
-    link.send(Ask(2, Hold()))
+    link.send(AskQuestion(1, QueueStatus()))
+    link.send(AskQuestion(2, HoldFarm()))
     w.until(lambda: w.told(link))
-    assert w.said("reader:s1") == [Ask(1, QueueStatus())]
+    assert w.said("reader:s1") == [AskQuestion(1, QueueStatus())]
     ((peer, _),) = w.hub.peers()
     assert peer.read_only
-    text = "this connection's key is read-only: it does not allow Hold"
+    text = "this connection's key is read-only: it does not allow HoldFarm"
     assert w.told(link) == [Answer(2, Refusal("SecurityError", text))]
     link.send(submit(1))
     assert refusal(w, link).etype == "SecurityError"
@@ -257,9 +257,9 @@ BAD = {
     "wrong types": [data(1, msgspec.msgpack.encode([{"type": "Ask", "n": "x"}]))],
     "an ack of what was never sent": [data(1, body(NeedIds()), ack=77)],
     "the far future": [data(1 << 60, body(NeedIds()))],
-    "no greeting": [HEADER.pack(Kind.HANDSHAKE, 0, 0) + b"\xc1"],
+    "no greeting": [HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + b"\xc1"],
     "a welcome": [wire.encode_handshake(Welcome("f", "n", 1, 0, "v"))],
-    "pieces without an end": [HEADER.pack(Kind.PART, 1, 0) + b"\xdd" * 100_000],
+    "pieces without an end": [HEADER.pack(PacketKind.PART, 1, 0) + b"\xdd" * 100_000],
     "many parts": [b"x"] * 100_000,
     "huge": [b"x" * (8 << 20)],
 }
@@ -288,7 +288,7 @@ def test_a_link_that_hears_nonsense_of_its_controller_ends(w: World) -> None:
     link = w.up()
     state = w.hub._states["s1"]
     state.session.say(msgspec.msgpack.encode({"type": "FromTheFuture"}))
-    w.hub.send("s1", Answer(1, Flag(True)))
+    w.hub.send("s1", Answer(1, FlagReply(True)))
     refuse = refusal(w, link)
     assert refuse.etype == "VersionMismatch"
     assert "FromTheFuture" in refuse.text

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
-from ..messages import AgentState, Demand, EngineNote, EngineReport, EngineUp, Lease, Properties, SetUp, StartEngine
+from ..messages import (
+    AgentState,
+    EngineNote,
+    EngineReport,
+    EngineUp,
+    Lease,
+    PropertiesChanged,
+    ResourceRequest,
+    SetUp,
+    StartEngine,
+)
 from ..messages.task_types import RunKey
 from ..requirements import CORES, MEMORY
 from ..saves import SaveSetting
@@ -176,7 +186,7 @@ def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: N
         back_off(farm, agent, now)
 
 
-def on_properties(farm: SchedulerState, session: str, event: Properties, now: Now, out: Decision) -> None:
+def on_properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now, out: Decision) -> None:
     """Take over the user's properties of an engine, and ask anew for what depends on them."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None or (engine.properties is not None and engine.properties.version >= event.version):
@@ -201,7 +211,7 @@ def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: D
         engine.set_up = True
 
 
-def on_resource_request(farm: SchedulerState, session: str, event: Demand, now: Now, out: Decision) -> None:
+def on_resource_request(farm: SchedulerState, session: str, event: ResourceRequest, now: Now, out: Decision) -> None:
     """Give a running task other resources, or let its request wait.
 
     The task repeats its request until it is answered, so requests need not be stored."""
@@ -214,7 +224,7 @@ def on_resource_request(farm: SchedulerState, session: str, event: Demand, now: 
 
 
 def _answer_or_queue(
-    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: Demand, out: Decision
+    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: ResourceRequest, out: Decision
 ) -> None:
     granted = answer_resource_request(farm, agent, engine, request)
     if granted is None:

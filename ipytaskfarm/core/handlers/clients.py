@@ -5,21 +5,21 @@ from __future__ import annotations
 import msgspec
 
 from ..messages import (
-    Abort,
     Aborted,
+    AbortTasks,
     Clear,
     Cleared,
-    Fetch,
     Fetched,
+    FetchResults,
     Interrupt,
     Refusal,
     Retried,
-    Retry,
-    Watch,
+    RetryTasks,
     Watched,
+    WatchTasks,
 )
 from ..messages.dependencies import Needs
-from ..messages.task_types import Failure, Final, Rules, RunKey
+from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
@@ -70,7 +70,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
     client_is_gone(farm, session, out)
 
 
-def on_watch(farm: SchedulerState, session: str, n: int, question: Watch, now: Now, out: Decision) -> None:
+def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:
     """Tell this session when these tasks end.
 
     Of tasks that have ended it is told at once, without their results."""
@@ -95,7 +95,7 @@ def _ended_before(task_id: int, reason: str) -> Final:
     return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0)
 
 
-def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: Now, out: Decision) -> None:
+def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults, now: Now, out: Decision) -> None:
     """Read results from the store, as often as asked, for any client."""
     ids, unfinished, unknown, refusals = [], [], [], []
     for task_id in dict.fromkeys(question.ids):
@@ -113,7 +113,7 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: Fetch, now: N
         out.answer(session, n, Fetched(refusals, unfinished, unknown))
 
 
-def on_abort(farm: SchedulerState, session: str, n: int, question: Abort, now: Now, out: Decision) -> None:
+def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, now: Now, out: Decision) -> None:
     """Let tasks fail at once.  Tasks that have not begun never run; running ones are interrupted, and their answers
     change nothing."""
     outcomes: list[tuple[int, str]] = []
@@ -168,7 +168,7 @@ def _abort_one(
             recalls.setdefault(engine.name, []).append(run)
         elif interrupt:
             out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
-    finish(farm, task, final_without_answer(task, engine, reason, Failure("TaskAborted", text), now), out)
+    finish(farm, task, final_without_answer(task, engine, reason, FailureSummary("TaskAborted", text), now), out)
 
 
 def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
@@ -202,7 +202,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     out.answer(session, n, Cleared(len(gone), missing, unfinished, needed))
 
 
-def on_retry(farm: SchedulerState, session: str, n: int, question: Retry, now: Now, out: Decision) -> None:
+def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
     """Run failed tasks once more, as they were handed in, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
@@ -272,7 +272,7 @@ def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> N
         return
     seconds = farm.settings.unmet_timeout_s
     text = f"no engine could take task {task_id} within {seconds} s (unmet_timeout): `explain` says why not"
-    finish(farm, task, final_without_answer(task, None, Reason.UNMET, Failure("TaskTimeout", text), now), out)
+    finish(farm, task, final_without_answer(task, None, Reason.UNMET, FailureSummary("TaskTimeout", text), now), out)
 
 
 def end_withholding(farm: SchedulerState, engine_name: str) -> None:

@@ -6,20 +6,20 @@ import msgspec
 
 from ..messages import (
     ClearSticky,
-    Command,
     CommandAnswer,
     CommandDone,
-    CommandQueues,
     EngineCommand,
-    Flag,
+    FlagReply,
+    ListCommandQueues,
     ListSticky,
-    Number,
+    NumberReply,
     Refusal,
+    SendCommand,
     SetSticky,
     Stack,
     StackQuery,
     StackText,
-    Text,
+    TextReply,
 )
 from ..messages.engine_commands import PROFILE
 from ..messages.payload import FailureBody
@@ -47,7 +47,7 @@ STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
 
 
-def on_command(farm: SchedulerState, session: str, event: Command, now: Now, out: Decision) -> None:
+def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now, out: Decision) -> None:
     """Send a command to each of its engines, or answer at once why that is not possible."""
     visible = farm.engines.visible()
     if not visible:
@@ -121,7 +121,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: D
 
 
 def on_command_queues(
-    farm: SchedulerState, session: str, n: int, question: CommandQueues, now: Now, out: Decision
+    farm: SchedulerState, session: str, n: int, question: ListCommandQueues, now: Now, out: Decision
 ) -> None:
     """Answer which commands each engine has not answered."""
     texts: dict[str, list[str]] = {}
@@ -150,7 +150,7 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
                 prepare(farm, engine, entry.verb, entry.body, out)
-    out.answer(session, n, Flag(True))
+    out.answer(session, n, FlagReply(True))
 
 
 def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
@@ -167,7 +167,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
     for key in keys:
         del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
-    out.answer(session, n, Number(len(keys)))
+    out.answer(session, n, NumberReply(len(keys)))
 
 
 # -- stacks
@@ -200,4 +200,4 @@ def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now
     """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
-        out.answer(asked[0], asked[1], Text(event.text))
+        out.answer(asked[0], asked[1], TextReply(event.text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..messages import Explain, Refusal, Stuck, Text
+from ..messages import ExplainTasks, Refusal, Stuck, TextReply
 from ..scheduler.admission import gate
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
@@ -21,15 +21,15 @@ SHOWN = 5
 """At most so many of the tasks that a task waits for are named."""
 
 
-def on_explain(farm: SchedulerState, session: str, n: int, question: Explain, now: Now, out: Decision) -> None:
+def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTasks, now: Now, out: Decision) -> None:
     """Answer why a task is where it is, in sentences."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        out.answer(session, n, Text("\n".join(explain(farm, task, now))))
+        out.answer(session, n, TextReply("\n".join(explain(farm, task, now))))
     elif question.id in farm.tasks.finals:
         out.loads.append(LoadExplanation(session, n, question.id))
     elif question.id in farm.tasks.refusals:
-        out.answer(session, n, Text("refused: " + farm.tasks.refusals[question.id][1]))
+        out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:
         text = f"there is no task {question.id}: it was never handed in, or has been cleared"
         out.answer(session, n, Refusal("IndexError", text))
@@ -45,7 +45,7 @@ def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: N
         text = "\n".join(explain(farm, first, now))
         if len(tasks) > 1:
             text += f"\n… and {len(tasks) - 1} more like it"
-    out.answer(session, n, Text(text))
+    out.answer(session, n, TextReply(text))
 
 
 def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:

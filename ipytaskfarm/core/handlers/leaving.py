@@ -7,7 +7,7 @@ empty, and the agent ends with the last.
 
 from __future__ import annotations
 
-from ..messages import AgentsEnded, Leave, Leaving, Number, RemoveAgents
+from ..messages import AgentsEnded, Leave, Leaving, NumberReply, RemoveAgents
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -34,7 +34,7 @@ def on_remove_agents(
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))
         _leave(farm, agent, "it is being removed", question.within_s, now, out)
-    out.answer(session, n, Number(len(leaving)))
+    out.answer(session, n, NumberReply(len(leaving)))
 
 
 def on_agents_ended(farm: SchedulerState, session: str, n: int, question: AgentsEnded, now: Now, out: Decision) -> None:
@@ -46,7 +46,7 @@ def on_agents_ended(farm: SchedulerState, session: str, n: int, question: Agents
         agent_silent(farm, agent, now)
         agent.deadline_s = now.mono_s
         give_up_agent(farm, agent.session, question.why, now, out)
-    out.answer(session, n, Number(len(gone)))
+    out.answer(session, n, NumberReply(len(gone)))
 
 
 def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | None, now: Now, out: Decision) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ..messages import (
-    Flag,
-    Hold,
+    FlagReply,
+    HoldFarm,
     Interrupt,
-    Number,
+    NumberReply,
+    ReadQueueStatus,
     Refusal,
     RemoveEngines,
     SetWanted,
     Shutdown,
-    Spin,
-    Stop,
+    StopFarm,
 )
-from ..messages.task_types import Failure
+from ..messages.task_types import FailureSummary
 from ..saves import SaveSetting
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -41,7 +41,7 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
     lifecycle.wanted = max(0, base + question.more)
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)
-    out.answer(session, n, Number(lifecycle.wanted))
+    out.answer(session, n, NumberReply(lifecycle.wanted))
 
 
 def on_remove_engines(
@@ -67,10 +67,10 @@ def on_remove_engines(
         retire(farm, by_id[engine_id], out)
         if not question.drain:
             end_engine(farm, by_id[engine_id], out, grace_s=0.0)
-    out.answer(session, n, Number(lifecycle.wanted))
+    out.answer(session, n, NumberReply(lifecycle.wanted))
 
 
-def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now, out: Decision) -> None:
+def on_hold(farm: SchedulerState, session: str, n: int, question: HoldFarm, now: Now, out: Decision) -> None:
     """Start no task, or resume."""
     lifecycle = farm.lifecycle
     before, lifecycle.held = lifecycle.held, question.on
@@ -81,10 +81,10 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: Hold, now: Now
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.UP:
                 farm.readiness.wake(engine)
-    out.answer(session, n, Flag(before))
+    out.answer(session, n, FlagReply(before))
 
 
-def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now, out: Decision) -> None:
+def on_spin(farm: SchedulerState, session: str, n: int, question: ReadQueueStatus, now: Now, out: Decision) -> None:
     """Look again at everything, and answer whether that assigned any task.
 
     Verdicts that are asked for again may lead to more a little later."""
@@ -94,15 +94,15 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: Spin, now: Now
             farm.readiness.wake(engine)
     before = len(out.assignments)
     dispatch(farm, now, out)
-    out.answer(session, n, Flag(len(out.assignments) > before))
+    out.answer(session, n, FlagReply(len(out.assignments) > before))
 
 
 # -- the end
 
 
-def on_stop(farm: SchedulerState, session: str, n: int, question: Stop, now: Now, out: Decision) -> None:
+def on_stop(farm: SchedulerState, session: str, n: int, question: StopFarm, now: Now, out: Decision) -> None:
     """Refuse new work, recall what was sent ahead, and wait for the running tasks.  A second stop waits no longer."""
-    out.answer(session, n, Flag(True))
+    out.answer(session, n, FlagReply(True))
     drain_s = 0.0 if farm.lifecycle.stopping else question.drain_s
     if not farm.lifecycle.stopping:
         farm.lifecycle.stopping = True
@@ -134,7 +134,7 @@ def detach_run(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: D
     if task.may_repeat or not begun:
         requeue(farm, task, RETURNED, out)
         return
-    failure = Failure("EngineLost", f"{why} while engine {engine.id if engine else '?'} ran the task")
+    failure = FailureSummary("EngineLost", f"{why} while engine {engine.id if engine else '?'} ran the task")
     finish(farm, task, final_without_answer(task, engine, Reason.ENGINE_LOST, failure, now), out)
 
 

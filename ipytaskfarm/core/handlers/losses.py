@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from signal import Signals
 
-from ..messages import Crash, EngineLost
-from ..messages.task_types import AttemptRow, Failure, RunKey
+from ..messages import Crash, EngineDown
+from ..messages.task_types import AttemptRow, FailureSummary, RunKey
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -29,7 +29,7 @@ NAMED_MAX = 20
 """At most so many tasks are named in a line of the log."""
 
 
-def on_engine_lost(farm: SchedulerState, session: str, event: EngineLost, now: Now, out: Decision) -> None:
+def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now, out: Decision) -> None:
     """Remove an engine whose process has ended.
 
     Only the task that it was running is charged; runs that had not begun go back to their queues as they were."""
@@ -96,7 +96,7 @@ def _charge(
     begin(farm, task, now)
     # "memory: 312 MiB in use …"
     reason = _REASONS.get(crash.cause.partition(":")[0], Reason.ENGINE_LOST)
-    failure = Failure(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
+    failure = FailureSummary(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
     final = final_without_answer(task, engine, reason, failure, now)
     row = AttemptRow(task.attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
     if reason is Reason.ENGINE_LOST:
@@ -109,7 +109,7 @@ def _charge(
         task.errors += 1
     if repeat and task.losses >= farm.settings.max_engine_losses:
         text = f"{task.losses} engines were lost while they ran it; the last: {failure.value}"
-        final = final_without_answer(task, engine, Reason.QUARANTINED, Failure("Quarantined", text), now)
+        final = final_without_answer(task, engine, Reason.QUARANTINED, FailureSummary("Quarantined", text), now)
         repeat = False
     if not repeat:
         end_or_recover(farm, task, final, row, out)

@@ -6,7 +6,7 @@ and never the last one.  Unfinished tasks are refunded what its failures have co
 
 from __future__ import annotations
 
-from ..messages import Drain, Number
+from ..messages import DrainNode, NumberReply
 from ..saves import SaveSetting
 from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
 from ..scheduler.clock import Now
@@ -113,7 +113,7 @@ DRAINED = "it is drained: what runs there comes to its end, and nothing more is 
 """Why a drained node gets no tasks."""
 
 
-def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: Now, out: Decision) -> None:
+def on_drain(farm: SchedulerState, session: str, n: int, question: DrainNode, now: Now, out: Decision) -> None:
     """Give no more tasks to these nodes, or resume.
 
     Draining is for nodes, so it outlasts controller and agents."""
@@ -134,7 +134,7 @@ def on_drain(farm: SchedulerState, session: str, n: int, question: Drain, now: N
                 recall(farm, engine, engine.runs_ahead(), now, out)
                 farm.readiness.withdraw(engine)
             refresh_classes(farm, agent.engines.values())
-    out.answer(session, n, Number(count))
+    out.answer(session, n, NumberReply(count))
 
 
 def _end_streak(farm: SchedulerState, agent: AgentEntry) -> None:

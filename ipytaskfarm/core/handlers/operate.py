@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 from ..messages import (
     FindJobs,
-    Flag,
+    FlagReply,
     Interrupt,
-    MarkDone,
-    MarkFailed,
+    MarkTasksDone,
+    MarkTasksFailed,
     Notice,
-    Number,
+    NumberReply,
     PauseJobs,
     Refusal,
-    Text,
+    TextReply,
 )
 from ..messages.tables import JobRow
-from ..messages.task_types import AttemptRow, Failure, Final
+from ..messages.task_types import AttemptRow, FailureSummary, Final
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadEnded, LoadJobs
 from ..scheduler.engine_shutdown import recall
@@ -31,7 +31,7 @@ from .results import end_or_recover
 MARKED_FAILED = "marked as failed"
 
 
-def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone, now: Now, out: Decision) -> None:
+def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasksDone, now: Now, out: Decision) -> None:
     """Let a task succeed with a result from outside.  A running one is interrupted, and its answer changes nothing."""
     task = farm.tasks.unfinished.get(question.id)
     if task is None:
@@ -43,14 +43,16 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkDone,
         task.id, "", -1, "", task.attempt, *times, None, question.body, task.history or [], question.blobs
     )  # fmt: skip
     finish(farm, task, final, out)
-    out.answer(session, n, Flag(True))
+    out.answer(session, n, FlagReply(True))
 
 
-def on_mark_failed(farm: SchedulerState, session: str, n: int, question: MarkFailed, now: Now, out: Decision) -> None:
+def on_mark_failed(
+    farm: SchedulerState, session: str, n: int, question: MarkTasksFailed, now: Now, out: Decision
+) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
     task = farm.tasks.unfinished.get(question.id)
     if task is not None:
-        out.answer(session, n, Text(_fail(farm, task, question.why, now, out)))
+        out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
         out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
@@ -67,7 +69,7 @@ def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
 def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> str:
     """Treat a mark on an unfinished task like any other error, and return what became of the task."""
     text = f"it was {MARKED_FAILED}" + (f": {why}" if why else "")
-    failure = Failure("TaskError", text)
+    failure = FailureSummary("TaskError", text)
     place = task.place
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     final = final_without_answer(task, engine, Reason.ERROR, failure, now)
@@ -116,7 +118,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
             out.saves.append(job.save())
     (farm.jobs.paused.update if question.on else farm.jobs.paused.difference_update)(chosen)
     waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)
-    out.answer(session, n, Number(waiting))
+    out.answer(session, n, NumberReply(waiting))
 
 
 def _pause(farm: SchedulerState, jobs: set[str], now: Now, out: Decision) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..messages import Check, Checked, NodeState, Notice
-from ..messages.task_types import Failure, Rules
+from ..messages import Checked, CheckTask, NodeState, Notice
+from ..messages.task_types import FailureSummary, Rules
 from ..requirements import CHANGING, Asks, Environment, unmet
 from ..scheduler.admission import changing_facts, lacks_time
 from ..scheduler.clock import Now
@@ -120,13 +120,13 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
     rules = task.rules or DEFAULT_RULES
     why = why_nobody(farm, rules)
     if why:
-        failure = Failure("TaskTimeout", f"no engine can serve task {task_id}:\n{why}")
+        failure = FailureSummary("TaskTimeout", f"no engine can serve task {task_id}:\n{why}")
         finish(farm, task, final_without_answer(task, None, Reason.UNMET, failure, now), out)
     elif task.task_class.size and not task.task_class.eligible:
         farm.timers.set(now.mono_s + UNDECIDED_S, "unmet_now", task_id)
 
 
-def on_check(farm: SchedulerState, session: str, n: int, question: Check, now: Now, out: Decision) -> None:
+def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, now: Now, out: Decision) -> None:
     """Answer which engines would qualify, after the functions have judged every engine."""
     farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES

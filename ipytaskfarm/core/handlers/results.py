@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..messages import Results, Returned
-from ..messages.task_types import AttemptRow, Deferral, Ended, Failure, Final, RunKey
+from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, RunKey
 from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -95,7 +95,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         if not why_not:
             note_attempt(task, row, out)
             return
-        failure = Failure("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
+        failure = FailureSummary("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
     if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS | CONSEQUENCES:
         # A task may raise TaskCancelled by itself; for the farm that is an error like any other.
@@ -117,7 +117,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
     note_failure(farm, engine.agent, task, "error", now, out)
 
 
-def is_retried_on(task: TaskEntry, failure: Failure | None) -> bool:
+def is_retried_on(task: TaskEntry, failure: FailureSummary | None) -> bool:
     """Return whether a task is run again after this failure."""
     wanted = (task.rules or DEFAULT_RULES).retry_on
     if not wanted or failure is None:
@@ -147,7 +147,7 @@ def _deferred(
         text = f"task {task.id} was deferred at trial {trial}, {rules.defer_max_s:g} s after its first{message}"
         last = Ended(
             ended.task, ended.attempt, Reason.DEFERRED, ended.started_s, ended.run_s,
-            Failure("DeferredTooLong", text), ended.body,
+            FailureSummary("DeferredTooLong", text), ended.body,
         )  # fmt: skip
         finish(farm, task, final_of_answer(task, engine, last, now), out)
         return
@@ -196,7 +196,7 @@ def _rejected(
         value = f"{text}: {ended.failure.value}" if ended.failure and ended.failure.value else text
         last = Ended(
             ended.task, ended.attempt, Reason.REJECTED, ended.started_s, ended.run_s,
-            Failure("TaskRejectError", value), ended.body,
+            FailureSummary("TaskRejectError", value), ended.body,
         )  # fmt: skip
         finish(farm, task, final_of_answer(task, engine, last, now), out)
         return

@@ -16,7 +16,7 @@ from ..messages.running_task import (
     ChildTable,
     Declined,
     Post,
-    Progress,
+    ProgressReport,
     Receive,
     Spawn,
     Spawned,
@@ -155,7 +155,7 @@ def _take_in(
 # -- progress
 
 
-def on_progress(farm: SchedulerState, session: str, event: Progress, now: Now, out: Decision) -> None:
+def on_progress(farm: SchedulerState, session: str, event: ProgressReport, now: Now, out: Decision) -> None:
     """Take over how far a running task has come."""
     task = farm.tasks.unfinished.get(event.run[0])
     if task is not None and task.is_current(event.engine, event.run):

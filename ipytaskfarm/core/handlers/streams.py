@@ -7,7 +7,7 @@ interpreter is held by C code answers when it can.  All of a task's output comes
 
 from __future__ import annotations
 
-from ..messages import Number, Output, OutputQuery, Outputs, OutputText
+from ..messages import NumberReply, Output, OutputQuery, Outputs, OutputText
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.engine_entry import EngineEntry, EngineState
@@ -36,7 +36,7 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
         farm.requests.outputs[number] = (session, engine.name, run)
         out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
         asked += 1
-    out.answer(session, n, Number(asked))
+    out.answer(session, n, NumberReply(asked))
 
 
 def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..messages.dependencies import Needs
-from ..messages.task_types import Failure, Final, Rules, Submission
+from ..messages.task_types import FailureSummary, Final, Rules, Submission
 from ..saves import SaveAccepted, SaveRefusal
 from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
@@ -166,7 +166,7 @@ def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules
 
 def refused(task_id: int, etype: str, text: str) -> Final:
     """Return a refusal as a client sees it when it fetches the task."""
-    return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, Failure(etype, text), b"")
+    return Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, FailureSummary(etype, text), b"")
 
 
 def _acknowledge(farm: SchedulerState, client: ClientEntry, block: Block | None, fresh: bool, out: Decision) -> None:

@@ -6,8 +6,8 @@ import heapq
 from itertools import islice
 from typing import Any
 
-from ..messages import Engines, FarmStatus, QueueStatus, Refusal, Tasks
-from ..messages.tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskTable
+from ..messages import FarmStatus, ListEngines, ListTasks, QueueStatus, Refusal
+from ..messages.tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskRows
 from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
@@ -47,7 +47,7 @@ _GROUPS: dict[str | None, frozenset[State]] = {
 }
 
 
-def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: Now, out: Decision) -> None:
+def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, now: Now, out: Decision) -> None:
     """Answer with a table of tasks: the unfinished ones from memory, the ended ones from the store."""
     states = _GROUPS.get(question.state)
     if states is None:
@@ -81,11 +81,11 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: Tasks, now: N
         out.answer(session, n, last_rows(rows, unknown, question.last, omitted))
 
 
-def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskTable:
+def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskRows:
     """Return a table of the last of these rows, in order.  last 0: all of them."""
     ordered = sorted(rows, key=lambda row: row.id)
     kept = ordered[-last:] if last > 0 else ordered
-    return TaskTable(kept, unknown, omitted + len(ordered) - len(kept))
+    return TaskRows(kept, unknown, omitted + len(ordered) - len(kept))
 
 
 def name_of(task: TaskEntry) -> str | None:
@@ -184,7 +184,7 @@ def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
     return [engine_row(farm, engine) for engine in farm.engines.in_order()]
 
 
-def on_engines(farm: SchedulerState, session: str, n: int, question: Engines, now: Now, out: Decision) -> None:
+def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
     out.answer(session, n, EngineTable(_engine_rows(farm)))
 

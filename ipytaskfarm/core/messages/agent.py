@@ -8,8 +8,8 @@ import msgspec
 
 from ..requirements import Allotment, Environment, Recycle
 from .blob_chunks import BlobPiece, ReadBlob
-from .running_task import Progress, TaskCall, TaskReply
-from .task_types import Ended, Failure, Function, Incarnation, RunKey
+from .running_task import ProgressReport, TaskCall, TaskReply
+from .task_types import Ended, FailureSummary, Function, Incarnation, RunKey
 
 
 class EngineReport(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class EngineReport(msgspec.Struct, frozen=True):
     held: list[RunKey] = []
     """Runs that were sent to the engine and that the controller has not acknowledged: waiting, running or ended, in
     order."""
-    properties: Properties | None = None
+    properties: PropertiesChanged | None = None
     connection_file: str = ""
     prepared: bool = False
     """Whether the engine has run the start-up code and the sticky commands."""
@@ -58,7 +58,7 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
 class AgentState(msgspec.Struct, frozen=True, tag=True):
     """The first message of an agent in an epoch: what it is, and its engines with their runs.
 
-    Results that were not acknowledged follow as `Results`, losses of earlier sessions as `EngineLost`."""
+    Results that were not acknowledged follow as `Results`, losses of earlier sessions as `EngineDown`."""
 
     node: str
     pid: int
@@ -101,7 +101,7 @@ class EngineUp(msgspec.Struct, frozen=True, tag=True):
     report: EngineReport
 
 
-class EngineLost(msgspec.Struct, frozen=True, tag=True):
+class EngineDown(msgspec.Struct, frozen=True, tag="EngineLost"):
     """An engine's process is gone.  All its finished results were sent before this."""
 
     engine: Incarnation
@@ -139,7 +139,7 @@ class CommandDone(msgspec.Struct, frozen=True, tag=True):
     body: bytes = b""
 
 
-class Properties(msgspec.Struct, frozen=True, tag=True):
+class PropertiesChanged(msgspec.Struct, frozen=True, tag="Properties"):
     """All the user's properties of an engine, each time they change.  `packed` is a packed dict."""
 
     engine: Incarnation
@@ -193,7 +193,7 @@ class SetUp(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
-class Demand(msgspec.Struct, frozen=True, tag=True):
+class ResourceRequest(msgspec.Struct, frozen=True, tag="Demand"):
     """A running task requests these resources, in place of what it has.  Answer: `Granted`, at once or when they are
     free.
 
@@ -219,19 +219,19 @@ AgentMessage: TypeAlias = (
     AgentState
     | Leaving
     | EngineUp
-    | EngineLost
+    | EngineDown
     | Results
     | Returned
     | CommandDone
-    | Properties
+    | PropertiesChanged
     | StackText
     | OutputText
     | EngineNote
     | NodeState
     | SetUp
-    | Demand
+    | ResourceRequest
     | TaskCall
-    | Progress
+    | ProgressReport
     | ReadBlob
 )
 
@@ -261,7 +261,7 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     """Why that task failed.  "": it succeeded."""
     body: bytes | None = None
     """The encoded `ResultBody`.  None: it is gone."""
-    failure: Failure | None = None
+    failure: FailureSummary | None = None
 
 
 class Special(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -295,7 +295,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     special: Special | None = None
 
 
-class Batch(msgspec.Struct, frozen=True, tag=True):
+class TaskBatch(msgspec.Struct, frozen=True, tag="Batch"):
     """Runs in the order in which they are run, with the functions that the engine has not seen."""
 
     runs: list[Run]
@@ -303,7 +303,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
 
 
 class HandOut(msgspec.Struct, frozen=True, tag=True):
-    """A `Batch` for an engine, still encoded, and which runs are in it."""
+    """A `TaskBatch` for an engine, still encoded, and which runs are in it."""
 
     engine: Incarnation
     runs: list[RunKey]
@@ -366,7 +366,7 @@ class OutputQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `Demand`: the resources of the run from now on.  error: why it can never have more."""
+    """The answer to a `ResourceRequest`: the resources of the run from now on.  error: why it can never have more."""
 
     engine: Incarnation
     run: RunKey

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from .blob_chunks import BlobPiece, ReadBlob
-from .running_task import Letters
+from .running_task import TaskMessages
 from .tables import (
     CommandQueueTable,
     ConnectionTable,
@@ -18,7 +18,7 @@ from .tables import (
     ProgressTable,
     QueueStatusReply,
     StickyTable,
-    TaskTable,
+    TaskRows,
 )
 from .task_types import Final, Function, JobSpec, Rules, RunKey, Submission
 
@@ -35,19 +35,19 @@ class NeedIds(msgspec.Struct, frozen=True, tag=True):
     """The client has used half of its block."""
 
 
-class Watch(msgspec.Struct, frozen=True, tag=True):
+class WatchTasks(msgspec.Struct, frozen=True, tag="Watch"):
     """Question: tell this client when these tasks end.  Answer: `Watched`."""
 
     ids: list[int]
 
 
-class Fetch(msgspec.Struct, frozen=True, tag=True):
+class FetchResults(msgspec.Struct, frozen=True, tag="Fetch"):
     """Question: the results of these tasks.  Answer: `Fetched`."""
 
     ids: list[int]
 
 
-class Abort(msgspec.Struct, frozen=True, tag=True):
+class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
     """Question: end these tasks.  Answer: `Aborted`, one outcome per id."""
 
     ids: list[int]
@@ -62,7 +62,7 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
     ids: list[int] | None = None
 
 
-class Retry(msgspec.Struct, frozen=True, tag=True):
+class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: hand in these failed tasks again, as new ones linked to them.  Answer: `Retried`.
 
     failed_only=False: those that succeeded too."""
@@ -77,8 +77,8 @@ class QueueStatus(msgspec.Struct, frozen=True, tag=True):
     verbose: bool = False
 
 
-class Tasks(msgspec.Struct, frozen=True, tag=True):
-    """Question: a table of tasks.  Answer: `TaskTable`.  ids None: all that match."""
+class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
+    """Question: a table of tasks.  Answer: `TaskRows`.  ids None: all that match."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -88,13 +88,13 @@ class Tasks(msgspec.Struct, frozen=True, tag=True):
     """At most so many, those with the highest ids.  0: all."""
 
 
-class Explain(msgspec.Struct, frozen=True, tag=True):
-    """Question: why is a task where it is, in words?  Answer: `Text`."""
+class ExplainTasks(msgspec.Struct, frozen=True, tag="Explain"):
+    """Question: why is a task where it is, in words?  Answer: `TextReply`."""
 
     id: int
 
 
-class Check(msgspec.Struct, frozen=True, tag=True):
+class CheckTask(msgspec.Struct, frozen=True, tag="Check"):
     """Question: which engines could serve a task of these rules, and why not the others?  Answer: `Checked`."""
 
     rules: Rules | None
@@ -102,7 +102,8 @@ class Check(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stuck(msgspec.Struct, frozen=True, tag=True):
-    """Question: why does none of these tasks move?  Answer: `Text`, empty if one of them runs, may run or has ended."""
+    """Question: why does none of these tasks move?  Answer: `TextReply`, empty if one of them runs, may run or has
+    ended."""
 
     ids: list[int]
 
@@ -110,37 +111,37 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 class Outputs(msgspec.Struct, frozen=True, tag=True):
     """Question: what do these tasks (None: this session's) print now?
 
-    Answer: `Number`, how many engines were asked; then an `Output` from each that has something new.  seen: (task,
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has something new.  seen: (task,
     attempt, characters of stdout, of stderr) that the client knows."""
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int]] = []
 
 
-class MarkDone(msgspec.Struct, frozen=True, tag=True):
-    """Question: let this task succeed with that encoded `ResultBody`.  Answer: `Flag`."""
+class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
+    """Question: let this task succeed with that encoded `ResultBody`.  Answer: `FlagReply`."""
 
     id: int
     body: bytes
     blobs: tuple[str, ...] = ()
 
 
-class MarkFailed(msgspec.Struct, frozen=True, tag=True):
-    """Question: let this task's run, or its result, count as failed.  Answer: `Text`, what became of it."""
+class MarkTasksFailed(msgspec.Struct, frozen=True, tag="MarkFailed"):
+    """Question: let this task's run, or its result, count as failed.  Answer: `TextReply`, what became of it."""
 
     id: int
     why: str = ""
 
 
 class PauseJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: start no task of these jobs (on=False: resume).  Answer: `Number`, how many tasks wait for it."""
+    """Question: start no task of these jobs (on=False: resume).  Answer: `NumberReply`, how many tasks wait for it."""
 
     ids: list[str]
     on: bool = True
 
 
-class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `Number`, how many agents."""
+class DrainNode(msgspec.Struct, frozen=True, tag="Drain"):
+    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `NumberReply`, how many agents."""
 
     nodes: list[str]
     on: bool = True
@@ -155,8 +156,8 @@ class FindJobs(msgspec.Struct, frozen=True, tag=True):
     tasks: bool = False
 
 
-class Send(msgspec.Struct, frozen=True, tag=True):
-    """Question: send these messages to a task that has not ended.  Answer: `Number`, the last one's number.
+class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
+    """Question: send these messages to a task that has not ended.  Answer: `NumberReply`, the last one's number.
 
     mark: the sender's own name for them; a repetition is recognised by it."""
 
@@ -165,10 +166,10 @@ class Send(msgspec.Struct, frozen=True, tag=True):
     mark: str
 
 
-class Read(msgspec.Struct, frozen=True, tag=True):
+class ReadTaskMessages(msgspec.Struct, frozen=True, tag="Read"):
     """Question: the messages from a task behind this number.
 
-    Answer: `Letters`, as soon as there are some, or none when the task has ended."""
+    Answer: `TaskMessages`, as soon as there are some, or none when the task has ended."""
 
     id: int
     after: int = 0
@@ -180,7 +181,7 @@ class ProgressOf(msgspec.Struct, frozen=True, tag=True):
     ids: list[int]
 
 
-class History(msgspec.Struct, frozen=True, tag=True):
+class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
     """Question: what happened, and when?  Answer: `EventTable`, in order of time, the last events that match."""
 
     ids: list[int] | None = None
@@ -191,20 +192,20 @@ class History(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stack(msgspec.Struct, frozen=True, tag=True):
-    """Question: where is this running task now?  Answer: `Text`."""
+    """Question: where is this running task now?  Answer: `TextReply`."""
 
     id: int
 
 
-class Spin(msgspec.Struct, frozen=True, tag=True):
-    """Question: drop the verdicts of depend functions, and look again.  Answer: `Flag`."""
+class ReadQueueStatus(msgspec.Struct, frozen=True, tag="Spin"):
+    """Question: drop the verdicts of depend functions, and look again.  Answer: `FlagReply`."""
 
 
-class Engines(msgspec.Struct, frozen=True, tag=True):
+class ListEngines(msgspec.Struct, frozen=True, tag="Engines"):
     """Question: which engines are there?  Answer: `EngineTable`."""
 
 
-class CommandQueues(msgspec.Struct, frozen=True, tag=True):
+class ListCommandQueues(msgspec.Struct, frozen=True, tag="CommandQueues"):
     """Question: which commands wait on which engines?  Answer: `CommandQueueTable`."""
 
 
@@ -213,14 +214,15 @@ class FarmStatus(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetWanted(msgspec.Struct, frozen=True, tag=True):
-    """Question: keep this many engines (None: as many as now), plus `more`.  Answer: `Number`, how many are wanted."""
+    """Question: keep this many engines (None: as many as now), plus `more`.  Answer: `NumberReply`, how many are
+    wanted."""
 
     engines: int | None = None
     more: int = 0
 
 
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
-    """Question: end these engines, and want that many fewer.  Answer: `Number`.
+    """Question: end these engines, and want that many fewer.  Answer: `NumberReply`.
 
     drain: their running tasks end first; else they are lost with their engines."""
 
@@ -229,7 +231,7 @@ class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
 
 
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
-    """Question: send away the agents of these names.  Answer: `Number`, how many there are.
+    """Question: send away the agents of these names.  Answer: `NumberReply`, how many there are.
 
     within_s: how long running tasks may go on (None: to their ends); then they are treated as at a stop."""
 
@@ -238,34 +240,34 @@ class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
 
 
 class AgentsEnded(msgspec.Struct, frozen=True, tag=True):
-    """Question: the launcher knows that these agents have ended.  Answer: `Number`, how many were given up."""
+    """Question: the launcher knows that these agents have ended.  Answer: `NumberReply`, how many were given up."""
 
     names: list[str]
     why: str
 
 
-class Hold(msgspec.Struct, frozen=True, tag=True):
-    """Question: start no task (on=False: resume).  Answer: `Flag`, whether the farm was held before."""
+class HoldFarm(msgspec.Struct, frozen=True, tag="Hold"):
+    """Question: start no task (on=False: resume).  Answer: `FlagReply`, whether the farm was held before."""
 
     on: bool = True
 
 
-class Compact(msgspec.Struct, frozen=True, tag=True):
-    """Question: give the room of cleared tasks back to the disk.  Answer: `Text`.
+class CompactStore(msgspec.Struct, frozen=True, tag="Compact"):
+    """Question: give the room of cleared tasks back to the disk.  Answer: `TextReply`.
 
     The controller does nothing else meanwhile."""
 
 
 class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
-    """Question: read the farm's keys, which have changed.  Answer: `Number`, how many connections were cut."""
+    """Question: read the farm's keys, which have changed.  Answer: `NumberReply`, how many connections were cut."""
 
 
-class Connections(msgspec.Struct, frozen=True, tag=True):
+class ListConnections(msgspec.Struct, frozen=True, tag="Connections"):
     """Question: who is connected, by which key?  Answer: `ConnectionTable`."""
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Question: end the farm.  Answer: `Flag` at once.
+class StopFarm(msgspec.Struct, frozen=True, tag="Stop"):
+    """Question: end the farm.  Answer: `FlagReply` at once.
 
     drain_s: how long running tasks may go on (None: until they end)."""
 
@@ -273,7 +275,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question: keep this command for every new engine.  Answer: `Flag` once it is on disk.
+    """Question: keep this command for every new engine.  Answer: `FlagReply` once it is on disk.
 
     The same `key` replaces the earlier entry."""
 
@@ -289,27 +291,30 @@ class ListSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 class ClearSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question: forget these sticky commands (None: all).  Answer: `Number`, how many."""
+    """Question: forget these sticky commands (None: all).  Answer: `NumberReply`, how many."""
 
     keys: list[str] | None = None
 
 
 Question: TypeAlias = (
-    Watch | Fetch | Abort | Clear | Retry | QueueStatus | Tasks | Explain | Check | Stuck | Outputs | Stack | Spin
-    | MarkDone | MarkFailed | PauseJobs | Drain | FindJobs | Send | Read | ProgressOf | History
-    | Engines | CommandQueues | FarmStatus | SetWanted | RemoveEngines | Hold | Compact | Stop | SetSticky | ListSticky
-    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | Connections | ReadBlob
+    WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
+    Stuck | Outputs | Stack | ReadQueueStatus
+    | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
+    | ReadHistory
+    | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
+    SetSticky | ListSticky
+    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
 )  # fmt: skip
 
 
-class Ask(msgspec.Struct, frozen=True, tag=True):
+class AskQuestion(msgspec.Struct, frozen=True, tag="Ask"):
     """A question with a number that the client has chosen; the `Answer` has the same."""
 
     n: int
     question: Question
 
 
-class Command(msgspec.Struct, frozen=True, tag=True):
+class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
     """A MultiEngine command to these engine ids (None: all).  Each engine answers with a `CommandAnswer`.
 
     Only clients and engines read the verbs and their bodies (`core.messages.engine_commands`).  An unknown id is
@@ -324,7 +329,7 @@ class Command(msgspec.Struct, frozen=True, tag=True):
     """For people: shown by `mec.queue_status()`."""
 
 
-ClientMessage: TypeAlias = Submit | NeedIds | Ask | Command
+ClientMessage: TypeAlias = Submit | NeedIds | AskQuestion | SendCommand
 
 
 class IdBlock(msgspec.Struct, frozen=True, tag=True):
@@ -412,40 +417,40 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
     """Why no engine can ever serve it, as the farm is now.  "": one can."""
 
 
-class Text(msgspec.Struct, frozen=True, tag=True):
+class TextReply(msgspec.Struct, frozen=True, tag="Text"):
     """Lines for people."""
 
     text: str
 
 
-class Flag(msgspec.Struct, frozen=True, tag=True):
+class FlagReply(msgspec.Struct, frozen=True, tag="Flag"):
     """Yes or no."""
 
     value: bool
 
 
-class Number(msgspec.Struct, frozen=True, tag=True):
+class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
     """A count."""
 
     value: int
 
 
 Reply: TypeAlias = (
-    Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskTable | Text
-    | JobTable | Letters | ProgressTable | EventTable | Flag | Number | EngineTable
+    Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
+    | JobTable | TaskMessages | ProgressTable | EventTable | FlagReply | NumberReply | EngineTable
     | CommandQueueTable | FarmState | StickyTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """The answer to the `Ask` of that number."""
+    """The answer to the `AskQuestion` of that number."""
 
     n: int
     reply: Reply
 
 
 class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
-    """One engine's answer to a `Command`."""
+    """One engine's answer to a `SendCommand`."""
 
     n: int
     engine_id: int

@@ -8,21 +8,21 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .agent import (
-    Batch,
     CommandDone,
-    Demand,
     EngineCommand,
     EngineNote,
     Granted,
     OutputQuery,
     OutputText,
-    Properties,
+    PropertiesChanged,
     Recall,
+    ResourceRequest,
     Returned,
     SetUp,
+    TaskBatch,
 )
 from .blob_chunks import BlobHere, WantBlob
-from .running_task import Progress, TaskCall, TaskReply
+from .running_task import ProgressReport, TaskCall, TaskReply
 from .task_types import Incarnation
 
 
@@ -40,7 +40,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 
 
 FromEngine: TypeAlias = (
-    LaneHello | Returned | CommandDone | Properties | OutputText | EngineNote | SetUp | Demand | TaskCall | Progress
+    LaneHello | Returned | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | ResourceRequest |
+    TaskCall | ProgressReport
     | WantBlob
 )  # fmt: skip
-ToEngine: TypeAlias = Batch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit
+ToEngine: TypeAlias = TaskBatch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit

@@ -24,7 +24,7 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
     """A packed value."""
 
 
-class Letters(msgspec.Struct, frozen=True, tag=True):
+class TaskMessages(msgspec.Struct, frozen=True, tag="Letters"):
     """Messages in order.  over: no more will come."""
 
     letters: list[Letter]
@@ -72,7 +72,8 @@ class Post(msgspec.Struct, frozen=True, tag=True):
 
 
 class Receive(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: the messages to it behind that number.  Answer: `Letters`, as soon as there are some."""
+    """From a running task: the messages to it behind that number.  Answer: `TaskMessages`, as soon as there are
+    some."""
 
     after: int
 
@@ -89,7 +90,7 @@ class TaskCall(msgspec.Struct, frozen=True, tag=True):
     question: TaskQuestion
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class ProgressReport(msgspec.Struct, frozen=True, tag="Progress"):
     """How far a running task has come, as it reports itself; at most about ten times a second."""
 
     engine: Incarnation
@@ -136,4 +137,4 @@ class TaskReply(msgspec.Struct, frozen=True, tag=True):
     engine: Incarnation
     run: RunKey
     n: int
-    reply: Spawned | ChildTable | Counted | Taken | Letters | Declined
+    reply: Spawned | ChildTable | Counted | Taken | TaskMessages | Declined

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .task_types import Failure, Incarnation
+from .task_types import FailureSummary, Incarnation
 
 
 class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
@@ -29,10 +29,10 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True):
     started_s: float | None = None
     run_s: float | None = None
     completed_s: float | None = None
-    failure: Failure | None = None
+    failure: FailureSummary | None = None
 
 
-class TaskTable(msgspec.Struct, frozen=True, tag=True):
+class TaskRows(msgspec.Struct, frozen=True, tag="TaskTable"):
     """Rows in order of id, and the ids that were asked for and are not known."""
 
     rows: list[TaskRow]
@@ -131,7 +131,7 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """What the controller found in the store when it started."""
 
 
-class Connection(msgspec.Struct, frozen=True, array_like=True):
+class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):
     """One peer's session."""
 
     key: str
@@ -145,7 +145,7 @@ class Connection(msgspec.Struct, frozen=True, array_like=True):
 class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
     """All sessions that the controller knows."""
 
-    rows: list[Connection]
+    rows: list[ConnectionRow]
 
 
 class StickyTable(msgspec.Struct, frozen=True, tag=True):

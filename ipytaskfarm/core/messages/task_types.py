@@ -121,7 +121,7 @@ class Packed(NamedTuple):
     """What the task waits for.  Tasks of its own job that have no id yet are named -1 - position."""
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True):
+class FailureSummary(msgspec.Struct, frozen=True, array_like=True):
     """Why an attempt failed, as far as the controller needs to know.  The texts are hostile, and bounded."""
 
     etype: str
@@ -162,7 +162,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """"" for success, else a `core.states.Reason` value ("error", "rejected", "time limit", ...)."""
     started_s: float
     run_s: float
-    failure: Failure | None = None
+    failure: FailureSummary | None = None
     body: bytes = b""
     """An encoded `ResultBody`; agent and controller do not look into it."""
     blobs: tuple[str, ...] = ()
@@ -182,7 +182,7 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
     started_s: float
     ended_s: float
     outcome: str
-    failure: Failure | None = None
+    failure: FailureSummary | None = None
 
 
 class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -198,7 +198,7 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     started_s: float
     run_s: float
     completed_s: float
-    failure: Failure | None = None
+    failure: FailureSummary | None = None
     body: bytes | None = None
     history: list[AttemptRow] = []
     """The attempts before the last one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import inf
 from typing import NamedTuple
 
-from ..messages import Demand, Granted
+from ..messages import Granted, ResourceRequest
 from ..messages.task_types import RunKey
 from ..requirements import (
     CHANGING,
@@ -223,7 +223,7 @@ def adopt_claim(
 
 
 def answer_resource_request(
-    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: Demand
+    farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: ResourceRequest
 ) -> Granted | None:
     """Change what a running task has to what it requests.  None: it must wait for more."""
     assigned = engine.assigned[request.run]

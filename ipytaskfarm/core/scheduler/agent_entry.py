@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from ..messages import Demand, NodeState
+from ..messages import NodeState, ResourceRequest
 from ..messages.task_types import Incarnation, RunKey
 from .engine_entry import EngineEntry
 from .queue import TaskClass
@@ -86,7 +86,7 @@ class AgentEntry:
     """Classes that wait until something changes on this node."""
     reserving: bool = False
     """Whether what becomes free here is kept for the head of a class, see `core.scheduler.admission`."""
-    resource_requests: list[Demand] = field(default_factory=list)
+    resource_requests: list[ResourceRequest] = field(default_factory=list)
     """Requests of running tasks for more resources, which wait until these are free."""
     last_batch: int = 0
     """The number of the batch that was sent last to one of the agent's engines."""

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..messages import Answer, Message, Reply
 from ..messages.evaluator import Evaluate
-from ..messages.running_task import ChildTable, Counted, Declined, Letters, Spawned, Taken, TaskCall, TaskReply
+from ..messages.running_task import ChildTable, Counted, Declined, Spawned, Taken, TaskCall, TaskMessages, TaskReply
 from ..messages.tables import JobRow, TaskRow
 from ..messages.task_types import Final, Incarnation
 from ..requirements import Allotment, Environment, Recycle
@@ -137,7 +137,7 @@ Load: TypeAlias = (
 """What is read from the store."""
 
 
-TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | Letters | Declined
+TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | TaskMessages | Declined
 """The answers to running tasks' calls."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..requirements import CHANGING, Asks, Want, amount, unmet
+from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
 from .engine_entry import EngineEntry, EngineState
 from .functions import locality_key
@@ -111,7 +111,7 @@ def facts_of(engine: EngineEntry) -> dict[str, Any]:
     return {**engine.facts, **engine.properties.plain} if engine.properties is not None else engine.facts
 
 
-def beyond_capacity(agent: AgentEntry, wants: tuple[Want, ...]) -> str:
+def beyond_capacity(agent: AgentEntry, wants: tuple[ResourceAmount, ...]) -> str:
     """Return which of these resources a node could not give even if it were idle.  "" means none."""
     for want in wants:
         capacity = agent.capacity.get(want.name, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..messages import Properties
+from ..messages import PropertiesChanged
 from ..messages.task_types import Incarnation, RunKey
 from ..requirements import Environment, Recycle
 from .queue import Heads, TaskClass
@@ -79,7 +79,7 @@ class EngineEntry:
     """How many of the assigned runs are not quick: nothing is sent behind them."""
     heads: Heads = field(default_factory=Heads)
     """The restricted classes that the engine may serve."""
-    properties: Properties | None = None
+    properties: PropertiesChanged | None = None
     preparing: set[int] = field(default_factory=set)
     """Numbers of the start-up commands that have not been answered."""
     withheld_until_s: float = 0.0

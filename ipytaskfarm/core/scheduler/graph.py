@@ -10,7 +10,7 @@ import msgspec
 
 from ..messages import Reopened
 from ..messages.dependencies import RUN, SKIP, Needs
-from ..messages.task_types import Ended, Failure, Final, LostInputs
+from ..messages.task_types import Ended, FailureSummary, Final, LostInputs
 from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now
@@ -79,9 +79,9 @@ def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) 
 def _with_its_need(task: TaskEntry, ended: int, reason: str, needs: Needs, now: Now) -> Final:
     if needs.if_failed == SKIP:
         text = f"task {task.id} was skipped: task {ended}, which it waits for, failed ({reason})"
-        return final_without_answer(task, None, Reason.SKIPPED, Failure("TaskSkipped", text), now)
+        return final_without_answer(task, None, Reason.SKIPPED, FailureSummary("TaskSkipped", text), now)
     text = f"task {ended}, which task {task.id} waits for, failed ({reason})"
-    return final_without_answer(task, None, Reason.NEEDED, Failure("DependencyFailed", text), now)
+    return final_without_answer(task, None, Reason.NEEDED, FailureSummary("DependencyFailed", text), now)
 
 
 # -- once more

@@ -15,7 +15,7 @@ from ..handlers.commands import STARTUP
 from ..handlers.jobs import keep_referenced
 from ..messages import Retried
 from ..messages.task_types import Incarnation, RunKey
-from ..saves import SaveHandOut, Snapshot
+from ..saves import SaveHandOut, StoredState
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
@@ -34,7 +34,7 @@ _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
 
 
-def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, now: Now) -> SchedulerState:
+def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> SchedulerState:
     """Return a farm that goes on where the store left off."""
     farm = SchedulerState(name, snapshot.farm, settings, snapshot.epoch)
     farm.clients.ids.next = snapshot.next_id
@@ -85,7 +85,7 @@ def restored_farm(name: str, snapshot: Snapshot, settings: SchedulerSettings, no
     return farm
 
 
-def _restore_tasks(farm: SchedulerState, snapshot: Snapshot, now: Now) -> None:
+def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> None:
     for record in snapshot.tasks:
         farm.tasks.unfinished[record.id] = task_of(record)
     for record in snapshot.tasks:

@@ -39,7 +39,7 @@ from ..handlers import (
     timers,
 )
 from ..messages.evaluator import Evaluated
-from ..messages.running_task import Progress, TaskCall
+from ..messages.running_task import ProgressReport, TaskCall
 from ..text import text_of
 from ..validation import validated, why_refused
 from . import graph, nested_waits, task_messages
@@ -58,36 +58,36 @@ Handler = Callable[[SchedulerState, str, Any, Now, Decision], None]
 Answerer = Callable[[SchedulerState, str, int, Any, Now, Decision], None]
 
 QUESTIONS: dict[type, Answerer] = {
-    m.Watch: clients.on_watch,
-    m.Fetch: clients.on_fetch,
-    m.Abort: clients.on_abort,
+    m.WatchTasks: clients.on_watch,
+    m.FetchResults: clients.on_fetch,
+    m.AbortTasks: clients.on_abort,
     m.Clear: clients.on_clear,
-    m.Retry: clients.on_retry,
+    m.RetryTasks: clients.on_retry,
     m.QueueStatus: tables.on_queue_status,
-    m.Tasks: tables.on_tasks,
-    m.Explain: explain.on_explain,
-    m.Check: requirements.on_check,
+    m.ListTasks: tables.on_tasks,
+    m.ExplainTasks: explain.on_explain,
+    m.CheckTask: requirements.on_check,
     m.Stuck: explain.on_stuck,
     m.Outputs: streams.on_outputs,
-    m.MarkDone: operate.on_mark_done,
-    m.MarkFailed: operate.on_mark_failed,
+    m.MarkTasksDone: operate.on_mark_done,
+    m.MarkTasksFailed: operate.on_mark_failed,
     m.PauseJobs: operate.on_pause_jobs,
-    m.Drain: nodes.on_drain,
+    m.DrainNode: nodes.on_drain,
     m.FindJobs: operate.on_find_jobs,
-    m.Send: task_messages.on_send,
-    m.Read: task_messages.on_read,
+    m.SendToTask: task_messages.on_send,
+    m.ReadTaskMessages: task_messages.on_read,
     m.ProgressOf: running_tasks.on_progress_of,
     m.Stack: commands.on_stack,
-    m.Spin: lifecycle.on_spin,
-    m.Engines: tables.on_engines,
-    m.CommandQueues: commands.on_command_queues,
+    m.ReadQueueStatus: lifecycle.on_spin,
+    m.ListEngines: tables.on_engines,
+    m.ListCommandQueues: commands.on_command_queues,
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
     m.RemoveAgents: leaving.on_remove_agents,
     m.AgentsEnded: leaving.on_agents_ended,
-    m.Hold: lifecycle.on_hold,
-    m.Stop: lifecycle.on_stop,
+    m.HoldFarm: lifecycle.on_hold,
+    m.StopFarm: lifecycle.on_stop,
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
@@ -95,13 +95,13 @@ QUESTIONS: dict[type, Answerer] = {
 
 
 READ_ONLY = (
-    m.Fetch, m.QueueStatus, m.Tasks, m.Explain, m.Stuck, m.FindJobs, m.ProgressOf, m.Engines, m.CommandQueues,
-    m.FarmStatus, m.ListSticky,
+    m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListEngines,
+    m.ListCommandQueues, m.FarmStatus, m.ListSticky,
 )  # fmt: skip
 """The questions that change nothing in the scheduler's state."""
 
 
-def on_ask(farm: SchedulerState, session: str, event: m.Ask, now: Now, out: Decision) -> None:
+def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, out: Decision) -> None:
     """Answer a client's question; its type says which function answers it.  A question that makes no sense is refused.
 
     A bug in a function that only reads is that question's error: the state is whole, so the farm goes on."""
@@ -176,7 +176,7 @@ def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now:
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
         submit.apply_rules(farm, task, now, out)
     if event.asker is not None:
-        out.answer(event.asker[0], event.asker[1], m.Text("reopened"))
+        out.answer(event.asker[0], event.asker[1], m.TextReply("reopened"))
 
 
 def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now, out: Decision) -> None:
@@ -189,24 +189,24 @@ def on_store_room(farm: SchedulerState, session: str, event: StoreRoom, now: Now
 HANDLERS: dict[type, Handler] = {
     m.Submit: submit.on_submit,
     m.NeedIds: submit.on_need_ids,
-    m.Ask: on_ask,
-    m.Command: commands.on_command,
+    m.AskQuestion: on_ask,
+    m.SendCommand: commands.on_command,
     m.AgentState: agents.on_agent_state,
     m.Leaving: leaving.on_leaving,
     m.EngineUp: agents.on_engine_up,
-    m.EngineLost: losses.on_engine_lost,
+    m.EngineDown: losses.on_engine_lost,
     m.Results: results.on_results,
     m.Returned: results.on_returned,
     m.CommandDone: commands.on_command_done,
-    m.Properties: agents.on_properties,
+    m.PropertiesChanged: agents.on_properties,
     m.StackText: commands.on_stack_text,
     m.OutputText: streams.on_output_text,
     m.EngineNote: agents.on_engine_note,
     m.NodeState: requirements.on_node_state,
     m.SetUp: agents.on_set_up,
-    m.Demand: agents.on_resource_request,
+    m.ResourceRequest: agents.on_resource_request,
     TaskCall: running_tasks.on_task_call,
-    Progress: running_tasks.on_progress,
+    ProgressReport: running_tasks.on_progress,
     Evaluated: depends.on_evaluated,
     Joined: on_joined,
     Back: on_back,

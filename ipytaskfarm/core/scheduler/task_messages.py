@@ -6,8 +6,8 @@ The bodies stay in the store; here are only numbers, and who waits for the next 
 
 from __future__ import annotations
 
-from ..messages import Number, Read, Refusal, Send
-from ..messages.running_task import Counted, Letters, Post, Receive, TaskCall
+from ..messages import NumberReply, ReadTaskMessages, Refusal, SendToTask
+from ..messages.running_task import Counted, Post, Receive, TaskCall, TaskMessages
 from ..saves import SaveMail
 from .clock import Now
 from .decision import Decision, LoadMail
@@ -24,7 +24,7 @@ def _box(farm: SchedulerState, task_id: int) -> Mailbox:
     return farm.conversations.mailboxes.setdefault(task_id, Mailbox())
 
 
-def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now, out: Decision) -> None:
+def on_send(farm: SchedulerState, session: str, n: int, question: SendToTask, now: Now, out: Decision) -> None:
     """Save messages to a task that has not ended."""
     if question.id not in farm.tasks.unfinished:
         ended = farm.tasks.has_ended(question.id)
@@ -47,7 +47,7 @@ def on_send(farm: SchedulerState, session: str, n: int, question: Send, now: Now
         known = box.incoming
         box.marks[who] = int(number), known
         _wake_task(farm, question.id, box, out)
-    out.answer(session, n, Number(known))
+    out.answer(session, n, NumberReply(known))
 
 
 def _wake_task(farm: SchedulerState, task_id: int, box: Mailbox, out: Decision) -> None:
@@ -90,7 +90,7 @@ def post(
         out.loads.append(LoadMail(reader.session, reader.n, task.id, True, reader.after))
 
 
-def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now, out: Decision) -> None:
+def on_read(farm: SchedulerState, session: str, n: int, question: ReadTaskMessages, now: Now, out: Decision) -> None:
     """Answer with the messages from a task.  Of a running task that has sent none, answer as soon as there is one."""
     if question.id in farm.tasks.unfinished:
         box = _box(farm, question.id)
@@ -101,7 +101,7 @@ def on_read(farm: SchedulerState, session: str, n: int, question: Read, now: Now
     elif question.id in farm.tasks.finals:
         out.loads.append(LoadMail(session, n, question.id, True, question.after, over=True))
     elif question.id in farm.tasks.refusals:
-        out.answer(session, n, Letters([], True))
+        out.answer(session, n, TaskMessages([], True))
     else:
         text = f"task ID not registered: {question.id} (never issued, or cleared)"
         out.answer(session, n, Refusal("IndexError", text))

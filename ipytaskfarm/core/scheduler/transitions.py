@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ..messages.dependencies import Needs
 from ..messages.payload import NOTHING
-from ..messages.task_types import AttemptRow, Ended, Failure, Final, Recovery, Rules, Submission
+from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
 from ..states import CONSEQUENCES, MOVES, Reason, State, Waiting
 from .agent_entry import Charge
@@ -538,7 +538,7 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
 
 
 def final_without_answer(
-    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: Failure, now: Now
+    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: FailureSummary, now: Now
 ) -> Final:
     """Return what clients are told of a task that ends without its engine's answer: aborted, lost, or unmet."""
     place = task.place

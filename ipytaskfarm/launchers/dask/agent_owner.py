@@ -1,9 +1,10 @@
 """One agent on this machine, kept running by whichever of several processes holds a lock.
 
-Systems that start several processes on one machine (Dask's workers) have a `Keeper` in each.  They meet in a folder of
-the farm's on this machine (0700), where each says that it is there and how many engines it is good for.  One holds the
-lock and has the agent running behind a `tether`; when it dies, the kernel gives the lock to another and has the agent
-told to end, and the other starts the next agent as soon as that has.  The last to leave removes the folder.
+Systems that start several processes on one machine (Dask's workers) have a `AgentOwner` in each.  They meet in a
+folder of the farm's on this machine (0700), where each says that it is there and how many engines it is good for.
+One holds the lock and has the agent running behind a `tether`; when it dies, the kernel gives the lock to another and
+has the agent told to end, and the other starts the next agent as soon as that has.  The last to leave removes the
+folder.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ EXIT_STOPPED, EXIT_REFUSED = 0, 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class AgentPlan:
     """What is to be kept: travels to where it is."""
 
     name: str
@@ -61,10 +62,10 @@ class Plan:
     """Engines for each process that is here; None: as `spec` says, however many processes there are."""
 
 
-class Keeper:
+class AgentOwner:
     """One process's share in keeping the agent of its machine.  Its thread lives until the agent has ended."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AgentPlan) -> None:
         self._plan = plan
         self._digest = hashlib.sha256(plan.connection.encode()).hexdigest()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])

@@ -22,7 +22,7 @@ from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file, read_private
 
 from ..interface import AgentSpec, AgentStatus, Handle, Seat, elsewhere
-from .agent_owner import Plan
+from .agent_owner import AgentPlan
 
 ANSWER_S = 10.0
 """A scheduler that has not answered by then is not there."""
@@ -152,7 +152,7 @@ def launch(client: Any, seat: Seat, spec: AgentSpec, engines_per_worker: int | N
     info = read_connection_file(seat.connection_file)
     _check_workers(client, info)
     name = _plugin_name(info, seat)
-    plan = Plan(
+    plan = AgentPlan(
         seat.name, info.incarnation, read_private(seat.connection_file).decode(), spec, per_process=engines_per_worker
     )
     from .plugin import AgentPlugin

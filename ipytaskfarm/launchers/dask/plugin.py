@@ -10,7 +10,7 @@ import time
 
 from distributed import Status, Worker, WorkerPlugin
 
-from .agent_owner import Keeper, Plan
+from .agent_owner import AgentOwner, AgentPlan
 
 CLOSE_S = 3.0
 """A worker that closes waits so long for its agent; one with a nanny is killed after 4 s, unless told otherwise."""
@@ -22,15 +22,15 @@ class AgentPlugin(WorkerPlugin):
     It raises nothing: a worker that could not start for our sake would be an ill turn.
     """
 
-    def __init__(self, plan: Plan, name: str) -> None:
+    def __init__(self, plan: AgentPlan, name: str) -> None:
         """name: the plugin's, and of the metric by which the scheduler is told how the agent does."""
         self._plan = plan
         self._name = name
-        self._keeper: Keeper | None = None
+        self._keeper: AgentOwner | None = None
 
     def setup(self, worker: Worker) -> None:
         """By the worker, as it starts or as the plugin is registered."""
-        self._keeper = keeper = Keeper(self._plan)
+        self._keeper = keeper = AgentOwner(self._plan)
         worker.metrics[self._name] = lambda worker: list(keeper.said)
         keeper.start()
 
