@@ -80,7 +80,7 @@ _REMEDIES = {
     "joblib.parallel.Parallel": _MAKE,
     f"{_OWN}client.taskclient.TaskClient": _CLIENT,
     f"{_OWN}client.multiengine.MultiEngineClient": f"{_CLIENT} or `get_engine()`",
-    f"{_OWN}farm.Farm": _CLIENT,
+    f"{_OWN}deployment.farm.Farm": _CLIENT,
     f"{_OWN}client.jobs.Job": _CLIENT,
     f"{_OWN}client.futures.TaskFuture": _ARGUMENT,
     f"{_OWN}serialization.references.Ref": _ARGUMENT,

@@ -235,7 +235,7 @@ def test_commands_and_questions_keep_their_place_among_tasks(
     tc.queue_status()
     tc.flush()
     kinds = [type(getattr(h, "question", h)).__name__ for h in fake.heard]
-    assert kinds == ["Submit", "Command", "Submit", "QueueStatus"]
+    assert kinds == ["Submit", "SendCommand", "Submit", "QueueStatus"]
 
 
 # Restarts and refusals
