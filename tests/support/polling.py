@@ -12,16 +12,17 @@ T = TypeVar("T")
 def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.01, what: str = "") -> T:
     """Call `predicate` until it returns something true, and return that.
 
-    An AssertionError in it counts as "not yet". When time is up the last one is raised, or else one that names
-    `what` (or the predicate) and what it returned last.
+    An AssertionError in the predicate counts as "not yet", and a FileNotFoundError too: a folder may go while the
+    predicate walks through it.  When time is up the last one is raised as an AssertionError, or else one that names
+    `what` (or the predicate) and what the predicate returned last.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         value: T | None = None
-        failed: AssertionError | None = None
+        failed: AssertionError | FileNotFoundError | None = None
         try:
             value = predicate()
-        except AssertionError as error:
+        except (AssertionError, FileNotFoundError) as error:
             failed = error
         if failed is None and value:
             return value

@@ -34,6 +34,20 @@ def test_eventually_keeps_the_assertion_that_failed_last() -> None:
         eventually(never, 0.0)
 
 
+def test_eventually_looks_again_when_a_folder_goes_under_the_look(tmp_path: Path) -> None:
+    looks = iter([FileNotFoundError("gone"), None])
+
+    def look() -> bool:
+        error = next(looks)
+        if error is not None:
+            raise error
+        return True
+
+    assert eventually(look, 5.0, every_s=0.0)
+    with pytest.raises(AssertionError, match="No such file"):
+        eventually(lambda: (tmp_path / "none").stat(), 0.0)
+
+
 def test_the_session_is_isolated(session_dirs: Dirs) -> None:
     from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
