@@ -96,21 +96,21 @@ class _Calls:
         self._look(began, 1)
 
     def run_segment(self) -> None:
-        """As many as `Known.segment` says, in a loop in C.
+        """Run as many items as `Known.segment` says, in a loop in C.
 
-        An item that changes what is watched is the segment's last: the note empties the list that the loop reads."""
+        An item that changes what is watched is the segment's last: its note moves the loop's iterator to the end."""
         values = self.values
         begin = len(values)
         taken = self._items[begin : begin + self._known.segment]
-        todo = taken if type(taken) is list else list(taken)
-        end = begin + len(todo)
-        left = iter(todo)
+        count = len(taken)
+        end = begin + count
+        left: Any = iter(taken if type(taken) in (list, tuple, range) else list(taken))
         calls: Iterator[Any] = starmap(self._function, left) if self._star else map(self._function, left)
         changed: list[int] = []
 
         def told() -> None:
             changed.append(len(values))
-            todo.clear()
+            left.__setstate__(count)
 
         began = time.perf_counter()
         CHANGES.told = told
