@@ -15,6 +15,7 @@ import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from .surroundings import Priority, Surrounding
@@ -30,11 +31,14 @@ class ModuleValues:
 
     def __init__(self, *pairs: Value) -> None:
         self._pairs = pairs
+        self._getters = [get for get, _ in pairs]
 
     def take(self) -> None:
-        self._values = [get() for get, _ in self._pairs]
+        self._values = [get() for get in self._getters]
 
     def restore(self) -> bool:
+        if [get() for get in self._getters] == self._values:
+            return False
         changed = False
         for (get, put), wanted in zip(self._pairs, self._values, strict=True):
             if get() != wanted:
@@ -53,6 +57,8 @@ class Attributes:
         self._values = [getattr(module, name, _ABSENT) for module, name in self._names]
 
     def restore(self) -> bool:
+        if all(map(is_, [getattr(module, name, _ABSENT) for module, name in self._names], self._values)):
+            return False
         changed = False
         for (module, name), wanted in zip(self._names, self._values, strict=True):
             if getattr(module, name, _ABSENT) is not wanted:

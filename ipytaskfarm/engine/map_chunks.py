@@ -24,7 +24,7 @@ SINGLY = 100
 """So many items run one by one after an item that has changed its surroundings in a way that nothing tells of."""
 TRUSTED = 64
 """Calls in a row that changed nothing."""
-SEGMENT_S = 0.001
+SEGMENT_S = 0.002
 """So much of a quick map runs between two looks at the surroundings, which take 12 to 36 us."""
 
 
@@ -149,8 +149,9 @@ class _Calls:
             elif known.singly:
                 known.singly -= 1
             known.trusted = not changed and count >= TRUSTED
-        usual = max(1, int(SEGMENT_S * count / run_s)) if run_s > 0 else 1
-        known.segment = min(usual, count if noted else 2 * count + 1)
+        usual = int(SEGMENT_S * count / run_s) if run_s > 0 else 1
+        # A run that other processes have interrupted says little of the items: the number sinks gently.
+        known.segment = max(1, count // 8, min(usual, count if noted else 2 * count + 1))
 
 
 def _stopped() -> RuntimeError:
