@@ -21,9 +21,9 @@ import sys
 import threading
 from functools import partial
 
-from .descriptors import DescriptorTap, FormerFiles, follow_children
+from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
 from .sinks import SINK, Sink, send_late_output_to
-from .streams import STDERR_FD, STDOUT_FD, TaskStream
+from .streams import TaskStream
 
 LOOK_CHARS = 16 * 1024
 """What somebody who looks on is shown of a stream at once."""

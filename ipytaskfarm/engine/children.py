@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,9 +13,6 @@ from ..core.messages.task_types import Packed, Rules, Submission
 from ..serialization.pack import pack, pack_function
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
-
-if TYPE_CHECKING:
-    from .current import CurrentTask
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -56,6 +53,22 @@ def submission(number: int, packed: Packed, job: str | None = None) -> Submissio
     return Submission(number, packed.payload, 0.0, packed.function, rules, packed.blobs, packed.needs)
 
 
+class ParentTask(Protocol):
+    """What a child job needs of the running task that creates it."""
+
+    def packed(self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+        """Pack a child."""
+
+    def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
+        """Submit the children, and return their ids."""
+
+    def wait(self, ids: Iterable[int] | None = None, timeout: float | None = None) -> int:
+        """Wait for children, and return the number of those that failed."""
+
+    def results(self, ids: Iterable[int] | None = None, return_exceptions: bool = False) -> list[Any]:
+        """Wait for children, and return their values."""
+
+
 class ChildJob:
     """A job that a running task submits: `add_task`, `submit`, `wait`, `results`.  Made by
     ``current_task().create_job(name)``.
@@ -64,7 +77,7 @@ class ChildJob:
     does.  From STK Parallel Computing's child jobs.
     """
 
-    def __init__(self, parent: CurrentTask, name: str, abort_on_failure: bool) -> None:
+    def __init__(self, parent: ParentTask, name: str, abort_on_failure: bool) -> None:
         self._parent = parent
         self._made: list[Packed] = []
         self.name = name

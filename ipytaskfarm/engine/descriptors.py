@@ -21,12 +21,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from io import FileIO, TextIOWrapper
-from typing import Any
+from io import FileIO, TextIOWrapper, UnsupportedOperation
+from typing import Any, NoReturn
 
 from .sinks import LIMIT_CHARS, BoundedText
-from .streams import ERRORS, STDERR_FD, STDOUT_FD, OriginalStream
 
+STDOUT_FD, STDERR_FD = 1, 2
+ERRORS = "backslashreplace"
+"""What becomes of characters that cannot be encoded, and of bytes that cannot be decoded: they stay readable."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_MOVED_BYTES_MAX = 1024 * 1024
 """How much of its end a log keeps when it gets a new file."""
@@ -256,6 +258,30 @@ def follow_children(started: Callable[[], None]) -> None:
         start = following(getattr(os, name))
         setattr(os, name, start)
         setattr(posix, name, start)
+
+
+class _Unseekable(FileIO):
+    """A descriptor as a terminal or pipe is: though a file is behind it, nobody may go back in it."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def truncate(self, size: int | None = None, /) -> NoReturn:
+        raise UnsupportedOperation("truncate")
+
+
+class OriginalStream(TextIOWrapper):
+    """``sys.__stdout__`` or ``sys.__stderr__``: straight to a descriptor, which it leaves open, and itself too."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(_Unseekable(fd, "w", closefd=False), errors=ERRORS, write_through=True)
+        self.mode = "w"  # type: ignore[misc]
+
+    def close(self) -> None:
+        self.flush()
+
+    def detach(self) -> NoReturn:
+        raise UnsupportedOperation("an engine's streams cannot be taken apart")
 
 
 def catch_descriptors(output: str) -> None:

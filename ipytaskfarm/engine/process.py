@@ -41,7 +41,7 @@ from .capture import Capture
 from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
-from .descriptors import catch_descriptors
+from .descriptors import STDERR_FD, catch_descriptors
 from .environments import Environments
 from .fetching import BlobRequests
 from .interrupt import Interrupts
@@ -56,7 +56,7 @@ from .properties import Properties
 from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
-from .streams import STDERR_FD, follow_threads, forget_parent
+from .streams import follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
 RING_EVERY_S = 0.0005

@@ -14,19 +14,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from io import FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ipykernel.iostream import OutStream
 
+from .descriptors import ERRORS, STDERR_FD, STDOUT_FD, DescriptorTap
 from .sinks import SINK, Sink
 
-if TYPE_CHECKING:
-    from .descriptors import DescriptorTap
-
-STDOUT_FD, STDERR_FD = 1, 2
-ERRORS = "backslashreplace"
-"""What becomes of characters that cannot be encoded, and of bytes that cannot be decoded: they stay readable."""
 _SETTINGS = ("encoding", "errors", "newline", "line_buffering", "write_through")
 
 Drain = Callable[[Sink], bool]
@@ -275,30 +269,6 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view.nbytes:
         view = view[os.write(fd, view) :]
-
-
-class _Unseekable(FileIO):
-    """A descriptor as a terminal or pipe is: though a file is behind it, nobody may go back in it."""
-
-    def seekable(self) -> bool:
-        return False
-
-    def truncate(self, size: int | None = None, /) -> NoReturn:
-        raise io.UnsupportedOperation("truncate")
-
-
-class OriginalStream(TextIOWrapper):
-    """``sys.__stdout__`` or ``sys.__stderr__``: straight to a descriptor, which it leaves open, and itself too."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__(_Unseekable(fd, "w", closefd=False), errors=ERRORS, write_through=True)
-        self.mode = "w"  # type: ignore[misc]
-
-    def close(self) -> None:
-        self.flush()
-
-    def detach(self) -> NoReturn:
-        raise io.UnsupportedOperation("an engine's streams cannot be taken apart")
 
 
 def follow_threads() -> None:

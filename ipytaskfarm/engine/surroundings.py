@@ -30,7 +30,7 @@ from .change_hooks import (
     ZONE,
     usual,
 )
-from .streams import STDERR_FD
+from .descriptors import STDERR_FD
 
 _ABSENT = object()
 

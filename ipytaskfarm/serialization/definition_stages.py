@@ -22,12 +22,9 @@ from __future__ import annotations
 import gc
 import types
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import rebuild as build, rebuild_classes as build_classes
-
-if TYPE_CHECKING:
-    from .pickler import Pickler
 
 _WALKED_MAX = 20_000
 _HEAP_TYPE = 1 << 9
@@ -35,6 +32,17 @@ LEAVES = frozenset(
     {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, bytearray, range}
 )
 _DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
+
+
+class StagedPickler(Protocol):
+    """What the stages need of the pickler that writes them."""
+
+    stages: Stages | None
+    """Those that definitions join now."""
+    suspended: list[Stages | None]
+    """Those that are suspended while a value is written whole, the innermost last."""
+    owner: type | None
+    """The class that the step written last belongs to."""
 
 
 class DefinitionStep:
@@ -171,7 +179,7 @@ class Stages:
             known = self._kinds[kind] = bool(kind.__flags__ & _HEAP_TYPE) and self._by_value(kind)
         return known
 
-    def turn(self, pickler: Pickler, turn: _Turn) -> None:
+    def turn(self, pickler: StagedPickler, turn: _Turn) -> None:
         """What follows when the steps known so far are written."""
         if self.steps[-1] is turn:
             if self._late:
@@ -208,11 +216,11 @@ class Stages:
         return found if self._parent is None else found + self._parent.waiting(wanted)
 
 
-def _suspended(pickler: Pickler) -> Stages | None:
+def _suspended(pickler: StagedPickler) -> Stages | None:
     return next((each for each in reversed(pickler.suspended) if each is not None), None)
 
 
-def join(pickler: Pickler, by_value: Callable[[type], bool]) -> tuple[Stages, list[Any] | None]:
+def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stages, list[Any] | None]:
     """The stages that are open, or new ones and the list that makes their steps part of the pickle."""
     if pickler.stages is not None:
         return pickler.stages, None
@@ -228,31 +236,31 @@ def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[
     return create, arguments, steps, None, None, build_classes.finish
 
 
-def reduce_step(pickler: Pickler, step: DefinitionStep) -> Any:
+def reduce_step(pickler: StagedPickler, step: DefinitionStep) -> Any:
     """The action's call."""
     step.written = True
     pickler.owner = step.owner
     return step.action, (step.subject, step.part)
 
 
-def reduce_whole(pickler: Pickler, whole: Whole) -> Any:
+def reduce_whole(pickler: StagedPickler, whole: Whole) -> Any:
     """The value between two marks, after the steps that are waiting for its classes."""
     return build_classes.whole, (_Mark(True), Pull(whole.classes), whole.value, _Mark(False))
 
 
-def reduce_after(pickler: Pickler, after: After) -> Any:
+def reduce_after(pickler: StagedPickler, after: After) -> Any:
     """The classes themselves come first: their steps are known from then on."""
     return build_classes.whole, (*after.classes, Pull(after.classes), after.value, None)
 
 
-def reduce_pull(pickler: Pickler, pull: Pull) -> Any:
+def reduce_pull(pickler: StagedPickler, pull: Pull) -> Any:
     """The steps in a list that nobody uses."""
     stages = pickler.stages or _suspended(pickler)
     waiting = stages.waiting(pull.classes) if stages is not None and pull.classes else []
     return build.same, (waiting or None,)
 
 
-def reduce_mark(pickler: Pickler, mark: _Mark) -> Any:
+def reduce_mark(pickler: StagedPickler, mark: _Mark) -> Any:
     """Nothing is built."""
     if mark.suspends:
         pickler.suspended.append(pickler.stages)
@@ -262,7 +270,7 @@ def reduce_mark(pickler: Pickler, mark: _Mark) -> Any:
     return build.same, (None,)
 
 
-def reduce_turn(pickler: Pickler, turn: _Turn) -> Any:
+def reduce_turn(pickler: StagedPickler, turn: _Turn) -> Any:
     """Nothing is built."""
     turn.stages.turn(pickler, turn)
     return build.same, (None,)

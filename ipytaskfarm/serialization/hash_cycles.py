@@ -16,16 +16,35 @@ import io
 import itertools
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import rebuild_classes as build_classes
 from .definition_stages import LEAVES
 
-if TYPE_CHECKING:
-    from .pickler import Pickler
-
 _LOOKED_AT_MAX = 1_000_000
 _DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
+
+
+class SettlingPickler(Protocol):
+    """What this module needs of the pickler."""
+
+    value: Any
+    """What is being pickled."""
+    cycles: Cycles | None
+    inline: bool
+    """Whether the value is a definition."""
+    kinds: dict[type, Any]
+    """Type -> its reducer in this pickle."""
+
+    @property
+    def memo(self) -> Any:
+        """Pickle's table of the objects that are written already."""
+
+    def dump(self, obj: Any, /) -> None:
+        """Write the pickle of an object."""
+
+    def clear_memo(self) -> None:
+        """Forget what is written already."""
 
 
 class Cycles:
@@ -140,7 +159,7 @@ def _groups(start: Any, found: set[int]) -> list[list[Any]]:
     return groups
 
 
-def reduce_hashed(pickler: Pickler, obj: Any) -> Any:
+def reduce_hashed(pickler: SettlingPickler, obj: Any) -> Any:
     """Pickle's own way, unless the object is in a cycle through a set or dict."""
     cycles = pickler.cycles
     if cycles is None:
@@ -159,7 +178,7 @@ def reduce_hashed(pickler: Pickler, obj: Any) -> Any:
     return build_classes.new_provisional, start, (state,), *items, build_classes.fill_provisional
 
 
-def dump_settled(pickler: Pickler, file: io.BytesIO, value: Any) -> None:
+def dump_settled(pickler: SettlingPickler, file: io.BytesIO, value: Any) -> None:
     """Pickle a value; once more if there are such objects in it, with what is to be done at the end."""
     pickler.value = value
     pickler.dump(value)
@@ -189,14 +208,14 @@ class _Found:
         self.objects = objects
 
 
-def reduce_finished(pickler: Pickler, finished: Finished) -> Any:
+def reduce_finished(pickler: SettlingPickler, finished: Finished) -> Any:
     """The value, then what is to be done with it."""
     assert pickler.cycles is not None
     members = _Found(list(pickler.cycles.members.values()))
     return build_classes.settle_hashes, (finished.value, members, _Found(pickler.cycles.containers))
 
 
-def reduce_found(pickler: Pickler, found: _Found) -> Any:
+def reduce_found(pickler: SettlingPickler, found: _Found) -> Any:
     """A list; what its owner's state leaves out is not brought in by this."""
     memo = pickler.memo.copy()
     return list, ([each for each in found.objects if id(each) in memo],)

@@ -11,20 +11,28 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.machinery
 import os
 import re
 import sys
 import types
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
-from .module_origin import Shipped, Travel, file_travels, folder_travels, is_compiled, travel, when_rules_change
+from .module_origin import (
+    Shipped,
+    Travel,
+    file_travels,
+    find_spec,
+    folder_travels,
+    is_compiled,
+    travel,
+    when_rules_change,
+)
 
 DATA_BYTES_MAX = 16 * 2**20
 """Of data files that travel with one package; what is beyond stays."""
@@ -210,7 +218,7 @@ class _Builder:
 
     def _read(self, name: str) -> tuple[ModuleSource, _Text | None] | None:
         module = sys.modules.get(name)
-        spec = getattr(module, "__spec__", None) or find(name)
+        spec = getattr(module, "__spec__", None) or find_spec(name)
         file = getattr(module, "__file__", None)
         if spec is not None and isinstance(spec.loader, Shipped):
             shipped: ModuleSource = spec.loader.module  # type: ignore[attr-defined]
@@ -267,7 +275,7 @@ class _Builder:
         return known
 
     def _list_all(self, top: str) -> set[str]:
-        spec = getattr(sys.modules.get(top), "__spec__", None) or find(top)
+        spec = getattr(sys.modules.get(top), "__spec__", None) or find_spec(top)
         locations = getattr(spec, "submodule_search_locations", None)
         origin = getattr(spec, "origin", None)
         if spec is None or isinstance(spec.loader, Shipped) or not locations or not origin:
@@ -403,7 +411,7 @@ def is_sent(name: str) -> bool:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names and sys.modules.get(top) is not None and travel(top) is Travel.REFERENCE:
         return False
-    spec = find(name)
+    spec = find_spec(name)
     if spec is None:
         return False
     if isinstance(spec.loader, Shipped):
@@ -411,34 +419,6 @@ def is_sent(name: str) -> bool:
     if not spec.has_location or spec.origin is None:
         return folder_travels(name, list(spec.submodule_search_locations or ()))
     return file_travels(name, spec.origin)
-
-
-def find(name: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a module that need not be imported; nothing is run to find it."""
-    path: Sequence[str] | None = None
-    spec: importlib.machinery.ModuleSpec | None = None
-    parts = name.split(".")
-    for depth in range(1, len(parts) + 1):
-        full = ".".join(parts[:depth])
-        loaded = sys.modules.get(full)
-        spec = getattr(loaded, "__spec__", None) or _find_one(full, path)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations
-        if path is None and depth < len(parts):
-            return None
-    return spec
-
-
-def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
-    for finder in sys.meta_path:
-        try:
-            spec = finder.find_spec(name, path)
-        except (ImportError, AttributeError, TypeError, ValueError, OSError):
-            continue
-        if spec is not None:
-            return spec
-    return None
 
 
 # --------------------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ distributions; what was found is remembered for each module and each folder.
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import json
 import os
 import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,7 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
         _refuse_compiled(path)
         _added_modules.add(path)
     elif isinstance(path, str) and not os.path.exists(path):
-        from .module_bundles import find
-
-        if path.partition(".")[0] not in sys.modules and find(path) is None:
+        if path.partition(".")[0] not in sys.modules and find_spec(path) is None:
             raise FileNotFoundError(f"add_dependency({path!r}): there is no such file or folder, and no such module")
         _refuse_compiled(path)
         _added_modules.add(path)
@@ -102,17 +101,43 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
 
 
 def _refuse_compiled(name: str) -> None:
-    from .module_bundles import find
-
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OWN:
         raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name")
-    spec = getattr(sys.modules.get(name), "__spec__", None) or find(name)
+    spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     origin = getattr(spec, "origin", None)
     if getattr(spec, "submodule_search_locations", None) is None and origin and not origin.endswith(".py"):
         raise ValueError(
             f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run"
         )
+
+
+def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """The spec of a module that need not be imported; nothing is run to find it."""
+    path: Sequence[str] | None = None
+    spec: importlib.machinery.ModuleSpec | None = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        full = ".".join(parts[:depth])
+        loaded = sys.modules.get(full)
+        spec = getattr(loaded, "__spec__", None) or _find_one(full, path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and depth < len(parts):
+            return None
+    return spec
+
+
+def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, path)
+        except (ImportError, AttributeError, TypeError, ValueError, OSError):
+            continue
+        if spec is not None:
+            return spec
+    return None
 
 
 def travel(name: str | None) -> Travel:
