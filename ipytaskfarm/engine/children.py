@@ -1,4 +1,4 @@
-"""Tasks that a running task submits: packed here, run as its children."""
+"""Pack the tasks that a running task submits as its children."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Blobs | None) -> Packed:
-    """A `Task`, or a function with its arguments, ready to travel.
+    """Pack a `Task`, or a function with its arguments.
 
-    Raises TypeError for anything else, UnpickleableException for what cannot travel."""
+    Raises TypeError for anything else, UnpickleableException for a part that cannot travel."""
     packs_itself: Callable[[Blobs | None], Packed] | None = getattr(what, "_pack", None)
     if packs_itself is not None:
         if args or kwargs:
@@ -46,7 +46,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
 
 
 def submission(number: int, packed: Packed, job: str | None = None) -> Submission:
-    """As it travels; the controller gives the id."""
+    """Make the submission of a packed child; the controller replaces `number` by the task's id."""
     rules = packed.rules
     if job is not None:
         rules = msgspec.structs.replace(rules or Rules(), job=job)
@@ -83,25 +83,25 @@ class ChildJob:
         self.name = name
         self.abort_on_failure = abort_on_failure
         self.ids: list[int] = []
-        """Of its tasks, once they were submitted."""
+        """The ids of the tasks after `submit`."""
 
     def add_task(self, what: Any, *args: Any, **kwargs: Any) -> None:
-        """A `Task`, or ``what(*args, **kwargs)``; handed in by `submit`."""
+        """Add a `Task`, or the call ``what(*args, **kwargs)``; `submit` submits it."""
         if self.ids:
             raise ValueError(f"child job {self.name!r} was submitted: create another one")
         self._made.append(self._parent.packed(what, args, kwargs))
 
     def submit(self) -> list[int]:
-        """Hand its tasks in; their ids.  ValueError when there are none."""
+        """Submit the tasks, and return their ids.  ValueError: the job has no tasks."""
         if not self._made:
-            raise ValueError(f"child job {self.name!r} has no tasks to hand in: add_task() first")
+            raise ValueError(f"child job {self.name!r} has no tasks to submit: call add_task() first")
         self.ids = self._parent.spawn(self._made, self.name, self.abort_on_failure)
         return self.ids
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until all its tasks have ended; how many of them failed.  TimeoutError after `timeout` seconds."""
+        """Wait until all tasks have ended, and return how many failed.  TimeoutError after `timeout` seconds."""
         return self._parent.wait(self.ids, timeout)
 
     def results(self, return_exceptions: bool = False) -> list[Any]:
-        """Wait, and give its tasks' values in the order of adding; see ``current_task().results``."""
+        """Wait, and return the values of the tasks in the order in which they were added."""
         return self._parent.results(self.ids, return_exceptions)

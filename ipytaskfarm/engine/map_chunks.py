@@ -1,4 +1,4 @@
-"""A chunk of a map: one attempt, many calls, each with an end of its own."""
+"""Run a chunk of a map: one attempt with many calls, each of which has its own value or error."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ Error: TypeAlias = tuple[int, bool, FailureBody]
 
 
 SINGLY = 100
-"""So many items run one by one after an item that has changed its surroundings in a way that nothing tells of."""
+"""The number of items that run one by one after an item changed its surroundings without a note in `CHANGES`."""
 TRUSTED = 64
-"""Calls in a row that changed nothing."""
+"""The number of calls in a row, none of which changed anything, after which looks become rare."""
 SEGMENT_S = 0.002
-"""So much of a quick map runs between two looks at the surroundings, which take 12 to 36 us."""
+"""Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
 
 
 class Known:
-    """A function that was unpacked, and what is known of it."""
+    """A function that was unpacked, and what its calls so far have shown."""
 
     __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
     def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
         self.function = function
         self.reaches = reaches
-        """It looks as if it changed what belongs to the whole process."""
+        """Whether its code mentions what belongs to the whole process, see `side_effects`."""
         self.segment = 1
-        """So many of its calls may run before the next look."""
+        """The number of calls in the next segment."""
         self.singly = 0
-        """So many of its calls run one by one yet, since one has changed something."""
+        """The number of calls that still run one by one, since a call changed something without a note."""
         self.trusted = False
-        """So many of its calls changed nothing that there is a look only every `SEGMENT_S`."""
+        """Whether a look every `SEGMENT_S` is enough, since `TRUSTED` calls changed nothing."""
         self.unseen_s = 0.0
-        """How long its calls have run since the last look."""
+        """Seconds that its calls have run since the last look."""
 
 
 def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
-    """Call it with each item (star: with each item's items).  An interrupt ends the chunk as a whole.
+    """Call the function with each item (star: with the parts of each item).  An interrupt ends the whole chunk.
 
-    Each item begins in the surroundings in which a task does.  The error of an item that is alone is raised: it is the
-    task's own, to be retried and rejected like any other.
+    Each item begins in the surroundings in which a task does.  The error of a chunk's only item is raised, so that the
+    task is retried or rejected like any other.
     """
     calls = _Calls(known, items, star, baseline)
     sink = SINK.get()
@@ -75,11 +75,11 @@ class _Calls:
         self._star = star
         self._baseline = baseline
         self.values: list[Any] = []
-        """It grows with each item that was called, in a loop in C too: output is booked by its length."""
+        """The values so far, one for each ended item; output belongs to the item of this number, also in a loop in C."""
         self.errors: list[Error] = []
 
     def run_one(self) -> None:
-        """An item in a context of its own."""
+        """Run one item in a context of its own."""
         item = self._items[len(self.values)]
         began = time.perf_counter()
         try:
@@ -159,7 +159,7 @@ def _stopped() -> RuntimeError:
 
 
 def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -> bytes:
-    """Pack what `call_each` gave; a value that cannot travel becomes an error of its item."""
+    """Pack the result of `call_each`.  A value that cannot travel becomes an error of its item."""
     try:
         return pack(ended, "value", keeper)
     except UnpickleableException:
