@@ -75,7 +75,7 @@ class _Calls:
         self._star = star
         self._baseline = baseline
         self.values: list[Any] = []
-        """The values so far, one for each ended item; output belongs to the item of this number, also in a loop in C."""
+        """The values so far, one for each ended item; output belongs to the item of this number, in C loops too."""
         self.errors: list[Error] = []
 
     def run_one(self) -> None:
