@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.scheduler.queue import fifo_key
-from .core.scheduler.task import TaskInfo
+from .core.scheduler.queue import TaskInfo, fifo_key
 
 __all__ = ["FIFO", "LIFO", "FairShare", "FairShareJobs", "QueuePolicy", "TaskInfo"]
 

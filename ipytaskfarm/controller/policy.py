@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.scheduler.queue import PolicyKey, fifo_key
-from ..core.scheduler.task import TaskInfo
+from ..core.scheduler.queue import PolicyKey, TaskInfo, fifo_key
 from ..policies import FIFO
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Ended, FailureSummary, JobSpec, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
+from ipytaskfarm.core.scheduler.queue import TaskInfo
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
-from ipytaskfarm.core.scheduler.task import TaskInfo
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 
 from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine, run_next

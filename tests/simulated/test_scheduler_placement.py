@@ -12,7 +12,7 @@ from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.requirements import Asks, Environment
 from ipytaskfarm.core.scheduler.agent_entry import AgentEntry
 from ipytaskfarm.core.scheduler.engine_choice import first_idle, in_default_order, note_idle
-from ipytaskfarm.core.scheduler.engine_entry import EngineEntry
+from ipytaskfarm.core.scheduler.entries import EngineEntry
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.state import SchedulerState
 

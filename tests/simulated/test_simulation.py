@@ -53,7 +53,7 @@ SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
 
 MUTATIONS = {
     "drop the attempt check": (
-        "core/scheduler/task.py",
+        "core/scheduler/entries.py",
         "type(place) is Assigned and place.engine == engine and place.attempt == run[1]",
         "type(place) is Assigned",
     ),

@@ -39,10 +39,10 @@ from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, Sav
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.scheduler.events import Originals
+from ipytaskfarm.core.scheduler.queue import TaskInfo
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
-from ipytaskfarm.core.scheduler.task import TaskInfo
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport.hub import Peer, PeerNewEpoch

@@ -24,10 +24,10 @@ from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from ..scheduler.engine_shutdown import recycle
+from ..scheduler.entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from ..scheduler.recycling import remember_settings
-from ..scheduler.resources import Claim
+from ..scheduler.running_tasks import Claim
 from ..scheduler.slots import nodes_to_fill
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED

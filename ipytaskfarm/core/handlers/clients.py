@@ -24,9 +24,10 @@ from ..saves import SaveAccepted, SaveClear, SaveSetting
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
+from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, Assigned, TaskEntry
+from ..scheduler.task import DEFAULT_RULES, Assigned
 from ..scheduler.transitions import accept, final_without_answer, finish, forget
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job

@@ -27,7 +27,7 @@ from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.requests import PendingCommand
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned

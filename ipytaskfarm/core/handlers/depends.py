@@ -9,9 +9,8 @@ from ..messages.evaluator import Evaluate, Evaluated, Subject
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_class
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import ClassKey, EngineEntry, EngineState
 from ..scheduler.functions import FunctionVerdicts, locality_key
-from ..scheduler.queue import ClassKey
 from ..scheduler.state import SchedulerState
 
 

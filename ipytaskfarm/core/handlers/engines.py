@@ -6,8 +6,8 @@ from ..messages import EngineCommand, EnginePrepared
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_entry import EngineEntry, EngineState
 from ..scheduler.engine_shutdown import end_engine, retire
+from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.placement import begin_oldest
 from ..scheduler.state import SchedulerState
 from .depends import ask_about_engine

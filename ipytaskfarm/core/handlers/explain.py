@@ -8,11 +8,10 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
 from ..scheduler.durations import SLOW_S
 from ..scheduler.eligibility import may_serve
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import ClassKey, EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
-from ..scheduler.queue import ClassKey, serves_environment
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, Assigned, Queued, TaskEntry
+from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
 from ..states import State, Waiting
 from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of

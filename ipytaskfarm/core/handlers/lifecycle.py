@@ -18,11 +18,11 @@ from ..messages.task_types import FailureSummary
 from ..saves import SaveSetting
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
-from ..scheduler.engine_entry import EngineState
 from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
+from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.placement import dispatch
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import RETURNED, Assigned, TaskEntry
+from ..scheduler.task import RETURNED, Assigned
 from ..scheduler.transitions import final_without_answer, finish, requeue
 from ..states import Reason
 from .agents import balance

@@ -10,9 +10,9 @@ from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import RETRIED, RETURNED, TaskEntry
+from ..scheduler.task import RETRIED, RETURNED
 from ..scheduler.transitions import begin, final_without_answer, note_attempt, requeue, unassign
 from ..states import Reason
 from .commands import fail_commands_of

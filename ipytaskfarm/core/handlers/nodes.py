@@ -12,11 +12,10 @@ from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_entry import EngineState
 from ..scheduler.engine_shutdown import recall
-from ..scheduler.queue import ClassKey
+from ..scheduler.entries import ClassKey, EngineState, TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, TaskEntry
+from ..scheduler.task import DEFAULT_RULES
 from ..scheduler.transitions import refund
 
 TASKS_LEAST = 5

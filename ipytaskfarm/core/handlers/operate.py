@@ -21,8 +21,9 @@ from ..messages.task_types import AttemptRow, FailureSummary, Final
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadEnded, LoadJobs
 from ..scheduler.engine_shutdown import recall
+from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import RETRIED, Assigned, Queued, TaskEntry
+from ..scheduler.task import RETRIED, Assigned, Queued
 from ..scheduler.transitions import final_without_answer, finish, note_attempt, rejoin, requeue
 from ..states import Reason, Waiting
 from .clients import grace_of

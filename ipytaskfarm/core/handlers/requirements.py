@@ -9,10 +9,10 @@ from ..scheduler.admission import changing_facts, lacks_time
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import facts_of, unmet_requirement
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.functions import PendingCheck, locality_key
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, TaskEntry
+from ..scheduler.task import DEFAULT_RULES
 from ..scheduler.transitions import final_without_answer, finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts

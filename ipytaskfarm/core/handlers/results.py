@@ -8,13 +8,13 @@ from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_class
-from ..scheduler.engine_entry import EngineEntry, EngineState, RecordedBatch
 from ..scheduler.engine_shutdown import end_engine
+from ..scheduler.entries import EngineEntry, EngineState, RecordedBatch, TaskEntry
 from ..scheduler.graph import inputs_lost
 from ..scheduler.placement import begin_oldest, release
 from ..scheduler.recycling import after_run, count_run
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection, TaskEntry
+from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
 from ..scheduler.transitions import (
     final_of_answer,
     finish,

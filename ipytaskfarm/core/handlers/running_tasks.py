@@ -29,10 +29,9 @@ from ..saves import SaveAccepted
 from ..scheduler import nested_waits, task_messages
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTaken
-from ..scheduler.engine_entry import EngineEntry
+from ..scheduler.entries import EngineEntry, TaskEntry
 from ..scheduler.running_tasks import Family
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import TaskEntry
 from ..scheduler.transitions import accept
 from ..states import State
 from ..validation import why_not_storable

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..messages import NumberReply, Output, OutputQuery, Outputs, OutputText
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
-from ..scheduler.engine_entry import EngineEntry, EngineState
+from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.state import SchedulerState
 
 PATIENCE_S = 5.0

@@ -12,8 +12,8 @@ from ..scheduler import graph
 from ..scheduler.clients import Block, ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
+from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import TaskEntry
 from ..scheduler.transitions import accept
 from ..states import Reason
 from ..validation import SECONDS_MAX, why_not_storable

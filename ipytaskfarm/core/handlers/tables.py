@@ -12,10 +12,9 @@ from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTable
-from ..scheduler.engine_entry import EngineEntry, EngineState
-from ..scheduler.queue import TaskClass
+from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import Assigned, Queued, TaskEntry
+from ..scheduler.task import Assigned, Queued
 from ..states import FINAL, State, Waiting
 from .nodes import DRAINED
 

@@ -29,11 +29,11 @@ from ..requirements import (
 from .agent_entry import AgentEntry
 from .clock import Now
 from .eligibility import announce, announce_to
-from .engine_entry import EngineEntry
-from .queue import ClassKey, TaskClass
-from .resources import Claim, ParallelGroup
+from .entries import ClassKey, EngineEntry, TaskClass, TaskEntry
+from .queue import ParallelGroup
+from .running_tasks import Claim
 from .state import SchedulerState
-from .task import DEFAULT_RULES, TaskEntry
+from .task import DEFAULT_RULES
 
 _DUST = 1e-9
 """Sums of fractions are not exact."""

@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ..messages import NodeState, ResourceRequest
 from ..messages.task_types import Incarnation, RunKey
-from .engine_entry import EngineEntry
-from .queue import TaskClass
+from .entries import EngineEntry, TaskClass
 
 TaskKind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
 """(depend, targets) of a task: the part of its class that says what it is."""

@@ -13,9 +13,8 @@ from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
-from .engine_entry import EngineEntry, EngineState
+from .entries import OPEN_CLASS, ClassKey, EngineEntry, EngineState, TaskClass, serves_environment
 from .functions import locality_key
-from .queue import OPEN_CLASS, ClassKey, TaskClass, serves_environment
 from .state import SchedulerState
 
 _KEPT_CLASSES = 1024

@@ -19,8 +19,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from .admission import gate_for
 from .agent_entry import AgentEntry
-from .engine_entry import EngineEntry
-from .queue import TaskClass, serves_environment
+from .entries import EngineEntry, TaskClass, serves_environment
 from .readiness import IdleEntry
 from .state import SchedulerState
 

@@ -7,7 +7,7 @@ from ..messages.task_types import RunKey
 from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
-from .engine_entry import EngineEntry, EngineState
+from .entries import EngineEntry, EngineState
 from .state import SchedulerState
 
 EXIT_S = 2.0

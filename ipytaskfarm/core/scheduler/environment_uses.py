@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..requirements import Environment
-from .engine_entry import EngineEntry
+from .entries import EngineEntry
 
 
 @dataclass(slots=True)

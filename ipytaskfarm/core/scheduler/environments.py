@@ -12,9 +12,8 @@ from .admission import gate_for
 from .clock import Now
 from .decision import Decision
 from .eligibility import may_serve
-from .engine_entry import EngineEntry, EngineState
 from .engine_shutdown import recycle
-from .queue import TaskClass, serves_environment
+from .entries import EngineEntry, EngineState, TaskClass, serves_environment
 from .slots import free_slots
 from .state import SchedulerState
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..messages.task_types import Function, Incarnation, Rules
 from ..saves import SaveFunction
 from .decision import Decision
-from .engine_entry import EngineEntry
+from .entries import EngineEntry
 
 
 def locality_key(digest: str) -> str:

@@ -15,10 +15,10 @@ from ..saves import TaskRecord
 from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now
 from .decision import Decision, LoadEnded
-from .engine_entry import EngineEntry
 from .engine_shutdown import recycle
+from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
-from .task import FOR_TASKS, Assigned, Queued, TaskEntry
+from .task import FOR_TASKS, Assigned, Queued
 from .transitions import (
     final_of_join,
     final_without_answer,

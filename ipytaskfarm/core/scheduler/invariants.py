@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..states import State
-from .engine_entry import EngineState
+from .entries import EngineState
 from .graph import check_graph
 from .nested_waits import check_nested_waits
 from .state import SchedulerState

@@ -11,8 +11,8 @@ from ..messages.running_task import Await, Counted, TaskCall
 from .admission import claim, gate, release_claim
 from .clock import Now
 from .decision import Decision
-from .engine_entry import AssignedRun, EngineEntry
 from .engine_shutdown import recall
+from .entries import AssignedRun, EngineEntry
 from .running_tasks import NestedWait
 from .state import SchedulerState
 from .task import DEFAULT_RULES

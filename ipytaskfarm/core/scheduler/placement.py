@@ -17,15 +17,14 @@ from .agent_entry import AgentEntry
 from .clock import Now
 from .decision import Assignment, Decision, ToRun, Wants
 from .engine_choice import better_engine, first_idle, in_default_order, note_idle
-from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from .engine_shutdown import recall, recycle
+from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch, TaskClass, TaskEntry, serves_environment
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
-from .queue import TaskClass, serves_environment
 from .recycling import begin_idle_time, note_settings, room_left
 from .slots import slots_to_fill
 from .state import SchedulerState
-from .task import DEFAULT_RULES, Assigned, TaskEntry
+from .task import DEFAULT_RULES, Assigned
 from .transitions import assign, begin
 
 MAX_BATCH = 2048

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .engine_entry import EngineEntry
+from .entries import EngineEntry
 
 IdleEntry: TypeAlias = tuple[bool, int, int, int, EngineEntry]
 """(whether it has an environment, number of its last batch, id, number of the entry, the engine)"""

@@ -11,10 +11,9 @@ from ..messages.task_types import Ended
 from ..requirements import Recycle
 from .clock import Now
 from .decision import Decision
-from .engine_entry import AssignedRun, EngineEntry, EngineState
 from .engine_shutdown import recycle
+from .entries import AssignedRun, ClassKey, EngineEntry, EngineState, TaskClass
 from .jobs import JobEntry
-from .queue import ClassKey, TaskClass
 from .state import SchedulerState
 
 DAY_S = 86400

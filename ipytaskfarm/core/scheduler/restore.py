@@ -21,7 +21,7 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .engine_entry import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from .jobs import JobEntry
 from .running_tasks import Family
 from .settings import SchedulerSettings

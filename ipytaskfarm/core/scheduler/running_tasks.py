@@ -1,4 +1,4 @@
-"""What the scheduler keeps about tasks that talk to it while they run: children, waiting, messages, progress."""
+"""What the scheduler keeps about running tasks: their claims on nodes, children, waiting, messages, progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from typing import NamedTuple
 
 from ..messages.running_task import TaskCall
 from ..messages.task_types import Incarnation, RunKey
+from ..requirements import Allotment
+
+
+@dataclass(slots=True)
+class Claim:
+    """The resources of a node that one run takes, and the group in which it counts."""
+
+    amounts: dict[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+    exclusive: bool = False
+    group: str | None = None
+    """The group whose runs `max_parallel` limits."""
+
+    @property
+    def allotment(self) -> Allotment:
+        """Return the claim as its task is told of it."""
+        return Allotment(dict(self.amounts), self.gpus, self.exclusive)
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ from .clients import ClientEntry
 from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
-from .engine_entry import EngineState
+from .entries import EngineState
 from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
 from .invariants import check
 from .placement import dispatch

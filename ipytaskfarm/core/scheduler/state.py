@@ -16,17 +16,15 @@ from .agent_entry import AgentRegistry
 from .clients import ClientRegistry
 from .clock import Timers
 from .dependencies import DependencyGraph
-from .engine_entry import EngineEntry, EngineState
+from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
 from .functions import FunctionRegistry
 from .jobs import JobRegistry
-from .queue import Queues
+from .queue import Queues, StartLimits
 from .readiness import Readiness
 from .requests import EngineRequests
-from .resources import StartLimits
 from .running_tasks import Conversations, NestedWaits
 from .settings import SchedulerSettings
-from .task import TaskEntry
 
 LOSSES_KEPT = 20
 """So many lost engines are named by ``ipytaskfarm status``."""

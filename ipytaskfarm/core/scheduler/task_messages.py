@@ -11,10 +11,9 @@ from ..messages.running_task import Counted, Post, Receive, TaskCall, TaskMessag
 from ..saves import SaveMail
 from .clock import Now
 from .decision import Decision, LoadMail
-from .engine_entry import EngineEntry
+from .entries import EngineEntry, TaskEntry
 from .running_tasks import Mailbox, Reader
 from .state import SchedulerState
-from .task import TaskEntry
 
 MARK_MAX = 200
 """The most characters of a message's mark."""

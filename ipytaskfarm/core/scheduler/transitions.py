@@ -18,23 +18,11 @@ from .agent_entry import Charge
 from .clock import Now
 from .decision import Decision
 from .eligibility import announce, class_for
-from .engine_entry import EngineEntry
+from .entries import EngineEntry, TaskClass, TaskEntry, class_key_of
 from .nested_waits import note_task_end
-from .queue import TaskClass, class_key_of, fifo_key
+from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
-from .task import (
-    DEFAULT_RULES,
-    FOR_TASKS,
-    PAUSED,
-    QUEUED,
-    RETRIED,
-    Assigned,
-    Place,
-    Queued,
-    TaskEntry,
-    TaskInfo,
-    TrialState,
-)
+from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, Assigned, Place, Queued, TrialState
 from .task_messages import close
 
 

@@ -1,0 +1,455 @@
+"""Tasks, the classes in which tasks wait, and engines, as the scheduler knows them.
+
+These three refer to one another: a task names its class, a class has a heap of its tasks and the set of the engines
+that may serve it, and an engine has a heap of the classes that it may serve.
+
+A *class* holds the tasks that the same engines can run under the same rules (`ClassKey`).  Within a class tasks are in
+order of (policy key, queue_seq).  Between classes an engine takes the smallest head that it may serve.  Nothing here
+scans all classes or all engines to find the next task:
+
+* classes that every engine may serve are in one heap (`Heads`) that all engines share, see `core.scheduler.queue`;
+* a restricted class is in the heap of each engine that may serve it.
+
+Heap entries are lazy: (key, queue_seq, class) promises only that the class's head was no earlier than that when the
+entry was pushed.  A look at the top corrects it.  A class is pushed when it gets an earlier head than all its entries
+know of, so a task that nobody can run is in nobody's heap and delays nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush, heapreplace
+from typing import Any
+
+import msgspec
+
+from ..messages import PropertiesChanged
+from ..messages.dependencies import Needs
+from ..messages.task_types import AttemptRow, Incarnation, Rules, RunKey
+from ..requirements import Asks, Environment, Recycle
+from ..states import State
+from .durations import Durations
+from .running_tasks import Claim, NestedWait
+from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
+
+# -- tasks
+
+
+class TaskEntry:
+    """One unfinished task: its rules and where it is, never its payload.
+
+    Only unfinished tasks are kept so; an ended one shrinks to its reason (`state.TaskRegistry.finals`) and a row in the
+    store.  A million tasks may wait, so the common ones share what they can: no rules (None), one `Queued` object for
+    all that simply wait, one `TaskClass`.
+
+    `attempt` is the number of the latest assignment, `errors` and `losses` what was spent of the budget, `recovery` how
+    far down its chain of recovery tasks the task is.  `rules` and `function` are those of the link in use."""
+
+    __slots__ = (
+        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "job", "key",
+        "losses", "parent", "place", "queue_seq", "recovery",
+        "rejections", "rules", "session", "submitted_s", "suspect", "task_class", "trial_state", "waits_for",
+    )  # fmt: skip
+
+    def __init__(
+        self, task_id: int, queue_seq: int, submitted_s: float, session: str, function: str | None, rules: Rules | None
+    ) -> None:
+        self.id = task_id
+        self.queue_seq = queue_seq
+        self.submitted_s = submitted_s
+        self.session = session
+        self.function = function
+        self.rules = rules
+        self.place: Place = QUEUED
+        self.attempt = 0
+        self.errors = 0
+        self.losses = 0
+        self.recovery = 0
+        self.key: Any = 0
+        """The key that the queue policy has computed."""
+        self.history: list[AttemptRow] | None = None
+        self.rejections: dict[Incarnation, Rejection] | None = None
+        self.avoid: frozenset[Incarnation] | None = None
+        """Engines on which the task failed: others are preferred."""
+        self.suspect = False
+        """Whether the last attempt lost its engine: then nothing is sent ahead together with the task."""
+        self.task_class: TaskClass | None = None
+        self.job: str | None = rules.job if rules is not None else None
+        """The job that counts the task, whatever its recovery tasks say."""
+        self.environment: str | None = None
+        """The identity of the environment that counts the task."""
+        self.dependencies: Needs | None = None
+        self.waits_for: set[int] | None = None
+        """The tasks that this one waits for.  None or empty: none."""
+        self.parent: int | None = None
+        """The task that submitted this one."""
+        self.trial_state: TrialState | None = None
+
+    def __lt__(self, other: TaskEntry) -> bool:
+        # A task that left a queue and came back is twice in its heap, under one (key, queue_seq).
+        return self.id < other.id
+
+    @property
+    def state(self) -> State:
+        """Return the public state: scheduled until an engine has begun the task."""
+        place = self.place
+        return State.PENDING if type(place) is Assigned and place.since_s is not None else State.SCHEDULED
+
+    def own_trial_state(self) -> TrialState:
+        """Return the task's trial state, to be written to."""
+        if self.trial_state is None:
+            self.trial_state = TrialState()
+        return self.trial_state
+
+    @property
+    def retries_left(self) -> int:
+        """Return how many runs are still allowed after an error."""
+        return (self.rules or DEFAULT_RULES).retries - self.errors
+
+    @property
+    def losses_left(self) -> int:
+        """Return how many runs are still allowed after the loss of an engine.
+
+        That is `lost_retries` if given, else what is left of `retries`."""
+        rules = self.rules or DEFAULT_RULES
+        if rules.lost_retries is not None:
+            return rules.lost_retries - self.losses
+        return rules.retries - self.errors
+
+    @property
+    def may_repeat(self) -> bool:
+        """Return whether an attempt whose end is unknown may be run again."""
+        return self.losses_left > 0
+
+    def is_current(self, engine: Incarnation, run: RunKey) -> bool:
+        """Return whether an answer of this engine about this run still decides anything."""
+        place = self.place
+        return type(place) is Assigned and place.engine == engine and place.attempt == run[1]
+
+
+# -- classes
+
+
+class ClassKey(msgspec.Struct, frozen=True):
+    """What two tasks of one class have in common: they wait for the same engines."""
+
+    depend: str | None = None
+    targets: tuple[int, ...] | None = None
+    avoid: frozenset[Incarnation] | None = None
+    suspect: bool = False
+    own: int | None = None
+    """A task's id: this task was rejected by engines, and has exclusions of its own."""
+    requirements: Asks | None = None
+    job: str | None = None
+    """Set only where the job counts for recycling."""
+    limit_s: float | None = None
+    """The tasks' time limit, on farms where the time of agents is limited."""
+
+    @property
+    def restricted(self) -> bool:
+        """Return whether some engine may not serve the class, at some moment."""
+        return bool(
+            self.depend
+            or self.targets is not None
+            or self.avoid
+            or self.own is not None
+            or self.requirements is not None
+            or self.limit_s is not None
+        )
+
+    @property
+    def environment(self) -> str | None:
+        """Return the identity of the environment that the tasks need."""
+        return self.requirements.identity if self.requirements is not None else None
+
+
+OPEN_CLASS = ClassKey()
+
+
+def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
+    """Return the class that a task belongs to as it is now.
+
+    by_time_limit: whether there are agents whose time is limited."""
+    rules = task.rules
+    if rules is None and task.avoid is None and not task.suspect and not task.rejections:
+        return OPEN_CLASS
+    rules = rules or DEFAULT_RULES
+    own = task.id if task.rejections else None
+    requirements = rules.asks
+    job = rules.job if requirements is not None and requirements.by_job else None
+    limit_s = rules.time_limit_s if by_time_limit else None
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s)
+
+
+class TaskClass:
+    """The waiting tasks of one class, and what is known of their durations."""
+
+    __slots__ = (
+        "_heap", "alone", "durations", "eligible", "ends_with_job", "environment", "gated", "key", "reserved_by",
+        "restricted", "size",
+    )  # fmt: skip
+
+    def __init__(self, key: ClassKey) -> None:
+        self.key = key
+        self.restricted = key.restricted
+        self.environment = key.environment
+        recycle = key.requirements.recycle if key.requirements is not None else None
+        self.ends_with_job = recycle is not None and recycle.on_job_end
+        """Whether engines are recycled when its job ends: no other job's tasks are sent behind its own."""
+        self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
+        self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
+        self.reserved_by: str | None = None
+        """The session of the agent that starts nothing later than this class's head until the head can start."""
+        self._heap: list[tuple[Any, int, TaskEntry]] = []
+        self.size = 0
+        """How many tasks wait.  The heap may hold more entries, of tasks that have left."""
+        self.durations = Durations()
+        self.eligible: dict[EngineEntry, None] = {}
+        """The engines that may serve the class now.  Of unrestricted classes it is empty."""
+
+    def push(self, task: TaskEntry) -> bool:
+        """Queue a task, and return whether it is the new head."""
+        entry = (task.key, task.queue_seq, task)
+        heappush(self._heap, entry)
+        self.size += 1
+        task.task_class = self
+        return self._heap[0] is entry
+
+    def first(self) -> TaskEntry | None:
+        """Return the first waiting task, without taking it out."""
+        return self._heap[0][2] if self.head() is not None else None
+
+    def head(self) -> tuple[Any, int] | None:
+        """Return (key, queue_seq) of the first waiting task."""
+        heap = self._heap
+        while heap:
+            key, seq, task = heap[0]
+            if task.task_class is self and task.queue_seq == seq:
+                return key, seq
+            heappop(heap)
+        return None
+
+    def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
+        """Take out the first waiting task, unless it is later than `limit`.  None: there is no such task."""
+        heap = self._heap
+        while heap:
+            key, seq, task = heap[0]
+            if task.task_class is not self or task.queue_seq != seq:
+                heappop(heap)
+                continue
+            if limit is not None and (key, seq) > limit:
+                return None
+            heappop(heap)
+            task.task_class = None
+            self.size -= 1
+            return task
+        return None
+
+    def leave(self, task: TaskEntry) -> None:
+        """Let a waiting task go, because it was aborted or changes its class.  Its entry stays and is skipped later."""
+        task.task_class = None
+        self.size -= 1
+
+    @property
+    def quick(self) -> bool:
+        """Return whether tasks of the class may be sent ahead to an engine that is busy."""
+        return self.durations.quick and not self.alone
+
+
+class Heads:
+    """A lazy heap of classes by their heads."""
+
+    __slots__ = ("_heap", "_tie")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, int, int, TaskClass]] = []
+        self._tie = 0
+
+    def push(self, task_class: TaskClass) -> None:
+        """Announce a class, or its new head."""
+        head = task_class.head()
+        if head is not None:
+            self._tie += 1
+            heappush(self._heap, (head[0], head[1], self._tie, task_class))
+
+    def __len__(self) -> int:
+        """Return the number of entries, outdated ones included."""
+        return len(self._heap)
+
+    def drop_first(self) -> None:
+        """Remove the class that `first` has returned, until it is pushed again."""
+        heappop(self._heap)
+
+    def preferred(
+        self, engine: EngineEntry | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
+    ) -> TaskClass | None:
+        """Return the earliest class for which `wanted` is true.
+
+        as_urgent: only among the classes whose heads are as urgent as the first."""
+        passed: list[tuple[Any, int, int, TaskClass]] = []
+        found = None
+        while (head := self.first(engine)) is not None and (not passed or not as_urgent or head[0] == passed[0][0]):
+            if wanted(head[2]):
+                found = head[2]
+                break
+            passed.append(heappop(self._heap))
+        for entry in passed:
+            heappush(self._heap, entry)
+        return found
+
+    def first(self, engine: EngineEntry | None = None) -> tuple[Any, int, TaskClass] | None:
+        """Return the class with the earliest head; with `engine`, among those that the engine may serve."""
+        heap = self._heap
+        while heap:
+            key, seq, _, task_class = heap[0]
+            head = task_class.head()
+            if head is None or (engine is not None and not _serves(engine, task_class)):
+                heappop(heap)
+            elif head != (key, seq):
+                self._tie += 1
+                heapreplace(heap, (head[0], head[1], self._tie, task_class))
+            else:
+                return key, seq, task_class
+        return None
+
+
+def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
+    # An engine keeps its environment until it ends, so a class that needs another one need not be looked at again.
+    return engine in task_class.eligible and serves_environment(engine, task_class.environment)
+
+
+def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
+    """Return whether an engine has this environment or is blank.  None: no environment is needed."""
+    return identity is None or engine.environment is None or engine.environment.identity == identity
+
+
+# -- engines
+
+
+@dataclass(slots=True)
+class RecordedBatch:
+    """Runs that were sent to an engine together.  The store's row of the batch is dropped when all are answered."""
+
+    number: int
+    runs: dict[RunKey, None]
+    """The runs that have not been answered."""
+    at_s: float
+    """When the batch was sent (wall clock)."""
+
+
+@dataclass(slots=True)
+class AssignedRun:
+    """One run that an engine holds and has not answered."""
+
+    batch: RecordedBatch
+    cost_s: float
+    """The run's share of `EngineEntry.ahead_s`."""
+    quick: bool
+    """Whether the run's class is one of short tasks, behind which others may be sent."""
+    task_class: TaskClass | None
+    recalled_s: float | None = None
+    """When (monotonic) the run was recalled."""
+    claim: Claim | None = None
+    nested_wait: NestedWait | None = None
+    """Set while the run waits, inside itself, for other tasks."""
+
+
+class EngineState:
+    """The states of an engine, as `tables.EngineRow.state` shows them."""
+
+    PREPARING = "preparing"
+    UP = "up"
+    AWAY = "unreachable"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True, eq=False)
+class EngineEntry:
+    """One incarnation of an engine."""
+
+    name: Incarnation
+    id: int
+    agent: str
+    """The session of the engine's agent."""
+    node: str
+    pid: int = 0
+    started_s: float = 0.0
+    state: str = EngineState.PREPARING
+    facts: dict[str, Any] = field(default_factory=dict)
+    connection_file: str = ""
+    note: str = ""
+    assigned: dict[RunKey, AssignedRun] = field(default_factory=dict)
+    """The runs that the engine holds, in the order in which it runs them."""
+    ahead_s: float = 0.0
+    """How long the engine will take for the runs that it holds, as far as their durations are known."""
+    current: RunKey | None = None
+    """The oldest run that the engine held when it was last looked at."""
+    since_s: float = 0.0
+    """Since when (monotonic) that has been its oldest run."""
+    last_key: Any = None
+    """The policy key of the task that was assigned last."""
+    not_quick: int = 0
+    """How many of the assigned runs are not quick: nothing is sent behind them."""
+    heads: Heads = field(default_factory=Heads)
+    """The restricted classes that the engine may serve."""
+    properties: PropertiesChanged | None = None
+    preparing: set[int] = field(default_factory=set)
+    """Numbers of the start-up commands that have not been answered."""
+    withheld_until_s: float = 0.0
+    """The engine gets no tasks before this time (monotonic)."""
+    retiring: bool = False
+    """Whether the engine is ended as soon as it is empty."""
+    recycled: str = ""
+    """Why the engine is retiring, where its slot is filled again.  "": it is not retiring, or its slot goes too."""
+    finished: int = 0
+    """How many runs the engine has answered."""
+    environment: Environment | None = None
+    """None: the engine is blank."""
+    set_up: bool = False
+    """Whether the environment's setup has ended."""
+    recycling: dict[tuple[str, Recycle], None] = field(default_factory=dict)
+    """(scope, settings) of the tasks that the engine ran.  The scope is an environment's identity, or a job."""
+    runs: dict[str, int] = field(default_factory=dict)
+    """Scope -> how many of its runs have ended here."""
+    ran_commands: bool = False
+    """Whether MultiEngine commands ran here: such an engine is the last to be recycled for another environment."""
+    last_batch: int = 0
+    """The number of the batch that was sent to the engine last."""
+    idle_s: float = 0.0
+    """Since when (monotonic) the engine holds nothing.  0: it holds something."""
+
+    @property
+    def counts_as_wanted(self) -> bool:
+        """Return whether the engine is one of those that the farm's owner wants."""
+        return not self.retiring or bool(self.recycled)
+
+    @property
+    def version(self) -> int:
+        """Return the version of the engine's properties.  0: none were set."""
+        return self.properties.version if self.properties else 0
+
+    def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
+        """Let the engine hold a run, behind those that it holds already."""
+        self.assigned[run] = assigned
+        assigned.batch.runs[run] = None
+        self.ahead_s += assigned.cost_s
+        self.not_quick += not assigned.quick
+
+    def remove_run(self, run: RunKey) -> AssignedRun | None:
+        """Let the engine hold a run no longer.  None: it did not hold the run."""
+        assigned = self.assigned.pop(run, None)
+        if assigned is not None:
+            # What is left of the sum when nothing is left of the runs is an error of rounding.
+            self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
+            self.not_quick -= not assigned.quick
+            del assigned.batch.runs[run]
+        return assigned
+
+    def oldest(self) -> RunKey | None:
+        """Return the run that the engine is running, as far as is known."""
+        return next(iter(self.assigned), None)
+
+    def runs_ahead(self) -> list[RunKey]:
+        """Return the runs that the engine holds behind its oldest one."""
+        return list(self.assigned)[1:]
