@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 from ..core.errors import BlobMissing
-from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
+from ..core.messages.blob_chunks import BlobHere, BlobPiece, ReadBlob, WantBlob
 from ..core.messages.task_types import Incarnation
-from ..storage.blob_copies import Arrival, Copies
+from ..storage.blob_copies import Arrival, Copies, PieceWindow
 from ..storage.blobs import missing_blob
 
 log = logging.getLogger(__name__)
@@ -119,15 +117,15 @@ class Fetches:
 
     async def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
         """Write the first piece and all behind it."""
-        offsets = iter(range(PIECE_BYTES, arrival.size, PIECE_BYTES))
-        ahead = deque(self._ask(arrival.digest, offset) for offset in islice(offsets, PIECES_AHEAD))
+        window = PieceWindow(arrival.size, lambda offset: self._ask(arrival.digest, offset))
         try:
             while True:
                 await asyncio.to_thread(arrival.take, piece)
-                if not ahead:
+                asked = window.take_oldest()
+                if asked is None:
                     return
-                piece = await ahead.popleft()
-                ahead.extend(self._ask(arrival.digest, offset) for offset in islice(offsets, 1))
+                piece = await asked
+                window.ask_more()
         finally:
             for key in [key for key in self._asked if key[0] == arrival.digest]:
                 del self._asked[key]

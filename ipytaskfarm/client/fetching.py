@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections import OrderedDict, deque
-from itertools import islice
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ..core import errors
-from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobPiece, ReadBlob
-from ..storage.blob_copies import Arrival
+from ..core.messages.blob_chunks import BlobPiece, ReadBlob
+from ..storage.blob_copies import Arrival, PieceWindow
 from ..storage.blobs import missing_blob
 from ..system.file_mapping import load
 
@@ -94,19 +93,18 @@ class BlobDownloads:
 
     def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
         """Write the first piece and all behind it."""
-        offsets = iter(range(PIECE_BYTES, arrival.size, PIECE_BYTES))
-        ahead: deque[PendingQuestion] = deque()
+        window = PieceWindow(arrival.size, lambda offset: self._ask(arrival.digest, offset))
         try:
             while True:
-                missing = PIECES_AHEAD - len(ahead)
-                ahead.extend(self._ask(arrival.digest, offset) for offset in islice(offsets, missing))
                 arrival.take(piece)
-                if not ahead:
+                asked = window.take_oldest()
+                if asked is None:
                     return
-                piece = self._answer(ahead.popleft())
+                piece = self._answer(asked)
+                window.ask_more()
         finally:
-            for asked in ahead:
-                self._session.forget(asked)
+            for left in window.unanswered:
+                self._session.forget(left)
 
     def _ask(self, digest: bytes, offset: int) -> PendingQuestion:
         return self._session.begin(ReadBlob(digest, offset))

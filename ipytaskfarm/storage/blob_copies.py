@@ -11,11 +11,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from io import FileIO
+from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from ..core.messages.blob_chunks import PIECE_BYTES, BlobPiece
+from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobPiece
 from .blobs import Blobs, missing_blob
 
 SHARE = 0.1
@@ -23,6 +26,9 @@ SHARE = 0.1
 
 IN_HAND_S = 60.0
 """What was looked for within this time is not removed to make room."""
+
+
+Question = TypeVar("Question")
 
 
 class Arrival:
@@ -52,6 +58,30 @@ class Arrival:
         """BlobMissing: what has come is not what its name says."""
         if self._hash.digest() != self.digest:
             raise missing_blob(self.digest, "the controller's file is damaged: what came has another SHA-256")
+
+
+class PieceWindow(Generic[Question]):
+    """The questions about pieces of one blob, behind its first piece, that were asked and whose answers are awaited.
+
+    At most `PIECES_AHEAD` are under way: pieces travel while another one is written."""
+
+    def __init__(self, size: int, ask: Callable[[int], Question]) -> None:
+        """Ask for the first pieces.
+
+        size: of the blob, in bytes.  ask: asks for the piece at an offset, and returns what the answer is known by."""
+        self._ask = ask
+        self._offsets = iter(range(PIECE_BYTES, size, PIECE_BYTES))
+        self.unanswered: deque[Question] = deque()
+        self.ask_more()
+
+    def ask_more(self) -> None:
+        """Ask for further pieces, as many as have come since."""
+        missing = PIECES_AHEAD - len(self.unanswered)
+        self.unanswered.extend(self._ask(offset) for offset in islice(self._offsets, missing))
+
+    def take_oldest(self) -> Question | None:
+        """Remove and return the question whose answer comes next.  None: all pieces have come."""
+        return self.unanswered.popleft() if self.unanswered else None
 
 
 class Copies:
