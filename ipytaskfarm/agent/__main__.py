@@ -13,10 +13,9 @@ from pathlib import Path
 
 from ..core.errors import TaskFarmError
 from ..core.inherited_variables import UMASK_BEFORE
-from ..system.cores import usable_cores
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
-from ..system.process_title import name_process
+from ..system.process import name_process, usable_cores
 from .limits import STOPPED_S
 from .supervisor import EXIT_REFUSED, Agent, AgentSettings
 from .sweep import LOCK

@@ -29,10 +29,10 @@ from ..core.requirements import Allotment, Environment, Recycle
 from ..system.flight_recorder import Recorder
 from ..transport.lane import AgentLane
 from .limits import Backoff, Ladder, StoppedWatch
+from .node import thread_limits
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
-from .threads import thread_limits
 from .zygote import Child, Exit, StartError, Zygote, tail
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ AT_ONCE = 2
 """So many blobs are brought at the same time; the others wait for their turn."""
 
 
-class Fetches:
+class BlobFetches:
     """One node's."""
 
     def __init__(self, say: Callable[[ReadBlob], None], tell: Callable[[Incarnation, BlobHere], object]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..system.memory import own_bytes
+from ..system.process import own_bytes
 
 LOOK_S = 0.2
 """Between two looks, while an engine has something to run."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 
 from ..core.messages import NodeState
-from ..core.requirements import CORES, GPU, MEMORY
+from ..core.requirements import CORES, GPU, MEMORY, THREADS
+from ..system.process import usable_cores
 from .memory import node_memory
 
 LOOK_S = 2.0
@@ -21,6 +22,11 @@ LOAD_STEP, ROOM_STEP = 0.05, 0.02
 AGAIN_S = 10.0
 """Smaller changes are said this often: a condition may stand just between the two."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
+_OPENMP = "OMP_NUM_THREADS"
+_FOLLOW_OPENMP = frozenset({
+    "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+})  # fmt: skip
+"""Libraries that read these read OMP_NUM_THREADS where they are not set."""
 
 
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -43,6 +49,15 @@ def _gpus(declared: float | None) -> tuple[str, ...]:
         return tuple(names)
     count = int(declared)
     return tuple([*names, *(str(i) for i in range(count) if str(i) not in names)][:count])
+
+
+def thread_limits(engines: int) -> dict[str, str]:
+    """The variables for one of so many engines that share the cores; those that the user has set are not among them."""
+    count = str(max(1, usable_cores() // max(1, engines)))
+    openmp_is_set = bool(os.environ.get(_OPENMP))
+    return {
+        name: count for name in THREADS if not os.environ.get(name) and not (openmp_is_set and name in _FOLLOW_OPENMP)
+    }
 
 
 class NodeWatch:

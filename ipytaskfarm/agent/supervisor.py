@@ -57,7 +57,7 @@ from ..system.flight_recorder import Bell
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
-from .fetching import Fetches
+from .fetching import BlobFetches
 from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
@@ -136,7 +136,7 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
-        self._fetches = Fetches(self._ask_for_piece, self._lane.send)
+        self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder), default=0)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,

@@ -12,7 +12,7 @@ from traitlets import Int
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, values
 from ipytaskfarm.deployment.settings import check_engines
-from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.process import usable_cores
 
 QUICKSTART = 1000
 SHOWN = 73

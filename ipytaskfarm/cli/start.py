@@ -34,8 +34,7 @@ from ipytaskfarm.deployment.settings import (
     read_startup,
 )
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
-from ipytaskfarm.system.cores import usable_cores
-from ipytaskfarm.system.process_title import name_process
+from ipytaskfarm.system.process import name_process, usable_cores
 
 
 class Controller(Configurable):

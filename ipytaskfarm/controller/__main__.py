@@ -36,20 +36,19 @@ from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
-from ..storage.event_log import PolicyName, Tape
+from ..storage.event_log import EventLog, PolicyName
 from ..storage.store import Store
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
-from ..system.process_title import name_process
+from ..system.process import name_process
 from ..transport.hub import Hub
 from ..transport.keys import FarmKeys, farm_keys
 from ..version import __version__
-from .access import Door, orphans
+from .access import FarmAccess, orphans
 from .blob_reading import BlobReader
 from .loop import ControllerLoop
-from .maintenance import Upkeep
 from .policy import PolicyError, load_policy
-from .retention import Retention
+from .retention import BlobSweeper, Retention
 
 log = logging.getLogger("ipytaskfarm.controller")
 
@@ -114,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--placement", choices=PLACEMENTS, default=SchedulerSettings.placement)
     parser.add_argument("--keep-results", type=float, default=None, metavar="S", help="clear results this old")
     parser.add_argument("--keep-results-bytes", type=int, default=None, help="clear the oldest beyond this")
-    parser.add_argument("--record", type=Path, default=None, help="a tape of all events, for ipytaskfarm replay")
+    parser.add_argument("--record", type=Path, default=None, help="an event log, for ipytaskfarm replay")
     parser.add_argument("--min-free-bytes", type=int, default=None, help="room kept for results")
     parser.add_argument("--hold", action="store_true", help="start no task until told to go on")
     parser.add_argument("--owner-fd", type=int, default=None, help="end of file here: stop, and delete the farm")
@@ -163,12 +162,12 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             log.warning("%s", note)
         try:
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
-            tape = _tape(options, snapshot, settings, now) if options.record is not None else None
+            event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
             del snapshot
             farm.lifecycle.held = farm.lifecycle.held or options.hold
             _spare_the_collector()
-            _serve(options, folder, record, store, farm, tape)
+            _serve(options, folder, record, store, farm, event_log)
         finally:
             store.close()
     finally:
@@ -178,9 +177,9 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return EXIT_STOPPED
 
 
-def _tape(options: argparse.Namespace, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> Tape:
+def _event_log(options: argparse.Namespace, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> EventLog:
     policy = PolicyName(options.queue_policy, tuple(options.policy_path))
-    return Tape.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
+    return EventLog.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
 
 
 def _spare_the_collector() -> None:
@@ -214,7 +213,7 @@ def _serve(
     record: farm_paths.FarmRecord,
     store: Store,
     farm: SchedulerState,
-    tape: Tape | None,
+    event_log: EventLog | None,
 ) -> None:
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
@@ -229,7 +228,7 @@ def _serve(
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
         info = _connection(options, record, keys, hub.port)
-        door = Door(hub, info, folder)
+        access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = ControllerLoop(
             Scheduler(farm),
@@ -239,15 +238,15 @@ def _serve(
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
             reader=BlobReader(blobs),
-            upkeep=Upkeep(blobs, Path(record.store)),
+            blob_sweeper=BlobSweeper(blobs, Path(record.store)),
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
-            tape=tape,
-            door=door,
+            event_log=event_log,
+            access=access,
             watch_fds=watch,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
         controller.give_up(orphans(list(farm.agents.by_session), keys))
-        paths = door.write_files(keys)
+        paths = access.write_files(keys)
         log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
         if elsewhere := farm_paths.listening(options.host, hub.port, info.location):
             log.info("%s", elsewhere)
@@ -258,8 +257,8 @@ def _serve(
         for path in paths:
             farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()
-        if tape is not None:
-            tape.close()
+        if event_log is not None:
+            event_log.close()
 
 
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:

@@ -24,7 +24,7 @@ from ..transport.keys import (
 log = logging.getLogger(__name__)
 
 
-class Door:
+class FarmAccess:
     """The keys of a running farm, and what is made of them."""
 
     def __init__(self, hub: Hub, info: ConnectionInfo, folder: Path) -> None:

@@ -27,7 +27,7 @@ from ..core.messages.tables import ConnectionTable, EventTable
 from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
-from .access import Door
+from .access import FarmAccess
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def compact(store: Store) -> TextReply | Refusal:
 class DirectAnswers:
     """Answers what needs the store or the keys alone."""
 
-    def __init__(self, store: Store, door: Door | None, give_up: Callable[[list[str]], None]) -> None:
+    def __init__(self, store: Store, access: FarmAccess | None, give_up: Callable[[list[str]], None]) -> None:
         """give_up: told the sessions that are over because their keys were revoked."""
         self._store = store
-        self._door = door
+        self._access = access
         self._give_up = give_up
 
     def answer(self, n: int, question: object) -> Answer:
@@ -85,13 +85,13 @@ class DirectAnswers:
         if isinstance(question, CompactStore):
             return compact(self._store)
         assert isinstance(question, ListConnections), f"{type(question).__name__} is the scheduler's to answer"
-        return self._door.connections() if self._door is not None else NO_KEYS
+        return self._access.connections() if self._access is not None else NO_KEYS
 
     def _reloaded(self) -> NumberReply | Refusal:
-        if self._door is None:
+        if self._access is None:
             return NO_KEYS
         try:
-            cut, over = self._door.reload()
+            cut, over = self._access.reload()
         except (SecurityError, OSError) as error:
             log.error("the keys were not read anew: %s", error)
             return Refusal("SecurityError", f"the keys of before hold on: {error}")

@@ -28,17 +28,16 @@ from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
-from ..storage.event_log import Tape
+from ..storage.event_log import EventLog
 from ..storage.store import Store
 from ..transport.hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import oversize, replies
-from .access import Door
+from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
-from .maintenance import Upkeep
 from .payloads import Payloads
-from .retention import Retention
+from .retention import BlobSweeper, Retention
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,10 @@ class ControllerLoop:
         found: str = "",
         min_free_bytes: int = 0,
         reader: BlobReader | None = None,
-        upkeep: Upkeep | None = None,
+        blob_sweeper: BlobSweeper | None = None,
         retention: Retention | None = None,
-        tape: Tape | None = None,
-        door: Door | None = None,
+        event_log: EventLog | None = None,
+        access: FarmAccess | None = None,
         watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -79,17 +78,16 @@ class ControllerLoop:
         self._evaluator = EvaluatorProcess(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
         self._reader = reader
-        self._upkeep = upkeep
+        self._blob_sweeper = blob_sweeper
         self._retention = retention
-        self._tape = tape
-        self._direct_answers = DirectAnswers(store, door, self.give_up)
+        self._event_log = event_log
+        self._direct_answers = DirectAnswers(store, access, self.give_up)
         self._direct: list[tuple[str, Event]] = []
         """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
         self._room_checked_s = 0.0
-        self._store_bytes = 0
         self._next: list[tuple[str, Event]] = []
         self.recent: deque[tuple[float, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
         """(monotonic, session, what) of the last events, without payloads."""
@@ -113,8 +111,8 @@ class ControllerLoop:
         for session, event in events:
             self.recent.append((now.mono_s, session, type(event).__name__))
         out = self._scheduler.turn(events, now)
-        if self._tape is not None:
-            self._tape.note(now, events, out.saves)
+        if self._event_log is not None:
+            self._event_log.note(now, events, out.saves)
         if out.saves:
             self._commit(out)
         self._perform(out)
@@ -157,8 +155,8 @@ class ControllerLoop:
             yield "", StoreRoom(self._lack_of_room())
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
                 yield "", AskQuestion(0, Clear(ids))
-            if self._upkeep is not None:
-                self._upkeep.turn(now.mono_s)
+            if self._blob_sweeper is not None:
+                self._blob_sweeper.turn(now.mono_s)
 
     def _lack_of_room(self) -> str | None:
         free = self._store.free_bytes()

@@ -202,7 +202,6 @@ class TaskRecord(msgspec.Struct, frozen=True):
     losses: int
     recovery: int
     history: list[AttemptRow] = []
-    payload_bytes: int = 0
     needs: Needs | None = None
     until_s: float | None = None
     trial: int = 1

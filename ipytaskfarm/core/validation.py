@@ -233,7 +233,7 @@ def _is_sound(ended: Ended) -> bool:
         0.0 <= ended.run_s <= SECONDS_MAX
         and 0.0 <= ended.started_s <= SECONDS_MAX
         and ended.failure is None
-        and ended.word is None
+        and ended.detail is None
         and -1 < ended.memory_bytes <= NUMBER_MAX
     )
 
@@ -245,7 +245,7 @@ def _sound(ended: Ended, now: Now) -> Ended:
         run_s=_seconds(ended.run_s, 0.0),
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
-        word=_detail(ended.word),
+        detail=_detail(ended.detail),
     )
 
 
@@ -276,7 +276,7 @@ def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp
     return replace(event, error=event.error[:LONG_TEXT_MAX]) if _speaks_for(farm, session, event.engine) else None
 
 
-def _demand(farm: SchedulerState, session: str, event: ResourceRequest, now: Now) -> ResourceRequest | None:
+def _resource_request(farm: SchedulerState, session: str, event: ResourceRequest, now: Now) -> ResourceRequest | None:
     if not _speaks_for(farm, session, event.engine) or len(event.amounts) > NAMES_MAX:
         return None
     # A request for more than there is of anything is answered with an error.
@@ -341,7 +341,7 @@ _CHECKS: dict[type, Check] = {
     EngineNote: _engine_note,
     NodeState: _node_state,
     SetUp: _set_up,
-    ResourceRequest: _demand,
+    ResourceRequest: _resource_request,
     TaskCall: _of_engine,
     ProgressReport: _progress,
 }

@@ -34,8 +34,8 @@ from ipytaskfarm.deployment.settings import (
 )
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
-from ipytaskfarm.system.cores import usable_cores
 from ipytaskfarm.system.farm_paths import check_name
+from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient

@@ -22,8 +22,8 @@ from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, ne
 from ipytaskfarm.doctor.systems import systems
 from ipytaskfarm.storage.store import sqlite_version
 from ipytaskfarm.system import farm_paths
-from ipytaskfarm.system.cores import usable_cores
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.process import usable_cores
 
 
 def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
 from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
-from ..system.memory import own_bytes
+from ..system.process import own_bytes
 from .baseline import LONG_S
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
@@ -465,7 +465,7 @@ class Runner:
         run = attempt.run
         body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
         word = _word(error, reason) if error is not None else None
-        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, word=word)
+        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
         return encoded(self._encoder.encode, ended)
 
     def _compose(

@@ -70,7 +70,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core.inherited_variables import PYTHONPATH_BEFORE
 from ..core.requirements import THREADS
-from ..system.process_title import name_process
+from ..system.process import name_process
 from .change_hooks import watch
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
-"""A tape of all that a controller hears, made by ``start --record FILE`` and played by ``ipytaskfarm replay``.
+"""The event log: all that a controller receives, written by ``start --record FILE`` and read by ``ipytaskfarm replay``.
 
-The scheduler decides from what it remembers, what it hears and what time it is, so with a tape of these three it
-decides again as it did.  Payloads are on it too: it is as private as the store.
+The scheduler decides from its state, the events and the time.  From a log of these three it makes the same decisions
+again.  The log contains payloads too, so it is as private as the store.
 
-The file is a sequence of frames, each a length (4 bytes, big endian) and a MessagePack value: first a `Head`, then a
-`Turn` per turn of the loop.  A frame that was not written to its end, by a controller that was killed, ends the tape.
+The file is a sequence of frames, each a length (4 bytes, big endian) and a MessagePack value: first a `LogHeader`, then
+one `LoggedTurn` for each turn of the loop.  A controller that is killed may leave an incomplete frame, which ends the
+log.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PolicyName(msgspec.Struct, frozen=True):
     paths: tuple[str, ...] = ()
 
 
-class Head(msgspec.Struct, frozen=True):
+class LogHeader(msgspec.Struct, frozen=True):
     """How the controller's life began."""
 
     version: int
@@ -57,7 +58,7 @@ class Head(msgspec.Struct, frozen=True):
     wall_s: float
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True):
+class LoggedTurn(msgspec.Struct, frozen=True, array_like=True):
     """One turn: the time, what was heard, and a mark of what was saved for it."""
 
     mono_s: float
@@ -67,7 +68,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
     mark: int
 
 
-class Tape:
+class EventLog:
     """A tape that is being written.  Each turn is handed to the system at once; it is not forced to the disk."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -84,26 +85,28 @@ class Tape:
         policy: PolicyName,
         hold: bool,
         now: Now,
-    ) -> Tape:
+    ) -> EventLog:
         """Begin a tape; an older one of that name is set aside.  StoreError: it cannot be written."""
         try:
             if path.exists():
                 os.rename(path, path.with_name(f"{path.name}.{int(now.wall_s)}"))
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"the tape {path} cannot be written: {error.strerror}; --record takes a file") from error
-        tape = cls(os.fdopen(fd, "wb", buffering=0))
+            raise StoreError(
+                f"the event log {path} cannot be written: {error.strerror}; --record takes a file"
+            ) from error
+        log = cls(os.fdopen(fd, "wb", buffering=0))
         kept = {name: value for name, value in vars(settings).items() if name != "policy"}
-        tape._write(Head(VERSION, farm, snapshot, kept, policy, hold, now.mono_s, now.wall_s))
-        return tape
+        log._write(LogHeader(VERSION, farm, snapshot, kept, policy, hold, now.mono_s, now.wall_s))
+        return log
 
     def note(self, now: Now, events: Sequence[tuple[str, Event]], saves: Sequence[Save]) -> None:
         """One turn."""
         encode = self._encode
         heard = [(session, _tag(type(event)), encode(event)) for session, event in events]
-        self._write(Turn(now.mono_s, now.wall_s, heard, mark_of(saves)))
+        self._write(LoggedTurn(now.mono_s, now.wall_s, heard, mark_of(saves)))
 
-    def _write(self, frame: Head | Turn) -> None:
+    def _write(self, frame: LogHeader | LoggedTurn) -> None:
         data = self._encode(frame)
         self._file.write(_LENGTH.pack(len(data)) + data)
 
@@ -118,20 +121,20 @@ def mark_of(saves: Sequence[Save]) -> int:
     return sum(zlib.crc32(type(save).__name__.encode() + encode(save)) for save in saves)
 
 
-def read(path: Path) -> tuple[Head, Iterator[Turn]]:
+def read(path: Path) -> tuple[LogHeader, Iterator[LoggedTurn]]:
     """A tape's head, and its turns one after the other.  StoreError: it is no tape, or of another version."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
     except OSError as error:
-        raise StoreError(f"the tape {path} cannot be read: {error.strerror}") from error
+        raise StoreError(f"the event log {path} cannot be read: {error.strerror}") from error
     frames = _frames(file)
     try:
-        head = msgspec.msgpack.decode(next(frames, b""), type=Head)
+        head = msgspec.msgpack.decode(next(frames, b""), type=LogHeader)
     except msgspec.MsgspecError as error:
-        raise StoreError(f"{path} is not a tape of a controller: {error}") from error
+        raise StoreError(f"{path} is not an event log of a controller: {error}") from error
     if head.version != VERSION:
-        raise StoreError(f"the tape {path} is of version {head.version}, this ipytaskfarm plays {VERSION}")
-    decode = msgspec.msgpack.Decoder(Turn).decode
+        raise StoreError(f"the event log {path} is of version {head.version}, this ipytaskfarm plays {VERSION}")
+    decode = msgspec.msgpack.Decoder(LoggedTurn).decode
     return head, (decode(frame) for frame in frames)
 
 

@@ -353,7 +353,7 @@ FUNCTIONS = (
 _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
-    "ifnull(p.recovery, 0), length(ifnull(p.payload, t.payload)), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
+    "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
     "ifnull(p.received, 0), t.parent, t.spawn "
 )
 UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
@@ -444,10 +444,10 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
     return [
         s.TaskRecord(
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
-            attempt, errors, losses, recovery, history.get(id, []) if history else [], size,
+            attempt, errors, losses, recovery, history.get(id, []) if history else [],
             None if needs is None else decode_needs(needs), *rest,
         )
-        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, size, needs,
+        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
         *rest in found
     ]  # fmt: skip
 

@@ -44,9 +44,6 @@ SCHEMA = 4
 APPLICATION_ID = 0x69707466
 """Marks a SQLite file as ours ("iptf")."""
 
-VALUE_BYTES_MAX = 900_000_000
-"""SQLite cannot keep a larger payload, code or body (its own limit is 10^9 bytes for a whole row)."""
-
 CHECK_BYTES_MAX = 1 << 30
 """A larger file is not looked through when it is opened after a crash: the farm's return would take minutes."""
 

@@ -245,19 +245,6 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def hold_folder(path: Path) -> int:
-    """Keep cleaners of /tmp away from a folder for as long as the returned descriptor is open.
-
-    systemd-tmpfiles passes over what is locked so; others leave sockets alone.
-    """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        pass  # then somebody else holds it
-    return folder
-
-
 def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
     if found.st_uid != os.geteuid():
         raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")

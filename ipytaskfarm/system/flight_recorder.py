@@ -15,7 +15,6 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
     agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     what was not read yet
              rec.release(cursor)                           all up to there is acknowledged, its room is free again
              rec.current() -> Current | None               (run, began_ns, deadline_ns) of the task that runs
-             rec.command_since() -> int | None
              rec.want((task, attempt), cause); rec.was_delivered()
              rec.unread, rec.held_bytes                    is there something to read; what waits for `release`
              rec.close(); Recorder.remove(path)
@@ -413,11 +412,6 @@ class Recorder:
         """The task that runs now (or ran when its engine died); None: none, or its result is in the ring."""
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
-
-    def command_since(self) -> int | None:
-        """Since when (monotonic nanoseconds) a command has been running; None: none runs."""
-        state, _, _, began_ns, _ = self._read_run()
-        return began_ns if state == _COMMAND else None
 
     def _read_run(self) -> tuple[int, int, int, int, int]:
         slots = self._slots

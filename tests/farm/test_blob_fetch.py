@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ipytaskfarm.agent.fetching import Fetches
+from ipytaskfarm.agent.fetching import BlobFetches
 from ipytaskfarm.client import Task, TaskClient
 from ipytaskfarm.client.fetching import BlobDownloads
 from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BlobReader, ReadPiece
@@ -143,7 +143,7 @@ class Node:
         self.blobs = blobs
         self.asked: list[ReadBlob] = []
         self.told: list[tuple[str, BlobHere]] = []
-        self.fetches = Fetches(self.asked.append, lambda engine, here: self.told.append((engine, here)))
+        self.fetches = BlobFetches(self.asked.append, lambda engine, here: self.told.append((engine, here)))
         self.copies = Blobs(self.fetches.folder(folder, "farm-1"))
 
     async def until(self, fits: Callable[[], object]) -> None:

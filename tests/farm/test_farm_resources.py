@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.process import usable_cores
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
 

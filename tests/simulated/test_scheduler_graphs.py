@@ -111,10 +111,10 @@ def test_a_stale_report_of_lost_inputs_makes_nothing_again() -> None:
         assert sim.begin(each)
     sim.advance(1.0)
     lost = LostInputs((0,))
-    sim.end(agent, engine, LOSES_INPUTS, word=lost)
+    sim.end(agent, engine, LOSES_INPUTS, detail=lost)
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0, "what was lost is made again"
-    sim.end(agent, other, LOSES_INPUTS, word=lost)  # it speaks of what it was given, which is made again already
+    sim.end(agent, other, LOSES_INPUTS, detail=lost)  # it speaks of what it was given, which is made again already
     move(sim, agent)
     assert len(sim.begun[0]) == 2
     sim.settle()
@@ -162,7 +162,7 @@ def test_a_deferral_outlives_a_restart_and_a_clock_that_was_set_back() -> None:
     sim.submit(0)
     move(sim, agent)
     sim.begin(engine)
-    sim.end(agent, engine, DEFERS, word=Deferral(5.0, "later", b"state", 3))
+    sim.end(agent, engine, DEFERS, detail=Deferral(5.0, "later", b"state", 3))
     move(sim, agent)
     assert reason(sim, 0) == "deferred"
     sim.now = type(sim.now)(sim.now.mono_s, sim.now.wall_s - 7200)

@@ -284,7 +284,7 @@ class FarmMachine(RuleBasedStateMachine):
     def defer_run(self, data: st.DataObject, seconds: float) -> None:
         found = self.engine(data)
         if found:
-            results = self.sim.end(*found, DEFERS, word=Deferral(seconds, "later", b"state", 1))
+            results = self.sim.end(*found, DEFERS, detail=Deferral(seconds, "later", b"state", 1))
             if results is not None:
                 self.old.append((found[0].session, results))
 
@@ -294,7 +294,7 @@ class FarmMachine(RuleBasedStateMachine):
         if found and found[1].running is not None:
             saved = self.sim.store.tasks.get(found[1].running[0])
             ids = saved.needs.after if saved is not None and saved.needs is not None else (self.some_id(data),)
-            results = self.sim.end(*found, LOSES_INPUTS, word=LostInputs(ids, engines))
+            results = self.sim.end(*found, LOSES_INPUTS, detail=LostInputs(ids, engines))
             assert results is not None
             self.old.append((found[0].session, results))
 

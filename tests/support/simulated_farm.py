@@ -395,7 +395,7 @@ class SimFarm:
         outcome: str = "",
         run_s: float = 0.001,
         memory: int = 0,
-        word: Deferral | LostInputs | None = None,
+        detail: Deferral | LostInputs | None = None,
     ) -> m.Results | None:
         """The engine's run ends."""
         if engine.running is None:
@@ -403,7 +403,7 @@ class SimFarm:
         run, engine.running = engine.running, None
         engine.finished += 1
         failure = FailureSummary("ValueError", "planted") if outcome else None
-        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory, word)
+        ended = Ended(run[0], run[1], outcome, self.now.wall_s, run_s, failure, b"body", (), memory, detail)
         engine.done[run] = ended
         results = m.Results(engine.name, [ended])
         agent.outbox.append(results)

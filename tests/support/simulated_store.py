@@ -179,7 +179,6 @@ class SimStore:
             p.losses if p else 0,
             p.recovery if p else 0,
             list(self.history.get(task.id, [])),
-            0,
             task.needs,
             p.until_s if p else None,
             p.trial if p else 1,

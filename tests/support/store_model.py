@@ -151,7 +151,6 @@ class Model:
     def record(self, id: int) -> s.TaskRecord:
         t, p = self.tasks[id], self.progress.get(id)
         numbers = (0, 0, 0, 0) if p is None else (p.attempt, p.errors, p.losses, p.recovery)
-        size = len(t.payload if p is None or p.payload is None else p.payload)
         place = t.queue_seq if p is None else p.queue_seq
         return s.TaskRecord(
             id,
@@ -162,7 +161,6 @@ class Model:
             t.session,
             *numbers,
             history=self.rows(id),
-            payload_bytes=size,
             needs=t.needs,
             until_s=None if p is None else p.until_s,
             trial=1 if p is None else p.trial,

@@ -13,7 +13,7 @@ from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
 from ipytaskfarm.cli.printing import safe, span, table
 from ipytaskfarm.cli.start import Start
 from ipytaskfarm.core import errors
-from ipytaskfarm.system.cores import usable_cores
+from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
 
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"

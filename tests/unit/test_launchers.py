@@ -18,7 +18,7 @@ from ipytaskfarm.deployment.home import Home, sweep_temporary
 from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers import EXIT_UNKNOWN, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
-from ipytaskfarm.system import cores as cores_module
+from ipytaskfarm.system import process as cores_module
 from ipytaskfarm.system.farm_paths import FarmRecord, process_started, read_farm_record, write_farm_record
 from tests.conftest import Dirs
 from tests.support.polling import eventually

@@ -187,18 +187,6 @@ def test_a_runtime_folder_of_somebody_else_is_not_used(monkeypatch: pytest.Monke
             assert [str(base) for base in host.socket_bases()] == [f"/tmp/ipytaskfarm-{os.geteuid()}"]
 
 
-def test_a_held_folder_is_locked_until_the_descriptor_is_closed(folder: Path) -> None:
-    import fcntl
-
-    held = farm_paths.hold_folder(folder)
-    cleaner = os.open(folder, os.O_RDONLY)
-    with pytest.raises(BlockingIOError):
-        fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(held)
-    fcntl.flock(cleaner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(cleaner)
-
-
 # ------------------------------------------------------------------------------------------------------- locks
 
 HOLD = (

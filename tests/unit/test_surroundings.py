@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, MapTask
-from ipytaskfarm.agent import threads
+from ipytaskfarm.agent import node
 from ipytaskfarm.core.messages import CommandDone, Returned, SetUp
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.payload import CallWork, StringWork
 from ipytaskfarm.core.requirements import THREADS
 from ipytaskfarm.serialization.pack import pack, pack_function
-from ipytaskfarm.system.cores import usable_cores
 from ipytaskfarm.system.flight_recorder import TIME_LIMIT
+from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
 from tests.support.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.support.farms import DEADLINE_S
@@ -361,12 +361,12 @@ def test_figures_are_shown_though_no_variable_says_so(agent: FakeAgent) -> None:
 def test_engines_share_the_cores_unless_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, own: dict[str, str], engines: int, expected: dict[str, str | None]
 ) -> None:
-    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    monkeypatch.setattr(node, "usable_cores", lambda: 8)
     for name in THREADS:
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    found = threads.thread_limits(engines)
+    found = node.thread_limits(engines)
     assert {name: found.get(name) for name in expected} == expected
 
 

@@ -18,7 +18,7 @@ from ipytaskfarm.core.scheduler.events import Joined, Tick
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
-from ipytaskfarm.storage.event_log import EVENTS, PolicyName, Tape, mark_of, read
+from ipytaskfarm.storage.event_log import EVENTS, EventLog, PolicyName, mark_of, read
 
 from ..support.simulated_store import SimStore
 from ..support.store_model import final, task
@@ -30,7 +30,7 @@ def made(path: Path, turns: int = 3) -> Path:
     """A tape of a farm without engines, to which so many tasks are handed in."""
     now = Now(10.0, 1_700_000_000.0)
     snapshot = SimStore().load()
-    tape = Tape.begin(path, "taped", snapshot, SchedulerSettings(), FIFO, False, now)
+    tape = EventLog.begin(path, "taped", snapshot, SchedulerSettings(), FIFO, False, now)
     scheduler = Scheduler(restored_farm("taped", snapshot, SchedulerSettings(), now))
     heard: list[tuple[str, object]] = [("client", Joined("client", "me")), ("client", m.NeedIds())]
     for turn in range(turns):
@@ -85,7 +85,7 @@ def test_what_is_no_tape_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "none")
     other = tmp_path / "other"
     other.write_bytes(b"\0\0\0\4abcd")
-    with pytest.raises(StoreError, match="not a tape"):
+    with pytest.raises(StoreError, match="not an event log"):
         read(other)
     with pytest.raises(StoreError, match="cannot be written"):
         made(tmp_path / "no folder" / "tape")

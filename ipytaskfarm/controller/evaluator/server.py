@@ -15,7 +15,7 @@ import msgspec
 from ...core.messages.evaluator import Evaluate, Evaluated, Subject, Verdict
 from ...core.text import encoded
 from ...serialization.pack import brief_error, unpack, unpack_function
-from ...system.process_title import name_process
+from ...system.process import name_process
 
 _ERROR_CHARACTERS_MAX = 500
 _PR_SET_PDEATHSIG = 1

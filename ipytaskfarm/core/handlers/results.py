@@ -136,7 +136,7 @@ def _deferred(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
     """Run a deferred task again later, uncharged, or end it if its first trial began too long ago."""
-    detail = ended.word if isinstance(ended.word, Deferral) else Deferral()
+    detail = ended.detail if isinstance(ended.detail, Deferral) else Deferral()
     rules = task.rules or DEFAULT_RULES
     trial_state = task.own_trial_state()
     if trial_state.began_s is None:

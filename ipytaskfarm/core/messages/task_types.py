@@ -169,7 +169,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Digests of the blobs that the body needs."""
     memory_bytes: int = 0
     """The engine's private memory after the run, if the run asked for it."""
-    word: Deferral | LostInputs | None = None
+    detail: Deferral | LostInputs | None = None
     """The details of outcome "deferred" or "inputs lost"."""
 
 

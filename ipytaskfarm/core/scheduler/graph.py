@@ -94,7 +94,7 @@ def inputs_lost(
 
     The lost results, and all that were made of them, are made again first.  A report about a result that was made again
     since the run began is stale: then the run is only repeated.  Returns why the run cannot be repeated, or ""."""
-    detail = ended.word if isinstance(ended.word, LostInputs) else LostInputs(())
+    detail = ended.detail if isinstance(ended.detail, LostInputs) else LostInputs(())
     place = task.place
     since_s = place.since_s if type(place) is Assigned and place.since_s is not None else now.mono_s
     trial_state = task.own_trial_state()

@@ -418,7 +418,7 @@ def requeue(
 def _requeued(
     task: TaskEntry, attempt: int, why: Queued, recovery: Recovery | None = None, state: bytes | None = None
 ) -> SaveRequeue:
-    trial_state = task.trial_state or _NO_COURSE
+    trial_state = task.trial_state or _FIRST_TRIAL
     return SaveRequeue(
         task.id,
         task.queue_seq,
@@ -436,7 +436,7 @@ def _requeued(
     )
 
 
-_NO_COURSE = TrialState()
+_FIRST_TRIAL = TrialState()
 
 
 def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ipytaskfarm.system.process_title import name_process
+from ipytaskfarm.system.process import name_process
 
 from .election import Meeting
 

@@ -1,10 +1,13 @@
-"""How many cores there are to use: not always as many as the machine has."""
+"""What a process may use, what it uses, and its name in lists of processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+_PRIVATE = ("Private_Dirty:", "Swap:")
+"""Not Private_Clean: pages of files that only this process maps just now, which go when they are needed elsewhere."""
 
 
 def usable_cores() -> int:
@@ -52,3 +55,24 @@ def _read_v1(folder: Path) -> float | None:
     except (OSError, ValueError):
         return None
     return None if quota <= 0 else quota / period
+
+
+def own_bytes(pid: int) -> int:
+    """Bytes that would be free if it ended; 0: it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_PRIVATE))
+
+
+def name_process(title: str) -> None:
+    """``ps`` shows the title; ``top`` and the kernel know us by one word.
+
+    Slurm that finds a job's processes by /proc (its plugin proctrack/linuxproc) passes over those whose short name has
+    a blank in it, and would never end them.
+    """
+    import setproctitle  # not for everybody who imports us: engines do so before they are forked
+
+    setproctitle.setproctitle(title)
+    setproctitle.setthreadtitle(title.split()[0])
