@@ -1,8 +1,8 @@
-"""Large values for a node that does not see the farm's folder: each is brought here once, however many engines ask.
+"""Fetching of blobs for a node that does not see the farm's folder: each blob is fetched once for all engines.
 
-An engine that unpacks a value whose blob is not in the node's folder says so (`WantBlob`) and waits.  The pieces come
-over the agent's link; the questions that are not answered are said again to a controller that was restarted, so a fetch
-outlives it.  A fetch goes on when its task was aborted: others of its kind will want the same.
+An engine that unpacks a value whose blob is not in the node's folder sends `WantBlob` and waits.  The pieces come over
+the agent's link.  Unanswered questions are sent again to a restarted controller, so a fetch survives the restart.  A
+fetch goes on after its task was aborted, because other tasks of the same kind will need the same blob.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from ..storage.blobs import missing_blob
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2
-"""So many blobs are brought at the same time; the others wait for their turn."""
+"""The most blobs that are fetched at the same time; the others wait."""
 
 
 class BlobFetches:
-    """One node's."""
+    """Fetches the blobs that the engines of one node need."""
 
     def __init__(self, say: Callable[[ReadBlob], None], tell: Callable[[Incarnation, BlobHere], object]) -> None:
-        """say: to the controller; may be lost while it is away, see `restate`.  tell: an engine."""
+        """say: sends to the controller; a message may be lost with the controller, see `restate`.  tell: sends to an
+        engine."""
         self._say = say
         self._tell = tell
         self._copies: Copies | None = None
@@ -40,21 +41,21 @@ class BlobFetches:
         """(blob, offset) -> the piece to come, in the order in which they were asked for."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.count = 0
-        """Blobs that were brought here, …"""
+        """How many blobs were fetched."""
         self.bytes = 0
-        """… and how large they were together."""
+        """The size of these blobs together."""
 
     def folder(self, place: Path, farm: str) -> str:
-        """Where the copies lie, for the engines; made when it is asked for first, empty."""
+        """Return the folder of copies.  The first call makes it, empty."""
         if self._copies is None:
             self._copies = Copies(place, farm)
         return str(self._copies.blobs.folder)
 
     def want(self, engine: Incarnation, message: WantBlob) -> None:
-        """An engine waits for a blob."""
+        """Fetch a blob for an engine, or tell the engine at once that the blob is here."""
         digest, copies = message.digest, self._copies
         if copies is None:
-            return  # no engine of ours was told of a folder
+            return  # no engine was told of a folder of copies
         if digest in self._wanted:
             self._wanted[digest][engine] = None
         elif copies.has(digest):
@@ -66,18 +67,18 @@ class BlobFetches:
             task.add_done_callback(self._ended)
 
     def came(self, piece: BlobPiece) -> None:
-        """The controller has answered.  What nobody waits for came twice."""
+        """Take a piece from the controller.  A piece that nobody waits for is a repetition, and is dropped."""
         waiting = self._asked.pop((piece.digest, piece.offset), None)
         if waiting is not None and not waiting.done():
             waiting.set_result(piece)
 
     def restate(self) -> None:
-        """Another controller knows of no question."""
+        """Send all unanswered questions again, to a controller that was restarted."""
         for digest, offset in self._asked:
             self._say(ReadBlob(digest, offset))
 
     async def close(self) -> None:
-        """End what is under way, and remove the copies."""
+        """Cancel all fetches, and remove the copies."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -116,7 +117,7 @@ class BlobFetches:
         log.debug("blob %s: %s bytes in %.3f s", digest.hex()[:12], piece.size, time.monotonic() - began_s)
 
     async def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
-        """Write the first piece and all behind it."""
+        """Write the first piece, then fetch and write the others."""
         window = PieceWindow(arrival.size, lambda offset: self._ask(arrival.digest, offset))
         try:
             while True:

@@ -1,4 +1,4 @@
-"""When a run is to be interrupted, and by what: pure decisions, no signal is sent here.
+"""Decisions on when and how a run is interrupted.  No signal is sent here.
 
 "Check what runs, then interrupt" from another process hits the wrong task: between the two the engine moves on.  So the
 agent writes *which run* it means into the flight recorder and sends a signal that means "look there"; only the
@@ -40,7 +40,9 @@ class Ladder:
         self.told = self.terminated = self.killed = False
 
     def step(self, running: RunKey | None, delivered: bool, now_s: float) -> Step:
-        """running: what the engine is at; delivered: what was wanted last was raised there."""
+        """Return what to do now.
+
+        running: the run that the engine executes.  delivered: whether the last interrupt was raised in the engine."""
         if self.terminated:  # it was told to die, and a process that half died is no engine any more
             if now_s < self.kill_at_s or self.killed:
                 return Step.WAIT
@@ -57,7 +59,7 @@ class Ladder:
         return Step.SIGNAL
 
     def next_look_s(self, now_s: float) -> float:
-        """When to call `step` again."""
+        """Return when (monotonic) to call `step` again."""
         return min(now_s + RESEND_S, self.kill_at_s) if not self.killed else now_s + 1.0
 
 
@@ -73,7 +75,7 @@ class StoppedWatch:
         self._last_s: float | None = None
 
     def too_long(self, stopped: bool, now_s: float, limit_s: float = STOPPED_S) -> bool:
-        """Tell it what is seen now; True once the process has been stopped for `limit_s`."""
+        """Note the present state, and return whether the process has been stopped for `limit_s` seconds."""
         if not stopped:
             self._stopped_s, self._last_s = 0.0, None
             return False
@@ -84,7 +86,7 @@ class StoppedWatch:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is in state T.  Not t: that is a debugger's, and somebody is looking at it."""
+    """Return whether a process is in state T.  State t (traced by a debugger) does not count: a person is at work."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] == b"T"
@@ -103,15 +105,15 @@ class Backoff:
         self.failures = 0
 
     def failed(self) -> None:
-        """A start came to nothing."""
+        """Note a start that failed."""
         self.failures += 1
 
     def succeeded(self) -> None:
-        """A start came through."""
+        """Note a start that succeeded."""
         self.failures = 0
 
     def delay_s(self, jitter: float) -> float:
-        """How long to wait before the next start."""
+        """Return how long (seconds) to wait before the next start."""
         if not self.failures:
             return 0.0
         return min(self.LAST_S, self.FIRST_S * 2.0 ** min(self.failures - 1, 10)) * (0.5 + jitter / 2)

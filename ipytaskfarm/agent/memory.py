@@ -1,4 +1,4 @@
-"""Memory: what engines have of their own, and which of them goes when it is too much.
+"""Private memory of engines, and which engine is ended when memory runs short.
 
 An engine shares with the zygote what both have not written to, and with other engines what is mapped from blobs; and
 pages of files that it only reads can be had back at any time.  What counts is what it has written (``smaps_rollup``:
@@ -28,15 +28,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryVerdict(NamedTuple):
-    """Which of the engines that were looked at is to be ended, and why."""
+    """An engine that has to be ended for its memory, and why."""
 
     place: int
-    """Among those that were looked at."""
+    """The index of the engine among those that were checked."""
     cause: str
 
 
 class MemoryWatch:
-    """Looks at the memory of engines that run something."""
+    """Checks the memory of engines that run tasks."""
 
     def __init__(self, limit_bytes: int | None) -> None:
         """limit_bytes: of one engine and its children; None: the node's memory is the limit."""
@@ -44,7 +44,7 @@ class MemoryWatch:
         self._next_s = 0.0
 
     def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> MemoryVerdict | None:
-        """One engine that has to go; does nothing if it looked a moment ago.
+        """Return the engine that has to be ended.  None: none, or the last check was less than `LOOK_S` ago.
 
         engines: (pid, whether it is being ended already).  Once one is, the node is given time to get its memory.
         """
@@ -65,19 +65,19 @@ class MemoryWatch:
 
 
 def _used_beyond(pid: int, limit: int) -> int:
-    """What a process and its descendants have of their own if it is more than the limit, else 0."""
+    """Return the private memory of a process and its descendants if it exceeds the limit, else 0."""
     resident = sum(_resident_bytes(member) for member in (pid, *descendants(pid)))
     used = private_bytes(pid) if resident > limit else 0
     return used if used > limit else 0
 
 
 def private_bytes(pid: int) -> int:
-    """What a process and its descendants have of their own."""
+    """Return the private memory (bytes) of a process and its descendants."""
     return sum(own_bytes(member) for member in (pid, *descendants(pid)))
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Children, their children and so on, as far as the family holds together."""
+    """Yield the pids of all descendants that were not adopted by another process."""
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def node_memory() -> tuple[int, int]:
-    """(available, total) bytes of this machine, or of the control group that this process is confined to."""
+    """Return (available, total) bytes of this machine, or of the control group that confines this process."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     found = int(lines["MemAvailable"].split()[0]) * 1024, int(lines["MemTotal"].split()[0]) * 1024
     with contextlib.suppress(OSError, ValueError):

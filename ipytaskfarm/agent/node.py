@@ -1,4 +1,4 @@
-"""What a node has for tasks (cores, memory, GPUs, what its owner declared), and how it does."""
+"""The resources of a node (cores, memory, GPUs, declared ones), its load, and the threads that an engine may have."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..system.process import usable_cores
 from .memory import node_memory
 
 LOOK_S = 2.0
-"""Between two looks at load and room."""
+"""Seconds between two checks of load, memory and disk."""
 LOAD_STEP, ROOM_STEP = 0.05, 0.02
-"""Said only when the load, or what is free of the whole, has changed by so much."""
+"""A report is sent only when the load, or a free share, has changed by so much."""
 AGAIN_S = 10.0
-"""Smaller changes are said this often: a condition may stand just between the two."""
+"""Smaller changes are reported this often, because the threshold of a condition may lie between the two values."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 _OPENMP = "OMP_NUM_THREADS"
 _FOLLOW_OPENMP = frozenset({
@@ -30,7 +30,7 @@ _FOLLOW_OPENMP = frozenset({
 
 
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
-    """(resource -> how much there is, names of the GPUs): what is found here, and what the owner says instead."""
+    """Return (resource -> amount, names of the GPUs): what is found on the node, replaced by what was declared."""
     gpus = _gpus(declared.get(GPU))
     found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(node_memory()[1])}
     if gpus:
@@ -39,7 +39,7 @@ def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[st
 
 
 def _gpus(declared: float | None) -> tuple[str, ...]:
-    """As CUDA_VISIBLE_DEVICES names them: those of this process's own, else those whose devices are here."""
+    """Return the GPUs as CUDA_VISIBLE_DEVICES names them; where it is not set, those with a device file."""
     visible = os.environ.get(DEVICES)
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
@@ -52,7 +52,9 @@ def _gpus(declared: float | None) -> tuple[str, ...]:
 
 
 def thread_limits(engines: int) -> dict[str, str]:
-    """The variables for one of so many engines that share the cores; those that the user has set are not among them."""
+    """Return environment variables that limit the threads of numeric libraries, except those that the user has set.
+
+    engines: how many engines share the cores."""
     count = str(max(1, usable_cores() // max(1, engines)))
     openmp_is_set = bool(os.environ.get(_OPENMP))
     return {
@@ -61,10 +63,10 @@ def thread_limits(engines: int) -> dict[str, str]:
 
 
 class NodeWatch:
-    """Says how the node does, when that has changed."""
+    """Reports load, free memory and free disk when they have changed."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: where the engines' files are, on whose disk room counts."""
+        """folder: of the engines' files; the free space of its disk is reported."""
         self._folder = folder
         self._said: NodeState | None = None
         self._said_s = 0.0
@@ -73,12 +75,14 @@ class NodeWatch:
         psutil.cpu_percent()  # the first call only begins to count
 
     def restate(self) -> None:
-        """Another controller knows nothing yet."""
+        """Report everything at the next check, to a controller that was restarted."""
         self._said = None
         self._next_s = 0.0
 
     def look(self, now_s: float, fetched_blobs: int = 0, fetched_bytes: int = 0) -> NodeState | None:
-        """News; None: there is none.  fetched_blobs, fetched_bytes: what was brought here until now."""
+        """Return a report.  None: nothing has changed.
+
+        fetched_blobs, fetched_bytes: what was fetched to this node until now."""
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S

@@ -1,4 +1,4 @@
-"""Ending all that an engine left behind: children, daemons, what a fork bomb left.
+"""Killing of all processes that an engine left behind: children, daemons, the rest of a fork bomb.
 
 A descendant may have left the engine's session and been adopted by init, so the family tree does not find it.  Three
 marks are looked for, of which every descendant that did not go out of its way keeps at least one:
@@ -30,16 +30,18 @@ ROUNDS_MAX = 200
 
 
 class Marks(NamedTuple):
-    """What tells an engine's descendants from other processes."""
+    """The marks by which an engine's descendants are recognised."""
 
     engine: str
     recorder: Path
     pid: int | None = None
-    """The engine's own, which is its session; None: not known any more."""
+    """The pid of the engine, which is its session id too.  None: unknown."""
 
 
 def reap(marks: Marks) -> int:
-    """Kill all that bear these marks, the engine included, until none is left; how many there were.  For a thread."""
+    """Kill all processes with these marks, the engine included, until none is left; return how many there were.
+
+    Blocks, so it is called in a thread."""
     _kill_group(marks)
     killed: set[int] = set()
     for round_number in range(ROUNDS_MAX):
@@ -95,7 +97,7 @@ def _kill_if_marked(pid: int, marks: Marks) -> bool:
 
 
 def is_marked(pid: int, marks: Marks) -> bool:
-    """Whether a living process is the engine or comes from it."""
+    """Return whether a living process is the engine or one of its descendants."""
     folder = f"/proc/{pid}"
     try:
         with open(f"{folder}/stat", "rb") as file:

@@ -1,7 +1,7 @@
-"""What an agent before us left in the folder: it was killed, or could not hand over its results.
+"""What an earlier agent left in the folder, because it was killed or could not deliver its results.
 
-Its engines died with it (and are made sure of here).  Their finished results stand in their flight recorders, together
-with what each was running: that is reported as if the engines were ours and had just died."""
+Its engines died with it; what may be left of them is killed here.  Their flight recorders hold finished results and the
+run that each engine executed.  The new agent reports both as if its own engines had just died."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SESSIONS_KEPT = 8
 
 
 def counters(folder: Path) -> list[int]:
-    """The numbers of all engines that files tell of."""
+    """Return the counters of all engines that have files in the folder."""
     found = {int(match[1]) for path in folder.iterdir() if (match := _FILE.match(path.name))}
     return sorted(found)
 
 
 def sweep(folder: Path) -> list[ManagedEngine]:
-    """The dead engines to be reported.  Files that tell nothing are removed.  Waits until their processes are gone."""
+    """Return the dead engines that are to be reported, after their processes are gone.  Unreadable files are removed."""
     dead: list[ManagedEngine] = []
     for counter in counters(folder):
         files = Files(folder, counter)
@@ -66,13 +66,13 @@ def remove_dead(base: Path) -> None:
         try:
             lock = Lock(folder / LOCK)
         except (TaskFarmError, OSError):
-            continue  # it lives, or has just gone
+            continue  # the agent lives, or has just ended
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
 def succeed(folder: Path, session: str) -> list[str]:
-    """Note who has the folder now; the sessions of those who had it before, and are dead since the lock is ours."""
+    """Record the session that owns the folder now, and return the sessions of its former, dead owners."""
     path = folder / _SESSIONS
     try:
         former = path.read_text().split()[-_SESSIONS_KEPT:]
@@ -83,8 +83,9 @@ def succeed(folder: Path, session: str) -> list[str]:
 
 
 def remember_farm(folder: Path, incarnation: str) -> bool:
-    """Note which farm the files here belong to.  False: another one than before, so what stands here means nothing now:
-    its task ids are not that farm's."""
+    """Record which farm the files belong to, and return whether it is the same as before.
+
+    Files of another farm are meaningless: their task ids are not those of this farm."""
     path = folder / _FARM
     try:
         before = path.read_text()

@@ -9,7 +9,7 @@ UP = ("idle", "busy")
 
 
 def last_line(text: str) -> str:
-    """The line that says most of what a process printed before it ended: the last one, of a traceback the error."""
+    """Return the last line that is not blank: of a traceback, that is the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

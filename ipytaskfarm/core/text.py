@@ -1,15 +1,15 @@
-"""The gate for text: what people's own programs say, made fit to travel, to be kept and to be shown.
+"""Text of users' programs, made fit to be sent, stored and displayed.
 
 Text travels as UTF-8.  A Python str may hold lone surrogates, which UTF-8 has no place for: a file name that is not
 UTF-8 is read as ``"caf\\udce9"``.  Two rules hold:
 
 - Text that people read (output, errors, progress, reasons), and names that are compared only with one another (of
-  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\\\udce9"``.  Whoever looks for it is escaped as well, so the
-  same name finds it.
+  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\\\udce9"``.  Names that are
+  searched for are escaped too, so the same name finds it.
 - Text that has to be exactly what it is (code, names in a namespace, names of resources and properties) is refused at
   the call, see `core.arguments.check_name`.
 
-`encoded` is the last gate, where messages are encoded: text that came another way is escaped there.
+`encoded` is called where messages are encoded, and escapes text that was not escaped before.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import msgspec
 
 SHOWN_CHARS = 80
-"""Of a value in an error message."""
+"""The most characters of a value in an error message."""
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text can travel as it is."""
+    """Return whether text can be encoded as UTF-8."""
     if text.isascii():
         return True
     try:
@@ -35,23 +35,23 @@ def is_utf8(text: str) -> bool:
 
 
 def exactly(text: str) -> str:
-    """The same characters as a str and nothing else: a subclass may do anything, and cannot be encoded."""
+    """Return a plain str with the same characters: a subclass of str may override anything, and cannot be encoded."""
     return text if type(text) is str else str.__str__(text)
 
 
 def escaped(text: str) -> str:
-    """Text with its lone surrogates escaped; most text is returned as it is."""
+    """Return the text with its lone surrogates escaped.  Most text is returned unchanged."""
     text = exactly(text)
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def text_of(value: object) -> str:
-    """``str(value)`` for people, escaped; a class of the user's own may do anything when it is asked."""
+    """Return ``str(value)``, escaped.  If the value's class raises, the text says so."""
     return _asked(str, value, BaseException)
 
 
 def shown(value: object, length: int = SHOWN_CHARS) -> str:
-    """``repr(value)`` for an error message: escaped, and cut to a length."""
+    """Return ``repr(value)`` for an error message, escaped and cut to `length` characters."""
     text = _asked(repr, value, (Exception, SystemExit))
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
@@ -66,9 +66,9 @@ def _asked(how: Callable[[Any], str], value: object, but: type[BaseException] | 
 
 
 def encoded(encode: Callable[[Any], bytes], message: object) -> bytes:
-    """A message encoded; if there is text in it that is not UTF-8, or of a subclass of str, with that text escaped.
+    """Encode a message.  Text in it that is not UTF-8, or is of a subclass of str, is escaped.
 
-    Raises what `encode` does for anything else that cannot travel."""
+    Raises what `encode` raises for other values that cannot be encoded."""
     try:
         return encode(message)
     except (UnicodeEncodeError, TypeError):
