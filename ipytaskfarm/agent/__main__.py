@@ -22,7 +22,9 @@ from .sweep import LOCK
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0 ended as told, 1 a bug, 4 refused (by the controller, or another agent has the folder)."""
+    """Run an agent, and return its exit code.
+
+    0: ended as told.  1: a bug.  4: refused by the controller, or another agent has the folder."""
     given = _parser().parse_args(argv)
     umask = os.umask(0o077)
     name_process(f"ipytaskfarm agent --farm {given.farm}")
@@ -117,7 +119,7 @@ def _own_folder(given: argparse.Namespace) -> Path:
 
 
 def _start_folder(asked: Path | None) -> Path:
-    """Where engines start: what is asked for may be on the machine of the farm alone."""
+    """Return the folder in which engines start.  The given one may exist only on the controller's machine."""
     folder = (asked or working_folder()).absolute()
     if folder.is_dir() and os.access(folder, os.X_OK):
         return folder

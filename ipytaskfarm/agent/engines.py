@@ -1,4 +1,4 @@
-"""The table of engines, from the fork to the report of their end."""
+"""The engines of an agent, from the fork to the report of their end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .zygote import Child, Exit, StartError, Zygote, tail
 log = logging.getLogger(__name__)
 
 START_S = 30.0
-"""From the fork to the engine's hello."""
+"""Seconds from the fork to the engine's `LaneHello`."""
 CLOSE_S = 5.0
 """How long the reaping of the last engines may take."""
 LOADED_RUNS = 16
@@ -71,7 +71,7 @@ class Files:
         self.connection = folder / f"kernel-{counter}.json"
 
     def remove(self) -> None:
-        """Delete them, the kernel's sockets and the recorder's spills included."""
+        """Delete the files, with the kernel's sockets and the recorder's spill files."""
         Recorder.remove(self.recorder)
         for pattern in (f"engine-{self.counter}.*", f"kernel-{self.counter}.*", f"kernel-{self.counter}-*"):
             for path in self.folder.glob(pattern):
@@ -96,37 +96,37 @@ class ManagedEngine:
         self.connection_file = ""
         self.prepared = False
         self.environment: Environment | None = None
-        """What it was told to prepare for."""
+        """The environment that the engine was told to prepare."""
         self.set_up = False
         self.beside = 0
-        """How many engines are meant to share the machine with it, itself among them."""
+        """How many engines, this one included, share the machine."""
         self.holding: tuple[RunKey, Allotment] | None = None
-        """What the last run that was allotted something holds, or held."""
+        """The last run that was allotted resources, and its allotment."""
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
         self.graces: dict[int, float] = {}
-        """Tasks that say themselves how long their time limit's interrupt may take."""
+        """Task -> seconds between its time limit's interrupt and SIGTERM, where the task sets them."""
         self.expected = False
-        """It was told to end."""
+        """Whether the engine was told to end."""
         self.cause = ""
-        """Why we killed it, where it was not for one run's sake (that is the ladder's)."""
+        """Why the agent killed the engine.  "": it did not, or it did for one run (see `ladder`)."""
         self.ladder: Ladder | None = None
         self.interrupts: dict[RunKey, float] = {}
-        """Runs to be interrupted when they begin, if they ever do: grace in seconds."""
+        """Run that is interrupted when it begins -> grace in seconds."""
         self.next_look_s = 0.0
         self.stopped = StoppedWatch()
         self.loss_told = False
 
     @property
     def pid(self) -> int:
-        """0: not forked yet."""
+        """Return the pid.  0: the engine was not forked yet."""
         return self.child.pid if self.child is not None else 0
 
     def send_signal(self, signum: int) -> bool:
-        """False: it is gone."""
+        """Send a signal, and return whether the process was still there."""
         return self.child is not None and self.child.send_signal(signum)
 
     def is_handed(self, message: HandOut) -> None:
-        """What a hand-out says of the engine itself."""
+        """Take from a hand-out what concerns the engine itself."""
         self.environment = message.environment or self.environment
         self.recycling = message.recycling or self.recycling
         if message.graces or self.graces:
@@ -136,12 +136,12 @@ class ManagedEngine:
             self.holding = message.runs[0], message.allotment
 
     def kill(self, cause: str = "") -> None:
-        """SIGKILL.  The first cause given is the one that is reported."""
+        """Send SIGKILL.  The first cause given is reported."""
         self.cause = self.cause or cause
         self.send_signal(signal.SIGKILL)
 
     def report(self) -> EngineReport:
-        """As the controller sees it."""
+        """Return the engine's state for the controller."""
         return EngineReport(
             self.incarnation,
             self.id,
@@ -161,7 +161,7 @@ class ManagedEngine:
         )
 
     def loss(self) -> EngineDown:
-        """How it ended.  To be called when its ring has been read to the end."""
+        """Return how the engine ended.  Its ring must have been read to the end before."""
         running = self.account.running()
         ladder = self.ladder
         for_run = ladder is not None and ladder.terminated and ladder.run == running
@@ -178,7 +178,7 @@ class ManagedEngine:
 
 
 class EngineProcesses:
-    """All engines of this agent, the dead ones too until the controller knows of their end."""
+    """All engines of this agent, with the dead ones of whose end the controller does not know yet."""
 
     def __init__(
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: AgentLane, relay: Relay,
@@ -210,33 +210,33 @@ class EngineProcesses:
         self._by_incarnation: dict[Incarnation, ManagedEngine] = {}
         self.by_counter: dict[int, ManagedEngine] = {}
         self.ending = False
-        """No more engines are started."""
+        """Whether the agent ends: no more engines are started."""
         self.leaving = False
-        """The same, while those that there are come to their end."""
+        """Whether the agent leaves: no more engines are started, and the present ones finish their runs."""
 
     def __iter__(self) -> Iterator[ManagedEngine]:
         return iter(list(self._by_incarnation.values()))
 
     def get(self, incarnation: Incarnation) -> ManagedEngine | None:
-        """The engine of that name, living or dead."""
+        """Return the engine of that incarnation, living or dead."""
         return self._by_incarnation.get(incarnation)
 
     @property
     def any_left(self) -> bool:
-        """Whether there is an engine that lives, or whose loss the controller does not know of."""
+        """Return whether an engine lives, or has died without the controller knowing."""
         return bool(self._by_incarnation)
 
     @property
     def living(self) -> list[ManagedEngine]:
-        """Those whose process is there, or about to be."""
+        """Return the engines whose process exists or is being forked."""
         return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
 
     def are_loaded(self) -> bool:
-        """Whether an engine has much to do before somebody waits for it."""
+        """Return whether an engine holds so many runs that its results may be gathered."""
         return any(engine.account.open_runs >= LOADED_RUNS for engine in self._by_incarnation.values())
 
     def have_results(self) -> bool:
-        """Whether something stands in a ring that was not read."""
+        """Return whether a ring holds results that were not read."""
         return any(engine.account.recorder.unread for engine in self._by_incarnation.values())
 
     # ----------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ class EngineProcesses:
         }
 
     def stop(self, engine: ManagedEngine, grace_s: float) -> None:
-        """End an engine: by itself within grace_s, else killed."""
+        """Tell an engine to end, and kill it after `grace_s` seconds."""
         engine.expected = True
         if engine.phase is EnginePhase.UP and self._lane.send(engine.incarnation, LaneExit()):
             engine.phase = EnginePhase.STOPPING
@@ -348,12 +348,12 @@ class EngineProcesses:
             self.stop(engine, grace_s)
 
     def kill_all(self, cause: str) -> None:
-        """SIGKILL to all engines."""
+        """Kill all engines."""
         for engine in self.living:
             engine.kill(cause)
 
     def adopt_dead(self, engine: ManagedEngine) -> None:
-        """Take over the report of an engine of an agent before us."""
+        """Take over a dead engine of an earlier agent, to report its end."""
         engine.phase = EnginePhase.GONE
         self._by_incarnation[engine.incarnation] = engine
 
@@ -361,26 +361,26 @@ class EngineProcesses:
     # an end
 
     def report_losses(self) -> None:
-        """Tell of dead engines, each after all that stands in its ring."""
+        """Report dead engines, each after all results in its ring."""
         for engine in self._by_incarnation.values():
             if engine.phase is EnginePhase.GONE and not engine.loss_told and self._relay.collect(engine.account, True):
                 engine.loss_told = True
                 self._relay.keep(engine.loss(), engine.account)
 
     def restate(self) -> None:
-        """In a new epoch nothing was told yet."""
+        """Report all losses again: the controller was restarted."""
         for engine in self._by_incarnation.values():
             engine.loss_told = False
 
     def forget_reported(self) -> None:
-        """Drop those whose loss the controller has on disk."""
+        """Forget the engines whose loss the controller has on disk."""
         while self._relay.lost_acked:
             engine = self._by_incarnation.get(self._relay.lost_acked.pop())
             if engine is not None:
                 self._remove(engine)
 
     def drop_dead(self) -> None:
-        """Forget dead engines unreported: what they did means nothing to the farm that is there now."""
+        """Forget dead engines without a report: they belonged to another farm."""
         for engine in self:
             if engine.phase is EnginePhase.GONE:
                 self._remove(engine)
@@ -401,7 +401,9 @@ class EngineProcesses:
     # the zygote
 
     def zygote(self) -> Zygote:
-        """One that forks; started if there is none.  A stuck one is left alone: its engines live as long as it does."""
+        """Return a zygote that forks; start one if there is none.
+
+        A stuck zygote is not killed, because its engines would die with it."""
         for zygote in self._zygotes:
             if not zygote.stuck:
                 return zygote
@@ -422,7 +424,7 @@ class EngineProcesses:
         asyncio.get_running_loop().call_later(delay_s, lambda: None if self.ending else self.zygote())
 
     async def close(self) -> None:
-        """End the zygote, and with it what is left of the engines; reap what they left."""
+        """End the zygotes and the engines that are left, and reap their descendants."""
         self.ending = True
         await asyncio.gather(*(zygote.close() for zygote in self._zygotes))
         if self._tasks:
@@ -448,7 +450,7 @@ def _how(how: Exit) -> str:
 
 
 def last_words(path: Path) -> tuple[str, str]:
-    """What an engine printed last, and what faulthandler wrote as it died: the error and the thread that had it."""
+    """Return what an engine printed last, and faulthandler's text: the error, and the stack of its thread."""
     before, fatal, after = tail(path, 65536).rpartition(FATAL)
     if not fatal:
         return after[-OUTPUT_TAIL:], ""

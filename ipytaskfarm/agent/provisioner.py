@@ -31,7 +31,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
     """One kernel, forked by a zygote."""
 
     zygote: Zygote | None = None
-    """Which one; None: this process's own."""
+    """The zygote that forks the kernel.  None: this process's own zygote."""
     child: Child | None = None
     _request: dict[str, Any] | None = None
     _own_folder: Path | None = None
@@ -39,17 +39,17 @@ class ZygoteProvisioner(KernelProvisionerBase):
 
     @property
     def has_process(self) -> bool:
-        """Whether a kernel was launched and not yet waited for."""
+        """Return whether a kernel was launched and not yet waited for."""
         return self.child is not None
 
     async def poll(self) -> int | None:
-        """The exit code (negative: the signal), as `subprocess.Popen.poll`; None: it runs."""
+        """Return the exit code (negative: the signal), like `subprocess.Popen.poll`.  None: the kernel runs."""
         if self.child is None:
             return 0
         return _returncode(self.child.exit.result()) if self.child.exit.done() else None
 
     async def wait(self) -> int | None:
-        """Wait until it has ended; the exit code."""
+        """Wait until the kernel has ended, and return its exit code."""
         if self.child is None:
             return 0
         # shield: Jupyter waits with time-outs, and the end is still to be noted after one.
@@ -63,11 +63,11 @@ class ZygoteProvisioner(KernelProvisionerBase):
             self.child.send_signal(signum)
 
     async def kill(self, restart: bool = False) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
             self._own_folder = None
 
     async def get_provisioner_info(self) -> dict[str, Any]:
-        """What is known of it; a zygote's child cannot be adopted by another process, so it is for people."""
+        """Return what is known of the kernel, for people: another process cannot adopt a zygote's child."""
         info = await super().get_provisioner_info()
         info["pid"] = self.child.pid if self.child is not None else None
         return info
@@ -135,7 +135,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
 
     @classmethod
     async def close_process_zygote(cls) -> None:
-        """End this process's own zygote, if there is one, and its kernels with it.  It also ends with the process."""
+        """End this process's own zygote, if there is one, with its kernels.  It also ends with the process."""
         own, cls._own_zygote = cls._own_zygote, None
         if own is not None:
             if own[0] is asyncio.get_running_loop():

@@ -1,8 +1,8 @@
-"""Hand-outs to the engines, results to the controller; nothing lost between, nothing out of order.
+"""Transfer of hand-outs to the engines and of results to the controller, without loss and in order.
 
-What must arrive is kept here, or in the flight recorders, until the controller has acknowledged it, that is, has it on
-disk.  The wire repeats packets while the controller lives; when another controller answers (a new epoch) it forgets
-them, and `Relay.restate` says everything again from what is kept.
+A message that must arrive is kept here, or in a flight recorder, until the controller has acknowledged it, that is,
+has it on disk.  Within an epoch the transport repeats lost packets.  A restarted controller (a new epoch) knows of none
+of them, and `Relay.restate` sends all kept messages again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_MAX = 1000
-"""Records taken from a ring at once."""
+"""The most records that are taken from a ring at once."""
 MESSAGE_BYTES = 1 << 20
 """Results are gathered into messages of about this size; a larger result goes alone."""
 ANSWER_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
-"""Of a command, without the names that stand beside it."""
+"""The most bytes of a command's answer, without the names sent with it."""
 UNACKED_BYTES_MAX = 16 << 20
 """Beyond this the results stay in the recorders: a controller that is slow or away costs no memory here."""
 
@@ -48,7 +48,7 @@ class RunProgress(Enum):
 
 
 class Account:
-    """What was handed to one engine, and what came back."""
+    """The runs that one engine was given, and which of them it has answered."""
 
     def __init__(self, engine: Incarnation, recorder: Recorder, former: bool = False) -> None:
         """former: the engine is a dead one of an agent before us, so it is not known what it was handed."""
@@ -60,23 +60,24 @@ class Account:
         self.doubles = 0
         """Records dropped: a run ends once."""
         self.has_more = False
-        """The last `read` took as much as it may; else there was no more at that moment."""
+        """Whether the last `read` stopped at its limit, so that there may be more."""
         self.damaged = False
-        """The recorder cannot be read: everything open may have run."""
+        """Whether the recorder cannot be read: then every open run may have run."""
         self._runs: dict[RunKey, RunProgress] = {}
 
     def hand(self, runs: Iterable[RunKey]) -> None:
-        """These go to the engine."""
+        """Note runs that are sent to the engine."""
         before = len(self._runs)
         self._runs.update(dict.fromkeys(runs, RunProgress.OPEN))
         self.open_runs += len(self._runs) - before
 
     def is_open(self, run: RunKey) -> bool:
-        """Handed to the engine, and not answered."""
+        """Return whether a run was given to the engine and not answered."""
         return self._runs.get(run, RunProgress.OPEN if self.former else None) is RunProgress.OPEN
 
     def read(self) -> list[tuple[list[msgspec.Raw], Receipt]]:
-        """The next ended runs of the ring, unopened, in the order of their ends; none: that was all."""
+        """Return the next ended runs of the ring, still encoded, in the order of their ends.  Empty: there are no
+        more."""
         portions: list[tuple[list[msgspec.Raw], Receipt]] = []
         while not portions and not self.damaged and self.recorder.unread:
             try:
@@ -115,7 +116,7 @@ class Account:
         return portions
 
     def give_back(self, runs: Iterable[RunKey]) -> list[RunKey]:
-        """The engine will not run these; those among them that were open."""
+        """Note runs that the engine returns unrun, and return those that were open."""
         was_open = [run for run in runs if self.is_open(run)]
         for run in was_open:
             self._runs[run] = RunProgress.RETURNED
@@ -123,7 +124,7 @@ class Account:
         return was_open
 
     def forget(self, runs: Iterable[RunKey]) -> None:
-        """The controller has the answers to these on disk."""
+        """Forget runs whose answers the controller has on disk."""
         for run in runs:
             if self.former:
                 self._runs[run] = RunProgress.KNOWN
@@ -131,7 +132,7 @@ class Account:
                 self._runs.pop(run, None)
 
     def rewind(self) -> None:
-        """Read everything again that was not acknowledged."""
+        """Prepare to read everything again that was not acknowledged."""
         if self.damaged:
             return
         self.recorder.close()
@@ -147,20 +148,20 @@ class Account:
                 self.open_runs += not self.former
 
     def unacknowledged(self) -> list[RunKey]:
-        """All whose answer the controller may not have yet, in the order in which they were handed out.
+        """Return the runs whose answer the controller may not have yet, in the order in which they were handed out.
 
         That includes answers under way: a controller that starts anew must not take a run for one that never arrived
         here while its result is in the next message."""
         return list(self._runs)
 
     def running(self) -> RunKey | None:
-        """The task that a dead engine was at.  Only the truth once `read` has returned nothing."""
+        """Return the run that a dead engine was executing.  Valid only after `read` has returned nothing."""
         current = None if self.damaged else self.recorder.current()
         return current.run if current is not None and self.is_open(current.run) else None
 
 
 class Receipt:
-    """Comes back from the wire when the controller has these on disk."""
+    """The token of results: the link returns it when the controller has them on disk."""
 
     __slots__ = ("account", "cursor", "runs")
 
@@ -170,13 +171,13 @@ class Receipt:
         self.runs = runs
 
     def settle(self) -> None:
-        """Let the engine have the room in its ring again."""
+        """Free the results' room in the engine's ring."""
         self.account.recorder.release(self.cursor)
         self.account.forget(self.runs)
 
 
 class Kept:
-    """A message that is said again in a new epoch, until it is acknowledged."""
+    """A message that is sent again in each new epoch until it is acknowledged."""
 
     __slots__ = ("account", "message", "number")
 
@@ -187,7 +188,7 @@ class Kept:
 
 
 class Relay:
-    """Speaks with the controller, through the agent's one `Link`."""
+    """Exchanges messages with the controller through the agent's one `Link`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -195,27 +196,28 @@ class Relay:
         self._kept: dict[int, Kept] = {}
         self._number = 0
         self.lost_acked: list[Incarnation] = []
-        """Engines whose loss the controller has on disk; the reader empties it."""
+        """Engines whose loss the controller has on disk; the caller removes them."""
 
     @property
     def is_up(self) -> bool:
-        """Whether the controller is there and knows who we are."""
+        """Return whether the controller is connected and has this agent's state."""
         return self._introduced and self._link.is_up
 
     @property
     def delivered(self) -> bool:
-        """All that was kept has been acknowledged."""
+        """Return whether all kept messages were acknowledged."""
         return not self._kept
 
     def say(self, message: AgentMessage) -> str:
-        """Send something that `AgentState` states anyway, or that may be lost with a controller.  Returns why it never
-        can be, or ""."""
+        """Send a message that may be lost with a controller, or whose content `AgentState` repeats.
+
+        Returns why it can never be sent, or ""."""
         if self._introduced:
             return self._send(message)
         return ""
 
     def _send(self, message: AgentMessage, token: object | None = None) -> str:
-        """Give a message to the link; why it can never be sent, or "".  It is dropped then, and nothing else is."""
+        """Give a message to the link.  Returns why it can never be sent, or ""; such a message is dropped."""
         try:
             self._link.send(message, token)
         except Exception as error:
@@ -224,7 +226,7 @@ class Relay:
         return ""
 
     def keep(self, message: Returned | CommandDone | EngineDown, account: Account) -> None:
-        """Send something that must arrive."""
+        """Send a message that must arrive."""
         if isinstance(message, CommandDone) and len(message.body) > ANSWER_BYTES_MAX:
             message = _unanswered(message)
         self._number += 1
@@ -235,10 +237,9 @@ class Relay:
                 self.keep(_failed(message, "KernelError", f"the answer cannot be sent: {why}"), account)
 
     def collect(self, account: Account, is_dead: bool = False) -> bool:
-        """Send what stands in an engine's ring.  True: that was all of it.
+        """Send the results in an engine's ring, and return whether all were sent.
 
-        is_dead: nothing comes any more, so look until nothing is there; a living engine could keep us for ever, with
-        a message for every few results."""
+        is_dead: read until the ring is empty; a living engine could add results forever, a few for each message."""
         while self.is_up and self._link.unacked_bytes < UNACKED_BYTES_MAX:
             portions = account.read()
             if not portions:
@@ -258,18 +259,18 @@ class Relay:
             self._link.send(Results(account.engine, [_too_large(ended[0], error)]), receipt)
 
     def give_back(self, account: Account, message: Returned) -> None:
-        """An engine returned some of its runs."""
+        """Report the runs that an engine returned unrun."""
         runs = account.give_back(message.runs)
         if runs:
             self.keep(Returned(account.engine, runs, message.why), account)
 
     def hand_out(self, account: Account, message: HandOut) -> memoryview:
-        """Note a hand-out; the batch, to be forwarded unopened."""
+        """Note a hand-out, and return its batch, which is forwarded without being decoded."""
         account.hand(message.runs)
         return memoryview(message.batch)
 
     def acked(self, token: object) -> None:
-        """The controller has this on disk."""
+        """Note that the controller has the message with this token on disk."""
         if isinstance(token, Receipt):
             token.settle()
         elif isinstance(token, Kept):
@@ -280,9 +281,10 @@ class Relay:
                 self.lost_acked.append(token.message.engine)
 
     def restate(self, state: AgentState, accounts: Iterable[Account]) -> None:
-        """A new epoch: say what there is and all that is not acknowledged.
+        """Send the agent's state and all that was not acknowledged, in a new epoch.
 
-        Losses are not repeated here: each has to follow the results of its engine, see `EngineTable.report_losses`."""
+        Losses are not repeated here: each has to follow the results of its engine, see
+        `EngineProcesses.report_losses`."""
         self._introduced = True
         self._link.send(state)
         for account in accounts:
@@ -296,7 +298,7 @@ class Relay:
 
 
 def _unanswered(answer: CommandDone) -> CommandDone:
-    """The answer to a command whose answer is larger than a message may be."""
+    """Return the refusal for an answer that is larger than a message may be."""
     text = (
         f"the answer has {len(answer.body):,} bytes, more than the {ANSWER_BYTES_MAX:,} that one may have from a "
         "machine that does not see the farm's folder: pull it in pieces, or write it to a file"
@@ -310,7 +312,7 @@ def _failed(answer: CommandDone, etype: str, text: str) -> CommandDone:
 
 
 def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
-    """The end of a run whose result is larger than a message may be."""
+    """Return the end of a run whose result is larger than a message may be."""
     ended = msgspec.msgpack.decode(record, type=Ended)
     return msgspec.structs.replace(
         ended, outcome=Reason.TOO_LARGE.value, failure=FailureSummary("ResultTooLarge", str(error)), body=b""

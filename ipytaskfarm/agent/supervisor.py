@@ -1,8 +1,8 @@
 """The agent's loop.
 
-Whatever happens (a message, a bell, a process that ends, a timer) wakes one **turn**, which looks at everything in a
-fixed order: what the controller says, what the engines say, what stands in their rings, what is due; then it sends.
-So each thing has one place, and results of an engine always leave before the news of its death.
+Every event (a message, a bell, a process that ends, a timer) causes one **turn**.  A turn handles everything in a fixed
+order: the controller's messages, the engines' messages, the results in their rings, what is due; then it sends.  So the
+results of an engine always leave before the report of its death.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
-"""What engines have to end by themselves when the controller does not say."""
+"""How long (seconds) engines may take to end when the controller does not say."""
 DELIVER_S = 10.0
-"""At the end: how long to wait for a controller that is not there to take the last results."""
+"""At the end: how long (seconds) to wait for a controller that is away to take the last results."""
 DELIVER_MAX_S = 120.0
-"""… and for one that is there."""
+"""The same for a controller that is connected."""
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is told on its command line."""
+    """The settings of an agent, from its command line."""
 
     connection_file: Path
     folder: Path
@@ -89,30 +89,31 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     startup_cwd: Path
     slots: int | None = None
     lease_s: float = 900.0
-    """Until the controller says what the farm's is."""
+    """The lease until the controller sends the farm's own."""
     grace_s: float = 1.0
     stopped_s: float = STOPPED_S
     memory_limit_bytes: int | None = None
     resources: dict[str, float] = {}
-    """Declared by the owner, beside what is found."""
+    """Resources that the owner declares, in addition to those found on the node."""
     priority: int = 0
     preload: tuple[str, ...] = ()
     name: str = ""
-    """By which its launcher knows it; "": the one that its connection file was made for."""
+    """The name by which the launcher knows the agent.  "": the name in its connection file."""
     brings: int | None = None
     ends_at_s: float | None = None
-    """Wall clock: whoever placed us ends us then."""
+    """When (wall clock) the launcher's system ends the agent."""
     leave_s: float = 0.0
-    """How long what runs may go on when we are told to end."""
+    """How long running tasks may go on when the agent is told to end."""
     umask: int | None = None
-    """The user's own, for what engines' tasks make."""
+    """The user's umask, for files that tasks make."""
     places_itself: bool = False
-    """The folder stands beside those of the farm's other agents on this machine, which nobody else looks after."""
+    """Whether this agent, at the end of the farm, also removes the folders of its dead siblings on this machine."""
 
 
 def _name_in(connection_file: Path) -> str:
-    """The agent's name as its key bears it; "": of this machine's own, which share a key, and may be started before
-    there is a file."""
+    """Return the agent's name according to its key.
+
+    "": the agents of the controller's own machine share a key, and may be started before there is a connection file."""
     try:
         return read_connection_file(connection_file).agent
     except TaskFarmError:
@@ -120,10 +121,10 @@ def _name_in(connection_file: Path) -> str:
 
 
 class Agent:
-    """One per machine.  `run` returns the process's exit code."""
+    """The supervisor of one machine's engines.  `run` returns the process's exit code."""
 
     def __init__(self, settings: AgentSettings) -> None:
-        """To be made inside the running loop."""
+        """Make an agent inside the running event loop."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
@@ -152,12 +153,12 @@ class Agent:
         )
         self._woken = False
         self._over = False
-        """The farm has stopped: nobody will ask for what dead agents have left."""
+        """Whether the farm has stopped: nobody needs what dead agents have left."""
         self._closed = False
-        """A turn that was called for before may still come."""
+        """Whether the agent is closed: a turn that was scheduled before does nothing."""
         self._rung = False
         self._called = False
-        """The controller has said something."""
+        """Whether the controller's link is readable."""
         self._held_up = False
         self._bell_s = 0.0
         self._streak = 0
@@ -169,14 +170,15 @@ class Agent:
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
         self._leave_by_s: float | None = None
-        """Told to leave: the controller ends the engines one by one, and we end with the last, then at the latest."""
+        """When (monotonic) a leaving agent ends at the latest.  It ends earlier with its last engine.  None: it
+        stays."""
         # The wall clock may be set while we run: it is read once.
         ends_at_s = settings.ends_at_s
         self._due_s = math.inf if ends_at_s is None else self._heard_s + ends_at_s - time.time() - settings.leave_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Until the farm, a signal or the end of the lease says otherwise."""
+        """Run until the farm stops, a signal arrives, or the lease ends; return the exit code."""
         self._loop.set_exception_handler(self._broken)
         for signum in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(signum, self._on_sigterm)
@@ -197,7 +199,8 @@ class Agent:
         return self._info
 
     def _blobs_folders(self) -> dict[str, str]:
-        """Where an engine finds large values: in the farm's folder, if this machine sees it, else in one of our own."""
+        """Return where an engine finds blobs: in the farm's folder if this machine sees it, else in a folder of
+        copies."""
         if self._info is None:
             return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
@@ -321,7 +324,7 @@ class Agent:
     # the controller
 
     def _hear_controller(self, now_s: float) -> bool:
-        """Send, and take what has come.  Whether anything came that a look at the engines should follow."""
+        """Send and receive.  Returns whether anything but acknowledgements was received."""
         events = self._link.step(now_s)
         for event in events:
             match event:

@@ -33,7 +33,7 @@ def counters(folder: Path) -> list[int]:
 
 
 def sweep(folder: Path) -> list[ManagedEngine]:
-    """Return the dead engines that are to be reported, after their processes are gone.  Unreadable files are removed."""
+    """Return the dead engines that are to be reported, once their processes are gone.  Unreadable files are removed."""
     dead: list[ManagedEngine] = []
     for counter in counters(folder):
         files = Files(folder, counter)

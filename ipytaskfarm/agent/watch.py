@@ -1,4 +1,4 @@
-"""Looks at what the engines are doing, and sends the signals that `limits` decides on."""
+"""Supervision of running engines: it sends the signals that `agent.limits` decides on."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .zygote import tail
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
-"""Between two looks at an engine that has something to run: how late a time limit may be noticed."""
+"""Seconds between two checks of a busy engine: a time limit may be noticed so late."""
 CHECK_S = 5.0
-"""Between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 STACK_S = 2.0
-"""How long an engine has to write its stack: the kernel must run it once, no more."""
+"""How long (seconds) an engine has to write its stack: the kernel must only schedule it once."""
 SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
 _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
-"""As in `Crash.cause` -> as in the recorder."""
+"""Cause in `Crash.cause` -> cause in the recorder."""
 
 
 class EngineWatch:
-    """Time limits, memory, interrupts, stopped processes, stacks."""
+    """Enforces time and memory limits, interrupts runs, finds stopped processes, reads stacks."""
 
     def __init__(self, grace_s: float, stopped_s: float, lane: AgentLane, memory: MemoryWatch) -> None:
         """grace_s: between a time limit's interrupt and SIGTERM.  stopped_s: how long a process may be stopped."""
@@ -44,7 +44,7 @@ class EngineWatch:
         self._next_check_s = 0.0
 
     def interrupt(self, engine: ManagedEngine, message: Interrupt) -> None:
-        """Stop a run that is open: now if it runs, when it begins if the engine gets there before our recall does."""
+        """Stop an open run: at once if it runs, else when it begins, unless it is recalled before."""
         if not engine.account.is_open(message.run):
             return
         engine.interrupts[message.run] = message.grace_s
@@ -53,7 +53,7 @@ class EngineWatch:
             self._lane.send(engine.incarnation, Recall(engine.incarnation, [message.run]))
 
     def look(self, engines: Iterable[ManagedEngine], now_s: float) -> float:
-        """Look at those that are due; when to look again (monotonic)."""
+        """Check the engines that are due, and return when (monotonic) to check again."""
         next_s = math.inf
         busy = []
         for engine in engines:
@@ -79,7 +79,7 @@ class EngineWatch:
         engine.kill(verdict.cause)
 
     def check(self, engines: Iterable[ManagedEngine], now_s: float) -> None:
-        """Look for stopped processes and overgrown output files; does nothing if it was done a moment ago."""
+        """Look for stopped processes and large output files, at most every `CHECK_S` seconds."""
         if now_s < self._next_check_s:
             return
         self._next_check_s = now_s + CHECK_S
@@ -92,7 +92,7 @@ class EngineWatch:
             _cut(engine)
 
     async def stack(self, engine: ManagedEngine) -> str:
-        """Where the engine is now: its main thread's Python stack, also while C code holds the GIL."""
+        """Return the Python stack of the engine's main thread, also while C code holds the GIL."""
         path = engine.files.stack
         before = _size(path)
         if engine.phase is EnginePhase.GONE or not engine.send_signal(SIGNAL_STACK):

@@ -1,6 +1,6 @@
 """The agent's handle on its zygote, the process that forks engines and reaps them.
 
-The protocol stands in ``ipytaskfarm/engine/zygote.py``.
+The protocol is described in ``ipytaskfarm/engine/zygote.py``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..core.formatting import last_line
 log = logging.getLogger(__name__)
 
 READY_S = 60.0
-"""How long a zygote may take to import IPython: seconds from a warm disk, far more from a cold network one."""
+"""How long (seconds) a zygote may take to import IPython, which is slow from a cold network disk."""
 STATUS_WAIT_S = 1.0
-"""How long to wait for the zygote's word on a process that is gone."""
+"""How long (seconds) to wait for the zygote's report about a process that has ended."""
 FORK_S = 5.0
 """A fork takes milliseconds; a zygote that does not answer is stopped, or stuck on a disk."""
 QUIT_S = 2.0
-"""How long a zygote may take to end in good order."""
+"""How long (seconds) a zygote may take to end by itself."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -37,22 +37,22 @@ class Exit(NamedTuple):
     """How a process ended."""
 
     status: int | None
-    """The raw wait status; None: nobody could tell (its zygote died too)."""
+    """The raw wait status.  None: unknown, because the zygote died too."""
     peak_bytes: int = 0
 
     @property
     def signal(self) -> int | None:
-        """The signal that ended it."""
+        """Return the signal that ended the process.  None: no signal, or unknown."""
         return os.WTERMSIG(self.status) if self.status is not None and os.WIFSIGNALED(self.status) else None
 
     @property
     def exit_code(self) -> int | None:
-        """What it returned, if it ended by itself."""
+        """Return the exit code.  None: a signal ended the process, or it is unknown."""
         return os.WEXITSTATUS(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
 
 
 class StartError(Exception):
-    """No process came of it; the text is for people."""
+    """Raised when an engine could not be started; the text is for people."""
 
 
 class Child:
@@ -74,7 +74,7 @@ class Child:
             os.close(pidfd)
 
     def send_signal(self, signum: int) -> bool:
-        """False: it is gone."""
+        """Send a signal, and return whether the process was still there."""
         if self._pidfd is None:
             return False
         try:
@@ -84,7 +84,7 @@ class Child:
         return True
 
     def ended(self, how: Exit) -> None:
-        """Note the end, once; closes the pidfd."""
+        """Note how the process ended, and close its pidfd.  Later calls do nothing."""
         if self._pidfd is not None:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -93,7 +93,7 @@ class Child:
             self.exit.set_result(how)
 
     def orphaned(self) -> None:
-        """Its zygote is gone: it got SIGKILL with it, and nobody will say how it ended."""
+        """Kill the process: its zygote is gone, so nobody will report how it ended."""
         self._is_orphan = True
         self.send_signal(signal.SIGKILL)
         if self._is_gone or self._pidfd is None:
@@ -130,7 +130,7 @@ class Zygote:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.stuck = False
-        """It did not answer: its engines are well, but it cannot be asked for more."""
+        """Whether the zygote did not answer: its engines go on, but it forks no more."""
         # -P: nothing is imported from the folder that we happen to stand in; engines add theirs themselves.
         argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
         argv += [
@@ -152,16 +152,16 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Return the pid of the zygote."""
         return self._process.pid
 
     @property
     def was_ready(self) -> bool:
-        """Whether it came so far as to fork engines."""
+        """Return whether the zygote was ever ready to fork."""
         return self.ready.done() and self.ready.exception() is None
 
     async def fork(self, request: dict[str, Any]) -> Child:
-        """Fork an engine; `request` holds the protocol's fields.  StartError: none came of it (and none will)."""
+        """Fork an engine; `request` holds the protocol's fields.  Raises StartError when no engine was forked."""
         engine: str = request["engine"]
         await asyncio.shield(self.ready)
         if not self.alive:
@@ -178,12 +178,12 @@ class Zygote:
             self._forking.pop(engine, None)
 
     def kill(self) -> None:
-        """End it and with it all its engines, at once."""
+        """Kill the zygote, and all its engines with it."""
         if self.alive:
             self._process.kill()
 
     async def close(self) -> None:
-        """End it: it kills the engines that are left and exits."""
+        """Tell the zygote to kill the engines that are left and to exit."""
         if self.alive:
             self._send({"op": "quit"})
         await asyncio.wait({self._gone}, timeout=QUIT_S)
@@ -281,7 +281,7 @@ class Zygote:
 
 
 def tail(path: Path, limit: int = 4096) -> str:
-    """The last part of a text file, from the start of a line; "" if there is none."""
+    """Return the last part of a text file, from the start of a line.  "": there is no such file."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -295,7 +295,7 @@ def tail(path: Path, limit: int = 4096) -> str:
 
 
 def parent_of(pid: int) -> int | None:
-    """The parent of a process; None: it is gone."""
+    """Return the parent of a process.  None: the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])

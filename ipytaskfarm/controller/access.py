@@ -1,4 +1,4 @@
-"""Who may come in while the controller runs: keys read anew, connection files written, connections listed."""
+"""Access to a running farm: reloading keys, writing connection files, listing connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class FarmAccess:
-    """The keys of a running farm, and what is made of them."""
+    """The keys of a running farm, and the connection files made of them."""
 
     def __init__(self, hub: Hub, info: ConnectionInfo, folder: Path) -> None:
         """info: the clients' connection file; with the key that the controller has now, whatever is rotated later."""
@@ -34,7 +34,7 @@ class FarmAccess:
         self._folder = folder
 
     def write_files(self, keys: FarmKeys) -> list[Path]:
-        """Write the connection files of this farm; returns those that go when the controller ends."""
+        """Write the connection files of this farm, and return those that are removed when the controller ends."""
         paths = []
         for title in ("client", "agent"):
             path = farm_paths.connection_path(self._info.farm, title)
@@ -44,24 +44,25 @@ class FarmAccess:
         return paths
 
     def reload(self) -> tuple[int, list[str]]:
-        """Take the keys as they are in the farm's folder now: (connections cut, sessions that are over).
+        """Load the keys in the farm's folder, and return (number of connections cut, sessions that are over).
 
-        SecurityError or OSError: they cannot be read or their files not be written; those of before hold on."""
+        Raises SecurityError or OSError when the keys cannot be read or the files cannot be written; then the former
+        keys stay in use."""
         keys = load_keys(self._folder)
         if keys is None:
             raise SecurityError(f"there is no {self._folder / KEYS_FILE}: the farm goes on with the keys that it has")
-        # First the files: whoever is cut looks there.
+        # The files first: a peer whose connection is cut reads them.
         self.write_files(keys)
         cut, over = self._hub.rekey(keys)
         log.info("keys read anew: %d agents enrolled, %d connections cut", len(keys.agents), cut)
         return cut, over
 
     def connections(self) -> ConnectionTable:
-        """Who is known, by key."""
+        """Return the known peers, with their keys' titles."""
         return ConnectionTable([ConnectionRow(peer.title, peer.name, there) for peer, there in self._hub.peers()])
 
 
 def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:
-    """Agents' sessions, of the controller's life before, whose keys were revoked since."""
+    """Return the stored sessions of agents whose keys were revoked since."""
     titles = [title for title in keys.peers() if role_of(title) == "agent"]
     return [session for session in sessions if not any(session_fits(title, session) for title in titles)]

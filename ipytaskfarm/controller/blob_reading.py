@@ -1,7 +1,7 @@
-"""Pieces of blobs for agents and clients that do not see the farm's folder, read in a thread beside the loop's turns.
+"""Reading of blob pieces, in a thread, for agents and clients that do not see the farm's folder.
 
-A peer that asks for more than it takes has to wait: as long as `AHEAD_BYTES` are on their way to it nothing more is
-read for it, so neither memory nor what else it is to be told depends on how much it asks for.
+Nothing more is read for a peer while `AHEAD_BYTES` are on their way to it.  So the number of its questions affects
+neither the controller's memory nor the delay of its other messages.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..core.text import text_of
 from ..storage.blobs import Blobs
 
 AHEAD_BYTES = 8 * PIECE_BYTES
-"""To one peer, read and not acknowledged."""
+"""The most bytes that are read for one peer and not acknowledged."""
 
 WAITING_MAX = 1000
-"""Questions of one peer; no honest one has so many at once.  More are not answered."""
+"""The most questions of one peer, far more than an honest peer has.  Further ones are not answered."""
 
 DIGEST_BYTES = 32
 
@@ -50,7 +50,7 @@ class BlobReader:
         self._thread: threading.Thread | None = None
 
     def fd(self) -> int:
-        """Readable when there are answers."""
+        """Return a descriptor that is readable when there are answers."""
         return self._bell
 
     def ask(self, load: ReadPiece) -> None:
@@ -60,7 +60,7 @@ class BlobReader:
             waiting.append(load)
 
     def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
-        """What was read, and for whom.  Never blocks."""
+        """Return (session, answer) of what was read.  Never blocks."""
         found: list[tuple[str, Answer | BlobPiece]] = []
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -72,8 +72,9 @@ class BlobReader:
         return found
 
     def go_on(self, backlog_bytes: Callable[[str], int]) -> None:
-        """Once a turn: read for those who have taken what was read before.  backlog_bytes: what is on its way to a
-        session."""
+        """Read further pieces for peers that have taken the earlier ones.  Called once a turn.
+
+        backlog_bytes: returns how many bytes are on their way to a session."""
         for session, waiting in list(self._waiting.items()):
             room = AHEAD_BYTES - backlog_bytes(session) - self._under_way[session] * PIECE_BYTES
             while waiting and room > 0:

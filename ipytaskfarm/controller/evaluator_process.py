@@ -1,4 +1,4 @@
-"""The evaluator: a child process in which users' depend functions are called, and the clock that is held against them.
+"""The evaluator: a child process in which users' depend functions are called, with a time limit.
 
 One question is under way at a time, so when the child hangs or dies it is known whose function did it.  That function's
 answer is then False, with the reason for `explain`, and the child is started anew for the next question.
@@ -19,16 +19,16 @@ import msgspec
 from ..core.messages.evaluator import Evaluate, Evaluated, Verdict
 
 TIME_LIMIT_S = 2.0
-"""For one function on one engine; a question about n engines has n times as long."""
+"""Seconds for one function on one engine; a question about n engines has n times as long."""
 
 START_LIMIT_S = 20.0
-"""More for the first question, while Python starts."""
+"""Additional seconds for the first question, while Python starts."""
 
 _LENGTH = struct.Struct(">I")
 
 
 class EvaluatorProcess:
-    """Asks the child, and answers for it when it cannot."""
+    """Sends questions to the child, and answers in its place when it fails."""
 
     def __init__(self, code_of: Callable[[str], bytes | None], folder: str) -> None:
         self._code_of = code_of
@@ -45,15 +45,15 @@ class EvaluatorProcess:
         self._queue.append(question)
 
     def fd(self) -> int | None:
-        """Readable when the child has said something, or is gone."""
+        """Return a descriptor that is readable when the child has answered or has ended.  None: there is no child."""
         return self._child.stdout.fileno() if self._child and self._child.stdout else None
 
     def next_deadline(self) -> float | None:
-        """When (monotonic) the child's time is up."""
+        """Return when (monotonic) the child's time limit ends.  None: no question is open."""
         return self._deadline_s if self._asked else None
 
     def answers(self) -> list[Evaluated]:
-        """What is known now.  Never blocks, but for the start of a process."""
+        """Return the answers that have arrived.  Blocks only while a child is started."""
         found = []
         answer = self._read()
         if answer is not None:

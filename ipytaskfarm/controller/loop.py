@@ -93,7 +93,9 @@ class ControllerLoop:
         """(monotonic, session, what) of the last events, without payloads."""
 
     def run(self) -> None:
-        """Turn until the farm has stopped.  StoreError: the store is broken; IllegalMove and the like: we are."""
+        """Run turns until the farm has stopped.
+
+        Raises StoreError when the store is broken, and IllegalMove or another exception for a bug of ours."""
         try:
             while not self.turn():
                 pass
@@ -104,7 +106,7 @@ class ControllerLoop:
                 self._reader.close()
 
     def turn(self) -> bool:
-        """One turn; True when the farm has stopped."""
+        """Make one turn, and return whether the farm has stopped."""
         ready = self._hub.poll(self._patience_s(), self._fds())
         now = Now(time.monotonic(), time.time())
         events = list(self._events(ready, now))
@@ -170,8 +172,9 @@ class ControllerLoop:
     # -- the commit
 
     def _commit(self, out: Decision) -> None:
-        """All of a turn's saves at once.  On a full disk nothing is lost and nothing goes on until there is room:
-        what was received is not acknowledged, and what was decided is not sent."""
+        """Commit all saves of a turn at once.
+
+        On a full disk the loop waits for room: what was received is not acknowledged, and no decision is sent."""
         told = False
         while True:
             try:
@@ -194,7 +197,8 @@ class ControllerLoop:
 
     def _perform(self, out: Decision) -> None:
         for note in out.notes:
-            # Texts of others stand in them: none of their lines is to look like one of ours.
+            # Notes contain texts of users: their further lines are indented, so that none looks like a line of this
+            # log.
             log.info("%s", note.replace("\n", "\n    "))
         for session, message in out.sends:
             if session:
@@ -265,11 +269,12 @@ class ControllerLoop:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 
     def give_up(self, sessions: list[str]) -> None:
-        """Those of these that are agents' never come back: their keys were revoked."""
+        """Tell the scheduler that the keys of these sessions were revoked."""
         self._next.extend((session, Revoked()) for session in sessions)
 
     def _completed(self, session: str, message: Message) -> Message:
-        """Messages that hold something only the shell knows, or that are too much for their receiver now."""
+        """Complete a farm's state with what only the loop knows, and drop results' bodies that are too much for a
+        client."""
         if type(message) is Finals and self._is_much(session, message):
             return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
         if type(message) is Answer and type(message.reply) is FarmState:
@@ -293,7 +298,7 @@ class ControllerLoop:
 
 
 def _refused(message: Message, why: str) -> Message:
-    """What is said instead of an answer that is too large to be sent."""
+    """Return the refusal that replaces an answer which is too large to be sent."""
     if type(message) is Answer:
         return Answer(message.n, Refusal("ResultTooLarge", why))
     if type(message) is TaskReply:
@@ -302,7 +307,7 @@ def _refused(message: Message, why: str) -> Message:
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:
-    """The hub's words for comings and goings in the scheduler's."""
+    """Translate the hub's events about peers into the scheduler's."""
     if isinstance(heard, PeerNewEpoch):
         return Joined(peer.role, peer.name)
     if isinstance(heard, PeerUp):

@@ -1,6 +1,6 @@
-"""Hand-outs that are larger than any message may be: runs go one by one, and one that cannot go alone ends.
+"""Hand-outs that are larger than a message may be: their runs are sent one by one, and a run that is too large ends.
 
-It comes to that where large values travel inside, because somebody does not see the farm's folder of blobs.
+This happens where large values are sent inline, because a machine does not see the farm's folder of blobs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _decode_batch = msgspec.msgpack.Decoder(TaskBatch).decode
 
 
 def singly(message: HandOut) -> Iterator[HandOut]:
-    """A hand-out of several runs as one of each."""
+    """Split a hand-out of several runs into hand-outs of one run each."""
     batch = _decode_batch(message.batch)
     functions = batch.functions
     for run in batch.runs:
@@ -28,7 +28,7 @@ def singly(message: HandOut) -> Iterator[HandOut]:
 
 
 def unsent(message: HandOut, why: str, now_s: float) -> Results:
-    """The end of a run that cannot be handed out, as if its engine had said it.  now_s: by the wall clock."""
+    """Return the end of a run that cannot be sent, as if its engine had reported it.  now_s: wall clock."""
     ((task, attempt),) = message.runs
     failure = FailureSummary(
         "ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}"

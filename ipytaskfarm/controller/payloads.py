@@ -1,7 +1,8 @@
-"""What tasks are made of, on its way from the store to the engines.
+"""Payloads of tasks, on their way from the store to the engines.
 
-The scheduler knows no payloads, and a million of them must not fill the controller's memory: what was just accepted is
-kept while there is room, because most tasks run soon; the rest is read from the store, a batch at a time.
+The scheduler knows no payloads, and a million of them must not fill the controller's memory.  Payloads that were just
+accepted are cached while there is room, because most tasks run soon; the others are read from the store, batch by
+batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..storage.store import Store
 
 CACHE_BYTES = 64 * 2**20
 _ENTRY_BYTES = 120
-"""What an entry costs beside its payload."""
+"""The bytes of an entry beside its payload."""
 
 SENT_FUNCTIONS = 4096
 """How many functions an engine is trusted to remember.  Engines keep twice as many, used in the same order."""
@@ -39,7 +40,7 @@ class Payloads:
         self._sent: dict[Incarnation, OrderedDict[str, None]] = {}
 
     def keep(self, saves: Iterable[Save]) -> None:
-        """Remember what was just committed, as far as there is room."""
+        """Cache payloads and code that were just committed, as far as there is room."""
         for save in saves:
             if type(save) is SaveTask:
                 size = len(save.payload) + _ENTRY_BYTES
@@ -56,12 +57,12 @@ class Payloads:
             self._code_room += len(self._code.popitem(last=False)[1])
 
     def forget(self, task_ids: Iterable[int]) -> None:
-        """These will not run: they were aborted."""
+        """Drop the payloads of aborted tasks."""
         for task_id in task_ids:
             self._take(task_id)
 
     def forget_engine(self, engine: Incarnation) -> None:
-        """It is gone."""
+        """Forget which functions a lost engine was sent."""
         self._sent.pop(engine, None)
 
     def _take(self, task_id: int) -> bytes | None:
@@ -71,7 +72,7 @@ class Payloads:
         return payload
 
     def hand_out(self, assignment: Assignment) -> HandOut:
-        """The message for an assignment, with the functions that its engine has not been sent yet."""
+        """Return the message for an assignment, with the functions that its engine was not sent before."""
         payloads = {task[0]: self._take(task[0]) for task in assignment.tasks}
         missing = [task_id for task_id, payload in payloads.items() if payload is None]
         if missing:
@@ -102,7 +103,7 @@ class Payloads:
         )
 
     def _special(self, assignment: Assignment) -> dict[int, Special]:
-        """What some of the runs come with: results of other tasks, and what earlier trials have left."""
+        """Return what some runs need in addition: results of other tasks, and the state of earlier trials."""
         wanted = {task[0]: task[7] for task in assignment.tasks if task[7] is not None}
         if not wanted:
             return {}
@@ -139,7 +140,7 @@ class Payloads:
         return self.functions(unsent)
 
     def functions(self, digests: list[str]) -> list[Function]:
-        """Code by digest, from memory or the store."""
+        """Return code by digest, from the cache or the store."""
         absent = [digest for digest in digests if digest not in self._code]
         for function in self._store.functions(absent) if absent else ():
             self._keep_code(function.digest, function.code)

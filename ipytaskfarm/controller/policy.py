@@ -1,4 +1,4 @@
-"""A queue policy by its name, and what happens when it raises."""
+"""Loading of a queue policy by its name, and its replacement where it raises."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class PolicyError(ValueError):
-    """The queue policy cannot be used: the farm does not start."""
+    """Raised when the queue policy cannot be used: the farm does not start."""
 
 
 def load_policy(name: str, paths: list[str]) -> PolicyKey:
-    """The key function of ``module:Class``, tried once.  PolicyError says what is wrong with it."""
+    """Return the key function of ``module:Class``, after one trial call.  Raises PolicyError, which says what is
+    wrong."""
     module_name, _, class_name = name.partition(":")
     if not class_name:
         raise PolicyError(f"queue policy {name!r}: expected module:Class, for example ipytaskfarm.policies:LIFO")
@@ -42,7 +43,7 @@ def load_policy(name: str, paths: list[str]) -> PolicyKey:
 
 
 def _guarded(key: PolicyKey, name: str) -> PolicyKey:
-    """A policy that raises later costs a task its place, not the farm its life."""
+    """Wrap a policy so that a task for which it raises is ordered as FIFO, and the farm goes on."""
     fallback: list[Any] = []
 
     def guarded(info: TaskInfo) -> _Key:
@@ -62,7 +63,7 @@ def _guarded(key: PolicyKey, name: str) -> PolicyKey:
 
 
 class _Key:
-    """Keys of users' making may not be comparable with one another: then they count as equal."""
+    """A policy's key.  Keys that cannot be compared count as equal."""
 
     __slots__ = ("value",)
 

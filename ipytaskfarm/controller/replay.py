@@ -1,4 +1,4 @@
-"""A tape played again: the scheduler decides once more what it decided then, and somebody looks on."""
+"""Replay of an event log: the scheduler makes its decisions again, and the caller sees each turn."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .policy import load_policy
 
 
 class Played(NamedTuple):
-    """One turn, played again."""
+    """One replayed turn."""
 
     number: int
     now: Now
     events: list[tuple[str, Event]]
     out: Decision
     same: bool
-    """Whether the same was saved as then."""
+    """Whether the saves are the same as in the log."""
     scheduler: Scheduler
 
 
 def play(path: Path) -> Iterator[Played]:
-    """The turns of a tape, each with what the scheduler made of it.
+    """Yield the turns of an event log, each with the scheduler's decision.
 
-    `Scheduler.check` looks at the whole state after each: a broken invariant is raised where it broke first."""
+    `Scheduler.check` is called after each turn, and raises AssertionError at the first broken invariant."""
     head, turns = event_log.read(path)
     settings = SchedulerSettings(**head.settings, policy=load_policy(head.policy.name, list(head.policy.paths)))
     farm = restored_farm(head.farm, head.snapshot, settings, Now(head.mono_s, head.wall_s))
@@ -41,7 +41,7 @@ def play(path: Path) -> Iterator[Played]:
     for number, turn in enumerate(turns):
         now = Now(turn.mono_s, turn.wall_s)
         events = [(session, event_log.event_of(kind, data)) for session, kind, data in turn.heard]
-        # Tapes of earlier versions hold the questions that the loop answers itself.
+        # Logs of earlier versions hold the questions that the loop answers itself.
         out = scheduler.turn([(session, event) for session, event in events if not is_direct(event)], now)
         scheduler.check()
         yield Played(number, now, events, out, event_log.mark_of(out.saves) == turn.mark, scheduler)

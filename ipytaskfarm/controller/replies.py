@@ -1,4 +1,4 @@
-"""Answers that need the store: results, tables of finished tasks, explanations, tasks to be retried."""
+"""Answers that are read from the store: results, tables of ended tasks, explanations, tasks to be retried."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAIL_AT_ONCE = 1000
 
 
 def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-    """What to send, or (for `LoadOriginals` and `LoadEnded`) the event that the scheduler waits for."""
+    """Return (session, what to send); for `LoadOriginals` and `LoadEnded`, the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
         finals = [*store.finals(load.ids), *load.refusals]
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
@@ -91,7 +91,7 @@ def _explanation(store: Store, load: LoadExplanation) -> TextReply | Refusal:
 
 
 def explain_final(final: Final) -> list[str]:
-    """Lines for people about a finished task."""
+    """Return lines for people about an ended task."""
     state = f"failed: {final.reason}" if final.reason else "succeeded"
     when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""

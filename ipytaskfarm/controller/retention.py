@@ -1,4 +1,4 @@
-"""Results that are cleared by themselves, by age and by the size of the store.  Off unless the farm's owner asks."""
+"""Removal of old results, by age and by the size of the store (both off by default), and of unused blobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWEEP_S = 300.0
 
 
 class Retention:
-    """Says which ended tasks are to be cleared now."""
+    """Selects the ended tasks that are cleared now."""
 
     def __init__(self, store: Store, blobs: Path, keep_s: float | None, keep_bytes: int | None) -> None:
         """keep_s: clear so long after a task's end.  keep_bytes: clear the oldest when store and blobs hold more."""
@@ -36,7 +36,7 @@ class Retention:
         self._looked_at = -1
 
     def due(self, mono_s: float, wall_s: float) -> list[int]:
-        """Ids of ended tasks; [] most of the time."""
+        """Return ids of ended tasks that are cleared now; usually []."""
         if (self._keep_s is None and self._keep_bytes is None) or mono_s < self._due_s:
             return []
         self._due_s = mono_s + LOOK_S
@@ -86,8 +86,10 @@ class BlobSweeper:
         self._thread: threading.Thread | None = None
 
     def turn(self, now_s: float) -> None:
-        """Called each turn; costs nothing.  The first sweep comes late enough for all who hold blobs to have said so:
-        clients touch what they have not handed over, agents deliver the results that lay with them meanwhile."""
+        """Start a sweep in a thread if one is due.  Called each turn.
+
+        The first sweep comes late enough for peers to claim their blobs: clients touch what they have not submitted,
+        and agents deliver the results that they hold."""
         if self._due_s is None:
             self._due_s = now_s + KEPT_S
         if now_s < self._due_s or (self._thread is not None and self._thread.is_alive()):
