@@ -49,7 +49,7 @@ from .keys import FarmKeys, role_of, session_fits
 from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
-"""Who is silent for so long is forgotten; should it come back, it begins anew, and states what it holds."""
+"""A session that is silent for so many seconds is forgotten.  A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
@@ -71,11 +71,11 @@ READ_ONLY = (
     ListSticky,
     ReadBlob,
 )
-"""What a read-only key may ask."""
+"""The questions that a read-only key allows."""
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Who said something."""
+    """A peer that has a session."""
 
     session: str
     role: str
@@ -86,16 +86,16 @@ class Peer(msgspec.Struct, frozen=True):
 
     @property
     def read_only(self) -> bool:
-        """Whether it may change nothing."""
+        """Return whether the peer may change nothing."""
         return self.title == "reader"
 
 
 class PeerUp(msgspec.Struct, frozen=True):
-    """It is there again: after a cut within the epoch, or after `PeerSilent`."""
+    """The peer is connected again, after a cut within the epoch or after `PeerSilent`."""
 
 
 class PeerNewEpoch(msgspec.Struct, frozen=True):
-    """It knows nothing of this epoch (yet), or we had forgotten it: it will state what it holds."""
+    """The peer begins anew in this epoch, and will report what it holds."""
 
     hello: Hello
 
@@ -105,7 +105,7 @@ class PeerSilent(msgspec.Struct, frozen=True):
 
 
 class PeerGone(msgspec.Struct, frozen=True):
-    """It said good-bye, or was silent for `GONE_S`: its session is forgotten."""
+    """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
 
 
 REPLACED = "the key of this connection was replaced: read the connection file again"
@@ -119,7 +119,7 @@ Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
 
 
 class _State:
-    """What the hub knows of one session."""
+    """The hub's state of one session."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -167,12 +167,12 @@ class Hub:
         """By the title of their key."""
         self._discarding = False
         self.rejected: Counter[str] = Counter()
-        """What was turned away, counted by reason."""
+        """How often connections or messages were refused, by reason."""
         self._users: dict[bytes, str] = {}
         """Raw public key -> user id of all that comes under it."""
         self._titles: dict[str, str] = {}
         """User id -> the title of that key."""
-        self._open_door(keys)
+        self._set_keys(keys)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._gate = self._context.socket(zmq.REP)
         self._gate.linger = 0
@@ -199,7 +199,7 @@ class Hub:
         self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._router.bind(wire.tcp_endpoint(host, port or "*"))
 
-    def _open_door(self, keys: FarmKeys) -> None:
+    def _set_keys(self, keys: FarmKeys) -> None:
         # The user id tells the very key: what comes under one that was replaced is not taken for the new one's.
         titles = {f"{title} {pair.public}": title for title, pair in keys.peers().items()}
         self._users = {wire.raw_key(user.rpartition(" ")[2]): user for user in titles}
@@ -208,11 +208,11 @@ class Hub:
     # --------------------------------------------------------------------------------------- asked
 
     def peers(self) -> list[tuple[Peer, bool]]:
-        """Who is known, and whether it can be reached."""
+        """Return the known peers, and whether each is connected."""
         return [(state.peer, state.connection is not None) for state in self._states.values()]
 
     def backlog_bytes(self, session: str) -> int:
-        """What was sent to this session and is not acknowledged, on its way or queued; 0 for an unknown one."""
+        """Return how many bytes for this session are queued or not acknowledged.  0: the session is unknown."""
         state = self._states.get(session)
         return state.session.unacked_bytes if state else 0
 
@@ -239,13 +239,13 @@ class Hub:
             self._sessions_of[state.peer.title] -= 1
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
-        """From now on these keys open the door, and no others; the controller's own stays as it is.
+        """Accept these peers' keys from now on, and no others.  The controller's own key stays as it is.
 
         Connections under a key that was replaced are cut so that their peers read the connection file again and go on;
         those under a revoked one for good, and their sessions are forgotten. Returns how many connections were cut,
         and which sessions are over.
         """
-        self._open_door(keys)
+        self._set_keys(keys)
         titles, cut, over = set(self._titles.values()), 0, []
         for session, state in list(self._states.items()):
             connection, revoked = state.connection, state.peer.title not in titles
@@ -258,7 +258,7 @@ class Hub:
         return cut, over
 
     def _turn_away(self, connection: bytes, user: str) -> None:
-        """Of what comes under a key that is one no longer, nothing is heard."""
+        """Refuse a connection whose key was replaced or revoked."""
         self.rejected["key of the past"] += 1
         state = self._by_connection.get(connection)
         if state is not None:
@@ -286,7 +286,7 @@ class Hub:
                 return {thing for thing in others if isinstance(thing, int)}
 
     def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
-        """What came since the last call: about `limit` messages (packets are not split), events among them."""
+        """Return the messages and events since the last call, about `limit` of them: packets are not split."""
         self._serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
@@ -338,7 +338,7 @@ class Hub:
     # ------------------------------------------------------------------------------------- hearing
 
     def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet. False: there is none."""
+        """Take one packet, and return whether there was one."""
         if self._discarding:
             self._discard()
             return True
@@ -470,7 +470,7 @@ class Hub:
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
 
     def _objection(self, hello: Hello, title: str) -> Refuse | None:
-        """Why this peer may not come in; None: it may."""
+        """Return why this peer is refused.  None: it is accepted."""
         role = role_of(title)
         if hello.role != ("client" if role == "reader" else role):
             return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
@@ -492,7 +492,7 @@ class Hub:
         return None
 
     def _judge(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
-        """Find out who has fallen silent."""
+        """Find the peers that have become silent."""
         if awake_s - self._judged_awake_s < JUDGE_EVERY_S:
             return
         self._judged_awake_s = awake_s
@@ -510,7 +510,7 @@ class Hub:
     # ------------------------------------------------------------------------------------ speaking
 
     def _flush_one(self, state: _State, awake_s: float) -> bool:
-        """Returns whether all was sent that can be sent; False: the connection takes no more now, try again."""
+        """Send what one session may send.  Returns False when the connection takes no more now."""
         session = state.session
         session.confirm()
         connection = state.connection
@@ -552,7 +552,7 @@ class Hub:
         self._put(connection, wire.encode_handshake(message))
 
     def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str) -> None:
-        """End a connection whose peer does what it may not. ZeroMQ cannot cut it off: from now on it is unknown."""
+        """Refuse a peer that breaks the rules.  ZeroMQ cannot cut its connection, so the hub forgets the connection."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:

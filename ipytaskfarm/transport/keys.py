@@ -4,7 +4,7 @@ They are made with the farm, lie in ``keys.json`` in its folder (0600) and live 
 so that peers find their way back after a restart. A connection file holds the controller's public key and one pair;
 ``keys.json``, with the controller's secret key, is read on the controller's host alone.
 
-Each pair has a **title**, which the controller knows its peers by:
+Each pair has a **title**, by which the controller knows its peers:
 
 ==============  =====================================================================================
 ``client``      all may be done with it
@@ -41,7 +41,7 @@ LOCK_FILE = "keys.lock"
 AGENTS_FOLDER = "agents"
 """In the farm's folder: the connection files of enrolled agents."""
 LOCKED_S = 10.0
-"""Whoever changes keys takes milliseconds."""
+"""How long (seconds) to wait for the lock; a change of keys takes milliseconds."""
 
 ROLES = ("client", "reader", "agent")
 SERVER = "server"
@@ -76,18 +76,18 @@ class FarmKeys(msgspec.Struct, frozen=True):
     """Enrolled agents, by name."""
 
     def peers(self) -> dict[str, KeyPair]:
-        """Whose keys open the door: title -> pair."""
+        """Return the keys that peers may have: title -> pair."""
         named = {_PREFIX + name: pair for name, pair in self.agents.items()}
         return {"client": self.client, "agent": self.agent, "reader": self.reader, **named}
 
 
 def role_of(title: str) -> str:
-    """client, reader or agent."""
+    """Return the role of a title: client, reader or agent."""
     return title.partition(":")[0]
 
 
 def session_fits(title: str, session: str) -> bool:
-    """Whether a peer with the key of that title may have a session of this name."""
+    """Return whether a peer with the key of that title may have a session of this name."""
     owner = session.rpartition(":")[0]
     if title == "client":
         return not owner
@@ -96,7 +96,7 @@ def session_fits(title: str, session: str) -> bool:
 
 
 def check_agent_name(name: str) -> str:
-    """An agent's name, usable in file names. ValueError says what is allowed."""
+    """Return an agent's name if it is valid.  Raises ValueError, which says what is allowed."""
     if not _NAME.fullmatch(name) or name.partition(".")[0] in (*ROLES, SERVER):
         raise ValueError(
             f"{name!r} cannot be an agent's name: letters, digits, '.', '_' and '-', at most 64, beginning with a "
@@ -109,12 +109,12 @@ def check_agent_name(name: str) -> str:
 
 
 def make_keypair() -> KeyPair:
-    """A fresh pair, from the system's randomness."""
+    """Return a fresh key pair."""
     return KeyPair(*wire.curve_keypair(), time.time())
 
 
 def make_farm_keys() -> FarmKeys:
-    """Fresh keys for a new farm."""
+    """Return fresh keys for a new farm."""
     return FarmKeys(make_keypair(), make_keypair(), make_keypair(), make_keypair())
 
 
@@ -214,7 +214,7 @@ def load_keys(folder: Path) -> FarmKeys | None:
 
 
 def farm_keys(folder: Path) -> FarmKeys:
-    """The farm's keys, made now if it has none yet."""
+    """Return the farm's keys; they are made if there are none."""
     with keys_lock(folder):
         keys = load_keys(folder)
         if keys is None:
@@ -227,7 +227,7 @@ def farm_keys(folder: Path) -> FarmKeys:
 
 
 def agent_file(folder: Path, name: str) -> Path:
-    """Where the connection file of an enrolled agent is."""
+    """Return the path of an enrolled agent's connection file."""
     return folder / AGENTS_FOLDER / f"{check_agent_name(name)}.json"
 
 

@@ -1,6 +1,6 @@
-"""The agent's end of the lane: one ZeroMQ ROUTER on a unix socket, to which each engine dials.
+"""The agent's end of the lane: one ZeroMQ ROUTER on a unix socket, to which each engine connects.
 
-An engine's ZeroMQ identity is its incarnation, one message is one frame of msgpack (`core.messages`, part 4).  Unlike
+An engine's ZeroMQ identity is its incarnation, one message is one frame of msgpack (`core.messages.engine`).  Unlike
 `transport.wire` there are no sequence numbers here: on a unix socket nothing is lost while both processes live, and
 results, which must survive either, stand in the flight recorder.
 
@@ -21,7 +21,7 @@ from ..core.text import encoded
 MESSAGE_BYTES_MAX = 1 << 32
 """msgpack's own limit for one value."""
 READ_MAX = 4096
-"""Messages taken at once, so that one engine's flood of output leaves the agent time for the others."""
+"""The most messages that are taken at once, so that one engine's flood of output does not delay the others."""
 
 
 class AgentLane:
@@ -38,7 +38,7 @@ class AgentLane:
         self._socket.router_mandatory = 1
         self._socket.maxmsgsize = MESSAGE_BYTES_MAX
         self._socket.handshake_ivl = 5000
-        # The folder is 0700 already; this is the second lock on the same door.
+        # The folder is 0700 already; this is a second barrier.
         umask = os.umask(0o177)
         try:
             self._socket.bind(f"ipc://{path}")
@@ -48,19 +48,19 @@ class AgentLane:
         self._encoder = msgspec.msgpack.Encoder()
 
     def fileno(self) -> int:
-        """To be watched for readability; edge-triggered, see above."""
+        """Return the descriptor to watch for readability; it is edge-triggered, see the class."""
         return int(self._socket.getsockopt(zmq.FD))
 
     def pending(self) -> bool:
-        """Whether `receive` would return something."""
+        """Return whether `receive` would return something."""
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, engine: str, message: ToEngine) -> bool:
-        """Queue a message for an engine; False if it is not connected."""
+        """Queue a message for an engine, and return whether the engine is connected."""
         return self.forward(engine, encoded(self._encoder.encode, message))
 
     def forward(self, engine: str, encoded: bytes | memoryview) -> bool:
-        """Queue a message that is encoded already; False if the engine is not connected."""
+        """Queue an encoded message for an engine, and return whether the engine is connected."""
         try:
             self._socket.send_multipart((engine.encode(), encoded), zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -70,7 +70,7 @@ class AgentLane:
         return True
 
     def receive(self) -> list[tuple[str, FromEngine]]:
-        """All that has arrived, with the engine's incarnation, at most `READ_MAX`."""
+        """Return (engine's incarnation, message) of at most `READ_MAX` messages that have arrived."""
         got: list[tuple[str, FromEngine]] = []
         while len(got) < READ_MAX:
             try:
@@ -85,6 +85,6 @@ class AgentLane:
         return got
 
     def close(self) -> None:
-        """Close; what is still queued is dropped."""
+        """Close the socket.  Messages that are still queued are dropped."""
         self._socket.close(0)
         self._context.term()

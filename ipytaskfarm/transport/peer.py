@@ -44,7 +44,7 @@ LINGER_MS = 100
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
-    """The controller said this."""
+    """A message of the controller."""
 
     message: ToClient | ToAgent
 
@@ -56,18 +56,21 @@ class Acked(msgspec.Struct, frozen=True):
 
 
 class NewEpoch(msgspec.Struct, frozen=True):
-    """First contact, or the controller was restarted, or it had forgotten us: state what you hold. May come again
-    within one epoch: a controller that heard nothing of us since its Welcome cannot know that we got it."""
+    """The session begins anew: the owner of the link reports what it holds.
+
+    That is so at the first contact, after the controller's restart, and when the controller has forgotten the session.
+    It may happen again within an epoch: a controller that has received nothing since its Welcome cannot know that the
+    Welcome arrived."""
 
     welcome: Welcome
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """Connected again, nothing is lost.  May come without a `Lost` before it."""
+    """The link is connected again, and nothing is lost.  A `Lost` need not have preceded it."""
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The connection is gone; it is being made again."""
+    """The connection is cut; the link dials again."""
 
     why: str
 
@@ -148,25 +151,25 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Connected and welcomed."""
+        """Return whether the link is connected and welcomed."""
         return self._up
 
     @property
     def epoch(self) -> int:
-        """The controller's epoch this link last spoke in; 0: none yet."""
+        """Return the controller's epoch that this link knows.  0: none yet."""
         return self._session.epoch
 
     @property
     def unacked_bytes(self) -> int:
-        """All that was sent and not acknowledged, on its way or queued."""
+        """Return how many bytes are queued or not acknowledged."""
         return self._session.unacked_bytes
 
     def fds(self) -> list[int]:
-        """What to poll for readability: one descriptor, the same for the link's whole life."""
+        """Return the descriptor to poll for readability; it stays the same for the link's whole life."""
         return [self._epoll.fileno()]
 
     def next_deadline(self) -> float:
-        """When `step` wants to be called at the latest, on the clock that `step` is given; inf: never."""
+        """Return when `step` must be called at the latest, on the clock that `step` is given.  inf: never."""
         if self._over:
             return math.inf
         if self._more:
@@ -336,7 +339,7 @@ class Link:
             self._drop(f"it was silent for {wire.SILENCE_S:g} s", events)
 
     def _speak(self) -> None:
-        """Put all onto the connection that can be."""
+        """Send all frames that the window and the connection allow."""
         if not self._up:
             return
         while (frame := self._session.next_frame()) is not None:

@@ -1,6 +1,6 @@
 """TCP between the controller and its peers: what `peer` (the peer's side) and `hub` (the controller's) share.
 
-How loss is made good stands in `transport.reliable_session`; this door adds sockets, keys, beats and the clock.
+`transport.reliable_session` repairs losses; these modules add sockets, keys, beats and the clock.
 
 A peer has one CURVE-encrypted DEALER socket, the controller one ROUTER. Each connection is a socket of its own with a
 fresh ZeroMQ identity, and ZeroMQ's own reconnecting is off: it would hide that messages were lost, and a returning peer
@@ -26,9 +26,9 @@ from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PA
 __all__ = ["MAX_MESSAGE_BYTES"]
 
 SILENCE_S = 5.0
-"""Who was not heard for so long is taken for unreachable."""
+"""A peer that was not heard for so many seconds counts as unreachable."""
 CLIENT_SILENCE_S = 4.25
-"""A client is, a little sooner: jobs that are to end with it do so within 5 s."""
+"""The same for clients: jobs that end with their client do so within 5 s."""
 BEAT_S = {"agent": 1.0, "client": 2.0}
 """Peers beat, the controller answers each beat: so idle peers cost it no timer."""
 ACK_WITHIN_S = 0.05
@@ -54,7 +54,7 @@ TAGS = {
     "client": frozenset(kind.__name__ for kind in get_args(ClientMessage)),
     "agent": frozenset(kind.__name__ for kind in get_args(AgentMessage)),
 }
-"""What each role may say."""
+"""The tags of the messages that each role may send."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _handshake: msgspec.msgpack.Decoder[Handshake] = msgspec.msgpack.Decoder(Handshake)
@@ -94,7 +94,7 @@ def encode_message(message: object) -> bytes:
 
 
 def encode_handshake(message: Handshake) -> bytes:
-    """A whole frame."""
+    """Return a handshake message as a frame."""
     return HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + encoded(_encode, message)
 
 
@@ -115,17 +115,17 @@ def decode_handshake(frame: bytes | memoryview) -> Handshake:
 
 
 def own_version() -> str:
-    """For people."""
+    """Return this program's version, for people."""
     return version_text(PROTOCOL, __version__)
 
 
 def version_text(protocol: int, version: str) -> str:
-    """For people."""
+    """Return a version, for people."""
     return f"ipytaskfarm {version[:40]} (protocol {protocol})"
 
 
 def version_refusal(controller: str, peer: str) -> Refuse:
-    """Says which version is where (`version_text`), and what to do."""
+    """Return the refusal for versions that do not fit; it names both (see `version_text`) and the remedy."""
     return Refuse(
         "VersionMismatch",
         f"the controller is {controller}, its peer is {peer}: install the same version on both sides, or restart the "
@@ -134,7 +134,7 @@ def version_refusal(controller: str, peer: str) -> Refuse:
 
 
 def python_version() -> str:
-    """As in `Hello.python`."""
+    """Return Python's version, as in `Hello.python`."""
     return platform.python_version()
 
 
@@ -150,18 +150,18 @@ def tags_in(body: bytes | memoryview) -> list[str]:
 
 
 def raw_key(public: str) -> bytes:
-    """A z85-encoded key as ZAP shows it."""
+    """Return a z85-encoded key as raw bytes, as ZAP has it."""
     return z85.decode(public)
 
 
 def curve_keypair() -> tuple[str, str]:
-    """(public, secret), z85-encoded."""
+    """Return a new key pair (public, secret), z85-encoded."""
     public, secret = zmq.curve_keypair()
     return public.decode(), secret.decode()
 
 
 def guard(socket: zmq.Socket[bytes]) -> None:
-    """Bounds and heartbeats that every TCP socket of the farm has."""
+    """Set the limits and heartbeats of every TCP socket of the farm."""
     socket.linger = 0
     socket.maxmsgsize = FRAME_BYTES_MAX
     # The window of `transport.reliable_session` bounds what is in these queues; what is not in the sequence (beats,
@@ -176,29 +176,29 @@ def guard(socket: zmq.Socket[bytes]) -> None:
 
 
 def has_input(socket: zmq.Socket[bytes]) -> bool:
-    """Whether something waits to be received. Cheaper than the exception of an empty receive."""
+    """Return whether a message waits.  This is cheaper than the exception of an empty receive."""
     return bool(int(socket.getsockopt(zmq.EVENTS)) & int(zmq.POLLIN))
 
 
 def tcp_endpoint(host: str, port: int | str) -> str:
-    """``tcp://host:port``, with the brackets that IPv6 wants."""
+    """Return ``tcp://host:port``, with brackets for IPv6."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 class Timeouts:
-    """A clock that stands still while nobody looked: silence is what passed while we could have heard something."""
+    """A clock that does not count pauses of this process: only while it runs can a peer be silent."""
 
     def __init__(self, now_s: float) -> None:
         self._looked_s = now_s
         self.awake_s = 0.0
 
     def look(self, now_s: float) -> float:
-        """How long we have been awake."""
+        """Return how many seconds this process has been awake."""
         self.awake_s += min(max(now_s - self._looked_s, 0.0), PAUSE_S)
         self._looked_s = max(now_s, self._looked_s)
         return self.awake_s
 
 
 def is_hello(message: Handshake) -> bool:
-    """Whether it opens a conversation within bounds."""
+    """Return whether a message is a valid `Hello`."""
     return isinstance(message, Hello) and 0 < len(message.session) <= SESSION_MAX and message.last_in >= 0
