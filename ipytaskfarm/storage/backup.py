@@ -1,7 +1,7 @@
-"""A store looked after from outside, while its farm runs or is stopped: backup and check.
+"""Backup and check of a store, while its farm runs or is stopped.
 
-Both only read, by a connection of their own, and see the store as it was at one moment; the controller goes on writing.
-What needs the controller's connection (compaction) is a question to it.
+Both read through their own connection, and see the store as of one moment; the controller goes on writing.  Compaction
+needs the controller's connection, so it is a question to the controller.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .blobs import blobs_folder
 from .store import APPLICATION_ID
 
 TRIES = 3
-"""A blob may be swept between the look at the tables and the look at the folder."""
+"""A blob may be removed between the reading of the tables and the copying of the folder."""
 
 
 def check(path: Path) -> list[str]:
-    """Look through the whole file, and for the blobs that it names.  What is wrong, a line each; []: all is well."""
+    """Check the whole file and the blobs that it names.  Returns one line for each fault."""
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
         for table in ("finals", "attempts", "progress", "blob_uses"):
@@ -40,10 +40,10 @@ def check(path: Path) -> list[str]:
 
 
 def backup(path: Path, target: Path) -> int:
-    """Write a copy as of now, with its blobs in a folder beside it: a store of its own.  Its size in bytes.
+    """Write a copy of the store as of now, with its blobs in a folder beside it, and return its size in bytes.
 
-    The copy is written under another name first: what has the name that was asked for is whole.
-    StoreError: there is such a file already, or it cannot be written.
+    The copy is written under a temporary name first, so a file of the target's name is complete.
+    Raises StoreError when there is such a file already, or the copy cannot be written.
     """
     folder = blobs_folder(target)
     for name in (target, folder):
@@ -72,7 +72,7 @@ def backup(path: Path, target: Path) -> int:
 
 
 def _copy(path: Path, part: Path) -> list[str]:
-    """The tables, then the blobs that they name; those that are not there any more are given back."""
+    """Copy the tables, then the blobs that they name.  Returns the digests of missing blobs."""
     disk.make_or_check_file(part)
     with _reading(path) as db, contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
         db.backup(copy)
@@ -94,7 +94,7 @@ def _copy(path: Path, part: Path) -> list[str]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Blobs are never written to: on the same disk a second name costs nothing."""
+    """Link a blob, or copy it to another disk.  Blobs are never changed, so a link is safe."""
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:

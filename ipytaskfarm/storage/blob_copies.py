@@ -1,7 +1,7 @@
-"""Copies of blobs where the farm's folder is not seen: they come in pieces, and are what their names say.
+"""Copies of blobs on machines that do not see the farm's folder, fetched in pieces and checked by their SHA-256.
 
-A node has one folder of them for all its engines, within its agent's own; it goes with the agent.  Nothing is promised
-of a copy: it may be removed to make room, and is brought again when it is looked for again.
+A node has one folder of copies for all its engines, inside its agent's folder; the folder is removed with the agent.  A
+copy may be removed to make room; it is fetched again when it is needed again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobPiece
 from .blobs import Blobs, missing_blob
 
 SHARE = 0.1
-"""Of their disk that copies may fill, before the ones go that were looked for the longest ago."""
+"""The share of the disk that copies may fill; beyond it the least recently used ones are removed."""
 
 IN_HAND_S = 60.0
-"""What was looked for within this time is not removed to make room."""
+"""A copy used within so many seconds is not removed to make room."""
 
 
 Question = TypeVar("Question")
 
 
 class Arrival:
-    """A blob that comes in pieces: written and hashed one after the other."""
+    """A blob that arrives in pieces, which are written and hashed in order."""
 
     def __init__(self, digest: bytes, size: int, file: FileIO) -> None:
         """file: an empty one."""
@@ -43,11 +43,11 @@ class Arrival:
         self._hash = hashlib.sha256()
 
     def take(self, piece: BlobPiece) -> None:
-        """The next piece.  BlobMissing: there will be none.  OSError: the disk's trouble."""
+        """Write the next piece.  Raises BlobMissing when the piece is an error, OSError when it cannot be written."""
         if piece.error:
             raise missing_blob(self.digest, piece.error)
         if piece.offset != self._came or len(piece.data) != min(PIECE_BYTES, self.size - self._came):
-            raise missing_blob(self.digest, "the controller's file has not the length that it had before")
+            raise missing_blob(self.digest, "the length of the controller's file has changed")
         data = memoryview(piece.data)
         while data:
             data = data[self.file.write(data) :]
@@ -55,7 +55,7 @@ class Arrival:
         self._came += len(piece.data)
 
     def check(self) -> None:
-        """BlobMissing: what has come is not what its name says."""
+        """Raise BlobMissing when the blob has another SHA-256 than its name says."""
         if self._hash.digest() != self.digest:
             raise missing_blob(self.digest, "the controller's file is damaged: what came has another SHA-256")
 
@@ -88,36 +88,37 @@ class Copies:
     """The folder of copies of one node."""
 
     def __init__(self, folder: Path, farm: str, limit_bytes: int | None = None) -> None:
-        """Made empty.  farm: its incarnation.  limit_bytes: what all may have; None: `SHARE` of the disk."""
+        """Make the folder, empty.
+
+        farm: the farm's incarnation.  limit_bytes: of all copies together; None: `SHARE` of the disk."""
         shutil.rmtree(folder, ignore_errors=True)
         self.blobs = Blobs.create(folder, farm)
         self._limit_bytes = int(SHARE * shutil.disk_usage(folder).total) if limit_bytes is None else limit_bytes
 
     def has(self, digest: bytes) -> bool:
-        """Whether it is here."""
+        """Return whether the blob is here."""
         return self.blobs.path(digest).exists()
 
     def begin(self, digest: bytes, size: int) -> tuple[Arrival, Path]:
-        """A blob of so many bytes will come: what its pieces are written into, and where that lies until `keep`.
-        Makes room for it."""
+        """Make room for a blob of `size` bytes, and return what takes its pieces, and its temporary path."""
         self._make_room(size)
         part = self.blobs.folder / f"{uuid.uuid4().hex}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return Arrival(digest, size, FileIO(os.open(part, flags, 0o600), "w")), part
 
     def keep(self, arrival: Arrival, part: Path) -> None:
-        """All of it has come: from now on it is here.  BlobMissing: it is not what its name says."""
+        """Give a complete blob its name.  Raises BlobMissing when its SHA-256 is wrong."""
         arrival.check()
         path = self.blobs.path(arrival.digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         os.rename(part, path)
 
     def remove(self) -> None:
-        """All of it goes.  What is mapped stays mapped."""
+        """Remove the folder.  Mapped blobs stay mapped."""
         shutil.rmtree(self.blobs.folder, ignore_errors=True)
 
     def _make_room(self, size: int) -> None:
-        """Remove what was looked for the longest ago, until so many bytes more are within the limit."""
+        """Remove the least recently used copies until `size` more bytes are within the limit."""
         here = sorted(self._files())
         excess = sum(bytes_ for _, bytes_, _ in here) + size - self._limit_bytes
         for used_s, bytes_, path in here:
@@ -127,7 +128,7 @@ class Copies:
             excess -= bytes_
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """(when it was last looked for, bytes, path) of each copy."""
+        """Yield (time of last use, bytes, path) of each copy."""
         for path in self.blobs.folder.glob("??/*"):
             found = path.stat()
             yield found.st_mtime, found.st_size, path

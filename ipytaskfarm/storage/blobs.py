@@ -1,4 +1,4 @@
-"""The door to blobs: large values as files that are named by what is in them.
+"""Blobs: large values as files that are named by the SHA-256 of their content.
 
 A value of 64 KiB and more does not travel through the controller.  Whoever packs it writes it into the farm's blob
 folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
@@ -35,10 +35,10 @@ BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
 
 KEPT_S = 600.0
-"""How long a blob that nothing needs is kept after it was last in somebody's hand."""
+"""How long (seconds) an unneeded blob is kept after it was last used."""
 
 TOUCH_S = 120.0
-"""How often a holder of a digest touches the file."""
+"""How often (seconds) the holder of a digest touches the file."""
 
 _MARK = "farm"
 _LOCK = "lock"
@@ -51,7 +51,7 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def blobs_folder(store: Path) -> Path:
-    """Where the blobs of a store lie: beside it."""
+    """Return the folder of a store's blobs, beside the store."""
     return store.with_name(f"{store.name}.blobs")
 
 
@@ -65,7 +65,7 @@ class Blobs:
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], farm: str) -> Blobs:
-        """Make the folder (0700) if need be, and mark it as this farm's (its incarnation)."""
+        """Make the folder (0700) if there is none, and mark it with the farm's incarnation."""
         made = cls(folder)
         private_folder(made.folder)
         (made.folder / _MARK).write_text(farm)
@@ -74,7 +74,7 @@ class Blobs:
 
     @classmethod
     def find(cls, folder: str, farm: str) -> Blobs | None:
-        """The farm's blobs, if this process sees the very folder; None on another machine."""
+        """Return the farm's blobs.  None: this process does not see the farm's folder."""
         if not folder:
             return None
         found = cls(folder)
@@ -85,12 +85,14 @@ class Blobs:
         return found if same and os.access(found.folder, os.W_OK) else None
 
     def path(self, digest: bytes) -> Path:
-        """Where the blob of this digest (32 bytes) lies."""
+        """Return the path of the blob with this digest (32 bytes)."""
         name = digest.hex()
         return self.folder / name[:2] / name
 
     def put(self, data: memoryview) -> bytes:
-        """Write these bytes, once; their digest (32 bytes).  On disk when it returns.  OSError: the disk's trouble."""
+        """Write these bytes unless they are there, and return their digest (32 bytes).
+
+        They are on disk when this returns.  Raises OSError when they cannot be written."""
         place = _place(data)
         known = self._written.get(place) if place is not None else None
         # The same memory is pushed again and again: comparing is four times as fast as hashing.
@@ -137,7 +139,7 @@ class Blobs:
             return _touch(self.path(digest), size)
 
     def _holds(self, digest: bytes, data: memoryview) -> bool:
-        """Whether that blob is there and holds exactly these bytes."""
+        """Return whether the blob is there and has exactly these bytes."""
         if not self._is_there(digest, data.nbytes):
             return False
         mapped = self.map(digest)
@@ -147,7 +149,7 @@ class Blobs:
         return bool(_memcmp(view(mapped), view(data), data.nbytes) == 0)
 
     def map(self, digest: bytes) -> memoryview | None:
-        """The blob as memory, see `mapping.load`: writing into it stays private.  None: not here."""
+        """Return the blob as private memory, see `file_mapping.load`.  None: it is not here."""
         try:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -158,8 +160,9 @@ class Blobs:
             os.close(fd)
 
     def read(self, digest: bytes, offset: int, count: int) -> tuple[int, bytes]:
-        """(bytes of the whole, those from offset on, at most count); it counts as in hand.  OSError: it cannot be
-        read, FileNotFoundError: it is not here."""
+        """Return (size of the blob, at most `count` bytes from `offset` on), and mark the blob as used.
+
+        Raises FileNotFoundError when it is not here, OSError when it cannot be read."""
         self.touch([digest])
         fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -169,14 +172,15 @@ class Blobs:
             os.close(fd)
 
     def touch(self, digests: Iterable[bytes]) -> None:
-        """These are in hand: not to be swept for `KEPT_S`."""
+        """Mark blobs as used: they are not swept for `KEPT_S`."""
         with self._in_hand():
             for digest in digests:
                 _touch(self.path(digest), None)
 
     def sweep(self, needed: Callable[[Sequence[str]], set[str]], older_than_s: float = KEPT_S) -> int:
-        """Remove blobs last in hand longer ago than that, and not among `needed(their digests, as hex)`.
-        Returns how many."""
+        """Remove blobs that were not used for so long and are not among `needed(their digests, as hex)`.
+
+        Returns how many were removed."""
         removed = 0
         for names in self._old(older_than_s):
             keep = needed(list(names))
@@ -185,7 +189,7 @@ class Blobs:
         return removed
 
     def _old(self, older_than_s: float) -> Iterator[set[str]]:
-        """Names of files last in hand long ago, a folder's at a time."""
+        """Yield the names of files that were not used for so long, one folder at a time."""
         for folder in [self.folder, *sorted(self.folder.glob("??"))]:
             names = set()
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -202,7 +206,7 @@ class Blobs:
                 yield names
 
     def _remove(self, path: Path, older_than_s: float) -> int:
-        """Nobody can take it in hand while the lock is held; who did before has touched it."""
+        """Remove a blob, unless it was touched meanwhile.  Users of blobs take the same lock."""
         with open(self.folder / _LOCK, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -221,14 +225,14 @@ class Blobs:
 
 
 class BlobWriter:
-    """Takes large buffers while something is packed, and remembers their digests."""
+    """Writes large buffers as blobs while a value is packed, and collects their digests."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self.digests: dict[bytes, None] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
-        """The digest under which it is kept; None: it must travel as it is (the disk has no room for it)."""
+        """Write a buffer and return its digest.  None: the disk has no room, so the buffer must be sent inline."""
         try:
             digest = self._blobs.put(data)
         except OSError:
@@ -237,7 +241,7 @@ class BlobWriter:
         return digest
 
     def taken(self) -> tuple[str, ...]:
-        """What was kept since the last call, as hex."""
+        """Return the digests written since the last call, as hex."""
         if not self.digests:
             return ()
         digests, self.digests = self.digests, {}
@@ -245,31 +249,30 @@ class BlobWriter:
 
 
 Fetch: TypeAlias = Callable[[bytes], memoryview]
-"""Brings the blob of a digest here, and maps it; waits as long as that takes.  BlobMissing: it is nowhere."""
+"""Fetches the blob of a digest and maps it; blocks meanwhile.  Raises BlobMissing when there is no such blob."""
 
 _known: dict[Path, Blobs] = {}
 _fetches: list[Fetch] = []
 
 
 def use(blobs: Blobs) -> None:
-    """This process unpacks values whose blobs lie there."""
+    """Look for blobs there when this process unpacks values."""
     _known[blobs.folder] = blobs
 
 
 def fetch_from(fetch: Fetch) -> None:
-    """This process unpacks values whose blobs lie where it does not see them: they come by this, in the thread that
-    unpacks."""
+    """Fetch blobs that this process does not see by this function, in the thread that unpacks."""
     _fetches.append(fetch)
 
 
 def fetch_no_more(fetch: Fetch) -> None:
-    """Nothing comes from there any more."""
+    """Use a fetch function no longer."""
     if fetch in _fetches:
         _fetches.remove(fetch)
 
 
 def mapped(digest: bytes) -> memoryview:
-    """The blob of this digest, wherever this process knows it.  BlobMissing: nowhere."""
+    """Return the blob of this digest, from any known place.  Raises BlobMissing when there is none."""
     for blobs in list(_known.values()):
         found = blobs.map(digest)
         if found is not None:
@@ -286,19 +289,19 @@ def mapped(digest: bytes) -> memoryview:
 
 
 def missing_blob(digest: bytes, why: str) -> BlobMissing:
-    """The error that names it."""
+    """Return the error for a blob that cannot be had."""
     return BlobMissing(f"the data of this value (blob {digest.hex()[:12]}…) is not here: {why}")
 
 
 def _place(data: memoryview) -> tuple[int, int] | None:
-    """Where large data lies; None for small or read-only data."""
+    """Return (address, size) of large data.  None: the data is small or read-only."""
     if data.nbytes < _LARGE_BYTES or data.readonly:
         return None
     return ctypes.addressof(ctypes.c_char.from_buffer(data)), data.nbytes
 
 
 def _touch(path: Path, size: int | None) -> bool:
-    """Whether it is there, and of that size; it counts as in hand now."""
+    """Mark a file as used now, and return whether it is there and has that size."""
     try:
         if size is not None and path.stat().st_size != size:
             return False

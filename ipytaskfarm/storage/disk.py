@@ -1,4 +1,4 @@
-"""What must be true of a file and its disk before the store may use them."""
+"""Checks of a file and its disk before the store uses them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def network_file_system(path: Path) -> str | None:
-    """The type of the network file system that holds this path, None for a local one.
+    """Return the type of the network file system that holds a path.  None: the file system is local.
 
     The path need not exist.  Where the mounts cannot be read (no /proc) every disk counts as local."""
     try:
@@ -49,7 +49,7 @@ def _kind_of_mount(path: str, mounts: str) -> str:
 
 
 def refuse_network_file_system(path: Path) -> None:
-    """StoreError, with the remedy, when the path is on a network file system."""
+    """Raise StoreError, with the remedy, when the path is on a network file system."""
     kind = network_file_system(path.parent)
     if kind is not None:
         raise StoreError(
@@ -59,7 +59,7 @@ def refuse_network_file_system(path: Path) -> None:
 
 
 def make_or_check_file(path: Path) -> bool:
-    """Make the file (0600), or see that an existing one is ours alone.  True: it was made.
+    """Make the file (0600), or check that an existing one is private to this user.  Returns whether it was made.
 
     Raises OSError when it cannot be made, StoreError when it is a link, somebody else's, or open to others."""
     try:
@@ -80,7 +80,7 @@ def make_or_check_file(path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new file's name is on the disk only when its folder is."""
+    """Sync a folder: a new file's name is on the disk only after that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -93,13 +93,13 @@ MIN_FREE_SHARE = 0.02
 
 
 def least_room(folder: Path) -> int:
-    """With less room than this (bytes) on its disk a store takes no tasks, so that results still fit."""
+    """Return the free bytes below which a store accepts no tasks, so that results still fit."""
     found = os.statvfs(folder)
     return max(MIN_FREE_BYTES, int(found.f_blocks * found.f_frsize * MIN_FREE_SHARE))
 
 
 def is_full(folder: Path) -> bool:
-    """Whether a small file finds no room: the disk is full, or the user's quota is."""
+    """Return whether a small file finds no room: the disk or the user's quota is full."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             os.posix_fallocate(probe.fileno(), 0, 1 << 16)
@@ -109,12 +109,12 @@ def is_full(folder: Path) -> bool:
 
 
 def schema_text() -> str:
-    """The SQL that makes a new store."""
+    """Return the SQL that makes a new store."""
     return resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
 
 
 def migrations() -> list[tuple[int, str]]:
-    """(schema that it leads to, SQL) of every migration, in order."""
+    """Return (schema that it leads to, SQL) of every migration, in order."""
     folder = resources.files(__package__).joinpath("migrations")
     found = [(re.fullmatch(r"(\d{4})_\w+\.sql", entry.name), entry) for entry in folder.iterdir()]
     return sorted((int(match[1]), entry.read_text("utf-8")) for match, entry in found if match is not None)

@@ -29,7 +29,7 @@ VERSION = 1
 
 
 def _tag(kind: Any) -> str:
-    """The name under which a kind of event is written; a class that was renamed keeps its tag."""
+    """Return the name under which a type of event is written.  A renamed class keeps its tag."""
     return str(kind.__struct_config__.tag or kind.__name__)
 
 
@@ -59,7 +59,7 @@ class LogHeader(msgspec.Struct, frozen=True):
 
 
 class LoggedTurn(msgspec.Struct, frozen=True, array_like=True):
-    """One turn: the time, what was heard, and a mark of what was saved for it."""
+    """One turn: the time, the events, and a checksum of the saves."""
 
     mono_s: float
     wall_s: float
@@ -69,7 +69,7 @@ class LoggedTurn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventLog:
-    """A tape that is being written.  Each turn is handed to the system at once; it is not forced to the disk."""
+    """An event log that is being written.  Each turn is written at once, without an fsync."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -86,7 +86,7 @@ class EventLog:
         hold: bool,
         now: Now,
     ) -> EventLog:
-        """Begin a tape; an older one of that name is set aside.  StoreError: it cannot be written."""
+        """Begin a log; an older file of that name is renamed.  Raises StoreError when the log cannot be written."""
         try:
             if path.exists():
                 os.rename(path, path.with_name(f"{path.name}.{int(now.wall_s)}"))
@@ -101,7 +101,7 @@ class EventLog:
         return log
 
     def note(self, now: Now, events: Sequence[tuple[str, Event]], saves: Sequence[Save]) -> None:
-        """One turn."""
+        """Write one turn."""
         encode = self._encode
         heard = [(session, _tag(type(event)), encode(event)) for session, event in events]
         self._write(LoggedTurn(now.mono_s, now.wall_s, heard, mark_of(saves)))
@@ -111,18 +111,18 @@ class EventLog:
         self._file.write(_LENGTH.pack(len(data)) + data)
 
     def close(self) -> None:
-        """The controller ends."""
+        """Close the file."""
         self._file.close()
 
 
 def mark_of(saves: Sequence[Save]) -> int:
-    """A number that tells other saves from these; their order within a turn does not matter."""
+    """Return a checksum of saves that does not depend on their order."""
     encode = msgspec.msgpack.Encoder().encode
     return sum(zlib.crc32(type(save).__name__.encode() + encode(save)) for save in saves)
 
 
 def read(path: Path) -> tuple[LogHeader, Iterator[LoggedTurn]]:
-    """A tape's head, and its turns one after the other.  StoreError: it is no tape, or of another version."""
+    """Return a log's header, and an iterator of its turns.  Raises StoreError for another file or another version."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
     except OSError as error:
@@ -149,6 +149,6 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
 
 
 def event_of(kind: str, data: bytes) -> Event:
-    """What was heard."""
+    """Decode an event."""
     event: Event = msgspec.msgpack.decode(data, type=EVENTS[kind])
     return event

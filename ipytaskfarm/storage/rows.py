@@ -85,7 +85,7 @@ def _tasks(group: list[s.SaveTask]) -> list[Statement]:
 
 
 def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
-    """Which blobs tasks need; nothing at all where none does, as it is with most."""
+    """Return the statement for the blobs that tasks need.  Empty where no task needs any."""
     rows: list[Row] = [(task, part, digest) for task, digests in needing if digests for digest in digests]
     if not rows:
         return []
@@ -288,7 +288,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
 
 
 def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
-    """What to run for saves that stand next to one another and are all of this kind."""
+    """Return the statements for consecutive saves of one type."""
     return _BY_KIND[kind](group)
 
 
@@ -402,7 +402,7 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 
 
 def read_job(row: Row) -> s.SaveJob:
-    """A row of `JOBS`."""
+    """Convert a row of `JOBS`."""
     spec, session, arrived, failed, paused = row
     return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
 
@@ -425,12 +425,12 @@ class RulesReader:
 
 
 def failure(etype: str | None, value: str | None, place: str | None) -> FailureSummary | None:
-    """The failure of an attempt, from its three columns."""
+    """Convert the three columns of a failure."""
     return None if etype is None else FailureSummary(etype, value or "", place or "")
 
 
 def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
-    """Attempts by task."""
+    """Return task -> its attempts."""
     history: dict[int, list[AttemptRow]] = {}
     for task, number, engine_id, node, started_s, ended_s, outcome, *failed in found:
         row = AttemptRow(number, engine_id, node, started_s, ended_s, outcome, failure(*failed))
@@ -439,7 +439,7 @@ def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
 
 
 def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
-    """`UNFINISHED`, by the million: no call per row that can be spared."""
+    """Convert rows of `UNFINISHED` or `ENDED`.  There may be millions, so calls per row are avoided."""
     read_rules = RulesReader()
     return [
         s.TaskRecord(
@@ -453,20 +453,20 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
 
 
 def attempt_of(final: Final) -> AttemptRow:
-    """The last attempt of a task that had ended."""
+    """Return the last attempt of an ended task."""
     ended_s = final.started_s + final.run_s
     return AttemptRow(final.attempts, final.engine_id, final.node, final.started_s, ended_s, final.reason)
 
 
 def final(row: Row, history: list[AttemptRow]) -> Final:
-    """`FINALS`."""
+    """Convert a row of `FINALS`."""
     id, reason, engine_id, node, attempts, body, submitted_s, started_s, run_s, completed_s, *failed = row
     times = (submitted_s, started_s, run_s, completed_s)
     return Final(id, reason, engine_id, node, attempts, *times, failure(*failed), body, history)
 
 
 def table_row(row: Row) -> TaskRow:
-    """`TABLE`."""
+    """Convert a row of `TABLE`."""
     id, reason, name, engine_id, attempts, submitted_s, started_s, run_s, completed_s, *failed = row
     state = State.FAILED if reason else State.SUCCEEDED
     times = (submitted_s, started_s, run_s, completed_s)
@@ -474,6 +474,6 @@ def table_row(row: Row) -> TaskRow:
 
 
 def in_order(ids: Iterable[int], found: list[Row]) -> list[Row]:
-    """One row per id, in this order, as far as there is one.  (SQL would have to sort, and copy the payloads.)"""
+    """Return the rows in the order of `ids`; ids without a row are left out.  (SQL would sort copies of payloads.)"""
     by_id = {row[0]: row for row in found}
     return [by_id[id] for id in ids if id in by_id]

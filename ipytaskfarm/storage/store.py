@@ -1,4 +1,4 @@
-"""The door to the disk: everything that must outlive a controller stands in one SQLite file.
+"""The store: one SQLite file with everything that must outlive a controller.
 
 Rules of this file:
 
@@ -66,7 +66,7 @@ REMEDY = (
 
 
 def sqlite_version() -> str:
-    """Of the SQLite that this Python has."""
+    """Return the version of this Python's SQLite."""
     return sqlite3.sqlite_version
 
 
@@ -138,7 +138,7 @@ class Store:
             disk.sync_folder(self.path.parent)
 
     def _refuse_strangers(self) -> None:
-        """Before anything is written: is this file ours, of a schema that we know, and whole?"""
+        """Check, before anything is written, that the file is a farm's store of a known schema, and undamaged."""
         tables = self._one("SELECT count(*) FROM sqlite_schema")
         if not tables:
             return
@@ -190,7 +190,7 @@ class Store:
             )
 
     def _begin_life(self, farm_incarnation: str | None) -> None:
-        """Raise the epoch: whoever still writes here with a lower one is refused from now on."""
+        """Raise the epoch: a controller with a lower one cannot commit from now on."""
         self._db.execute("BEGIN IMMEDIATE")
         row = self._db.execute("SELECT incarnation, epoch FROM farm").fetchone()
         if row is None:
@@ -356,7 +356,7 @@ class Store:
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()
 
     def load(self) -> s.StoredState:
-        """All that this controller must know of the lives before.  A million waiting tasks take some seconds."""
+        """Return the state that earlier controllers have stored.  A million waiting tasks take some seconds."""
         self._usable()
         collecting = gc.isenabled()
         # A million new objects and no garbage: the collector would look through them again and again.
@@ -417,7 +417,7 @@ class Store:
         ]  # fmt: skip
 
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """What these tasks left for their next trial."""
+        """Return the states that tasks left for their next trial."""
         return dict(self._rows(rows.STATES, ids))
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
@@ -446,13 +446,13 @@ class Store:
         return list(found)
 
     def tasks_of_job(self, job: str) -> list[int]:
-        """Ids of its tasks that were not cleared, in order."""
+        """Return the ids of a job's tasks that were not cleared, in order."""
         self._usable()
         with self._reading():
             return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
-        """Those of these jobs of which not every task was cleared."""
+        """Return those of these jobs that still have tasks."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
     def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
@@ -470,27 +470,27 @@ class Store:
             return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
 
     def functions(self, digests: Sequence[str]) -> list[Function]:
-        """The code of these, in the order asked for."""
+        """Return the code of these functions, in the given order."""
         return [Function(digest, code) for digest, code in self._rows(rows.FUNCTIONS, digests)]
 
     def finals(self, ids: Sequence[int]) -> list[Final]:
-        """The ends of these in full, with body and history, in the order asked for."""
+        """Return the complete ends of these tasks, with body and history, in the given order."""
         history = rows.histories(self._rows(rows.HISTORY, list(dict.fromkeys(ids))))
         return [rows.final(row, history.get(row[0], [])) for row in rows.in_order(ids, self._rows(rows.FINALS, ids))]
 
     def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
-        """Lines of a table for those of these that have ended, in the order asked for."""
+        """Return table rows of those of these tasks that have ended, in the given order."""
         return [rows.table_row(row) for row in rows.in_order(ids, self._rows(rows.TABLE, ids))]
 
     # ---------------------------------------------------------------------------------- care
 
     def free_bytes(self) -> int:
-        """Room left on the store's disk, for an ordinary user."""
+        """Return the free bytes of the store's disk for an ordinary user."""
         disk = os.statvfs(self.path.parent)
         return disk.f_bavail * disk.f_frsize
 
     def size_bytes(self) -> int:
-        """What file and log take on the disk."""
+        """Return the bytes of the file and its log on the disk."""
         sizes = 0
         for name in (self.path, f"{self.path}-wal"):
             with contextlib.suppress(FileNotFoundError):
@@ -518,13 +518,13 @@ class Store:
         return [(task, size, tuple(digests.split(",")) if digests else ()) for task, size, digests in found]
 
     def blobs_in_use(self) -> list[str]:
-        """Digests of all blobs that tasks and results need."""
+        """Return the digests of all blobs that tasks and results need."""
         self._usable()
         with self._reading():
             return [row[0] for row in self._db.execute("SELECT DISTINCT digest FROM blob_uses")]
 
     def used_bytes(self) -> int:
-        """What is in the file, without the room that was given back to it."""
+        """Return the bytes used in the file, without its free pages."""
         self._usable()
         with self._reading():
             pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
@@ -532,7 +532,7 @@ class Store:
 
 
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Those of these that a task or its result needs; read beside the controller, from any thread."""
+    """Return those of these blobs that a task or a result needs.  May be called in any thread."""
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
 
