@@ -1,6 +1,6 @@
 """What people bring, each line from a script, a module beside it, `python -m pkg.main` and a notebook.
 
-The rows are in `tests/support/real_code.py`.  How farms start in odd surroundings is in `tests/unit/test_odd_starts.py`.
+The rows are in `tests/support/real_code.py`; `tests/unit/test_odd_starts.py` starts farms in odd surroundings.
 """
 
 from __future__ import annotations

@@ -239,8 +239,5 @@ ODD = [
      "    finally: sys.stdin, sys.stdout = kept", "silent(tc)", [16]),
 ]  # fmt: skip
 
-ROWS = [
-    Row(kind, *row)
-    for kind, rows in enumerate([VALUES, CLASSES, CODE, CHILDREN, TEXT, SURROUNDINGS, OUTPUT, MANY, ODD], 1)
-    for row in rows
-]
+KINDS: list[list[Any]] = [VALUES, CLASSES, CODE, CHILDREN, TEXT, SURROUNDINGS, OUTPUT, MANY, ODD]
+ROWS = [Row(kind, *row) for kind, rows in enumerate(KINDS, 1) for row in rows]
