@@ -133,11 +133,21 @@ def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.Modu
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, path)
+        except KeyError:  # a namespace package in one that is not imported: Python looks for its parent
+            spec = _namespace_package(name, path or ())
         except (ImportError, AttributeError, TypeError, ValueError, OSError):
             continue
         if spec is not None:
             return spec
     return None
+
+
+def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
+    """The spec of a package without an ``__init__.py``, all folders that hold a part of it in it."""
+    parts = [os.path.join(folder, name.rpartition(".")[2]) for folder in path]
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [part for part in parts if os.path.isdir(part)]
+    return spec if spec.submodule_search_locations else None
 
 
 def travel(name: str | None) -> Travel:

@@ -119,6 +119,16 @@ def test_packages_and_relative_imports(peer: Peer, folder: Path) -> None:
     assert cls is sys.modules["pack_age.deep.three"].C
 
 
+def test_packages_without_init_that_are_imported_when_a_function_runs(
+    peer: Peer, notebook: Notebook, folder: Path
+) -> None:
+    write(folder / "nsp_outer/inner/deepest/leaf.py", "from nsp_outer.inner import side\nN = 3 * side.K\n")
+    write(folder / "nsp_outer/inner/side.py", "K = 5\n")
+    notebook.run("def use():\n    from nsp_outer.inner.deepest.leaf import N\n    return N")
+    assert peer.call(notebook["use"]) == 15
+    assert "nsp_outer" not in sys.modules
+
+
 def test_the_traceback_shows_the_lines_of_a_module_that_came_by_value(peer: Peer, folder: Path) -> None:
     write(folder / "failing.py", "def f():\n    return 1 / 0  # here\n")
     import failing  # type: ignore[import-not-found]
