@@ -92,7 +92,7 @@ _BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "ses
 _PLAINER = "send something plainer, or give its class a __reduce__ method"
 
 
-def _remedy(obj: Any) -> str | None:
+def remedy_of(obj: Any) -> str | None:
     """What to do about an object of a type that is known not to travel."""
     for base in type(obj).__mro__:
         remedy = _REMEDIES.get(f"{base.__module__}.{base.__qualname__}")
@@ -108,7 +108,7 @@ def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], 
     seen = {id(obj)}
     first = not isinstance(names, str)
     for _ in range(_LOOKED_AT_MAX):
-        if not first and _remedy(current) is not None:
+        if not first and remedy_of(current) is not None:
             break  # what it is made of is of no interest: a thread is refused, not the lock inside it
         for step, part in _children(current):
             if first:
@@ -211,7 +211,7 @@ def explain(path: str, culprit: Any, error: BaseException) -> str:
     """The sentence for people."""
     reason = str(error)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
-    remedy = _remedy(culprit)
+    remedy = remedy_of(culprit)
     if remedy is not None and type(culprit).__module__.startswith(_OWN):
         return f"{path}: a {type(culprit).__name__} cannot travel; {remedy}"
     known = remedy is not None or reason.startswith(("cannot pickle", "Can't pickle")) or not reason
