@@ -111,10 +111,6 @@ WHY_CIRCLE = (
 )
 KNOWN_CIRCLES = (
     {"core.scheduler.engine_entry", "core.scheduler.queue", "core.scheduler.resources", "core.scheduler.task"},
-    {"serialization.definition_stages", "serialization.hash_cycles", "serialization.pickler"},
-    {"serialization.module_bundles", "serialization.module_origin"},
-    {"engine.children", "engine.current"},
-    {"engine.descriptors", "engine.streams"},
     {"cli", "cli.application"},
 )
 """Circles that are being removed; nothing may be added."""
