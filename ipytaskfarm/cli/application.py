@@ -13,12 +13,12 @@ from traitlets import Bool, List, TraitError, Unicode
 from traitlets.config import Application
 from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
 
-from ipytaskfarm import __version__
 from ipytaskfarm.cli import COMMANDS
 from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
 from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
 INTERRUPTED = 130

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from ipytaskfarm import __version__
 from ipytaskfarm.cli.application import OK, Command, UsageError
 from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.version import __version__
 
 
 class RunController(Command):

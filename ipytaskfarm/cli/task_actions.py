@@ -187,7 +187,12 @@ interrupted, and what waits for them goes on.
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
-            return _mark(self, ids, lambda task: client.mark_done(task, result) or "succeeded")
+
+            def mark(task: int) -> str:
+                client.mark_done(task, result)
+                return "succeeded"
+
+            return _mark(self, ids, mark)
 
 
 class MarkFailed(JsonCommand):

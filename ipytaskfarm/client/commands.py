@@ -22,7 +22,7 @@ from ..core.messages.tables import EngineTable
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
-from .io import PendingQuestion, refused_by_controller
+from .questions import PendingQuestion, refused_by_controller
 from .results import error_named
 from .session import Session
 from .wait_notices import say

@@ -99,8 +99,13 @@ def value_html(value: object) -> str:
     return text_html(repr(value))
 
 
+def counts_text(counts: dict[str, int]) -> str:
+    """Return the states that have tasks, with their numbers: ``3 pending, 4 succeeded``."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
 def job_html(name: str, counts: dict[str, int], progress: float) -> str:
-    """A job with a bar: how far it has come, green and red."""
+    """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
     total = sum(counts.values()) or 1
     parts = [
         ("#4a4", counts.get("succeeded", 0)),
@@ -111,8 +116,8 @@ def job_html(name: str, counts: dict[str, int], progress: float) -> str:
         f'<span style="display:inline-block;height:100%;width:{100 * count / total:.1f}%;background:{colour}"></span>'
         for colour, count in parts
     )
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing handed in"
+    text = counts_text(counts) or "nothing handed in"
     return (
         f"<div>Job {html.escape(harmless(name))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(said)}</div>'
+        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(text)}</div>'
     )

@@ -1,36 +1,65 @@
-"""Maps over engines: each gets a part of the items and calls the function with them, all at the same time."""
+"""Maps over engines: each engine gets a part of the items, and all of them run at the same time."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from ..core.arguments import check_name
 from ..core.messages.engine_commands import MapBody
 from ..serialization.pack import pack, pack_function
-from ..storage.blobs import BlobWriter
+from ..storage.blobs import Blobs, BlobWriter
 from .commands import CommandPart, PendingResult, ResultList, value
 from .maps import read_whole
 from .scatter import check_dist, joined, parts
+from .session import Session
 
-if TYPE_CHECKING:
-    from .multiengine import MultiEngineClient, Targets
+Targets: TypeAlias = int | Sequence[int] | str | None
+"""Engine ids, 'all', or None for the targets of the client."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class EngineCalls(Protocol):
+    """The methods of `MultiEngineClient` that maps over engines call; see there."""
+
+    @property
+    def session(self) -> Session:
+        """The connection, shared by all clients of this process."""
+
+    @property
+    def blobs(self) -> Blobs | None:
+        """Where large values go; None: they travel inline."""
+
+    def ids_of(self, targets: Targets) -> list[int]:
+        """Return the engine ids that these targets mean now."""
+
+    def send(self, pending: PendingResult) -> PendingResult:
+        """Record a command that is under way, for `flush`."""
+
+    def raw_map(
+        self,
+        func: Callable[..., Any] | str,
+        sequences: Sequence[Iterable[Any]],
+        dist: str = "b",
+        targets: Targets = None,
+        block: bool | None = None,
+    ) -> Any:
+        """Map with all settings."""
+
+
 def map_on_engines(
-    client: MultiEngineClient,
+    client: EngineCalls,
     function: Callable[..., Any] | str,
     sequences: Sequence[Iterable[Any]],
     dist: str,
     targets: Targets,
     block: bool,
 ) -> Any:
-    """The list of results in order, or a PendingResult of it.  See ``MultiEngineClient.map``."""
+    """Return the list of results in order, or a PendingResult of it.  See ``MultiEngineClient.map``."""
     check_dist(dist)
     if not sequences:
         raise ValueError("map needs at least one sequence")
@@ -40,12 +69,12 @@ def map_on_engines(
     code = None if isinstance(function, str) else pack_function(function)
     name = check_name("func", function) if isinstance(function, str) else None
     engines = client.ids_of(targets)
-    keeper = BlobWriter(client.blobs) if client.blobs is not None else None
+    writer = BlobWriter(client.blobs) if client.blobs is not None else None
     sent = []
     for engine_id, part in zip(engines, parts(items, len(engines), dist), strict=True):
         if part:
-            body = _encode(MapBody(pack(part, "items", keeper), code, name))
-            sent.append(CommandPart([engine_id], body, keeper.taken() if keeper is not None else ()))
+            body = _encode(MapBody(pack(part, "items", writer), code, name))
+            sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else ()))
     shown = name or getattr(function, "__name__", None) or type(function).__name__
     pending = client.send(PendingResult(client.session, "map", sent, value, f"map({shown:.40})"))
     pending.add_callback(_together, dist)
@@ -58,9 +87,9 @@ def _together(found: ResultList, dist: str) -> list[Any]:
 
 
 class EngineMapper:
-    """`map` with its settings; made by ``mec.mapper``."""
+    """`map` with settings; made by ``mec.mapper``."""
 
-    def __init__(self, client: MultiEngineClient, dist: str, targets: Targets, block: bool | None) -> None:
+    def __init__(self, client: EngineCalls, dist: str, targets: Targets, block: bool | None) -> None:
         check_dist(dist)
         self._client = client
         self.dist = dist
@@ -68,7 +97,7 @@ class EngineMapper:
         self.block = block
 
     def map(self, function: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
-        """See ``MultiEngineClient.map``."""
+        """Return the results in order.  See ``MultiEngineClient.map``."""
         return self._client.raw_map(function, sequences, self.dist, self.targets, self.block)
 
 

@@ -1,7 +1,7 @@
-"""Large results for a client that does not see the farm's folder: they come over its link when they are looked at.
+"""Downloads of large results for a client that cannot see the farm's folder.
 
-In the caller's thread, since that is where values are unpacked; so Ctrl-C ends the waiting.  What came is kept in files
-without a name, which go with the process however that ends.
+A large result comes over the client's link when a caller looks at it, in the caller's thread, which unpacks it; so
+Ctrl-C ends the wait.  Downloads are kept in files without a name, which vanish with the process however it ends.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from ..system.file_mapping import load
 if TYPE_CHECKING:
     from io import FileIO
 
-    from .io import PendingQuestion
-    from .session import Session
+    from .questions import AsksController, PendingQuestion
 
 KEPT_BYTES = 2**30
-"""Of disk: what has come is kept up to this much; older ones are fetched again when they are looked at again."""
+"""Bytes of downloads that are kept on disk; older ones are fetched again when a caller looks at them again."""
 
 KEPT_FILES = 64
-"""… and in so many files, of which each takes a descriptor."""
+"""Most files that are kept: each takes a descriptor."""
 
 AT_ONCE = 4
-"""So many are fetched at the same time, by as many threads."""
+"""Downloads that run at the same time, each in its caller's thread."""
 
 
 class BlobDownloads:
-    """One session's."""
+    """The downloads of one session."""
 
-    def __init__(self, session: Session, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, session: AsksController, kept_bytes: int = KEPT_BYTES) -> None:
         self._session = session
         self._kept_bytes_max = kept_bytes
         self._kept: OrderedDict[bytes, FileIO] = OrderedDict()
@@ -44,12 +43,12 @@ class BlobDownloads:
         self._lock = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
         self._under_way: dict[bytes, threading.Lock] = {}
-        """Blob -> held by the thread that fetches it; others who want the same wait."""
+        """Blob -> the lock of the thread that fetches it; other threads that need the same blob wait."""
         self.bytes = 0
-        """What has come over the link, all in all."""
+        """Bytes that have come over the link in total."""
 
     def fetch(self, digest: bytes) -> memoryview:
-        """The blob, mapped, once it is here.  BlobMissing: it is nowhere, or the farm is not to be reached any more."""
+        """Return the blob as mapped memory, after its download.  Raises BlobMissing where it cannot be had."""
         found = self._look(digest)
         if found is not None:
             return found
@@ -92,7 +91,7 @@ class BlobDownloads:
         return found
 
     def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
-        """Write the first piece and all behind it."""
+        """Write the first piece and all that follow."""
         window = PieceWindow(arrival.size, lambda offset: self._ask(arrival.digest, offset))
         try:
             while True:
@@ -111,7 +110,7 @@ class BlobDownloads:
 
     def _answer(self, asked: PendingQuestion) -> BlobPiece:
         reply = self._session.answer(asked)
-        assert isinstance(reply, BlobPiece), f"an answer that does not fit ReadBlob: {type(reply).__name__}"
+        assert isinstance(reply, BlobPiece), f"the controller answered ReadBlob with {type(reply).__name__}"
         return reply
 
     def _keep(self, digest: bytes, size: int, file: FileIO) -> None:
@@ -122,12 +121,12 @@ class BlobDownloads:
             self._kept[digest] = file
             self._kept_bytes += size
             while self._kept_bytes > self._kept_bytes_max or len(self._kept) > KEPT_FILES:
-                _, oldest = self._kept.popitem(last=False)  # who has mapped it keeps it
+                _, oldest = self._kept.popitem(last=False)  # callers that have mapped it keep their mapping
                 self._kept_bytes -= oldest.seek(0, 2)
                 oldest.close()
 
     def close(self) -> None:
-        """Let go of all that is kept."""
+        """Delete all kept downloads."""
         with self._lock:
             for file in self._kept.values():
                 file.close()

@@ -1,4 +1,4 @@
-"""What a `Job` is made of: the edges between its tasks, its tasks as they are shown, and its events."""
+"""The parts of a `Job`: the graph of its tasks, its record, its tasks as users see them, and its events."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
+from .task_calls import TaskCalls
+from .task_messages import progress_of
 from .tasks import Task
-
-if TYPE_CHECKING:
-    from .jobs import Job
 
 LOOK_EVERY_S = 0.15
 
@@ -26,18 +26,18 @@ class Graph:
 
     def __init__(self) -> None:
         self.after: list[list[int]] = []
-        """Position -> positions that it waits for, within the job."""
+        """Position of a task -> positions of the tasks of the job that it waits for."""
         self.outside: list[list[int]] = []
-        """Position -> ids of other tasks that it waits for."""
+        """Position of a task -> ids of tasks outside of the job that it waits for."""
         self._before: list[list[int]] | None = None
 
     def known(self, ids: Sequence[int]) -> None:
-        """A job that was found: its edges are not known here."""
+        """Set an empty graph for a job of another client, whose edges are not known here."""
         self.after = [[] for _ in ids]
         self.outside = [[] for _ in ids]
 
     def place_of(self, tasks: list[Task]) -> Callable[[Task], int]:
-        """How another task of the job is named while it is packed: -1 - position."""
+        """Return the function that names a task of the job while others are packed: -1 - its position."""
         positions = {id(task): position for position, task in enumerate(tasks)}
 
         def place(task: Task) -> int:
@@ -49,8 +49,11 @@ class Graph:
         return place
 
     def add(self, tasks: list[Task], packed: list[Packed]) -> list[int]:
-        """Take up the edges of the tasks packed last; their positions, each after those that it waits for.
-        ValueError that names a circle."""
+        """Add the edges of the last tasks, which were packed now.
+
+        Returns the positions of these tasks, each after the tasks that it waits for.  Raises ValueError that names the
+        tasks of a circle.
+        """
         first = len(tasks) - len(packed)
         after: list[list[int]] = []
         outside: list[list[int]] = []
@@ -65,7 +68,7 @@ class Graph:
         return order
 
     def dependents(self, position: int) -> list[int]:
-        """Positions that wait for this one."""
+        """Return the positions of the tasks that wait for this one."""
         if self._before is None:
             self._before = [[] for _ in self.after]
             for waiting, edges in enumerate(self.after):
@@ -75,7 +78,7 @@ class Graph:
 
 
 def _in_order(after: list[list[int]], first: int, tasks: list[Task]) -> list[int]:
-    """Kahn's way: the cost is the number of edges, and no recursion."""
+    """Sort topologically by Kahn's algorithm: linear in the number of edges, and without recursion."""
     left = [sum(1 for other in edges if other >= first) for edges in after]
     waiting: list[list[int]] = [[] for _ in after]
     for position, edges in enumerate(after):
@@ -107,23 +110,66 @@ def _circle(after: list[list[int]], left: list[int], first: int, tasks: list[Tas
     return " waits for ".join([*names, names[0]])
 
 
-class Member:
-    """One task of a job: its description, where it stands, and its edges."""
+class JobRecord:
+    """What a `Job` shares with its parts: its client, id and name, the tasks that were added, their ids and graph."""
 
-    def __init__(self, job: Job, position: int) -> None:
+    def __init__(self, client: TaskCalls, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.id = uuid.uuid4().hex
+        self.tasks: list[Task] = []
+        """Descriptions, in the order of adding; none for a job of another client."""
+        self.ids: list[int] = []
+        """Ids of the tasks that were submitted, in the order of adding."""
+        self.graph = Graph()
+
+    def __len__(self) -> int:
+        return max(len(self.tasks), len(self.ids))
+
+    def rows(self) -> list[tables.TaskRow]:
+        """Return the controller's rows of the tasks."""
+        return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of tasks by state."""
+        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
+        for row in self.rows():
+            found[row.state] += 1
+        return found
+
+    def progress(self) -> float:
+        """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
+        rows = self.rows()
+        if not rows:
+            return 0.0
+        ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
+        running = [row.id for row in rows if row.state == "pending"]
+        reported = progress_of(self.client.session, running) if running else {}
+        done = ended + sum(each.fraction or 0.0 for each in reported.values())
+        return min(1.0, done / max(len(self), len(rows)))
+
+    def live(self) -> set[int]:
+        """Return the ids of the tasks that have not ended."""
+        return self.client.session.arrivals.live(set(self.ids))
+
+
+class Member:
+    """One task of a job: its description, its state and its edges."""
+
+    def __init__(self, job: JobRecord, position: int) -> None:
         self._job = job
         self.position = position
 
     @property
     def task(self) -> Task | None:
-        """As it was described; None for a job that was found again."""
-        tasks = self._job._tasks
+        """The task's description; None in a job of another client."""
+        tasks = self._job.tasks
         return tasks[self.position] if self.position < len(tasks) else None
 
     @property
     def id(self) -> int | None:
-        """Its id; None: it was not handed in yet."""
-        ids = self._job._ids
+        """The task's id; None before it is submitted."""
+        ids = self._job.ids
         return ids[self.position] if self.position < len(ids) else None
 
     def __index__(self) -> int:
@@ -133,35 +179,35 @@ class Member:
 
     @property
     def dependencies(self) -> list[Member]:
-        """The tasks of the job that it waits for."""
-        graph = self._job._graph
+        """The tasks of the job that this task waits for."""
+        graph = self._job.graph
         found = graph.after[self.position] if self.position < len(graph.after) else []
         return [Member(self._job, position) for position in found]
 
     @property
     def dependents(self) -> list[Member]:
-        """The tasks of the job that wait for it."""
-        if self.position >= len(self._job._graph.after):
-            return []
-        return [Member(self._job, position) for position in self._job._graph.dependents(self.position)]
+        """The tasks of the job that wait for this task."""
+        graph = self._job.graph
+        found = graph.dependents(self.position) if self.position < len(graph.after) else []
+        return [Member(self._job, position) for position in found]
 
     @property
     def state(self) -> str:
-        """scheduled, running, succeeded or failed; "" before it was handed in."""
+        """The state scheduled, running, succeeded or failed; "" before the task is submitted."""
         if self.id is None:
             return ""
-        state = self._job._client.status(self.id).state
+        state = self._job.client.status(self.id).state
         return "running" if state == "pending" else state
 
     @property
     def started(self) -> bool:
-        """Whether a run of it has begun."""
-        return self.id is not None and (self.done or self._job._client.status(self.id).state == "pending")
+        """Whether a run of the task has begun."""
+        return self.id is not None and (self.done or self._job.client.status(self.id).state == "pending")
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self.id is not None and not self._job._client._session.arrivals.is_live(self.id)
+        """Whether the task has succeeded or failed."""
+        return self.id is not None and not self._job.client.session.arrivals.is_live(self.id)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Task):
@@ -177,25 +223,27 @@ class Member:
 
 
 class JobEvents:
-    """Calls the functions that were hung onto a job, in a thread of its own, as long as there are any."""
+    """Calls the user's functions when something happens to a job, in a thread that runs until the job has ended."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, record: JobRecord, job: object) -> None:
+        """Args: the job's record, and the `Job` itself, which the functions get as their argument."""
+        self._record = record
         self._job = job
         self._functions: dict[str, list[Callable[..., object]]] = {}
         self._thread: threading.Thread | None = None
 
     def add(self, event: str, function: Callable[..., object]) -> None:
-        """From now on, or from `begin` on."""
+        """Call a function at this event: "task_done", "state" or "progress"."""
         if not callable(function):
             raise TypeError(f"a function is needed, not {type(function).__name__}")
         self._functions.setdefault(event, []).append(function)
-        if self._job._ids:
+        if self._record.ids:
             self.begin()
 
     def begin(self) -> None:
-        """The job was handed in."""
+        """Start the thread, after tasks were submitted."""
         if self._functions and (self._thread is None or not self._thread.is_alive()):
-            name = f"ipytaskfarm job {self._job.name}"
+            name = f"ipytaskfarm job {self._record.name}"
             self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
             self._thread.start()
 
@@ -207,12 +255,12 @@ class JobEvents:
                 traceback.print_exc()
 
     def _watch(self) -> None:
-        job = self._job
-        client = job._client
-        waiting = dict.fromkeys(job._ids)
-        told, failed, began = -1.0, False, False
+        record, job = self._record, self._job
+        client = record.client
+        waiting = dict.fromkeys(record.ids)
+        reported, failed, began = -1.0, False, False
         while True:
-            live = client._session.arrivals.live(set(waiting))
+            live = client.session.arrivals.live(set(waiting))
             for task_id in [i for i in waiting if i not in live]:
                 del waiting[task_id]
                 try:
@@ -221,14 +269,14 @@ class JobEvents:
                     continue
                 failed = failed or result.status == "failed"
                 self._call("task_done", result)
-            progress = job.progress if self._functions.get("progress") or not began else told
-            if not began and (progress > 0 or job.counts()["pending"]):
+            progress = record.progress() if self._functions.get("progress") or not began else reported
+            if not began and (progress > 0 or record.counts()["pending"]):
                 began = True
                 self._call("state", job, "running")
-            if progress != told:
-                told = progress
+            if progress != reported:
+                reported = progress
                 self._call("progress", job, progress)
-            for task_id in job._ids:  # it may have become larger
+            for task_id in record.ids:  # tasks may have been added
                 if task_id in live:
                     waiting[task_id] = None
             if not waiting:
@@ -237,10 +285,17 @@ class JobEvents:
             time.sleep(LOOK_EVERY_S)
 
 
-def show_live(job: Job) -> None:
-    """Show a job in an interactive session: a bar that follows it as long as it runs, where there is a notebook.
+class Shows(Protocol):
+    """A job as `show_live` needs it: its displays."""
 
-    IPython is not imported: if it is there, it is among the builtins."""
+    def _repr_html_(self) -> str: ...
+
+
+def show_live(record: JobRecord, job: Shows) -> None:
+    """Print a job, or in a notebook show a bar that follows the job as long as it runs.
+
+    IPython is not imported: a shell that exists is among the builtins.
+    """
     find_shell = getattr(builtins, "get_ipython", None)
     shell = find_shell() if find_shell is not None else None
     if shell is None or getattr(shell, "kernel", None) is None:
@@ -254,15 +309,15 @@ def show_live(job: Job) -> None:
 
     def follow() -> None:
         try:
-            while job._client._session.arrivals.live(set(job._ids)):
+            while record.live():
                 time.sleep(LOOK_EVERY_S)
                 publish(True)
             publish(True)
-        except Exception:  # the farm or the client is gone: what is shown stays as it is
+        except Exception:  # the farm or the client is gone: the display stays as it is
             return
 
     publish(False)
-    if job._ids and job._client._session.arrivals.live(set(job._ids)):
-        # What is published belongs to the cell that is known by this context.
+    if record.live():
+        # The context tells to which cell the output belongs.
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(follow,), name="ipytaskfarm job display", daemon=True).start()

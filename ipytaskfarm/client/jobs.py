@@ -1,31 +1,28 @@
-"""`Job`: tasks that belong together, with what they share."""
+"""`Job`: tasks that belong together and share rules."""
 
 from __future__ import annotations
 
 import itertools
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..core import messages
 from ..core.arguments import check_text
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..environment import TaskEnvironment
-from .display import job_html
+from .display import counts_text, job_html
 from .environments import pack_environment_of
 from .ids import seconds
-from .job_tasks import Graph, JobEvents, Member, show_live
+from .job_tasks import JobEvents, JobRecord, Member, show_live
+from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
+from .task_calls import TaskCalls
 from .tasks import Task, as_task
-
-if TYPE_CHECKING:
-    from .taskclient import TaskClient
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -34,48 +31,45 @@ _OWN = {
     "abort_on_disconnect": "abort_on_disconnect",
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
-"""Attributes of the job itself, by the names under which they may be set."""
+"""Names that may be assigned -> attributes of the job itself."""
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
+"""How often `Job.wait` calls its heartbeat."""
 
 
 class Job:
     """Tasks that belong together.  Made by ``tc.create_job``; nothing runs before `submit`.
 
-    Attributes that hold for each of its tasks that does not say otherwise, and may be assigned until `submit`:
-    everything that a `Task` has as a rule (`environment`, `priority`, `retries`, `time_limit`, `depend`, `targets`,
-    `requires`, `resources`, `exclusive`, `group`, `max_parallel`, `placement` …).  `environment` is never None: of an
-    empty one the recycle settings can be set in place, ``job.environment.recycle.on_job_end = True``.
+    A job has the rules of a `Task` as attributes (`environment`, `priority`, `retries`, `time_limit`, `depend`,
+    `targets`, `requires`, `resources`, `exclusive`, `group`, `max_parallel`, `placement` …).  They may be assigned
+    until `submit` and apply to every task of the job that does not set the rule itself.  `environment` is never None:
+    the recycle settings of an empty one can be set in place, ``job.environment.recycle.on_job_end = True``.
 
-    `abort_on_failure`: the first of its tasks that fails for good ends the others, reason "aborted with its job".
-    `abort_on_disconnect`: so does the end of this client (closed, or not heard of for some seconds).
-    `unique`: a key (True: its name): refused while another job of this key has not ended.
+    Attributes of the job itself:
+        abort_on_failure: the first task that fails for good ends the others, with the reason "aborted with its job".
+        abort_on_disconnect: the end of this client ends the tasks (it is closed, or silent for some seconds).
+        unique: a key (True: the job's name): the job is refused while another job with this key has not ended.
 
-    Its tasks may wait for one another, ``Task(…, after=[first, second])``, and take each other's results,
-    ``Task(f, args=(Ref(first),))``; `Join` ends when others have.  Once handed in, each task of it has ``id``,
-    ``dependencies`` and ``dependents`` (`Member`).
+    The tasks of a job may wait for one another, ``Task(…, after=[first, second])``, and take each other's results,
+    ``Task(f, args=(Ref(first),))``; a `Join` ends when other tasks have ended.  `tasks` has the id, the dependencies
+    and the dependents of each task (`Member`).
 
-    Functions given to `on_task_done`, `on_state` and `on_progress` are called in a thread of the job's.
+    Functions given to `on_task_done`, `on_state` and `on_progress` are called in a thread of the job.
 
     From STK Parallel Computing's Job.
     """
 
-    def __init__(self, client: TaskClient, name: str | None = None, **shared: Any) -> None:
+    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Any) -> None:
         d = self.__dict__
-        d["_client"] = client
+        name = check_text("name", name)
+        d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
         d["_shared"] = {"environment": TaskEnvironment()}
-        d["_tasks"] = []
-        d["_ids"] = []
         d["abort_on_failure"] = False
         d["abort_on_disconnect"] = False
         d["unique"] = None
         d["_opened_s"] = 0.0
-        d["_graph"] = Graph()
-        d["_events"] = JobEvents(self)
-        d["id"] = uuid.uuid4().hex
-        name = check_text("name", name)
-        d["name"] = name if name is not None else f"job {next(_numbers)}"
+        d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
             setattr(self, attribute, value)
 
@@ -106,94 +100,107 @@ class Job:
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment
-    _client: TaskClient
+    _record: JobRecord
     _shared: dict[str, Any]
-    _tasks: list[Task]
-    _ids: list[int]
     _opened_s: float
-    _graph: Graph
     _events: JobEvents
-    id: str
-    """Its own, for ever."""
     abort_on_failure: bool
     abort_on_disconnect: bool
     unique: Any
     """A key, or None; assigning True makes it the job's name."""
-    name: str
+
+    @property
+    def id(self) -> str:
+        """The job's id, which never changes."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._record.name
 
     def set_task_environment(self, environment: TaskEnvironment) -> None:
-        """STK's name for assigning `environment`."""
+        """Assign `environment`, under STK's name for it."""
         self.environment = environment
 
-    # -- handing in
+    # -- submitting
 
     def add_task(self, task: Any) -> Task:
-        """A task more: a `Task` of any kind, a callable, or an object with ``execute()``.  It is handed in by `submit`;
-        added later, by the next `submit`."""
+        """Add a task: a `Task` of any kind, a callable, or an object with ``execute()``.
+
+        The next `submit` submits the task.  Returns the `Task`.
+        """
         made = task if isinstance(task, Task) else as_task(task)
-        self._tasks.append(made)
+        self._record.tasks.append(made)
         return made
 
     def submit(self) -> list[int]:
-        """Hand in the tasks added since the last time, each after those that it waits for; their ids, in the order of
-        adding.
+        """Submit the tasks added since the last time, each after the tasks that it waits for.
 
-        Raises ValueError when there are none, or when they wait for one another in a circle, which it names;
-        DuplicateTask for a job whose unique key another one has; then nothing is handed in.
+        Returns their ids in the order of adding.  Nothing is submitted when it raises: ValueError when there is no new
+        task, or when tasks wait for one another in a circle, which is named; DuplicateTask when an unfinished job has
+        the same unique key.
         """
-        fresh = self._tasks[len(self._ids) :]
+        record = self._record
+        fresh = record.tasks[len(record.ids) :]
         if not fresh:
             raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
-        session = self._client._session
-        # All are packed before the first is handed in: one that cannot travel must not leave half a job behind.
+        session = record.client.session
+        # All are packed before the first is submitted: one that cannot travel must not leave half a job behind.
         functions: dict[str, Function] = {}
-        common = pack_rules({}, self._shared, self.id, None, functions)
-        shared = Shared(self._shared, self.id, common, tuple(functions.values()), self._graph.place_of(self._tasks))
+        common = pack_rules({}, self._shared, record.id, None, functions)
+        place = record.graph.place_of(record.tasks)
+        shared = Shared(self._shared, record.id, common, tuple(functions.values()), place)
         packed = [pack_task(task, session.blobs, shared) for task in fresh]
-        order = self._graph.add(self._tasks, packed)
+        order = record.graph.add(record.tasks, packed)
         self.__dict__["_opened_s"] = self._opened_s or time.time()
         spec = self._spec()
-        ids = [*self._ids, *[-1] * len(fresh)]
+        first = len(record.ids)
+        ids = [*record.ids, *[-1] * len(fresh)]
         for position in order:
-            ids[position] = session.hand_in(packed[position - len(self._ids)], spec, ids)
+            ids[position] = session.hand_in(packed[position - first], spec, ids)
         if self.unique is not None:  # a duplicate is refused as a whole
-            for task_id in ids[-len(fresh) :]:
+            for task_id in ids[first:]:
                 final = session.accepted(task_id)
                 if final is not None and final.reason == Reason.REFUSED:
                     raise error_of(final, decode_body(final))
-        self._ids[:] = ids
+        record.ids[:] = ids
         self._events.begin()
-        return self._ids[-len(fresh) :]
+        return ids[first:]
 
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
         identity = environment.identity if environment is not None else None
+        total = len(self._record.tasks)
         return JobSpec(
-            self.id, self.name, len(self._tasks), identity, recycle, self.abort_on_failure, self.abort_on_disconnect,
+            self.id, self.name, total, identity, recycle, self.abort_on_failure, self.abort_on_disconnect,
             self.unique, self._opened_s,
         )  # fmt: skip
 
     @property
     def ids(self) -> list[int]:
-        """The ids of its tasks, in the order of adding; those that have been handed in."""
-        return list(self._ids)
+        """The ids of the tasks that were submitted, in the order of adding."""
+        return list(self._record.ids)
 
     @property
     def tasks(self) -> list[Member]:
-        """Its tasks, as they were added, each with its id, state, and what it waits for and what waits for it."""
-        return [Member(self, position) for position in range(len(self))]
+        """The tasks in the order of adding, each with its id, its state, its dependencies and its dependents."""
+        return [Member(self._record, position) for position in range(len(self))]
 
     def __len__(self) -> int:
-        return max(len(self._tasks), len(self._ids))
+        return len(self._record)
 
     # -- waiting and fetching
 
     def wait(self, timeout: float | timedelta | None = None, heartbeat: Callable[[Job], object] | None = None) -> bool:
-        """Wait until all its tasks have ended, well or not; False when `timeout` seconds are over.
+        """Wait until all tasks of the job have succeeded or failed; False when `timeout` seconds are over.
 
-        heartbeat: called with the job about once a second meanwhile, in this thread; what it raises ends the waiting.
+        Args:
+            timeout: seconds, or a timedelta.
+            heartbeat: is called with the job about once a second during the wait, in this thread; an exception that it
+                raises ends the wait.
         """
-        self._handed_in()
+        self._check_submitted()
         limit_s = seconds(timeout)
         deadline = None if limit_s is None else time.monotonic() + limit_s
         while True:
@@ -210,7 +217,7 @@ class Job:
 
     def _wait(self, timeout_s: float | None) -> bool:
         try:
-            self._client.barrier(self._ids, timeout=timeout_s)
+            self._record.client.barrier(self._record.ids, timeout=timeout_s)
         except TimeoutError:
             return False
         return True
@@ -218,28 +225,29 @@ class Job:
     def results(
         self, order: bool = True, timeout: float | timedelta | None = None, return_exceptions: bool = False
     ) -> list[Any] | Iterator[Any]:
-        """What its tasks gave: return values, and dicts of the pulled names; waits for them.
+        """Wait for the tasks and return their results: return values, and dicts of the pulled names.
 
         Args:
-            order: a list in the order of adding; False: an iterator, each as soon as it is there.
-            timeout: seconds, then TimeoutError.
-            return_exceptions: exceptions stand among the values; otherwise the first is raised.
+            order: return a list in the order of adding; False: an iterator that yields each result as soon as it comes.
+            timeout: seconds, or a timedelta; then TimeoutError is raised.
+            return_exceptions: return exceptions among the results; otherwise the first one is raised.
         """
-        self._handed_in()
+        self._check_submitted()
+        record = self._record
         if not order:
-            done = self._client.as_completed(self._ids, timeout)
+            done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
-        self._client.barrier(self._ids, timeout=timeout)
-        return [self._value(task_id, return_exceptions) for task_id in self._ids]
+        record.client.barrier(record.ids, timeout=timeout)
+        return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
-        """The ids of its tasks, each as soon as it has ended.  TimeoutError when `timeout` seconds are over."""
-        self._handed_in()
-        return self._client.as_completed(self._ids, timeout)
+        """Yield the id of each task as soon as it has ended.  Raises TimeoutError when `timeout` seconds are over."""
+        self._check_submitted()
+        return self._record.client.as_completed(self._record.ids, timeout)
 
     def _value(self, task_id: int, return_exceptions: bool) -> Any:
         try:
-            result = self._client.get_task_result(task_id, raw=False)
+            result = self._record.client.get_task_result(task_id, raw=False)
             result.raise_exception()
         except Exception as error:
             if return_exceptions:
@@ -247,90 +255,82 @@ class Job:
             raise
         return result.result
 
-    def _handed_in(self) -> None:
-        if len(self._ids) < len(self._tasks):
+    def _check_submitted(self) -> None:
+        if len(self._record.ids) < len(self._record.tasks):
             raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
 
     # -- acting and looking
 
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
-        """Abort what has not ended; tasks that were not handed in never are.  See ``tc.abort``."""
-        del self._tasks[len(self._ids) :]
-        if self._ids:
-            self._client.abort(self._ids, interrupt, reason)
+        """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
+        record = self._record
+        del record.tasks[len(record.ids) :]
+        if record.ids:
+            record.client.abort(record.ids, interrupt, reason)
 
     def pause(self) -> None:
-        """Start nothing more of it; what runs comes to its end."""
-        self._handed_in()
-        self._client.pause(self)
+        """Start no more tasks of the job; running ones go on.  `resume` starts tasks again."""
+        self._check_submitted()
+        hold(self._record.client.session, self.id, True)
 
     def resume(self) -> None:
-        """Let it go on."""
-        self._client.resume(self)
+        """Start tasks again after `pause`."""
+        hold(self._record.client.session, self.id, False)
 
     def retry(self, failed: bool = True) -> list[int]:
-        """Hand in those of its tasks that failed once more, as new ones that take the place of the old; their ids.
-        failed=False: all that have ended."""
+        """Submit the failed tasks (failed=False: all ended ones) again, as new tasks in the place of the old.
+
+        Returns the new ids.
+        """
+        record = self._record
         ended = ("failed",) if failed else ("failed", "succeeded")
-        again = self._client._retry([row.id for row in self._rows() if row.state in ended], failed_only=failed)
-        self._ids[:] = [again.get(task_id, task_id) for task_id in self._ids]
+        wanted = [row.id for row in record.rows() if row.state in ended]
+        again = retry_tasks(record.client.session, wanted, failed_only=failed)
+        record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
         return list(again.values())
 
     # -- how far it has come
 
     @property
     def progress(self) -> float:
-        """From 0 to 1: the share of its tasks that have ended, with what running ones say of themselves."""
-        rows = self._rows()
-        if not rows:
-            return 0.0
-        ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
-        running = [row.id for row in rows if row.state == "pending"]
-        said = self._client.progress_of(running) if running else {}
-        return min(1.0, (ended + sum(each.fraction or 0.0 for each in said.values())) / max(len(self), len(rows)))
+        """From 0 to 1: the share of the tasks that have ended, with the progress that running ones report."""
+        return self._record.progress()
 
     def on_task_done(self, function: Callable[[TaskResult], object]) -> None:
-        """Call ``function(result)`` for each of its tasks as soon as it has ended, well or not."""
+        """Call ``function(result)`` for each task as soon as it has succeeded or failed."""
         self._events.add("task_done", function)
 
     def on_state(self, function: Callable[[Job, str], object]) -> None:
-        """Call ``function(job, state)`` when it begins to run, and when it has "succeeded" or "failed"."""
+        """Call ``function(job, state)`` when the job is "running", and when it has "succeeded" or "failed"."""
         self._events.add("state", function)
 
     def on_progress(self, function: Callable[[Job, float], object]) -> None:
-        """Call ``function(job, progress)`` when its progress has changed, some times a second; at last with 1.0."""
+        """Call ``function(job, progress)`` when the progress has changed, some times a second; at last with 1.0."""
         self._events.add("progress", function)
 
-    def _rows(self) -> list[tables.TaskRow]:
-        return self._client._ask(messages.ListTasks(self._ids), tables.TaskRows).rows if self._ids else []
-
     def counts(self) -> dict[str, int]:
-        """How many of its tasks are scheduled, pending, succeeded, failed."""
-        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
-        for row in self._rows():
-            found[row.state] += 1
-        return found
+        """Return the number of tasks by state: scheduled, pending (which means running), succeeded, failed."""
+        return self._record.counts()
 
     def __repr__(self) -> str:
-        if not self._ids:
-            return f"<Job {self.name!r}: {len(self._tasks)} tasks, not handed in>"
-        return (
-            f"<Job {self.name!r}: {', '.join(f'{count} {state}' for state, count in self.counts().items() if count)}>"
-        )
+        if not self._record.ids:
+            return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not handed in>"
+        return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:
-        show_live(self)
+        show_live(self._record, self)
 
     def _repr_html_(self) -> str:
-        return job_html(self.name, self.counts(), self.progress if self._ids else 0.0)
+        return job_html(self.name, self.counts(), self.progress if self._record.ids else 0.0)
 
-
-def found_job(client: TaskClient, row: tables.JobRow) -> Job:
-    """A job that somebody handed in: without the descriptions of its tasks."""
-    job = Job(client, row.name)
-    job.__dict__["id"] = row.id
-    job.__dict__["_opened_s"] = row.opened_s
-    job._ids[:] = row.ids
-    job._graph.known(row.ids)
-    client._session.watch(row.ids)
-    return job
+    @classmethod
+    def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
+        """Return a job that another client may have submitted: without the descriptions of its tasks."""
+        job = cls(client, row.name)
+        record = job._record
+        record.id = row.id
+        record.ids[:] = row.ids
+        record.graph.known(row.ids)
+        job.__dict__["_opened_s"] = row.opened_s
+        client.session.watch(row.ids)
+        return job

@@ -1,8 +1,8 @@
 """Maps over tasks: `tc.map`, `tc.imap`, `tc.mapper(…).map` and the `tc.parallel` decorator.
 
-A blocking map whose items need nothing of their own runs in *chunks*: one task calls the function with many items, as
-many as take some milliseconds (`core.chunk_sizes`), and every item still has an end of its own.  Otherwise each item
-is a task.  The engine's side of a chunk is ``engine/map_chunks.py``.
+A blocking map whose items need no rules of their own runs in *chunks*: one task calls the function with as many items
+as take some milliseconds (`core.chunk_sizes`), and every item still succeeds or fails alone.  Otherwise each item is a
+task.  The engine's side of a chunk is ``engine/map_chunks.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from contextlib import closing, suppress
 from itertools import islice
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..core import messages
 from ..core.chunk_sizes import Pace
@@ -27,25 +27,23 @@ from ..serialization.pack import unpack_error
 from .map_values import Gathered, Values
 from .progress import ProgressBar
 from .results import TaskResult, sign
+from .session import Session
+from .task_calls import TaskCalls
 from .tasks import EachTask, MapTask
 
-if TYPE_CHECKING:
-    from .session import Session
-    from .taskclient import TaskClient
-
 LOOK_AHEAD = 4
-"""While an early chunk takes its time, `imap` keeps at most so many times what is under way for later."""
+"""While an early chunk runs long, `imap` keeps at most this multiple of the items under way for later."""
 
 CLEARED_AT_ONCE = 64
 
 LEAVE_S = 5.0
-"""For each question with which what nobody waits for any more is ended and cleared."""
+"""Seconds for each question that aborts and clears the tasks of a map for which nobody waits any more."""
 
 ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
 
 
 class Items:
-    """The arguments of a map, to be taken a chunk at a time."""
+    """The arguments of a map, which are taken in chunks."""
 
     def __init__(self, sequences: Sequence[Iterable[Any]]) -> None:
         if not sequences:
@@ -59,15 +57,15 @@ class Items:
         self.taken = 0
         self.ended = 0
         self.error: Exception | None = None
-        """What an iterable raised instead of its next item."""
+        """The exception that an iterable raised instead of its next item."""
 
     @property
     def left(self) -> int | None:
-        """How many were not taken; None: nobody knows."""
+        """The number of items that were not taken; None: it is not known."""
         return None if self.total is None else self.total - self.taken
 
     def take(self, count: int) -> Sequence[Any]:
-        """The next ones; fewer at the end."""
+        """Return the next items; fewer than `count` at the end."""
         if self._sliced is not None:
             chunk: Sequence[Any] = self._sliced[self.taken : self.taken + count]
         else:
@@ -80,13 +78,13 @@ class Items:
         if self.error is None:
             try:
                 chunk.extend(islice(self._rest, count))
-            except Exception as error:  # the user's generator: what came before it is still to be computed
+            except Exception as error:  # the user's generator: earlier items are computed all the same
                 self.error = error
         return chunk
 
 
 class MapChunk(NamedTuple):
-    """Items on their way: those at `places` of the whole."""
+    """Items of one task: those at `places` of the whole map."""
 
     places: Sequence[int]
     items: Sequence[Any]
@@ -94,7 +92,7 @@ class MapChunk(NamedTuple):
 
 
 class EndedChunk(NamedTuple):
-    """What came of a chunk: its values, and instead of some of them (by index) the errors."""
+    """The outcome of a chunk: values, and by index the errors that replace some of them."""
 
     places: Sequence[int]
     values: Sequence[Any]
@@ -102,9 +100,9 @@ class EndedChunk(NamedTuple):
 
 
 def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
-    """The length of those that have one; None: none of them has.  ValueError: they differ.
+    """Return the length of the sequences that have a length; None: none has.  Raises ValueError if lengths differ.
 
-    Generators and endless iterators have none: as in the builtin `map`, the shortest decides.
+    Generators and endless iterators have no length: as in the builtin `map`, the shortest decides.
     """
     lengths = [length for sequence in sequences if (length := _length(sequence)) is not None]
     if len(set(lengths)) > 1:
@@ -115,15 +113,15 @@ def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
 def _length(sequence: Iterable[Any]) -> int | None:
     if isinstance(sequence, Sized):
         return len(sequence)
-    # Iterators of builtin types know how many items are left; what others say is a guess.
+    # Iterators of builtin types know how many items are left; others guess.
     left = length_hint(sequence, -1) if type(sequence).__module__ == "builtins" else -1
     return left if left >= 0 else None
 
 
 def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
-    """The sequences, read as far as the shortest goes: what does not fit is found before anything is handed in.
+    """Read the sequences as far as the shortest goes, so that errors are found before any task is submitted.
 
-    ValueError: lengths differ, or all of them are endless.
+    Raises ValueError if lengths differ, or if all sequences are endless.
     """
     common_length(sequences)
     if sequences and all(isinstance(s, ENDLESS) and length_hint(s, -1) < 0 for s in sequences):
@@ -135,9 +133,9 @@ def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
 
 
 def hand_in_map(
-    client: TaskClient, function: Callable[..., Any], sequences: Sequence[Iterable[Any]], attributes: dict[str, Any]
+    client: TaskCalls, function: Callable[..., Any], sequences: Sequence[Iterable[Any]], attributes: dict[str, Any]
 ) -> list[int]:
-    """One MapTask for each tuple of arguments; returns the ids in order.  All lengths are checked before the first."""
+    """Submit a MapTask for each tuple of arguments and return the ids in order; all lengths are checked first."""
     if not sequences:
         raise ValueError("map needs at least one sequence")
     tasks = [MapTask(function, arguments, **attributes) for arguments in zip(*read_whole(sequences), strict=True)]
@@ -146,21 +144,21 @@ def hand_in_map(
         for task in tasks:
             ids.append(client.run(task))
     except BaseException:
-        # One cannot travel: nobody would know the ids of those before it.
+        # One task cannot travel: nobody would know the ids of the tasks before it.
         _leave(client, ids, [])
         raise
     return ids
 
 
 def map_tasks(
-    client: TaskClient,
+    client: TaskCalls,
     function: Callable[..., Any],
     sequences: Sequence[Iterable[Any]],
     attributes: dict[str, Any],
     return_exceptions: bool = False,
     stream: bool = False,
 ) -> Values:
-    """Hand in, wait, and collect in order; the failure of the lowest index is raised as itself."""
+    """Submit, wait, and collect the values in order; raise the error of the lowest index."""
     gathered = Gathered(stream)
     if not _may_chunk(function, attributes):
         return _map_one_by_one(client, function, sequences, attributes, return_exceptions, gathered)
@@ -180,14 +178,14 @@ def map_tasks(
 
 
 def _map_one_by_one(
-    client: TaskClient,
+    client: TaskCalls,
     function: Callable[..., Any],
     sequences: Sequence[Iterable[Any]],
     attributes: dict[str, Any],
     return_exceptions: bool,
     gathered: Gathered,
 ) -> Values:
-    """A task for each item."""
+    """Run a task for each item."""
     ids = hand_in_map(client, function, sequences, attributes)
     client.barrier(ids)
     try:
@@ -197,7 +195,7 @@ def _map_one_by_one(
 
 
 def _put(values: list[Any], errors: dict[int, BaseException], ended: EndedChunk, taken: int) -> None:
-    """Put what came of a chunk where it belongs."""
+    """Put the outcome of a chunk to its places in the whole."""
     if len(values) < taken:
         values.extend([None] * (taken - len(values)))
     places = ended.places
@@ -210,16 +208,16 @@ def _put(values: list[Any], errors: dict[int, BaseException], ended: EndedChunk,
 
 
 def imap(
-    client: TaskClient,
+    client: TaskCalls,
     function: Callable[..., Any],
     iterables: Sequence[Iterable[Any]],
     ordered: bool,
     stream: bool = False,
 ) -> Iterator[Any]:
-    """The values, as they come or in order; items are read no further ahead than the work needs."""
+    """Yield the values, as they come or in order; read items no further ahead than the engines need."""
     items = Items(iterables)
     waiting: dict[int, Any] = {}
-    """Values and _Raise, by place, that came before their turn."""
+    """Place -> a value, or a _Raise, that came before its turn."""
     turn = 0
     printed = Gathered(True) if stream else None
     # Closed when the caller leaves early: a traceback could keep it alive for long.
@@ -256,26 +254,26 @@ def _may_chunk(function: Callable[..., Any], attributes: dict[str, Any]) -> bool
 
 
 def _run_chunks(
-    client: TaskClient,
+    client: TaskCalls,
     function: Callable[..., Any],
     items: Items,
     gathered: Gathered | None,
     retries: int,
     held: Callable[[], int] = lambda: 0,
 ) -> Generator[EndedChunk]:
-    """Chunks as they end.  held: how many values the consumer has that it cannot pass on yet.
+    """Yield chunks as they end.  held: returns how many values the consumer cannot pass on yet.
 
-    Items that fail and may be tried again, and those that rejected the engine, come again alone: then the farm's own
-    rules for tasks hold.  When the caller leaves early, or an error ends it, nothing is kept of the chunks.
+    Items that fail and have retries left, and items that rejected the engine, run again in tasks of their own, to
+    which the farm's rules apply.  When the caller leaves early, or an error ends the map, no result is kept.
     """
     under_way: dict[int, MapChunk] = {}
     finished: list[int] = []
     key = object()
-    _open_maps[key] = client._session, under_way, finished
+    _open_maps[key] = client.session, under_way, finished
     try:
         yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished)
     except KeyboardInterrupt:
-        # The wait has told the ids of what goes on, and how to go on or to end it.
+        # The wait has printed the ids of the tasks that go on, and how to wait for them or abort them.
         _leave(client, [], finished)
         raise
     except BaseException:
@@ -285,20 +283,20 @@ def _run_chunks(
         _open_maps.pop(key, None)
 
 
-def _leave(client: TaskClient, unwanted: list[int], finished: list[int]) -> None:
+def _leave(client: TaskCalls, unwanted: list[int], finished: list[int]) -> None:
     """Abort tasks of which only the map knew, and clear their results.
 
-    In a thread: a generator may be closed by the garbage collector, anywhere, and must not wait there.  What runs goes
-    on to its end, and its result is dropped.
+    This happens in a thread: the garbage collector may close a generator anywhere, and must not wait there.  Running
+    tasks go on to their end, and their results are dropped.
     """
     if unwanted or finished:
-        session, ids = client._session, (list(unwanted), list(finished))
-        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has been there
+        session, ids = client.session, (list(unwanted), list(finished))
+        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has done it
             threading.Thread(target=_leave_at_once, args=(session, *ids), name="ipytaskfarm map").start()
 
 
 def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -> None:
-    # A farm that has ended or does not answer keeps them, as does one that refuses; nobody is there to be told.
+    # A farm that has ended, does not answer or refuses keeps the tasks; nobody waits for an error.
     with suppress(Exception):
         if unwanted:
             session.ask(messages.AbortTasks(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
@@ -307,7 +305,7 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
 
 
 def _leave_all() -> None:
-    """At the interpreter's end: what maps have under way that nobody has closed."""
+    """Abort and clear, at the interpreter's end, the tasks of maps that were not closed."""
     for session, under_way, finished in list(_open_maps.values()):
         unwanted = list(under_way)
         if unwanted or finished:
@@ -321,7 +319,7 @@ os.register_at_fork(after_in_child=_open_maps.clear)
 
 
 def _chunks_as_they_end(
-    client: TaskClient,
+    client: TaskCalls,
     function: Callable[..., Any],
     items: Items,
     gathered: Gathered | None,
@@ -330,8 +328,8 @@ def _chunks_as_they_end(
     under_way: dict[int, MapChunk],
     finished: list[int],
 ) -> Iterator[EndedChunk]:
-    """under_way, finished: filled with what was handed in and has not ended, and with what has ended and is kept."""
-    engines = client._ask(messages.ListEngines(), tables.EngineTable).rows
+    """Yield chunks as they end; keep `under_way` (unfinished) and `finished` (not cleared yet) up to date."""
+    engines = client.session.ask_for(messages.ListEngines(), tables.EngineTable).rows
     pace = Pace(len(engines))
     again: deque[MapChunk] = deque()
     largest = 1
@@ -344,7 +342,7 @@ def _chunks_as_they_end(
             task = EachTask(function, (chunk.items, items.star), retries=chunk.retries)
             under_way[client.run(task)] = chunk
         if not under_way or len(finished) >= CLEARED_AT_ONCE:
-            # Nobody knows their ids: what they held is with the caller now.
+            # Nobody else knows their ids, and the caller has their values now.
             if finished:
                 client.clear(finished)
             finished.clear()
@@ -374,7 +372,7 @@ def _next_chunk(items: Items, pace: Pace, retries: int) -> MapChunk:
 
 
 def _open(chunk: MapChunk, result: TaskResult) -> EndedChunk:
-    """What came of it.  A chunk that failed as a whole (its engine was lost) failed for each of its items."""
+    """Return the outcome of a chunk.  A chunk that failed as a whole (its engine was lost) failed for each item."""
     if result.failure is not None:
         every = range(len(chunk.items))
         return EndedChunk(chunk.places, [None for _ in every], dict.fromkeys(every, result.failure.value))
@@ -390,7 +388,7 @@ def _open(chunk: MapChunk, result: TaskResult) -> EndedChunk:
 def _set_aside(
     ended: EndedChunk, chunk: MapChunk, failed: list[tuple[int, bool, Any]], again: deque[MapChunk]
 ) -> EndedChunk:
-    """Take out what is to be tried again."""
+    """Remove the items that run again from the outcome, and queue them."""
     back = {index: rejected for index, rejected, _ in failed if rejected or chunk.retries > 0}
     if not back:
         return ended
@@ -402,7 +400,7 @@ def _set_aside(
     return EndedChunk([ended.places[index] for index in kept], [ended.values[index] for index in kept], errors)
 
 
-def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool, gathered: Gathered) -> list[Any]:
+def _collect(client: TaskCalls, ids: Iterable[int], return_exceptions: bool, gathered: Gathered) -> list[Any]:
     values: list[Any] = []
     for place, task_id in enumerate(ids):
         try:
@@ -414,24 +412,24 @@ def _collect(client: TaskClient, ids: Iterable[int], return_exceptions: bool, ga
     return values
 
 
-def _value(client: TaskClient, task_id: int, place: int, gathered: Gathered) -> Any:
+def _value(client: TaskCalls, task_id: int, place: int, gathered: Gathered) -> Any:
     result: TaskResult = client.get_task_result(task_id, raw=False)
     if result.stdout or result.stderr:
         gathered.add(place, result.stdout, result.stderr)
-    # A recovery task's result is of its own kind; for a map its value is what counts.
+    # The result of a recovery task may be of another kind; a map takes its value.
     return result.result
 
 
 class Mapper:
-    """`map` with task attributes; made by ``tc.mapper``."""
+    """`map` with rules for its tasks; made by ``tc.mapper``."""
 
-    def __init__(self, client: TaskClient, attributes: dict[str, Any], block: bool) -> None:
+    def __init__(self, client: TaskCalls, attributes: dict[str, Any], block: bool) -> None:
         self._client = client
         self._attributes = attributes
         self.block = block
 
     def map(self, function: Callable[..., Any], *sequences: Iterable[Any]) -> list[Any]:
-        """The results in order; with block=False the ids.  See ``TaskClient.map``."""
+        """Return the results in order, or with block=False the ids.  See ``TaskClient.map``."""
         if self.block:
             return map_tasks(self._client, function, sequences, self._attributes)
         return hand_in_map(self._client, function, sequences, self._attributes)

@@ -10,7 +10,7 @@ import tokenize
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -22,29 +22,36 @@ from ..core.text import escaped, exactly, shown
 from ..serialization.pack import pack
 from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
-from . import activation, commands, scatter, sessions
+from . import commands, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
 from .display import html_table, table
-from .engine_maps import EngineMapper, EngineParallelFunction, map_on_engines
+from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines
 from .imports import collected
-from .operate import await_engines_of
-from .profiling import CpuProfiling, MemoryProfiling, ProfiledEngines, Sampling
+from .operate import await_engines
+from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .session import Session
 from .tasks import _push
 
-Targets: TypeAlias = int | Sequence[int] | str | None
-
 _encode = msgspec.msgpack.Encoder().encode
 
-
 LOOK_S = 1.0
-"""How long showing a client may take."""
+"""Seconds that the display of a client may take."""
 GONE_S = 15.0
-"""How long `kill` waits for the farm's processes."""
+"""Seconds that `kill` waits for the end of the farm's processes."""
+
+
+_register_magics: list[Callable[[MultiEngineClient, str, bool], None]] = []
+"""The function that registers the ``%px`` magics.  The client knows nothing of magics: the IPython extension, when it
+is loaded, gives this function with `offer_magics`."""
+
+
+def offer_magics(register: Callable[[MultiEngineClient, str, bool], None]) -> None:
+    """Let ``mec.activate()`` call `register` with (client, suffix, force)."""
+    _register_magics[:] = [register]
 
 
 class StickyEntries(list[tuple[str, str, str]]):
-    """(key, verb, text) of what every fresh engine runs, in that order."""
+    """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
 
     def __repr__(self) -> str:
         return table(("key", "verb", "what"), self) if self else "nothing is sticky"
@@ -57,7 +64,7 @@ class MultiEngineClient:
     Every result is a list with one entry per target, also for a single id.  Arguments: see `TaskClient`.
 
     Commands to one engine run in order, after the task that is running there.  An unknown id raises
-    InvalidEngineID, a farm without engines NoEnginesRegistered; what engines raise comes as a CompositeError.
+    InvalidEngineID, a farm without engines NoEnginesRegistered; exceptions on engines are raised as a CompositeError.
     From IPython 0.10.
     """
 
@@ -72,7 +79,7 @@ class MultiEngineClient:
         self.block = True
 
     def close(self) -> None:
-        """End this client; the engines are not touched."""
+        """End this client; the engines go on."""
         if not self._closed:
             self._closed = True
             sessions.release(self._session)
@@ -90,7 +97,7 @@ class MultiEngineClient:
         head = html.escape(repr(self)[1:-1])
         try:
             reply = self._session.ask(messages.ListEngines(), timeout_s=LOOK_S)
-        except Exception as error:  # a farm that is away, a closed client: what is shown says so
+        except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         cells = [(r.id, r.node, r.pid, r.state, "" if r.task is None else r.task, r.note) for r in rows]
@@ -100,7 +107,7 @@ class MultiEngineClient:
     # Engines
 
     def engines(self) -> list[tables.EngineRow]:
-        """All engines, by id, with their state and facts."""
+        """Return all engines by id, with their state and facts."""
         reply = self._session.ask(messages.ListEngines())
         assert isinstance(reply, tables.EngineTable)
         return reply.rows
@@ -108,21 +115,21 @@ class MultiEngineClient:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are exactly `count` engines, or (None) until no more come; see ``TaskClient``'s."""
-        return await_engines_of(self._session, count, connect_timeout, stable_timeout)
+        """Wait for engines and return their ids; see ``TaskClient.await_engines``."""
+        return await_engines(self._session, count, connect_timeout, stable_timeout)
 
     def get_ids(self) -> list[int]:
-        """The ids of the engines that take commands now."""
+        """Return the ids of the engines that take commands now."""
         return [row.id for row in self.engines() if row.state in ("idle", "busy")]
 
     def __len__(self) -> int:
         return len(self.get_ids())
 
     def __bool__(self) -> bool:
-        return True  # a client is there, also when no engine is
+        return True  # a client is true, also without engines
 
     def _chosen(self, targets: Targets) -> list[int] | None:
-        """Engine ids; None: all, whoever they are when the command arrives."""
+        """Return engine ids; None: all engines that there are when the command arrives."""
         targets = self.targets if targets is None else targets
         if isinstance(targets, str) and exactly(targets) == "all":
             return None
@@ -134,7 +141,7 @@ class MultiEngineClient:
         return ids
 
     def ids_of(self, targets: Targets) -> list[int]:
-        """The engine ids that these targets mean now.  NoEnginesRegistered: all, and there is none."""
+        """Return the engine ids that these targets mean now.  Raises NoEnginesRegistered for 'all' of no engines."""
         chosen = self._chosen(targets)
         if chosen is not None:
             return chosen
@@ -150,11 +157,11 @@ class MultiEngineClient:
 
     @property
     def blobs(self) -> Blobs | None:
-        """Where large values go; None: they travel inside."""
+        """Where large values go; None: they travel inline."""
         return self._session.blobs
 
     def send(self, pending: PendingResult) -> PendingResult:
-        """Note a command that is on its way, for `flush`."""
+        """Record a command that is under way, for `flush`."""
         self._pending.add(pending)
         return pending
 
@@ -179,10 +186,10 @@ class MultiEngineClient:
     # Commands
 
     def execute(self, lines: str, targets: Targets = None, block: bool | None = None, *, sticky: bool = False) -> Any:
-        """Run code on engines; a `ResultList` of dicts ``{id, number, input, stdout, stderr, display}``.
+        """Run code on engines; return a `ResultList` of dicts ``{id, number, input, stdout, stderr, display}``.
 
-        sticky=True: every fresh engine runs it too, for as long as the farm lives (see `sticky`); the names that
-        it leaves survive `reset` and ``clear_before``.
+        sticky=True: every fresh engine runs the code too, as long as the farm exists (see `sticky`); the names that the
+        code defines survive `reset` and ``clear_before``.
         """
         lines = check_name("lines", lines)
         body = _encode(ExecuteBody(lines, bool(sticky)))
@@ -192,7 +199,7 @@ class MultiEngineClient:
         return self._send("execute", body, targets, block, commands.executed, lines)
 
     def run(self, filename: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Execute a file of yours on engines.  It is read and compiled here: OSError and SyntaxError are local."""
+        """Run a local file on engines.  The client reads and compiles it, and raises OSError and SyntaxError."""
         with tokenize.open(filename) as file:
             source = file.read()
         compile(source, str(filename), "exec")
@@ -201,9 +208,9 @@ class MultiEngineClient:
 
     @contextlib.contextmanager
     def sync_imports(self, targets: Targets = None) -> Iterator[None]:
-        """``with mec.sync_imports(): import numpy as np``: imports in the block happen here, and then on the engines.
+        """Run the imports of a block here and on the engines: ``with mec.sync_imports(): import numpy as np``.
 
-        Those that stand in the block itself; the ones that modules do in turn are theirs.
+        Only the import statements of the block itself count, not those of the imported modules.
         """
         frame = sys._getframe(2)  # behind this generator and contextlib
 
@@ -216,7 +223,7 @@ class MultiEngineClient:
     def push(
         self, namespace: dict[str, Any], targets: Targets = None, block: bool | None = None, *, sticky: bool = False
     ) -> Any:
-        """Put names and values into the engines' namespace.  sticky: into that of every fresh engine too."""
+        """Put names and values into the engines' namespace.  sticky: also into the namespace of every fresh engine."""
         if not isinstance(namespace, dict):
             raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
         checked = _push(namespace)
@@ -227,15 +234,18 @@ class MultiEngineClient:
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
-        keeper = BlobWriter(self.blobs) if self.blobs is not None else None
-        body = _encode(PushBody(pack(checked, "value", keeper)))
-        blobs = keeper.taken() if keeper is not None else ()
+        writer = BlobWriter(self.blobs) if self.blobs is not None else None
+        body = _encode(PushBody(pack(checked, "value", writer)))
+        blobs = writer.taken() if writer is not None else ()
         return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs)
 
     push_function = push
 
     def pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """The values of a name, ``[v …]``, or of several, ``[[v1 … vk] …]``.  Missing: CompositeError(NameError)."""
+        """Return the values of a name, ``[v …]``, or of several, ``[[v1 … vk] …]``.
+
+        Raises CompositeError (of NameError) for a missing name.
+        """
         wanted = _keys(keys)
         read = _first if isinstance(keys, str) else commands.value
         return self._send("pull", _encode(wanted), targets, block, read, ", ".join(wanted))
@@ -243,19 +253,19 @@ class MultiEngineClient:
     pull_function = pull
 
     def zip_pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """``[(k1 on each engine), (k2 on each) …]``; for a single engine id ``[v1, v2 …]``."""
+        """Return ``[(k1 on each engine), (k2 on each) …]``; for a single engine id ``[v1, v2 …]``."""
         single = isinstance(self.targets if targets is None else targets, int)
         pending: PendingResult = self.pull(_keys(keys), targets, False)
         pending.add_callback(lambda values: list(values[0]) if single else list(zip(*values, strict=True)))
         return self._finish(pending, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
-        """Command number `i` of each engine, or its last one.  Missing: CompositeError(IndexError)."""
+        """Return command number `i` of each engine, or its last one.  Raises CompositeError (of IndexError)."""
         number = None if i is None else check_int("i", i)
         return self._send("get_result", _encode(number), targets, block, commands.executed)
 
     def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
-        """The names in each engine's namespace."""
+        """Return the names in each engine's namespace."""
         return self._send("keys", b"", targets, block, commands.names)
 
     def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
@@ -285,25 +295,25 @@ class MultiEngineClient:
         engines = self.ids_of(targets)
         sent = []
         for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
-            keeper = BlobWriter(self.blobs) if self.blobs is not None else None
+            writer = BlobWriter(self.blobs) if self.blobs is not None else None
             value = scatter.flat(part) if flatten else part
-            body = _encode(PushBody(pack({key: value}, "value", keeper)))
-            sent.append(CommandPart([engine_id], body, keeper.taken() if keeper is not None else ()))
+            body = _encode(PushBody(pack({key: value}, "value", writer)))
+            sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else ()))
         pending = PendingResult(self._session, "push", sent, commands.nothing, f"scatter({key})")
         return self._finish(self.send(pending), block)
 
     def gather(self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None) -> Any:
-        """The inverse of `scatter`: lists joined, arrays concatenated; other values as a list of parts."""
+        """Return the parts of `scatter` as one: lists joined, arrays concatenated, other values as a list of parts."""
         scatter.check_dist(dist)
         pending: PendingResult = self._send("pull", _encode(_keys(key)), targets, False, _first, key)
         pending.add_callback(scatter.joined, dist)
         return self._finish(pending, block)
 
     def map(self, func: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
-        """``[func(a, b) for a, b in zip(*sequences)]``, a part of it on each engine; the list is in order.
+        """Return ``[func(a, b) for a, b in zip(*sequences)]``, a part of it from each engine; the list is in order.
 
-        func: a function, or the name of one on the engines.  An error on an engine is a CompositeError.  Not
-        balanced and not recorded: ``TaskClient.map`` is both.
+        func: a function, or the name of one on the engines.  Raises CompositeError for errors on engines.  The
+        parts are not balanced and not recorded: those of ``TaskClient.map`` are.
         """
         return self.raw_map(func, sequences)
 
@@ -315,23 +325,25 @@ class MultiEngineClient:
         targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
-        """`map` with all its settings; the sequences as one list.  dist: how items are spread, see `scatter`."""
+        """Return `map` with all its settings, the sequences as one list.  dist: how items are spread, see `scatter`."""
         return map_on_engines(self, func, sequences, dist, targets, self.block if block is None else block)
 
     def mapper(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineMapper:
-        """An object whose ``.map`` has these settings."""
+        """Return an object whose ``.map`` has these settings."""
         return EngineMapper(self, dist, targets, block)
 
     def parallel(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineParallelFunction:
-        """A decorator: the function then takes sequences, and runs over them on the engines."""
+        """Return a decorator: the function then takes sequences, and runs over them on the engines."""
         return EngineParallelFunction(self.mapper(dist, targets, block))
 
     # ----------------------------------------------------------------------------------------------
     # Queues and ends
 
     def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, Any]]]:
-        """``[(id, {'queue': [...], 'pending': ...})]``: what runs on each engine (None, a task or a command), and the
-        commands waiting behind it, all as text."""
+        """Return ``[(id, {'queue': [...], 'pending': ...})]``, all as text.
+
+        pending: the task or the command that runs on the engine, or None; queue: the commands that wait behind it.
+        """
         reply = self._session.ask(messages.ListCommandQueues())
         assert isinstance(reply, tables.CommandQueueTable)
         rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
@@ -346,12 +358,14 @@ class MultiEngineClient:
         return found
 
     def clear_queue(self, targets: Targets = None, block: bool | None = None) -> Any:
-        """Drop your commands that wait on engines (QueueCleared for who waits for them).  What runs goes on; tasks
-        are not touched, nor other clients' commands."""
+        """Drop the commands of this client that wait on engines; asking for their results raises QueueCleared.
+
+        The running command goes on, and so do tasks and the commands of other clients.
+        """
         return self._send("clear_queue", b"", targets, block, commands.nothing)
 
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
-        """Wait for pending results; errors are kept for whoever asks for them."""
+        """Wait for pending results; their errors are raised by ``get_result`` alone."""
         wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
         for pending in wanted:
             if not isinstance(pending, PendingResult):
@@ -363,7 +377,7 @@ class MultiEngineClient:
                 continue  # it stays in the pending result
 
     def flush(self) -> None:
-        """Forget all pending results of this client: asking one for its result raises InvalidDeferredID."""
+        """Forget all pending results of this client: their ``get_result`` raises InvalidDeferredID."""
         for pending in list(self._pending):
             pending.invalidate()
         self._pending.clear()
@@ -371,16 +385,27 @@ class MultiEngineClient:
     def activate(self, suffix: str = "", force: bool = False) -> None:
         """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%result`` for this client, in IPython or Jupyter.
 
-        suffix: added to each name.  RuntimeError where another package has these names: a suffix helps, or
-        force=True takes them over.
+        Args:
+            suffix: is added to each name.
+            force: take over the names of another package.
+
+        Raises RuntimeError in plain Python, and where another package has these names.
         """
-        activation.activate(self, suffix, force)
+        if not _register_magics:
+            ipython: Any = sys.modules.get("IPython")
+            shell = ipython.get_ipython() if ipython is not None else None
+            if shell is None:
+                raise RuntimeError(
+                    "activate() registers magics, and this is plain Python: use it in IPython or Jupyter"
+                )
+            shell.extension_manager.load_extension("ipytaskfarm")
+        _register_magics[0](self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
-        """End engines, at once, and want that many fewer (``ipytaskfarm start -n N`` brings them back).
+        """End engines at once, and lower the wanted number by theirs (``ipytaskfarm start -n N`` raises it again).
 
-        controller=True ends the whole farm, whatever runs, and returns when its processes are gone; its store stays.
-        block is taken for the sake of old scripts: this always waits.
+        controller=True ends the whole farm, with all running tasks, and returns when its processes have ended; its
+        store stays.  block is accepted for old scripts: this call always waits.
         """
         if controller:
             self._session.ask(messages.StopFarm(drain_s=0.0))
@@ -429,16 +454,16 @@ class MultiEngineClient:
         *,
         facts: bool = False,
     ) -> Any:
-        """A dict per engine, of all properties or of some; with facts=True the engine's facts too."""
+        """Return a dict per engine of all properties or of some; with facts=True the engine's facts too."""
         body = _properties("get", None if keys is None else _keys(keys), facts=facts)
         return self._send("properties", body, targets, block, commands.value)
 
     def has_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """A list of booleans per engine, one per key."""
+        """Return a list of booleans per engine, one per key."""
         return self._send("properties", _properties("has", _keys(keys)), targets, block, commands.value)
 
     def del_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Delete properties.  Missing: CompositeError(KeyError)."""
+        """Delete properties.  Raises CompositeError (of KeyError) for a missing one."""
         return self._send("properties", _properties("del", _keys(keys)), targets, block, commands.nothing)
 
     def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
@@ -449,31 +474,36 @@ class MultiEngineClient:
     # Profiles
 
     @property
+    def profile(self) -> Profilers:
+        """The profilers on the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
+        return Profilers(self._session, self._chosen(None))
+
+    @property
     def cpu_profiling(self) -> CpuProfiling:
-        """CPU time by function on the engines of `targets`, with yappi: see `CpuProfiling`."""
-        return CpuProfiling(ProfiledEngines(self._session, self._chosen(None)))
+        """The same as ``profile.cpu``."""
+        return self.profile.cpu
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
-        """Memory by line on the engines of `targets`, with tracemalloc: see `MemoryProfiling`."""
-        return MemoryProfiling(ProfiledEngines(self._session, self._chosen(None)))
+        """The same as ``profile.memory``."""
+        return self.profile.memory
 
     @property
     def sampling(self) -> Sampling:
-        """Where tasks spend their time on the engines of `targets`, cheap enough to stay on: see `Sampling`."""
-        return Sampling(ProfiledEngines(self._session, self._chosen(None)))
+        """The same as ``profile.sampling``."""
+        return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------
     # Sticky state
 
     def sticky(self) -> StickyEntries:
-        """What every fresh engine runs, after the farm's start-up code: (key, verb, text), in that order."""
+        """Return what every fresh engine gets after the farm's start-up code: (key, verb, text), in that order."""
         reply = self._session.ask(messages.ListSticky())
         assert isinstance(reply, tables.StickyTable)
         return StickyEntries(reply.rows)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
-        """Forget sticky entries, all or those of these keys; returns how many.  Present engines keep their names."""
+        """Forget sticky entries, all or those of these keys; return their number.  Present engines keep the names."""
         wanted = None if keys is None else check_names("keys", keys)
         reply = self._session.ask(messages.ClearSticky(wanted))
         assert isinstance(reply, messages.NumberReply)
@@ -488,7 +518,7 @@ class MultiEngineClient:
         block: bool | None,
         read: Callable[[bytes], Any],
     ) -> Any:
-        """Store first, then send to the engines that are here: one that starts in between may run it twice."""
+        """Store the entries, then send them to the present engines: one that starts in between may run them twice."""
         if (self.targets if targets is None else targets) != "all":
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
@@ -502,7 +532,7 @@ class MultiEngineClient:
             return ResultList()
         except errors.CompositeError as error:
             if len({engine_id for engine_id, _, _ in error.elist}) == len(pending.engines):
-                # It fails everywhere: kept, it would spoil every engine to come.
+                # It fails on every engine: a stored entry would spoil every later engine.
                 self._session.ask(messages.ClearSticky([key for key, _, _ in entries]))
             raise
 

@@ -1,6 +1,6 @@
-"""Calls of `TaskClient` by which people act on tasks, jobs and nodes from outside, and look back.
+"""Calls of `TaskClient` by which people act on tasks, jobs and nodes, and look back at what happened.
 
-Functions with the client as their first argument: `taskclient` has them as methods.
+The functions have the session as their first argument; `TaskClient` has a method with a docstring for each of them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,114 +20,79 @@ from ..core.text import text_of
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
-from .jobs import Job, found_job
+from .session import Session
 from .tables import Listing, event_table, job_table
-
-if TYPE_CHECKING:
-    from .session import Session
-    from .taskclient import TaskClient
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
-"""Later than anything that has happened."""
+"""Seconds since 1970 that are later than any event."""
 STABLE_S = 1.0
-"""So long no engine comes or goes, and those that are there are all."""
+"""When no engine has come or gone for so many seconds, the engines count as complete."""
 
 
-def mark_done(self: TaskClient, taskid: int, result: Any = None) -> None:
-    """Let a task that has not ended have succeeded, with this result; what waits for it goes on.
+# --------------------------------------------------------------------------------------------------
+# Tasks
 
-    It does not run; what runs of it is interrupted, and its answer changes nothing.  A dict with names for keys is what
-    a StringTask pulls, anything else a function's return value.
-    Raises TaskError for a task that has ended, IndexError for one that is not there.  From bndl.
-    """
+
+def mark_done(session: Session, taskid: int, result: Any) -> None:
+    """Let a task count as succeeded with this result."""
     names = isinstance(result, dict) and all(isinstance(name, str) for name in result)
-    keeper = BlobWriter(self._session.blobs) if self._session.blobs is not None else None
-    body = ResultBody(pack(result, "result", keeper), kind="names" if names else "call")
-    blobs = keeper.taken() if keeper is not None else ()
-    self._ask(messages.MarkTasksDone(task_id(taskid), _encode(body), blobs), messages.FlagReply)
+    writer = BlobWriter(session.blobs) if session.blobs is not None else None
+    body = ResultBody(pack(result, "result", writer), kind="names" if names else "call")
+    blobs = writer.taken() if writer is not None else ()
+    session.ask_for(messages.MarkTasksDone(task_id(taskid), _encode(body), blobs), messages.FlagReply)
 
 
-def mark_failed(self: TaskClient, taskid: int, reason: str = "") -> str:
-    """Let a task's run, or its result, count as failed; returns what became of it: runs again, failed, reopened.
-
-    One that runs is interrupted: it runs again if it has retries left, else it has failed.  One that waits has failed.
-    One that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its history, and what
-    waits for it and has not begun waits again.  Raises TaskError for a task that has failed.  From bndl.
-    """
-    return self._ask(messages.MarkTasksFailed(task_id(taskid), text_of(reason)), messages.TextReply).text
+def mark_failed(session: Session, taskid: int, reason: str) -> str:
+    """Let a task's run, or its result, count as failed; return what became of the task."""
+    return session.ask_for(messages.MarkTasksFailed(task_id(taskid), text_of(reason)), messages.TextReply).text
 
 
-def restart(self: TaskClient, ids: Ids) -> list[int]:
-    """Hand in ended tasks again, whatever became of them, as new tasks linked to the old; returns the new ids.
-
-    `retry` is the same for failed ones alone.  Raises IndexError for ids that are not there, ValueError for tasks that
-    have not ended, after the rest.  From core4.
-    """
-    return list(self._retry(id_list(ids), failed_only=False).values())
-
-
-def jobs(self: TaskClient) -> Listing:
-    """The farm's jobs, of every client, as a table; the latest last."""
-    return job_table(self._ask(messages.FindJobs(), tables.JobTable).rows)
-
-
-def job(self: TaskClient, name_or_id: str) -> Job:
-    """A job that was handed in here or elsewhere, by its id, or the latest of that name.
-
-    It can be waited for, looked at, paused, aborted; its tasks' own descriptions stayed with who made them.  A job is
-    gone when all its tasks were cleared.  Raises KeyError when there is none.
-    """
-    wanted = check_text("name_or_id", name_or_id)
-    if wanted is None:
-        raise TypeError("name_or_id must be a job's name or id, not None")
-    rows = self._ask(messages.FindJobs(wanted, True), tables.JobTable).rows
-    rows = [row for row in rows if row.ids]
-    if not rows:
-        raise KeyError(f"farm {self.farm!r} has no job {wanted!r}: it was never handed in, or was cleared")
-    return found_job(self, rows[-1])
+def clear_results(session: Session, ids: Ids | None) -> int:
+    """Forget final results (None: all) and return their number."""
+    wanted = None if ids is None else id_list(ids)
+    if wanted is not None and not wanted:
+        return 0
+    reply = session.ask_for(messages.Clear(wanted), messages.Cleared)
+    kept = {*reply.missing, *reply.unfinished, *reply.needed}
+    session.forget_results(None if wanted is None else [i for i in wanted if i not in kept])
+    if reply.needed:
+        raise KeyError(f"other tasks have yet to take the result of task {_listed(reply.needed)}")
+    if reply.missing:
+        raise KeyError(f"task ID not registered: {_listed(reply.missing)}")
+    if wanted is not None and reply.unfinished:
+        raise KeyError(f"not ended yet, abort it first: task {_listed(reply.unfinished)}")
+    return reply.count
 
 
-def pause(self: TaskClient, job: Job | str | None = None) -> None:
-    """Start nothing more of a job (None: of the whole farm); what runs comes to its end.  `resume` lets it go on."""
-    _hold(self, job, True)
+def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
+    """Submit ended tasks again as new tasks; return the new ids by the old ones."""
+    if not wanted:
+        return {}
+    reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
+    new = dict(reply.ids)
+    session.adopt(new.values())
+    if reply.missing:
+        raise IndexError(f"task ID not registered: {_listed(reply.missing)}")
+    if reply.not_failed:
+        what = "only failed tasks are tried again" if failed_only else "only ended tasks are handed in again"
+        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not")
+    return new
 
 
-def resume(self: TaskClient, job: Job | str | None = None) -> None:
-    """Let a paused job (None: the whole farm) go on."""
-    _hold(self, job, False)
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, ids))
 
 
-def _hold(client: TaskClient, which: Job | str | None, on: bool) -> None:
-    if which is None:
-        client._ask(messages.HoldFarm(on), messages.FlagReply)
-        return
-    found = which if isinstance(which, Job) else job(client, which)
-    client._ask(messages.PauseJobs([found.id], on), messages.NumberReply)
-
-
-def drain(self: TaskClient, nodes: str | Iterable[str], on: bool = True) -> int:
-    """Give the engines of these nodes (by their names) nothing more, while what runs there comes to its end; on=False:
-    let them go on.  It outlives controller and agents.  Returns how many agents there are on them."""
-    return self._ask(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
-
-
-def history(
-    self: TaskClient,
-    ids: Ids | None = None,
-    name: str | None = None,
-    what: str | None = None,
-    since: float | datetime | timedelta | None = None,
-    last: int = 1000,
+def read_history(
+    session: Session,
+    ids: Ids | None,
+    name: str | None,
+    what: str | None,
+    since: float | datetime | timedelta | None,
+    last: int,
 ) -> Listing:
-    """What happened to tasks, in order of time: accepted, started, succeeded, failed and why, deferred …
-
-    Args:
-        ids: of these tasks alone.  name: of tasks of that name.
-        what: only events with this text in them.
-        since: seconds since 1970, a datetime, or a timedelta back from now.
-        last: no more than so many, the latest.
-    """
+    """Return events of tasks in the order of time."""
     wanted = None if ids is None else id_list(ids)
     if isinstance(since, timedelta):
         since = time.time() - since.total_seconds()
@@ -135,31 +100,54 @@ def history(
         since = since.timestamp()
     since_s = 0.0 if since is None else check_number("since", since, "seconds since 1970, a datetime or a timedelta")
     most = check_count("last", last, least=0) or 1
-    question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), _finite(since_s), most)
-    return event_table(self._ask(question, tables.EventTable).rows)
+    finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
+    question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
+    return event_table(session.ask_for(question, tables.EventTable).rows)
 
 
-def _finite(since_s: float) -> float:
-    return min(max(since_s, 0.0), SINCE_MAX_S)
+# --------------------------------------------------------------------------------------------------
+# Jobs and nodes
 
 
-def await_engines(
-    self: TaskClient, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
-) -> list[int]:
-    """Wait until there are exactly `count` engines, or (None) until no more come; their ids.
-
-    connect_timeout: seconds until the first engine must be there, else NoEnginesRegistered (a RuntimeError).
-    stable_timeout: seconds after which whatever is there is enough.  From bndl's ``await_workers``.
-    """
-    return await_engines_of(self._session, count, connect_timeout, stable_timeout)
+def list_jobs(session: Session) -> Listing:
+    """Return the farm's jobs as a table, the latest last."""
+    return job_table(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
 
 
-def await_engines_of(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
-    """The same, for clients of any kind."""
+def find_job(session: Session, name_or_id: str) -> tables.JobRow:
+    """Return a job by its id, or the latest of that name."""
+    wanted = check_text("name_or_id", name_or_id)
+    if wanted is None:
+        raise TypeError("name_or_id must be a job's name or id, not None")
+    rows = session.ask_for(messages.FindJobs(wanted, True), tables.JobTable).rows
+    rows = [row for row in rows if row.ids]
+    if not rows:
+        raise KeyError(f"farm {session.farm!r} has no job {wanted!r}: it was never handed in, or was cleared")
+    return rows[-1]
+
+
+def hold(session: Session, job_id: str | None, on: bool) -> None:
+    """Start no more tasks of a job (None: of the whole farm), or with on=False start tasks again."""
+    if job_id is None:
+        session.ask_for(messages.HoldFarm(on), messages.FlagReply)
+    else:
+        session.ask_for(messages.PauseJobs([job_id], on), messages.NumberReply)
+
+
+def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
+    """Give the engines of these nodes no more tasks; return the number of agents on the nodes."""
+    return session.ask_for(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
+
+
+# --------------------------------------------------------------------------------------------------
+# Engines
+
+
+def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
+    """Wait until there are `count` engines, or (None) until no more come; return their ids."""
 
     def look() -> list[int]:
-        reply = session.ask(messages.ListEngines())
-        rows = reply.rows if isinstance(reply, tables.EngineTable) else []
+        rows = session.ask_for(messages.ListEngines(), tables.EngineTable).rows
         return [row.id for row in rows if row.state in ("idle", "busy")]
 
     return wait_for_engines(look, f"farm {session.farm!r}", count, connect_timeout, stable_timeout)
@@ -173,9 +161,18 @@ def wait_for_engines(
     stable_timeout: float,
     stable_s: float = STABLE_S,
 ) -> list[int]:
-    """`await_engines` for whoever can look: `look()` gives the ids that are there."""
+    """Wait for engines, see ``TaskClient.await_engines``.
+
+    Args:
+        look: returns the ids of the engines that are ready now.
+        whose: the farm, for the error.
+        count: how many; None: until none has come or gone for stable_s.
+        connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
+        stable_timeout: seconds after the first engine; then the engines that are ready are returned.
+        stable_s: seconds.
+    """
     count = check_count("count", count, least=0)
-    patience_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")
+    connect_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")
     began = changed = time.monotonic()
     first: float | None = None
     ids: list[int] = []
@@ -187,8 +184,8 @@ def wait_for_engines(
         first = now if ids and first is None else first
         if count is not None and len(ids) == count:
             return ids
-        if first is None and patience_s is not None and now - began > patience_s:
-            raise errors.NoEnginesRegistered(f"no engine of {whose} within {patience_s:g} s")
+        if first is None and connect_s is not None and now - began > connect_s:
+            raise errors.NoEnginesRegistered(f"no engine of {whose} within {connect_s:g} s")
         settled = count is None and now - changed > stable_s
         if first is not None and (settled or (settled_s is not None and now - first > settled_s)):
             return ids

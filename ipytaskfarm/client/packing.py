@@ -1,33 +1,45 @@
-"""Tasks as they travel: payload, rules, code, and what they wait for.
+"""Packing of tasks into what travels: payload, rules, code and dependencies.
 
-`pack_task` runs once per `run` call, so a plain StringTask takes a path of its own through it that builds one payload
-and nothing else.
+`pack_task` runs once per `run` call, so a plain StringTask takes a short path that builds one payload and nothing else.
+The payload itself is built by the task's class (`tasks`), which this module knows only as a `PackableTask`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-import msgspec
-
-from ..core.arguments import check_int, check_name, check_names
+from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
-from ..core.messages.payload import CallWork, StringWork
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
-from ..serialization.pack import pack, pack_function
+from ..serialization.pack import pack
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
 from .rules import pack_rules
-from .tasks import CallTask, Join, MapTask, StringTask, Task
 
 notice.on = True
-_encode = msgspec.msgpack.Encoder().encode
 
 
-def refuse_task(task: Task) -> int:
-    """A task is referred to that has no id."""
+class PackableTask(Protocol):
+    """A task as this module needs it; `tasks.Task` has these attributes."""
+
+    after: Any
+    if_failed: str
+    push: dict[str, Any] | None
+    recovery_task: Any
+    _is_code: ClassVar[bool]
+    _is_join: ClassVar[bool]
+    _raw: ClassVar[bool]
+    _ruled: bool
+
+    def _short(self) -> str: ...
+
+    def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]: ...
+
+
+def refuse_task(task: PackableTask) -> int:
+    """Raise TypeError for a reference to a task that has no id."""
     raise TypeError(
         f"{task._short()} has no id yet: wait for, or refer to, the id that run() gave; within a job a Task will do, "
         "once both were added to it"
@@ -35,33 +47,40 @@ def refuse_task(task: Task) -> int:
 
 
 class Shared(NamedTuple):
-    """What a job's tasks have in common."""
+    """What the tasks of a job have in common."""
 
-    said: Mapping[str, Any]
-    """Rules that hold where a task has none of its own."""
+    given: Mapping[str, Any]
+    """The job's rules, which apply where a task does not set a rule itself."""
     job: str
+    """The job's id."""
     rules: Rules | None
-    """As they travel with a task that has none at all, …"""
+    """The packed rules of a task that sets no rule itself."""
     functions: tuple[Function, ...]
-    """… and the functions that they need."""
-    place: Callable[[Task], int] = refuse_task
-    """Where another task of the job stands: its id, or -1 - position."""
+    """The functions that `rules` need."""
+    place: Callable[[Any], int] = refuse_task
+    """Returns the id of another task of the job, or -1 - its position."""
 
 
-def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
-    """Pack a task and its chain of recovery tasks.  A loop: ValueError that shows it.
+def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
+    """Pack a task and its chain of recovery tasks.
 
-    Its large values go to `blobs`; None: they travel inside.  Raises UnpickleableException for what cannot travel.
+    Args:
+        task: a task of any kind.
+        blobs: where large values go; None: they travel inline.
+        shared: what the tasks of its job have in common.
+
+    Raises ValueError that shows a loop of recovery tasks, UnpickleableException for values that cannot travel.
     """
-    if task.__class__ is StringTask and not task._ruled and not task.push and not task.after:
-        payload = _string_work(task, _NOTHING)
+    is_plain = task._is_code and not task._ruled
+    if is_plain and not task.push and not task.after:
+        payload, _ = task._payload(_NO_DATA, {})
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
-    noted = _Noted(
+    data = TaskData(
         BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task
     )
-    if task.__class__ is StringTask and not task._ruled:
-        payload, taken = _string_work(task, noted), noted.taken()
-        needs = noted.needs(task)
+    if is_plain:
+        payload, _ = task._payload(data, {})
+        taken, needs = data.taken(), data.needs(task)
         if shared is None:
             return Packed(payload, blobs=taken, needs=needs)
         return Packed(payload, None, shared.rules, shared.functions, False, taken, needs)
@@ -69,46 +88,49 @@ def pack_task(task: Task, blobs: Blobs | None = None, shared: Shared | None = No
     functions: dict[str, Function] = {}
     recovery: Recovery | None = None
     for link in reversed(chain[1:]):
-        payload, function = _work(link, functions, noted)
+        payload, function = link._payload(data, functions)
         recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
-    payload, function = _work(task, functions, noted)
+    payload, function = task._payload(data, functions)
     rules = _rules(task, shared, recovery, functions)
-    raw = isinstance(task, MapTask)
-    return Packed(payload, function, rules, tuple(functions.values()), raw, noted.taken(), noted.needs(task))
+    return Packed(payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task))
 
 
-class _Noted:
-    """What comes to light while a task's data is packed: large values, and tasks whose results are referred to."""
+class TaskData:
+    """Packs the data of one task and records its large values, and the tasks whose results it refers to."""
 
-    __slots__ = ("_inputs", "_keeper", "_place")
+    __slots__ = ("_inputs", "_place", "_writer")
 
-    def __init__(self, keeper: BlobWriter | None, place: Callable[[Task], int]) -> None:
-        self._keeper = keeper
+    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int]) -> None:
+        self._writer = writer
         self._place = place
         self._inputs: dict[int, None] = {}
 
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
+        """Pack values; `names` tell an error which value cannot travel."""
         with noting(self.note):
-            return pack(data, names, self._keeper)
+            return pack(data, names, self._writer)
 
     def taken(self) -> tuple[str, ...]:
-        return self._keeper.taken() if self._keeper is not None else ()
+        """Return the digests of the large values."""
+        return self._writer.taken() if self._writer is not None else ()
 
     def note(self, task: object) -> int:
+        """Record a task whose result is an input; return its id, or -1 - its position in the job."""
         number = self._number(task)
         self._inputs[number] = None
         return number
 
     def _number(self, task: object) -> int:
-        if isinstance(task, Task):
+        if hasattr(task, "_payload"):
             return self._place(task)
         number = check_int("after, or a Ref: the id of a task", task)
         if number < 0:
             raise IndexError(f"task ID not registered: {number} (ids are 0 and more)")
         return number
 
-    def needs(self, task: Task) -> Needs | None:
-        join = task.__class__ is Join
+    def needs(self, task: PackableTask) -> Needs | None:
+        """Return the dependencies of the task whose data was packed; None: it has none."""
+        join = task._is_join
         if not task.after and not self._inputs and not join:
             return None
         after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
@@ -116,21 +138,21 @@ class _Noted:
         return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
 
 
-_NOTHING = _Noted(None, refuse_task)
+_NO_DATA = TaskData(None, refuse_task)
 
 
 def _rules(
-    task: Task, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
+    task: PackableTask, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
 ) -> Rules | None:
     if shared is None:
         return pack_rules(task.__dict__, {}, None, recovery, functions) if task._ruled else None
     if not task._ruled and recovery is None:
         functions.update((code.digest, code) for code in shared.functions)
         return shared.rules
-    return pack_rules(task.__dict__, shared.said, shared.job, recovery, functions)
+    return pack_rules(task.__dict__, shared.given, shared.job, recovery, functions)
 
 
-def _chain(task: Task) -> list[Task]:
+def _chain(task: PackableTask) -> list[PackableTask]:
     chain = [task]
     seen = {id(task)}
     link = task.recovery_task
@@ -142,36 +164,3 @@ def _chain(task: Task) -> list[Task]:
         chain.append(link)
         link = link.recovery_task
     return chain
-
-
-def _string_work(task: StringTask, noted: _Noted) -> bytes:
-    push = task.push
-    work = StringWork(
-        task.expression,
-        tuple(task.pull),  # type: ignore[arg-type]
-        noted.pack(push, "push") if push else None,
-        task.clear_before,
-        task.clear_after,
-    )
-    try:
-        return _encode(work)
-    except (UnicodeEncodeError, TypeError):
-        # What is to blame is looked for here alone: of a thousand tasks that are well each look would cost something.
-        names = tuple(check_names("pull", work.pull))
-        return _encode(msgspec.structs.replace(work, code=check_name("expression", work.code), pull=names))
-
-
-def _work(task: Task, functions: dict[str, Function], noted: _Noted) -> tuple[bytes, str | None]:
-    if isinstance(task, StringTask):
-        return _string_work(task, noted), None
-    if isinstance(task, Join):
-        return b"", None
-    if not isinstance(task, CallTask):
-        raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(task).__name__}")
-    function = pack_function(task.function)
-    functions[function.digest] = function
-    arguments = None
-    if task.args or task.kwargs:
-        arguments = noted.pack((task.args, task.kwargs), ("args", "kwargs"))
-    work = CallWork(arguments, task.clear_before, task.clear_after, task._raw, task._each)
-    return _encode(work), function.digest

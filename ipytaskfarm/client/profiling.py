@@ -1,6 +1,6 @@
-"""`cpu_profiling`, `memory_profiling` and `sampling` of both clients: starting, stopping and asking engines.
+"""The profilers of both clients, ``tc.profile`` and ``mec.profile``: start, stop and read them on engines.
 
-Engines answer at once, whatever runs there.
+Engines answer at once, also while a task runs.
 """
 
 from __future__ import annotations
@@ -25,29 +25,52 @@ FRAMES_MAX = 65535
 """tracemalloc's own limit."""
 
 
-class ProfiledEngines(NamedTuple):
-    """Whom a profiler asks."""
+class EngineProfiler:
+    """One kind of profiler on engines.
 
-    session: Session
-    ids: list[int] | None = None
-    """None: all, whoever they are when it is asked."""
+    Args:
+        session: the connection.
+        kind: which profiler.
+        ids: engine ids; None: all engines that there are when it is asked.
+    """
 
-    def do(self, body: ProfileBody) -> None:
-        """Have all of them start or stop a profiler."""
-        self._send(body, _nothing)
+    def __init__(
+        self, session: Session, kind: Literal["cpu", "memory", "sampling"], ids: list[int] | None = None
+    ) -> None:
+        self.session = session
+        self.kind = kind
+        self.ids = ids
+        self.started = False
+        """Whether it was started through this object."""
 
-    def read(self, profiler: Literal["cpu", "memory", "sampling"], kind: type[T]) -> list[T]:
-        """What they have gathered, by engine.  RuntimeError: nothing was started on any."""
+    def start(self, **settings: Any) -> None:
+        """Start the profiler on all of the engines.  Raises NoEnginesRegistered."""
+        self._send(ProfileBody(self.kind, "start", **settings), _nothing)
+        self.started = True
+
+    def stop(self) -> None:
+        """Stop the profiler on all of the engines."""
+        self.started = False
+        with contextlib.suppress(errors.NoEnginesRegistered):
+            self._send(ProfileBody(self.kind, "stop"), _nothing)
+
+    def read(self, kind: type[T]) -> list[T]:
+        """Return the measurements by engine.  Raises RuntimeError if the profiler was not started on any."""
         decode = msgspec.msgpack.Decoder(kind | None).decode
-        answers: list[T | None] = self._send(ProfileBody(profiler, "read"), decode)
+        answers: list[T | None] = self._send(ProfileBody(self.kind, "read"), decode)
         found = [answer for answer in answers if answer is not None]
         if not found:
-            name = "sampling" if profiler == "sampling" else f"{profiler}_profiling"
+            name = "sampling" if self.kind == "sampling" else f"{self.kind}_profiling"
             raise RuntimeError(
-                f"no engine that was asked has anything to tell: {name}.start() first (an engine that has replaced "
-                "another begins without what that one had)"
+                f"no engine that was asked has any measurement: {name}.start() first (an engine that has replaced "
+                "another begins without the measurements of that one)"
             )
         return found
+
+    def __repr__(self) -> str:
+        what = {"cpu": "CPU profiling", "memory": "memory profiling", "sampling": "sampling"}[self.kind]
+        where = "all engines" if self.ids is None else f"engines {self.ids}"
+        return f"<{what} on {where} of farm {self.session.farm!r}>"
 
     def _send(self, body: ProfileBody, read: Callable[[bytes], Any]) -> list[Any]:
         part = CommandPart(self.ids, msgspec.msgpack.encode(body))
@@ -58,14 +81,14 @@ class ProfiledEngines(NamedTuple):
             missing = [failure for _, _, failure in error.elist if isinstance(failure, ImportError)]
             if len(missing) < len(error.elist):
                 raise
-            # The same everywhere, or the rest is well: what helps is one sentence.
+            # The engines that failed lack the same module: one sentence with the remedy helps more than all errors.
             names = ", ".join(str(engine) for engine, _, _ in error.elist)
             raise ModuleNotFoundError(f"{missing[0]} (engines {names})", name="yappi") from None
         return answers
 
 
 def _nothing(body: bytes) -> None:
-    """For what answers nothing."""
+    """Decode the answer of a command without a value."""
 
 
 class CpuProfiling:
@@ -84,9 +107,8 @@ class CpuProfiling:
     From bndl.
     """
 
-    def __init__(self, engines: ProfiledEngines) -> None:
-        self._engines = engines
-        self._started = False
+    def __init__(self, profiler: EngineProfiler) -> None:
+        self._profiler = profiler
 
     def start(self, clock: Literal["cpu", "wall"] = "cpu", builtins: bool = False) -> CpuProfiling:
         """Start on all engines; earlier results are dropped where it is off, or on with other settings.
@@ -100,15 +122,12 @@ class CpuProfiling:
         """
         if clock not in ("cpu", "wall"):
             raise ValueError(f"clock must be 'cpu' or 'wall', not {clock!r}")
-        self._engines.do(ProfileBody("cpu", "start", clock=clock, builtins=bool(builtins)))
-        self._started = True
+        self._profiler.start(clock=clock, builtins=bool(builtins))
         return self
 
     def stop(self) -> None:
         """Stop on all engines, at once, whatever runs; what was measured stays until the next `start`."""
-        self._started = False
-        with contextlib.suppress(errors.NoEnginesRegistered):
-            self._engines.do(ProfileBody("cpu", "stop"))
+        self._profiler.stop()
 
     @overload
     def get_stats(self, per_engine: Literal[False] = ...) -> CpuStats: ...
@@ -119,7 +138,7 @@ class CpuProfiling:
     def get_stats(self, per_engine: bool = False) -> CpuStats | PerEngine[CpuStats]:
         """What was measured until now, while it is on and afterwards: `CpuStats` over all engines, or a dict of them by
         engine id.  Raises RuntimeError where it was never started."""
-        found = self._engines.read("cpu", CpuProfile)
+        found = self._profiler.read(CpuProfile)
         return PerEngine({p.engine: CpuStats([p]) for p in found}) if per_engine else CpuStats(found)
 
     def print_stats(
@@ -160,13 +179,13 @@ class CpuProfiling:
         )
 
     def __enter__(self) -> CpuProfiling:
-        return self if self._started else self.start()
+        return self if self._profiler.started else self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
-        return _shown("CPU profiling", self._engines)
+        return repr(self._profiler)
 
 
 class MemoryProfiling:
@@ -182,9 +201,8 @@ class MemoryProfiling:
     come later are not profiled; `start` once more reaches them.  From bndl.
     """
 
-    def __init__(self, engines: ProfiledEngines) -> None:
-        self._engines = engines
-        self._started = False
+    def __init__(self, profiler: EngineProfiler) -> None:
+        self._profiler = profiler
 
     def start(self, nframes: int = 1) -> MemoryProfiling:
         """Start on all engines, at once, whatever runs; those that trace with as many frames go on.
@@ -197,15 +215,12 @@ class MemoryProfiling:
         """
         if not 1 <= nframes <= FRAMES_MAX:
             raise ValueError(f"nframes must be 1 to {FRAMES_MAX}, not {nframes}")
-        self._engines.do(ProfileBody("memory", "start", nframes=nframes))
-        self._started = True
+        self._profiler.start(nframes=nframes)
         return self
 
     def stop(self) -> None:
         """Stop on all engines; `take_snapshot` then gives what was there at this moment, until the next `start`."""
-        self._started = False
-        with contextlib.suppress(errors.NoEnginesRegistered):
-            self._engines.do(ProfileBody("memory", "stop"))
+        self._profiler.stop()
 
     @overload
     def take_snapshot(self, per_engine: Literal[False] = ...) -> MemorySnapshot: ...
@@ -216,7 +231,7 @@ class MemoryProfiling:
     def take_snapshot(self, per_engine: bool = False) -> MemorySnapshot | PerEngine[MemorySnapshot]:
         """What is allocated now: a `MemorySnapshot` over all engines, or a dict of them by engine id.  The 20,000
         largest lines of each engine come singly, the others as one.  Raises RuntimeError where it was never started."""
-        found = self._engines.read("memory", MemoryProfile)
+        found = self._profiler.read(MemoryProfile)
         return PerEngine({p.engine: MemorySnapshot([p]) for p in found}) if per_engine else MemorySnapshot(found)
 
     def print_top(
@@ -253,13 +268,13 @@ class MemoryProfiling:
             print(f"engine {engine}", snapshot.top(compare_to=mine, **settings), "", sep="\n", file=file)
 
     def __enter__(self) -> MemoryProfiling:
-        return self if self._started else self.start()
+        return self if self._profiler.started else self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
-        return _shown("memory profiling", self._engines)
+        return repr(self._profiler)
 
 
 class Sampling:
@@ -278,30 +293,27 @@ class Sampling:
     stopped and resumed, sample too (``mec.sticky()`` shows it).  What an engine has counted goes when the engine goes.
     """
 
-    def __init__(self, engines: ProfiledEngines) -> None:
-        self._engines = engines
-        self._started = False
+    def __init__(self, profiler: EngineProfiler) -> None:
+        self._profiler = profiler
 
     def start(self) -> Sampling:
         """Start on all engines, and those to come; those that sample already go on.  Returns itself."""
-        body = ProfileBody("sampling", "start")
-        if self._engines.ids is None:
-            sticky = messages.SetSticky(STICKY_KEY, PROFILE, msgspec.msgpack.encode(body), "sampling.start()")
-            self._engines.session.ask(sticky)
+        profiler = self._profiler
+        if profiler.ids is None:
+            body = msgspec.msgpack.encode(ProfileBody("sampling", "start"))
+            profiler.session.ask(messages.SetSticky(STICKY_KEY, PROFILE, body, "sampling.start()"))
             with contextlib.suppress(errors.NoEnginesRegistered):
-                self._engines.do(body)
+                profiler.start()
+            profiler.started = True
         else:
-            self._engines.do(body)
-        self._started = True
+            profiler.start()
         return self
 
     def stop(self) -> None:
         """Stop on all engines; what was counted stays until the next `start`."""
-        self._started = False
-        if self._engines.ids is None:
-            self._engines.session.ask(messages.ClearSticky([STICKY_KEY]))
-        with contextlib.suppress(errors.NoEnginesRegistered):
-            self._engines.do(ProfileBody("sampling", "stop"))
+        if self._profiler.ids is None:
+            self._profiler.session.ask(messages.ClearSticky([STICKY_KEY]))
+        self._profiler.stop()
 
     @overload
     def get_stats(self, per_engine: Literal[False] = ...) -> SampleStats: ...
@@ -312,7 +324,7 @@ class Sampling:
     def get_stats(self, per_engine: bool = False) -> SampleStats | PerEngine[SampleStats]:
         """What was seen until now, while it is on and afterwards: `SampleStats` over all engines, or a dict of them by
         engine id.  Raises RuntimeError where it was never started."""
-        found = self._engines.read("sampling", SampleProfile)
+        found = self._profiler.read(SampleProfile)
         return PerEngine({p.engine: SampleStats([p]) for p in found}) if per_engine else SampleStats(found)
 
     def print_stats(
@@ -356,13 +368,13 @@ class Sampling:
         self.get_stats().flamegraph(path, per_engine)
 
     def __enter__(self) -> Sampling:
-        return self if self._started else self.start()
+        return self if self._profiler.started else self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
-        return _shown("sampling", self._engines)
+        return repr(self._profiler)
 
 
 def _print(
@@ -375,6 +387,24 @@ def _print(
         print(f"engine {engine}", stats.top(**settings), "", sep="\n", file=file)
 
 
-def _shown(what: str, engines: ProfiledEngines) -> str:
-    whom = "all engines" if engines.ids is None else f"engines {engines.ids}"
-    return f"<{what} on {whom} of farm {engines.session.farm!r}>"
+class Profilers(NamedTuple):
+    """The profilers of a client, over all engines or some."""
+
+    session: Session
+    ids: list[int] | None = None
+    """Engine ids; None: all engines that there are when a profiler is asked."""
+
+    @property
+    def cpu(self) -> CpuProfiling:
+        """CPU time by function, with yappi."""
+        return CpuProfiling(EngineProfiler(self.session, "cpu", self.ids))
+
+    @property
+    def memory(self) -> MemoryProfiling:
+        """Memory by line, with tracemalloc."""
+        return MemoryProfiling(EngineProfiler(self.session, "memory", self.ids))
+
+    @property
+    def sampling(self) -> Sampling:
+        """Time by function, by samples; cheap enough to stay on."""
+        return Sampling(EngineProfiler(self.session, "sampling", self.ids))

@@ -1,7 +1,7 @@
-"""What tasks print, shown to who waits for them: ``tc.barrier(ids, stream=True)``.
+"""The output of running tasks, shown during a wait: ``tc.barrier(ids, stream=True)``.
 
-Lines bear the task's id, go to stdout and stderr of the waiting cell or terminal, and are bounded: so many at once and
-so many a second; of what is too much only the number is told, once it is over.
+Each line carries its task's id and goes to stdout or stderr of the waiting cell or terminal.  The number of lines at
+once and per second is limited; of the lines beyond the limit only their number is shown.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from ..core.messages.task_types import Final, RunKey
 from .results import decode_body
 
 if TYPE_CHECKING:
+    from .arrivals import Arrivals
     from .progress import ProgressBar
-    from .session import Session
+    from .questions import AsksController
 
 LINES_AT_ONCE = 1_000
 LINES_PER_S = 200
 LINE_CHARS = 2_000
 PARTIAL_S = 1.0
-"""A line without an end is shown after so long."""
+"""A line without an end is shown after so many seconds."""
 IDS_ASKED = 10_000
-"""For more tasks than these, those of the session are looked at."""
+"""For more tasks than these, the controller is asked for the output of all tasks of the session."""
 KEPT_CHARS = 64 * 1024
-"""Beyond this a result keeps only beginning and end of what was printed: what was not seen cannot be told."""
+"""Beyond this a result keeps only the beginning and the end of the output: the rest cannot be shown later."""
 
 
 @dataclass
 class SeenOutput:
-    """How far one run's output was shown."""
+    """How much of one run's output was shown."""
 
     attempt: int = 1
     chars: tuple[int, int] = (0, 0)
@@ -42,10 +43,18 @@ class SeenOutput:
 
 
 class Stream:
-    """One wait's."""
+    """Shows the output of running tasks during one wait.
 
-    def __init__(self, session: Session, ids: set[int], progress: ProgressBar) -> None:
+    Args:
+        session: is asked for the output.
+        arrivals: tells which tasks have ended.
+        ids: the tasks.
+        progress: a bar that moves aside for the lines.
+    """
+
+    def __init__(self, session: AsksController, arrivals: Arrivals, ids: set[int], progress: ProgressBar) -> None:
         self._session = session
+        self._arrivals = arrivals
         self._open = set(ids)
         self._progress = progress
         self._seen: dict[int, SeenOutput] = {}
@@ -56,13 +65,13 @@ class Stream:
         self._left_out: dict[int, int] = {}
 
     def take(self, output: Output) -> None:
-        """Called by the IO thread."""
+        """Take output; called in the IO thread."""
         if output.run[0] in self._open:
             with self._lock:
                 self._arrived.append(output)
 
     def tick(self) -> None:
-        """Show what has come, and ask for more; called a few times a second."""
+        """Show the output that has come, and ask for more; to be called a few times a second."""
         self._show()
         self._ask()
 
@@ -72,10 +81,10 @@ class Stream:
         shown: list[tuple[bool, int, str]] = []
         for output in arrived:
             self._append(output, shown)
-        ended = self._open - self._session.arrivals.live(self._open)
+        ended = self._open - self._arrivals.live(self._open)
         self._open -= ended
         for task_id in sorted(ended):
-            self._finish(task_id, self._session.arrivals.finals.get(task_id), shown)
+            self._finish(task_id, self._arrivals.finals.get(task_id), shown)
         self._flush_old(shown)
         self._print(shown)
 
@@ -87,7 +96,7 @@ class Stream:
         try:
             self._session.ask(Outputs(ids, seen), timeout_s=1.0)
         except (TimeoutError, ConnectionError):
-            return  # the session itself says that the farm does not answer
+            return  # the session tells the user that the farm does not answer
 
     def _of(self, run: RunKey) -> SeenOutput:
         seen = self._seen.get(run[0])
@@ -107,7 +116,7 @@ class Stream:
         shown += [(which == 1, task_id, line) for line in lines]
 
     def _finish(self, task_id: int, final: Final | None, shown: list[tuple[bool, int, str]]) -> None:
-        """The rest of what an ended task printed, from its result."""
+        """Add the rest of an ended task's output, from its result."""
         seen = self._seen.pop(task_id, None) or SeenOutput()
         if final is not None and final.body:
             if final.attempts != seen.attempt:
@@ -119,7 +128,7 @@ class Stream:
         shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
 
     def _flush_old(self, shown: list[tuple[bool, int, str]]) -> None:
-        """Lines that do not end: a prompt, a bar that is drawn over itself."""
+        """Add lines that do not end: a prompt, a bar that is redrawn."""
         now_s = time.monotonic()
         for task_id, seen in self._seen.items():
             if now_s - seen.since_s > PARTIAL_S:
@@ -142,7 +151,7 @@ class Stream:
             self._progress.beside(lambda: _write(lines))
 
     def close(self) -> None:
-        """At the end of the wait: the rest."""
+        """Show the rest at the end of the wait."""
         self._show()
         if self._left_out:
             self._room = 0.0
@@ -151,7 +160,7 @@ class Stream:
 
 
 def _line(task_id: int, text: str) -> str:
-    text = text.removesuffix("\r").rpartition("\r")[2]  # of a line that was drawn over itself, what was seen last
+    text = text.removesuffix("\r").rpartition("\r")[2]  # the last state of a line that was redrawn
     if len(text) > LINE_CHARS:
         text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS:,} characters"
     return f"[{task_id}] {text}"

@@ -1,44 +1,48 @@
-"""`TaskClient`: hand in tasks, wait for them, fetch what they left."""
+"""`TaskClient`: submit tasks, wait for them, fetch their results."""
 
 from __future__ import annotations
 
 import asyncio
 import html
+import operator
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ..core import errors, messages as m
 from ..core.arguments import check_int, check_text
 from ..core.messages import tables
+from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason
 from ..core.text import text_of
 from ..system.farm_paths import Where
-from . import futures, operate, sessions, shared_values, task_messages
+from . import operate, sessions, task_messages
 from .display import Text, html_table
+from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .map_values import Values
 from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
-from .profiling import CpuProfiling, MemoryProfiling, ProfiledEngines, Sampling
+from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress import ProgressBar
 from .results import TaskResult, decode_body, error_of
 from .rules import one_of
+from .session import Session
+from .shared_values import Accumulator, Broadcast, broadcast
 from .streams import Stream
-from .tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
-from .tasks import StringTask, Task, as_task
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_R = TypeVar("_R")
+from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
+from .task_messages import Progress
+from .tasks import CallTask, StringTask, Task, as_task
 
 _RAISED = ABORTS | {Reason.REFUSED}
-"""Fetching such a task raises: there is no result to be looked at."""
+"""Fetching a task that has failed for such a reason raises: the task left no result."""
 LOOK_S = 1.0
-"""How long showing a client may take."""
+"""Seconds that the display of a client may take."""
 
 
 class TaskClient:
@@ -52,7 +56,7 @@ class TaskClient:
         timeout: seconds to wait for the farm's answer (5).
 
     Raises FarmNotRunning (it names the farm, and the command that starts one), SecurityError, VersionMismatch.
-    Use it as a context manager, or call `close`, or neither: what was handed in is flushed at exit.
+    Use it as a context manager, or call `close`, or neither: submitted tasks are flushed at exit.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class TaskClient:
     # Life
 
     def close(self) -> None:
-        """End this client; waits up to 10 s until all that was handed in is accepted.  Tasks run on."""
+        """End this client, after waiting up to 10 s until all submitted tasks are accepted.  Tasks go on."""
         if not self._closed:
             self._closed = True
             sessions.release(self._session)
@@ -88,30 +92,29 @@ class TaskClient:
         head = html.escape(repr(self)[1:-1])
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
-        except Exception as error:  # a farm that is away, a closed client: what is shown says so
+        except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         counts = reply.counts if isinstance(reply, tables.QueueStatusReply) else {}
         return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
 
-    def _ask(self, question: m.Question, expected: type[_R]) -> _R:
-        reply = self._session.ask(question)
-        if not isinstance(reply, expected):
-            raise TypeError(f"the controller answered {type(question).__name__} with {type(reply).__name__}")
-        return reply
+    @property
+    def session(self) -> Session:
+        """The connection, shared by all clients of this process."""
+        return self._session
 
     # ----------------------------------------------------------------------------------------------
-    # Handing in
+    # Submitting
 
     def run(self, task: Any, block: bool = False) -> Any:
-        """Hand in a task and return its id, at once; the farm gives out 0, 1, 2 … and never one twice.
+        """Submit a task and return its id at once; the farm issues 0, 1, 2 … and never an id twice.
 
         Args:
             task: a `Task` of any kind, a plain callable, or an object with ``execute()``.
-            block: wait for the end, and return what ``get_task_result`` does.
+            block: wait for the end of the task, and return what ``get_task_result`` returns.
 
-        Returned is not yet accepted (on disk): see `flush`.  ``map(f, seq)`` runs a function over many
-        values.  Raises TypeError for what is no task, UnpickleableException for what cannot travel; no id is
-        used then.  From IPython 0.10's TaskClient.
+        The task is not yet accepted (on disk) when this returns: see `flush`.  ``map(f, seq)`` runs a function over
+        many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel;
+        then no id is used.  From IPython 0.10's TaskClient.
         """
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
@@ -121,7 +124,7 @@ class TaskClient:
         return self.get_task_result(new_id, block=True) if block else new_id
 
     def _only_one(self, new_id: int, on_duplicate: str) -> int:
-        """A task with a unique key: its id, or that of the one which is there already."""
+        """Return the id of a task with a unique key, or the id of the task that has this key already."""
         final = self._session.accepted(new_id)
         if final is None or final.reason != Reason.REFUSED:
             return new_id
@@ -130,12 +133,33 @@ class TaskClient:
             return error.first
         raise error
 
-    submit = futures.submit
-    broadcast = shared_values.broadcast
-    accumulator = shared_values.accumulator
+    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
+
+        Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
+        their values.  Raises UnpickleableException for arguments that cannot travel.  From ``concurrent.futures``.
+        """
+        if callable(function) and not isinstance(function, Task):
+            task: Task = CallTask(function, args=args, kwargs=kwargs)
+        else:
+            task = as_task(function)
+            if args or kwargs:
+                raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")
+        return future_of(self, self.run(task))
+
+    def broadcast(self, value: Any) -> Broadcast:
+        """Send a value to the farm once, for many tasks; return its `Broadcast` once it is on the farm's disk.
+
+        Raises UnpickleableException for a value that cannot travel.
+        """
+        return broadcast(self._session, value)
+
+    def accumulator(self, initial: Any = 0, op: Callable[[Any, Any], Any] = operator.add) -> Accumulator:
+        """Return a sum that tasks add to.  `op` adds two values and has to be associative and commutative."""
+        return Accumulator(self._session, initial, op)
 
     def create_job(self, name: str | None = None, **shared: Any) -> Job:
-        """A `Job`: tasks that belong together; `shared` are rules that all of them have, as of a `Task`.
+        """Return a new `Job`: tasks that belong together; `shared` are rules of a `Task` that all of them get.
 
             job = tc.create_job("primes", environment=Sieve(10**7), retries=1)
             for n in range(100): job.add_task(Task(f, args=(n,)))
@@ -146,10 +170,10 @@ class TaskClient:
         return Job(self, name, **shared)
 
     def flush(self, timeout: Timeout = None) -> None:
-        """Wait until all that was handed in is accepted, which means on disk.
+        """Wait until all submitted tasks are accepted, which means on disk.
 
-        Raises what was refused, StoreFull while the farm's disk is full (what was handed in is kept and sent
-        again), TimeoutError when `timeout` seconds are over.
+        Raises the refusal of a task, StoreFull while the farm's disk is full (the tasks are kept and sent again),
+        TimeoutError when `timeout` seconds are over.
         """
         self._session.flush(seconds(timeout))
 
@@ -157,16 +181,16 @@ class TaskClient:
     # Fetching and waiting
 
     def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
-        """The result of a task: a `TaskResult`; of a MapTask its bare return value.
+        """Return the result of a task: a `TaskResult`, or the bare return value of a MapTask.
 
         Args:
             taskid: an id, from this client or another one.
-            block: wait for the end; without it an unfinished task gives None.
+            block: wait for the end of the task; False: return None for an unfinished task.
             timeout: seconds to wait at most, then TimeoutError.
-            raw: False gives a TaskResult in every case.
+            raw: False: return a TaskResult in every case.
 
-        Raises IndexError for an id never issued or cleared, TaskAborted for an aborted task, what a failed MapTask
-        raised, and the refusal of a task that was refused.  From IPython 0.10's TaskClient.
+        Raises IndexError for an id that was never issued or was cleared, TaskAborted for an aborted task, the exception
+        of a failed MapTask, and the refusal of a task that was refused.  From IPython 0.10's TaskClient.
         """
         final = self._session.arrivals.finals.get(taskid) if taskid.__class__ is int else None
         if final is None or final.body is None:
@@ -186,11 +210,11 @@ class TaskClient:
         return not final.body and final.id in self._session.raw_ids
 
     def _find(self, wanted: int, block: bool, timeout_s: float | None) -> Final | None:
-        """The final state of a task that is not in the cache in full; None: not final, and not to be waited for."""
+        """Return the final state of a task that is not in the cache in full; None: it has not ended (block=False)."""
         session = self._session
         if session.arrivals.is_live(wanted):
             if not block:
-                session.check()
+                session.io.check()
                 return None
         else:
             final = session.fetch(wanted)
@@ -202,9 +226,9 @@ class TaskClient:
         return session.fetch(wanted)
 
     async def result(self, taskid: int, raw: bool = True) -> Any:
-        """``await tc.result(id)``: what ``get_task_result(id, block=True)`` gives, in any asyncio loop.
+        """Wait in any asyncio loop: ``await tc.result(id)`` returns what ``get_task_result(id, block=True)`` does.
 
-        Cancelling the waiting leaves the task alone.
+        Cancelling the wait does not touch the task.
         """
         wanted = task_id(taskid)
         session = self._session
@@ -212,21 +236,20 @@ class TaskClient:
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
         await session.ended(wanted)
-        # Another thread, because it may have to be fetched.
+        # In another thread, because the result may have to be fetched.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
-        """Wait until tasks have ended, well or not; one that failed raises nothing here.
+        """Wait until tasks have succeeded or failed; a failed task raises nothing here.
 
         Args:
-            ids: an id, any sequence of ids, a table from `tasks`; None: all that this process handed in.
+            ids: an id, any sequence of ids, a table from `tasks`; None: all tasks that this process submitted.
             timeout: seconds, then TimeoutError.
-            stream: show what the tasks print while they do, each line with its task's id.
+            stream: show what the tasks print as they run, each line with its task's id.
 
-        A progress bar appears when it lasts longer than a second (``tc.progress = False``: none).  When nothing of it
-        can run, it says why, once.  Ctrl-C ends the waiting, not the tasks.
-        Raises IndexError for an id never issued, StoreFull while these tasks cannot be accepted.
-        From IPython 0.10's TaskClient.
+        A progress bar appears after a second (``tc.progress = False``: none).  When none of the tasks can run, a notice
+        tells why, once.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never issued,
+        StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
         if ids is None:
             wanted = self._session.unfinished()
@@ -245,8 +268,8 @@ class TaskClient:
 
     def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
         session = self._session
-        shown = Stream(session, session.arrivals.live(wanted), progress)
-        session.streams.append(shown)
+        shown = Stream(session, session.arrivals, session.arrivals.live(wanted), progress)
+        session.io.output_listeners.append(shown.take)
 
         def tick(left: int, failed: int) -> None:
             shown.tick()
@@ -256,18 +279,18 @@ class TaskClient:
             shown.tick()
             return session.wait(wanted, timeout_s, tick)
         finally:
-            session.streams.remove(shown)
+            session.io.output_listeners.remove(shown.take)
             shown.close()
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
     ) -> tuple[list[int], list[int]]:
-        """Wait for tasks; returns (ended, not ended) as lists of ids, in the order given.
+        """Wait for tasks; return (ended, not ended) as lists of ids, in the order given.
 
         Args:
             ids: an id, or any sequence of ids.
-            timeout: seconds; when they are over it returns what has ended until then.
-            return_when: "all", or "first": when any one has ended.
+            timeout: seconds, after which this returns without an error.
+            return_when: "all"; or "first": return when any task has ended.
         """
         return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
         wanted = id_list(ids)
@@ -281,7 +304,7 @@ class TaskClient:
         return done, not_done
 
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
-        """The ids, each as soon as its task has ended.  TimeoutError when `timeout` seconds are over."""
+        """Yield each id as soon as its task has ended.  Raises TimeoutError when `timeout` seconds are over."""
         wanted = list(dict.fromkeys(id_list(ids)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
@@ -290,20 +313,20 @@ class TaskClient:
     # Acting on tasks
 
     def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
-        """Abort a task, or several.  Returns after the controller's answer; never waits for the task.
+        """Abort a task, or several.  Returns after the controller's answer, without waiting for the tasks.
 
         Args:
-            taskid: one id: IndexError if it was aborted or has ended already, or is unknown.  Several: all that
-                can be are aborted, ended ones passed over, and IndexError raised for unknown ones after the rest.
-            interrupt: whether `errors.TaskCancelled` is raised in a running one (and its engine killed if that
-                does not end it); False lets it run to its end, and its result is dropped.
-            reason: for people; it stands in the `TaskAborted` that who fetches the task gets.
+            taskid: one id: IndexError is raised if the task was aborted, has ended, or is unknown.  Several ids: those
+                that can be aborted are, ended tasks are left alone, and then IndexError is raised for unknown ids.
+            interrupt: raise `errors.TaskCancelled` in a running task (and kill its engine if that does not end it);
+                False: let the task run to its end and drop its result.
+            reason: a text for people, in the `TaskAborted` that fetching the task raises.
         """
         single = not isinstance(taskid, Iterable)
         ids = [task_id(taskid)] if single else id_list(taskid)
         if not ids:
             return
-        reply = self._ask(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
+        reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
         unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
@@ -312,74 +335,136 @@ class TaskClient:
             raise IndexError(f"Task {ids[0]} {outcome}")
 
     def clear(self, ids: Ids | None = None) -> int:
-        """Forget final results (None: all); returns how many.  Ids go on counting.
+        """Forget final results (None: all) and return their number.  Ids are not issued again.
 
-        Raises KeyError for an id that is not there, or has not ended, after clearing the rest.
+        Raises KeyError for an id that is unknown or has not ended, after clearing the rest.
         """
-        wanted = None if ids is None else id_list(ids)
-        if wanted is not None and not wanted:
-            return 0
-        reply = self._ask(m.Clear(wanted), m.Cleared)
-        left = {*reply.missing, *reply.unfinished, *reply.needed}
-        self._session.forget_results(None if wanted is None else [i for i in wanted if i not in left])
-        if reply.needed:
-            raise KeyError(f"other tasks have yet to take the result of task {', '.join(map(str, reply.needed))}")
-        if reply.missing:
-            raise KeyError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
-        if wanted is not None and reply.unfinished:
-            raise KeyError(f"not ended yet, abort it first: task {', '.join(map(str, reply.unfinished))}")
-        return reply.count
+        return operate.clear_results(self._session, ids)
 
     def retry(self, ids: Ids) -> list[int]:
-        """Hand failed tasks in again with the same inputs, as new tasks linked to the old; returns the new ids.
+        """Submit failed tasks again with the same inputs, as new tasks linked to the old; return the new ids.
 
-        Raises IndexError for ids that are not there and ValueError for tasks that did not fail, after the rest.
+        Raises IndexError for unknown ids and ValueError for tasks that did not fail, after the rest.
         """
-        return list(self._retry(id_list(ids)).values())
+        return list(operate.retry_tasks(self._session, id_list(ids)).values())
 
-    def _retry(self, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
-        """Old id -> new id."""
-        if not wanted:
-            return {}
-        reply = self._ask(m.RetryTasks(wanted, failed_only), m.Retried)
-        new = dict(reply.ids)
-        self._session.adopt(new.values())
-        if reply.missing:
-            raise IndexError(f"task ID not registered: {', '.join(map(str, reply.missing))}")
-        if reply.not_failed:
-            what = "only failed tasks are tried again" if failed_only else "only ended tasks are handed in again"
-            raise ValueError(f"{what}: task {', '.join(map(str, reply.not_failed))} is not")
-        return new
+    def restart(self, ids: Ids) -> list[int]:
+        """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
 
-    mark_done = operate.mark_done
-    mark_failed = operate.mark_failed
-    restart = operate.restart
-    job = operate.job
-    jobs = operate.jobs
-    pause = operate.pause
-    resume = operate.resume
-    drain = operate.drain
-    send = task_messages.send
-    messages = task_messages.read_messages
+        `retry` does the same for failed tasks alone.  Raises IndexError for unknown ids, ValueError for tasks that have
+        not ended, after the rest.  From core4.
+        """
+        return list(operate.retry_tasks(self._session, id_list(ids), failed_only=False).values())
+
+    def mark_done(self, taskid: int, result: Any = None) -> None:
+        """Let a task that has not ended count as succeeded with this result; tasks that wait for it go on.
+
+        Args:
+            taskid: an id.  The task does not run; a run that has begun is interrupted, and its answer is dropped.
+            result: a dict with names for keys is the pulled names of a StringTask, any other object is a function's
+                return value.
+
+        Raises TaskError for a task that has ended, IndexError for an unknown id.  From bndl.
+        """
+        operate.mark_done(self._session, taskid, result)
+
+    def mark_failed(self, taskid: int, reason: str = "") -> str:
+        """Let a task's run, or its result, count as failed; return the outcome: runs again, failed, reopened.
+
+        A running task is interrupted: it runs again if it has retries left, else it has failed.  A waiting task has
+        failed.  A task that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its
+        history, and tasks that wait for it and have not begun wait again.  Raises TaskError for a task that has failed.
+        From bndl.
+        """
+        return operate.mark_failed(self._session, taskid, reason)
+
+    def send(self, taskid: int, *objects: Any, quiet: bool = False) -> None:
+        """Send a task one message, or several in this order; ``current_task().receive()`` gets them.
+
+        The messages are on disk when this returns.  They wait for a task that has not begun, and each attempt reads
+        each message once.  Raises TaskError for a task that has ended, IndexError for an unknown id (quiet=True: none
+        of these), UnpickleableException for an object that cannot travel.
+        """
+        task_messages.send(self._session, taskid, objects, quiet)
+
+    def messages(self, taskid: int, timeout: Timeout = None) -> Iterator[Message]:
+        """Yield the messages of a task (``current_task().send(obj)``) as soon as they come, until the task has ended.
+
+        Each is a `Message`: value, sender, at_s.  Each call starts at the first message, as messages are kept with the
+        result.  Raises TimeoutError when no message has come for `timeout` seconds.
+        """
+        return task_messages.read_messages(self._session, taskid, timeout)
+
+    # ----------------------------------------------------------------------------------------------
+    # Jobs, nodes and the farm
+
+    def jobs(self) -> Listing:
+        """Return the farm's jobs, of every client, as a table; the latest last."""
+        return operate.list_jobs(self._session)
+
+    def job(self, name_or_id: str) -> Job:
+        """Return a job that any client submitted, by its id, or the latest job of that name.
+
+        The job can be waited for, paused and aborted; only the client that made it has the descriptions of its tasks.
+        A job is forgotten when all its tasks were cleared.  Raises KeyError for an unknown job.
+        """
+        return Job.of_row(self, operate.find_job(self._session, name_or_id))
+
+    def pause(self, job: Job | str | None = None) -> None:
+        """Start no more tasks of a job (None: of the whole farm); running ones go on.  `resume` starts tasks again."""
+        self._hold(job, True)
+
+    def resume(self, job: Job | str | None = None) -> None:
+        """Start tasks of a paused job (None: of the whole farm) again."""
+        self._hold(job, False)
+
+    def _hold(self, which: Job | str | None, on: bool) -> None:
+        found = self.job(which) if isinstance(which, str) else which
+        operate.hold(self._session, None if found is None else found.id, on)
+
+    def drain(self, nodes: str | Iterable[str], on: bool = True) -> int:
+        """Give the engines of these nodes no more tasks, while running ones go on; return the number of their agents.
+
+        Args:
+            nodes: one name, or several.
+            on: False: give the engines tasks again.
+
+        The setting outlives controller and agents.
+        """
+        return operate.drain(self._session, nodes, on)
+
+    def await_engines(
+        self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
+    ) -> list[int]:
+        """Wait until there are exactly `count` engines, or (None) until no more come; return their ids.
+
+        Args:
+            count: how many.
+            connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered (a RuntimeError).
+            stable_timeout: seconds after the first engine; then the engines that are ready are returned.
+
+        From bndl's ``await_workers``.
+        """
+        return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
     def spin(self) -> bool:
-        """Drop cached answers of `depend` functions and look again; True if that started something."""
-        return self._ask(m.ReadQueueStatus(), m.FlagReply).value
+        """Drop cached answers of `depend` functions and try again; True if that started a task."""
+        return self._session.ask_for(m.ReadQueueStatus(), m.FlagReply).value
 
     # ----------------------------------------------------------------------------------------------
     # Looking
 
     def queue_status(self, verbose: bool = False) -> dict[str, Any]:
-        """``{'scheduled', 'pending', 'succeeded', 'failed'}``: numbers of tasks, or lists of their ids if verbose."""
-        reply = self._ask(m.QueueStatus(bool(verbose)), tables.QueueStatusReply)
+        """Return a dict of scheduled, pending, succeeded and failed: numbers of tasks, or with verbose lists of ids."""
+        reply = self._session.ask_for(m.QueueStatus(bool(verbose)), tables.QueueStatusReply)
         found: dict[str, Any] = dict(reply.counts) if not verbose or reply.ids is None else dict(reply.ids)
         empty: Any = [] if verbose else 0
         return {state: found.get(state, empty) for state in ("scheduled", "pending", "succeeded", "failed")}
 
     def status(self, taskid: int) -> TaskStatus:
-        """State, reason, engine, attempts and times of one task.  IndexError if it is not there."""
+        """Return state, reason, engine, attempts and times of one task.  Raises IndexError for an unknown id."""
         wanted = task_id(taskid)
-        rows = self._ask(m.ListTasks([wanted]), tables.TaskRows).rows
+        rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
         return TaskStatus(rows[0])
@@ -387,48 +472,70 @@ class TaskClient:
     def tasks(
         self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
     ) -> TaskTable:
-        """A table of tasks, in order of their ids; it iterates over the ids, so every other call takes it.
+        """Return a table of tasks in order of their ids; it iterates over the ids, so every other call takes it.
 
         Args:
             name: only tasks of that name.
             state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
             ids: only these.
-            last: no more than so many, those with the highest ids; 0: all.
+            last: at most this number of tasks, those with the highest ids; 0: all.
         """
         wanted = None if ids is None else id_list(ids)
         states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
         state = None if state is None else one_of("state", states, state)
         asked = "pending" if state == "running" else state
         most = max(0, check_int("last", last))
-        reply = self._ask(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
+        reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
-    progress_of = task_messages.progress_of
-    history = operate.history
-    await_engines = operate.await_engines
+    def progress_of(self, ids: Ids) -> dict[int, Progress]:
+        """Return the latest progress of the tasks that have reported any, by id.
+
+        The progress of a running task is its last report, or the share of its child tasks that have ended.
+        """
+        return task_messages.progress_of(self._session, ids)
+
+    def history(
+        self,
+        ids: Ids | None = None,
+        name: str | None = None,
+        what: str | None = None,
+        since: float | datetime | timedelta | None = None,
+        last: int = 1000,
+    ) -> Listing:
+        """Return the events of tasks in the order of time: accepted, started, succeeded, failed and why, deferred …
+
+        Args:
+            ids: only of these tasks.
+            name: only of tasks of that name.
+            what: only events that contain this text.
+            since: seconds since 1970, a datetime, or a timedelta back from now.
+            last: at most this number of events, the latest.
+        """
+        return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """For people: where the task is and why, its attempts, and for a waiting one what each engine lacks."""
-        return Text(self._ask(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
+        """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
+        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
 
     def check(self, task: Any) -> CheckResult:
-        """Which engines could serve a task that is not handed in, and why not the others; true if one could."""
+        """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
         made = task if isinstance(task, Task) else as_task(task)
         packed = pack_task(made, None)
-        return CheckResult(self._ask(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
+        return CheckResult(self._session.ask_for(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
-        """The farm's nodes now: platform, cores, load, memory, disk, what is reserved, engines and environments."""
-        return Snapshot(self._ask(m.FarmStatus(), tables.FarmState))
+        """Return the nodes now: platform, cores, load, memory, disk, reserved resources, engines and environments."""
+        return Snapshot(self._session.ask_for(m.FarmStatus(), tables.FarmState))
 
     def stack(self, taskid: int) -> Text:
-        """Where a running task is now: its Python stack."""
-        return Text(self._ask(m.Stack(task_id(taskid)), m.TextReply).text)
+        """Return the Python stack of a running task."""
+        return Text(self._session.ask_for(m.Stack(task_id(taskid)), m.TextReply).text)
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
-        """Failed tasks grouped by error type and place, the largest group first, with one traceback each."""
+        """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
         wanted = None if ids is None else id_list(ids)
-        rows = self._ask(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
+        rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
@@ -437,7 +544,7 @@ class TaskClient:
         for (etype, place), members in groups.items():
             try:
                 result = self.get_task_result(members[0], raw=False) if members else None
-            except Exception as error:  # an aborted or refused one: the error is all there is
+            except Exception as error:  # an aborted or refused task has nothing but the error
                 text, message = f"{type(error).__name__}: {error}", str(error)
             else:
                 failure = result.failure if result is not None else None
@@ -447,19 +554,24 @@ class TaskClient:
         return found
 
     @property
+    def profile(self) -> Profilers:
+        """The profilers on all engines: ``tc.profile.cpu``, ``tc.profile.memory``, ``tc.profile.sampling``."""
+        return Profilers(self._session)
+
+    @property
     def cpu_profiling(self) -> CpuProfiling:
-        """CPU time by function on all engines, with yappi: see `CpuProfiling`."""
-        return CpuProfiling(ProfiledEngines(self._session))
+        """The same as ``profile.cpu``."""
+        return self.profile.cpu
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
-        """Memory by line on all engines, with tracemalloc: see `MemoryProfiling`."""
-        return MemoryProfiling(ProfiledEngines(self._session))
+        """The same as ``profile.memory``."""
+        return self.profile.memory
 
     @property
     def sampling(self) -> Sampling:
-        """Where tasks spend their time on all engines, cheap enough to stay on: see `Sampling`."""
-        return Sampling(ProfiledEngines(self._session))
+        """The same as ``profile.sampling``."""
+        return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------
     # Maps
@@ -471,36 +583,38 @@ class TaskClient:
         return_exceptions: bool = False,
         stream: bool = False,
     ) -> Values:
-        """``[function(a, b) for a, b in zip(*sequences)]``; the list is in order.
+        """Return ``[function(a, b) for a, b in zip(*sequences)]``, computed by tasks; the list is in order.
 
         Args:
-            sequences: any iterables of equal length.  Of those without a length (generators, ``itertools.repeat``)
-                as many items are taken as the shortest has, as by the builtin `map`.
+            function: any callable.
+            sequences: any iterables of equal length.  Iterables without a length (generators, ``itertools.repeat``) are
+                read as far as the shortest goes, as by the builtin `map`.
             return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
-            stream: show what the items print, when they have ended, each line with the item's number.
+            stream: show what the items print when they have ended, each line with the item's number.
 
-        What the items print is kept with the list in any case: ``values.stdout[7]``, ``values.stderr[7]``.
+        The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.
 
         Quick calls share tasks: each task calls the function with as many items as take some milliseconds.  An error
-        is its item's own; an engine that is lost fails every item of the task it had (`mapper` has retries).
+        fails its item alone; the loss of an engine fails every item of the task that ran there (`mapper` has retries).
 
-        ``run(task)`` hands in one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
-        After Ctrl-C what was handed in goes on, under the ids that are told.
+        ``run(task)`` submits one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
+        After Ctrl-C submitted tasks go on, under the ids that a notice tells.
         """
         return map_tasks(self, function, sequences, {}, return_exceptions, stream)
 
     def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
-        """As `map`, but a generator: values come in order as soon as they are there, iterables are read only a little
-        ahead (they may be endless), and an error is raised when its turn comes.  After an error, or when it is left
-        early, what has not begun never runs, what runs ends unheard, and nothing of it is kept.
-        With stream=True what the items print is shown, each line with the item's number.
+        """Yield the values of `map` in order, each as soon as it has come.
+
+        Iterables are read only a little ahead (they may be endless), and an error is raised in its turn.  After an
+        error, or when the caller leaves early, waiting tasks never run, running ones end, and no result is kept.
+        stream=True shows what the items print, each line with the item's number.
         """
         return imap(self, function, iterables, True, stream)
 
     def imap_unordered(
         self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False
     ) -> Iterator[Any]:
-        """As `imap`, in the order in which they are done."""
+        """Yield the values of `imap` in the order in which they come."""
         return imap(self, function, iterables, False, stream)
 
     def mapper(
@@ -512,7 +626,7 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> Mapper:
-        """An object whose ``.map`` gives its tasks these attributes; block=False: it returns ids."""
+        """Return an object whose ``.map`` gives its tasks these rules; block=False: its ``.map`` returns ids."""
         return Mapper(self, _attributes(clear_before, clear_after, retries, recovery_task, depend), block)
 
     def parallel(
@@ -524,7 +638,7 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> ParallelFunction:
-        """A decorator: the function then takes sequences and returns the list of its results; it keeps its name."""
+        """Return a decorator: the function then takes sequences and returns the list of its results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
 
 

@@ -1,11 +1,8 @@
-"""What a user hands in: `StringTask`, `CallTask`, `MapTask`, and `Task`, which makes the fitting one.
+"""The tasks that users submit: `StringTask`, `CallTask`, `MapTask`, `Join`, and `Task`, which makes the right kind.
 
-A task object is a description.  Running it never changes it, and it may be run as often as one
-likes.  Its attributes are checked wherever they are set, in the constructor and later, by one table
-(`_CHECKS`), so that a mistake is found where it is made.
-
-`pack_task` turns a description into what travels.  It runs once per `run` call, so a plain
-StringTask takes a path of its own through it that builds one payload and nothing else.
+A task object is a description.  Running it never changes it, and it may be run any number of times.  One table
+(`_CHECKS`) checks each attribute when it is set, in the constructor and later, so that a mistake is found where it is
+made.  `packing.pack_task` packs a description into what travels.
 """
 
 from __future__ import annotations
@@ -19,19 +16,22 @@ from typing import Any, ClassVar, Unpack
 
 import msgspec
 
-from ..core.arguments import wrong
+from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
-from ..core.messages.task_types import Packed
+from ..core.messages.payload import CallWork, StringWork
+from ..core.messages.task_types import Function, Packed
 from ..core.text import exactly, shown
 from ..environment import TaskEnvironment
+from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
+from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 # --------------------------------------------------------------------------------------------------
-# Checks: (class name, attribute, value) -> the value as it is kept
+# Checks: a value -> the value as the task stores it
 
 
 def _expression(value: Any) -> str:
@@ -122,7 +122,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
-"""Of these, what a task waits for, and what is said to whoever runs it: no rules that travel."""
+"""Attributes that do not travel as rules: dependencies, and what `run` does with a duplicate."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -137,17 +137,18 @@ class Task:
 
     Arguments of every kind:
         clear_before, clear_after: empty the engine's namespace before or after the run.
-        retries: how often it is run again after a failure.
+        retries: how often the task runs again after a failure.
         recovery_task: the task that runs under the same id when the retries are used up.
-        depend: a function of an engine's properties (a dict); it runs only where that is true.
+        depend: a function of an engine's properties (a dict); the task runs only where it returns true.
         name: for people, and for ``tc.tasks(name=…)``.
-        priority: higher runs first.
-        time_limit: seconds (or a timedelta) that one run may take; waiting does not count.
+        priority: tasks with a higher number run first.
+        time_limit: seconds (or a timedelta) that one run may take, without the time in the queue.
         targets: engine ids on which it may run (an int or several); None: any.
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
-        placement, locality, grace, lost_retries: what it asks of its engine and its node, see `rules.Asking`.
-        after, if_failed: what it waits for; retry_delay, retry_on, defer_time, defer_max, warn_after, unique,
-        on_duplicate: how it is repeated, watched, and kept from standing there twice; see there too.
+        placement, locality, grace, lost_retries: requirements for its engine and its node, see `rules.Asking`.
+        after, if_failed: the tasks that it waits for, see `rules.Asking`.
+        retry_delay, retry_on, defer_time, defer_max, warn_after, unique, on_duplicate: repetition, warnings and
+            duplicates, see `rules.Asking`.
 
     Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
     `push` are those of IPython 0.10's task interface.
@@ -185,8 +186,14 @@ class Task:
     unique: str | None = None
     on_duplicate: str = "refuse"
 
+    push: dict[str, Any] | None = None
+
     _ruled: bool = False
-    """Some rule was set: only then is there anything to look at when it is packed."""
+    """Whether any rule was set; packing looks at rules only then."""
+    _is_code: ClassVar[bool] = False
+    _is_join: ClassVar[bool] = False
+    _raw: ClassVar[bool] = False
+    """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Task:
@@ -209,25 +216,51 @@ class Task:
             if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
-            # A class of the user's own may keep what it likes on its tasks; on ours it is a slip of the pen.
+            # A user's own class may have any attributes; on a class of this module an unknown one is a typing error.
             raise AttributeError(
                 f"a {type(self).__name__} has no attribute {attribute!r}; it has {', '.join(sorted(self._attributes))}"
             )
         self.__dict__[attribute] = value
 
-    def _set(self, **given: Any) -> None:
-        for attribute, value in given.items():
-            if value is not None and value is not False:
-                setattr(self, attribute, value)
-
-    def _ask(self, asking: Asking) -> None:
+    def _set_rules(
+        self,
+        clear_before: bool,
+        clear_after: bool,
+        retries: int,
+        recovery_task: Task | None,
+        depend: Any,
+        name: str | None,
+        priority: int,
+        time_limit: float | timedelta | None,
+        targets: Any,
+        asking: Asking,
+    ) -> None:
+        # Written out without a loop: a program makes thousands of tasks, and most arguments are defaults.
+        if clear_before is not False:
+            self.clear_before = clear_before
+        if clear_after is not False:
+            self.clear_after = clear_after
+        if retries.__class__ is not int or retries != 0:
+            self.retries = retries
+        if recovery_task is not None:
+            self.recovery_task = recovery_task
+        if depend is not None:
+            self.depend = depend
+        if name is not None:
+            self.name = name
+        if priority.__class__ is not int or priority != 0:
+            self.priority = priority
+        if time_limit is not None:
+            self.time_limit = time_limit
+        if targets is not None:
+            self.targets = targets
         for attribute, value in asking.items():
             if attribute not in Asking.__annotations__:
                 raise TypeError(f"a {type(self).__name__} has no argument {attribute!r}")
             setattr(self, attribute, value)
 
     def _first(self) -> str:
-        """The first argument, as text."""
+        """Return the first argument as text."""
         return ""
 
     def _short(self) -> str:
@@ -238,21 +271,23 @@ class Task:
         for name, value in self.__dict__.items():
             if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
                 continue
-            # Short: chains of recovery tasks may be long, and may form a loop by mistake.
+            # Short: chains of recovery tasks may be long, or a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
     def _pack(self, blobs: Blobs | None) -> Packed:
-        """As it travels from within a running task."""
-        from .packing import pack_task  # it knows all kinds of tasks, and stands above them
-
+        """Pack the task; a running task that submits it calls this."""
         return pack_task(self, blobs)
 
-    def run_local(self) -> Any:
-        """Run it here, in the caller's own kernel, to debug it: what it raises is raised with the code's own frames.
+    def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+        """Return the encoded work and the digest of its function; add the function to `functions`."""
+        raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(self).__name__}")
 
-        Returns what ``get_task_result(id)`` gives in `results` (StringTask) or the return value (the others).
-        Rules, `clear_before` and `clear_after` do not apply: your namespace is not emptied.
+    def run_local(self) -> Any:
+        """Run the task here, in the caller's own kernel, to debug it: exceptions have the frames of the code.
+
+        Returns the pulled names (StringTask) or the return value (other kinds).  Rules, `clear_before` and
+        `clear_after` do not apply: the namespace is not emptied.
         """
         raise NotImplementedError
 
@@ -262,15 +297,15 @@ class StringTask(Task):
 
     Arguments:
         expression: a str of IPython code (magics, ``!cmd`` and top-level await work).
-        pull: a name, or a list or tuple of names, to be brought back as the results.
+        pull: a name, or a list or tuple of names, whose values are the results.
         push: a dict of names and values put into the engine's namespace first.
     The others: see `Task`.
     """
 
     expression: str
     pull: tuple[str, ...] | list[str] | str | None
-    push: dict[str, Any] | None
 
+    _is_code = True
     _attributes = _RULES | {"expression", "pull", "push", "clear_before", "clear_after"}
 
     def __init__(
@@ -290,34 +325,33 @@ class StringTask(Task):
         targets: Any = None,
         **asking: Unpack[Asking],
     ) -> None:
-        # Written out, not looped over: a thousand of these are made in a line, and most arguments are defaults.
         d = self.__dict__
         d["expression"] = expression if expression.__class__ is str else _expression(expression)
         d["pull"] = (pull,) if pull.__class__ is str else _pull(pull)
         d["push"] = {} if push is None else _push(push)
-        if clear_before is not False:
-            self.clear_before = clear_before
-        if clear_after is not False:
-            self.clear_after = clear_after
-        if retries.__class__ is not int or retries != 0:
-            self.retries = retries
-        if recovery_task is not None:
-            self.recovery_task = recovery_task
-        if depend is not None:
-            self.depend = depend
-        if name is not None:
-            self.name = name
-        if priority.__class__ is not int or priority != 0:
-            self.priority = priority
-        if time_limit is not None:
-            self.time_limit = time_limit
-        if targets is not None:
-            self.targets = targets
-        if asking:
-            self._ask(asking)
+        self._set_rules(
+            clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
+        )
 
     def _first(self) -> str:
         return repr(self.expression)
+
+    def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+        push = self.push
+        work = StringWork(
+            self.expression,
+            tuple(self.pull),  # type: ignore[arg-type]
+            data.pack(push, "push") if push else None,
+            self.clear_before,
+            self.clear_after,
+        )
+        try:
+            return _encode(work), None
+        except (UnicodeEncodeError, TypeError):
+            # The names are checked here alone: for the many tasks without a mistake the checks would cost too much.
+            names = tuple(check_names("pull", work.pull))
+            code = check_name("expression", work.code)
+            return _encode(msgspec.structs.replace(work, code=code, pull=names)), None
 
     def run_local(self) -> dict[str, Any]:
         # Jupyter puts get_ipython among the builtins while it runs a cell; without it there is only __main__.
@@ -355,7 +389,6 @@ class CallTask(Task):
     kwargs: dict[str, Any] | None
 
     _attributes = _RULES | {"function", "args", "kwargs", "clear_before", "clear_after"}
-    _raw: ClassVar[bool] = False
     _each: ClassVar[bool] = False
 
     def __init__(
@@ -379,20 +412,21 @@ class CallTask(Task):
         d["function"] = _function(function)
         d["args"] = _args(args)
         d["kwargs"] = _kwargs(kwargs)
-        if clear_before is not False:
-            self.clear_before = clear_before
-        if clear_after is not False:
-            self.clear_after = clear_after
-        if retries.__class__ is not int or retries != 0:
-            self.retries = retries
-        if priority.__class__ is not int or priority != 0:
-            self.priority = priority
-        self._set(recovery_task=recovery_task, depend=depend, name=name, time_limit=time_limit, targets=targets)
-        if asking:
-            self._ask(asking)
+        self._set_rules(
+            clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
+        )
 
     def _first(self) -> str:
         return getattr(self.function, "__qualname__", None) or shown(self.function)
+
+    def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+        function = pack_function(self.function)
+        functions[function.digest] = function
+        arguments = None
+        if self.args or self.kwargs:
+            arguments = data.pack((self.args, self.kwargs), ("args", "kwargs"))
+        work = CallWork(arguments, self.clear_before, self.clear_after, self._raw, self._each)
+        return _encode(work), function.digest
 
     def run_local(self) -> Any:
         return self.function(*_args(self.args), **_kwargs(self.kwargs))
@@ -435,23 +469,28 @@ class MapTask(CallTask):
 class Join(Task):
     """Ends when the tasks that it waits for have ended: no code, no engine.
 
-    n tasks before it and m after it are n + m edges, where each after each would be n × m::
+    A Join with n tasks before it and m after it is n + m edges; each task after each would be n × m::
 
         join = job.add_task(Join(after=first))
         for task in second: task.after = join
 
-    With ``if_failed="run"`` it ends well whatever became of them.
+    With ``if_failed="run"`` a Join succeeds also when tasks before it have failed.
     """
 
     _attributes = _RULES
+    _is_join = True
 
     def __init__(self, after: Any = (), *, name: str | None = None, if_failed: str = FAIL) -> None:
         self.after = after
-        self._set(name=name)
+        if name is not None:
+            self.name = name
         self.if_failed = if_failed
 
     def _first(self) -> str:
         return f"after={len(self.after)} tasks"
+
+    def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
+        return b"", None
 
 
 class EachTask(MapTask):
@@ -461,13 +500,13 @@ class EachTask(MapTask):
 
 
 def execute_object(thing: Any) -> Any:
-    """What runs on the engine for an object with ``execute()``: the result is what that returns, or ``.result``."""
+    """Call ``execute()`` on the engine and return its value, or the object's ``result`` where the value is None."""
     value = thing.execute()
     return getattr(thing, "result", None) if value is None else value
 
 
 def as_task(thing: Any) -> Task:
-    """The task that `run` makes of what it is given: a Task, a callable, or an object with ``execute()``."""
+    """Return the task for a Task, a callable, or an object with ``execute()``.  Raises TypeError for another object."""
     if isinstance(thing, Task):
         return thing
     if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):

@@ -1,4 +1,4 @@
-"""What people are told while they wait for tasks: that nothing can move and why, or how to go on after Ctrl-C."""
+"""Notices for users who wait for tasks: that no task can run and why, and how to go on after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..core.messages import Stuck, TextReply
 
 if TYPE_CHECKING:
     from .arrivals import Waiter
-    from .session import Session
+    from .questions import AsksController
 
 LOOK_AFTER_S = 3.0
-"""When nothing has ended for so long, the controller is asked whether anything can."""
+"""When no task has ended for so many seconds, the controller is asked whether any task can run."""
 
 IDS_ASKED = 10_000
 
 
 class WaitNotices:
-    """One wait.  Tells once, if nothing of what is waited for can run, why."""
+    """Tells the user of one wait, once, why none of its tasks can run, if none can."""
 
-    def __init__(self, session: Session, waiter: Waiter) -> None:
+    def __init__(self, session: AsksController, waiter: Waiter) -> None:
         self._session = session
         self._waiter = waiter
         self._left = len(waiter.remaining)
@@ -29,7 +29,7 @@ class WaitNotices:
         self._told = False
 
     def tick(self) -> None:
-        """Called a few times a second while the wait goes on."""
+        """Ask the controller when it is time; to be called a few times a second during the wait."""
         now_s = time.monotonic()
         left = len(self._waiter.remaining)
         if left != self._left:
@@ -48,13 +48,13 @@ class WaitNotices:
 
 
 def say(text: str) -> None:
-    """A word to whoever waits."""
+    """Print a notice for the user to stderr."""
     if sys.stderr is not None:
         print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 
 
 def say_interrupted(ids: set[int]) -> None:
-    """After Ctrl-C: the tasks do not know of it."""
+    """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
     if not ids:
         return
     some = sorted(ids)

@@ -8,7 +8,6 @@ from typing import Any
 
 import psutil
 
-from ipytaskfarm import __version__
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages import FarmStatus
@@ -21,6 +20,7 @@ from ipytaskfarm.doctor.network import is_loopback
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.storage.disk import MIN_FREE_BYTES
 from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.version import __version__
 
 SKEW_S = 10.0
 """A message that was held up on its way looks like a clock that is behind by so much."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
-from ipytaskfarm import __version__
 from ipytaskfarm.agent.memory import LEAST_SHARE
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.storage.store import OLDEST_SQLITE
 from ipytaskfarm.system.host import user_name
+from ipytaskfarm.version import __version__
 
 OLDEST_PYTHON = "3.11"
 # Measured with pyzmq 27 and ipykernel 7.4, 1 to 9 engines: what each process has when it is idle.

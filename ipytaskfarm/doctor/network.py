@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import psutil
 
-from ipytaskfarm import __version__
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.settings import DEFAULT_HOST
 from ipytaskfarm.deployment.start_errors import check_loopback
@@ -20,6 +19,7 @@ from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled
 from ipytaskfarm.transport.handshake import Refuse
 from ipytaskfarm.transport.peer import Link, NewEpoch, Refused
+from ipytaskfarm.version import __version__
 
 CONNECT_S = 5.0
 """A host that has not answered by then does not let us in."""

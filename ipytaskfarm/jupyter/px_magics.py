@@ -15,8 +15,8 @@ from IPython.core.error import UsageError
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client import MultiEngineClient
-from ..client.activation import offer
 from ..client.commands import PendingResult, ResultList
+from ..client.multiengine import offer_magics
 from .tracebacks import short_errors
 
 LINE = ("px", "autopx", "pxresult", "pxconfig", "result")
@@ -25,7 +25,7 @@ CELL = ("px",)
 
 def offer_activation() -> None:
     """Tell the client how ``mec.activate`` is done."""
-    offer(activate)
+    offer_magics(activate)
 
 
 def activate(client: MultiEngineClient, suffix: str, force: bool) -> None:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ipytaskfarm
 from ipytaskfarm.core.inherited_variables import PYTHONPATH_BEFORE
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import absolute_folders
@@ -126,7 +125,7 @@ class LocalProcesses:
 def child_environment(extra: dict[str, str]) -> dict[str, str]:
     """Our environment variables, and what a child needs to find this very package: a checkout need not be installed."""
     environment = {**os.environ, **absolute_folders(), **extra}
-    root = str(Path(ipytaskfarm.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     if root not in [*site.getsitepackages(), site.getusersitepackages()]:
         known = environment.get("PYTHONPATH", "").split(os.pathsep)
         if root not in known:

@@ -15,7 +15,7 @@ from msgspec import inspect
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.client import sessions
-from ipytaskfarm.client.session import Session
+from ipytaskfarm.client.io import IoThread
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import AskQuestion, Question
@@ -50,7 +50,7 @@ def world(farm: Farm) -> Iterator[World]:
 
 def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
     """What must be the same afterwards."""
-    thread = world.tc._session._thread
+    thread = world.tc._session.io.thread
     return controller_pid(farm), [row.pid for row in world.mec.engines()], thread.is_alive()
 
 
@@ -284,7 +284,7 @@ def test_a_question_that_cannot_be_encoded_is_its_askers_error(fake: FakeControl
     assert asked.event.wait(10)
     assert isinstance(asked.error, ValueError)
     assert tc.run(Task("a")) == 0
-    assert tc._session._thread.is_alive()
+    assert tc._session.io.thread.is_alive()
 
 
 def test_a_task_that_cannot_be_encoded_fails_alone(fake: FakeController, tc: TaskClient) -> None:
@@ -301,7 +301,7 @@ def test_a_task_that_cannot_be_encoded_fails_alone(fake: FakeController, tc: Tas
     assert set(heard) >= {first, bad, last}
     work = msgspec.msgpack.decode(heard[bad].payload, type=StringWork)
     assert work.code.startswith("raise ValueError('this task could not be sent: TypeError")
-    assert session._thread.is_alive()
+    assert session.io.thread.is_alive()
 
 
 def test_everybody_who_waits_hears_of_a_bug_in_the_io_thread(
@@ -322,11 +322,11 @@ def test_everybody_who_waits_hears_of_a_bug_in_the_io_thread(
         )
     ]
 
-    def bug(self: Session, *args: Any) -> None:
+    def bug(self: IoThread, *args: Any) -> None:
         raise SystemExit(SURROGATE)
 
-    monkeypatch.setattr(Session, "_gather", bug)
-    tc._session._ring()
+    monkeypatch.setattr(IoThread, "_gather", bug)
+    tc._session.io.ring()
     for thread, found in waits:
         thread.join(10)
         assert isinstance(found[0], errors.ConnectionError)

@@ -357,7 +357,7 @@ def tc(fake: FakeController) -> Iterator[TaskClient]:
 
 
 def fetching(tc: TaskClient) -> BlobDownloads:
-    found = tc._session._fetching
+    found = tc._session._downloads
     assert found is not None
     return found
 

@@ -21,6 +21,7 @@ from ipytaskfarm.client import (
     StringTask,
     Task,
     TaskClient,
+    io as io_module,
     outbox,
     session as session_module,
     sessions,
@@ -79,7 +80,7 @@ def test_clients_of_one_process_share_a_session(fake: FakeController, tc: TaskCl
     assert tc.run(Task("a")) == 0
     session = tc._session
     tc.close()
-    assert not session._thread.is_alive()
+    assert not session.io.thread.is_alive()
     with pytest.raises(errors.ConnectionError, match="closed"):
         tc.run(Task("a"))
     with TaskClient(fake.connection_file) as again:
@@ -302,8 +303,8 @@ def test_another_farm_under_the_same_name(fake: FakeController, tc: TaskClient) 
 def test_a_stopped_farm_ends_the_waiting(
     fake: FakeController, tc: TaskClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session_module, "GONE_S", 0.3)
-    monkeypatch.setattr(session_module, "NOTICE_S", 0.1)
+    monkeypatch.setattr(io_module, "GONE_S", 0.3)
+    monkeypatch.setattr(io_module, "NOTICE_S", 0.1)
     fake.respond = lambda task: None
     task_id = tc.run(Task("a"))
     tc.flush()
@@ -315,7 +316,7 @@ def test_a_stopped_farm_ends_the_waiting(
     # It is only asleep: once the farm is back, so is everything else.
     fake.start()
     fake.finals[task_id] = final(task_id)
-    eventually(lambda: tc._session._down_since_s is None)
+    eventually(lambda: tc._session.io.down_since_s is None)
     tc.barrier(timeout=10)
 
 

@@ -181,7 +181,7 @@ import numpy as np
 from ipytaskfarm import MultiEngineClient, Task, TaskClient
 with TaskClient(sys.argv[1]) as tc:
     assert tc._session.blobs is None
-    came = lambda: tc._session._fetching.bytes
+    came = lambda: tc._session._downloads.bytes
     def rows(n):
         import numpy
         return numpy.arange(n, dtype=float)

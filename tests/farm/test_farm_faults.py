@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.client.session import GONE_S
+from ipytaskfarm.client.io import GONE_S
 from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of

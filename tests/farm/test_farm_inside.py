@@ -87,7 +87,12 @@ def test_ten_thousand_messages_each_way(tc: TaskClient) -> None:
             me.send((message.value, message.sender))
 
     task = tc.run(Task(echo))
-    sender = threading.Thread(target=lambda: [tc.send(task, *range(n, n + 500)) for n in range(0, 10_000, 500)])
+
+    def send_all() -> None:
+        for n in range(0, 10_000, 500):
+            tc.send(task, *range(n, n + 500))
+
+    sender = threading.Thread(target=send_all)
     sender.start()
     found = []
     for message in tc.messages(task, timeout=DEADLINE_S):

@@ -103,7 +103,7 @@ def test_bars_are_shown_as_they_were_last(tc: TaskClient, capsys: pytest.Capture
 def test_without_asking_nothing_is_shown(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:
     tc.barrier(tc.run(Task("print('unseen')")), timeout=DEADLINE_S)
     assert "unseen" not in capsys.readouterr().out
-    assert tc._session.streams == []
+    assert tc._session.io.output_listeners == []
 
 
 def test_output_of_earlier_ends_is_not_repeated(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:

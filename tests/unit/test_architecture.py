@@ -101,6 +101,24 @@ FUNCTION_LINES = 60
 WHY_FUNCTION = "a function that does not fit on a screen does two things: elegance is lost in the last tenth"
 FILE_LINES = 600
 WHY_FILE = "a file that nobody reads to its end has two subjects"
+PUBLIC_CLASS_LINES = 900
+PUBLIC_CLASSES = frozenset({"client/taskclient.py", "client/multiengine.py", "client/tasks.py", "client/jobs.py"})
+"""Files of classes whose methods users read: each method has its whole signature and docstring in the class."""
+
+WHY_CIRCLE = (
+    "files that import one another are one file in several pieces: none can be read, tested or moved alone. Give the "
+    "part a value, or a Protocol of what it needs; an import in a function or for type checkers only hides the circle"
+)
+KNOWN_CIRCLES = (
+    {"core.scheduler.engine_entry", "core.scheduler.queue", "core.scheduler.resources", "core.scheduler.task"},
+    {"cli", "cli.application"},
+)
+"""Circles that are being removed; nothing may be added."""
+
+WHY_METHOD = (
+    "a method stands in its class, where editors and readers look for its signature: let the class delegate in two "
+    "lines, or have a part with methods of its own"
+)
 
 
 WHY_UTILS = "a name says what a thing is, and 'utils' says nothing: put it where its one user is, or name its subject"
@@ -204,6 +222,8 @@ def check(package: Path) -> list[Finding]:
             findings.extend(_check_core(source))
         findings.extend(_check_house(source))
     findings.extend(_check_unpickling(sources))
+    findings.extend(_check_circles(sources))
+    findings.extend(_check_methods(sources))
     return findings
 
 
@@ -252,7 +272,7 @@ def _check_core(source: Source) -> Iterator[Finding]:
 
 
 def _check_house(source: Source) -> Iterator[Finding]:
-    limit = FILE_LINES
+    limit = PUBLIC_CLASS_LINES if source.place in PUBLIC_CLASSES else FILE_LINES
     if source.lines > limit:
         yield Finding(source.place, limit, f"{source.lines} lines, more than {limit}", WHY_FILE)
     if {"utils", "util", "helpers", "misc"} & set(source.place.removesuffix(".py").split("/")):
@@ -265,6 +285,61 @@ def _check_house(source: Source) -> Iterator[Finding]:
                 yield Finding(source.place, node.lineno, what, WHY_FUNCTION)
         elif isinstance(node, ast.ExceptHandler) and node.type is None:
             yield Finding(source.place, node.lineno, "bare except", WHY_EXCEPT)
+
+
+def _check_circles(sources: Iterable[Source]) -> Iterator[Finding]:
+    """No file imports itself by way of others; every import counts, wherever it stands."""
+    by_module = {source.module: source for source in sources}
+    edges: dict[str, set[str]] = {}
+    for module, source in by_module.items():
+        # The module itself, or the one in which the name stands.
+        names = [[name, name.rpartition(".")[0]] for name, _ in source.imports]
+        edges[module] = {next((each for each in pair if each in by_module), module) for pair in names} - {module}
+    for circle in _circles(edges):
+        short = {name.removeprefix(f"{PACKAGE}.") for name in circle}
+        if not any(short <= known for known in KNOWN_CIRCLES):
+            place = by_module[circle[0]].place
+            yield Finding(place, 1, f"a circle of imports: {' '.join(sorted(short))}", WHY_CIRCLE)
+
+
+def _circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one file."""
+    reached = {start: _reached(start, edges) for start in edges}
+    circles = {frozenset(other for other in reached[start] if start in reached[other]) for start in edges}
+    return sorted(sorted(circle) for circle in circles if len(circle) > 1)
+
+
+def _reached(start: str, edges: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        fresh = edges[waiting.pop()] - seen
+        seen |= fresh
+        waiting += fresh
+    return seen
+
+
+def _check_methods(sources: Iterable[Source]) -> Iterator[Finding]:
+    """No class body assigns a function of another module: `mark_done = operate.mark_done`."""
+    functions = {
+        f"{source.module}.{node.name}"
+        for source in sources
+        for node in source.tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for source in sources:
+        names = {name.rpartition(".")[2]: name for name, _ in source.imports}
+        for owner in ast.walk(source.tree):
+            for node in owner.body if isinstance(owner, ast.ClassDef) else ():
+                # An annotated name is a field, whose default may well be a function.
+                value = node.value if isinstance(node, ast.Assign) else None
+                if isinstance(value, ast.Call) and len(value.args) == 1:
+                    value = value.args[0]  # staticmethod(f), property(f)
+                first, _, rest = _name(value).partition(".") if value is not None else ("", "", "")
+                full = ".".join(filter(None, [names.get(first, ""), rest]))
+                if full in functions:
+                    assert isinstance(owner, ast.ClassDef)
+                    yield Finding(source.place, node.lineno, f"{owner.name} takes {full} as a method", WHY_METHOD)
 
 
 def _check_unpickling(sources: Iterable[Source]) -> Iterator[Finding]:
@@ -410,6 +485,13 @@ PLANTED = {
     ),
     "a long function": ("agent/a.py", LONG_FUNCTION, "f has 61 lines", "does two things"),
     "a long file": ("agent/a.py", "\n" * 601, "601 lines, more than 600", "two subjects"),
+    "a method from elsewhere": (
+        "client/a.py",
+        "from . import a\ndef f(self): ...\nclass C:\n    f = a.f",
+        "C takes ipytaskfarm.client.a.f as a method",
+        "signature",
+    ),
+    "a long public class": ("client/jobs.py", "\n" * 901, "901 lines, more than 900", "two subjects"),
     "utils": ("client/utils.py", "", "a file or folder named so", "says nothing"),
     "bare except": ("client/a.py", "try:\n    pass\nexcept:\n    pass", "bare except", "KeyboardInterrupt"),
 }
@@ -427,6 +509,8 @@ ALLOWED = {
     "the client unpickles": ("client/a.py", "from ..serialization.pack import unpack"),
     "the controller reads the store": ("controller/a.py", "from ..storage.store import Store"),
     "the front door": ("__init__.py", "from .client import Task\nfrom .deployment.farm import Farm"),
+    "a public class": ("client/taskclient.py", "\n" * 900),
+    "a function as a field's default": ("client/a.py", "from .a import f\ndef f(): ...\nclass C:\n    g: object = f"),
     "a screenful": ("agent/a.py", LONG_FUNCTION.removesuffix("    x = 1\n")),
     "a word that only begins so": ("client/a.py", "import pickletools, subprocess32"),
 }
@@ -453,6 +537,28 @@ def test_a_planted_violation_is_found_with_its_reason(name: str, tmp_path: Path)
 def test_what_is_allowed_is_not_found(name: str, tmp_path: Path) -> None:
     place, text = ALLOWED[name]
     assert plant(tmp_path, {place: text}) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from . import a",
+        "from .a import thing",
+        "import ipytaskfarm.client.a",
+        "def f():\n    from . import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import Thing",
+    ],
+)
+def test_a_circle_of_imports_is_found(back: str, tmp_path: Path) -> None:
+    files = {"client/a.py": "from .b import x", "client/b.py": "from . import c", "client/c.py": back}
+    (finding,) = plant(tmp_path, files)
+    assert finding.what == "a circle of imports: client.a client.b client.c"
+    assert finding.why == WHY_CIRCLE
+
+
+def test_two_ways_to_one_file_are_no_circle(tmp_path: Path) -> None:
+    files = {"client/a.py": "from . import b, c", "client/b.py": "from . import c", "client/c.py": "import os"}
+    assert plant(tmp_path, files) == []
 
 
 def test_unpickling_is_found_through_other_modules(tmp_path: Path) -> None:

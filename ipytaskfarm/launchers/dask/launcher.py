@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ipytaskfarm import __version__
 from ipytaskfarm.core.errors import LauncherError
 from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file, read_private
+from ipytaskfarm.version import __version__
 
 from ..interface import AgentSpec, AgentStatus, Handle, Seat, elsewhere
 from .agent_owner import AgentPlan
@@ -224,7 +224,7 @@ def _version_teller() -> Callable[[], tuple[str, str]]:
         import socket
 
         try:
-            from ipytaskfarm import __version__
+            from ipytaskfarm.version import __version__
         except ImportError as error:
             return socket.gethostname(), f"no ipytaskfarm ({error})"
         return socket.gethostname(), f"{__version__}"

@@ -26,9 +26,9 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from ipytaskfarm import __version__
 from ipytaskfarm.core.errors import FarmNotRunning, LauncherError, TaskFarmError
 from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled, process_started, read_connection_file
+from ipytaskfarm.version import __version__
 
 from .. import describe_exit
 from ..interface import AgentSpec, AgentStatus, Handle, Seat, agent_words, elsewhere, shell_line
