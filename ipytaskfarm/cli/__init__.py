@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": ("ipytaskfarm.cli.pause.Pause", "start no further tasks, of the farm or a job"),
     "resume": ("ipytaskfarm.cli.pause.Resume", "go on after a pause, or after start --hold"),
     "drain": ("ipytaskfarm.cli.pause.Drain", "give a node's engines nothing more"),
+    "session": ("ipytaskfarm.cli.session.SessionFiles", "save engines' names to files, and restore them"),
     "keys": ("ipytaskfarm.cli.keys.Keys", "who may speak with a farm: list, add, rotate, revoke"),
     "doctor": ("ipytaskfarm.cli.doctor.Doctor", "what could keep a farm from working, and what to do"),
     "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),

@@ -22,7 +22,7 @@ from ..core.text import escaped, exactly, shown
 from ..serialization.pack import pack
 from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
-from . import commands, scatter, sessions
+from . import commands, engine_sessions, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
 from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines
@@ -271,6 +271,73 @@ class MultiEngineClient:
     def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the engines' namespaces; `id`, sticky names and properties stay."""
         return self._send("reset", b"", targets, block, commands.nothing)
+
+    # ----------------------------------------------------------------------------------------------
+    # Sessions
+
+    def dump_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
+        """Save the engines' names to files of their nodes; functions live in the namespace when they are restored.
+
+        Args:
+            path: the file, written whole or not at all, readable by its owner alone.  ``{id}`` in it is the engine's
+                id; it is needed for more than one engine.
+            targets: the engines.
+            block: False returns a `PendingResult`.
+
+        Returns:
+            For each engine a dict of the names that cannot travel, each with the reason.  They fail nothing else.
+
+        Raises:
+            ValueError: several engines would write the same file.
+            CompositeError: an engine cannot write its file.
+        """
+        return self._send_session("dump_session", engine_sessions.to_files(path, self.ids_of(targets)), block)
+
+    def load_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
+        """Restore sessions that `dump_session` saved, on any engine.
+
+        Args:
+            path: the file on the engines' nodes; ``{id}`` in it is the engine's id.
+            targets: the engines.
+            block: False returns a `PendingResult`.
+
+        Returns:
+            For each engine a dict of the names that the file does not hold, each with the reason.
+
+        Raises:
+            CompositeError: of SessionError, where a file is damaged, was saved by another version of Python or dill, or
+                needs a module that the engine cannot import: the engine's names are untouched then.
+        """
+        return self._send_session("load_session", engine_sessions.from_files(path, self.ids_of(targets)), block)
+
+    def push_session(self, targets: Targets = None) -> dict[str, str]:
+        """Give the engines all names of this session: of the notebook, or of ``__main__``.
+
+        Returns:
+            The names that cannot travel, each with the reason.
+        """
+        command, left_out = engine_sessions.own_to_engines(self._chosen(targets), self.blobs)
+        self._send_session("load_session", command, True)
+        return left_out
+
+    def pull_session(self, target: int) -> dict[str, str]:
+        """Bind all names of an engine in this session: in the notebook, or in ``__main__``.
+
+        Args:
+            target: the engine's id.
+
+        Returns:
+            The names of the engine that cannot travel, each with the reason.
+
+        Raises:
+            SessionError: the engine's session cannot be restored here; no name was changed.
+        """
+        (left_out,) = self._send_session("dump_session", engine_sessions.from_engine(_engine_id(target)), True)
+        assert isinstance(left_out, dict)
+        return left_out
+
+    def _send_session(self, verb: str, command: engine_sessions.SessionCommand, block: bool | None) -> Any:
+        return self._finish(self.send(PendingResult(self._session, verb, command.parts, command.read)), block)
 
     # ----------------------------------------------------------------------------------------------
     # Sequences

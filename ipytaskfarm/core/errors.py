@@ -9,6 +9,7 @@
     │   ├── InvalidDeferredID           (KeyError)
     │   ├── NotAPendingResult           (TypeError)
     │   ├── InvalidProperty             (ValueError)
+    │   ├── SessionError                a saved session cannot be restored here
     │   └── CompositeError              several engines failed
     ├── TaskError
     │   ├── TaskAborted                 somebody called abort
@@ -94,6 +95,10 @@ class NotAPendingResult(KernelError, TypeError):
 
 class InvalidProperty(KernelError, ValueError):
     """A property that cannot be set: it cannot be pickled, or it is one of the engine's facts."""
+
+
+class SessionError(KernelError):
+    """A saved session cannot be restored here.  The message names both sides; no name was changed."""
 
 
 class CompositeError(KernelError):

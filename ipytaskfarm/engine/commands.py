@@ -20,10 +20,21 @@ import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
-from ..core.messages.engine_commands import ExecuteBody, ExecuteReply, MapBody, ProfileBody, PropertiesBody, PushBody
+from ..core.messages.engine_commands import (
+    DumpSessionBody,
+    ExecuteBody,
+    ExecuteReply,
+    LoadSessionBody,
+    MapBody,
+    ProfileBody,
+    PropertiesBody,
+    PushBody,
+    SavedSession,
+)
 from ..core.text import encoded, text_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..storage.blobs import BlobWriter
+from ..system import session_files
 from .cells import CellPlan
 from .error_summary import described
 from .lane import Step
@@ -80,6 +91,8 @@ class Commands:
             "reset": self._reset,
             "map": self._map,
             "properties": self._property,
+            "dump_session": self._dump_session,
+            "load_session": self._load_session,
         }
 
     def run(self, command: EngineCommand) -> Step:
@@ -281,6 +294,27 @@ class Commands:
             self._loops.show()
         packed = self._packed(values)
         return lambda sink: packed
+
+    def _dump_session(self, command: EngineCommand) -> Finish:
+        path = msgspec.msgpack.decode(command.body, type=DumpSessionBody).path
+        data, left_out = self._namespace.dump_session()
+        if path is None:
+            saved = SavedSession(left_out, self._packed(data))
+        else:
+            session_files.write(path, data)
+            saved = SavedSession(left_out)
+        reply = encoded(msgspec.msgpack.encode, saved)
+        return lambda sink: reply
+
+    def _load_session(self, command: EngineCommand) -> Finish:
+        body = msgspec.msgpack.decode(command.body, type=LoadSessionBody)
+        if body.path is not None:
+            left_out = self._namespace.load_session(session_files.read(body.path), body.path)
+        else:
+            assert body.packed is not None, "a session comes from a file or with the command"
+            left_out = self._namespace.load_session(unpack(body.packed), "the session")
+        reply = encoded(msgspec.msgpack.encode, left_out)
+        return lambda sink: reply
 
     def _packed(self, value: Any) -> bytes:
         """Large parts of it stay a while for whoever asked, see `storage.blobs`."""

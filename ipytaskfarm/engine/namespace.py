@@ -83,6 +83,23 @@ class Namespace:
             self.children.keep()
         return list(values)
 
+    def dump_session(self) -> tuple[bytes, dict[str, str]]:
+        """Save the user's names; returns the session and the names that were left out, each with the reason."""
+        from ..serialization.dill_sessions import dump_session  # dill is imported when it is used
+
+        return dump_session(self.names, {*self._hidden, *_MODULE_NAMES})
+
+    def load_session(self, data: bytes, source: str) -> dict[str, str]:
+        """Bind the names of a session; returns the names that are not in it, each with the reason.
+
+        SessionError: it cannot be restored here; no name was changed."""
+        from ..serialization.dill_sessions import load_session
+
+        left_out = load_session(data, self.names, source).left_out
+        if (came or active) and self.children is not None:
+            self.children.keep()
+        return left_out
+
     def snapshot(self) -> dict[str, Any]:
         """For `keep_since`."""
         return dict(self.names)

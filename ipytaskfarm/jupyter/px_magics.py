@@ -1,4 +1,4 @@
-"""``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%pxconfig`` and ``%result``, by ``mec.activate()`` alone.
+"""The magics of ``mec.activate()``: ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%pxconfig``, ``%pxsession``.
 
 The names are ipyparallel's too, and so are the options.  Where another package's magics stand, ours are refused, with
 advice.
@@ -19,7 +19,7 @@ from ..client.commands import PendingResult, ResultList
 from ..client.multiengine import offer_magics
 from .tracebacks import short_errors
 
-LINE = ("px", "autopx", "pxresult", "pxconfig", "result")
+LINE = ("px", "autopx", "pxresult", "pxconfig", "pxsession", "result")
 CELL = ("px",)
 
 
@@ -47,6 +47,7 @@ def activate(client: MultiEngineClient, suffix: str, force: bool) -> None:
         "autopx": px.autopx,
         "pxresult": px.result,
         "pxconfig": px.config,
+        "pxsession": px.session,
         "result": px.result,
     }
     for name, magic in lines.items():
@@ -137,6 +138,24 @@ class Px:
             self._client.targets = _targets(given.targets)
         if given.block is not None:
             self._client.block = given.block
+
+    @magic_arguments()
+    @argument("action", choices=("save", "load"), help="save the engines' names, or restore them")
+    @argument("file", help="a file on the engines' nodes; {id} in it is the engine's id")
+    @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
+    def session(self, line: str) -> None:
+        """``%pxsession save|load FILE``: save the engines' names to files, or restore them."""
+        given = parse_argstring(self.session, line)
+        targets = _targets(given.targets)
+        with short_errors():
+            ids = self._client.ids_of(targets)
+            if given.action == "save":
+                found = self._client.dump_session(given.file, ids, block=True)
+            else:
+                found = self._client.load_session(given.file, ids, block=True)
+            for engine, left_out in zip(ids, found, strict=True):
+                for name, reason in left_out.items():
+                    print(f"[{engine}] without {name}: {reason}")
 
     # --
 

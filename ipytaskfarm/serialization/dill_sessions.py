@@ -10,6 +10,7 @@ cannot travel with a task (locks, sockets, open files) is never copied; and one 
 
 from __future__ import annotations
 
+import collections
 import enum
 import hashlib
 import io
@@ -19,14 +20,14 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 import dill
 import msgspec
 from dill import _dill
 
-from ..core.errors import KernelError
+from ..core.errors import SessionError
 from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .refusals import explain, find_culprit, remedy_of
@@ -37,10 +38,6 @@ dill.extend(False)
 MAGIC = b"ipytaskfarm session 1\n"
 _NEVER = frozenset({"exit", "quit", "get_ipython", "open", "In", "Out"})
 """Names that IPython binds in every session; `open` is bound in kernels only."""
-
-
-class SessionError(KernelError):
-    """A session file cannot be restored here: the message names both sides, and no name was changed."""
 
 
 class SessionHead(msgspec.Struct, frozen=True):
@@ -317,9 +314,7 @@ def _fill_enumeration(cls: Any, state: tuple[dict[str, Any], dict[str, dict[str,
 def _named_tuple(
     name: str, fields: tuple[str, ...], defaults: dict[str, Any], module: str, qualname: str
 ) -> type[tuple[Any, ...]]:
-    from collections import namedtuple
-
-    made = namedtuple(name, fields, defaults=list(defaults.values()), module=module)  # type: ignore[misc]
+    made = collections.namedtuple(name, fields, defaults=list(defaults.values()), module=module)  # type: ignore[misc]
     made.__qualname__ = qualname
     return made
 
@@ -415,5 +410,3 @@ class _SessionUnpickler(dill.Unpickler):
         if (module, name) == ("__builtin__", "__main__"):
             return self._names
         return super().find_class(module, name)
-
-

@@ -18,6 +18,8 @@ VERBS = {
     "map": "MapBody -> packed list of values",
     "clear_queue": "b'' -> b'', answered at once, not in its turn",
     "properties": "PropertiesBody -> packed value",
+    "dump_session": "DumpSessionBody -> SavedSession",
+    "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
 """The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
@@ -47,6 +49,28 @@ class MapBody(msgspec.Struct, frozen=True):
     """The packed list of items, each a tuple of arguments."""
     function: Function | None = None
     name: str | None = None
+
+
+class DumpSessionBody(msgspec.Struct, frozen=True):
+    """Save the names of the engine.  path: into this file of the engine's node; None: into the answer."""
+
+    path: str | None = None
+
+
+class SavedSession(msgspec.Struct, frozen=True):
+    """A saved session."""
+
+    left_out: dict[str, str]
+    """The names that could not travel, each with the reason."""
+    packed: bytes | None = None
+    """The packed session; None where it was written to a file."""
+
+
+class LoadSessionBody(msgspec.Struct, frozen=True):
+    """Restore a session: from this file of the engine's node, or from the packed bytes."""
+
+    path: str | None = None
+    packed: bytes | None = None
 
 
 class ExecuteReply(msgspec.Struct, frozen=True):

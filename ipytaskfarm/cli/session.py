@@ -1,0 +1,46 @@
+"""``ipytaskfarm session``: save the names of engines to files, and restore them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traitlets import Unicode
+
+from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.core.parsing import parse_ids
+
+
+class SessionFiles(Command):
+    """``ipytaskfarm session``"""
+
+    name = "session"
+    description = """
+Saves the names of engines to files on their nodes, or restores names from such files. Names that cannot travel (locks,
+sockets, open files) are left out, and listed with the reason. {id} in the file's name is the engine's id.
+"""
+    arguments = "save | load FILE"
+    examples = """
+        ipytaskfarm session save ~/work-{id}.session
+        ipytaskfarm session load ~/work-0.session --engines 1
+    """
+    engines = Unicode("", help="the engines, such as 0 or 0-2,5; without it all").tag(config=True, metavar="IDS")
+    aliases: Any = values(("engines", "SessionFiles.engines"))
+
+    def carry_out(self) -> int:
+        from ipytaskfarm.client import MultiEngineClient
+
+        match self.extra_args:
+            case ["save" | "load" as action, path]:
+                pass
+            case _:
+                raise UsageError("give `save FILE` or `load FILE`")
+        targets: Any = list(parse_ids([self.engines], "engine")) if self.engines else "all"
+        with MultiEngineClient(self.farm) as mec:
+            ids = mec.ids_of(targets)
+            found = (mec.dump_session if action == "save" else mec.load_session)(path, ids, block=True)
+        for engine, left_out in zip(ids, found, strict=True):
+            done = "saved to" if action == "save" else "loaded from"
+            print(f"engine {engine}: {done} {path.replace('{id}', str(engine))}")
+            for name, reason in left_out.items():
+                print(f"  without {name}: {reason}")
+        return OK
