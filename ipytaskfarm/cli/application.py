@@ -15,7 +15,7 @@ from traitlets.config import Application
 from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
 
 from ipytaskfarm import __version__
-from ipytaskfarm.cli import COMMANDS
+from ipytaskfarm.cli.catalog import COMMANDS
 from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
