@@ -4,6 +4,7 @@ The folders say where code runs, and an import only ever points to a line above 
 
 ``version``        the version
 ``core``           values and decisions: messages, the scheduler, its handlers; no IO, clock, chance or threads
+``settings``       each setting of a farm once: flags, arguments, configuration and docs are made of it
 ``policies``       the queue policies that a user may choose, or write
 ``environment``    what prepares engines: classes that users fill in
 ``system``         what the operating system gives: the flight recorder, paths, disk, memory, cores
@@ -69,8 +70,8 @@ if TYPE_CHECKING:
     )
     from .core import errors as errors
     from .deployment.farm import Farm as Farm
-    from .deployment.settings import Agents as Agents
     from .environment import RecycleSettings as RecycleSettings, TaskEnvironment as TaskEnvironment
+    from .settings.checks import Agents as Agents
 else:
     # Controller, agent and evaluator import this file too, on their way to their own folder: what they
     # do not use (the client, the launchers) must not cost them start-up time. The list above is for
@@ -79,7 +80,7 @@ else:
         "client": ("ipytaskfarm.client", None),
         "errors": ("ipytaskfarm.core.errors", None),
         "Farm": ("ipytaskfarm.deployment.farm", "Farm"),
-        "Agents": ("ipytaskfarm.deployment.settings", "Agents"),
+        "Agents": ("ipytaskfarm.settings.checks", "Agents"),
         "TaskClient": ("ipytaskfarm.client", "TaskClient"),
         "MultiEngineClient": ("ipytaskfarm.client", "MultiEngineClient"),
         "Task": ("ipytaskfarm.client", "Task"),

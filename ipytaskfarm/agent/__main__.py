@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..core.errors import TaskFarmError
 from ..core.inherited_variables import UMASK_BEFORE
+from ..settings.declarations import AGENT, add_flags
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
 from ..system.process import name_process, usable_cores
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         stopped_s=given.stopped,
         memory_limit_bytes=given.memory_limit,
         preload=tuple(given.preload),
-        resources=dict(given.resource),
+        resources=dict(given.resources),
         priority=given.priority,
         umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),
     )
@@ -92,21 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
-    parser.add_argument(
-        "--lease",
-        type=float,
-        default=900.0,
-        help="seconds without the controller after which engines end, until it says what the farm's lease is",
-    )
-    parser.add_argument("--grace", type=float, default=1.0, help="seconds between a time limit's interrupt and SIGTERM")
+    add_flags(parser, AGENT)
     parser.add_argument(
         "--stopped", type=float, default=STOPPED_S, help="seconds after which an engine that was stopped is killed"
     )
-    parser.add_argument("--memory-limit", type=int, metavar="BYTES", help="what an engine may have of its own")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
-    parser.add_argument(
-        "--resource", action="append", default=[], type=_resource, metavar="NAME=AMOUNT", help="what tasks may ask for"
-    )
     parser.add_argument("--priority", type=int, default=0, help="agents of a higher one are given tasks first")
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")
@@ -130,11 +121,6 @@ def _start_folder(asked: Path | None) -> Path:
 
 def _engines(text: str) -> int:
     return usable_cores() if text == "cores" else int(text)
-
-
-def _resource(text: str) -> tuple[str, float]:
-    name, _, amount = text.partition("=")
-    return name, float(amount)
 
 
 def _log_to(path: Path | None, verbose: bool) -> None:

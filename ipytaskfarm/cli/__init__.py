@@ -1,7 +1,7 @@
 """The ``ipytaskfarm`` command: `main` finds the subcommand, a traitlets application does the rest.
 
 To add a command: write a subclass of `cli.application.Command` with a description and examples, name it in
-`COMMANDS`, and describe it in ``docs/commands.md`` (a test looks for both).
+`catalog.COMMANDS`, and describe it in ``docs/commands.md`` (a test looks for both).
 
 Exit codes: 0 all is well, 1 it failed, 2 the command line is wrong, 3 the farm's store cannot be used,
 4 refused (no such farm, one of that name runs already, wrong keys, versions that do not fit).
@@ -14,41 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "start": ("ipytaskfarm.cli.start.Start", "start a farm, or resume one"),
-    "stop": ("ipytaskfarm.cli.stop.Stop", "stop a farm; nothing that was accepted is lost"),
-    "list": ("ipytaskfarm.cli.farms.List", "the farms of this user"),
-    "status": ("ipytaskfarm.cli.status.Status", "one farm: its engines and tasks"),
-    "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
-    "agents": ("ipytaskfarm.cli.agents.RunAgents", "list, add or remove agents on other machines"),
-    "tasks": ("ipytaskfarm.cli.status.Tasks", "a table of tasks"),
-    "explain": ("ipytaskfarm.cli.status.Explain", "why a task is where it is"),
-    "jobs": ("ipytaskfarm.cli.jobs.Jobs", "the jobs, or one with its tasks"),
-    "history": ("ipytaskfarm.cli.history.History", "what happened to tasks, and when"),
-    "logs": ("ipytaskfarm.cli.logs.Logs", "show or follow a log, or all that speaks of a task"),
-    "abort": ("ipytaskfarm.cli.task_actions.Abort", "abort tasks"),
-    "retry": ("ipytaskfarm.cli.task_actions.Retry", "hand failed tasks in again"),
-    "restart": ("ipytaskfarm.cli.task_actions.Restart", "hand ended tasks in again, failed or not"),
-    "remove": ("ipytaskfarm.cli.task_actions.Remove", "forget ended tasks and their results"),
-    "mark-done": ("ipytaskfarm.cli.task_actions.MarkDone", "let tasks have succeeded, with a result from outside"),
-    "mark-failed": ("ipytaskfarm.cli.task_actions.MarkFailed", "let a run, or a result, count as failed"),
-    "pause": ("ipytaskfarm.cli.pause.Pause", "start no further tasks, of the farm or a job"),
-    "resume": ("ipytaskfarm.cli.pause.Resume", "go on after a pause, or after start --hold"),
-    "drain": ("ipytaskfarm.cli.pause.Drain", "give a node's engines nothing more"),
-    "session": ("ipytaskfarm.cli.session.SessionFiles", "save engines' names to files, and restore them"),
-    "keys": ("ipytaskfarm.cli.keys.Keys", "who may speak with a farm: list, add, rotate, revoke"),
-    "doctor": ("ipytaskfarm.cli.doctor.Doctor", "what could keep a farm from working, and what to do"),
-    "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),
-    "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
-    "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),
-    "compact": ("ipytaskfarm.cli.store.Compact", "give room that was freed in the store back to the disk"),
-    "replay": ("ipytaskfarm.cli.store.Replay", "play the tape of a controller again"),
-    "demo": ("ipytaskfarm.cli.demo.Demo", "see a temporary farm at work"),
-    "controller": ("ipytaskfarm.cli.processes.RunController", "run a controller alone (for supervisors)"),
-    "agent": ("ipytaskfarm.cli.processes.RunAgent", "run an agent alone (for supervisors)"),
-    "version": ("ipytaskfarm.cli.processes.Version", "the versions that matter"),
-}
-"""name -> (the application, one line of help), in the order in which ``--help`` shows them."""
+from ipytaskfarm.cli.catalog import COMMANDS as COMMANDS
 
 PARTS = {"controller": "ipytaskfarm.controller", "agent": "ipytaskfarm.agent"}
 """These commands become another program, which reads its own flags."""

@@ -16,8 +16,8 @@ from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.interface import ENTRY_POINTS
+from ipytaskfarm.settings.checks import Agents
 
 
 class RunAgents(JsonCommand):

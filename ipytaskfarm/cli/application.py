@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from textwrap import fill, wrap
 from typing import Any, ClassVar
 
 from traitlets import Bool, List, TraitError, Unicode
 from traitlets.config import Application
 from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
 
-from ipytaskfarm.cli import COMMANDS
+from ipytaskfarm.cli.catalog import COMMANDS
 from ipytaskfarm.cli.printing import safe
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
@@ -21,6 +22,8 @@ from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
+WIDTH = 80
+"""The columns of a help text."""
 INTERRUPTED = 130
 """What shells make of a program that SIGINT ended."""
 
@@ -143,7 +146,7 @@ class Command(Application):
         words = f" {self.arguments}" if self.arguments else ""
         yield f"usage: ipytaskfarm {self.name}{words} [flags]"
         yield ""
-        yield str(self.description).strip()
+        yield fill(" ".join(str(self.description).split()), WIDTH, break_on_hyphens=False)
         yield ""
         yield "Flags"
         yield from self._flag_lines()
@@ -152,8 +155,8 @@ class Command(Application):
             yield "Examples"
             yield from (f"    {line.strip()}" for line in str(self.examples).strip().splitlines())
         yield ""
-        yield "Each flag that takes a value is also a setting of ipytaskfarm_config.py in Jupyter's config"
-        yield "folder (`jupyter --paths`); --help-all shows their names there."
+        yield "Each flag that takes a value is also a setting of ipytaskfarm_config.py in"
+        yield "Jupyter's config folder (`jupyter --paths`); --help-all shows the names there."
         if classes:
             yield from self.emit_options_help()
 
@@ -186,7 +189,9 @@ class JsonCommand(Command):
 def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
     names = (keys,) if isinstance(keys, str) else keys
     shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(names, key=len)) + metavar
-    yield f"    {shown:<28} {text}" if len(shown) <= 28 else f"    {shown}\n{'':33}{text}"
+    first, *more = wrap(text, WIDTH - 33, break_on_hyphens=False, break_long_words=False)
+    yield f"    {shown:<28} {first}" if len(shown) <= 28 else f"    {shown}\n{'':33}{first}"
+    yield from (f"{'':33}{line}" for line in more)
 
 
 class TaskFarm(Application):

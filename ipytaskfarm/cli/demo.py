@@ -11,7 +11,7 @@ from traitlets import Int
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, Command, values
-from ipytaskfarm.deployment.settings import check_engines
+from ipytaskfarm.settings.checks import check_engines
 from ipytaskfarm.system.process import usable_cores
 
 QUICKSTART = 1000
@@ -36,7 +36,8 @@ tasks went through and which engines ran them. Nothing is left behind.
     def carry_out(self) -> int:
         from ipytaskfarm.deployment.farm import Farm
 
-        engines = usable_cores() if self.n is None else check_engines(self.n)
+        asked = check_engines("--engines", self.n)
+        engines = usable_cores() if asked is None else asked
         print(f"A temporary farm with {printing.number(engines, 'engine')}:", flush=True)
         began = time.monotonic()
         with Farm(n=max(1, engines)) as farm:

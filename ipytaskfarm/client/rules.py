@@ -27,7 +27,7 @@ from ..core.arguments import (
 from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.task_types import Function, Recovery, Rules
 from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, ResourceAmount, bytes_of
-from ..core.scheduler.engine_choice import PLACEMENTS
+from ..core.scheduler.settings import PLACEMENTS
 from ..core.text import exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function

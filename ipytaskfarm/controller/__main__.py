@@ -28,12 +28,12 @@ from ..core.handlers.losses import lease_margin_s
 from ..core.messages import PROTOCOL, StopFarm
 from ..core.saves import StoredState
 from ..core.scheduler.clock import Now
-from ..core.scheduler.engine_choice import PLACEMENTS
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.scheduler.state import SchedulerState
 from ..core.states import State
+from ..settings.declarations import CONTROLLER, add_flags, scheduler_settings
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
@@ -92,28 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--farm-folder", type=Path, required=True, help="keys, store and logs live here")
     parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--location", default=None, metavar="ADDRESS", help="where other machines find us")
     parser.add_argument("--port", type=int, default=0, help="0: the farm's last one, or any that is free")
     parser.add_argument("--any-port", action="store_true", help="nobody asked for that port: taken, another will do")
-    parser.add_argument("--queue-policy", default="ipytaskfarm.policies:FIFO", metavar="MODULE:CLASS")
-    parser.add_argument("--policy-path", action="append", default=[], metavar="DIR")
-    parser.add_argument("--unmet-timeout", type=float, default=None, metavar="S")
-    parser.add_argument("--failure-penalty", type=float, default=0.0, metavar="S")
-    parser.add_argument("--lease", type=float, default=SchedulerSettings.lease_s, metavar="S")
-    parser.add_argument("--grace", type=float, default=SchedulerSettings.grace_s, metavar="S")
-    parser.add_argument("--max-engine-losses", type=int, default=SchedulerSettings.max_engine_losses, metavar="N")
-    parser.add_argument("--node-failures", type=int, default=SchedulerSettings.node_failures, metavar="N")
-    parser.add_argument("--warm", type=int, default=None, metavar="N", help="free slots that hold a blank engine")
-    parser.add_argument(
-        "--environment-patience", type=float, default=SchedulerSettings.environment_patience_s, metavar="S"
-    )
-    parser.add_argument("--resource-patience", type=float, default=SchedulerSettings.resource_patience_s, metavar="S")
-    parser.add_argument("--load-limit", type=float, default=None, metavar="SHARE", help="the load guard: busy cores")
-    parser.add_argument("--free-memory", type=int, default=None, metavar="BYTES", help="the load guard: memory")
-    parser.add_argument("--placement", choices=PLACEMENTS, default=SchedulerSettings.placement)
-    parser.add_argument("--keep-results", type=float, default=None, metavar="S", help="clear results this old")
-    parser.add_argument("--keep-results-bytes", type=int, default=None, help="clear the oldest beyond this")
-    parser.add_argument("--record", type=Path, default=None, help="an event log, for ipytaskfarm replay")
+    add_flags(parser, CONTROLLER)
     parser.add_argument("--min-free-bytes", type=int, default=None, help="room kept for results")
     parser.add_argument("--hold", action="store_true", help="start no task until told to go on")
     parser.add_argument("--owner-fd", type=int, default=None, help="end of file here: stop, and delete the farm")
@@ -140,23 +121,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     try:
         record = _record(options, folder)
         policy = load_policy(options.queue_policy, options.policy_path)
-        settings = SchedulerSettings(
-            lease_s=options.lease,
-            lease_margin_s=lease_margin_s(options.lease),
-            failure_penalty_s=options.failure_penalty,
-            unmet_timeout_s=options.unmet_timeout,
-            max_engine_losses=options.max_engine_losses,
-            node_failures=options.node_failures,
-            grace_s=options.grace,
-            policy=policy,
-            warm=options.warm,
-            environment_patience_s=None if options.environment_patience < 0 else options.environment_patience,
-            resource_patience_s=options.resource_patience,
-            load_limit=options.load_limit,
-            free_memory_limit=options.free_memory,
-            placement=options.placement,
-            seed=secrets.randbits(63),
-        )
+        margin_s = lease_margin_s(options.lease)
+        settings = scheduler_settings(options, lease_margin_s=margin_s, policy=policy, seed=secrets.randbits(63))
         store = Store.open(record.store, farm_incarnation=record.incarnation)
         for note in store.notes:
             log.warning("%s", note)
@@ -239,7 +205,7 @@ def _serve(
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
             reader=BlobReader(blobs),
             blob_sweeper=BlobSweeper(blobs, Path(record.store)),
-            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_bytes),
+            retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,
             access=access,
             watch_fds=watch,

@@ -43,8 +43,8 @@ from .messages.running_task import ProgressReport, TaskCall
 from .messages.task_types import Deferral, Ended, FailureSummary, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
-from .scheduler.engine_choice import PLACEMENTS
 from .scheduler.events import Event
+from .scheduler.settings import PLACEMENTS
 from .scheduler.state import SchedulerState
 
 ENGINES_MAX = 4096

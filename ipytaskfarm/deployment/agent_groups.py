@@ -26,8 +26,8 @@ from ipytaskfarm.core.validation import goes_by
 from ipytaskfarm.deployment.enrolment import enrol, revoke
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat, find_launcher
+from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.host import working_folder
 

@@ -23,8 +23,9 @@ from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner
-from ipytaskfarm.deployment.settings import Agents, FarmSettings
+from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers.interface import AgentStatus, Launcher
+from ipytaskfarm.settings.checks import Agents
 
 TEND_S = 1.0
 DOUBT_S = 2.0
@@ -78,7 +79,7 @@ class Tender:
         self._say = say
         self._fail = fail
         self._wake = wake
-        elastic = settings.scheduling.elastic
+        elastic = settings.elastic
         self._engines = Scaler(elastic, ENGINE_PATIENCE_S) if elastic is not None else None
         self._pools = [_pool(number, agents) for number, agents in enumerate(settings.agents)]
         self._made: dict[str, Launcher] = {}

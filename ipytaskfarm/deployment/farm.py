@@ -10,30 +10,21 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.arguments import check_bytes, check_count, check_seconds
+from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.formatting import last_line, ready_engines
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
-from ipytaskfarm.deployment.settings import (
-    DEFAULT_HOST,
-    Agents,
-    FarmSettings,
-    SchedulingArguments,
-    check_agents,
-    check_scheduling,
-    engines_at_first,
-    folder_list,
-    policy_name,
-    read_startup,
-)
+from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
+from ipytaskfarm.settings.checks import Agents, check_agents
+from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
 from ipytaskfarm.system.process import usable_cores
 
@@ -50,6 +41,7 @@ SHOW_AFTER_S = 1.0
 _living: weakref.WeakSet[Farm] = weakref.WeakSet()
 
 
+@with_settings
 class Farm:
     """A task farm on this machine: ``with Farm(n=4) as farm: tc = farm.task_client()``.
 
@@ -59,47 +51,7 @@ class Farm:
 
     Returns when the engines are ready.
 
-    n: how many engines on this machine; default: the usable cores.
-    name: the farm's name, or None.
-    startup: code that every fresh engine runs first, a str; or a file of such code, a `pathlib.Path`.
-    queue_policy: which task goes first: ``"FIFO"`` (the default), ``"LIFO"``, ``"FairShare"``, ``"FairShareJobs"``, or
-        your own `QueuePolicy`, as a class or as ``"module:Class"``.
-    policy_path: folders to import it from.
-    host, port: where the controller listens; default: this machine alone, the farm's own port.  ``"0.0.0.0"``: on all
-        addresses, for agents and clients of other machines.
-    location: the name or address by which other machines find it; default: `host`, or this host's name for all.
-    store_dir: the folder for the store, on a local disk.
-    unmet_timeout: seconds (or a timedelta) after which a task that no engine may run fails; default: it waits.
-    failure_penalty: seconds for which an engine is withheld after a failed task; default: 0.
-    grace: seconds between the interrupt of a task over its time limit and the signals that end its engine; default: 1.
-    memory_limit: bytes, or text like ``"2 GiB"``, that an engine and its children may have of their own; one with more
-        is ended, and its task fails with the cause named; default: as much as there is.
-    max_engine_losses: a task over which so many engines were lost is quarantined, whatever its retries; default: 3.
-    node_failures: a node on which so many attempts in a row failed that work elsewhere gets no more tasks; default: 10.
-    keep_results, keep_results_size: results are cleared so many seconds (or a timedelta) after their task's end; the
-        oldest, when the store holds more than this size; default: they stay until somebody clears them.
-    record: a file for a tape of all that the controller hears, payloads included, for ``ipytaskfarm replay``.
-    warm: how many free slots hold a blank engine, ready for any environment; default: all `n`.
-    resources: what tasks may ask for (``resources=``) beside the cores, memory and GPUs that are found, or instead of
-        them: ``{"licence": 3, "gpu": 2}``.
-    placement: which of several free engines a task takes: ``"default"``, ``"priority"``, ``"least_recent"``,
-        ``"most_recent"``, ``"random"``, ``"nearest_environment"``.
-    load_limit, free_memory: the load guard: no task is started on a node that is busier than this share of its cores,
-        or has less of its memory free (bytes, or text like ``"1 GiB"``); those with ``force=True`` are. Default: none.
-    environment_patience: seconds after which a task is no longer passed over by later ones whose environment an engine
-        already has; False: it always is; default: 10.
-    lease: seconds after which an agent that does not hear the controller ends its engines, 5 or more; a little later
-        their work is done elsewhere; default: 900, and 60 for a temporary farm.
-    resource_patience: seconds after which what becomes free on a node is kept for a task that waits; default: 10.
-    hold: start no task until ``ipytaskfarm resume``.
-    fresh: begin anew; the store of a farm of this name is set aside.
-    take_over: begin anew here with a farm whose store is on another host.
-    start_timeout: seconds that the engines may take to come up.
-    drain: seconds that running tasks may go on when the farm is stopped.
-    agents: agents on other machines, each bringing engines of its own: ``"slurm:3"``, an `Agents`, or several.  With
-        agents, `n` is 0 unless it is given.
-    min, max: the number of this machine's engines follows the work that waits, within these; `n` is where it begins.
-    idle: seconds (or a timedelta) after which engines that nobody needs end, with `min` and `max`; default: 60.
+    {settings}
 
     Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
     and `NoEnginesRegistered` when no engine came up.
@@ -111,59 +63,11 @@ class Farm:
         name: str | None = None,
         startup: str | os.PathLike[str] | None = None,
         queue_policy: str | type | object | None = None,
-        *,
-        policy_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-        host: str = DEFAULT_HOST,
-        location: str | None = None,
-        port: int | None = None,
-        store_dir: str | os.PathLike[str] | None = None,
-        unmet_timeout: float | timedelta | None = None,
-        failure_penalty: float | timedelta | None = None,
-        grace: float | timedelta | None = None,
-        memory_limit: int | str | None = None,
-        max_engine_losses: int | None = None,
-        node_failures: int | None = None,
-        keep_results: float | timedelta | None = None,
-        keep_results_size: int | str | None = None,
-        record: str | os.PathLike[str] | None = None,
-        hold: bool = False,
-        fresh: bool = False,
-        take_over: bool = False,
-        start_timeout: float | timedelta = 60.0,
-        drain: float | timedelta | None = 10.0,
-        agents: Agents | str | Sequence[Agents | str] = (),
-        **scheduling: Unpack[SchedulingArguments],
+        **settings: Unpack[FarmArguments],
     ) -> None:
-        code, asked, scheduled = read_startup(startup), check_agents(agents), check_scheduling(**scheduling)
-        self._settings = FarmSettings(
-            name=f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name),
-            engines=engines_at_first(n, scheduled.elastic, asked, usable_cores),
-            agents=asked,
-            owned=name is None,
-            startup=code[0],
-            startup_name=code[1],
-            queue_policy=policy_name(queue_policy),
-            policy_path=folder_list(policy_path),
-            host=host,
-            location=location,
-            port=port,
-            store_dir=None if store_dir is None else Path(store_dir).expanduser(),
-            unmet_timeout_s=check_seconds("unmet_timeout", unmet_timeout),
-            failure_penalty_s=check_seconds("failure_penalty", failure_penalty),
-            grace_s=check_seconds("grace", grace),
-            memory_limit_bytes=check_bytes("memory_limit", memory_limit),
-            max_engine_losses=check_count("max_engine_losses", max_engine_losses, 1),
-            node_failures=check_count("node_failures", node_failures, 5),
-            keep_results_s=check_seconds("keep_results", keep_results),
-            keep_results_bytes=check_bytes("keep_results_size", keep_results_size),
-            record=None if record is None else Path(record).expanduser().absolute(),
-            scheduling=scheduled,
-            hold=hold,
-            fresh=fresh,
-            take_over=take_over,
-            start_timeout_s=check_seconds("start_timeout", start_timeout) or 0.0,
-            drain_s=check_seconds("drain", drain),
-        )
+        leading = {"n": n, "startup": startup, "queue_policy": queue_policy}
+        own_name = f"{TEMPORARY_NAME}-{os.getpid()}-{secrets.token_hex(3)}" if name is None else check_name(name)
+        self._settings = farm_settings({**leading, **settings}, own_name, usable_cores, owned=name is None)
         self._prepare()
 
     @classmethod
@@ -185,7 +89,7 @@ class Farm:
         launcher = Dask.of_client(client, engines_per_worker)
         agents = Agents("dask", options=launcher.options)
         agent_groups.use(agents, launcher)
-        made = cls(**{"n": 0, **farm, "agents": (agents, *check_agents(farm.get("agents")))})
+        made = cls(**{"n": 0, **farm, "agents": (agents, *check_agents("agents", farm.get("agents")))})
         made._until_gone.append(lambda: agent_groups.use_no_more(agents))
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         made.await_engines(made._settings.engines + workers * engines_per_worker, made._settings.start_timeout_s)
@@ -330,7 +234,7 @@ class Farm:
         from ipytaskfarm.deployment import agent_groups
 
         self._must_run()
-        (asked,) = check_agents(agents)
+        (asked,) = check_agents("agents", agents)
         return agent_groups.add(self._home, asked).name
 
     def remove_agents(self, *names: str, drain: float | timedelta | None = None) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import psutil
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.deployment.settings import DEFAULT_HOST
 from ipytaskfarm.deployment.start_errors import check_loopback
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
+from ipytaskfarm.settings.declarations import DEFAULT_HOST
 from ipytaskfarm.system.farm_paths import ConnectionInfo, dialled
 from ipytaskfarm.transport.handshake import Refuse
 from ipytaskfarm.transport.peer import Link, NewEpoch, Refused

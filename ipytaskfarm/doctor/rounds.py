@@ -17,9 +17,10 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.settings import DEFAULT_HOST, DEFAULT_PORT
+from ipytaskfarm.deployment.settings import DEFAULT_PORT
 from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, network, wrong
 from ipytaskfarm.doctor.systems import systems
+from ipytaskfarm.settings.declarations import DEFAULT_HOST
 from ipytaskfarm.storage.store import sqlite_version
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord

@@ -14,10 +14,10 @@ import pytest
 
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.batch import launchers
 from ipytaskfarm.launchers.batch.launchers import Lsf, Pbs, Slurm
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Launcher, Seat
+from ipytaskfarm.settings.checks import Agents
 from tests.conftest import Dirs
 from tests.support import fake_batch
 from tests.support.farms import DEADLINE_S, engines, until_engines

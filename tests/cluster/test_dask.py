@@ -23,9 +23,9 @@ from ipytaskfarm.core.messages import RemoveAgents
 from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.enrolment import rotate
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.dask import launcher as launcher_module
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle
+from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.farm_paths import read_connection_file
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S, Gate, ask, engines, enrolled, outcomes, until_engines, until_running

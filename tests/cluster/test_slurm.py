@@ -13,7 +13,7 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.home import STORE_NAME
-from ipytaskfarm.deployment.settings import Agents
+from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport.keys import agent_file
 from tests.conftest import Dirs

@@ -16,10 +16,10 @@ import pytest
 
 from ipytaskfarm import Farm, StringTask, TaskClient
 from ipytaskfarm.core.errors import LauncherError
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.interface import AgentSpec, Handle
 from ipytaskfarm.launchers.ssh import launcher as ssh_module
 from ipytaskfarm.launchers.ssh.launcher import Ssh
+from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.farm_paths import process_started, read_connection_file
 from tests.conftest import Dirs
 from tests.support import sshd

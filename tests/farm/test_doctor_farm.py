@@ -24,10 +24,10 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.agent_groups import AgentGroup
 from ipytaskfarm.deployment.enrolment import connection_info, enrol, revoke, write_copy
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.doctor import Finding, Level, farm, rounds
 from ipytaskfarm.doctor.trial import trial
 from ipytaskfarm.launchers.interface import AgentStatus
+from ipytaskfarm.settings.checks import Agents
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.support.farms import DEADLINE_S, ask, until_engines
 from tests.support.polling import eventually

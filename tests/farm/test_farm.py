@@ -23,7 +23,7 @@ from ipytaskfarm import Farm, Task
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.deployment.settings import FarmSettings, Scheduling, agent_flags, controller_flags
+from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.system import farm_paths
 from tests.conftest import Dirs, processes_of
 from tests.support.polling import eventually
@@ -111,7 +111,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exceptio
 
 def test_controller_and_agents_are_told_the_same_lease() -> None:
     def lease(owned: bool, lease_s: float | None) -> set[str | None]:
-        settings = FarmSettings(name="x", engines=1, owned=owned, scheduling=Scheduling(lease_s=lease_s))
+        settings = FarmSettings(name="x", engines=1, owned=owned, passed={} if lease_s is None else {"lease": lease_s})
         told = (controller_flags(settings), agent_flags(settings))
         return {words[words.index("--lease") + 1] if "--lease" in words else None for words in told}
 

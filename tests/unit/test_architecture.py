@@ -22,6 +22,7 @@ PACKAGE = "ipytaskfarm"
 LAYERS: dict[str, str] = {
     "version": "",
     "core": "",
+    "settings": "core",
     "policies": "core",
     "environment": "core",
     "system": "core version",
@@ -30,14 +31,15 @@ LAYERS: dict[str, str] = {
     "serialization": "core system storage",
     "engine": "core version system storage transport serialization",
     "controller/evaluator": "core system storage serialization",
-    "agent": "core version system storage transport",
-    "controller": "core version policies system storage transport",
+    "agent": "core version settings system storage transport",
+    "controller": "core version settings policies system storage transport",
     "client": "core version environment system storage transport serialization",
     "launchers": "core version system storage transport",
-    "deployment": "core version system storage transport client launchers",
-    "doctor": "core version system storage transport agent client launchers deployment",
+    "deployment": "core version settings system storage transport client launchers",
+    "doctor": "core version settings system storage transport agent client launchers deployment",
     "jupyter": "core version system storage transport serialization client deployment",
-    "cli": "core version policies system storage transport agent controller client launchers deployment doctor",
+    "cli": "core version settings policies system storage transport agent controller client launchers deployment "
+    "doctor",
     "testing": "core version policies system storage serialization client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""

@@ -43,8 +43,10 @@ def test_every_command_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_help(name: str) -> None:
-    for line in _command(name)._flag_lines():
-        assert len(line.split("  ")[-1].strip()) > 5, f"{name}: {line}"
+    lines = "\n".join(_command(name)._flag_lines())
+    assert all(len(line) <= 80 for line in lines.splitlines())
+    for flag in lines.split("\n    -"):
+        assert len(flag.partition("  ")[2].strip()) > 5, f"{name}: {flag}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -142,8 +144,9 @@ def test_start_reads_its_flags(farm_dirs: Dirs) -> None:
     settings = start.settings()
     assert (settings.name, settings.engines, settings.fresh, settings.hold) == ("x", 3, True, True)
     assert (settings.startup, settings.startup_name) == ("import math\n", str(farm_dirs.work / "first.py"))
-    assert (settings.queue_policy, settings.policy_path) == ("mine:Policy", (farm_dirs.work.resolve(),))
-    assert (settings.port, settings.unmet_timeout_s, settings.take_over) == (7, 2.5, False)
+    assert settings.passed["queue_policy"] == "mine:Policy"
+    assert settings.passed["policy_path"] == (farm_dirs.work.resolve(),)
+    assert (settings.port, settings.passed["unmet_timeout"], settings.take_over) == (7, 2.5, False)
 
 
 def test_without_n_there_are_as_many_engines_as_cores() -> None:
@@ -156,7 +159,7 @@ def test_the_config_file_is_read_and_the_command_line_wins(farm_dirs: Dirs) -> N
     )
     settings = settings_of("--farm", "daily").settings()
     assert (settings.engines, settings.name) == (7, "daily")
-    assert settings.queue_policy == "ipytaskfarm.policies:FairShare"
+    assert settings.passed["queue_policy"] == "ipytaskfarm.policies:FairShare"
     assert _command("status").name == "status"
 
 

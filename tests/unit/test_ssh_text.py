@@ -16,7 +16,6 @@ import pytest
 
 from ipytaskfarm.deployment import agent_groups
 from ipytaskfarm.deployment.home import Home
-from ipytaskfarm.deployment.settings import Agents
 from ipytaskfarm.launchers.interface import AgentSpec, Seat, elsewhere
 from ipytaskfarm.launchers.ssh.command_lines import (
     MARK,
@@ -31,6 +30,7 @@ from ipytaskfarm.launchers.ssh.command_lines import (
     tunnel_words,
 )
 from ipytaskfarm.launchers.ssh.launcher import Ssh
+from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.farm_paths import ConnectionInfo, agent_folder, private_folder, process_started, write_private
 from tests.conftest import Dirs
 from tests.support.polling import eventually

@@ -23,8 +23,6 @@ from .entries import EngineEntry, TaskClass, serves_environment
 from .readiness import IdleEntry
 from .state import SchedulerState
 
-PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
-
 _STALE_MAX = 16
 """So many outdated entries are kept in an agent's heap, beside one entry for each engine."""
 

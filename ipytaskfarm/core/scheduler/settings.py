@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .queue import PolicyKey, fifo_key
 
+PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
+"""The placements that `engine_choice` knows."""
+
 
 @dataclass(frozen=True)
 class SchedulerSettings:

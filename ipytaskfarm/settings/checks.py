@@ -1,0 +1,251 @@
+"""Checks of the values that users give for settings.  Each returns the value as it is kept; None stays None.
+
+The first argument of a check is the name of the setting as the user wrote it, an argument or a flag, for errors."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ..core.arguments import check_count, check_seconds
+from ..core.parsing import parse_span
+from ..core.requirements import bytes_of
+from ..core.scheduler.autoscaling import IDLE_S
+from ..core.scheduler.settings import PLACEMENTS
+
+LEASE_LEAST_S = 5.0
+"""A shorter lease would end engines whose network pauses briefly."""
+
+_POLICY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+_OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Agents on other machines: ``Agents("slurm", 3, engines=2, options={"partition": "short"})``.
+
+    launcher: ``slurm``, ``pbs``, ``lsf``, ``ssh``, ``dask``, or the name of a launcher of another package.
+    count: how many agents; None: as many as the launcher's options say (hosts of ssh, workers of Dask), else one.
+    engines: how many engines each agent brings, beside the farm's own; None: one per core that the agent may use.
+    time_limit: when the batch system ends the agents: seconds, a timedelta, or text like ``"2h"``; None: the batch
+        system's own limit.
+    leave: seconds (or a timedelta) for which running tasks go on after an agent was told to end.
+    min, max: the number of agents follows the work in the queue, within these; `count` is then where it begins.
+    idle: seconds (or a timedelta) after which agents that nobody needs are given back, with `min` and `max`.
+    python: the interpreter on the other machines; None: the same path as here.
+    options: the launcher's own options, see ``ipytaskfarm agents launchers``.
+
+    Raises TypeError or ValueError for values that do not fit.
+    """
+
+    launcher: str
+    count: int | None = None
+    engines: int | None = None
+    time_limit: float | timedelta | str | None = None
+    leave: float | timedelta = 25.0
+    min: int | None = None
+    max: int | None = None
+    idle: float | timedelta = IDLE_S
+    python: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("count", "min", "max"):
+            check_count(what, getattr(self, what), 0)
+        check_count("engines", self.engines, 1)
+        if (self.min is None) != (self.max is None):
+            raise ValueError("min and max go together: give the smallest and the largest number of agents")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        limit = parse_span(self.time_limit) if isinstance(self.time_limit, str) else self.time_limit
+        for name, value in (("time_limit", limit), ("leave", self.leave), ("idle", self.idle)):
+            object.__setattr__(self, name, check_seconds(name, value, zero=name != "time_limit"))
+        object.__setattr__(self, "options", {str(key): str(value) for key, value in self.options.items()})
+
+    @property
+    def at_start(self) -> int:
+        """How many engines the agents bring at least, as far as the arguments tell."""
+        agents = self.min if self.min is not None else self.count
+        return (1 if agents is None else agents) * (self.engines or 1)
+
+
+def unchecked(what: str, value: Any) -> Any:
+    """Return the value: it is checked where it is used."""
+    return value
+
+
+def check_agents(what: str, agents: object) -> tuple[Agents, ...]:
+    """Return agents from an `Agents`, text like ``"slurm:3"``, or several of either."""
+    if agents is None:
+        return ()
+    if isinstance(agents, Agents):
+        return (agents,)
+    if isinstance(agents, str):
+        launcher, colon, count = agents.partition(":")
+        if not launcher or (colon and not count.isdecimal()):
+            raise ValueError(f"{what}: a launcher and a number are expected, like 'slurm:3', not {agents!r}")
+        return (Agents(launcher, int(count) if colon else None),)
+    if isinstance(agents, Iterable):
+        return tuple(each for one in agents for each in check_agents(what, one))
+    raise TypeError(f"{what}: an Agents or text like 'slurm:3' is expected, not {type(agents).__name__}")
+
+
+def check_engines(what: str, n: object) -> int | None:
+    """Return a number of engines: 0 or more."""
+    if n is None:
+        return None
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"{what}, the number of engines, must be an int, not {type(n).__name__}")
+    if n < 0:
+        raise ValueError(f"{what}, the number of engines, must be 0 or more, not {n}")
+    return n
+
+
+def check_resources(what: str, value: object) -> tuple[str, ...] | None:
+    """Return resources as words for the agent's command line, ``gpu=2.0``.
+
+    value: a dict of names and amounts, or texts like ``gpu=2``; an amount is a number or a size like ``"4 GiB"``."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        amounts = dict(value)
+    elif isinstance(value, list):
+        amounts = dict(_declared_resource(what, text) for text in value)
+    else:
+        raise TypeError(f"{what} must be a dict of names and amounts, not {type(value).__name__}")
+    return tuple(f"{name}={_resource_amount(what, name, each)!r}" for name, each in amounts.items())
+
+
+def _declared_resource(what: str, text: str) -> tuple[str, str | float]:
+    name, equals, amount = text.partition("=")
+    if not equals:
+        raise ValueError(f"{what}: NAME=AMOUNT is expected, like gpu=2, not {text!r}")
+    try:
+        return name, float(amount)
+    except ValueError:
+        return name, amount
+
+
+def _resource_amount(what: str, name: object, value: object) -> float:
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"{what}: {name!r} is no name for a resource, use letters, digits and _")
+    if isinstance(value, str):
+        value = bytes_of(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{what}: {name} must be a number of 0 or more, or a size like '4 GiB', not {value!r}")
+    return float(value)
+
+
+def check_lease(what: str, value: object) -> float | None:
+    """Return a lease in seconds."""
+    lease_s = check_seconds(what, value)
+    if lease_s is not None and lease_s < LEASE_LEAST_S:
+        raise ValueError(f"{what} must be {LEASE_LEAST_S:g} seconds or more, not {lease_s:g}")
+    return lease_s
+
+
+def check_environment_patience(what: str, value: object) -> float | None:
+    """Return a duration in seconds; -1: without limit, which False and -1 mean."""
+    unlimited = value is False or (isinstance(value, int | float) and value == -1)
+    return -1.0 if unlimited else check_seconds(what, value)
+
+
+def check_placement(what: str, value: object) -> str | None:
+    """Return the name of a placement, see `core.scheduler.engine_choice`."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in PLACEMENTS:
+        raise ValueError(f"{what} must be one of {', '.join(PLACEMENTS)}, not {value!r}")
+    return value
+
+
+def check_share(what: str, value: object) -> float | None:
+    """Return a share of the cores: more than 0 and up to 1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"{what} must be a share of the cores, more than 0 and up to 1, not {value!r}")
+    return float(value)
+
+
+def folder_path(what: str, value: str | os.PathLike[str] | None) -> Path | None:
+    """Return the path of a folder, which need not exist yet."""
+    return None if value is None else Path(value).expanduser()
+
+
+def file_path(what: str, value: str | os.PathLike[str] | None) -> Path | None:
+    """Return the absolute path of a file, which need not exist yet."""
+    return None if value is None else Path(value).expanduser().absolute()
+
+
+def existing_folders(
+    what: str, folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None
+) -> tuple[Path, ...]:
+    """Return one folder or several as absolute paths.  ValueError: one is no folder."""
+    several = (folders,) if isinstance(folders, str | os.PathLike) else folders or ()
+    paths = tuple(Path(folder).expanduser().resolve() for folder in several)
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"{what}: {path} is not a folder")
+    return paths
+
+
+def read_startup(what: str, startup: object) -> tuple[str | None, str]:
+    """Return start-up code and the name that people are shown for it.  None: the farm keeps the code that it has.
+
+    startup: a str is code, a path is a file of code.  FileNotFoundError: the file cannot be read.  SyntaxError: it is
+    no Python."""
+    if startup is None:
+        return None, ""
+    if isinstance(startup, str):
+        return startup, "start-up code"
+    if isinstance(startup, os.PathLike):
+        path = Path(startup).expanduser()
+        try:
+            code = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FileNotFoundError(f"the start-up file {path} cannot be read: {error.strerror}") from None
+        if path.suffix == ".py":
+            compile(code, str(path), "exec")  # a SyntaxError is better seen here than on each engine
+        return code, str(path)
+    raise TypeError(f"{what} must be code (a str) or a file (a pathlib.Path), not {type(startup).__name__}")
+
+
+def policy_name(what: str, policy: object) -> str | None:
+    """Return a queue policy as ``module:Class``.
+
+    policy: such a name, ``module.Class``, the name of one of ours, or the class itself.  ValueError: the controller,
+    another process, could not import it, because it is defined in ``__main__`` or a notebook."""
+    if policy is None:
+        return None
+    if isinstance(policy, str):
+        return _policy_from_text(what, policy)
+    chosen = policy if inspect.isclass(policy) else type(policy)
+    if chosen.__module__ in ("__main__", "builtins"):
+        raise ValueError(
+            f"{what}: {chosen.__qualname__} is defined in {chosen.__module__}, where the controller cannot import"
+            f" it. Put it in a file, say mine.py, and give queue_policy='mine:{chosen.__name__}',"
+            " policy_path=<its folder>"
+        )
+    if "." in chosen.__qualname__:
+        raise ValueError(f"{what}: {chosen.__qualname__} must be defined at the top level of its module")
+    return f"{chosen.__module__}:{chosen.__qualname__}"
+
+
+def _policy_from_text(what: str, text: str) -> str:
+    if text in _OWN_POLICIES:
+        return f"ipytaskfarm.policies:{text}"
+    if ":" not in text and "." in text:
+        module, _, name = text.rpartition(".")
+        text = f"{module}:{name}"
+    if not _POLICY.match(text):
+        raise ValueError(
+            f"{what} {text!r} is neither one of {', '.join(_OWN_POLICIES)} nor an importable name like 'mine:Policy'"
+        )
+    return text

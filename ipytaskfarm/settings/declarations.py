@@ -1,0 +1,541 @@
+"""The settings of a farm, each declared once: name, type, default, unit, help.
+
+A key of `LeadingArguments` or `FarmArguments` is a setting; its annotation holds the type that `Farm` accepts and a
+`Setting`.  Made of these are
+
+- the signature of `Farm` and the list of arguments in its docstring (`with_settings`),
+- the flags and the configuration of ``ipytaskfarm start`` (`cli.start`),
+- the command lines of the controller and of the agents (`add_flags`, `words_for`),
+- the table in ``docs/commands.md`` (`tests/unit/test_settings.py`).
+
+To add a setting: add a key here, and read its value where it takes effect.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+
+from ..core.arguments import check_bytes, check_count, check_seconds
+from ..core.scheduler.autoscaling import IDLE_S
+from ..core.scheduler.settings import PLACEMENTS, SchedulerSettings
+from .checks import (
+    Agents,
+    check_agents,
+    check_engines,
+    check_environment_patience,
+    check_lease,
+    check_placement,
+    check_resources,
+    check_share,
+    existing_folders,
+    file_path,
+    folder_path,
+    policy_name,
+    read_startup,
+    unchecked,
+)
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_POLICY = "ipytaskfarm.policies:FIFO"
+
+CONTROLLER, AGENT = "controller", "agent"
+"""The processes that are told settings on their command lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting, as users and processes know it.  Its name and its type stand beside it, see `FarmArguments`."""
+
+    help: str
+    """What the setting does: one sentence without its full stop."""
+    unit: str = ""
+    """What stands for the value in usage lines, and tells its unit: ``SECONDS``, ``SIZE``, ``N``.  "": a switch."""
+    default: object = None
+    """The default of the argument of `Farm`, of the flag and of the configuration."""
+    means: str = ""
+    """What the default stands for, if its value does not tell."""
+    check: Callable[[str, Any], Any] = unchecked
+    """Make the value that is kept from the name of the argument, for errors, and from a user's value."""
+    several: bool = False
+    """The flag may be given several times; its values form a list."""
+
+    flag: str = ""
+    """The flag of ``ipytaskfarm start`` without its dashes.  "": the name, with dashes."""
+    section: Literal["Controller", "Start"] = "Controller"
+    """The class in a configuration file."""
+    key: str = ""
+    """The key in that class.  "": the name."""
+
+    processes: tuple[str, ...] = ()
+    """Which processes are told the setting on their command lines."""
+    process_flag: str = ""
+    """Their flag.  "": the name, with dashes."""
+    parse: Callable[[str], Any] = str
+    """Read the text on their command line."""
+    field: str = ""
+    """The field of `SchedulerSettings` that the setting fills; the default of this field is the default there."""
+    standard: object = None
+    """The default on their command line, without a field."""
+
+    @property
+    def process_default(self) -> Any:
+        """What a process uses when it is not told the setting."""
+        return getattr(SchedulerSettings, self.field) if self.field else self.standard
+
+    @property
+    def default_text(self) -> str:
+        """The default, for people."""
+        if self.means:
+            return self.means
+        value = self.process_default if self.default is None else self.default
+        if value is None or value == () or isinstance(value, bool):
+            return ""
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(help: str, **more: Any) -> Setting:
+    return Setting(help=help, **{"unit": "SECONDS", "check": check_seconds, "parse": float, **more})
+
+
+def _count(help: str, least: int, **more: Any) -> Setting:
+    return Setting(help=help, **{"unit": "N", "check": partial(check_count, least=least), "parse": int, **more})
+
+
+def _size(help: str, **more: Any) -> Setting:
+    return Setting(help=help, **{"unit": "SIZE", "check": check_bytes, "parse": int, **more})
+
+
+def _switch(help: str) -> Setting:
+    return Setting(help=help, default=False, section="Start")
+
+
+def _optional_patience(text: str) -> float | None:
+    patience_s = float(text)
+    return None if patience_s < 0 else patience_s
+
+
+def _placement(text: str) -> str | None:
+    return check_placement("placement", text)
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    return name, float(amount)
+
+
+class LeadingArguments(TypedDict, total=False):
+    """The settings that `Farm` accepts by position too."""
+
+    n: Annotated[
+        int | None,
+        Setting(
+            help="how many engines this machine has",
+            unit="N",
+            means="the usable cores; with agents 0",
+            check=check_engines,
+            flag="n engines",
+            section="Start",
+        ),
+    ]
+    name: Annotated[
+        str | None,
+        Setting(
+            help="the farm's name",
+            unit="NAME",
+            means="in Python a temporary farm, on the command line the farm `default`",
+            flag="farm",
+            section="Start",
+        ),
+    ]
+    startup: Annotated[
+        str | os.PathLike[str] | None,
+        Setting(
+            help="code that every fresh engine runs first, a file (in Python a `pathlib.Path`; text is code)."
+            " It stays with the farm until other code is given",
+            unit="FILE",
+            check=read_startup,
+            section="Start",
+        ),
+    ]
+    queue_policy: Annotated[
+        str | type | object | None,
+        Setting(
+            help="which task goes first: `FIFO`, `LIFO`, `FairShare` (clients take turns), `FairShareJobs` (jobs take"
+            " turns), or a policy of your own",
+            unit="MODULE:CLASS",
+            means="FIFO",
+            check=policy_name,
+            processes=(CONTROLLER,),
+            standard=DEFAULT_POLICY,
+        ),
+    ]
+
+
+class FarmArguments(TypedDict, total=False):
+    """The settings that `Farm` accepts as keyword arguments."""
+
+    policy_path: Annotated[
+        str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        Setting(
+            help="a folder from which your own queue policy is imported",
+            unit="DIR",
+            default=(),
+            check=existing_folders,
+            several=True,
+            processes=(CONTROLLER,),
+            standard=(),
+        ),
+    ]
+    host: Annotated[
+        str,
+        Setting(
+            help="the address to listen on: without it this machine alone; `0.0.0.0` means all addresses",
+            unit="ADDRESS",
+            default=DEFAULT_HOST,
+        ),
+    ]
+    location: Annotated[
+        str | None,
+        Setting(
+            help="the name or address by which other machines find the farm",
+            unit="ADDRESS",
+            means="the host, or this host's name if that is a wildcard",
+            processes=(CONTROLLER,),
+        ),
+    ]
+    port: Annotated[
+        int | None,
+        Setting(help="the port to listen on", unit="PORT", means="the farm's own, else 10113 if it is free, else any"),
+    ]
+    store_dir: Annotated[
+        str | os.PathLike[str] | None,
+        Setting(
+            help="the folder for the store of a new farm, on a local disk",
+            unit="DIR",
+            means="the farm's own folder",
+            check=folder_path,
+        ),
+    ]
+    unmet_timeout: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "fail a task that no engine may run after this time",
+            means="it waits",
+            processes=(CONTROLLER,),
+            field="unmet_timeout_s",
+        ),
+    ]
+    failure_penalty: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "how long an engine gets no task after a task failed on it",
+            processes=(CONTROLLER,),
+            field="failure_penalty_s",
+        ),
+    ]
+    lease: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "an agent that has not heard the controller for this time ends its engines; a little later their work is"
+            " done elsewhere; at least 5",
+            means="900; of a temporary farm 60",
+            check=check_lease,
+            processes=(CONTROLLER, AGENT),
+            field="lease_s",
+        ),
+    ]
+    grace: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "the time between the interrupt of a task that is over its time limit and the signals that end its engine",
+            processes=(CONTROLLER, AGENT),
+            field="grace_s",
+        ),
+    ]
+    memory_limit: Annotated[
+        int | str | None,
+        _size(
+            "how much memory an engine and its child processes may have of their own, like `2G`; an engine with more"
+            " is ended, and its task fails with this cause",
+            means="no limit",
+            processes=(AGENT,),
+        ),
+    ]
+    max_engine_losses: Annotated[
+        int | None,
+        _count(
+            "quarantine a task, whatever its retries, when so many engines were lost while they ran it",
+            1,
+            processes=(CONTROLLER,),
+            field="max_engine_losses",
+        ),
+    ]
+    node_failures: Annotated[
+        int | None,
+        _count(
+            "give a node no more tasks after so many failed attempts in a row, if tasks of the same kinds succeed"
+            " elsewhere; at least 5",
+            5,
+            processes=(CONTROLLER,),
+            field="node_failures",
+        ),
+    ]
+    keep_results: Annotated[
+        float | timedelta | None,
+        _seconds("clear results this time after their task's end", means="never", processes=(CONTROLLER,)),
+    ]
+    keep_results_size: Annotated[
+        int | str | None,
+        _size(
+            "clear the oldest results when the store and large values hold more",
+            means="never",
+            processes=(CONTROLLER,),
+            process_flag="keep-results-bytes",
+        ),
+    ]
+    record: Annotated[
+        str | os.PathLike[str] | None,
+        Setting(
+            help="record all that the controller receives, payloads included, in this file, for `ipytaskfarm replay`",
+            unit="FILE",
+            check=file_path,
+            processes=(CONTROLLER,),
+            parse=Path,
+        ),
+    ]
+    warm: Annotated[
+        int | None,
+        _count(
+            "how many free slots hold a blank engine, ready for any environment",
+            0,
+            means="all",
+            processes=(CONTROLLER,),
+            field="warm",
+        ),
+    ]
+    resources: Annotated[
+        Mapping[str, float | str] | None,
+        Setting(
+            help="what tasks may ask for on this machine, beside the cores, memory and GPUs that are found, or instead"
+            " of them: `gpu=2`, `licence=3`",
+            unit="NAME=AMOUNT",
+            check=check_resources,
+            several=True,
+            flag="resource",
+            key="resource",
+            processes=(AGENT,),
+            process_flag="resource",
+            parse=_resource,
+            standard=(),
+        ),
+    ]
+    placement: Annotated[
+        str | None,
+        Setting(
+            help=f"which of several free engines takes a task: {', '.join(f'`{each}`' for each in PLACEMENTS)}",
+            unit="HOW",
+            check=check_placement,
+            parse=_placement,
+            processes=(CONTROLLER,),
+            field="placement",
+        ),
+    ]
+    load_limit: Annotated[
+        float | None,
+        Setting(
+            help="start no task on a node that is busier than this share of its cores; tasks with `force=True` start",
+            unit="SHARE",
+            means="no limit",
+            check=check_share,
+            processes=(CONTROLLER,),
+            parse=float,
+            field="load_limit",
+        ),
+    ]
+    free_memory: Annotated[
+        int | str | None,
+        _size(
+            "start no task on a node that has less memory free; tasks with `force=True` start",
+            means="no limit",
+            processes=(CONTROLLER,),
+            field="free_memory_limit",
+        ),
+    ]
+    environment_patience: Annotated[
+        float | timedelta | Literal[False] | None,
+        _seconds(
+            "after this time a task is no longer passed over by later ones whose environment an engine has already"
+            " (-1, in Python False: it is passed over without limit)",
+            check=check_environment_patience,
+            parse=_optional_patience,
+            processes=(CONTROLLER,),
+            field="environment_patience_s",
+        ),
+    ]
+    resource_patience: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "after this time what becomes free on a node is kept for a task that waits for it",
+            processes=(CONTROLLER,),
+            field="resource_patience_s",
+        ),
+    ]
+    hold: Annotated[bool, _switch("start no task until `ipytaskfarm resume`")]
+    fresh: Annotated[bool, _switch("begin anew; the old store is set aside, with the date in its name")]
+    take_over: Annotated[bool, _switch("begin anew on this host with a farm whose store is on another host")]
+    start_timeout: Annotated[
+        float | timedelta,
+        _seconds("how long engines may take to start", default=60.0, section="Start"),
+    ]
+    drain: Annotated[
+        float | timedelta | None,
+        _seconds("how long running tasks may go on when the farm is stopped", default=10.0, section="Start"),
+    ]
+    agents: Annotated[
+        Agents | str | Sequence[Agents | str],
+        Setting(
+            help="agents on other machines, each bringing engines of its own: a launcher and a number, `slurm:3` (in"
+            " Python an `Agents` too)",
+            unit="LAUNCHER:N",
+            default=(),
+            check=check_agents,
+            several=True,
+            section="Start",
+        ),
+    ]
+    min: Annotated[
+        int | None,
+        _count(
+            "with `max`: at least so many engines on this machine, whose number follows the work that waits; on the"
+            " command line, with agents, so many agents",
+            0,
+            section="Start",
+            key="least",
+        ),
+    ]
+    max: Annotated[
+        int | None,
+        _count("with `min`: at most so many", 1, section="Start", key="most"),
+    ]
+    idle: Annotated[
+        float | timedelta | None,
+        _seconds(
+            "with `min` and `max`: give back what nobody has needed for this time", default=IDLE_S, section="Start"
+        ),
+    ]
+
+
+def _declared(arguments: type) -> dict[str, tuple[Any, Setting]]:
+    hints = get_type_hints(arguments, include_extras=True)
+    return {name: get_args(hint) for name, hint in hints.items()}
+
+
+_DECLARED = _declared(LeadingArguments) | _declared(FarmArguments)
+
+SETTINGS: dict[str, Setting] = {name: setting for name, (_, setting) in _DECLARED.items()}
+"""All settings by the names of `Farm`'s arguments, in the order of its signature."""
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The signature and the docstring of `Farm`
+
+PLACE_OF_ARGUMENTS = "{settings}"
+"""The line of a docstring that the list of arguments replaces."""
+
+_KINDS = {
+    "SECONDS": "seconds, or a timedelta",
+    "SIZE": 'bytes, or text like ``"2 GiB"``',
+    "SHARE": "more than 0, up to 1",
+}
+"""unit -> what the argument of `Farm` accepts."""
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def with_settings(owner: _Class) -> _Class:
+    """Give the constructor of a class its full signature, and the docstring its list of arguments.
+
+    owner: a class with the constructor of `Farm`; mypy reads the same from ``Unpack[FarmArguments]``."""
+    leading = set(LeadingArguments.__annotations__)
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name in leading else inspect.Parameter.KEYWORD_ONLY,
+            default=setting.default,
+            annotation=kind,
+        )
+        for name, (kind, setting) in _DECLARED.items()
+    ]
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    owner.__init__.__signature__ = inspect.Signature([self, *parameters])  # type: ignore[misc]
+    if owner.__doc__ is not None:  # python -OO has taken it out
+        owner.__doc__ = owner.__doc__.replace(PLACE_OF_ARGUMENTS, argument_list().strip())
+    return owner
+
+
+def argument_list() -> str:
+    """Return a line or more for each argument, as they stand in the docstring of `Farm`."""
+    return "\n".join(_argument_lines(name, setting) for name, setting in SETTINGS.items())
+
+
+def _argument_lines(name: str, setting: Setting) -> str:
+    unit = f" ({_KINDS[setting.unit]})" if setting.unit in _KINDS else ""
+    default = f"; default: {setting.default_text}" if setting.default_text else ""
+    text = f"{name}: {setting.help}{unit}{default}."
+    return fill(text, 119, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The command lines of the controller and of the agents
+
+
+def add_flags(parser: ArgumentParser, process: str) -> None:
+    """Add the flags of all settings that a process is told.  Sizes are bytes there, durations seconds."""
+    for name, setting in _told(process):
+        action: dict[str, Any] = {"action": "append"} if setting.several else {}
+        default = list(setting.standard) if setting.several else setting.process_default  # type: ignore[call-overload]
+        metavar = "BYTES" if setting.unit == "SIZE" else setting.unit
+        parser.add_argument(
+            process_flag(name), dest=name, type=setting.parse, default=default, metavar=metavar,
+            help=setting.help.replace("%", "%%"), **action,
+        )  # fmt: skip
+
+
+def words_for(process: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the words for a process's command line, for the settings that were given.
+
+    values: checked values by the names of the settings."""
+    words = []
+    for name, setting in _told(process):
+        value = values.get(name)
+        each = () if value is None else value if setting.several else (value,)
+        words += [word for one in each for word in (process_flag(name), str(one))]
+    return words
+
+
+def scheduler_settings(options: Namespace, **more: Any) -> SchedulerSettings:
+    """Return the scheduler's settings from the controller's command line.
+
+    more: the fields of `SchedulerSettings` that are no settings of their own."""
+    fields = {setting.field: getattr(options, name) for name, setting in _told(CONTROLLER) if setting.field}
+    return SchedulerSettings(**fields, **more)
+
+
+def process_flag(name: str) -> str:
+    """Return the flag of a setting on the command lines of the controller and of the agents."""
+    return f"--{SETTINGS[name].process_flag or name.replace('_', '-')}"
+
+
+def _told(process: str) -> Iterator[tuple[str, Setting]]:
+    return ((name, setting) for name, setting in SETTINGS.items() if process in setting.processes)
