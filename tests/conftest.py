@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psutil
@@ -23,6 +23,7 @@ from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from ipytaskfarm import Farm, MultiEngineClient, TaskClient
+    from tests.support.farms import Gate
 
 # Other people's load on the machine is no finding: examples have no deadline of their own, tests have one.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
@@ -209,25 +210,53 @@ def farm_dirs(session_dirs: Dirs) -> Iterator[Dirs]:
 
 
 @pytest.fixture(scope="module")
-def farm(session_dirs: Dirs) -> Iterator[Farm]:
-    """A real farm with two engines, shared by the tests of one module.  Who needs a clean one starts its own."""
-    from ipytaskfarm import Farm
+def farm(request: pytest.FixtureRequest, session_dirs: Dirs) -> Iterator[Farm]:
+    """A real farm with two engines in a world of its own, shared by the tests of one module.
 
-    with Farm(n=2) as farm:
+    ``pytestmark = pytest.mark.farm(n=4, grace=0.3)`` gives the module's farm other settings.
+    """
+    from tests.support.farms import module_farm
+
+    with module_farm(**_farm_settings(request.node)) as farm:
         yield farm
 
 
+def _farm_settings(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
+    settings: dict[str, Any] = {"n": 2}
+    for mark in node.iter_markers("farm"):
+        settings.update(mark.kwargs)
+    return settings
+
+
 @pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    """A task client of the module's farm."""
+def tc(request: pytest.FixtureRequest, farm: Farm) -> Iterator[TaskClient]:
+    """A task client of the module's farm, whose engines are all there; it draws no progress bars."""
+    from tests.support.farms import until_engines_of
+
     with farm.task_client() as tc:
+        tc.progress = False
+        until_engines_of(tc, _farm_settings(request.node)["n"])
         yield tc
 
 
 @pytest.fixture
-def mec(farm: Farm) -> MultiEngineClient:
-    """A multi-engine client of the module's farm."""
-    return farm.multiengine_client()
+def mec(request: pytest.FixtureRequest, farm: Farm) -> Iterator[MultiEngineClient]:
+    """A multi-engine client of the module's farm, whose engines are all there."""
+    from tests.support.farms import until_engines_of
+
+    with farm.multiengine_client() as mec:
+        until_engines_of(mec, _farm_settings(request.node)["n"])
+        yield mec
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """A closed gate.  It is opened after the test, so that no task of the test keeps waiting."""
+    from tests.support.farms import Gate
+
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

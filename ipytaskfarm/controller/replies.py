@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from ..core.handlers.tables import last_rows
 from ..core.messages import Answer, Fetched, Refusal, TextReply
 from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMessages, TaskReply
-from ..core.messages.tables import JobRow, JobTable
-from ..core.messages.task_types import Final
+from ..core.messages.tables import JobRow, JobTable, TaskRow
+from ..core.messages.task_types import Final, Submission
+from ..core.saves import TaskRecord
 from ..core.scheduler.decision import (
     Load,
     LoadEnded,
@@ -23,13 +26,30 @@ from ..core.scheduler.decision import (
     LoadTaken,
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
-from ..storage.store import Store
 
 MAIL_AT_ONCE = 1000
 """Messages of a task that are read at once."""
 
 
-def answer(store: Store, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
+class StoreReader(Protocol):
+    """What is read from a store: see the methods of these names in `storage.store.Store`."""
+
+    def finals(self, ids: Sequence[int]) -> list[Final]: ...
+
+    def task_rows(self, ids: Sequence[int]) -> list[TaskRow]: ...
+
+    def original(self, ids: Sequence[int]) -> list[Submission]: ...
+
+    def ended(self, ids: Sequence[int], dependents: bool) -> list[TaskRecord]: ...
+
+    def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]: ...
+
+    def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]: ...
+
+    def tasks_of_job(self, job: str) -> list[int]: ...
+
+
+def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, what to send); for `LoadOriginals` and `LoadEnded`, the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
         finals = [*store.finals(load.ids), *load.refusals]
@@ -69,13 +89,13 @@ def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[s
     return load.session, Answer(load.n, refusal)  # type: ignore[union-attr]
 
 
-def _jobs(store: Store, load: LoadJobs) -> list[JobRow]:
+def _jobs(store: StoreReader, load: LoadJobs) -> list[JobRow]:
     kept = store.jobs_with_tasks([row.id for row in load.rows])
     rows = [row for row in load.rows if row.id in kept]
     return [msgspec.structs.replace(row, ids=store.tasks_of_job(row.id)) for row in rows] if load.tasks else rows
 
 
-def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:
+def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:
     found = [Letter(*row) for row in store.mail(load.task, load.outgoing, load.after, MAIL_AT_ONCE)]
     letters = TaskMessages(found, load.over and len(found) < MAIL_AT_ONCE)
     if load.call is not None:
@@ -83,7 +103,7 @@ def _mail(store: Store, load: LoadMail) -> tuple[str, Answer | TaskReply]:
     return load.session, Answer(load.n, letters)
 
 
-def _explanation(store: Store, load: LoadExplanation) -> TextReply | Refusal:
+def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refusal:
     finals = store.finals([load.id])
     if not finals:
         return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")

@@ -67,11 +67,6 @@ def notebook(page: Notebook) -> Notebook:
     return page
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "open")
-
-
 def test_a_result_shows_itself(notebook: Notebook) -> None:
     cell = notebook.run("tc.run(Task('a = 6 * 7', pull='a'), block=True)")
     expect(cell.html.filter(has_text="succeeded on engine")).to_contain_text("42")

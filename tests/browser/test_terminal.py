@@ -11,7 +11,7 @@ import pexpect
 import pytest
 
 from ipytaskfarm import Farm
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 
 pytestmark = pytest.mark.farm
 
@@ -69,12 +69,6 @@ class Terminal:
     def close(self) -> None:
         self._child.sendline("exit")
         self._child.close(force=True)
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
 
 
 @pytest.fixture(scope="module")

@@ -27,17 +27,12 @@ from ipytaskfarm.engine import current_task
 from ipytaskfarm.transport.reliable_session import HEADER
 from tests.support.bad_values import CALLS, SURROGATE, VALUES, World
 from tests.support.fake_hub_controller import FakeController, in_thread
-from tests.support.farms import module_farm
 from tests.support.hostile import Intruder, controller_pid, data, instance, intruder
 from tests.support.polling import eventually
 
+pytestmark = pytest.mark.farm(n=1)
+
 REFUSALS = (TypeError, ValueError, LookupError, errors.TaskFarmError)
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(1) as farm:
-        yield farm
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +49,6 @@ def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
     return controller_pid(farm), [row.pid for row in world.mec.engines()], thread.is_alive()
 
 
-@pytest.mark.farm
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("call", CALLS)
 def test_no_value_ends_anything(farm: Farm, world: World, call: str) -> None:
@@ -108,7 +102,6 @@ INSIDE = [
 ]  # fmt: skip
 
 
-@pytest.mark.farm
 @pytest.mark.parametrize("call", INSIDE)
 def test_no_value_ends_anything_inside_a_task(farm: Farm, world: World, call: str) -> None:
     before = lives(farm, world)
@@ -199,7 +192,6 @@ def ask_raw(raw: Intruder, session: str, asked: list[Any]) -> list[Any]:
     return [answers[number] for number in range(1, len(asked) + 1)]
 
 
-@pytest.mark.farm
 def test_no_question_ends_the_controller(farm: Farm, world: World) -> None:
     before = lives(farm, world)
     world.tc.run(Task("a = 1"), block=True)
@@ -224,7 +216,6 @@ def test_no_question_ends_the_controller(farm: Farm, world: World) -> None:
     assert lives(farm, world) == before
 
 
-@pytest.mark.farm
 def test_no_submission_ends_the_controller(farm: Farm, world: World) -> None:
     before = controller_pid(farm)
     payload = msgspec.msgpack.encode(StringWork("a = 1"))

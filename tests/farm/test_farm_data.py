@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,11 @@ from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.client.results import TaskResult
 from ipytaskfarm.storage.blobs import Blobs
 from ipytaskfarm.storage.store import needed_blobs
-from tests.support.farms import module_farm
 
 pytestmark = pytest.mark.farm
 
 ITEMS = 200_000
 """Of 8 bytes: well above the size of a blob."""
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
 
 
 @pytest.fixture

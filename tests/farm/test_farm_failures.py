@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, StringTask, Task, TaskClient, errors
-from tests.support.farms import DEADLINE_S, Gate, incarnations, module_farm, until_engines, until_running, value
+from tests.support.farms import DEADLINE_S, Gate, incarnations, until_engines, until_running, value
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2, startup="from_startup = 'here'") as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    until_engines(farm, 2)
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def mec(farm: Farm) -> MultiEngineClient:
-    return farm.multiengine_client()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
+pytestmark = pytest.mark.farm(startup="from_startup = 'here'")
 
 
 def counter(incarnation: str) -> int:

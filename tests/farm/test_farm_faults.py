@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,28 +20,10 @@ from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
 from tests.farm.test_farm_restart import assert_all_there, hand_in, ran, recorded, under_way
-from tests.support.farms import DEADLINE_S, Gate, incarnations, module_farm, until_engines, until_running
+from tests.support.farms import DEADLINE_S, Gate, incarnations, until_engines, until_running
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    until_engines(farm, 2)
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 def test_a_second_controller_on_the_store_is_refused_by_name(farm_dirs: Dirs) -> None:

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient
-from tests.support.farms import module_farm, python
+from tests.support.farms import python
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture(scope="module")
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture(scope="module")
-def mec(farm: Farm) -> MultiEngineClient:
-    return farm.multiengine_client()
 
 
 def call(tc: TaskClient, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,10 @@ from ipytaskfarm import Farm, Join, Ref, Task, TaskClient, errors
 from ipytaskfarm.client.operate import wait_for_engines
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import tables
-from tests.support.farms import DEADLINE_S, Gate, ask, module_farm
+from tests.support.farms import DEADLINE_S, Gate, ask
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture(scope="module")
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        tc.progress = False
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "open")
 
 
 def add(*values: Any) -> Any:

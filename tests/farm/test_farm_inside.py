@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,7 @@ from ipytaskfarm.engine import current_task
 from tests.support.farms import DEADLINE_S, Gate, ask, module_farm
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(1) as farm:
-        yield farm
-
-
-@pytest.fixture(scope="module")
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    """Of a farm of one slot."""
-    with farm.task_client() as tc:
-        tc.progress = False
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "open")
+pytestmark = pytest.mark.farm(n=1)
 
 
 def value(tc: TaskClient, task: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,12 +13,13 @@ from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from tests.conftest import Dirs
-from tests.support.farms import DEADLINE_S, ask, incarnations, module_farm, until_engines
+from tests.support.farms import DEADLINE_S, ask, incarnations, until_engines
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
-
 LIMIT_MIB = 150
+
+pytestmark = pytest.mark.farm(memory_limit=f"{LIMIT_MIB} MiB", grace=0.3, max_engine_losses=2)
+
 GREEDY = "kept = [bytearray(1_000_000) for _ in range(400)]\nimport time; time.sleep(60)"
 GREEDY_CHILD = """
 import subprocess, sys
@@ -27,19 +27,6 @@ child = "kept = b'x' * 400_000_000; import time; time.sleep(60)"
 print("about to be greedy")
 subprocess.run([sys.executable, "-c", child])
 """
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2, memory_limit=f"{LIMIT_MIB} MiB", grace=0.3, max_engine_losses=2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    until_engines(farm, 2)
-    with farm.task_client() as tc:
-        yield tc
 
 
 def newest(farm: Farm) -> int:

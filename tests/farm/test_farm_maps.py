@@ -13,22 +13,10 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, TaskClient, errors
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
 
 
 def tasks_used(tc: TaskClient) -> int:

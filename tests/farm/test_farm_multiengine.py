@@ -15,16 +15,10 @@ import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient, errors
 from ipytaskfarm.client.commands import PendingResult
-from tests.support.farms import DEADLINE_S, Gate, module_farm, until_engines, until_running
+from tests.support.farms import DEADLINE_S, Gate, until_engines, until_running
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(3) as farm:
-        yield farm
+pytestmark = pytest.mark.farm(n=3)
 
 
 @pytest.fixture
@@ -34,19 +28,6 @@ def mec(farm: Farm) -> Iterator[MultiEngineClient]:
         mec.reset()
         mec.clear_properties()
         yield mec
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 # -- who is meant

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import pytest
@@ -15,13 +14,14 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.client import Job
-from tests.support.farms import DEADLINE_S, Gate, module_farm, until_running
+from tests.support.farms import DEADLINE_S, Gate, until_running
 from tests.support.polling import eventually
 from tests.support.shells import Shell, shell_with_magics
 
-pytestmark = pytest.mark.farm
-
 FARM = "operated"
+
+pytestmark = pytest.mark.farm(name=FARM)
+
 Line: TypeAlias = tuple[int, str, str]
 """Id, state, reason."""
 Happened: TypeAlias = tuple[datetime | None, int, str, int | None]
@@ -30,23 +30,10 @@ JobLine: TypeAlias = tuple[object, ...]
 
 
 @pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2, name=FARM) as farm:
-        yield farm
-
-
-@pytest.fixture(scope="module")
 def shell(farm: Farm) -> Iterator[Shell]:
     with shell_with_magics() as shell:
         shell.ok(f"%taskfarm connect {FARM}")
         yield shell
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 class Said(NamedTuple):

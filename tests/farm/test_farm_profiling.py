@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient, errors
-from tests.support.farms import DEADLINE_S, Gate, incarnations, module_farm, until_engines, until_running
+from tests.support.farms import DEADLINE_S, Gate, incarnations, until_running
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 
 SPIN = "def spin():\n    return sum(range(2000))\ndef work(busy):\n    while busy(): spin()\n"
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    until_engines(farm, 2)
-    with farm.multiengine_client() as mec:
-        yield mec
-
-
-@pytest.fixture
-def tc(farm: Farm, mec: MultiEngineClient) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        tc.progress = False
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 def leaf(x: int) -> int:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, StringTask, Task, TaskClient, TaskResult, client
 from ipytaskfarm.core import errors
-from tests.support.farms import DEADLINE_S, Gate, engines, module_farm, python, until_running, value
+from tests.support.farms import DEADLINE_S, Gate, engines, python, until_running, value
 
-pytestmark = pytest.mark.farm
+pytestmark = pytest.mark.farm(name="default")
 
 SEED_TASKS = 1000
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    """The farm that a client without arguments finds."""
-    with module_farm(2, name="default") as farm:
-        yield farm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,11 +24,6 @@ def seed_ids(farm: Farm) -> list[int]:
         ids = [tc.run(Task("a = %i" % n, pull="a")) for n in range(SEED_TASKS)]  # noqa: UP031 - as in the seed
         tc.barrier(ids)
     return ids
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "open")
 
 
 # ---------------------------------------------------------------------------------------- connecting

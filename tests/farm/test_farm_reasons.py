@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ipytaskfarm import Task, TaskClient, TaskEnvironment, errors
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.engine import current_task
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 
-pytestmark = pytest.mark.farm
+pytestmark = pytest.mark.farm(memory_limit="400 MiB", max_engine_losses=2, unmet_timeout=0.3, grace=0.3)
 
 
 class Broken(TaskEnvironment):
     def setup(self) -> None:
         raise OSError("no such model")
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    settings: dict[str, Any] = {"memory_limit": "400 MiB", "max_engine_losses": 2, "unmet_timeout": 0.3, "grace": 0.3}
-    with module_farm(2, **settings) as farm, farm.task_client() as tc:
-        tc.progress = False
-        yield tc
 
 
 def die() -> None:

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ipytaskfarm.system.process import usable_cores
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
+pytestmark = pytest.mark.farm(n=4, resources={"cores": 4, "gpu": 2, "licence": 1}, resource_patience=0.5)
 
 LEDGER = """
 import os, time
@@ -27,19 +26,6 @@ time.sleep({seconds})
 with open({path!r}, "a") as file:
     file.write(f"{{begun}} {{time.time()}} {{current_task().allotment.get('cores', 0)}} {name}\\n")
 """
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    resources = {"cores": 4, "gpu": 2, "licence": 1}
-    with module_farm(4, resources=resources, resource_patience=0.5) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
 
 
 @pytest.fixture

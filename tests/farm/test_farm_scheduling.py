@@ -11,23 +11,10 @@ import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient, errors
 from ipytaskfarm.core import messages
-from tests.support.farms import DEADLINE_S, Gate, ask, module_farm, until_engines, until_running
+from tests.support.farms import DEADLINE_S, Gate, ask, module_farm, until_running
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    until_engines(farm, 2)
-    with farm.task_client() as tc:
-        yield tc
 
 
 @pytest.fixture
@@ -36,11 +23,6 @@ def mec(farm: Farm) -> Iterator[MultiEngineClient]:
     mec.clear_properties()
     yield mec
     mec.clear_properties()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 def where(tc: TaskClient, ids: list[int]) -> list[int]:

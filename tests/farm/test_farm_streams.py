@@ -5,34 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
-from tests.support.farms import DEADLINE_S, Gate, module_farm
+from tests.support.farms import DEADLINE_S, Gate
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 def test_what_tasks_print_is_shown_with_their_ids(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:

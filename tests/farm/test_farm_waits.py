@@ -14,15 +14,13 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.client import wait_notices
 from tests.conftest import Dirs
-from tests.support.farms import DEADLINE_S, Gate, module_farm, python, until_running
+from tests.support.farms import DEADLINE_S, Gate, python, until_running
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -31,25 +29,6 @@ SOON_S = 5.5
 """Within five seconds, and what a busy machine adds."""
 LOOK_AFTER_S = 1.0
 """For tests of what is said, not of when."""
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 # -- why nothing moves

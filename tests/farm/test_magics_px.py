@@ -10,16 +10,9 @@ import pytest
 from ipyparallel.client.magics import ParallelMagics
 
 from ipytaskfarm import Farm, MultiEngineClient, errors
-from tests.support.farms import module_farm
 from tests.support.shells import Shell, shell_with_magics
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
 
 
 @pytest.fixture

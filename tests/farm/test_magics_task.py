@@ -15,17 +15,11 @@ from ipytaskfarm import Farm, StringTask, TaskClient, errors
 from ipytaskfarm.client import TaskResult
 from ipytaskfarm.jupyter.task_actions import ACTIONS, OPTIONS
 from ipytaskfarm.jupyter.task_magics import split_map
-from tests.support.farms import DEADLINE_S, Gate, module_farm, until_running
+from tests.support.farms import DEADLINE_S, Gate, until_running
 from tests.support.polling import eventually
 from tests.support.shells import Shell, shell_with_magics
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
 
 
 @pytest.fixture
@@ -33,19 +27,6 @@ def shell(farm: Farm) -> Iterator[Shell]:
     with shell_with_magics() as shell:
         shell.ok(f"%taskfarm connect {farm.connection_file}")
         yield shell
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
 
 
 # -- %%task

@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, TaskClient, client
-from tests.support.farms import DEADLINE_S, module_farm, outcomes
+from tests.support.farms import DEADLINE_S, outcomes
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
-
 ENGINES = 4
+"""As many as the examples ask for: ``ipcluster -n 4``."""
 
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    """As many engines as the examples ask for: ``ipcluster -n 4``."""
-    with module_farm(ENGINES) as farm:
-        yield farm
+pytestmark = pytest.mark.farm(n=ENGINES)
 
 
 @pytest.fixture

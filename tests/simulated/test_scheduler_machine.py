@@ -1,7 +1,7 @@
 """The scheduler under everything that can happen to it, in any order: Hypothesis looks for an order that breaks it.
 
-`Scheduler.check` runs after each event, `SimStore` refuses double ends, and at the end of each run the world heals and
-every task that some engine can serve must come to its end.
+`Scheduler.check` runs after each event, `MemoryStore` refuses double ends, and at the end of each run the world heals
+and every task that some engine can serve must come to its end.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages.tables import EngineRow, EngineTable
 from ipytaskfarm.deployment.enrolment import enrol
@@ -64,7 +64,10 @@ def ask(farm: Farm, question: messages.Question) -> messages.Reply:
 
 def engines(farm: Farm) -> list[EngineRow]:
     """The engines that can be given work."""
-    reply = ask(farm, messages.ListEngines())
+    return _working(ask(farm, messages.ListEngines()))
+
+
+def _working(reply: messages.Reply) -> list[EngineRow]:
     assert isinstance(reply, EngineTable)
     return [row for row in reply.rows if row.state in ("idle", "busy")]
 
@@ -77,6 +80,15 @@ def incarnations(farm: Farm) -> set[str]:
 def until_engines(farm: Farm, count: int) -> None:
     """Wait until so many engines can be given work."""
     eventually(lambda: len(engines(farm)) == count, DEADLINE_S, every_s=0.05, what=f"{count} engines")
+
+
+def until_engines_of(client: TaskClient | MultiEngineClient, count: int) -> None:
+    """Wait, with a client that is there, until so many engines or more can be given work."""
+
+    def are_there() -> bool:
+        return len(_working(client._session.ask(messages.ListEngines()))) >= count
+
+    eventually(are_there, DEADLINE_S, every_s=0.05, what=f"{count} engines")
 
 
 def until_running(tc: TaskClient, task_id: int) -> None:

@@ -40,7 +40,7 @@ LAYERS: dict[str, str] = {
     "jupyter": "core version system storage transport serialization client deployment",
     "cli": "core version settings policies system storage transport agent controller client launchers deployment "
     "doctor",
-    "testing": "core version policies system storage serialization client",
+    "testing": "core policies serialization engine controller/evaluator controller client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
 

@@ -19,8 +19,8 @@ from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.storage.event_log import EVENTS, EventLog, PolicyName, mark_of, read
+from ipytaskfarm.testing.memory_store import MemoryStore
 
-from ..support.simulated_store import SimStore
 from ..support.store_model import final, task
 
 FIFO = PolicyName("ipytaskfarm.policies:FIFO")
@@ -29,7 +29,7 @@ FIFO = PolicyName("ipytaskfarm.policies:FIFO")
 def made(path: Path, turns: int = 3) -> Path:
     """A tape of a farm without engines, to which so many tasks are handed in."""
     now = Now(10.0, 1_700_000_000.0)
-    snapshot = SimStore().load()
+    snapshot = MemoryStore().load()
     tape = EventLog.begin(path, "taped", snapshot, SchedulerSettings(), FIFO, False, now)
     scheduler = Scheduler(restored_farm("taped", snapshot, SchedulerSettings(), now))
     heard: list[tuple[str, object]] = [("client", Joined("client", "me")), ("client", m.NeedIds())]

@@ -1,19 +1,22 @@
-"""A store on paper: applies saves as the real one does, and checks what no SQL could."""
+"""A store in memory: it applies saves as the real one does, and checks what no SQL could."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from ipytaskfarm.core import saves as s
-from ipytaskfarm.core.messages.task_types import AttemptRow, Final
+from ..core import saves as s
+from ..core.messages.tables import TaskRow
+from ..core.messages.task_types import AttemptRow, Final, Submission
+from ..core.states import State
 
 
 @dataclass
-class SimStore:
-    """What the disk holds."""
+class MemoryStore:
+    """What the disk holds.  An AssertionError says that the scheduler has saved nonsense."""
 
     tasks: dict[int, s.SaveTask] = field(default_factory=dict)
     progress: dict[int, s.SaveRequeue] = field(default_factory=dict)
@@ -24,13 +27,14 @@ class SimStore:
     settings: dict[str, int | float | str | None] = field(default_factory=dict)
     sticky: dict[str, s.SaveSticky] = field(default_factory=dict)
     refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
-    functions: set[str] = field(default_factory=set)
+    functions: dict[str, bytes] = field(default_factory=dict)
     cleared: set[int] = field(default_factory=set)
     jobs: dict[str, s.SaveJob] = field(default_factory=dict)
     mail: list[s.SaveMail] = field(default_factory=list)
     epoch: int = 0
 
     def commit(self, saves: list[s.Save]) -> None:
+        """Apply a turn's saves."""
         for save in saves:
             getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", type(save).__name__).lower())(save)
 
@@ -46,7 +50,7 @@ class SimStore:
         self.tasks[save.id] = save
 
     def _save_function(self, save: s.SaveFunction) -> None:
-        self.functions.add(save.digest)
+        self.functions[save.digest] = save.code
 
     def _save_hand_out(self, save: s.SaveHandOut) -> None:
         self.handouts[save.number] = save
@@ -108,6 +112,7 @@ class SimStore:
             self.sticky.pop(key, None)
 
     def load(self) -> s.StoredState:
+        """Return what a new controller begins with."""
         self.epoch += 1
         return s.StoredState(
             epoch=self.epoch,
@@ -143,8 +148,8 @@ class SimStore:
                 found.setdefault((save.task, int(save.outgoing)), []).append(save)
         return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
 
-    def with_dependents(self, ids: list[int]) -> list[int]:
-        """These, and all that stand on their results."""
+    def with_dependents(self, ids: Sequence[int]) -> list[int]:
+        """Return these tasks, and all that stand on their results."""
         found: dict[int, None] = {}
         waiting = list(ids)
         while waiting:
@@ -154,7 +159,8 @@ class SimStore:
                 waiting += [i for i, t in self.tasks.items() if t.needs is not None and task_id in t.needs.after]
         return list(found)
 
-    def ended(self, ids: list[int], dependents: bool) -> list[s.TaskRecord]:
+    def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
+        """Return those of these tasks that have succeeded, as they are to run again."""
         wanted = self.with_dependents(ids) if dependents else ids
         records = []
         for task_id in wanted:
@@ -187,3 +193,58 @@ class SimStore:
             task.parent,
             task.spawn,
         )
+
+
+class MemoryReader:
+    """Reads a `MemoryStore` for `controller.replies`, with the methods of the real store."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def finals(self, ids: Sequence[int]) -> list[Final]:
+        """Return the ends of these tasks, with their history."""
+        store = self._store
+        found = [store.finals[i] for i in ids if i in store.finals]
+        return [msgspec.structs.replace(final, history=list(store.history.get(final.id, []))) for final in found]
+
+    def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
+        """Return lines of a table for those of these tasks that have ended."""
+        return [self._row(final) for final in self.finals(ids)]
+
+    def _row(self, final: Final) -> TaskRow:
+        rules = self._store.tasks[final.id].rules
+        return TaskRow(
+            final.id,
+            State.FAILED if final.reason else State.SUCCEEDED,
+            final.reason,
+            rules.name if rules is not None else None,
+            final.engine_id if final.engine_id >= 0 else None,
+            final.attempts,
+            final.submitted_s,
+            final.started_s,
+            final.run_s,
+            final.completed_s,
+            final.failure,
+        )
+
+    def original(self, ids: Sequence[int]) -> list[Submission]:
+        """Return these tasks as they were handed in."""
+        found = [self._store.tasks[i] for i in ids if i in self._store.tasks]
+        return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs) for t in found]
+
+    def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
+        """Return those of these tasks that have succeeded, as they are to run again."""
+        return self._store.ended(ids, dependents)
+
+    def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
+        """Return the messages to a task (outgoing: from it) behind number `after`."""
+        found = [x for x in self._store.mail if (x.task, x.outgoing) == (task, outgoing) and x.seq > after]
+        return [(x.seq, x.sender, x.at_s, x.body) for x in found[:count]]
+
+    def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
+        """Return those of these jobs that have tasks."""
+        return {job for job in jobs if self.tasks_of_job(job)}
+
+    def tasks_of_job(self, job: str) -> list[int]:
+        """Return the ids of a job's tasks."""
+        return sorted(i for i, t in self._store.tasks.items() if t.rules is not None and t.rules.job == job)
