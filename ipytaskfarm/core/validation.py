@@ -382,7 +382,9 @@ def why_refused(question: object) -> Refusal | None:
 
 
 def _why_unnamed(question: object) -> str:
-    """Return why a question about agents names none.  Agents of this machine have no name, and nobody means them all."""
+    """Return why a question about agents names none.  "" means it does.
+
+    The agents of the farm's own machine have no name, and an empty name would mean all of them."""
     if isinstance(question, RemoveAgents | AgentsEnded) and "" in question.names:
         return "an agent's name in it is empty: name the agents, as `ipytaskfarm nodes` shows them"
     return ""
