@@ -230,7 +230,9 @@ class ControllerLoop:
             if n is not None:
                 self._send(session, Answer(n, refusal))
         elif isinstance(question, ReadBlob):
-            if self._reader is not None:
+            # Without a number it is an agent's: one that was given up, or never said who it is, gets nothing.
+            may_read = n is not None or session in self._scheduler.farm.agents.by_session
+            if self._reader is not None and may_read:
                 self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))

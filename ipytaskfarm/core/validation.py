@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from .arguments import INT_MAX, INT_MIN
 from .messages import (
+    AgentsEnded,
     AgentState,
     CommandDone,
     Crash,
@@ -32,6 +33,7 @@ from .messages import (
     OutputText,
     PropertiesChanged,
     Refusal,
+    RemoveAgents,
     ResourceRequest,
     Results,
     Returned,
@@ -375,8 +377,17 @@ def _text(text: str, most: int) -> str:
 
 def why_refused(question: object) -> Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
-    why = why_not_storable(question)
+    why = why_not_storable(question) or _why_unnamed(question)
     return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
+
+
+def _why_unnamed(question: object) -> str:
+    """Return why a question about agents names none.  "" means it does.
+
+    The agents of the farm's own machine have no name, and an empty name would mean all of them."""
+    if isinstance(question, RemoveAgents | AgentsEnded) and "" in question.names:
+        return "an agent's name in it is empty: name the agents, as `ipytaskfarm nodes` shows them"
+    return ""
 
 
 def why_not_storable(value: object) -> str:

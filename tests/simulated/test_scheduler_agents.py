@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules
@@ -235,6 +237,15 @@ def test_agents_are_sent_away_by_name() -> None:
     assert list(sim.agents) == ["three"]
     assert len(sim.store.finals) == 2
     assert count(sim, m.RemoveAgents(["dask-1"])) == 0
+
+
+@pytest.mark.parametrize("question", [m.RemoveAgents([""]), m.RemoveAgents(["one", ""]), m.AgentsEnded([""], "gone")])
+def test_an_empty_name_means_no_agent(question: m.Question) -> None:
+    sim = farm_of(one={"name": "one", "brings": 1}, nameless={"brings": 1})
+    reply = sim.ask(question)
+    assert isinstance(reply, m.Refusal)
+    assert "an agent's name in it is empty" in reply.text
+    assert not any(agent.leaving for agent in sim.scheduler.farm.agents.by_session.values())
 
 
 def test_an_engine_that_comes_up_on_a_leaving_agent_ends() -> None:

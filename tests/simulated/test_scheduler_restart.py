@@ -37,6 +37,23 @@ def test_a_hand_out_that_never_arrived_goes_back_uncharged() -> None:
     assert sim.begun == {0: [(0, 1)]}
 
 
+def test_after_a_restart_tasks_like_those_that_run_are_announced() -> None:
+    """Entries of the running tasks stand first in their class's heap, and nobody has looked at them since."""
+    sim, agent, engine = one_engine()
+    rules = Rules(targets=(engine.id,))
+    sim.submit(0, rules)
+    move(sim, agent)
+    sim.begin(engine)
+    sim.crash()
+    sim.join_client()
+    move(sim, agent)
+    sim.submit(1, rules)
+    sim.submit(2, rules)
+    sim.end(agent, engine)
+    sim.settle()
+    assert [final_of(sim, i).reason for i in range(3)] == [""] * 3
+
+
 def test_a_returned_run_is_not_charged_to_an_engine_that_is_lost_later() -> None:
     sim, agent, engine = one_engine(SchedulerSettings(lease_s=10.0, lease_margin_s=1.0))
     sim.submit(0)

@@ -34,6 +34,7 @@ def test_the_examples_of_the_page_pass(block: str) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "order"), [(None, [2, 3, 0, 1]), (LIFO, [3, 2, 1, 0]), (LIFO(), [3, 2, 1, 0])], ids=str
+    ids=["the default", "a class", "an object"],
 )
 def test_a_policy_decides_the_order(policy: QueuePolicy | type[QueuePolicy] | None, order: list[int]) -> None:
     farm = SimulatedFarm(engines=1, policy=policy, hold=True)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.controller import evaluator_process
+from ipytaskfarm.controller.blob_reading import ReadPiece
 from ipytaskfarm.controller.direct_answers import DirectAnswers
 from ipytaskfarm.controller.evaluator_process import EvaluatorProcess
 from ipytaskfarm.controller.loop import ControllerLoop
@@ -32,6 +33,7 @@ from ipytaskfarm.core.messages import (
     TaskBatch,
     TextReply,
 )
+from ipytaskfarm.core.messages.blob_chunks import ReadBlob
 from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
 from ipytaskfarm.core.messages.tables import EventTable, TaskRows
 from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Rules, Submission
@@ -274,6 +276,42 @@ def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_sc
     direct = DirectAnswers(store, None, list.clear)
     for question, reply in ((ReadHistory(), EventTable), (CompactStore(), TextReply), (ReloadKeys(), Refusal)):
         assert type(direct.answer(1, question).reply) is reply
+
+
+class Pieces:
+    """In the place of the thread that reads blobs: who may have them."""
+
+    def __init__(self) -> None:
+        self.asked: list[ReadPiece] = []
+        self.ask = self.asked.append
+
+    def fd(self) -> int:
+        return -1
+
+    def answers(self) -> list[tuple[str, object]]:
+        return []
+
+    def go_on(self, backlog_bytes: Callable[[str], int]) -> None:
+        pass
+
+
+def test_pieces_of_blobs_go_to_clients_and_to_agents_that_are_registered(store: Store, tmp_path: Path) -> None:
+    """Also in the very turn in which an agent tells another controller what it holds."""
+    client, agent, stranger = Peer("c", "client", "c"), Peer("a", "agent", "a"), Peer("s", "agent", "s")
+    wanted = ReadBlob(b"\xab" * 32)
+    heard: list[tuple[Peer, object]] = [
+        (stranger, PeerNewEpoch(None)),  # type: ignore[arg-type]
+        (stranger, wanted),
+        (agent, PeerNewEpoch(None)),  # type: ignore[arg-type]
+        (agent, AgentState("n", 1, 1, 1, "linux", "3.11", [])),
+        (agent, wanted),
+        (client, AskQuestion(7, wanted)),
+    ]
+    diary, pieces = Diary(store, heard), Pieces()
+    farm = restored_farm("f", store.load(), SchedulerSettings(), Now(1.0, 1.0))
+    loop = ControllerLoop(Scheduler(farm), diary, diary, tmp_path, reader=pieces)  # type: ignore[arg-type]
+    loop.turn()
+    assert [(piece.session, piece.n) for piece in pieces.asked] == [("a", None), ("c", 7)]
 
 
 # -- answers from the store

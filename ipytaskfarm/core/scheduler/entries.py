@@ -214,7 +214,8 @@ class TaskClass:
         heappush(self._heap, entry)
         self.size += 1
         task.task_class = self
-        return self._heap[0] is entry
+        # An entry of a task that has left may stand before it, and nobody may have looked at the head since.
+        return self._heap[0] is entry or self.head() == entry[:2]
 
     def first(self) -> TaskEntry | None:
         """Return the first waiting task, without taking it out."""
@@ -229,6 +230,10 @@ class TaskClass:
                 return key, seq
             heappop(heap)
         return None
+
+    def holds_any(self) -> bool:
+        """Return whether the heap has a waiting task.  Unlike `head` this changes nothing."""
+        return any(task.task_class is self and task.queue_seq == seq for _, seq, task in self._heap)
 
     def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
         """Take out the first waiting task, unless it is later than `limit`.  None: there is no such task."""
@@ -276,6 +281,10 @@ class Heads:
     def __len__(self) -> int:
         """Return the number of entries, outdated ones included."""
         return len(self._heap)
+
+    def __contains__(self, task_class: TaskClass) -> bool:
+        """Return whether a class has an entry."""
+        return any(entry[3] is task_class for entry in self._heap)
 
     def drop_first(self) -> None:
         """Remove the class that `first` has returned, until it is pushed again."""

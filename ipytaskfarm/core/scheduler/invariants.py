@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..states import State
-from .entries import EngineState
+from .entries import EngineState, serves_environment
 from .graph import check_graph
 from .nested_waits import check_nested_waits
 from .state import SchedulerState
@@ -40,6 +40,7 @@ def check(farm: SchedulerState) -> None:
             )
     assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
     _check_queues(farm)
+    _check_announced(farm)
     _check_engines(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
@@ -55,7 +56,8 @@ def _check_queues(farm: SchedulerState) -> None:
     open_size = 0
     for key, task_class in farm.queues.classes.items():
         assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
-        assert (task_class.head() is not None) == (task_class.size > 0), f"class {key} lost its head"
+        # Not by `head`, which mends what it looks at: a check must not hide what it looks for.
+        assert task_class.holds_any() == (task_class.size > 0), f"class {key} lost its head"
         open_size += 0 if task_class.restricted else task_class.size
         for engine in task_class.eligible:
             assert engine.name in farm.engines.by_name, f"class {key} counts on engine {engine.id}, which is gone"
@@ -88,6 +90,19 @@ def _check_engines(farm: SchedulerState) -> None:
             assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )
+
+
+def _check_announced(farm: SchedulerState) -> None:
+    for task_class in farm.queues.classes.values():
+        if not task_class.restricted or not task_class.size:
+            continue
+        parked = any(task_class in group.parked for group in farm.limits.groups.values())
+        for engine in task_class.eligible.keys() & farm.readiness.idle.keys():
+            if not parked and serves_environment(engine, task_class.environment):
+                agent = farm.agents.by_session[engine.agent]
+                assert task_class in engine.heads or task_class in agent.parked, (
+                    f"idle engine {engine.id} does not know that class {task_class.key} waits"
+                )
 
 
 def _check_claims(farm: SchedulerState) -> None:
