@@ -33,7 +33,8 @@ def test_the_examples_of_the_page_pass(block: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "order"), [(None, [2, 3, 0, 1]), (LIFO, [3, 2, 1, 0]), (LIFO(), [3, 2, 1, 0])], ids=str
+    ("policy", "order"),
+    [(None, [2, 3, 0, 1]), (LIFO, [3, 2, 1, 0]), (LIFO(), [3, 2, 1, 0])],
     ids=["the default", "a class", "an object"],
 )
 def test_a_policy_decides_the_order(policy: QueuePolicy | type[QueuePolicy] | None, order: list[int]) -> None:
