@@ -33,28 +33,33 @@ from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.results import NS
 from ipytaskfarm.client.tasks import CallTask
 from ipytaskfarm.engine.current import CurrentTask
+from ipytaskfarm.testing import SimulatedFarm
 
 PROJECT = Path(__file__).parents[2]
 
-ROOTS: dict[str, Any] = {
-    "tc": ipytaskfarm.TaskClient,
-    "mec": ipytaskfarm.MultiEngineClient,
-    "farm": ipytaskfarm.Farm,
-    "job": ipytaskfarm.Job,
-    "tr": ipytaskfarm.TaskResult,
-    "me": CurrentTask,
-    "pr": PendingResult,
+CLASSES: dict[str, Any] = {
+    "TaskClient": ipytaskfarm.TaskClient,
+    "MultiEngineClient": ipytaskfarm.MultiEngineClient,
+    "Farm": ipytaskfarm.Farm,
+    "SimulatedFarm": SimulatedFarm,
+    "Job": ipytaskfarm.Job,
+    "TaskResult": ipytaskfarm.TaskResult,
+    "CurrentTask": CurrentTask,
+    "PendingResult": PendingResult,
     "errors": ipytaskfarm.errors,
     "client": ipytaskfarm.client,
 }
-"""What a page calls an object -> what it is."""
+"""What attributes are looked for in: the public classes, and two modules."""
 
-SHOWN = {"tc": "TaskClient", "mec": "MultiEngineClient", "farm": "Farm", "job": "Job", "tr": "TaskResult"} | {
+ROOTS = {
+    "tc": "TaskClient", "mec": "MultiEngineClient", "farm": "Farm", "job": "Job", "tr": "TaskResult",
     "me": "CurrentTask", "pr": "PendingResult", "errors": "errors", "client": "client",
 }  # fmt: skip
+"""What a page calls an object -> the key of its class."""
 
 CALLS = {
     "Farm": ipytaskfarm.Farm,
+    "SimulatedFarm": SimulatedFarm,
     "Agents": ipytaskfarm.Agents,
     "RecycleSettings": ipytaskfarm.RecycleSettings,
     "Task": CallTask,
@@ -75,7 +80,7 @@ OPEN = (NS,)
 
 def pages(root: Path) -> list[Path]:
     """The pages for users below a folder of the project: not those about its inside."""
-    docs = [page for page in sorted((root / "docs").glob("*.md")) if page.stem not in ("architecture", "testing")]
+    docs = [page for page in sorted((root / "docs").glob("*.md")) if page.stem != "architecture"]
     return [root / "README.md", *docs, *sorted((root / "notebooks").glob("*.ipynb"))]
 
 
@@ -96,10 +101,11 @@ def names_in(text: str) -> set[str]:
 
 def _attributes(text: str) -> Iterator[str]:
     pattern = re.compile(rf"(?<![\w./-])({'|'.join(ROOTS)})((?:\.[A-Za-z_]\w*)+)")
+    classes = ROOTS | ({"farm": "SimulatedFarm"} if "SimulatedFarm(" in text else {})
     for line in text.splitlines():
         if "import" not in line.split("sync_imports")[0]:
             for root, path in pattern.findall(line):
-                yield SHOWN[root] + path
+                yield classes[root] + path
 
 
 def _imports(text: str) -> Iterator[str]:
@@ -187,7 +193,7 @@ def exists(name: str) -> bool:
     root, *path = name.split(".")
     if root == "ipytaskfarm":
         return _can_be_imported(path)
-    owners = [ROOTS[short] for short, shown in SHOWN.items() if shown == root]
+    owners = [CLASSES[root]]
     if root == "client":
         owners.append(ipytaskfarm.TaskClient)  # a function's argument may have that name
     return any(_has(owner, path) for owner in owners)
