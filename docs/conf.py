@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 _root = Path(__file__).parents[1]
-_front_door = _root / "ipytaskfarm" / "__init__.py"
+_version = _root / "ipytaskfarm" / "version.py"
 # Sphinx takes no page from outside its own folder, and does not find its way back from a symbolic link.
 shutil.rmtree(_root / "docs" / "notebooks", ignore_errors=True)
 shutil.copytree(_root / "notebooks", _root / "docs" / "notebooks", ignore=shutil.ignore_patterns(".*"))
@@ -18,7 +18,7 @@ project_copyright = "2026, The ipytaskfarm developers"
 # Read, not imported: the pages can be built without the package's dependencies.
 release = version = next(
     ast.literal_eval(node.value)
-    for node in ast.parse(_front_door.read_text()).body
+    for node in ast.parse(_version.read_text()).body
     if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__version__"
 )
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jedi
@@ -174,32 +173,6 @@ PAGES = [
     "README.md", "docs/index.md", "docs/deploy.md", "docs/environments.md", "docs/jobs.md", "docs/migrating.md",
     "docs/profiling.md",
 ]  # fmt: skip
-OBJECTS: dict[str, Callable[[], object]] = {
-    "tc": lambda: ipytaskfarm.TaskClient,
-    "mec": lambda: ipytaskfarm.MultiEngineClient,
-    "farm": lambda: ipytaskfarm.Farm,
-    "errors": lambda: errors,
-    "client": lambda: ipytaskfarm.client,
-}
-
-
-INSTANCE_ONLY = {("mec", "targets"), ("mec", "block")}
-"""Attributes that only objects have, not their classes."""
-
-
-def named(text: str) -> set[tuple[str, str]]:
-    """The ``tc.run``s and ``errors.EngineLost``s in lines that do not say "not yet"."""
-    pattern = re.compile(rf"(?<![\w./-])({'|'.join(OBJECTS)})\.([A-Za-z_]\w*)")
-    lines = (line for line in text.splitlines() if "not yet" not in line and "import" not in line)
-    return {(match[1], match[2]) for line in lines for match in pattern.finditer(line)}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_names_exists(page: str) -> None:
-    text = (FRONT_DOOR.parents[1] / page).read_text()
-    names = sorted(named(text) - INSTANCE_ONLY)
-    missing = [f"{name}.{attribute}" for name, attribute in names if not hasattr(OBJECTS[name](), attribute)]
-    assert not missing, "write it, or mark its line 'not yet'"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -228,9 +201,3 @@ def test_what_is_called_missing_is_missing() -> None:
             missing = re.findall(r"`([a-z_]+)`", names)
             told_too_late += [f"{cls}.{name}" for name in missing if cls is not None and hasattr(cls, name)]
     assert not told_too_late
-
-
-def test_missing_names_on_a_page_would_be_found() -> None:
-    assert named("`tc.run` and mec.push\n`tc.fly` is not yet there\n`errors.X`, etc.path") == {
-        ("tc", "run"), ("mec", "push"), ("errors", "X"),
-    }  # fmt: skip

@@ -1,24 +1,12 @@
-"""The table of legal moves, and its copy in the documentation."""
+"""The table of legal moves.  Its copy in the documentation: test_architecture_page.py."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from ipytaskfarm.core.scheduler.state import SchedulerState
 from ipytaskfarm.core.scheduler.transitions import IllegalMove, _count
 from ipytaskfarm.core.states import FINAL, MOVES, State
-
-PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
-
-
-def test_the_page_shows_the_table() -> None:
-    shown = PAGE.read_text().partition("<!-- moves -->\n")[2].partition("<!-- /moves -->")[0]
-    rows = [f"| {before or '–'} | {after} | {what} |" for (before, after), what in MOVES.items()]
-    assert shown == "\n".join(["| from | to | what happened |", "|---|---|---|", *rows, ""]), (
-        "docs/architecture.md does not show core.states.MOVES: copy the table from this message"
-    )
 
 
 @pytest.mark.parametrize("before", [None, *State])
