@@ -135,7 +135,27 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
         found = find(kind)
         if found is not None:
             return found
-    return reduce_hashed if has_own_hash(kind) else None
+    if has_own_hash(kind):
+        return reduce_hashed
+    return _reduce_guarded if _answers_before_its_state(kind) else None
+
+
+def _answers_before_its_state(kind: Any) -> bool:
+    """Whether an instance without its state may fail when pickle asks it for a ``__setstate__`` that it has not."""
+    by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    return (
+        by_default
+        and hasattr(kind, "__getattr__")
+        and not hasattr(kind, "__setstate__")
+        and kind not in copyreg.dispatch_table
+    )
+
+
+def _reduce_guarded(pickler: Pickler, found: Any) -> Reduced:
+    reduced = found.__reduce_ex__(5)
+    if not isinstance(reduced, tuple) or len(reduced) < 3 or reduced[2] is None:
+        return reduced
+    return (*(*reduced, None, None)[:5], build_values.fill_state)
 
 
 KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []

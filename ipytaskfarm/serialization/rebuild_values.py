@@ -21,6 +21,19 @@ def load_stream(name: str, part: str | None) -> Any:
     return stream if part is None else getattr(stream, part)
 
 
+def fill_state(obj: Any, state: Any) -> None:
+    """Give an object its state as pickle does, without asking the object for anything first.
+
+    A ``__getattr__`` that looks into the state would call itself for ever."""
+    slots = None
+    if isinstance(state, tuple) and len(state) == 2:
+        state, slots = state
+    if state:
+        object.__getattribute__(obj, "__dict__").update(state)
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)
+
+
 def load_descriptor(cls: type, name: str) -> Any:
     """Return a descriptor that a class made in C, or `__slots__`, holds under that name."""
     return cls.__dict__[name]

@@ -17,6 +17,7 @@ from ipytaskfarm.serialization.pack import (
     for_many,
     pack,
     pack_function,
+    unpack,
     unpack_function,
 )
 
@@ -272,3 +273,40 @@ def test_a_submodule_that_is_imported_later_is_sent(notebook: Notebook, monkeypa
     notebook.run("import wsgiref.util")
     assert pack_function(notebook["f"]).digest != before.digest
     assert notebook["f"]() == "http"
+
+
+def _proxy_class(slots: bool) -> type:
+    """Return a class whose instances look into their state for every name, made where nobody can import it."""
+
+    class Proxy:
+        if slots:
+            __slots__ = ("inner",)
+
+        def __init__(self, inner: dict[str, int]) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> int:
+            try:
+                return self.inner[name]
+            except KeyError:
+                raise AttributeError(name) from None
+
+    return Proxy
+
+
+@pytest.mark.parametrize("slots", [False, True], ids=["dict", "slots"])
+def test_an_object_that_asks_its_state_for_every_name_travels(slots: bool) -> None:
+    proxy = _proxy_class(slots)({"a": 3})
+    assert unpack(pack(proxy)).a == 3
+    assert unpack(pack(lambda x: x + proxy.a))(4) == 7
+
+
+def test_a_function_that_pydantic_validates_travels(peer: Peer, notebook: Notebook) -> None:
+    pytest.importorskip("pydantic")
+    notebook.run("""
+        import pydantic
+        K = 3
+        @pydantic.validate_call(validate_return=True)
+        def f(x: int) -> int: return x + K
+    """)
+    assert peer.call(notebook["f"], "4") == 7
