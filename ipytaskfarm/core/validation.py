@@ -386,7 +386,7 @@ def _why_unnamed(question: object) -> str:
 
     The agents of the farm's own machine have no name, and an empty name would mean all of them."""
     if isinstance(question, RemoveAgents | AgentsEnded) and "" in question.names:
-        return "an agent's name in it is empty: name the agents, as `ipytaskfarm nodes` shows them"
+        return "an agent's name in it is empty: name the agents, as `ipytaskfarm agents list` shows them"
     return ""
 
 
