@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core import errors
-from ..core.messages import CommandAnswer, ListEngines
+from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
 from ..core.messages.payload import FailureBody
 from ..core.messages.tables import EngineTable
@@ -116,6 +116,8 @@ class CommandPart(NamedTuple):
     """None: all, whoever they are when it arrives."""
     body: bytes
     blobs: tuple[str, ...] = ()
+    keep: Keep | None = None
+    """How it is kept for the engines' replacements."""
 
 
 class PendingResult:
@@ -148,7 +150,10 @@ class PendingResult:
         # Its end may be told before all of it is sent: nobody is called until then.
         self._sent = False
         self._parts += [
-            (part.engines, session.command(part.engines, verb, part.body, self._on_done, self._text, part.blobs))
+            (
+                part.engines,
+                session.command(part.engines, verb, part.body, self._on_done, self._text, part.blobs, part.keep),
+            )
             for part in parts
         ]
         self._sent = True

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from ..core.messages import Keep
 from ..core.messages.engine_commands import DumpSessionBody, LoadSessionBody, SavedSession
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import Blobs, BlobWriter
@@ -51,7 +52,10 @@ def to_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComman
 def from_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionCommand:
     """Let engines restore sessions from files of their nodes; ``{id}`` in the path is the engine's id."""
     text = fspath(path)
-    parts = [CommandPart([n], msgspec.msgpack.encode(LoadSessionBody(text.replace(_ID, str(n))))) for n in engines]
+    parts = [
+        CommandPart([n], msgspec.msgpack.encode(LoadSessionBody(text.replace(_ID, str(n)))), (), Keep())
+        for n in engines
+    ]
     return SessionCommand(parts, _decode_reasons)
 
 
@@ -71,7 +75,8 @@ def own_to_engines(engines: list[int] | None, blobs: Blobs | None) -> tuple[Sess
     data, left_out = dump_session(_own_names(), _hidden())
     writer = BlobWriter(blobs) if blobs is not None else None
     body = msgspec.msgpack.encode(LoadSessionBody(packed=pack(data, "session", writer)))
-    part = CommandPart(engines, body, writer.taken() if writer is not None else ())
+    keep = Keep(blobs=writer.sizes() if writer is not None else {})
+    part = CommandPart(engines, body, writer.taken() if writer is not None else (), keep)
     return SessionCommand([part], _decode_reasons), left_out
 
 

@@ -57,11 +57,22 @@ class StickyEntries(list[tuple[str, str, str]]):
         return table(("key", "verb", "what"), self) if self else "nothing is sticky"
 
 
+class KeptEntries(list[tuple[int, str, str]]):
+    """(engine id, text, why) of what was done by hand; why it is not done again on a replacement ("": it is)."""
+
+    def __repr__(self) -> str:
+        return table(("engine", "what", "not done again"), self) if self else "nothing was done by hand"
+
+
 class MultiEngineClient:
     """Your connection to a farm's engines, one by one or all at once.
 
     `targets` ('all', an id, or a list of ids) and `block` are the defaults of every call that takes them.
     Every result is a list with one entry per target, also for a single id.  Arguments: see `TaskClient`.
+
+    What is done by hand (`push`, `scatter`, `execute`, `run`, `sync_imports`, ``%px``) is kept for each engine and done
+    again on an engine that comes in its place, in order, before that one gets tasks; see `kept`.  replay=False, here or
+    as an attribute, is ``sticky=False`` for all calls of this client.
 
     Commands to one engine run in order, after the task that is running there.  An unknown id raises
     InvalidEngineID, a farm without engines NoEnginesRegistered; exceptions on engines are raised as a CompositeError.
@@ -69,7 +80,12 @@ class MultiEngineClient:
     """
 
     def __init__(
-        self, where: Where = None, *, key_file: str | PathLike[str] | None = None, timeout: float | None = None
+        self,
+        where: Where = None,
+        *,
+        key_file: str | PathLike[str] | None = None,
+        timeout: float | None = None,
+        replay: bool = True,
     ) -> None:
         self._session = sessions.connect(where, key_file, timeout)
         self._closed = False
@@ -77,6 +93,7 @@ class MultiEngineClient:
         self.farm = self._session.farm
         self.targets: Targets = "all"
         self.block = True
+        self.replay = replay
 
     def close(self) -> None:
         """End this client; the engines go on."""
@@ -174,10 +191,17 @@ class MultiEngineClient:
         read: Callable[[bytes], Any],
         what: str = "",
         blobs: tuple[str, ...] = (),
+        keep: messages.Keep | None = None,
     ) -> Any:
-        part = CommandPart(self._chosen(targets), body, blobs)
+        part = CommandPart(self._chosen(targets), body, blobs, keep)
         text = f"{verb}({escaped(what[:60])})"
         return self._finish(self.send(PendingResult(self._session, verb, [part], read, text)), block)
+
+    def _kept(self, sticky: bool | None, names: Iterable[str] = (), keeper: BlobWriter | None = None) -> messages.Keep:
+        """How a command is kept for the replacements of its engines."""
+        if sticky is False or not self.replay:
+            return messages.Keep(opted_out=True)
+        return messages.Keep(tuple(names), keeper.sizes() if keeper is not None else {})
 
     def _finish(self, pending: PendingResult, block: bool | None) -> Any:
         return pending.get_result() if (self.block if block is None else block) else pending
@@ -185,26 +209,42 @@ class MultiEngineClient:
     # ----------------------------------------------------------------------------------------------
     # Commands
 
-    def execute(self, lines: str, targets: Targets = None, block: bool | None = None, *, sticky: bool = False) -> Any:
+    def execute(
+        self, lines: str, targets: Targets = None, block: bool | None = None, *, sticky: bool | None = None
+    ) -> Any:
         """Run code on engines; return a `ResultList` of dicts ``{id, number, input, stdout, stderr, display}``.
 
-        sticky=True: every fresh engine runs the code too, as long as the farm exists (see `sticky`); the names that the
-        code defines survive `reset` and ``clear_before``.
+        sticky: None: a replacement of one of these engines runs the code too.  False: it does not.  True: every fresh
+        engine does, as long as the farm exists (see `sticky`); then the names that the code defines survive `reset` and
+        ``clear_before``.
         """
         lines = check_name("lines", lines)
         body = _encode(ExecuteBody(lines, bool(sticky)))
         if sticky:
             key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
             return self._send_sticky([(key, body, lines)], "execute", body, targets, block, commands.executed)
-        return self._send("execute", body, targets, block, commands.executed, lines)
+        return self._send("execute", body, targets, block, commands.executed, lines, keep=self._kept(sticky))
 
-    def run(self, filename: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Run a local file on engines.  The client reads and compiles it, and raises OSError and SyntaxError."""
+    def run(
+        self,
+        filename: str | PathLike[str],
+        targets: Targets = None,
+        block: bool | None = None,
+        *,
+        sticky: bool | None = None,
+    ) -> Any:
+        """Run a local file on engines.  The client reads and compiles it, and raises OSError and SyntaxError.
+
+        sticky: as in `execute`.
+        """
         with tokenize.open(filename) as file:
             source = file.read()
         compile(source, str(filename), "exec")
+        if sticky:
+            return self.execute(source, targets, block, sticky=True)
         body = _encode(ExecuteBody(source))
-        return self._send("execute", body, targets, block, commands.executed, str(filename))
+        keep = self._kept(sticky)
+        return self._send("execute", body, targets, block, commands.executed, str(filename), keep=keep)
 
     @contextlib.contextmanager
     def sync_imports(self, targets: Targets = None) -> Iterator[None]:
@@ -221,9 +261,17 @@ class MultiEngineClient:
             yield
 
     def push(
-        self, namespace: dict[str, Any], targets: Targets = None, block: bool | None = None, *, sticky: bool = False
+        self,
+        namespace: dict[str, Any],
+        targets: Targets = None,
+        block: bool | None = None,
+        *,
+        sticky: bool | None = None,
     ) -> Any:
-        """Put names and values into the engines' namespace.  sticky: also into the namespace of every fresh engine."""
+        """Put names and values into the engines' namespace.
+
+        sticky: None: into that of a replacement of one of these engines too; False: no; True: of every fresh engine.
+        """
         if not isinstance(namespace, dict):
             raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
         checked = _push(namespace)
@@ -236,8 +284,9 @@ class MultiEngineClient:
             return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
         writer = BlobWriter(self.blobs) if self.blobs is not None else None
         body = _encode(PushBody(pack(checked, "value", writer)))
+        keep = self._kept(sticky, checked, writer)
         blobs = writer.taken() if writer is not None else ()
-        return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs)
+        return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs, keep)
 
     push_function = push
 
@@ -337,7 +386,9 @@ class MultiEngineClient:
         return left_out
 
     def _send_session(self, verb: str, command: engine_sessions.SessionCommand, block: bool | None) -> Any:
-        return self._finish(self.send(PendingResult(self._session, verb, command.parts, command.read)), block)
+        opted_out = None if self.replay else messages.Keep(opted_out=True)
+        parts = [part if part.keep is None else part._replace(keep=opted_out or part.keep) for part in command.parts]
+        return self._finish(self.send(PendingResult(self._session, verb, parts, command.read)), block)
 
     # ----------------------------------------------------------------------------------------------
     # Sequences
@@ -350,6 +401,8 @@ class MultiEngineClient:
         flatten: bool = False,
         targets: Targets = None,
         block: bool | None = None,
+        *,
+        sticky: bool | None = None,
     ) -> Any:
         """Give each engine its part of a sequence, under the name `key`.
 
@@ -357,15 +410,19 @@ class MultiEngineClient:
             seq: a list, an array (parts are arrays), or any other iterable.
             dist: 'b' for blocks, the first ``len % n`` of them one longer; 'r' for round robin.
             flatten: a part of length 1 becomes its only item.
+            sticky: None: a replacement of an engine is given that engine's part; False: it is not.
         """
         key = check_name("key", key)
+        if sticky:
+            raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
         engines = self.ids_of(targets)
         sent = []
         for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
             writer = BlobWriter(self.blobs) if self.blobs is not None else None
             value = scatter.flat(part) if flatten else part
             body = _encode(PushBody(pack({key: value}, "value", writer)))
-            sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else ()))
+            keep = self._kept(sticky, [key], writer)
+            sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else (), keep))
         pending = PendingResult(self._session, "push", sent, commands.nothing, f"scatter({key})")
         return self._finish(self.send(pending), block)
 
@@ -475,6 +532,7 @@ class MultiEngineClient:
         store stays.  block is accepted for old scripts: this call always waits.
         """
         if controller:
+            self.clear_kept()
             self._session.ask(messages.StopFarm(drain_s=0.0))
             self._session.wait_gone(GONE_S)
             return
@@ -576,6 +634,22 @@ class MultiEngineClient:
         assert isinstance(reply, messages.NumberReply)
         return reply.value
 
+    def kept(self) -> KeptEntries:
+        """What was done by hand on each engine: (engine id, text, why it is not done again on a replacement).
+
+        Kept are at most 256 commands and 64 MiB for each engine id, and 1 GiB of large values; the oldest are dropped.
+        `reset` and `kill` forget; a later push of a name replaces the earlier one where no code stands between.
+        """
+        reply = self._session.ask(messages.ListKept())
+        assert isinstance(reply, tables.KeptTable)
+        return KeptEntries(reply.rows)
+
+    def clear_kept(self, targets: Targets = "all") -> int:
+        """Forget what was done by hand on these engines; returns how many commands.  Their names stay as they are."""
+        reply = self._session.ask(messages.ClearKept(self._chosen(targets)))
+        assert isinstance(reply, messages.NumberReply)
+        return reply.value
+
     def _send_sticky(
         self,
         entries: list[tuple[str, bytes, str]],
@@ -590,7 +664,10 @@ class MultiEngineClient:
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
             self._session.ask(messages.SetSticky(key, verb, entry, text))
-        pending = self.send(PendingResult(self._session, verb, [CommandPart(None, body)], read))
+        keep = messages.Keep(sticky=tuple(key for key, _, _ in entries)) if verb in ("execute", "push") else None
+        text = f"{verb}({escaped(entries[0][2][:60])})" if entries else verb
+        part = CommandPart(None, body, keep=keep)
+        pending = self.send(PendingResult(self._session, verb, [part], read, text))
         if not (self.block if block is None else block):
             return pending
         try:

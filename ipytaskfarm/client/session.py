@@ -21,6 +21,7 @@ from ..core.messages import (
     AskQuestion,
     Fetched,
     FetchResults,
+    Keep,
     MarkTasksDone,
     Question,
     Refusal,
@@ -492,6 +493,7 @@ class Session:
         on_done: Callable[[], None] | None = None,
         text: str = "",
         blobs: tuple[str, ...] = (),
+        keep: Keep | None = None,
     ) -> PendingQuestion:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
@@ -502,10 +504,11 @@ class Session:
             on_done: called in the IO thread when all answers have come, or when none will come.
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.
+            keep: how the command is kept for the engines' replacements.
         """
         self._check_role("run anything on engines")
         _check_size(verb, len(body))
-        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text), on_done)
+        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done)
         asked.blobs = blobs
         return asked
 

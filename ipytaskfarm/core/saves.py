@@ -179,9 +179,44 @@ class DropSticky(msgspec.Struct, frozen=True):
     keys: list[str] | None
 
 
+class SaveKept(msgspec.Struct, frozen=True):
+    """A command that was done by hand on engines, for their replacements (`SaveKeptOn` says which)."""
+
+    number: int
+    session: str
+    """The client's session, and the number of the command there: a command that is answered again is kept once."""
+    n: int
+    verb: str
+    body: bytes
+    text: str
+    names: tuple[str, ...] = ()
+    """The names that a push binds."""
+    blobs: dict[str, int] = {}
+    """Digests of the large values that the body needs, with their bytes."""
+    sticky: tuple[str, ...] = ()
+    """The keys of the sticky entries that stand for the body."""
+
+
+class SaveKeptOn(msgspec.Struct, frozen=True):
+    """A kept command belongs to an engine id.  why: it is not done again, for this reason; then there is no body."""
+
+    engine_id: int
+    number: int
+    why: str = ""
+    text: str = ""
+
+
+class DropKept(msgspec.Struct, frozen=True):
+    """Forget these kept commands of an engine id (None: all), and what no engine id needs any more."""
+
+    engine_id: int
+    numbers: list[int] | None
+
+
 Save: TypeAlias = (
     SaveBlock | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt | SaveRequeue
     | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky | DropSticky
+    | SaveKept | SaveKeptOn | DropKept
 )  # fmt: skip
 
 
@@ -242,6 +277,10 @@ class StoredState(msgspec.Struct, frozen=True):
     settings: dict[str, int | float | str | None]
     sticky: list[SaveSticky]
     jobs: list[SaveJob] = []
+    kept: list[SaveKept] = []
+    """In order of their numbers."""
+    kept_on: list[SaveKeptOn] = []
+    """In order of engine id and number."""
     children: list[tuple[int, str, int]] = []
     """(parent, spawn, id) of children whose parents have not ended."""
     mail: list[tuple[int, int, int, str]] = []

@@ -1,6 +1,7 @@
 """MultiEngine commands: between tasks, in order, each once.
 
-(session, n) names a command.  One that comes again (its answer was lost on the way) is answered and not run
+(session, n) names a command; one that is done again on a replacement has the name that it had when it was done by
+hand.  One that comes again (its answer was lost on the way) is answered and not run
 again.  When one fails, those of the same session waiting behind it fail with QueueCleared; the farm's own
 session "" (start-up code and sticky state) is exempt, as its entries do not build on one another.
 """
@@ -21,6 +22,7 @@ import msgspec
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand
 from ..core.messages.engine_commands import (
+    REPLACES,
     DumpSessionBody,
     ExecuteBody,
     ExecuteReply,
@@ -35,6 +37,7 @@ from ..core.text import encoded, text_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..storage.blobs import BlobWriter
 from ..system import session_files
+from . import loss
 from .cells import CellPlan
 from .error_summary import described
 from .lane import Step
@@ -93,12 +96,12 @@ class Commands:
             "properties": self._property,
             "dump_session": self._dump_session,
             "load_session": self._load_session,
+            REPLACES: self._replaces,
         }
 
     def run(self, command: EngineCommand) -> Step:
         """Run a command to its end, or to its first await."""
-        name = (command.session, command.n)
-        if name in self._answers:
+        if _name_of(command) in self._answers:
             self._answer_again(command)
             return None
         return self._baseline.by_hand(self._run, command)
@@ -178,36 +181,36 @@ class Commands:
     def _answer(self, command: EngineCommand, ok: bool, body: bytes) -> None:
         answer = CommandDone(self._engine, command.session, command.n, ok, body)
         with self._lock:
-            self._keep(answer)
+            self._keep(_name_of(command), answer)
         self._send(answer)
 
-    def _keep(self, answer: CommandDone) -> None:
+    def _keep(self, name: tuple[str, int], answer: CommandDone) -> None:
         answers, body = self._answers, answer.body
-        answers[answer.session, answer.n] = answer
+        answers[name] = answer
         self._answers_bytes += len(body)
         self._answers_whole += 1
-        for name, kept in answers.items():
+        for each, kept in answers.items():
             if self._answers_whole <= ANSWERS_KEPT and self._answers_bytes <= ANSWERS_BYTES_MAX:
                 break
             if kept is not None:
-                answers[name] = None
+                answers[each] = None
                 self._answers_bytes -= len(kept.body)
                 self._answers_whole -= 1
         if len(answers) > NAMES_KEPT:
             answers.popitem(last=False)
 
     def _answer_again(self, command: EngineCommand) -> None:
-        answer = self._answers[command.session, command.n]
+        answer = self._answers[_name_of(command)]
         if answer is None:
             lost = KernelError(f"the command ({command.verb}) was run; its answer is not kept any more")
             answer = CommandDone(self._engine, command.session, command.n, False, _encode_failure(lost))
-        self._send(answer)
+        self._send(msgspec.structs.replace(answer, session=command.session, n=command.n))
 
     # -- the verbs
 
     def _execute(self, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         body = msgspec.msgpack.decode(command.body, type=ExecuteBody)
-        sticky = body.sticky or command.session == OWN_SESSION
+        sticky = body.sticky or (command.session == OWN_SESSION and command.replays is None)
         before = self._namespace.snapshot() if sticky else None
         number = self._namespace.execution_count
         plan = self._cells.plan(body.lines)
@@ -248,7 +251,7 @@ class Commands:
     def _push(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PushBody)
         names = self._namespace.push(body.packed)
-        if body.sticky or command.session == OWN_SESSION:
+        if body.sticky or (command.session == OWN_SESSION and command.replays is None):
             self._namespace.keep(names)
         return _nothing
 
@@ -276,8 +279,13 @@ class Commands:
         reply = self._replies[number]
         return lambda sink: reply
 
+    def _replaces(self, command: EngineCommand) -> Finish:
+        loss.remember(msgspec.msgpack.decode(command.body, type=str))
+        return _nothing
+
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
+        loss.forget()
         return _nothing
 
     def _map(self, command: EngineCommand) -> Finish:
@@ -343,6 +351,11 @@ class Commands:
             raise KernelError(f"properties have no operation {body.op!r}")
         packed = pack(value)
         return lambda sink: packed
+
+
+def _name_of(command: EngineCommand) -> tuple[str, int]:
+    """Return the name under which a command is done once, by hand or again on a replacement."""
+    return command.replays or (command.session, command.n)
 
 
 def _nothing(sink: Sink) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..core.messages.payload import FailureBody
 from ..core.messages.task_types import FailureSummary
 from ..core.text import text_of
+from . import loss
 from .failures import describe
 
 NAME_CHARS_MAX = 200
@@ -15,11 +16,14 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
     """The two forms of an error, as `failures.describe` gives them; its traceback is dropped.
 
     An exception's own class may do anything when it is looked at: then its type and its text are told."""
+    note = loss.note_on(error)
     try:
         found = describe(error, filename, code)
     except BaseException as problem:
         failure = brief(error, problem)
         found = failure, FailureBody(failure.etype, failure.value)
+    if note:
+        found = loss.with_note(found[0], note), found[1]
     BaseException.with_traceback(error, None)  # its class may have a __setattr__ of its own
     return found
 

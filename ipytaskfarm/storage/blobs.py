@@ -229,7 +229,7 @@ class BlobWriter:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self.digests: dict[bytes, None] = {}
+        self.digests: dict[bytes, int] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
         """Write a buffer and return its digest.  None: the disk has no room, so the buffer must be sent inline."""
@@ -237,8 +237,12 @@ class BlobWriter:
             digest = self._blobs.put(data)
         except OSError:
             return None
-        self.digests[digest] = None
+        self.digests[digest] = data.nbytes
         return digest
+
+    def sizes(self) -> dict[str, int]:
+        """Return the digests, as hex, and bytes of what was written since the last `taken`."""
+        return {digest.hex(): size for digest, size in self.digests.items()}
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests written since the last call, as hex."""

@@ -266,6 +266,41 @@ def _dropped_sticky(group: list[s.DropSticky]) -> list[Statement]:
     ]
 
 
+def _kept(group: list[s.SaveKept]) -> list[Statement]:
+    sql = (
+        "INSERT INTO kept_commands (number, session, n, verb, body, text, names, sticky) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    )
+    found: list[Row] = [
+        (k.number, k.session, k.n, k.verb, k.body, k.text, asked(k.names), asked(k.sticky)) for k in group
+    ]
+    blobs: list[Row] = [(digest, k.number, size) for k in group for digest, size in k.blobs.items()]
+    uses = "INSERT INTO kept_blobs (digest, number, bytes) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+    return [Statement(sql, found), *([Statement(uses, blobs)] if blobs else [])]
+
+
+_UNUSED = "NOT EXISTS (SELECT 1 FROM kept_on AS k WHERE k.number = {table}.number AND k.why = '')"
+_DROP_UNUSED = [
+    Statement(f"DELETE FROM {table} WHERE {_UNUSED.format(table=table)}", [()])
+    for table in ("kept_commands", "kept_blobs")
+]
+
+
+def _kept_on(group: list[s.SaveKeptOn]) -> list[Statement]:
+    sql = (
+        "INSERT INTO kept_on (engine_id, number, why, text) VALUES (?1, ?2, ?3, ?4) "
+        "ON CONFLICT (engine_id, number) DO UPDATE SET why = ?3, text = ?4"
+    )
+    found: list[Row] = [(k.engine_id, k.number, k.why, k.text) for k in group]
+    return [Statement(sql, found), *(_DROP_UNUSED if any(k.why for k in group) else [])]
+
+
+def _dropped_kept(group: list[s.DropKept]) -> list[Statement]:
+    sql = "DELETE FROM kept_on WHERE engine_id = ?1 AND (?2 IS NULL OR number IN (SELECT value FROM json_each(?2)))"
+    found: list[Row] = [(k.engine_id, None if k.numbers is None else asked(k.numbers)) for k in group]
+    return [Statement(sql, found), *_DROP_UNUSED]
+
+
 _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveBlock: _blocks,
     s.SaveAccepted: _accepted,
@@ -284,6 +319,9 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveJob: _jobs,
     s.SaveSticky: _sticky,
     s.DropSticky: _dropped_sticky,
+    s.SaveKept: _kept,
+    s.SaveKeptOn: _kept_on,
+    s.DropKept: _dropped_kept,
 }
 
 
@@ -344,6 +382,10 @@ STATES = (
     "SELECT p.task, p.state FROM json_each(?) AS asked CROSS JOIN progress AS p ON p.task = asked.value "
     "WHERE p.state IS NOT NULL"
 )
+KEPT = "SELECT number, session, n, verb, body, text, names, sticky FROM kept_commands ORDER BY number"
+KEPT_BLOBS = "SELECT number, digest, bytes FROM kept_blobs ORDER BY number, digest"
+KEPT_ON = "SELECT engine_id, number, why, text FROM kept_on ORDER BY engine_id, number"
+BLOBS_IN_USE = "SELECT digest FROM blob_uses UNION SELECT digest FROM kept_blobs"
 STICKY = "SELECT key, verb, body, text FROM sticky ORDER BY place"
 FUNCTIONS = (
     "SELECT f.digest, f.code FROM json_each(?) AS asked CROSS JOIN functions AS f ON f.digest = asked.value "
@@ -377,7 +419,8 @@ ORIGINALS = (
 
 NEEDED_BLOBS = (
     "SELECT asked.value FROM json_each(?) AS asked "
-    "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value)"
+    "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value) "
+    "OR EXISTS (SELECT 1 FROM kept_blobs AS k WHERE k.digest = asked.value)"
 )
 
 _HISTORY = (
@@ -405,6 +448,19 @@ def read_job(row: Row) -> s.SaveJob:
     """Convert a row of `JOBS`."""
     spec, session, arrived, failed, paused = row
     return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
+
+
+def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept]:
+    """Convert rows of `KEPT` and `KEPT_BLOBS`."""
+    needed: dict[int, dict[str, int]] = {}
+    for number, digest, size in blobs:
+        needed.setdefault(number, {})[digest] = size
+    return [
+        s.SaveKept(
+            number, session, n, verb, body, text, decode_digests(names), needed.get(number, {}), decode_digests(sticky)
+        )
+        for number, session, n, verb, body, text, names, sticky in found
+    ]
 
 
 class RulesReader:

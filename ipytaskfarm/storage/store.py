@@ -38,7 +38,7 @@ from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
 
-SCHEMA = 4
+SCHEMA = 5
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -396,6 +396,8 @@ class Store:
             functions=[row[0] for row in db.execute("SELECT digest FROM functions ORDER BY digest")],
             settings=dict(db.execute("SELECT key, value FROM settings ORDER BY key").fetchall()),
             sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
+            kept=rows.kept_commands(db.execute(rows.KEPT), db.execute(rows.KEPT_BLOBS)),
+            kept_on=[s.SaveKeptOn(*row) for row in db.execute(rows.KEPT_ON)],
             jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
         )
 
@@ -518,10 +520,10 @@ class Store:
         return [(task, size, tuple(digests.split(",")) if digests else ()) for task, size, digests in found]
 
     def blobs_in_use(self) -> list[str]:
-        """Return the digests of all blobs that tasks and results need."""
+        """Return the digests of all blobs that tasks, results and kept commands need."""
         self._usable()
         with self._reading():
-            return [row[0] for row in self._db.execute("SELECT DISTINCT digest FROM blob_uses")]
+            return [row[0] for row in self._db.execute(rows.BLOBS_IN_USE)]
 
     def used_bytes(self) -> int:
         """Return the bytes used in the file, without its free pages."""
@@ -532,7 +534,7 @@ class Store:
 
 
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that a task or a result needs.  May be called in any thread."""
+    """Return those of these blobs that a task, a result or a kept command needs.  May be called in any thread."""
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
 

@@ -26,6 +26,8 @@ class MemoryStore:
     blocks: dict[int, list[int | str]] = field(default_factory=dict)
     settings: dict[str, int | float | str | None] = field(default_factory=dict)
     sticky: dict[str, s.SaveSticky] = field(default_factory=dict)
+    kept: dict[int, s.SaveKept] = field(default_factory=dict)
+    kept_on: dict[tuple[int, int], s.SaveKeptOn] = field(default_factory=dict)
     refusals: dict[int, tuple[str, str]] = field(default_factory=dict)
     functions: dict[str, bytes] = field(default_factory=dict)
     cleared: set[int] = field(default_factory=set)
@@ -111,6 +113,25 @@ class MemoryStore:
         for key in list(self.sticky) if save.keys is None else save.keys:
             self.sticky.pop(key, None)
 
+    def _save_kept(self, save: s.SaveKept) -> None:
+        assert self.kept.get(save.number, save) == save, f"kept command {save.number} has changed"
+        self.kept[save.number] = save
+
+    def _save_kept_on(self, save: s.SaveKeptOn) -> None:
+        assert save.why or save.number in self.kept
+        self.kept_on[save.engine_id, save.number] = save
+        self._drop_unused()
+
+    def _drop_kept(self, save: s.DropKept) -> None:
+        for key in list(self.kept_on):
+            if key[0] == save.engine_id and (save.numbers is None or key[1] in save.numbers):
+                del self.kept_on[key]
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        used = {number for (_, number), place in self.kept_on.items() if not place.why}
+        self.kept = {number: command for number, command in self.kept.items() if number in used}
+
     def load(self) -> s.StoredState:
         """Return what a new controller begins with."""
         self.epoch += 1
@@ -129,6 +150,8 @@ class MemoryStore:
             functions=sorted(self.functions),
             settings=dict(self.settings),
             sticky=list(self.sticky.values()),
+            kept=[command for _, command in sorted(self.kept.items())],
+            kept_on=[place for _, place in sorted(self.kept_on.items())],
             jobs=list(self.jobs.values()),
             children=[
                 (t.parent, t.spawn, i)

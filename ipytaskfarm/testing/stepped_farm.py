@@ -58,6 +58,8 @@ class SteppedEngine:
     recycling: tuple[tuple[str, Recycle], ...] = ()
     heard: list[TaskReply] = field(default_factory=list)
     calls: int = 0
+    commands: list[m.EngineCommand] = field(default_factory=list)
+    """The commands that it has run, each once."""
 
     def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.queue]
@@ -88,6 +90,8 @@ class SteppedAgent:
     """When (monotonic) its time is over."""
     leaving: bool = False
     """It was told to end, and ends with its engines."""
+    failing: frozenset[bytes] = frozenset()
+    """The bodies of commands that fail on its engines."""
 
 
 class SteppedFarm:
@@ -336,7 +340,11 @@ class SteppedFarm:
                 engine.queue.remove(message.run)
                 agent.outbox.append(m.Returned(engine.name, [message.run]))
         elif isinstance(message, m.EngineCommand):
-            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, True))
+            names = {command.replays or (command.session, command.n) for command in engine.commands}
+            if (message.replays or (message.session, message.n)) not in names:
+                engine.commands.append(message)
+            ok = message.body not in agent.failing
+            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok))
         elif isinstance(message, m.EnginePrepared):
             engine.prepared = True
         elif isinstance(message, TaskReply):

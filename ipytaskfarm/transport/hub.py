@@ -34,6 +34,7 @@ from ..core.messages import (
     FarmStatus,
     FetchResults,
     ListEngines,
+    ListKept,
     ListSticky,
     ListTasks,
     QueueStatus,
@@ -68,6 +69,7 @@ READ_ONLY = (
     Stack,
     ListEngines,
     FarmStatus,
+    ListKept,
     ListSticky,
     ReadBlob,
 )

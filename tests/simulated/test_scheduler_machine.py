@@ -80,6 +80,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.agent_count = 0
         self.marks = 0
         self.placed = 0
+        self.commands = 0
         self.old: list[tuple[str, m.Results]] = []
         self.handed_in: dict[int, Rules | None] = {}
         self.vague: set[int] = set()
@@ -380,6 +381,18 @@ class FarmMachine(RuleBasedStateMachine):
             self.sim.end(*found, "environment setup")
             found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, "planted"))
 
+    @rule(
+        everyone=st.booleans(), engine_id=st.integers(0, 2), verb=st.sampled_from(["push", "push", "execute", "reset"]),
+        name=st.sampled_from("ab"), opted_out=st.sampled_from([False, False, True]),
+    )  # fmt: skip
+    def command(self, everyone: bool, engine_id: int, verb: str, name: str, opted_out: bool) -> None:
+        """What a client does on engines by hand."""
+        self.commands += 1
+        keep = None if verb == "reset" else m.Keep((name,) if verb == "push" else (), opted_out=opted_out)
+        engines = None if everyone else [engine_id]
+        body = f"{verb} {self.commands}".encode()
+        self.sim.handle(m.SendCommand(self.commands, engines, verb, body, verb, keep), "client")
+
     @rule()
     def crash_controller(self) -> None:
         self.sim.crash()
@@ -394,6 +407,25 @@ class FarmMachine(RuleBasedStateMachine):
         self.sim.advance(seconds)
 
     # -- what must hold
+
+    @invariant()
+    def kept_commands_are_in_the_store(self) -> None:
+        kept = self.sim.scheduler.farm.requests.kept
+        store = self.sim.store
+        assert {(i, n) for i, each in kept.items() for n in each.commands} == {
+            key for key, place in store.kept_on.items() if not place.why
+        }
+        assert {n for each in kept.values() for n in each.commands} == store.kept.keys()
+
+    @invariant()
+    def replacements_do_each_command_again_once_and_in_order(self) -> None:
+        for agent in self.sim.agents.values():
+            for engine in agent.engines.values():
+                again = [-command.n for command in engine.commands if command.n < 0]
+                assert len(set(again)) == len(again), "a command was done again twice"
+                first = next((k for k, c in enumerate(engine.commands) if c.session), len(engine.commands))
+                before = [-command.n for command in engine.commands[:first] if command.n < 0]
+                assert before == sorted(before), "commands were done again out of order"
 
     @invariant()
     def no_repeat_without_budget(self) -> None:

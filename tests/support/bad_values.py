@@ -283,6 +283,7 @@ CALLS: dict[str, Throw] = {
     "mec.get_properties": lambda w, v: w.mec.get_properties(v),
     "mec.has_properties": lambda w, v: w.mec.has_properties(v),
     "mec.del_properties": lambda w, v: w.mec.del_properties(v),
+    "mec.clear_kept": lambda w, v: w.mec.clear_kept(v),
     "mec.clear_sticky": lambda w, v: w.mec.clear_sticky(v),
     "mec.map": lambda w, v: w.mec.map(v, [1]),
 }  # fmt: skip

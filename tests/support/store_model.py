@@ -52,6 +52,8 @@ class Model:
         self.functions: dict[str, bytes] = {}
         self.settings: dict[str, int | float | str | None] = {}
         self.sticky: dict[str, s.SaveSticky] = {}
+        self.kept: dict[int, s.SaveKept] = {}
+        self.kept_on: dict[tuple[int, int], s.SaveKeptOn] = {}
         self.mail: dict[tuple[int, bool, int], s.SaveMail] = {}
 
     def apply(self, save: s.Save) -> int | None:
@@ -142,8 +144,24 @@ class Model:
             case s.DropSticky(keys):
                 for key in list(self.sticky) if keys is None else keys:
                     self.sticky.pop(key, None)
+            case s.SaveKept(number):
+                first = self.kept.setdefault(number, save)
+                self.kept[number] = msgspec.structs.replace(first, blobs={**save.blobs, **first.blobs})
+            case s.SaveKeptOn(engine_id, number):
+                self.kept_on[engine_id, number] = save
+                if save.why:
+                    self.drop_unused()
+            case s.DropKept(engine_id, numbers):
+                for place in list(self.kept_on):
+                    if place[0] == engine_id and (numbers is None or place[1] in numbers):
+                        del self.kept_on[place]
+                self.drop_unused()
             case _:
                 raise AssertionError(save)
+
+    def drop_unused(self) -> None:
+        used = {number for (_, number), place in self.kept_on.items() if not place.why}
+        self.kept = {number: command for number, command in self.kept.items() if number in used}
 
     def rows(self, id: int) -> list[AttemptRow]:
         return [row for _, row in sorted(self.history.get(id, {}).items())]
@@ -209,6 +227,8 @@ class Model:
             functions=sorted(self.functions),
             settings=self.settings,
             sticky=list(self.sticky.values()),
+            kept=[self.kept[number] for number in sorted(self.kept)],
+            kept_on=[self.kept_on[key] for key in sorted(self.kept_on)],
             mail=self.marks(),
             children=[
                 (t.parent, t.spawn, id)
@@ -279,6 +299,12 @@ some_saves = st.one_of(
     st.builds(s.SaveSetting, keys, st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts),
     st.builds(s.SaveSticky, keys, texts, payloads, texts),
     st.builds(s.DropSticky, st.none() | st.lists(keys)),
+    st.builds(
+        s.SaveKept, small, texts, small, texts, payloads, texts, st.lists(texts, max_size=2).map(tuple),
+        st.dictionaries(keys, small, max_size=2), st.lists(keys, max_size=2).map(tuple),
+    ),
+    st.builds(s.SaveKeptOn, small, small, st.just("") | texts, texts),
+    st.builds(s.DropKept, small, st.none() | st.lists(small)),
 )
 # fmt: on
 all_turns = st.lists(st.lists(some_saves), max_size=8)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from ipytaskfarm.core.messages import CommandDone, PropertiesChanged, Returned
+from ipytaskfarm.core.messages import CommandDone, EngineCommand, PropertiesChanged, Returned
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody, ExecuteReply, PropertiesBody, PushBody
 from ipytaskfarm.core.messages.payload import CallWork, FailureBody, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack
@@ -247,6 +247,39 @@ def test_a_command_that_comes_twice_is_run_once(engine: FakeEngine) -> None:
     engine.post("execute", body, "alice", 100)
     assert engine.wait_command(name) == first
     assert pull(engine, "count") == [1]
+
+
+def replay(engine: FakeEngine, verb: str, body: bytes, n: int) -> CommandDone:
+    """Do again what client "client" has done by hand under this number."""
+    engine.send(EngineCommand(engine.name, "", -n, verb, body, ("client", n)))
+    engine.wait_command(("", -n))
+    return engine.done.pop(("", -n))
+
+
+def test_what_is_done_again_is_not_sticky_and_done_once(engine: FakeEngine) -> None:
+    assert replay(engine, "push", push({"x": 1}), 5).ok
+    increment = msgspec.msgpack.encode(ExecuteBody("x += 1"))
+    assert replay(engine, "execute", increment, 6).ok
+    again = replay(engine, "execute", increment, 6)
+    by_hand = engine.command("execute", increment, session="client", n=6)
+    assert [(each.session, each.n, each.ok) for each in (again, by_hand)] == [("", -6, True), ("client", 6, True)]
+    assert pull(engine, "x") == [2]
+    engine.command("reset")
+    assert not engine.command("pull", msgspec.msgpack.encode(["x"])).ok
+
+
+def test_a_missing_name_tells_what_was_lost(engine: FakeEngine) -> None:
+    engine.command("replaces", msgspec.msgpack.encode("engine 1 is the replacement of one which was lost"))
+    missing = (("execute", msgspec.msgpack.encode(ExecuteBody("x"))), ("pull", msgspec.msgpack.encode(["x"])))
+    for verb, body in missing:
+        assert "the replacement of one which was lost" in failure_of(engine.command(verb, body)).traceback
+    assert (
+        "replacement"
+        not in failure_of(engine.command("execute", msgspec.msgpack.encode(ExecuteBody("1 / 0")))).traceback
+    )
+    engine.command("reset")
+    for verb, body in missing:
+        assert "replacement" not in failure_of(engine.command(verb, body)).traceback, "it was emptied on purpose"
 
 
 def test_sticky_names_come_back(engine: FakeEngine) -> None:

@@ -167,6 +167,18 @@ def test_blobs_are_needed_as_long_as_the_task_is_there(store: Store) -> None:
     assert backup.check(store.path) == []
 
 
+def test_blobs_are_needed_as_long_as_a_kept_command_is(store: Store) -> None:
+    kept = [s.SaveKept(n, "c", n, "push", b"", "", ("x",), {digest: 9}) for n, digest in ((1, "a"), (2, "b"))]
+    store.commit([*kept, s.SaveKeptOn(0, 1), s.SaveKeptOn(1, 1), s.SaveKeptOn(0, 2)])
+    assert needed_blobs(store.path, ["a", "b", "c"]) == {"a", "b"}
+    assert sorted(store.blobs_in_use()) == ["a", "b"]
+    store.commit([s.DropKept(0, [1]), s.SaveKeptOn(0, 2, "dropped", "push(x)")])
+    assert needed_blobs(store.path, ["a", "b"]) == {"a"}, "another engine's replacement needs it"
+    store.commit([s.DropKept(1, None)])
+    assert store.blobs_in_use() == []
+    assert store.load().kept_on == [s.SaveKeptOn(0, 2, "dropped", "push(x)")]
+
+
 def test_numbers_that_make_no_sense_do_not_stop_the_farm(store: Store) -> None:
     nan = float("nan")
     store.commit([s.SaveTask(1, 1, b"", nan, None, None, "s")])

@@ -346,6 +346,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
     new = shape(path)
     with closing(sqlite3.connect(path)) as db:
         db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; DROP TABLE mail; PRAGMA user_version = 1;")
+        db.executescript("DROP TABLE kept_commands; DROP TABLE kept_on; DROP TABLE kept_blobs;")
         db.executescript("DROP INDEX tasks_by_job; DROP INDEX tasks_by_parent;")
         later = {
             "tasks": ("needs", "job", "parent", "spawn"),

@@ -33,9 +33,10 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED
 from ..scheduler.transitions import requeue_time_limited, unassign
 from .depends import ask_about_engine, forget_engine
-from .engines import engine_is_ready, prepare, retire_surplus
+from .engines import engine_is_ready, retire_surplus
 from .losses import agent_silent, back_off, forget_agent
 from .nodes import DRAINED
+from .replacements import prepare_engine
 from .results import release_runs
 
 TIME_LIMITED = "mortal"
@@ -101,7 +102,8 @@ def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> N
 
 
 def on_engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now, out: Decision) -> None:
-    """Adopt a new engine.  It runs the start-up code and the sticky commands before its first task."""
+    """Adopt a new engine.  Before its first task it runs the start-up code, the sticky commands, and what was done by
+    hand on its predecessor."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
         return
@@ -127,12 +129,10 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: N
     _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report.held, now, out)
     _adopt_resources(farm, agent, engine, report)
-    if report.prepared or not farm.requests.sticky:
+    if report.prepared or not (farm.requests.sticky or engine.id in farm.requests.kept):
         engine_is_ready(farm, engine, now, out)
-        return
-    engine.state = EngineState.PREPARING
-    for entry in farm.requests.sticky.values():
-        prepare(farm, engine, entry.verb, entry.body, out)
+    else:
+        prepare_engine(farm, engine, out)
 
 
 def _adopt_environment(farm: SchedulerState, engine: EngineEntry, report: EngineReport, now: Now) -> None:

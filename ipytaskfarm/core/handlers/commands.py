@@ -33,6 +33,7 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned
 from ..states import State
 from .engines import engine_is_ready, prepare
+from .replacements import begin_keeping, keep_answered, omit_lost, tell_engine
 
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
@@ -62,12 +63,13 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
             _refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
             return
         engines = [by_id[i] for i in event.engines]
+    keeping = begin_keeping(farm, session, event, engines)
     for engine in engines:
         engine.ran_commands = (
             engine.ran_commands or event.verb != PROFILE
         )  # profiling leaves nothing behind that could be missed
         key = (session, event.n, engine.name)
-        farm.requests.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text)
+        farm.requests.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
         # The engines that will answer, so that the client knows how many answers to expect.
@@ -89,17 +91,29 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
         return
     pending = farm.requests.commands.pop((event.session, event.n, event.engine), None)
     if pending is not None and engine is not None:
+        keep_answered(farm, engine, pending, "" if event.ok else _failure_in(event.body), out)
         out.sends.append((event.session, CommandAnswer(event.n, engine.id, event.ok, event.body)))
 
 
 def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now: Now, out: Decision) -> None:
     if event.n not in engine.preparing:
         return
-    engine.preparing.discard(event.n)
+    text = engine.preparing.pop(event.n)
+    engine.steps_done += 1
+    engine.step_since_s = now.mono_s
     if not event.ok:
-        engine.note = f"start-up: {_failure_in(event.body)}"
+        failure = _failure_in(event.body)
+        engine.note = f"start-up: {failure}"
+        if event.n < 0:
+            engine.not_replayed.append((text, failure))
+            engine.note = f"not done again: {text}: {failure}"
         out.notes.append(f"engine {engine.id}: {engine.note}")
-    if not engine.preparing and engine.state == EngineState.PREPARING:
+    if engine.preparing or engine.state != EngineState.PREPARING:
+        return
+    kept = farm.requests.kept.get(engine.id)
+    if kept is not None and not engine.replaces:
+        tell_engine(farm, engine, kept, out)
+    else:
         engine_is_ready(farm, engine, now, out)
 
 
@@ -116,6 +130,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: D
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
         pending = farm.requests.commands.pop(key)
+        omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
@@ -149,7 +164,8 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
     if not unchanged:
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
-                prepare(farm, engine, entry.verb, entry.body, out)
+                command = EngineCommand(engine.name, "", farm.command_number(), entry.verb, entry.body)
+                prepare(farm, engine, command, entry.text or entry.key, out)
     out.answer(session, n, FlagReply(True))
 
 

@@ -13,12 +13,12 @@ from ..scheduler.state import SchedulerState
 from .depends import ask_about_engine
 
 
-def prepare(farm: SchedulerState, engine: EngineEntry, verb: str, body: bytes, out: Decision) -> None:
-    """Let an engine run one of the farm's own commands before its first task."""
-    # Engines remember (session, n) and never run one twice: numbers of another epoch must differ.
-    n = farm.epoch * 1_000_000 + farm.number()
-    engine.preparing.add(n)
-    out.sends.append((engine.agent, EngineCommand(engine.name, "", n, verb, body)))
+def prepare(farm: SchedulerState, engine: EngineEntry, command: EngineCommand, text: str, out: Decision) -> None:
+    """Let an engine run one of the farm's own commands before its first task.  text: for people."""
+    if not engine.preparing:
+        engine.step_since_s = farm.mono_s
+    engine.preparing[command.n] = text
+    out.sends.append((engine.agent, command))
 
 
 def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
@@ -55,5 +55,6 @@ def retire_surplus(farm: SchedulerState, out: Decision) -> None:
 def _retire_beyond(farm: SchedulerState, staying: list[EngineEntry], places: int, out: Decision) -> None:
     if places < len(staying):
         staying.sort(key=lambda engine: engine.id)
+        farm.requests.forget_kept([engine.id for engine in staying[places:]], out)
         for engine in staying[places:]:
             retire(farm, engine, out)

@@ -63,6 +63,7 @@ def on_remove_engines(
         else:
             lifecycle.wanted = max(0, lifecycle.wanted - 1)
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
+    farm.requests.forget_kept(leaving, out)
     for engine_id in leaving:
         retire(farm, by_id[engine_id], out)
         if not question.drain:

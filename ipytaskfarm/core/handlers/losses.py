@@ -17,6 +17,7 @@ from ..scheduler.transitions import begin, final_without_answer, note_attempt, r
 from ..states import Reason
 from .commands import fail_commands_of
 from .nodes import charge_loss, note_failure
+from .replacements import note_ended
 from .results import after_delay, end_or_recover, is_retried_on, release_runs
 from .streams import forget_outputs
 
@@ -63,6 +64,7 @@ def lose_engine(
     """Remove an engine from the farm, and settle the runs that it held.
 
     begun: the runs that may have begun; known: whether the flight recorder could be read."""
+    note_ended(farm, engine, describe(crash), known, out)
     _remove(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun:

@@ -89,7 +89,7 @@ def why_nobody(farm: SchedulerState, rules: Rules) -> str:
 def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:
     """Return why this engine cannot serve a task of these rules, whatever becomes free.  "": it can."""
     if engine.state != EngineState.UP:
-        return f"it is {engine.state}"
+        return f"it is {engine.preparation(farm.mono_s) or engine.state}"
     agent = farm.agents.by_session.get(engine.agent)
     if agent is not None and agent.excluded:
         return f"its node is set aside: {agent.excluded}"

@@ -174,7 +174,7 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
         engine.started_s,
         engine.facts,
         engine.connection_file,
-        engine.note,
+        engine.preparation(farm.mono_s) or engine.note,
         engine.environment.name if engine.environment is not None else "",
     )
 

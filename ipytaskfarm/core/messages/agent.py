@@ -339,13 +339,17 @@ class EngineCommand(msgspec.Struct, frozen=True, tag=True):
     """A MultiEngine command for one engine.
 
     (session, n) names it: a second command of that name is answered, not run.  session "" is the farm itself: start-up
-    code and sticky commands."""
+    code and sticky commands, and what was done by hand on the engine's predecessor (then n is negative, and the same in
+    all epochs)."""
 
     engine: Incarnation
     session: str
     n: int
     verb: str
     body: bytes = b""
+    replays: tuple[str, int] | None = None
+    """The name under which the command was done by hand on the predecessor.  An engine does no command twice under that
+    name, and what this one leaves is not sticky."""
 
 
 class StackQuery(msgspec.Struct, frozen=True, tag=True):

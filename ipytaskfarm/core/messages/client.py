@@ -15,6 +15,7 @@ from .tables import (
     EventTable,
     FarmState,
     JobTable,
+    KeptTable,
     ProgressTable,
     QueueStatusReply,
     StickyTable,
@@ -296,6 +297,16 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
     keys: list[str] | None = None
 
 
+class ListKept(msgspec.Struct, frozen=True, tag=True):
+    """Question: what was done by hand on engines, for their replacements?  Answer: `KeptTable`."""
+
+
+class ClearKept(msgspec.Struct, frozen=True, tag=True):
+    """Question: forget what was done by hand on these engine ids (None: all).  Answer: `NumberReply`, how many."""
+
+    engines: list[int] | None = None
+
+
 Question: TypeAlias = (
     WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
     Stuck | Outputs | Stack | ReadQueueStatus
@@ -303,7 +314,7 @@ Question: TypeAlias = (
     | ReadHistory
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
     SetSticky | ListSticky
-    | ClearSticky | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
+    | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
 )  # fmt: skip
 
 
@@ -312,6 +323,19 @@ class AskQuestion(msgspec.Struct, frozen=True, tag="Ask"):
 
     n: int
     question: Question
+
+
+class Keep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a command is kept for the replacements of its engines."""
+
+    names: tuple[str, ...] = ()
+    """The names that a push binds."""
+    blobs: dict[str, int] = {}
+    """Digests of the large values that the body needs, with their bytes."""
+    sticky: tuple[str, ...] = ()
+    """The keys of the sticky entries that stand for the body."""
+    opted_out: bool = False
+    """Whether it is not to be done again; that it was done is noted all the same."""
 
 
 class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
@@ -327,6 +351,8 @@ class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
     body: bytes = b""
     text: str = ""
     """For people: shown by `mec.queue_status()`."""
+    keep: Keep | None = None
+    """None: it leaves nothing on the engine that a replacement would need."""
 
 
 ClientMessage: TypeAlias = Submit | NeedIds | AskQuestion | SendCommand
@@ -438,7 +464,7 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
     | JobTable | TaskMessages | ProgressTable | EventTable | FlagReply | NumberReply | EngineTable
-    | CommandQueueTable | FarmState | StickyTable | ConnectionTable | BlobPiece
+    | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 

@@ -20,9 +20,13 @@ VERBS = {
     "properties": "PropertiesBody -> packed value",
     "dump_session": "DumpSessionBody -> SavedSession",
     "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
+    "replaces": "encoded str -> b''",
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
 """The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
+
+REPLACES = "replaces"
+"""The verb that tells an engine what it replaces: errors about missing names say so."""
 
 PROFILE = "profile"
 """The verb that is answered while a task runs, so that a long task can be profiled before its end."""

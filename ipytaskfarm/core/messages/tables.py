@@ -148,6 +148,12 @@ class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
     rows: list[ConnectionRow]
 
 
+class KeptTable(msgspec.Struct, frozen=True, tag=True):
+    """(engine id, text, why) of what was done by hand: why it is not done again on a replacement.  "": it is."""
+
+    rows: list[tuple[int, str, str]]
+
+
 class StickyTable(msgspec.Struct, frozen=True, tag=True):
     """(key, verb, text) in the order in which new engines run them."""
 

@@ -364,6 +364,10 @@ class AssignedRun:
     """Set while the run waits, inside itself, for other tasks."""
 
 
+TEXT_SHOWN = 80
+"""At most so many characters of a command are shown."""
+
+
 class EngineState:
     """The states of an engine, as `tables.EngineRow.state` shows them."""
 
@@ -403,8 +407,16 @@ class EngineEntry:
     heads: Heads = field(default_factory=Heads)
     """The restricted classes that the engine may serve."""
     properties: PropertiesChanged | None = None
-    preparing: set[int] = field(default_factory=set)
-    """Numbers of the start-up commands that have not been answered."""
+    preparing: dict[int, str] = field(default_factory=dict)
+    """Number -> text of the farm's own commands that have not been answered, in the order in which they are run."""
+    steps_done: int = 0
+    """How many of the farm's own commands were answered."""
+    step_since_s: float = 0.0
+    """Since when (monotonic) the first of `preparing` is run."""
+    not_replayed: list[tuple[str, str]] = field(default_factory=list)
+    """(text, failure) of what failed here that was done by hand on the predecessor."""
+    replaces: str = ""
+    """What the engine was told of its predecessor.  "": it is no replacement, or is not prepared yet."""
     withheld_until_s: float = 0.0
     """The engine gets no tasks before this time (monotonic)."""
     retiring: bool = False
@@ -437,6 +449,15 @@ class EngineEntry:
     def version(self) -> int:
         """Return the version of the engine's properties.  0: none were set."""
         return self.properties.version if self.properties else 0
+
+    def preparation(self, mono_s: float) -> str:
+        """Return, for people, how far the engine's preparation has come.  "": there is nothing to wait for."""
+        if self.state != EngineState.PREPARING or not self.preparing:
+            return ""
+        text = next(iter(self.preparing.values())).partition("\n")[0]
+        shown = text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…"
+        of = self.steps_done + len(self.preparing)
+        return f"being prepared: {self.steps_done + 1} of {of}, {shown}, {mono_s - self.step_since_s:.0f} s"
 
     def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
         """Let the engine hold a run, behind those that it holds already."""

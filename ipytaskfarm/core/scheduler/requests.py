@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..messages.task_types import Incarnation, RunKey
-from ..saves import SaveSticky
+from ..saves import DropKept, SaveKept, SaveSticky
+from .decision import Decision
+from .kept_commands import KeptOnEngine
+
+
+@dataclass(slots=True)
+class Keeping:
+    """What is kept of a command as soon as engines have answered it; shared by its engines."""
+
+    command: SaveKept
+    opted_out: bool
+    """Whether the client does not want it to be done again."""
+    absent: list[int]
+    """The ids of engines that are being replaced, and would have been sent the command too."""
+    kept_on: int = -1
+    """The engine id on which the command was kept last."""
 
 
 @dataclass(slots=True)
@@ -17,6 +33,7 @@ class PendingCommand:
     engine: Incarnation
     verb: str
     text: str = ""
+    keeping: Keeping | None = None
 
 
 @dataclass(slots=True)
@@ -27,9 +44,17 @@ class EngineRequests:
     """(session, number of the command, engine) -> the command."""
     sticky: dict[str, SaveSticky] = field(default_factory=dict)
     """Key -> a command that each new engine runs before its first task, in this order."""
+    kept: dict[int, KeptOnEngine] = field(default_factory=dict)
+    """Engine id -> what was done by hand on its engines."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
     outputs: dict[int, tuple[str, Incarnation, RunKey]] = field(default_factory=dict)
     """Number of a query about output -> (session of the client, engine, run)."""
     outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
     """(session of the client, engine) -> when (monotonic) the engine was asked for output."""
+
+    def forget_kept(self, ids: Iterable[int], out: Decision) -> None:
+        """Forget what was done by hand on the engines of these ids."""
+        for engine_id in ids:
+            if self.kept.pop(engine_id, None) is not None:
+                out.saves.append(DropKept(engine_id, None))

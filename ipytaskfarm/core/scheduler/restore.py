@@ -23,6 +23,7 @@ from .clients import Block, ClientEntry
 from .clock import Now
 from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from .jobs import JobEntry
+from .kept_commands import KeptOnEngine
 from .running_tasks import Family
 from .settings import SchedulerSettings
 from .state import SchedulerState
@@ -44,6 +45,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.functions.stored.update(snapshot.functions)
     startup_first = sorted(snapshot.sticky, key=lambda entry: entry.key != STARTUP)
     farm.requests.sticky = {entry.key: entry for entry in startup_first}
+    _restore_kept(farm, snapshot)
     farm.lifecycle.wanted = int(snapshot.settings.get("wanted") or 0)
     farm.lifecycle.held = bool(snapshot.settings.get("held"))
     farm.queues.by_time_limit = bool(snapshot.settings.get(TIME_LIMITED))
@@ -83,6 +85,16 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, now)
     return farm
+
+
+def _restore_kept(farm: SchedulerState, snapshot: StoredState) -> None:
+    commands = {command.number: command for command in snapshot.kept}
+    for place in snapshot.kept_on:
+        kept = farm.requests.kept.setdefault(place.engine_id, KeptOnEngine())
+        if place.why:
+            kept.omit(place.number, place.text, place.why)
+        else:
+            kept.add(commands[place.number])
 
 
 def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> None:

@@ -30,6 +30,7 @@ from ..handlers import (
     losses,
     nodes,
     operate,
+    replacements,
     requirements,
     results,
     running_tasks,
@@ -91,12 +92,14 @@ QUESTIONS: dict[type, Answerer] = {
     m.SetSticky: commands.on_set_sticky,
     m.ListSticky: commands.on_list_sticky,
     m.ClearSticky: commands.on_clear_sticky,
+    m.ListKept: replacements.on_list_kept,
+    m.ClearKept: replacements.on_clear_kept,
 }
 
 
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListEngines,
-    m.ListCommandQueues, m.FarmStatus, m.ListSticky,
+    m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
 )  # fmt: skip
 """The questions that change nothing in the scheduler's state."""
 

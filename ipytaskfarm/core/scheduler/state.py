@@ -162,6 +162,12 @@ class SchedulerState:
         self.numbers += 1
         return self.numbers
 
+    def command_number(self) -> int:
+        """Return a number for one of the farm's own commands.
+
+        Engines remember (session, n) and never run one twice: numbers of another epoch must differ."""
+        return self.epoch * 1_000_000 + self.number()
+
     def add_engine(self, engine: EngineEntry) -> None:
         """Count a new engine among the farm's engines."""
         self.engines.by_name[engine.name] = engine

@@ -1,0 +1,209 @@
+"""Replacements: what clients did on engines by hand is kept, and done again on the engine that comes in their place.
+
+A command is kept when its engine has answered it well, by the engine's id.  Sticky commands are kept by their keys, so
+that they stand at their place among the others.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..messages import ClearKept, EngineCommand, ListKept, NumberReply, SendCommand
+from ..messages.engine_commands import REPLACES
+from ..messages.tables import KeptTable
+from ..saves import DropKept, SaveKept, SaveKeptOn, SaveSticky
+from ..scheduler.clock import Now
+from ..scheduler.decision import Decision
+from ..scheduler.entries import EngineEntry, EngineState
+from ..scheduler.kept_commands import ATTEMPTS_MAX, KeptOnEngine, is_too_large
+from ..scheduler.requests import Keeping, PendingCommand
+from ..scheduler.state import SchedulerState
+from .engines import prepare
+
+NOT_RUN = "QueueCleared"
+"""The error of a command that was never run."""
+
+OPTED_OUT = "it was sent with sticky=False"
+TOO_MANY = "more was done than is kept for a replacement"
+
+_NUMBERS_OF_A_LIFE = 2**40
+"""Numbers of kept commands grow from one life of the controller to the next, and no engine hears one twice."""
+
+
+def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, engines: list[EngineEntry]) -> Keeping | None:
+    """Return what is to be kept of a command once it is answered.  None: nothing."""
+    if event.keep is None:
+        return None
+    number = farm.epoch * _NUMBERS_OF_A_LIFE + farm.number()
+    keep = event.keep
+    body = b"" if keep.sticky or keep.opted_out else event.body
+    command = SaveKept(
+        number, session, event.n, event.verb, body, event.text or event.verb, keep.names, keep.blobs, keep.sticky
+    )
+    present = {engine.id for engine in engines}
+    if event.engines is None:
+        present |= {i for i, found in farm.engines.by_id.items() if any(e.state == EngineState.AWAY for e in found)}
+    absent = [i for i in farm.requests.kept if i not in present] if event.engines is None else []
+    return Keeping(command, keep.opted_out, absent)
+
+
+def keep_answered(
+    farm: SchedulerState, engine: EngineEntry, pending: PendingCommand, failure: str, out: Decision
+) -> None:
+    """Keep a command that an engine has answered.  failure: why it failed; "": it did not."""
+    if pending.verb == "reset" and not failure:
+        farm.requests.forget_kept([engine.id], out)
+        return
+    keeping = pending.keeping
+    if keeping is None or failure.startswith(NOT_RUN):
+        return
+    if failure:
+        _omit(farm, engine.id, keeping.command, f"it failed: {failure}", out)
+        return
+    if keeping.opted_out:
+        _omit(farm, engine.id, keeping.command, OPTED_OUT, out)
+        return
+    _keep(farm, engine.id, keeping, out)
+    absent, keeping.absent = keeping.absent, []
+    for engine_id in absent:
+        # A command to all engines is meant for those too that are being replaced at that moment.
+        if engine_id in farm.requests.kept:
+            _keep(farm, engine_id, keeping, out)
+            for replacement in farm.engines.by_id.get(engine_id, ()):
+                if replacement.state in (EngineState.PREPARING, EngineState.UP):
+                    _replay(farm, replacement, keeping.command, out)
+
+
+def omit_lost(farm: SchedulerState, engine: EngineEntry, pending: PendingCommand, out: Decision) -> None:
+    """Note that a command was not answered by the engine that was lost."""
+    if pending.keeping is not None and engine.counts_as_wanted:
+        _omit(farm, engine.id, pending.keeping.command, "the engine was lost before it was done", out)
+
+
+def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision) -> None:
+    command = keeping.command
+    kept = farm.requests.kept.setdefault(engine_id, KeptOnEngine())
+    if kept.is_known(command.session, command.n):
+        return
+    if is_too_large(command):
+        _omit(farm, engine_id, command, TOO_MANY, out)
+        return
+    other = farm.requests.kept.get(keeping.kept_on)
+    if other is None or command.number not in other.commands:
+        out.saves.append(command)  # for the first engine, or again: what no engine needs is deleted
+    keeping.kept_on = engine_id
+    out.saves.append(SaveKeptOn(engine_id, command.number))
+    going = kept.superseded_by(command)
+    for number in going:
+        kept.remove(number)
+    if going:
+        out.saves.append(DropKept(engine_id, going))
+    kept.add(command)
+    for number in kept.excess():
+        dropped = kept.remove(number)
+        if dropped is not None:
+            _omit(farm, engine_id, dropped, TOO_MANY, out)
+            out.notes.append(f"a replacement of engine {engine_id} would not do again {dropped.text}: {TOO_MANY}")
+
+
+def _omit(farm: SchedulerState, engine_id: int, command: SaveKept, why: str, out: Decision) -> None:
+    kept = farm.requests.kept.setdefault(engine_id, KeptOnEngine())
+    out.saves.append(SaveKeptOn(engine_id, command.number, why, command.text))
+    given_up = kept.omit(command.number, command.text, why)
+    if given_up:
+        out.saves.append(DropKept(engine_id, given_up))
+
+
+# -- doing it again
+
+
+def prepare_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Let a fresh engine run the start-up code, the sticky commands, and what was done by hand on its predecessor."""
+    engine.state = EngineState.PREPARING
+    kept = farm.requests.kept.get(engine.id)
+    commands = list(kept.commands.values()) if kept is not None else []
+    in_their_place = {key for command in commands for key in command.sticky}
+    for entry in farm.requests.sticky.values():
+        if entry.key not in in_their_place:
+            _run_sticky(farm, engine, entry, out)
+    for command in commands:
+        _replay(farm, engine, command, out)
+    if kept is not None:
+        engine.ran_commands = True
+        if not engine.preparing:
+            tell_engine(farm, engine, kept, out)
+
+
+def _replay(farm: SchedulerState, engine: EngineEntry, command: SaveKept, out: Decision) -> None:
+    for key in command.sticky:
+        entry = farm.requests.sticky.get(key)
+        if entry is not None:
+            _run_sticky(farm, engine, entry, out)
+    if not command.sticky:
+        prepare(farm, engine, _again(engine, command), command.text, out)
+
+
+def _run_sticky(farm: SchedulerState, engine: EngineEntry, entry: SaveSticky, out: Decision) -> None:
+    n = farm.command_number()
+    prepare(farm, engine, EngineCommand(engine.name, "", n, entry.verb, entry.body), entry.text or entry.key, out)
+
+
+def _again(engine: EngineEntry, command: SaveKept) -> EngineCommand:
+    # The number is the same in all lives of the controller: an engine that has done it does not do it twice.
+    return EngineCommand(engine.name, "", -command.number, command.verb, command.body, (command.session, command.n))
+
+
+def tell_engine(farm: SchedulerState, engine: EngineEntry, kept: KeptOnEngine, out: Decision) -> None:
+    """Tell a replacement what it replaces, and what was not done again, for those who miss a name there."""
+    engine.replaces = _notice(engine, kept)
+    out.notes.append(f"engine {engine.id} is prepared: {engine.replaces}")
+    body = msgspec.msgpack.encode(engine.replaces)
+    command = EngineCommand(engine.name, "", farm.command_number(), REPLACES, body)
+    prepare(farm, engine, command, "the last step", out)
+
+
+def _notice(engine: EngineEntry, kept: KeptOnEngine) -> str:
+    how = f"which {kept.lost}" if kept.lost else "which was lost"
+    done = len(kept.commands) - len(engine.not_replayed)
+    lines = [f"engine {engine.id} is the replacement of one {how}; {done} commands were done again on it"]
+    missing = [f"{text}: {why}" for text, why in (*kept.omitted.values(), *engine.not_replayed)]
+    lines += [f"not done again: {entry}" for entry in missing]
+    return "\n".join(lines)
+
+
+def note_ended(farm: SchedulerState, engine: EngineEntry, how: str, known: bool, out: Decision) -> None:
+    """Note how an engine ended whose replacement is prepared.
+
+    known: the engine ended by itself or by what it did.  A command during which replacements end is given up."""
+    kept = farm.requests.kept.get(engine.id)
+    if kept is None:
+        return
+    kept.lost = f"was recycled: {engine.recycled}" if engine.recycled else how
+    number = -next(iter(engine.preparing), 0)
+    if engine.state != EngineState.PREPARING or not known or number not in kept.commands:
+        return
+    kept.ended_in[number] = kept.ended_in.get(number, 0) + 1
+    if kept.ended_in[number] >= ATTEMPTS_MAX:
+        command = kept.remove(number)
+        assert command is not None
+        _omit(farm, engine.id, command, f"{ATTEMPTS_MAX} replacements ended while they did it; the last {how}", out)
+
+
+# -- questions
+
+
+def on_list_kept(farm: SchedulerState, session: str, n: int, question: ListKept, now: Now, out: Decision) -> None:
+    """Answer what would be done again on which engine's replacement, and what would not."""
+    rows: list[tuple[int, str, str]] = []
+    for engine_id, kept in sorted(farm.requests.kept.items()):
+        rows += [(engine_id, command.text, "") for command in kept.commands.values()]
+        rows += [(engine_id, text, why) for text, why in kept.omitted.values()]
+    out.answer(session, n, KeptTable(rows))
+
+
+def on_clear_kept(farm: SchedulerState, session: str, n: int, question: ClearKept, now: Now, out: Decision) -> None:
+    """Forget what was done by hand on these engines, and answer how many commands that were."""
+    ids = list(farm.requests.kept) if question.engines is None else question.engines
+    count = sum(len(farm.requests.kept[i].commands) for i in set(ids) & farm.requests.kept.keys())
+    farm.requests.forget_kept(ids, out)
+    out.answer(session, n, NumberReply(count))

@@ -1,0 +1,94 @@
+"""What clients did by hand on the engines of one id, kept so that it can be done again on a replacement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..saves import SaveKept
+
+COMMANDS_MAX = 256
+"""At most so many commands are kept for one engine id."""
+BYTES_MAX = 64 * 2**20
+"""At most so many bytes of their bodies, which are in the controller's memory."""
+BLOB_BYTES_MAX = 2**30
+"""At most so many bytes of their large values, which are files."""
+OMITTED_MAX = 20
+"""At most so many of the commands that are not done again are named."""
+ATTEMPTS_MAX = 2
+"""A command during which so many replacements ended is not done again any more."""
+
+
+@dataclass(slots=True)
+class KeptOnEngine:
+    """What was done by hand on the engines of one id."""
+
+    commands: dict[int, SaveKept] = field(default_factory=dict)
+    """Number -> a command that a replacement does again, in this order."""
+    omitted: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Number -> (text, why) of a command that a replacement does not do again."""
+    body_bytes: int = 0
+    blob_bytes: int = 0
+    lost: str = ""
+    """How the last engine of this id ended.  "": it lives, or that was in another life of the controller."""
+    ended_in: dict[int, int] = field(default_factory=dict)
+    """Number -> how many engines ended while they did that command again."""
+
+    def add(self, command: SaveKept) -> None:
+        """Keep a command, in the order of the numbers."""
+        later = next(reversed(self.commands), -1) > command.number
+        self.commands[command.number] = command
+        if later:
+            self.commands = dict(sorted(self.commands.items()))
+        self.body_bytes += len(command.body)
+        self.blob_bytes += sum(command.blobs.values())
+
+    def remove(self, number: int) -> SaveKept | None:
+        """Keep a command no longer.  None: it was not kept."""
+        command = self.commands.pop(number, None)
+        if command is not None:
+            self.body_bytes -= len(command.body)
+            self.blob_bytes -= sum(command.blobs.values())
+        return command
+
+    def omit(self, number: int, text: str, why: str) -> list[int]:
+        """Note that a command is not done again, and return the numbers of earlier notes that are given up for it."""
+        self.omitted[number] = text, why
+        given_up = list(self.omitted)[:-OMITTED_MAX]
+        for old in given_up:
+            del self.omitted[old]
+        return given_up
+
+    def is_known(self, session: str, n: int) -> bool:
+        """Return whether this command of a client, or a later one, is kept: it was answered and is answered again."""
+        return any(command.session == session and command.n >= n for command in self.commands.values())
+
+    def superseded_by(self, command: SaveKept) -> list[int]:
+        """Return the pushes whose names are all pushed again, as far back as no code stands between.
+
+        Code may have used what an earlier push brought."""
+        found: list[int] = []
+        names = set(command.names)
+        for earlier in reversed(self.commands.values()):
+            if earlier.verb != "push" or command.verb != "push" or earlier.number > command.number:
+                break
+            if names.issuperset(earlier.names):
+                found.append(earlier.number)
+        return found
+
+    def excess(self) -> list[int]:
+        """Return the numbers of the oldest commands that are beyond the bounds."""
+        count, body_bytes, blob_bytes = len(self.commands), self.body_bytes, self.blob_bytes
+        found: list[int] = []
+        for command in self.commands.values():
+            if count <= COMMANDS_MAX and body_bytes <= BYTES_MAX and blob_bytes <= BLOB_BYTES_MAX:
+                break
+            found.append(command.number)
+            count -= 1
+            body_bytes -= len(command.body)
+            blob_bytes -= sum(command.blobs.values())
+        return found
+
+
+def is_too_large(command: SaveKept) -> bool:
+    """Return whether a command is beyond the bounds by itself."""
+    return len(command.body) > BYTES_MAX or sum(command.blobs.values()) > BLOB_BYTES_MAX
