@@ -278,6 +278,7 @@ class Commands:
 
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
+        self._replies.clear()
         return _nothing
 
     def _map(self, command: EngineCommand) -> Finish:
