@@ -6,6 +6,7 @@ The folders say where code runs, and an import only ever points to a line above 
 ``core``           values and decisions: messages, the scheduler, its handlers; no IO, clock, chance or threads
 ``settings``       each setting of a farm once: flags, arguments, configuration and docs are made of it
 ``policies``       the queue policies that a user may choose, or write
+``errors``         every error, and IPython 0.10's names for them; ``error`` is the same
 ``environment``    what prepares engines: classes that users fill in
 ``system``         what the operating system gives: the flight recorder, paths, disk, memory, cores
 ``storage``        SQLite: the store, blobs, the event log
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import client as client
+    from . import client as client, errors as errors
     from .client import (
         Job as Job,
         Join as Join,
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
         TaskResult as TaskResult,
         add_dependency as add_dependency,
     )
-    from .core import errors as errors
     from .deployment.farm import Farm as Farm
     from .environment import RecycleSettings as RecycleSettings, TaskEnvironment as TaskEnvironment
     from .settings.checks import Agents as Agents
@@ -79,7 +79,7 @@ else:
     # static tools, this one for the interpreter; tests/unit/test_api.py holds them together.
     _WHERE = {
         "client": ("ipytaskfarm.client", None),
-        "errors": ("ipytaskfarm.core.errors", None),
+        "errors": ("ipytaskfarm.errors", None),
         "Farm": ("ipytaskfarm.deployment.farm", "Farm"),
         "Agents": ("ipytaskfarm.settings.checks", "Agents"),
         "TaskClient": ("ipytaskfarm.client", "TaskClient"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import sys
 import threading
@@ -120,6 +121,9 @@ class CommandPart(NamedTuple):
     """How it is kept for the engines' replacements."""
 
 
+_result_ids = itertools.count()
+
+
 class PendingResult:
     """A command under way.  `get_result` waits for it and gives the same value, or raises the same error, each time.
 
@@ -145,6 +149,8 @@ class PendingResult:
         self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
+        self.result_id = next(_result_ids)
+        """A number of its own in this process; a later command has a higher one."""
         self._invalid = False
         self._parts: list[tuple[list[int] | None, PendingQuestion]] = []
         # Its end may be told before all of it is sent: nobody is called until then.
@@ -162,10 +168,7 @@ class PendingResult:
     @property
     def engines(self) -> list[int]:
         """The ids of the engines that were asked; of a command to all: [] until the farm has said who they are."""
-        found: list[int] = []
-        for engines, asked in self._parts:
-            found += sorted(asked.expected or ()) if engines is None else engines
-        return found
+        return [engine_id for engines, asked in self._parts for engine_id in _engines_of(engines, asked)]
 
     def done(self) -> bool:
         """Whether every engine has answered, or nobody is to wait any longer."""
@@ -213,6 +216,11 @@ class PendingResult:
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
+
+    @property
+    def called(self) -> bool:
+        """Whether the result was asked for and is there."""
+        return self._outcome is not None
 
     @property
     def r(self) -> Any:
@@ -287,8 +295,8 @@ class PendingResult:
         for _, asked in self._parts:
             if asked.error is not None:
                 raise asked.error
-        answers = {engine_id: answer for _, asked in self._parts for engine_id, answer in asked.answers.items()}
-        failed = sorted((a for a in answers.values() if not a.ok), key=lambda answer: answer.engine_id)
+        answers = [answer for _, asked in self._parts for answer in asked.answers.values()]
+        failed = sorted((answer for answer in answers if not answer.ok), key=lambda answer: answer.engine_id)
         for answer in failed:
             refusal = refused_by_controller(answer)
             if refusal is not None:
@@ -296,9 +304,19 @@ class PendingResult:
         if failed:
             elist = [(answer.engine_id, self._verb, error_of_answer(answer)) for answer in failed]
             raise errors.CompositeError(f"one or more exceptions from call to method: {self._verb}", elist)
-        return ResultList([self._read(answers[engine_id].body) for engine_id in self.engines])
+        return ResultList(
+            [
+                self._read(asked.answers[engine_id].body)
+                for engines, asked in self._parts
+                for engine_id in _engines_of(engines, asked)
+            ]
+        )
 
     def __repr__(self) -> str:
         everyone = any(engines is None for engines, _ in self._parts)
         on = "all engines" if everyone else f"engines {self.engines}"
         return f"<PendingResult of {self._verb} on {on}: {'done' if self.done() else 'not done'}>"
+
+
+def _engines_of(engines: list[int] | None, asked: PendingQuestion) -> list[int]:
+    return sorted(asked.expected or ()) if engines is None else engines

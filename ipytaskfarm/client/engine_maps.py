@@ -87,18 +87,21 @@ def _together(found: ResultList, dist: str) -> list[Any]:
 
 
 class EngineMapper:
-    """`map` with settings; made by ``mec.mapper``."""
+    """`map` with settings; made by ``mec.mapper``.
 
-    def __init__(self, client: EngineCalls, dist: str, targets: Targets, block: bool | None) -> None:
+    Attributes, which may be set later too: `multiengine` (the client), `dist`, `targets`, `block`.
+    """
+
+    def __init__(self, multiengine: EngineCalls, dist: str, targets: Targets, block: bool | None) -> None:
         check_dist(dist)
-        self._client = client
+        self.multiengine = multiengine
         self.dist = dist
         self.targets = targets
         self.block = block
 
     def map(self, function: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
         """Return the results in order.  See ``MultiEngineClient.map``."""
-        return self._client.raw_map(function, sequences, self.dist, self.targets, self.block)
+        return self.multiengine.raw_map(function, sequences, self.dist, self.targets, self.block)
 
 
 class EngineParallelFunction:

@@ -29,7 +29,7 @@ from .progress import ProgressBar
 from .results import TaskResult, sign
 from .session import Session
 from .task_calls import TaskCalls
-from .tasks import EachTask, MapTask
+from .tasks import EachTask, MapTask, Task
 
 LOOK_AHEAD = 4
 """While an early chunk runs long, `imap` keeps at most this multiple of the items under way for later."""
@@ -38,6 +38,8 @@ CLEARED_AT_ONCE = 64
 
 LEAVE_S = 5.0
 """Seconds for each question that aborts and clears the tasks of a map for which nobody waits any more."""
+
+_MAPPER_RULES = ("clear_before", "clear_after", "retries", "recovery_task", "depend")
 
 ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
 
@@ -421,18 +423,36 @@ def _value(client: TaskCalls, task_id: int, place: int, gathered: Gathered) -> A
 
 
 class Mapper:
-    """`map` with rules for its tasks; made by ``tc.mapper``."""
+    """`map` with rules for its tasks; made by ``tc.mapper``.
 
-    def __init__(self, client: TaskCalls, attributes: dict[str, Any], block: bool) -> None:
-        self._client = client
-        self._attributes = attributes
+    Attributes, which may be set later too: `task_controller` (the client), `block` (False: `map` returns ids), and the
+    rules `clear_before`, `clear_after`, `retries`, `recovery_task`, `depend`.
+    """
+
+    def __init__(
+        self,
+        task_controller: TaskCalls,
+        clear_before: bool = False,
+        clear_after: bool = False,
+        retries: int = 0,
+        recovery_task: Task | None = None,
+        depend: Any = None,
+        block: bool = True,
+    ) -> None:
+        self.task_controller = task_controller
+        self.clear_before = clear_before
+        self.clear_after = clear_after
+        self.retries = retries
+        self.recovery_task = recovery_task
+        self.depend = depend
         self.block = block
 
     def map(self, function: Callable[..., Any], *sequences: Iterable[Any]) -> list[Any]:
         """Return the results in order, or with block=False the ids.  See ``TaskClient.map``."""
+        rules = {name: getattr(self, name) for name in _MAPPER_RULES}
         if self.block:
-            return map_tasks(self._client, function, sequences, self._attributes)
-        return hand_in_map(self._client, function, sequences, self._attributes)
+            return map_tasks(self.task_controller, function, sequences, rules)
+        return hand_in_map(self.task_controller, function, sequences, rules)
 
 
 class ParallelFunction:

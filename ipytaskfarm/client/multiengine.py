@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import html
+import operator
 import sys
 import tokenize
 import weakref
@@ -146,15 +147,15 @@ class MultiEngineClient:
         return True  # a client is true, also without engines
 
     def _chosen(self, targets: Targets) -> list[int] | None:
-        """Return engine ids; None: all engines that there are when the command arrives."""
+        """Return engine ids; None: all engines that there are when the command arrives.
+
+        An id that stands there twice gets the command twice."""
         targets = self.targets if targets is None else targets
         if isinstance(targets, str) and exactly(targets) == "all":
             return None
         ids = [_engine_id(i) for i in targets] if isinstance(targets, (list, tuple, range)) else [_engine_id(targets)]
         if not ids:
             raise ValueError("targets is empty: name at least one engine id, or 'all'")
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"targets names an engine twice: {ids}")
         return ids
 
     def ids_of(self, targets: Targets) -> list[int]:
@@ -171,6 +172,11 @@ class MultiEngineClient:
     def session(self) -> Session:
         """The connection, shared by all clients of this process."""
         return self._session
+
+    @property
+    def multiengine(self) -> MultiEngineClient:
+        """This client.  In IPython 0.10 there was another object behind it, with the same calls."""
+        return self
 
     @property
     def blobs(self) -> Blobs | None:
@@ -193,9 +199,12 @@ class MultiEngineClient:
         blobs: tuple[str, ...] = (),
         keep: messages.Keep | None = None,
     ) -> Any:
-        part = CommandPart(self._chosen(targets), body, blobs, keep)
+        chosen = self._chosen(targets)
+        repeated = chosen is not None and len(set(chosen)) < len(chosen)
+        groups = [[engine_id] for engine_id in chosen or ()] if repeated else [chosen]
+        parts = [CommandPart(engines, body, blobs, keep) for engines in groups]
         text = f"{verb}({escaped(what[:60])})"
-        return self._finish(self.send(PendingResult(self._session, verb, [part], read, text)), block)
+        return self._finish(self.send(PendingResult(self._session, verb, parts, read, text)), block)
 
     def _kept(self, sticky: bool | None, names: Iterable[str] = (), keeper: BlobWriter | None = None) -> messages.Keep:
         """How a command is kept for the replacements of its engines."""
@@ -291,21 +300,27 @@ class MultiEngineClient:
     push_function = push
 
     def pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Return the values of a name, ``[v …]``, or of several, ``[[v1 … vk] …]``.
+        """Return the values of one name, ``[v …]``, or of several, ``[[v1 … vk] …]``.
 
         Raises CompositeError (of NameError) for a missing name.
         """
         wanted = _keys(keys)
-        read = _first if isinstance(keys, str) else commands.value
+        read = _first if len(wanted) == 1 else commands.value
         return self._send("pull", _encode(wanted), targets, block, read, ", ".join(wanted))
 
     pull_function = pull
 
     def zip_pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Return ``[(k1 on each engine), (k2 on each) …]``; for a single engine id ``[v1, v2 …]``."""
-        single = isinstance(self.targets if targets is None else targets, int)
+        """Return ``[(k1 on each engine), (k2 on each) …]``; for one name ``[v on each engine]``.
+
+        For a single engine: ``[v1, v2 …]``, or the one value.
+        """
+        chosen = self._chosen(targets)
         pending: PendingResult = self.pull(_keys(keys), targets, False)
-        pending.add_callback(lambda values: list(values[0]) if single else list(zip(*values, strict=True)))
+        if chosen is not None and len(chosen) == 1:
+            pending.add_callback(operator.itemgetter(0))
+        elif len(_keys(keys)) > 1:
+            pending.add_callback(lambda values: list(zip(*values, strict=True)))
         return self._finish(pending, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
@@ -318,7 +333,10 @@ class MultiEngineClient:
         return self._send("keys", b"", targets, block, commands.names)
 
     def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
-        """Empty the engines' namespaces; `id`, sticky names and properties stay."""
+        """Empty the engines' namespaces and forget their commands (`get_result`).
+
+        `id`, sticky names and properties stay.
+        """
         return self._send("reset", b"", targets, block, commands.nothing)
 
     # ----------------------------------------------------------------------------------------------
@@ -463,16 +481,25 @@ class MultiEngineClient:
     # ----------------------------------------------------------------------------------------------
     # Queues and ends
 
-    def queue_status(self, targets: Targets = None) -> list[tuple[int, dict[str, Any]]]:
+    def queue_status(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Return ``[(id, {'queue': [...], 'pending': ...})]``, all as text.
 
         pending: the task or the command that runs on the engine, or None; queue: the commands that wait behind it.
+        With block=False the same as a `PendingResult`, which is done at once: the controller answers, not the engines.
         """
+        found = self._queues(targets)
+        if self.block if block is None else block:
+            return found
+        pending = PendingResult(self._session, "queue_status", [], commands.nothing)
+        pending.add_callback(lambda _: found)
+        return pending
+
+    def _queues(self, targets: Targets) -> list[tuple[int, dict[str, Any]]]:
         reply = self._session.ask(messages.ListCommandQueues())
         assert isinstance(reply, tables.CommandQueueTable)
         rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
         found = []
-        for engine_id in self.ids_of(targets) if rows else ():
+        for engine_id in self.ids_of(targets):
             if engine_id not in rows:
                 raise errors.InvalidEngineID(f"there is no engine {engine_id}: the farm has {sorted(rows)}")
             task, texts = rows[engine_id]
@@ -537,7 +564,7 @@ class MultiEngineClient:
             self._session.wait_gone(GONE_S)
             return
         try:
-            ids = self.ids_of(targets)
+            ids = list(dict.fromkeys(self.ids_of(targets)))
         except errors.NoEnginesRegistered:
             return
         self._session.ask(messages.RemoveEngines(ids, drain=False))
@@ -601,7 +628,8 @@ class MultiEngineClient:
     @property
     def profile(self) -> Profilers:
         """The profilers on the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
-        return Profilers(self._session, self._chosen(None))
+        chosen = self._chosen(None)
+        return Profilers(self._session, None if chosen is None else list(dict.fromkeys(chosen)))
 
     @property
     def cpu_profiling(self) -> CpuProfiling:
@@ -685,7 +713,8 @@ def _engine_id(value: object) -> int:
     try:
         return check_int("targets", value)
     except TypeError:
-        raise ValueError(f"targets must be an int, a list or tuple of ints, or 'all', not {shown(value)}") from None
+        expected = "an engine id, a list or tuple of ids, or 'all'"
+        raise errors.InvalidEngineID(f"targets must be {expected}, not {shown(value)}") from None
 
 
 def _keys(keys: str | Sequence[str]) -> list[str]:

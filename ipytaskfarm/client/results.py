@@ -9,11 +9,12 @@ from __future__ import annotations
 import builtins
 import contextlib
 import html
+import sys
 import time
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 import msgspec
 
@@ -103,7 +104,7 @@ def _place_or(text: str, tb: TracebackType | None) -> str:
 
 
 class NS:
-    """The results as attributes: ``tr.ns.a``."""
+    """The results as attributes and as items: ``tr.ns.a``, ``tr.ns["a"]``."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         self.__dict__.update(names)
@@ -111,6 +112,9 @@ class NS:
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
 
     def __repr__(self) -> str:
         return f"NS{self.__dict__!r}"
@@ -140,10 +144,40 @@ class Failure:
 
     def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
         """The remote traceback, user frames only, as text."""
-        return self._traceback_text or self.getBriefTraceback()
+        return self._traceback_text or self._summary()
 
     def getBriefTraceback(self) -> str:  # noqa: N802 - Twisted's name
-        """Type, message and the innermost place, in one line."""
+        """Return type and message, then a line ``file:line:function`` for each frame, the outermost first."""
+        places = traceback.extract_tb(self._frames)
+        frames = [f"{place.filename}:{place.lineno}:{place.name}" for place in places]
+        lines = frames or ([self.place] if self.place else [])
+        return "\n".join([f"Traceback: {self.etype}: {self.getErrorMessage()}", *lines]) + "\n"
+
+    def printTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
+        """Print the remote traceback.  file: where to; None: to stderr."""
+        print(self.getTraceback().rstrip("\n"), file=file or sys.stderr)
+
+    def check(self, *types: type[BaseException] | str) -> type[BaseException] | str | None:
+        """Return the first of these exception types that fits, or None.
+
+        types: classes, or names such as ``"ZeroDivisionError"`` and ``"numpy.linalg.LinAlgError"``.
+        """
+        for wanted in types:
+            if isinstance(wanted, str):
+                if wanted in {name for known in self.type.__mro__ for name in _names_of(known)} | {self.etype}:
+                    return wanted
+            elif isinstance(self.value, wanted):
+                return wanted
+        return None
+
+    def trap(self, *types: type[BaseException] | str) -> type[BaseException] | str:
+        """Return the first of these exception types that fits.  Raises the task's exception if none does."""
+        found = self.check(*types)
+        if found is None:
+            self.raiseException()
+        return found
+
+    def _summary(self) -> str:
         at = f" ({self.place})" if self.place else ""
         return f"{self.etype}: {self.getErrorMessage()}{at}"
 
@@ -154,6 +188,10 @@ class Failure:
 
     def __repr__(self) -> str:
         return f"<Failure {self.etype}: {self.getErrorMessage()}>"
+
+
+def _names_of(known: type) -> tuple[str, str]:
+    return known.__qualname__, f"{known.__module__}.{known.__qualname__}"
 
 
 class Attempt(NamedTuple):

@@ -103,6 +103,9 @@ def flag(attribute: str, value: Any) -> bool:
 
 
 def _retries(value: Any) -> int:
+    # Scripts of the time computed it, and 1.0 was as good as 1.
+    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
+        value = int(float(value))
     number = check_int("retries", value)
     if number < 0:
         raise ValueError(f"retries must be 0 or more, not {number}")

@@ -102,6 +102,11 @@ class TaskClient:
         """The connection, shared by all clients of this process."""
         return self._session
 
+    @property
+    def task_controller(self) -> TaskClient:
+        """This client.  In IPython 0.10 there was another object behind it, with the same calls."""
+        return self
+
     # ----------------------------------------------------------------------------------------------
     # Submitting
 
@@ -122,6 +127,10 @@ class TaskClient:
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
+
+    def irun(self, *args: Any, block: bool = False, **kwargs: Any) -> Any:
+        """Make a `Task` of these arguments and `run` it: ``tc.irun("a = 1", pull="a")``.  From IPython 0.9."""
+        return self.run(Task(*args, **kwargs), block)
 
     def _only_one(self, new_id: int, on_duplicate: str) -> int:
         """Return the id of a task with a unique key, or the id of the task that has this key already."""
@@ -478,7 +487,7 @@ class TaskClient:
             name: only tasks of that name.
             state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
             ids: only these.
-            last: at most this number of tasks, those with the highest ids; 0: all.
+            last: at most this number of tasks, those that were accepted last; 0: all.
         """
         wanted = None if ids is None else id_list(ids)
         states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
@@ -627,7 +636,7 @@ class TaskClient:
         block: bool = True,
     ) -> Mapper:
         """Return an object whose ``.map`` gives its tasks these rules; block=False: its ``.map`` returns ids."""
-        return Mapper(self, _attributes(clear_before, clear_after, retries, recovery_task, depend), block)
+        return Mapper(self, clear_before, clear_after, retries, recovery_task, depend, block)
 
     def parallel(
         self,
@@ -640,15 +649,3 @@ class TaskClient:
     ) -> ParallelFunction:
         """Return a decorator: the function then takes sequences and returns the list of its results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
-
-
-def _attributes(
-    clear_before: bool, clear_after: bool, retries: int, recovery_task: Task | None, depend: Any
-) -> dict[str, Any]:
-    return {
-        "clear_before": clear_before,
-        "clear_after": clear_after,
-        "retries": retries,
-        "recovery_task": recovery_task,
-        "depend": depend,
-    }

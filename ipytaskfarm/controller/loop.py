@@ -317,5 +317,5 @@ def _event_of(peer: Peer, heard: object) -> Event | None:
     if isinstance(heard, PeerSilent):
         return Silent()
     if isinstance(heard, PeerGone):
-        return Gone()
+        return Gone(heard.said)
     return heard  # type: ignore[return-value]

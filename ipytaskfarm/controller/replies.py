@@ -56,7 +56,8 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
     if isinstance(load, LoadTable):
         rows = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
-        return load.session, Answer(load.n, last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted))
+        table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order)
+        return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
         tasks = store.original(load.ids)
         # Cleared since they were asked for, perhaps in the same turn.

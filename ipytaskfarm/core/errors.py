@@ -1,7 +1,7 @@
 """Every error of the farm, in one tree.
 
     TaskFarmError
-    ├── KernelError                     old name: something went wrong in controller or engine
+    ├── KernelError                     old name for what IPython 0.10 had
     │   ├── QueueCleared                a command that waited behind one that failed
     │   ├── EngineLost                  (RuntimeError) the engine's process ended under the task
     │   ├── InvalidEngineID             (IndexError)
@@ -10,29 +10,29 @@
     │   ├── NotAPendingResult           (TypeError)
     │   ├── InvalidProperty             (ValueError)
     │   ├── SessionError                a saved session cannot be restored here
-    │   └── CompositeError              several engines failed
-    ├── TaskError
-    │   ├── TaskAborted                 somebody called abort
-    │   ├── TaskTimeout                 (TimeoutError) no engine could take it within unmet_timeout
-    │   ├── TimeLimitExceeded           (TimeoutError) it ran longer than its time_limit
-    │   ├── TaskRejectError             raised by a task: not on this engine, please
-    │   ├── Quarantined                 it killed every engine that it met
-    │   ├── EnvironmentSetupError
-    │   ├── InputsLost                  raised by a task: these results are gone, make them again
-    │   ├── DependencyFailed            a task it waits for failed
-    │   │   └── TaskSkipped             … and it was to be skipped then
-    │   ├── DuplicateTask               another one of its unique key has not ended
-    │   ├── DeferredTooLong             (TimeoutError) its defer_max is over
-    │   ├── MemoryLimitExceeded         (MemoryError)
-    │   ├── ModuleMissing               (ModuleNotFoundError) an engine cannot import what goes by name
-    │   ├── BlobMissing                 (LookupError) the data of a value is gone, or on another machine
-    │   ├── ResultTooLarge              (ValueError)
-    │   └── RemoteError                 a task's exception that could not be rebuilt here
-    ├── UnpickleableException           (TypeError) a value cannot travel
-    ├── ConnectionError                 (builtins.ConnectionError)
-    │   ├── FarmNotRunning
-    │   └── FarmReplaced                another farm answers under this name
-    ├── SecurityError                   keys missing, wrong, or too widely readable
+    │   ├── CompositeError              several engines failed
+    │   ├── TaskError
+    │   │   ├── TaskAborted             somebody called abort
+    │   │   ├── TaskTimeout             (TimeoutError) no engine could take it within unmet_timeout
+    │   │   ├── TimeLimitExceeded       (TimeoutError) it ran longer than its time_limit
+    │   │   ├── TaskRejectError         raised by a task: not on this engine, please
+    │   │   ├── Quarantined             it killed every engine that it met
+    │   │   ├── EnvironmentSetupError
+    │   │   ├── InputsLost              raised by a task: these results are gone, make them again
+    │   │   ├── DependencyFailed        a task it waits for failed
+    │   │   │   └── TaskSkipped         … and it was to be skipped then
+    │   │   ├── DuplicateTask           another one of its unique key has not ended
+    │   │   ├── DeferredTooLong         (TimeoutError) its defer_max is over
+    │   │   ├── MemoryLimitExceeded     (MemoryError)
+    │   │   ├── ModuleMissing           (ModuleNotFoundError) an engine cannot import what goes by name
+    │   │   ├── BlobMissing             (LookupError) the data of a value is gone, or on another machine
+    │   │   ├── ResultTooLarge          (ValueError)
+    │   │   └── RemoteError             a task's exception that could not be rebuilt here
+    │   ├── UnpickleableException       (TypeError) a value cannot travel
+    │   ├── ConnectionError             (builtins.ConnectionError)
+    │   │   ├── FarmNotRunning
+    │   │   └── FarmReplaced            another farm answers under this name
+    │   └── SecurityError               keys missing, wrong, or too widely readable
     ├── VersionMismatch
     ├── StoreError
     │   └── StoreFull                   (OSError) no room on the disk; what was accepted is safe
@@ -61,7 +61,7 @@ class TaskFarmError(Exception):
 
 
 class KernelError(TaskFarmError):
-    """Something went wrong in a controller or an engine (IPython 0.10's name for the family)."""
+    """The errors that IPython 0.10 had, under its name for the family."""
 
 
 class QueueCleared(KernelError):
@@ -147,7 +147,7 @@ class CompositeError(KernelError):
             raise IndexError(f"this error holds {len(self.elist)} exceptions, there is no number {excid}") from None
 
 
-class TaskError(TaskFarmError):
+class TaskError(KernelError):
     """The ends of a task other than a result."""
 
 
@@ -250,11 +250,11 @@ class RemoteError(TaskError):
         return f"{self.etype}: {self.value}"
 
 
-class UnpickleableException(TaskFarmError, TypeError):
+class UnpickleableException(KernelError, TypeError):
     """A value cannot be pickled.  The message names it by its path inside the object."""
 
 
-class ConnectionError(TaskFarmError, builtins.ConnectionError):
+class ConnectionError(KernelError, builtins.ConnectionError):
     """The connection to the farm failed."""
 
 
@@ -266,7 +266,7 @@ class FarmReplaced(ConnectionError):
     """Another farm answers than the one that this client knew.  Make a new client."""
 
 
-class SecurityError(TaskFarmError):
+class SecurityError(KernelError):
     """Keys are missing, wrong, or readable by others."""
 
 

@@ -21,6 +21,14 @@ class SaveBlock(msgspec.Struct, frozen=True):
     session: str
 
 
+class SaveLeft(msgspec.Struct, frozen=True):
+    """The session that had this block has ended: it never uses the ids after `last`, nor any id of the block again."""
+
+    first: int
+    last: int
+    """`first` - 1: none of the ids was used."""
+
+
 class SaveAccepted(msgspec.Struct, frozen=True):
     """All ids of the block up to this one have arrived, whether accepted or refused."""
 
@@ -214,9 +222,9 @@ class DropKept(msgspec.Struct, frozen=True):
 
 
 Save: TypeAlias = (
-    SaveBlock | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt | SaveRequeue
-    | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky | DropSticky
-    | SaveKept | SaveKeptOn | DropKept
+    SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
+    | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
+    | DropSticky | SaveKept | SaveKeptOn | DropKept
 )  # fmt: skip
 
 
@@ -244,6 +252,8 @@ class TaskRecord(msgspec.Struct, frozen=True):
     received: int = 0
     parent: int | None = None
     spawn: str | None = None
+    accepted_seq: int = 0
+    """Its place in the order of acceptance; `queue_seq` is a later one when it went back to its queue."""
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -254,6 +264,8 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
     name: str | None
     kept: bool = False
     """See `needs.Needs.keep`."""
+    accepted_seq: int = 0
+    """Its place in the order of acceptance."""
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -267,7 +279,9 @@ class StoredState(msgspec.Struct, frozen=True):
     next_queue_seq: int
     next_handout: int
     blocks: list[tuple[int, int, int, str]]
-    """(first, last, accepted up to (first - 1: none), session) of all blocks: a late resend must be recognised."""
+    """(first, last, accepted up to (first - 1: none), session) of all blocks: a late resend must be recognised.
+
+    The session is "" when it has ended."""
     tasks: list[TaskRecord]
     finals: list[FinalRecord]
     refusals: list[tuple[int, str, str]]

@@ -286,6 +286,7 @@ class Commands:
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
         loss.forget()
+        self._replies.clear()
         return _nothing
 
     def _map(self, command: EngineCommand) -> Finish:

@@ -182,6 +182,13 @@ def _blocks(group: list[s.SaveBlock]) -> list[Statement]:
     return [Statement(sql, [(b.first, b.last, b.first - 1, b.session) for b in group])]
 
 
+def _left(group: list[s.SaveLeft]) -> list[Statement]:
+    unused = "DELETE FROM blocks WHERE first = ?1 AND ?2 < first"
+    ended = "UPDATE blocks SET last = ?2, session = '' WHERE first = ?1"
+    ends = [(x.first, x.last) for x in group]
+    return [Statement(unused, ends), Statement(ended, ends)]
+
+
 def _accepted(group: list[s.SaveAccepted]) -> list[Statement]:
     sql = "UPDATE blocks SET accepted_upto = max(accepted_upto, ?2) WHERE first = ?1"
     return [Statement(sql, [(a.block_first, a.upto) for a in group])]
@@ -303,6 +310,7 @@ def _dropped_kept(group: list[s.DropKept]) -> list[Statement]:
 
 _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveBlock: _blocks,
+    s.SaveLeft: _left,
     s.SaveAccepted: _accepted,
     s.SaveTask: _tasks,
     s.SaveFunction: _functions,
@@ -347,7 +355,7 @@ OLDEST_FINALS = (
     f"FROM finals AS f JOIN tasks AS t ON t.id = f.task WHERE {_NOT_KEPT} ORDER BY f.task LIMIT ?1"
 )
 FINAL_RECORDS = (
-    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1 "
+    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1, t.queue_seq "
     "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 )
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
@@ -396,7 +404,7 @@ _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
-    "ifnull(p.received, 0), t.parent, t.spawn "
+    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq "
 )
 UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
     "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "

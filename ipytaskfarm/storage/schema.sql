@@ -18,12 +18,13 @@ CREATE TABLE farm (
     created_s    REAL NOT NULL
 );
 
--- Task ids given to clients.  Never deleted: an id is never given twice, and a late resend is recognised.
+-- Task ids given to clients.  Kept for ever, so that no id is given twice and a late resend is recognised; what a
+-- client that has ended did not use is given to the next one.
 CREATE TABLE blocks (
     first        INTEGER PRIMARY KEY,
     last         INTEGER NOT NULL,      -- inclusive
     accepted_upto INTEGER NOT NULL,     -- all ids up to here have arrived; first - 1: none
-    session      TEXT NOT NULL          -- the client's session
+    session      TEXT NOT NULL          -- the client's session; '': it has ended
 );
 
 -- Tasks as they were accepted.  A row is written once and stays until the task is cleared.

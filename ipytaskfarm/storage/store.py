@@ -385,8 +385,8 @@ class Store:
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[
-                s.FinalRecord(task, reason, name, bool(kept))
-                for task, reason, name, kept in db.execute(rows.FINAL_RECORDS)
+                s.FinalRecord(task, reason, name, bool(kept), accepted_seq)
+                for task, reason, name, kept, accepted_seq in db.execute(rows.FINAL_RECORDS)
             ],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
             handouts=[

@@ -43,6 +43,14 @@ class MemoryStore:
     def _save_block(self, save: s.SaveBlock) -> None:
         self.blocks[save.first] = [save.first, save.last, save.first - 1, save.session]
 
+    def _save_left(self, save: s.SaveLeft) -> None:
+        assert save.last >= int(self.blocks[save.first][2]), "ids that were used are given again"
+        if save.last < save.first:
+            del self.blocks[save.first]
+        else:
+            self.blocks[save.first][1] = save.last
+            self.blocks[save.first][3] = ""
+
     def _save_accepted(self, save: s.SaveAccepted) -> None:
         self.blocks[save.block_first][2] = save.upto
 
@@ -144,7 +152,10 @@ class MemoryStore:
             next_handout=max(self.handouts, default=0) + 1,
             blocks=[(int(b[0]), int(b[1]), int(b[2]), str(b[3])) for _, b in sorted(self.blocks.items())],
             tasks=[self._record(t) for i, t in sorted(self.tasks.items()) if i not in self.finals],
-            finals=[s.FinalRecord(f.id, f.reason, None) for _, f in sorted(self.finals.items())],
+            finals=[
+                s.FinalRecord(f.id, f.reason, None, False, self.tasks[f.id].queue_seq)
+                for _, f in sorted(self.finals.items())
+            ],
             refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
             functions=sorted(self.functions),
@@ -215,6 +226,7 @@ class MemoryStore:
             p.received if p else 0,
             task.parent,
             task.spawn,
+            task.queue_seq,
         )
 
 

@@ -217,6 +217,9 @@ class SteppedFarm:
         self.handle(Joined("client", session), session)
 
     def ids(self, session: str = "client") -> m.IdBlock:
+        """Give a client a block of 1,024 ids or more, so that its first one is large enough for most tests."""
+        client = self.scheduler.farm.clients.of(session)
+        client.next_block = max(1024, client.next_block)
         self.handle(m.NeedIds(), session)
         return next(x for x in reversed(self.told[session]) if isinstance(x, m.IdBlock))
 
@@ -452,8 +455,9 @@ class SteppedFarm:
             a.inbox or a.outbox or any(e.running or e.queue for e in a.engines.values()) for a in self.agents.values()
         )
 
-    def leave_client(self, session: str = "client") -> None:
-        self.handle(Gone(), session)
+    def leave_client(self, session: str = "client", said: bool = False) -> None:
+        """End a client's session.  said: it said good-bye; else it was silent for too long."""
+        self.handle(Gone(said), session)
 
 
 def _identity(environment: Environment | None) -> str | None:

@@ -109,6 +109,9 @@ class PeerSilent(msgspec.Struct, frozen=True):
 class PeerGone(msgspec.Struct, frozen=True):
     """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
 
+    said: bool = False
+    """It said good-bye: this session never comes back."""
+
 
 REPLACED = "the key of this connection was replaced: read the connection file again"
 REVOKED = (
@@ -368,7 +371,7 @@ class Hub:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
         elif kind is PacketKind.BYE:
             self.forget(state.peer.session)
-            heard.append((state.peer, PeerGone()))
+            heard.append((state.peer, PeerGone(said=True)))
         else:
             self._on_packet(state, connection, frame, heard, awake_s)
         return True

@@ -1,13 +1,23 @@
-"""What IPython 0.10 shipped as its parallel examples, written anew: each job whole, on a real farm."""
+"""What IPython 0.10 shipped as its parallel examples, written anew: each job whole, on a real farm.
+
+First as tests, then as scripts (``tests/data/old_examples``) in which only the import line and what Python 3 demands
+differ from what was written then.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import math
+import os
+import random
+import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -18,7 +28,8 @@ from tests.support.polling import eventually
 ENGINES = 4
 """As many as the examples ask for: ``ipcluster -n 4``."""
 
-pytestmark = pytest.mark.farm(n=ENGINES)
+# Scripts that name no farm mean this one.
+pytestmark = pytest.mark.farm(n=ENGINES, name="default")
 
 
 @pytest.fixture
@@ -222,3 +233,191 @@ def test_the_first_hit_of_a_search_aborts_the_rest(tc: TaskClient) -> None:
     assert {tc.status(i).reason for i in ids if i != hit} == {"aborted"}
     # The engines are free again, though the other searches would never have ended.
     assert tc.map(abs, [-1, -2, -3, -4]) == [1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------------------------------- the scripts
+
+SCRIPTS = Path(__file__).parents[1] / "data" / "old_examples"
+
+RUN_IPY = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(colors="NoColor")
+sys.path.insert(0, "")
+cell = []
+def end():
+    if any(line.strip() for line in cell):
+        shell.run_cell("\\n".join(cell), store_history=True).raise_error()
+    cell.clear()
+for line in [*open(sys.argv[1]).read().splitlines(), ""]:
+    indented = bool(cell) and cell[-1][:1] == " "
+    goes_on = line[:1] in (" ", ")") or line.startswith(("except", "else")) or (not line and indented)
+    if not goes_on:
+        end()
+    cell.append(line)
+end()
+"""
+"""As if typed: a line, or a statement with what is indented under it, is a cell."""
+
+
+@pytest.fixture(scope="module")
+def environment(farm: Farm) -> dict[str, str]:
+    """The environment in which scripts find the farm: each test has another one."""
+    return {**os.environ, "JUPYTER_RUNTIME_DIR": str(farm.connection_file.parent)}
+
+
+Script: TypeAlias = Callable[..., list[str]]
+
+
+@pytest.fixture
+def folder(tc: TaskClient, mec: MultiEngineClient, tmp_path: Path) -> Iterator[Path]:
+    """The scripts with their data in a folder of their own, in which the engines are too."""
+    folder = tmp_path / "examples"
+    shutil.copytree(SCRIPTS, folder)
+    tc.clear()
+    mec.reset()
+    (before,) = mec.execute("import os; print(os.getcwd())", targets=0)
+    mec.execute(f"import os; os.chdir({str(folder)!r})")
+    yield folder
+    mec.execute(f"import os; os.chdir({before['stdout'].strip()!r})")
+    mec.reset()
+
+
+@pytest.fixture
+def script(folder: Path, environment: dict[str, str]) -> Script:
+    """Runs a script as its user did; gives the lines that it prints."""
+
+    def run(name: str, *arguments: str, typed: str = "") -> list[str]:
+        start = [name] if name.endswith(".py") else ["-c", RUN_IPY, name]
+        ended = subprocess.run(
+            [sys.executable, *start, *arguments],
+            cwd=folder, env=environment, input=typed, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout.splitlines()
+
+    return run
+
+
+def test_helloworld(script: Script) -> None:
+    assert script("helloworld.py")[-1] == "Hello, World!"
+
+
+def test_task1(script: Script) -> None:
+    assert script("task1.py") == ["a, b:  5 300", "c:  45000 45000"]
+
+
+def test_task2(script: Script) -> None:
+    *_, aborted, failed, status = script("task2.py")
+    assert aborted.removeprefix("Aborted:") == failed.removeprefix("Failed:")
+    assert status == "Queue status at the end: {'scheduled': 0, 'pending': 0, 'succeeded': 56, 'failed': 4}"
+
+
+def test_task_profiler(script: Script) -> None:
+    client_line, first, _, performance, _ = script("task_profiler.py", "-n", "40", "-t", "0.01", "-T", "0.2")
+    assert client_line.startswith("<TaskClient of farm 'default'")
+    assert first.startswith("executing 40 tasks")
+    assert first.endswith("on 4 engines")
+    assert float(performance.partition("x")[0]) > 1.0
+
+
+@pytest.mark.parametrize("name", ["taskmap.py", "multienginemap.py"])
+def test_maps(script: Script, name: str) -> None:
+    first, _, second, third = script(name)
+    for line, start in zip(
+        (first, second, third), ("Simple, default map: ", "Using a mapper: ", "Using a p"), strict=True
+    ):
+        assert line.startswith(start)
+        assert line.endswith(str([2 * x for x in range(10)]))
+
+
+def test_taskreject(script: Script) -> None:
+    assert script("taskreject.py") == ["Ended before:  []", str([3.0e8] * 10), "On engines:  []"]
+
+
+def test_multiengine1(script: Script) -> None:
+    said = script("multiengine1.ipy")
+    wanted = [
+        "Caught invalid engine ID OK.",
+        "Caught 1/0 correctly.",
+        "Caught 1/0 in px correctly.",
+        "Set by turns: [5, 10, 5, 10]",
+        f"Pulled: {[[10, 30]] * 4} {[(10,) * 4, (30,) * 4]} {[10] * 4} {[10] * 4}",
+        "One by one: [[0], [1], [2], [3]] [0, 1, 2, 3]",
+        "As a dict: [100, 100, 100, 100]",
+        f"Keys after reset: {[[]] * 4}",
+        "Caught IndexError ok.",
+        f"First command: {['a = 5'] * 4} {[['a']] * 4}",
+        "Waiting: True",
+        "Caught QueueCleared OK.",
+        "Left: (0, {'queue': [], 'pending': None}) (1, {'queue': [], 'pending': None})",
+        f"Gathered: {list(range(10))}",
+        "Gathered: [0 1 2 3 4 5 6 7 8 9]",
+        "Caught ZeroDivisionError OK.",
+        "False 4 True",
+        "Not blocking: [10, 10, 10, 10]",
+        "PendingResult object was cleared OK.",
+        "The tests are done!",
+    ]
+    assert [line for line in wanted if line not in said] == [], said
+    assert [said.count(line) for line in (wanted[15], wanted[18])] == [2, 2]
+    assert said.count("Caught QueueCleared OK.") >= 3
+
+
+def test_mcdriver(script: Script) -> None:
+    submitted, without_risk, *comparisons = script("mcdriver.py")
+    assert submitted == "Submitted tasks:  25"
+    ours, exact = without_risk.split()[-2:]
+    assert ours == exact == f"{100 - 90 * math.exp(-0.05):.6f}"
+    assert comparisons == ["Asian calls are cheaper:  True", "Lower strikes cost more:  True"]
+
+
+def test_pwordfreq(script: Script, folder: Path) -> None:
+    words = [f"w{(7 * n * n + n) % 61}" for n in range(4_000)]
+    (folder / "davinci.txt").write_text(" ".join(words))
+    for i in range(4):
+        (folder / f"davinci{i}.txt").write_text(" ".join(words[1000 * i : 1000 * (i + 1)]))
+    said = script("pwordfreq.py")
+    assert said[-1] == "Equal:  True"
+    assert said[1:11] == said[13:23]
+    (word, count) = said[1].split()
+    assert int(count) == words.count(word)
+
+
+def test_nwmerge(script: Script) -> None:
+    ids, _, here, _, there = script("nwmerge.py")
+    assert ids == "Engine IDs: [0, 1, 2, 3]"
+    assert here == there == str(sorted([*range(5, 20), *range(10), *range(15, 25)]))
+
+
+def test_parallelpi(script: Script, folder: Path) -> None:
+    chance = random.Random(1)
+    for i in range(1, 5):
+        lines = ["".join(chance.choices("0123456789", k=100)) for _ in range(100)]
+        (folder / f"pi-{i:02d}of04.txt").write_text("\n".join(lines))
+    said = script("parallelpi.py")
+    assert said[-2:] == ["Pairs in one file:  9999 first:  True", "Pairs in all files:  39996"]
+
+
+def test_phistogram(script: Script) -> None:
+    histogram, same, normed = script("phistogram.py")
+    assert sum(map(int, histogram.partition("[")[2].rstrip("]").split(","))) == 1001
+    assert (same, normed) == ("As here:  True True", "Normed: 1.000")
+
+
+def test_rmt(script: Script) -> None:
+    said = script("rmt.ipy")
+    assert said[0] == "Distributing code to engines..."
+    assert said.count("Running with 10 per engine.") == 2
+    assert said[-1] == "Found: (40,) True"
+
+
+def test_fetchparse(script: Script, folder: Path) -> None:
+    pages = {"start.html": ["a.html", "b.html"], "a.html": ["b.html", "gone.html"], "b.html": ["start.html"]}
+    site = folder / "site"
+    site.mkdir()
+    for name, links in pages.items():
+        (site / name).write_text("".join(f'<p><a href="{link}">to {link}</a></p>' for link in links))
+    said = script("fetchparse.py", typed=(site / "start.html").as_uri() + "\n")
+    assert said[-1] == "Visited: 4 of 4"
+    assert sorted(said[:-1]) == ["a.html : 2", "b.html : 1", "gone.html : urllib.error.URLError", "start.html : 2"]

@@ -525,7 +525,7 @@ def test_of_a_long_table_only_the_end_is_made() -> None:
     reply = sim.ask(m.ListTasks(state="unfinished", last=3))
     assert isinstance(reply, tables.TaskRows)
     assert ([row.id - first for row in reply.rows], reply.omitted) == ([6, 7, 9], 5)
-    assert last_rows(load.rows, [], 2, 1) == tables.TaskRows(load.rows[-2:], [], 2)
+    assert last_rows(load.rows, [], 2, 1, load.order) == tables.TaskRows(load.rows[-2:], [], 2)
     everything = sim.ask(m.ListTasks(state="unfinished"))
     assert isinstance(everything, tables.TaskRows)
     assert (len(everything.rows), everything.omitted) == (8, 0)

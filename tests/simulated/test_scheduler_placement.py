@@ -9,7 +9,7 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Rules
-from ipytaskfarm.core.requirements import Asks, Environment
+from ipytaskfarm.core.requirements import Asks, Condition, Environment
 from ipytaskfarm.core.scheduler.agent_entry import AgentEntry
 from ipytaskfarm.core.scheduler.engine_choice import first_idle, in_default_order, note_idle
 from ipytaskfarm.core.scheduler.entries import EngineEntry
@@ -196,3 +196,34 @@ def test_the_first_that_wait_are_found_without_a_look_at_all(seed: int) -> None:
             farm.readiness.idle[engine] = None
             note_idle(farm, engine)
     assert all(len(heap) <= 60 for heap in farm.readiness.idle_heaps.values()), "what has worked since is forgotten"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(asks=Asks(placement="default")),
+        Rules(asks=Asks(requires=(Condition("cores", ">=", 1),))),
+        Rules(depend="dep"),
+        Rules(targets=(0, 1, 2)),
+    ],
+    ids=["placement", "requires", "depend", "targets"],
+)
+def test_restricted_tasks_one_by_one_take_the_engines_of_a_node_in_turns(rules: Rules) -> None:
+    sim = SimFarm()
+    sim.join_client()
+    agent = sim.join_agent("a", node="a", facts={"cores": 4})
+    sim.ask(m.SetWanted(3))
+    sim.settle()
+    taken = []
+    first = sim.ids().first
+    for task_id in range(first, first + 9):
+        sim.submit(task_id, rules)
+        while agent.inbox or agent.outbox:
+            move(sim, agent)
+        for engine in agent.engines.values():
+            if sim.begin(engine):
+                taken.append(engine.id)
+                sim.end(agent, engine, run_s=1.0)
+        sim.settle()
+    assert taken[:3] == taken[3:6] == taken[6:]
+    assert sorted(taken[:3]) == [0, 1, 2]

@@ -152,6 +152,11 @@ class Client(Speaker):
         if self.link.epoch:
             self.say(m.AskQuestion(self.n, question))
 
+    def retriable(self) -> list[int]:
+        """What failed of its own tasks: it is told the ends of their children too."""
+        own = self.handed_in.keys() - self.retried
+        return [i for i, final in self.told.items() if final.reason and i in own]
+
     def retry(self, task_id: int) -> None:
         self.retried.add(task_id)
         self.ask(m.RetryTasks([task_id]))

@@ -392,7 +392,7 @@ class World:
         elif luck < 0.78:
             self.client.ask(m.HoldFarm(chance.random() < 0.5))
         elif luck < 0.82:
-            failed = [i for i, final in self.client.told.items() if final.reason and i not in self.client.retried]
+            failed = self.client.retriable()
             if failed:
                 self.client.retry(chance.choice(failed))
         elif luck < 0.84:

@@ -61,6 +61,11 @@ class Model:
         match save:
             case s.SaveBlock(first, last, session):
                 self.blocks[first] = [first, last, first - 1, session]
+            case s.SaveLeft(first, last):
+                if first in self.blocks and last < first:
+                    del self.blocks[first]
+                elif first in self.blocks:
+                    self.blocks[first][1], self.blocks[first][3] = last, ""
             case s.SaveAccepted(first, upto):
                 if first in self.blocks:
                     self.blocks[first][2] = max(self.blocks[first][2], upto)
@@ -186,6 +191,7 @@ class Model:
             received=0 if p is None else p.received,
             parent=t.parent,
             spawn=t.spawn,
+            accepted_seq=t.queue_seq,
         )
 
     def letters(self, id: int, outgoing: bool) -> list[tuple[int, str, float, bytes]]:
@@ -219,7 +225,13 @@ class Model:
             blocks=[tuple(b) for _, b in sorted(self.blocks.items())],
             tasks=[self.record(id) for id in sorted(self.tasks) if id not in self.finals],
             finals=[
-                s.FinalRecord(id, end.reason, names[id], (needs := self.tasks[id].needs) is not None and needs.keep)
+                s.FinalRecord(
+                    id,
+                    end.reason,
+                    names[id],
+                    (needs := self.tasks[id].needs) is not None and needs.keep,
+                    self.tasks[id].queue_seq,
+                )
                 for id, end in sorted(self.finals.items())
             ],
             refusals=[(id, r.etype, r.text) for id, r in sorted(self.refusals.items())],
@@ -278,6 +290,7 @@ needs = st.none() | st.builds(
 runs = st.lists(st.tuples(ids, small), max_size=3)
 # fmt: off
 some_saves = st.one_of(
+    st.builds(s.SaveLeft, st.sampled_from([0, 100, 200]), st.integers(-1, 220)),
     st.builds(s.SaveAccepted, st.sampled_from([0, 100, 200]), st.integers(0, 250)),
     st.builds(
         s.SaveTask, ids, small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,

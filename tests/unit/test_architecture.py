@@ -24,6 +24,8 @@ LAYERS: dict[str, str] = {
     "core": "",
     "settings": "core",
     "policies": "core",
+    "errors": "core",
+    "error": "errors",
     "environment": "core",
     "system": "core version",
     "storage": "core system",

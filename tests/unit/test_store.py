@@ -101,6 +101,13 @@ def test_ids_are_never_given_twice(store: Store) -> None:
     assert store.load().next_id == 1024
 
 
+def test_what_a_client_did_not_use_is_given_again(store: Store) -> None:
+    store.commit([s.SaveBlock(0, 15, "s"), s.SaveAccepted(0, 2), s.SaveBlock(16, 31, "t")])
+    store.commit([s.SaveLeft(16, 15), s.SaveLeft(0, 2)])
+    assert store.load().blocks == [(0, 2, 2, "")]
+    assert store.load().next_id == 3
+
+
 def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
     store.commit([task(i, rules=Rules(job=job)) for i, job in ((1, "a"), (2, "a"), (3, "b"), (4, None))])
     store.commit([final(i) for i in (1, 2, 3)])

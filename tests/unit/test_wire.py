@@ -150,7 +150,7 @@ def test_closing_waits_for_acknowledgements_and_says_good_bye(w: World) -> None:
     link.send(NeedIds())
     assert link.close(0.05) is False  # nobody turns the hub's loop
     del w.events[link]
-    w.until(lambda: PeerGone() in w.said())
+    w.until(lambda: PeerGone(said=True) in w.said())
     assert w.said()[0] == NeedIds()
     assert w.hub.peers() == []
     assert w.hub.send("s1", IdBlock(1, 2)) is False

@@ -47,7 +47,9 @@ def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now
 
 
 def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, out: Decision) -> None:
-    """Forget a client.  Its tasks go on; ids that it never used are never handed in."""
+    """Forget a client.  Its tasks go on.
+
+    Ids that it never used are given to others if it said that it ends; a client that was only silent may come back."""
     client = farm.clients.by_session.pop(session, None)
     if client is None:
         return
@@ -68,6 +70,8 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
                 farm.clients.to_tell[watcher] = other
     for key in [key for key in farm.requests.commands if key[0] == session]:
         del farm.requests.commands[key]
+    if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
+        farm.clients.ids.take_back(session, out)
     client_is_gone(farm, session, out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -64,27 +64,36 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
     final_ids = farm.tasks.finals if ids is None else [i for i in ids if i in farm.tasks.finals]
     wanted = [i for i in final_ids if (State.FAILED if farm.tasks.finals[i] else State.SUCCEEDED) in states]
     omitted = 0
-    if question.last > 0 and question.name is None and len(found) + len(wanted) > question.last:
+    order: list[int] = []
+    if question.last > 0 and len(found) + len(wanted) > question.last:
+        matching = {*(t.id for t in found), *wanted}
         # Of a million rows fifty are wanted: the others are not even made.  Names of ended tasks are only in the store.
-        omitted = len(found) + len(wanted) - question.last
-        first = heapq.nlargest(question.last, [*(t.id for t in found), *wanted])[-1]
-        found = [t for t in found if t.id >= first]
-        wanted = [i for i in wanted if i >= first]
+        count = question.last if question.name is None else len(matching)
+        order = farm.tasks.order.latest(count, farm.tasks.is_known, matching.__contains__)
+        latest = set(order)
+        omitted = len(matching) - len(latest)
+        found = [t for t in found if t.id in latest]
+        wanted = [i for i in wanted if i in latest]
     rows = [task_row(farm, task) for task in found]
     unknown = [i for i in ids or () if not farm.tasks.is_known(i)]
     for task_id in [i for i in ids or () if i in farm.tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
-        out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted))
+        out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted, order))
     else:
-        out.answer(session, n, last_rows(rows, unknown, question.last, omitted))
+        out.answer(session, n, last_rows(rows, unknown, question.last, omitted, order))
 
 
-def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int) -> TaskRows:
-    """Return a table of the last of these rows, in order.  last 0: all of them."""
-    ordered = sorted(rows, key=lambda row: row.id)
-    kept = ordered[-last:] if last > 0 else ordered
-    return TaskRows(kept, unknown, omitted + len(ordered) - len(kept))
+def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int, order: Sequence[int]) -> TaskRows:
+    """Return a table of the latest of these rows, in order of their ids.
+
+    last: how many at most; 0: all of them.  order: the ids by acceptance, the latest first; needed when there are more
+    rows than `last`."""
+    kept = rows
+    if 0 < last < len(rows):
+        place = {task_id: number for number, task_id in enumerate(order)}
+        kept = sorted(rows, key=lambda row: place.get(row.id, len(place)))[:last]
+    return TaskRows(sorted(kept, key=lambda row: row.id), unknown, omitted + len(rows) - len(kept))
 
 
 def name_of(task: TaskEntry) -> str | None:

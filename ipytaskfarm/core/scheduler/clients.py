@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 from ..messages import Retried
 from ..messages.task_types import Final
-from ..saves import SaveBlock
+from ..saves import SaveBlock, SaveLeft
 from .decision import Decision
+
+FIRST_BLOCK = 16
+"""How many ids a client's first block has."""
 
 
 @dataclass(slots=True)
@@ -20,6 +23,7 @@ class Block:
     next: int
     """The next id expected: ids of a block arrive in order."""
     session: str
+    """"": the client has ended."""
 
 
 @dataclass(slots=True)
@@ -30,7 +34,7 @@ class ClientEntry:
     name: str = ""
     connected: bool = False
     blocks: list[Block] = field(default_factory=list)
-    next_block: int = 1024
+    next_block: int = FIRST_BLOCK
     """How many ids the next block has."""
     started: int = 0
     """How many of the client's tasks have been started."""
@@ -64,6 +68,22 @@ class TaskIds:
         self.blocks.append(block)
         out.saves.append(SaveBlock(block.first, block.last, session))
         return block
+
+    def take_back(self, session: str, out: Decision) -> None:
+        """Note that a session has ended.  Its unused ids are given again, unless later ids were given to others."""
+        for block in self.blocks:
+            if block.session == session:
+                block.session = ""
+                out.saves.append(SaveLeft(block.first, block.last))
+        while self.blocks and not self.blocks[-1].session:
+            block = self.blocks[-1]
+            if block.next <= block.last:
+                block.last = block.next - 1
+                self.next = block.next
+                out.saves.append(SaveLeft(block.first, block.last))
+            if block.next > block.first:
+                return
+            self.blocks.pop()
 
     def block_of(self, task_id: int) -> Block | None:
         """Return the block that has this id."""

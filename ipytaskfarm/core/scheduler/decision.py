@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -68,6 +69,8 @@ class LoadTable(NamedTuple):
     name: str | None
     last: int = 0
     omitted: int = 0
+    order: Sequence[int] = ()
+    """The ids by acceptance, the latest first; empty where all rows are wanted."""
 
 
 class LoadOriginals(NamedTuple):

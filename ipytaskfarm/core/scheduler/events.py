@@ -30,6 +30,9 @@ class Silent(msgspec.Struct, frozen=True):
 class Gone(msgspec.Struct, frozen=True):
     """A peer has left, or was silent for so long that its session is forgotten."""
 
+    said: bool = False
+    """It said so itself: this session never comes back."""
+
 
 class Revoked(msgspec.Struct, frozen=True):
     """An agent's key was revoked: the agent never comes back."""

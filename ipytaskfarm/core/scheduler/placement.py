@@ -129,7 +129,11 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
         announce_parked(farm)
     if farm.queues.open_size:
         _wake_for_open_tasks(farm)
-    if len(readiness.candidates) > 1 and (len(farm.agents.by_session) > 1 or farm.environments.uses):
+    queues = farm.queues
+    # A restricted task wakes all engines that may serve it, in no order; an open one the longest idle of them.
+    if len(readiness.candidates) > 1 and (
+        len(farm.agents.by_session) > 1 or farm.environments.uses or queues.size > queues.open_size
+    ):
         _order_candidates(farm)
     while readiness.candidates:
         share = max(1, farm.queues.size // len(readiness.candidates))

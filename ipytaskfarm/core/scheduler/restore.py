@@ -54,12 +54,16 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)
         farm.clients.ids.blocks.append(block)
-        farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
+        if session:
+            farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
     for record in snapshot.finals:
         farm.tasks.finals[record.id] = record.reason
         if record.kept:
             farm.tasks.kept.add(record.id)
         farm.tasks.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
+    in_order = [(record.accepted_seq, record.id) for record in snapshot.finals]
+    in_order += [(record.accepted_seq, record.id) for record in snapshot.tasks]
+    farm.tasks.order.restore(in_order)
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
         job = farm.jobs.by_id[saved.spec.id] = JobEntry(saved.spec, saved.session, saved.arrived)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ..messages.task_types import Incarnation
 from ..states import State
+from .acceptance import AcceptanceOrder
 from .agent_entry import AgentRegistry
 from .clients import ClientRegistry
 from .clock import Timers
@@ -45,6 +46,8 @@ class TaskRegistry:
     """Unique key -> the unfinished task that has it."""
     kept: set[int] = field(default_factory=set)
     """Ended tasks that are cleared only when a client names their ids."""
+    order: AcceptanceOrder = field(default_factory=AcceptanceOrder)
+    """The order in which they were accepted."""
 
     def is_known(self, task_id: int) -> bool:
         """Return whether there is a task of this id: unfinished, ended or refused."""

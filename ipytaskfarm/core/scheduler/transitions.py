@@ -246,6 +246,7 @@ def accept(
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules)
     _policy_key(farm, task)
     tasks.unfinished[task.id] = task
+    tasks.order.add(task.id)
     tasks.counts[State.SCHEDULED] += 1
     if rules is not None:
         _count_use(farm, task)

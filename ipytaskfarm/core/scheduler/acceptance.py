@@ -1,0 +1,53 @@
+"""The order in which tasks were accepted, which is not the order of their ids.
+
+Each client has ids of its own to give out, so a task that is accepted later may have a lower id.  Ids that follow one
+another were mostly accepted one after the other: the order is kept as runs of ids, a few for each client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class AcceptanceOrder:
+    """Ids in the order of their acceptance."""
+
+    _runs: list[list[int]] = field(default_factory=list)
+    """[first id, last id] of ids that were accepted one after the other; the latest last."""
+
+    def add(self, task_id: int) -> None:
+        """Note that this task is the latest."""
+        runs = self._runs
+        if runs and runs[-1][1] + 1 == task_id:
+            runs[-1][1] = task_id
+        else:
+            runs.append([task_id, task_id])
+
+    def restore(self, accepted: Iterable[tuple[int, int]]) -> None:
+        """Take the order from the store.  accepted: (place in the order, id) of all tasks that were not cleared."""
+        self._runs.clear()
+        for _, task_id in sorted(accepted):
+            self.add(task_id)
+
+    def latest(self, count: int, is_known: Callable[[int], bool], is_wanted: Callable[[int], bool]) -> list[int]:
+        """Return the latest `count` of the wanted ids, the latest first.
+
+        is_known: whether a task was not cleared; runs of which all tasks were cleared are dropped on the way."""
+        found: list[int] = []
+        for position in range(len(self._runs) - 1, -1, -1):
+            first, last = self._runs[position]
+            all_cleared = True
+            for task_id in range(last, first - 1, -1):
+                if not is_known(task_id):
+                    continue
+                all_cleared = False
+                if is_wanted(task_id):
+                    found.append(task_id)
+                    if len(found) >= count:
+                        return found
+            # The latest run may go on.
+            if all_cleared and position < len(self._runs) - 1:
+                del self._runs[position]
+        return found

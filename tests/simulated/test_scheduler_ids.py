@@ -1,0 +1,115 @@
+"""Ids of tasks: blocks that clients are given, what goes back, and the order of acceptance."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers.tables import last_rows
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.scheduler.decision import LoadTable
+from ipytaskfarm.core.scheduler.events import StoreRoom
+
+from ..support.simulated_farm import SimFarm, farm_with_engines
+
+
+def test_the_last_of_a_table_are_those_that_were_accepted_last() -> None:
+    sim = farm_with_engines(0)
+    sim.join_client("other")
+    own, others = sim.ids(), sim.ids("other")
+    accepted = [(others.first, "other"), (own.first, "client"), (others.first + 1, "other"), (own.first + 1, "client")]
+    for task_id, session in accepted:
+        sim.submit(task_id, session=session)
+
+    def last(count: int, **which: object) -> list[int]:
+        reply = sim.ask(m.ListTasks(last=count, **which))  # type: ignore[arg-type]
+        assert isinstance(reply, tables.TaskRows)
+        assert reply.omitted == 4 - len(reply.rows)
+        return [row.id for row in reply.rows]
+
+    latest = [task_id for task_id, _ in accepted]
+    assert [last(count) for count in (1, 2, 3, 4, 9)] == [sorted(latest[-count:]) for count in (1, 2, 3, 4, 9)]
+    sim.crash()
+    assert [last(count) for count in (1, 2, 3)] == [sorted(latest[-count:]) for count in (1, 2, 3)]
+
+
+def test_the_last_of_a_name_are_those_that_were_accepted_last() -> None:
+    sim = farm_with_engines(0)
+    sim.join_client("other")
+    own, others = sim.ids(), sim.ids("other")
+    for task_id, session in [(others.first, "other"), (own.first, "client"), (own.first + 1, "client")]:
+        sim.submit(task_id, Rules(name="n"), session=session)
+    sim.ask(m.AbortTasks([others.first]))
+    (load,) = sim.handle(m.AskQuestion(7, m.ListTasks(name="n", last=2)), "client").loads
+    assert isinstance(load, LoadTable)
+    row = tables.TaskRow(others.first, "failed", "aborted", "n", None, 0, 0.0)
+    kept = last_rows([*load.rows, row], [], load.last, load.omitted, load.order)
+    assert ([r.id for r in kept.rows], kept.omitted) == ([own.first, own.first + 1], 1)
+
+
+def block(sim: SimFarm, session: str) -> tuple[int, int]:
+    """The ids that a client is given, as it asks for them."""
+    sim.handle(m.NeedIds(), session)
+    found = next(x for x in reversed(sim.told[session]) if isinstance(x, m.IdBlock))
+    return found.first, found.last
+
+
+def test_blocks_of_ids_begin_small_and_grow() -> None:
+    sim = farm_with_engines(0)
+    sizes = [last - first + 1 for first, last in (block(sim, "client") for _ in range(8))]
+    assert sizes == [16, 64, 256, 1024, 4096, 16384, 65536, 65536]
+
+
+def test_what_a_client_did_not_use_is_given_to_the_next() -> None:
+    sim = farm_with_engines(0)
+    sim.join_client("a")
+    first, _ = block(sim, "a")
+    for task_id in range(first, first + 3):
+        sim.submit(task_id, session="a")
+    sim.leave_client("a", said=True)
+    sim.join_client("b")
+    assert block(sim, "b") == (first + 3, first + 18)
+    # It is so after a restart too, and a client that used nothing leaves no trace.
+    sim.leave_client("b", said=True)
+    sim.crash()
+    sim.join_client("c")
+    assert block(sim, "c") == (first + 3, first + 18)
+    sim.submit(first + 3, session="c")
+    assert sim.ask(m.WatchTasks([first, first + 3, first + 4]), "c") == m.Watched([])
+
+
+def test_ids_below_those_of_others_are_not_given_again() -> None:
+    sim = farm_with_engines(0)
+    for session in "ab":
+        sim.join_client(session)
+    first, _ = block(sim, "a")
+    (behind, _) = block(sim, "b")
+    sim.submit(first, session="a")
+    sim.leave_client("a", said=True)
+    sim.join_client("c")
+    assert block(sim, "c")[0] > behind
+    # When those behind them were not used either, all of them go back.
+    sim.leave_client("c", said=True)
+    sim.leave_client("b", said=True)
+    sim.join_client("d")
+    assert block(sim, "d")[0] == first + 1
+
+
+@pytest.mark.parametrize("how", ["silent", "full", "stopping"])
+def test_a_client_that_may_have_more_keeps_its_ids(how: str) -> None:
+    """One that was only silent comes back with tasks that it took in meanwhile; one that ends now lost some."""
+    sim = farm_with_engines(0)
+    sim.join_client("a")
+    first, last = block(sim, "a")
+    if how == "full":
+        sim.handle(StoreRoom("no room"))
+    elif how == "stopping":
+        sim.ask(m.StopFarm(drain_s=60.0))
+    sim.leave_client("a", said=how != "silent")
+    sim.join_client("b")
+    assert block(sim, "b")[0] == last + 1
+    if how == "silent":
+        sim.join_client("a")
+        sim.submit(first, session="a")
+        assert first in sim.scheduler.farm.tasks.unfinished

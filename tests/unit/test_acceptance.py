@@ -1,0 +1,18 @@
+"""The order of acceptance, against a plain list."""
+
+from __future__ import annotations
+
+from hypothesis import given, strategies as st
+
+from ipytaskfarm.core.scheduler.acceptance import AcceptanceOrder
+
+
+@given(st.permutations(range(12)), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)), st.integers(1, 12))
+def test_the_latest_are_those_of_a_list(accepted: list[int], cleared: set[int], unwanted: set[int], count: int) -> None:
+    order, again = AcceptanceOrder(), AcceptanceOrder()
+    for task_id in accepted:
+        order.add(task_id)
+    again.restore((place, task_id) for place, task_id in enumerate(accepted) if task_id not in cleared)
+    expected = [i for i in reversed(accepted) if i not in cleared and i not in unwanted][:count]
+    for found in (order, order, again):  # a second time without the runs that were dropped
+        assert found.latest(count, lambda i: i not in cleared, lambda i: i not in unwanted) == expected
