@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -11,6 +12,7 @@ import msgspec
 from ..core.arguments import check_name
 from ..core.messages.engine_commands import MapBody
 from ..serialization.pack import pack, pack_function
+from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import Blobs, BlobWriter
 from .commands import CommandPart, PendingResult, ResultList, value
 from .maps import read_whole
@@ -51,6 +53,16 @@ class EngineCalls(Protocol):
         """Map with all settings."""
 
 
+def _values(body: bytes) -> Any:
+    """What one engine computed; what it says of it is printed."""
+    found = value(body)
+    if not isinstance(found, NotedValues):
+        return found
+    for text in found.notices:
+        print(f"ipytaskfarm: {text}", file=sys.stderr)
+    return found.values
+
+
 def map_on_engines(
     client: EngineCalls,
     function: Callable[..., Any] | str,
@@ -76,7 +88,7 @@ def map_on_engines(
             body = _encode(MapBody(pack(part, "items", writer), code, name))
             sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else ()))
     shown = name or getattr(function, "__name__", None) or type(function).__name__
-    pending = client.send(PendingResult(client.session, "map", sent, value, f"map({shown:.40})"))
+    pending = client.send(PendingResult(client.session, "map", sent, _values, f"map({shown:.40})"))
     pending.add_callback(_together, dist)
     return pending.get_result() if block else pending
 

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..serialization import child_processes
+from ..serialization.function_globals import Names
 from ..serialization.module_folders import child_folder, use_folder
 from ..serialization.modules import forget_kept, install_finders, keep_active, write_for_children
-from ..serialization.rebuild import Names, came, collect
+from ..serialization.rebuild import came, collect
 
 _ABSENT = object()
 

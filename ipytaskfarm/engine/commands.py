@@ -9,9 +9,10 @@ session "" (start-up code and sticky state) is exempt, as its entries do not bui
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import starmap
@@ -34,7 +35,9 @@ from ..core.messages.engine_commands import (
     SavedSession,
 )
 from ..core.text import encoded, text_of
+from ..serialization.module_names import take_names
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
+from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
 from . import loss
@@ -210,23 +213,37 @@ class Commands:
 
     def _execute(self, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         body = msgspec.msgpack.decode(command.body, type=ExecuteBody)
-        sticky = body.sticky or (command.session == OWN_SESSION and command.replays is None)
-        before = self._namespace.snapshot() if sticky else None
+        sticky = body.sticky or _is_of_farm(command)
         number = self._namespace.execution_count
         plan = self._cells.plan(body.lines)
+        take_names(tell=True)
+        by = _placed_by(command, "execute")
         if plan.is_async:
-            return self._execute_in_loop(plan, number, before)
-        self._cells.run(plan, store_history=True)
-        return self._executed(plan, number, before)
+            return self._execute_in_loop(plan, number, by, sticky)
+        with self._binding(plan, by, sticky):
+            self._cells.run(plan, store_history=True)
+        return self._executed(plan, number)
 
-    async def _execute_in_loop(self, plan: CellPlan, number: int, before: dict[str, Any] | None) -> Finish:
-        await self._cells.run_in_loop(plan, store_history=True)
-        return self._executed(plan, number, before)
+    async def _execute_in_loop(self, plan: CellPlan, number: int, by: str, sticky: bool) -> Finish:
+        with self._binding(plan, by, sticky):
+            await self._cells.run_in_loop(plan, store_history=True)
+        return self._executed(plan, number)
 
-    def _executed(self, plan: CellPlan, number: int, before: dict[str, Any] | None) -> Finish:
-        if before is not None:
-            self._namespace.keep_since(before)
+    @contextlib.contextmanager
+    def _binding(self, plan: CellPlan, by: str, sticky: bool) -> Iterator[None]:
+        """Note the names that a cell binds, up to its error if it has one."""
+        before = self._namespace.snapshot()
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            names = self._namespace.bound_since(before, plan.transformed)
+            self._namespace.place(names, by)
+            if sticky and done:
+                self._namespace.keep(names)
 
+    def _executed(self, plan: CellPlan, number: int) -> Finish:
         def finish(sink: Sink) -> bytes:
             reply = encoded(
                 msgspec.msgpack.encode,
@@ -251,7 +268,8 @@ class Commands:
     def _push(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PushBody)
         names = self._namespace.push(body.packed)
-        if body.sticky or (command.session == OWN_SESSION and command.replays is None):
+        self._namespace.place(names, _placed_by(command, "push"))
+        if body.sticky or _is_of_farm(command):
             self._namespace.keep(names)
         return _nothing
 
@@ -298,10 +316,12 @@ class Commands:
             function = eval(body.name or "", names)
         self._loops.hide()
         try:
-            values = list(starmap(function, unpack(body.packed, names)))
+            with self._namespace.notices.gathered() as notices:
+                take_names(tell=True)
+                values: Any = list(starmap(function, unpack(body.packed, names)))
         finally:
             self._loops.show()
-        packed = self._packed(values)
+        packed = self._packed(NotedValues(values, notices) if notices else values)
         return lambda sink: packed
 
     def _dump_session(self, command: EngineCommand) -> Finish:
@@ -318,10 +338,11 @@ class Commands:
     def _load_session(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=LoadSessionBody)
         if body.path is not None:
-            left_out = self._namespace.load_session(session_files.read(body.path), body.path)
+            names, left_out = self._namespace.load_session(session_files.read(body.path), body.path)
         else:
             assert body.packed is not None, "a session comes from a file or with the command"
-            left_out = self._namespace.load_session(unpack(body.packed), "the session")
+            names, left_out = self._namespace.load_session(unpack(body.packed), "the session")
+        self._namespace.place(names, _placed_by(command, "load_session"))
         reply = encoded(msgspec.msgpack.encode, left_out)
         return lambda sink: reply
 
@@ -357,6 +378,16 @@ class Commands:
 def _name_of(command: EngineCommand) -> tuple[str, int]:
     """Return the name under which a command is done once, by hand or again on a replacement."""
     return command.replays or (command.session, command.n)
+
+
+def _is_of_farm(command: EngineCommand) -> bool:
+    """Return whether a command is start-up code or a sticky entry, not a client's that is done again."""
+    return command.session == OWN_SESSION and command.replays is None
+
+
+def _placed_by(command: EngineCommand, verb: str) -> str:
+    """How a command's names are said to have come."""
+    return "start-up code or a sticky command" if _is_of_farm(command) else verb
 
 
 def _nothing(sink: Sink) -> bytes:

@@ -232,6 +232,8 @@ class EngineKernel(IPythonKernel):
     shell_class = Type(EngineShell)
     compiler_class = Type(BoundedCompiler)
 
+    before_cell: Callable[[], None] = staticmethod(lambda: None)
+    """Called when a console's cell begins."""
     after_cell: Callable[[], None] = staticmethod(lambda: None)
     """Called when a console's cell has ended."""
 
@@ -240,6 +242,7 @@ class EngineKernel(IPythonKernel):
         return bool(self.shell_channel_thread)
 
     async def do_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.before_cell()
         try:
             return cast("dict[str, Any]", await super().do_execute(*args, **kwargs))
         finally:

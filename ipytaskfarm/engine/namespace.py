@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
+import contextlib
+import dis
 from collections.abc import Iterable
 from typing import Any
 
-from ..serialization.modules import active
+from ..serialization.function_globals import placed
+from ..serialization.module_names import take_names
+from ..serialization.modules import active, take_placed_names
 from ..serialization.pack import unpack
 from ..serialization.rebuild import came
 from .child_processes import ChildProcesses
+from .name_notices import NameNotices
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
 
@@ -42,6 +48,10 @@ class Namespace:
         self._hidden = dict(shell.user_ns_hidden)
         self.sticky: dict[str, Any] = {}
         self.children: ChildProcesses | None = None
+        self._before_cell: dict[str, Any] = {}
+        self.notices = NameNotices()
+        placed.namespace = self.names
+        placed.tell = self.notices.tell
 
     def clear(self) -> None:
         """Empty it.  Errors in what dies of it (``__del__``) are Python's to report."""
@@ -65,6 +75,8 @@ class Namespace:
         names.update(self._own)
         names.update(kept)
         names.update(self.sticky)
+        placed.keep_only(self.sticky)
+        take_names(tell=False)
         if self.children is not None:
             self.children.forget_kept()
         shell.user_ns_hidden.clear()
@@ -89,26 +101,60 @@ class Namespace:
 
         return dump_session(self.names, {*self._hidden, *_MODULE_NAMES})
 
-    def load_session(self, data: bytes, source: str) -> dict[str, str]:
-        """Bind the names of a session; returns the names that are not in it, each with the reason.
+    def load_session(self, data: bytes, source: str) -> tuple[list[str], dict[str, str]]:
+        """Bind the names of a session; return them, and the names that are not in it, each with the reason.
 
         SessionError: it cannot be restored here; no name was changed."""
         from ..serialization.dill_sessions import load_session
 
-        left_out = load_session(data, self.names, source).left_out
+        head = load_session(data, self.names, source)
         if (came or active) and self.children is not None:
             self.children.keep()
-        return left_out
+        return head.names, head.left_out
 
     def snapshot(self) -> dict[str, Any]:
-        """For `keep_since`."""
+        """For `bound_since`."""
         return dict(self.names)
 
-    def keep_since(self, before: dict[str, Any]) -> None:
-        """What was bound since the snapshot is sticky from now on, but for IPython's bookkeeping."""
+    def bound_since(self, before: dict[str, Any], code: str = "") -> list[str]:
+        """What was bound since the snapshot, but for IPython's bookkeeping.
+
+        Args:
+            before: the snapshot.
+            code: Python source that ran since, to tell an assignment of the object that stood there before.
+        """
+        assigned: set[str] | None = None
+        bound = []
         for name, value in self.names.items():
-            if (name not in before or before[name] is not value) and not _is_bookkeeping(name):
-                self.sticky[name] = value
+            if _is_bookkeeping(name):
+                continue
+            if name not in before or before[name] is not value:
+                bound.append(name)
+            elif name not in placed.by and name in code and name not in self._own:
+                assigned = _assigned(code) if assigned is None else assigned
+                if name in assigned:
+                    bound.append(name)
+        return bound
+
+    def place(self, names: Iterable[str], by: str) -> None:
+        """These were placed by hand: they count before what functions bring.
+
+        Args:
+            names: what was bound.
+            by: by what, such as "push".
+        """
+        placed.add(names, by)
+        placed.keep_only(self.names)
+        take_placed_names()
+
+    def begin_cell(self) -> None:
+        """A console's cell begins."""
+        self._before_cell = self.snapshot()
+
+    def end_cell(self) -> None:
+        """A console's cell has ended: what it bound was placed by hand."""
+        self.place(self.bound_since(self._before_cell), "a console")
+        self._before_cell = {}
 
     def keep(self, names: Iterable[str]) -> None:
         """These are sticky from now on."""
@@ -132,6 +178,14 @@ class Namespace:
             return self.names[name]
         except KeyError:
             raise NameError(f"name {name!r} is not defined", name=name) from None
+
+
+def _assigned(code: str) -> set[str]:
+    """The names that code at the top level binds; nothing, if it does not compile by itself."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        steps = dis.get_instructions(compile(code, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True))
+        return {step.argval for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
+    return set()
 
 
 def _is_bookkeeping(name: str) -> bool:

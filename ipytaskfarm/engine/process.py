@@ -175,7 +175,8 @@ class EngineProcess:
         kernel.after_cell = self._after_cell
         address = f"ipc://{settings.folder}/lane.sock"
         self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
-        namespace = Namespace(shell, settings.id)
+        namespace = self._namespace = Namespace(shell, settings.id)
+        kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
         self._sampler = profiling.sampler
@@ -308,6 +309,7 @@ class EngineProcess:
         self._lane.send(PropertiesMessage(self._settings.engine, version, packed, plain))
 
     def _after_cell(self) -> None:
+        self._namespace.end_cell()
         self._capture.settle(to_console=True)
         self._baseline.invalidate()
 

@@ -29,6 +29,7 @@ from . import (
     cache,  # noqa: F401 - it completes the pickler
     rebuild as build,
 )
+from .function_globals import Names
 from .module_folders import private_folder, use_folder
 from .module_origin import Travel, travel
 from .modules import is_by_value
@@ -47,7 +48,7 @@ before_children: list[Callable[[], None]] = []
 """Called before a child is told about a member of a by-value module."""
 
 
-class SharedMain(build.Names):
+class SharedMain(Names):
     """The globals of all functions of ``__main__`` in a child: those of its own ``__main__``."""
 
     __slots__ = ("shipped",)
@@ -58,7 +59,7 @@ class SharedMain(build.Names):
         self.globals = main
         self.shipped: dict[str, Any] = {}
 
-    def add(self, used: dict[str, Any], wanted: tuple[str, ...]) -> None:
+    def add(self, used: dict[str, Any], wanted: tuple[str, ...], function: types.FunctionType | None = None) -> None:
         """Bind what a function brings, unless the child has assigned to it meanwhile."""
         for name, value in used.items():
             here = self.globals.get(name, self)

@@ -29,8 +29,10 @@ from typing import Any, cast
 import msgspec
 
 from . import module_bundles
+from .function_globals import placed
 from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, child_folder, home_of, write_set
+from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
 from .rebuild import is_own_side, loading
 
@@ -40,6 +42,8 @@ _MEMBERS = msgspec.msgpack.Decoder(list[ModuleSource])
 
 _versions: OrderedDict[tuple[str, str], types.ModuleType] = OrderedDict()
 """(name, digest) -> the module made from it, or found here to be the same."""
+_found_here: dict[tuple[str, str], tuple[ModuleSource, types.ModuleType]] = {}
+"""Those that the engine itself had imported, and that are the same as what was sent."""
 _offered: dict[str, ModuleSource] = {}
 """What an import of that name loads."""
 _opened: OrderedDict[tuple[str, str], list[ModuleSource]] = OrderedDict()
@@ -81,7 +85,10 @@ class ShippedLoader(Shipped):
         return self.module.file
 
     def exec_module(self, module: types.ModuleType) -> None:
+        source = self.module.source, self.module.file or self.module.name
+        begin_module(module, *source)
         exec(self.get_code(self.module.name), module.__dict__)
+        end_module(module, *source)
         _note_version(self.module, module)
 
     def get_data(self, path: str) -> bytes:
@@ -301,6 +308,7 @@ def _place_all(members: list[ModuleSource]) -> None:
         for member, present in strangers:
             if same:
                 _note_version(member, present)
+                _found_here[member.name, member.digest] = member, present
             else:
                 _set_aside(member.name, present)
                 del sys.modules[member.name]
@@ -365,6 +373,12 @@ def begin_run(steps: Iterable[Callable[[], Any]] = ()) -> None:
     Args:
         steps: what `load_module` left in ``loading.before`` while the next function was unpacked.
     """
+    _take_out_unused(steps)
+    if placed.generation:
+        take_names(tell=True)
+
+
+def _take_out_unused(steps: Iterable[Callable[[], Any]]) -> None:
     kept = {id(step.args[1]) for step in steps if isinstance(step, functools.partial) and step.func is activate}
     gone = [members for key, members in active.items() if key not in kept and key not in _sticky]
     if not gone and _sticky.keys() <= active.keys():
@@ -382,6 +396,26 @@ def begin_run(steps: Iterable[Callable[[], Any]] = ()) -> None:
     for members in _sticky.values():
         if not _is_active(members):
             _place_all(members)
+
+
+def take_placed_names() -> None:
+    """Names were placed on the engine by hand: have modules see them.
+
+    A module that the engine has imported itself stays as it is; where its functions look for such a name, the module
+    that was sent is used in its place from now on.
+    """
+    for key, (member, module) in list(_found_here.items()):
+        if not needs_engine(module, member.source, member.file):
+            continue
+        del _found_here[key]
+        if _versions.get(key) is module:
+            del _versions[key]
+        for number, members in list(active.items()):
+            if any((each.name, each.digest) == key for each in members):
+                del active[number]
+                for each in members:
+                    _take_out(each.name)
+    take_names(tell=False)
 
 
 def _take_out(name: str) -> None:
@@ -419,4 +453,6 @@ def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:
         return not member.file
     if is_compiled(file):
         return True  # it cannot be loaded twice
-    return as_arrived(member, file) and os.stat(file).st_mtime < _PROCESS_SINCE
+    if not as_arrived(member, file) or os.stat(file).st_mtime >= _PROCESS_SINCE:
+        return False
+    return not needs_engine(present, member.source, member.file)

@@ -32,6 +32,7 @@ from . import (
     rebuild_values as build_values,
 )
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
+from .function_globals import Names
 from .global_names import (
     annotation_names,
     engine_owns,
@@ -325,15 +326,19 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     here = function.__globals__
     # A function that came here by value has builtins and names of the engine among its globals.
     names = here.get("__builtins__")
-    not_own = names.wanted - names.packed.keys() if isinstance(names, build.Names) else set()
-    if not_own and build.loading.for_child:
+    for_child = build.loading.for_child
+    not_own = names.wanted - names.packed.keys() if isinstance(names, Names) else set()
+    if not_own and for_child:
         not_own = {name for name in not_own if here.get(name) is vars(builtins).get(name)}
+    taken = names.taken_values(for_child) if isinstance(names, Names) and names.taken else {}
     used: dict[str, Any] = {}
     wanted = []
     names_used = global_names(function.__code__)
     hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
     for name in sorted({*names_used, *hints}) if hints else names_used:
-        if name in here and name not in not_own and not engine_owns(name, here):
+        if name in taken:
+            used[name] = taken[name]
+        elif name in here and name not in not_own and not engine_owns(name, here):
             used[name] = here[name]
         else:
             wanted.append(name)

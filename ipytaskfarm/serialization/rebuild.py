@@ -3,16 +3,11 @@
 The names and signatures here are part of what is stored and sent: pickles name them.  Add new ones, never change
 or remove one while pickles of an older version may be in a store.
 
-Globals.  A function that travels by value is built over a dict of its own, shared by all functions of one pickle
-that shared their globals where they came from.  It holds the globals that could be found there; every other name is
-looked up in the engine's user namespace at the moment it is used, builtins last.  CPython asks a ``__builtins__``
-that is a dict *subclass* by ordinary item access, so `Names.__missing__` can answer for the namespace.  That is ten
-times slower than a plain lookup (0.4 us), so names known beforehand are copied in: see `Names.settle` and `bind`.
+The globals of functions are those of `function_globals`.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import dis
 import functools
@@ -25,21 +20,12 @@ import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
+from .function_globals import Names, placed, remember
 
-_BUILTINS = builtins.__dict__
-BUILTINS_AT_HOME = frozenset(
-    name
-    for name in dir(builtins)
-    if not name.startswith("_")
-    and name not in {"id", "copyright", "credits", "display", "exit", "get_ipython", "help", "license", "quit"}
-)
-"""A by-value function looks a name up on the engine if it was no global at home.  One of these was the builtin then,
-and stays it, whatever others have put into the engine's namespace.  Not ``id``, which on an engine is its number, and
-not what IPython and ``site`` add."""
 _CLASSES_KEPT = 256
 _SOURCES_KEPT = 256
 
@@ -82,71 +68,6 @@ def _note_came(obj: Any) -> None:
         came.append(obj)
 
 
-class Names(dict[str, Any]):
-    """Globals of by-value functions, and the ``__builtins__`` that goes with them (this dict itself)."""
-
-    __slots__ = ("assigned", "globals", "namespace", "packed", "wanted")
-
-    def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
-        # IMPORT_NAME and LOAD_BUILD_CLASS of some Python versions look here without asking __missing__.
-        super().__init__(__import__=_BUILTINS["__import__"], __build_class__=_BUILTINS["__build_class__"])
-        self.namespace = namespace
-        self.assigned = False
-        """Some function over them may assign to a global."""
-        self.packed: dict[str, Any] = {"__name__": module_name, "__builtins__": self}
-        self.globals = dict(self.packed)
-        self.wanted: set[str] = set()
-
-    def __missing__(self, name: str) -> Any:
-        # It was no global where the function came from: there it was the builtin, if there is one of that name.
-        if name in BUILTINS_AT_HOME and name in _BUILTINS:
-            return _BUILTINS[name]
-        try:
-            return self.namespace[name]
-        except KeyError:
-            return _BUILTINS[name]
-
-    def add(self, used: dict[str, Any], wanted: tuple[str, ...]) -> None:
-        """Globals that a function brings, and those it will look for."""
-        self.packed.update(used)
-        self.globals.update(used)
-        self.wanted.update(wanted)
-        if loading.names is None:  # nobody will do it afterwards
-            self.settle()
-
-    def settle(self) -> None:
-        """Copy in the builtins that the namespace does not hide now, so that they are found at full speed."""
-        for name in self.wanted:
-            if name not in self.globals and name in _BUILTINS and not self._hidden(name):
-                self.globals[name] = _BUILTINS[name]
-
-    def _hidden(self, name: str) -> bool:
-        """Whether the namespace's value is to be found, and not the builtin."""
-        return name in self.namespace and name not in BUILTINS_AT_HOME
-
-    def reset(self) -> None:
-        """Undo what the last call assigned, and look the wanted names up afresh (`bind` made them disjoint).
-
-        The dict stays the same and so do its keys as a rule: the interpreter's inline caches stay valid.
-        """
-        here = self.globals
-        here.update(self.packed)
-        namespace = self.namespace
-        found = len(self.packed)
-        for name in self.wanted:
-            if name in namespace and not (name in BUILTINS_AT_HOME and name in _BUILTINS):
-                here[name] = namespace[name]
-                found += 1
-            elif name in _BUILTINS:
-                here[name] = _BUILTINS[name]
-                found += 1
-            else:
-                here.pop(name, None)
-        if len(here) != found:
-            for name in here.keys() - self.packed.keys() - self.wanted:
-                del here[name]
-
-
 def bind(
     function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
 ) -> Callable[..., Any]:
@@ -155,6 +76,8 @@ def bind(
         return function
     for each in names:
         each.wanted -= each.packed.keys()
+        if placed.by:
+            each.look_for_placed()
     steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *(before or ()))
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -213,6 +136,8 @@ def new_names(module_name: str) -> Names:
     if namespace is None:
         namespace = sys.modules["__main__"].__dict__
     names = Names(module_name, namespace)
+    if loading.namespace is not None:
+        remember(names)
     if loading.names is not None:
         loading.names.append(names)
     return names
@@ -271,9 +196,11 @@ def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tupl
     """Add to the globals that by-value functions share; a function of a module has the module's own."""
     names = function.__globals__.get("__builtins__")
     if isinstance(names, Names):
-        names.add(used, wanted)
+        names.add(used, wanted, function)
+        if loading.names is None:  # nobody will do it afterwards
+            names.settle()
     elif loading.shared is not None and loading.shared.globals is function.__globals__:
-        loading.shared.add(used, wanted)
+        loading.shared.add(used, wanted, function)
 
 
 def new_single_dispatch() -> Any:

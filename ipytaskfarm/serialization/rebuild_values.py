@@ -184,3 +184,16 @@ def fill_handler(handler: logging.Handler, state: dict[str, Any]) -> None:
     """Set all but the lock, which is made here."""
     handler.__dict__.update(state)
     handler.createLock()
+
+
+class NotedValues:
+    """The values of a ``mec.map`` on one engine, with what the engine has to say of it."""
+
+    __slots__ = ("notices", "values")
+
+    def __init__(self, values: list[Any], notices: list[str]) -> None:
+        self.values = values
+        self.notices = notices
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotedValues, (self.values, self.notices)

@@ -1,0 +1,139 @@
+"""An engine's names in the functions of modules that travel as source.
+
+A function of such a module finds a name that neither the module nor Python has in the engine's user namespace, if it
+is there: `ModuleBuiltins`.  Only modules whose functions mention such a name get them.
+
+A name that was placed on the engine by hand counts before the module's own value, for as long as it is placed: it is
+bound in the module.  What a module imports stays its own (``from time import time`` where somebody has placed the
+module ``time``), and so do its functions and classes where the engine has those of an earlier version of the module.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import functools
+import types
+import weakref
+from typing import Any
+
+from .function_globals import placed
+from .global_names import nested_codes
+
+_ABSENT = object()
+_LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
+_STORES = frozenset({"STORE_NAME", "STORE_GLOBAL", "DELETE_NAME", "DELETE_GLOBAL"})
+_DEFINED = (types.FunctionType, types.BuiltinFunctionType, type)
+
+
+class ModuleBuiltins(dict[str, Any]):
+    """``__builtins__`` of a module: Python's, and, for what is missing there, the engine's user namespace."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(vars(builtins))
+
+    def __missing__(self, name: str) -> Any:
+        return (placed.namespace or {})[name]
+
+
+class ModuleNames:
+    """What is known of one module's names."""
+
+    __slots__ = ("generation", "own", "shared", "used")
+
+    def __init__(self, used: frozenset[str]) -> None:
+        self.used = used
+        """Names that its functions look for among its globals."""
+        self.own: dict[str, Any] = {}
+        """The module's own values of those in whose place the engine's stand."""
+        self.generation = -1
+        self.shared: list[str] = []
+        """Those in `used` that were placed by hand, as of `generation`."""
+
+
+_modules: weakref.WeakKeyDictionary[types.ModuleType, ModuleNames] = weakref.WeakKeyDictionary()
+
+
+@functools.lru_cache(maxsize=512)
+def names_of(source: bytes, file: str) -> tuple[frozenset[str], frozenset[str]]:
+    """(the globals that functions in a module's source look for, those among them that nothing there binds).
+
+    Raises:
+        SyntaxError: the source is none.
+    """
+    code = compile(source, file, "exec", dont_inherit=True)
+    used: set[str] = set()
+    bound: set[str] = set()
+    for each in nested_codes(code):
+        for step in dis.get_instructions(each):
+            if step.opcode == _LOAD_GLOBAL:
+                used.add(step.argval)
+            elif step.opname in _STORES and (each is code or step.opname.endswith("GLOBAL")):
+                bound.add(step.argval)
+    used = {name for name in used if not name.startswith("__")}
+    return frozenset(used), frozenset(used - bound - vars(builtins).keys())
+
+
+def begin_module(module: types.ModuleType, source: bytes, file: str) -> None:
+    """The module's code is about to run: functions take their builtins from the module when they are made."""
+    if placed.namespace is not None and names_of(source, file)[1]:
+        module.__dict__["__builtins__"] = ModuleBuiltins()
+
+
+def end_module(module: types.ModuleType, source: bytes, file: str) -> None:
+    """The module's code has run."""
+    if placed.namespace is not None:
+        known = _modules[module] = ModuleNames(names_of(source, file)[0])
+        if placed.by:
+            _take(module, known, tell=False)
+
+
+def needs_engine(module: types.ModuleType, source: bytes, file: str) -> bool:
+    """Whether functions of a module that the engine has imported itself would see other names if it had travelled."""
+    if placed.namespace is None:
+        return False
+    used, unbound = names_of(source, file)
+    return not unbound <= vars(module).keys() or not used.isdisjoint(placed.by)
+
+
+def take_names(tell: bool) -> None:
+    """Have all modules see what is placed on the engine now.
+
+    Args:
+        tell: whether something is about to run whose output the user reads.
+    """
+    for module, known in list(_modules.items()):
+        if known.generation != placed.generation or known.shared:
+            _take(module, known, tell)
+
+
+def _take(module: types.ModuleType, known: ModuleNames, tell: bool) -> None:
+    namespace = placed.namespace or {}
+    here = vars(module)
+    if known.generation != placed.generation:
+        known.generation = placed.generation
+        known.shared = sorted(known.used & placed.by.keys())
+    for name in [name for name in known.own if name not in placed.by or name not in namespace]:
+        here[name] = known.own.pop(name)
+    for name in known.shared:
+        value = namespace.get(name, _ABSENT)
+        if value is _ABSENT or not (name in known.own or _gives_way(module, name, value)):
+            continue
+        if name not in known.own:
+            known.own[name] = here[name]
+        here[name] = value
+        if tell:
+            functions = [each for each in here.values() if getattr(each, "__globals__", None) is here]
+            placed.tell(functions, name, known.own[name], value)
+
+
+def _gives_way(module: types.ModuleType, name: str, value: Any) -> bool:
+    """Whether the engine's value is to stand in place of the module's."""
+    own = vars(module).get(name, _ABSENT)
+    if own is _ABSENT or own is value or isinstance(own, types.ModuleType):
+        return False
+    if isinstance(own, _DEFINED) and own.__module__ != module.__name__:
+        return False
+    return not (isinstance(value, _DEFINED) and value.__module__ == module.__name__)
