@@ -348,9 +348,11 @@ def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngine
     fake.command = lambda c, i: m.CommandAnswer(c.n, i, False, encode(pack_error(errors.InvalidEngineID("mine"))))
     with pytest.raises(errors.CompositeError):
         mec.pull("a", targets=[0, 1])
-    for wrong in ("some", 1.5, None, [True], [], [0, 0]):
-        with pytest.raises(ValueError, match="targets"):
-            mec.pull("a", targets=wrong if wrong is not None else {})  # type: ignore[arg-type]
+    for wrong in ("some", 1.5, {}, [True]):
+        with pytest.raises(errors.InvalidEngineID, match="targets"):
+            mec.pull("a", targets=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="targets"):
+        mec.pull("a", targets=[])
 
 
 def test_properties_and_sticky(fake: FakeController, mec: MultiEngineClient) -> None:
