@@ -348,9 +348,10 @@ def test_refused_commands_are_raised_bare(fake: FakeController, mec: MultiEngine
     fake.command = lambda c, i: m.CommandAnswer(c.n, i, False, encode(pack_error(errors.InvalidEngineID("mine"))))
     with pytest.raises(errors.CompositeError):
         mec.pull("a", targets=[0, 1])
-    for wrong in ("some", 1.5, {}, [True]):
+    wrongs: list[Any] = ["some", 1.5, {}, [True]]
+    for wrong in wrongs:
         with pytest.raises(errors.InvalidEngineID, match="targets"):
-            mec.pull("a", targets=wrong)  # type: ignore[arg-type]
+            mec.pull("a", targets=wrong)
     with pytest.raises(ValueError, match="targets"):
         mec.pull("a", targets=[])
 
