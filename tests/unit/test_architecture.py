@@ -113,12 +113,6 @@ WHY_CIRCLE = (
     "files that import one another are one file in several pieces: none can be read, tested or moved alone. Give the "
     "part a value, or a Protocol of what it needs; an import in a function or for type checkers only hides the circle"
 )
-KNOWN_CIRCLES = (
-    {"core.scheduler.engine_entry", "core.scheduler.queue", "core.scheduler.resources", "core.scheduler.task"},
-    {"cli", "cli.application"},
-)
-"""Circles that are being removed; nothing may be added."""
-
 WHY_METHOD = (
     "a method stands in its class, where editors and readers look for its signature: let the class delegate in two "
     "lines, or have a part with methods of its own"
@@ -301,9 +295,8 @@ def _check_circles(sources: Iterable[Source]) -> Iterator[Finding]:
         edges[module] = {next((each for each in pair if each in by_module), module) for pair in names} - {module}
     for circle in _circles(edges):
         short = {name.removeprefix(f"{PACKAGE}.") for name in circle}
-        if not any(short <= known for known in KNOWN_CIRCLES):
-            place = by_module[circle[0]].place
-            yield Finding(place, 1, f"a circle of imports: {' '.join(sorted(short))}", WHY_CIRCLE)
+        place = by_module[circle[0]].place
+        yield Finding(place, 1, f"a circle of imports: {' '.join(sorted(short))}", WHY_CIRCLE)
 
 
 def _circles(edges: dict[str, set[str]]) -> list[list[str]]:

@@ -21,6 +21,8 @@ from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
 
+GROWTH = 16
+"""Each block is so many times as large as the one before: 16, 256, 4,096, 65,536 ids."""
 MAX_BLOCK = 65536
 """The most ids in one block."""
 
@@ -29,7 +31,7 @@ def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, ou
     """Give a client its next block of ids.  Blocks grow with what the client uses."""
     client = farm.clients.of(session)
     block = farm.clients.ids.take(session, client.next_block, out)
-    client.next_block = min(MAX_BLOCK, client.next_block * 4)
+    client.next_block = min(MAX_BLOCK, client.next_block * GROWTH)
     client.blocks.append(block)
     out.sends.append((session, IdBlock(block.first, block.last)))
 
