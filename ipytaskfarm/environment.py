@@ -200,7 +200,7 @@ class TaskEnvironment:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it prepares nothing: its tasks run on any engine."""
+        """Return whether it prepares nothing: its tasks run on any engine."""
         return type(self) is TaskEnvironment and self.unique_id is None
 
     @property
@@ -217,7 +217,7 @@ class TaskEnvironment:
 
     @staticmethod
     def of(setup: Callable[[Any], object]) -> FunctionEnvironment:
-        """A decorator: an environment of one function, or of two.
+        """Return a decorator: an environment of one function, or of two.
 
         @TaskEnvironment.of
         def database(env):
@@ -240,7 +240,7 @@ class FunctionEnvironment(TaskEnvironment):
         self._teardown: Callable[[Any], object] | None = None
 
     def on_teardown(self, teardown: Callable[[Any], object]) -> FunctionEnvironment:
-        """A decorator for the other function."""
+        """Return a decorator for the other function."""
         self._teardown = teardown
         return self
 
@@ -255,5 +255,5 @@ class FunctionEnvironment(TaskEnvironment):
 
     @property
     def name(self) -> str:
-        """The function's."""
+        """Return the function's."""
         return super().name if self.unique_id is not None else getattr(self._setup, "__name__", "environment")

@@ -28,7 +28,7 @@ class QueuePolicy:
     """Base of all policies: override `key`."""
 
     def key(self, task: TaskInfo) -> Any:
-        """A sortable key; all keys of one policy must be comparable with one another."""
+        """Return a sortable key; all keys of one policy must be comparable with one another."""
         raise NotImplementedError(f"{type(self).__name__} needs a method key(task)")
 
 
@@ -63,7 +63,7 @@ class FairShare(QueuePolicy):
         return task.client
 
     def key(self, task: TaskInfo) -> tuple[int, int]:
-        """The owner's next tag."""
+        """Return the owner's next tag."""
         served = task.served[1] if task.served is not None and task.served[0] == -task.priority else 0
         owner = (task.priority, self.owner(task))
         tag = max(served, self._last.get(owner, 0)) + 1
@@ -75,5 +75,5 @@ class FairShareJobs(FairShare):
     """The same, but jobs take turns, and the tasks of each client that belong to no job."""
 
     def owner(self, task: TaskInfo) -> str:
-        """The job, else the client."""
+        """Return the job, else the client."""
         return task.job or task.client

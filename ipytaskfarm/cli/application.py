@@ -125,14 +125,14 @@ class Command(Application):
         raise NotImplementedError
 
     def home(self) -> Home:
-        """The files of the farm that ``--farm`` names."""
+        """Return the files of the farm that ``--farm`` names."""
         try:
             return Home.of(self.farm)
         except ValueError as error:
             raise UsageError(str(error)) from None
 
     def number_arguments(self, what: str) -> list[int]:
-        """The words of the command line as task or engine ids; at least one."""
+        """Return the words of the command line as task or engine ids; at least one."""
         try:
             ids = parse_ids(self.extra_args, what)
         except ValueError as error:
@@ -142,7 +142,7 @@ class Command(Application):
         return ids
 
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        """The command in one screen: usage, what it does, flags, examples."""
+        """Yield the command in one screen: usage, what it does, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
         yield f"usage: ipytaskfarm {self.name}{words} [flags]"
         yield ""
@@ -216,7 +216,7 @@ class TaskFarm(Application):
 
 
 def run(arguments: list[str]) -> int:
-    """One command line, from its words to its exit code."""
+    """Return one command line, from its words to its exit code."""
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
@@ -248,7 +248,7 @@ def run(arguments: list[str]) -> int:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error means."""
+    """Return the exit code that an error means."""
     if isinstance(error, errors.StoreError):
         return STORE
     refusals = (errors.ConnectionError, errors.FarmExists, errors.SecurityError, errors.VersionMismatch)

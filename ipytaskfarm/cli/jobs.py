@@ -19,14 +19,15 @@ LONG_S = 60.0
 
 
 def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[tables.JobRow]:
-    """The jobs of this name or id (None: all), the latest last."""
+    """Return the jobs of this name or id (None: all), the latest last."""
     reply = questioner.answer(messages.FindJobs(wanted, tasks), timeout_s=LONG_S)
     assert isinstance(reply, tables.JobTable)
     return reply.rows
 
 
 def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
-    """The latest job of this name, or the one of this id, with the ids of its tasks.  IndexError: there is none."""
+    """Return the latest job of this name, or the one of this id, with the ids of its tasks.  IndexError: there is
+    none."""
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
         raise IndexError(
@@ -60,11 +61,11 @@ class OnTasks(JsonCommand):
             raise UsageError("ids, or all of a kind: not both")
 
     def named_otherwise(self) -> bool:
-        """Whether the tasks are named by something else than their ids."""
+        """Return whether the tasks are named by something else than their ids."""
         return bool(self.job)
 
     def chosen(self, questioner: Questioner, state: str | None = None) -> list[int]:
-        """The ids; of a job those in `state` (None: all)."""
+        """Return the ids; of a job those in `state` (None: all)."""
         if not self.job:
             return self.number_arguments("task")
         ids = find_job(questioner, self.job).ids

@@ -32,7 +32,7 @@ def moment(at_s: float | None) -> str | None:
 
 
 def task_shape(row: TaskRow) -> dict[str, Any]:
-    """A line of ``ipytaskfarm tasks``."""
+    """Return a line of ``ipytaskfarm tasks``."""
     return {
         "id": row.id,
         "state": row.state,
@@ -49,7 +49,7 @@ def task_shape(row: TaskRow) -> dict[str, Any]:
 
 
 def engine_shape(row: EngineRow) -> dict[str, Any]:
-    """A line of ``ipytaskfarm engines list``."""
+    """Return a line of ``ipytaskfarm engines list``."""
     shape = msgspec.structs.asdict(row)
     shape["started_at"] = moment(shape.pop("started_s"))
     return shape
@@ -65,7 +65,7 @@ def farm_shape(state: FarmState) -> dict[str, Any]:
 
 
 def job_shape(row: JobRow) -> dict[str, Any]:
-    """A line of ``ipytaskfarm jobs``."""
+    """Return a line of ``ipytaskfarm jobs``."""
     return {
         "name": row.name,
         "id": row.id,
@@ -77,7 +77,7 @@ def job_shape(row: JobRow) -> dict[str, Any]:
 
 
 def event_shape(row: EventRow) -> dict[str, Any]:
-    """A line of ``ipytaskfarm history``."""
+    """Return a line of ``ipytaskfarm history``."""
     at_s, task, name, what, engine, more = row
     return {
         "at": moment(at_s),

@@ -171,7 +171,7 @@ def _connected(home: Home) -> dict[str, list[str]]:
 
 
 def _rows(keys: FarmKeys, connected: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """One for each key, and nothing of what it is."""
+    """Return one for each key, and nothing of what it is."""
     pairs = {SERVER: keys.server, **keys.peers()}
     return [
         {

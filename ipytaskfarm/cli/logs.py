@@ -87,7 +87,8 @@ logs that speak of that task, what happened to it, and what it printed.
         return [home.output(kind), home.log(kind)]
 
     def _engine_output(self, home: Home, engine: int) -> Path:
-        """What an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last lines."""
+        """Return what an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last
+        lines."""
         with connect(self.farm) as questioner:
             table = questioner.answer(messages.ListEngines())
         assert isinstance(table, tables.EngineTable)
@@ -129,7 +130,8 @@ logs that speak of that task, what happened to it, and what it printed.
         return OK
 
     def _known(self, home: Home, task: int) -> tuple[list[EventRow], bool, ResultBody] | None:
-        """What happened to it, whether it has ended, and what it left; None: the farm knows it not, or does not run."""
+        """Return what happened to it, whether it has ended, and what it left; None: the farm knows it not, or does not
+        run."""
         if home.living_info() is None:
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
             return None
@@ -152,7 +154,7 @@ class LogLine(NamedTuple):
 
 
 def lines_about(folder: Path, task: int) -> list[LogLine]:
-    """The records of all logs in this folder, rotated ones too, that speak of the task, in order of time."""
+    """Return the records of all logs in this folder, rotated ones too, that speak of the task, in order of time."""
     speaks = re.compile(rf"\btasks? \[?(?:\d+, )*{task}\b")
     found = [
         LogLine(path.name, record)
@@ -166,7 +168,7 @@ def lines_about(folder: Path, task: int) -> list[LogLine]:
 
 
 def _records(path: Path) -> Iterator[str]:
-    """What was logged at once; without a time in front, each line is a record."""
+    """Yield what was logged at once; without a time in front, each line is a record."""
     record = ""
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -181,7 +183,7 @@ def _records(path: Path) -> Iterator[str]:
 
 
 def _tail(path: Path, lines: int) -> tuple[list[str], int]:
-    """The last lines, and where the file ended."""
+    """Return the last lines, and where the file ended."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - lines * 400))

@@ -40,7 +40,7 @@ class PauseCommand(JsonCommand):
         return OK
 
     def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:
-        """Whether it was held before, and how many tasks wait."""
+        """Return whether it was held before, and how many tasks wait."""
         reply = questioner.answer(messages.HoldFarm(self.on))
         assert isinstance(reply, messages.FlagReply)
         status = questioner.answer(messages.QueueStatus())

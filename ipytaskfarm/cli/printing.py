@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def safe(text: object, width: int = 0) -> str:
-    """One line without control characters, cut to `width` (0: as long as it is)."""
+    """Return one line without control characters, cut to `width` (0: as long as it is)."""
     line = "".join(char if char.isprintable() else " " for char in str(text))
     return line if not width or len(line) <= width else line[: width - 1] + "…"
 
@@ -50,12 +50,12 @@ def _plain_table(headings: Sequence[str], cells: Sequence[Sequence[str]], right:
 
 
 def ago(wall_s: float | None) -> str:
-    """How long ago a wall-clock time was."""
+    """Return how long ago a wall-clock time was."""
     return "" if wall_s is None else span(max(0.0, time.time() - wall_s))
 
 
 def span(seconds: float | None) -> str:
-    """A duration in the unit that suits it."""
+    """Return a duration in the unit that suits it."""
     if seconds is None:
         return ""
     for limit, unit, text in ((0.001, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
@@ -70,7 +70,7 @@ def span(seconds: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes."""
+    """Return a number of bytes."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

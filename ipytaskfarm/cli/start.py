@@ -262,7 +262,7 @@ class Reporter:
 
 
 def farm_flag(name: str) -> str:
-    """What to add to a command so that it means this farm."""
+    """Return what to add to a command so that it means this farm."""
     return "" if name == "default" else f" --farm {name}"
 
 

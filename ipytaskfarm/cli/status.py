@@ -19,7 +19,7 @@ STATES = ("scheduled", "pending", "succeeded", "failed", "unfinished", "finished
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
-    """What the controller says of itself."""
+    """Return what the controller says of itself."""
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, tables.FarmState)
     return state

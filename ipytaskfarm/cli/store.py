@@ -143,7 +143,7 @@ def _show_task(task: int, wall_s: float, number: int, saved: Sequence[saves.Save
 
 
 def _said_of(task: int, save: saves.Save) -> str | None:
-    """What a save says of this task; None: nothing."""
+    """Return what a save says of this task; None: nothing."""
     match save:
         case saves.SaveTask(id=found) if found == task:
             return "accepted"

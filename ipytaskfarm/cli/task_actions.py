@@ -239,7 +239,7 @@ def _mark(command: JsonCommand, ids: list[int], mark: Any) -> int:
 
 
 def _refused(tasks: list[tuple[int, str]]) -> int:
-    """A line for each, and the exit code."""
+    """Return a line for each, and the exit code."""
     for task, why in tasks:
         print(f"task {task}: {why}", file=sys.stderr)
     return FAILED if tasks else OK

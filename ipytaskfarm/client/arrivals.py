@@ -148,11 +148,11 @@ class Arrivals:
         return (ids & self.handed_in) | (ids & self.watched)
 
     def is_live(self, task_id: int) -> bool:
-        """Whether its end is still to come."""
+        """Return whether its end is still to come."""
         return task_id in self.handed_in or task_id in self.watched
 
     def wait_for(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> Waiter:
-        """A waiter for those of `ids` that are live; `end_wait` takes it out again."""
+        """Return a waiter for those of `ids` that are live; `end_wait` takes it out again."""
         waiter = Waiter(self.live(ids), eager, on_wake)
         if waiter.remaining:
             self._waiters.append(waiter)

@@ -36,7 +36,7 @@ _decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
 
 def executed(body: bytes) -> dict[str, Any]:
-    """The dict that `mec.execute` gives for one engine."""
+    """Return the dict that `mec.execute` gives for one engine."""
     reply = _decode_execute(body)
     return {
         "id": reply.id,
@@ -53,12 +53,12 @@ def nothing(body: bytes) -> None:
 
 
 def names(body: bytes) -> list[str]:
-    """An encoded list of names."""
+    """Return an encoded list of names."""
     return _decode_names(body)
 
 
 def value(body: bytes) -> Any:
-    """A packed value."""
+    """Return a packed value."""
     return unpack(body)
 
 
@@ -98,7 +98,7 @@ def _shown(entry: dict[str, Any]) -> list[str]:
 
 
 def error_of_answer(answer: CommandAnswer) -> BaseException:
-    """The exception in a failed answer."""
+    """Return the exception in a failed answer."""
     try:
         failure = _decode_failure(answer.body)
     except msgspec.DecodeError:
@@ -167,15 +167,16 @@ class PendingResult:
 
     @property
     def engines(self) -> list[int]:
-        """The ids of the engines that were asked; of a command to all: [] until the farm has said who they are."""
+        """Return the ids of the engines that were asked; of a command to all: [] until the farm has said who they
+        are."""
         return [engine_id for engines, asked in self._parts for engine_id in _engines_of(engines, asked)]
 
     def done(self) -> bool:
-        """Whether every engine has answered, or nobody is to wait any longer."""
+        """Return whether every engine has answered, or nobody is to wait any longer."""
         return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
     def get_result(self, default: Any = None, block: bool = True, timeout: Timeout = None) -> Any:
-        """The list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
+        """Return the list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
         if not block and not self.done():
             return default
         self._wait(seconds(timeout))
@@ -219,7 +220,7 @@ class PendingResult:
 
     @property
     def called(self) -> bool:
-        """Whether the result was asked for and is there."""
+        """Return whether the result was asked for and is there."""
         return self._outcome is not None
 
     @property

@@ -20,7 +20,7 @@ class Text(str):
 
 
 def harmless(value: object) -> str:
-    """One line without control characters: names and errors of tasks are hostile text."""
+    """Return one line without control characters: names and errors of tasks are hostile text."""
     text = "" if value is None else str(value)
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"
@@ -43,7 +43,7 @@ def _is_number(cell: str) -> bool:
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The same, for a notebook."""
+    """Return the same, for a notebook."""
     cells = [[harmless(cell) for cell in row] for row in rows]
     # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
     left = [
@@ -72,7 +72,7 @@ def text_html(text: str, *, error: bool = False) -> str:
 
 
 def output_html(output: dict[str, Any]) -> str:
-    """A rich display of a task: pictures and HTML as such, anything else as text."""
+    """Return a rich display of a task: pictures and HTML as such, anything else as text."""
     data = output.get("data", {})
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
@@ -87,7 +87,7 @@ def output_html(output: dict[str, Any]) -> str:
 
 
 def value_html(value: object) -> str:
-    """A value as a notebook would show it: by its own HTML, else as text."""
+    """Return a value as a notebook would show it: by its own HTML, else as text."""
     own = getattr(type(value), "_repr_html_", None)
     if own is not None and not isinstance(value, type):
         try:

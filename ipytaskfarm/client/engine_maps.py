@@ -30,11 +30,11 @@ class EngineCalls(Protocol):
 
     @property
     def session(self) -> Session:
-        """The connection, shared by all clients of this process."""
+        """Return the connection, shared by all clients of this process."""
 
     @property
     def blobs(self) -> Blobs | None:
-        """Where large values go; None: they travel inline."""
+        """Return where large values go; None: they travel inline."""
 
     def ids_of(self, targets: Targets) -> list[int]:
         """Return the engine ids that these targets mean now."""
@@ -54,7 +54,7 @@ class EngineCalls(Protocol):
 
 
 def _values(body: bytes) -> Any:
-    """What one engine computed; what it says of it is printed."""
+    """Return what one engine computed; what it says of it is printed."""
     found = value(body)
     if not isinstance(found, NotedValues):
         return found

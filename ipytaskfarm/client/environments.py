@@ -23,7 +23,7 @@ _packed: weakref.WeakKeyDictionary[TaskEnvironment, tuple[Any, Environment, Func
 def pack_environment_of(
     environment: TaskEnvironment | None, functions: dict[str, Function]
 ) -> tuple[Environment | None, Recycle | None]:
-    """An environment and its settings as they travel; its code is added to `functions`."""
+    """Return an environment and its settings as they travel; its code is added to `functions`."""
     if environment is None:
         return None, None
     recycle = environment.__dict__.get("_recycle")
@@ -68,7 +68,7 @@ def _id_text(what: str, value: object) -> str:
 
 
 def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:
-    """What it is made of, to be compared; None: something in it may change unseen."""
+    """Return what it is made of, to be compared; None: something in it may change unseen."""
     state = environment.__getstate__()
     if not all(isinstance(value, _ATOMS) for value in state.values()):
         return None

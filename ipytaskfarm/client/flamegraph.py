@@ -38,7 +38,7 @@ class _Node:
 
 
 def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
-    """Where each function of each stack stands, callers before what they call, callees by name.
+    """Yield where each function of each stack stands, callers before what they call, callees by name.
 
     Args:
         stacks: labels, the outermost function first, and how often that stack was seen.
@@ -62,7 +62,7 @@ def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
 
 
 def flamegraph(stacks: Mapping[tuple[str, ...], int], title: str, unit_s: float = 0.0) -> str:
-    """The picture as the text of an SVG file; wide is often, and above a function stands what it called.
+    """Return the picture as the text of an SVG file; wide is often, and above a function stands what it called.
 
     Args:
         stacks: see `bars`.

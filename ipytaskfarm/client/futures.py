@@ -85,7 +85,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return super().cancel() or self.cancelled()
 
     def running(self) -> bool:
-        """Whether an engine runs the task now."""
+        """Return whether an engine runs the task now."""
         return not self.done() and self._client.status(self.id).state in ("pending", "running")
 
     def __await__(self) -> Generator[Any, None, Any]:

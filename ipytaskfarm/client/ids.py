@@ -16,12 +16,12 @@ Timeout: TypeAlias = float | timedelta | None
 
 
 def seconds(timeout: Timeout, what: str = "timeout") -> float | None:
-    """A public duration in seconds; None: for ever."""
+    """Return a public duration in seconds; None: for ever."""
     return None if timeout is None else check_timeout(what, timeout)
 
 
 def task_id(value: object) -> int:
-    """An id as an int; TypeError for what is none (a numpy integer or a future is one, True is not)."""
+    """Return an id as an int; TypeError for what is none (a numpy integer or a future is one, True is not)."""
     if isinstance(value, bool):
         raise TypeError(f"an integer task id expected: {value!r}")
     try:
@@ -34,7 +34,7 @@ def task_id(value: object) -> int:
 
 
 def id_list(ids: Ids) -> list[int]:
-    """One id or several, as a list."""
+    """Return one id or several, as a list."""
     if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
         found = [i if i.__class__ is int else task_id(i) for i in ids]
         if found and not (min(found) >= INT_MIN and max(found) <= INT_MAX):

@@ -42,7 +42,7 @@ def collected(frame: FrameType, use: Callable[[list[str]], None]) -> Iterator[No
 
 
 def _statement(code: CodeType, offset: int, module: str, names: tuple[str, ...]) -> str:
-    """The statement whose IMPORT_NAME stands there."""
+    """Return the statement whose IMPORT_NAME stands there."""
     if "*" in names:
         return f"from {module} import *"
     bound: list[tuple[str | None, str]] = []

@@ -304,7 +304,8 @@ class IoThread:
         return outbox.can_send() and self._link.unacked_bytes < WINDOW_BYTES
 
     def _may_ask(self) -> bool:
-        """Whether the next question may be sent.  It keeps its place behind earlier tasks, unless the disk is full."""
+        """Return whether the next question may be sent.  It keeps its place behind earlier tasks, unless the disk is
+        full."""
         outbox = self.outbox
         return bool(self._to_send) and (outbox.full_why is not None or self._to_send[0].after <= outbox.sent_upto())
 

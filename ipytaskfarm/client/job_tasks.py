@@ -162,13 +162,13 @@ class Member:
 
     @property
     def task(self) -> Task | None:
-        """The task's description; None in a job of another client."""
+        """Return the task's description; None in a job of another client."""
         tasks = self._job.tasks
         return tasks[self.position] if self.position < len(tasks) else None
 
     @property
     def id(self) -> int | None:
-        """The task's id; None before it is submitted."""
+        """Return the task's id; None before it is submitted."""
         ids = self._job.ids
         return ids[self.position] if self.position < len(ids) else None
 
@@ -179,21 +179,21 @@ class Member:
 
     @property
     def dependencies(self) -> list[Member]:
-        """The tasks of the job that this task waits for."""
+        """Return the tasks of the job that this task waits for."""
         graph = self._job.graph
         found = graph.after[self.position] if self.position < len(graph.after) else []
         return [Member(self._job, position) for position in found]
 
     @property
     def dependents(self) -> list[Member]:
-        """The tasks of the job that wait for this task."""
+        """Return the tasks of the job that wait for this task."""
         graph = self._job.graph
         found = graph.dependents(self.position) if self.position < len(graph.after) else []
         return [Member(self._job, position) for position in found]
 
     @property
     def state(self) -> str:
-        """The state scheduled, running, succeeded or failed; "" before the task is submitted."""
+        """Return the state scheduled, running, succeeded or failed; "" before the task is submitted."""
         if self.id is None:
             return ""
         state = self._job.client.status(self.id).state
@@ -201,12 +201,12 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether a run of the task has begun."""
+        """Return whether a run of the task has begun."""
         return self.id is not None and (self.done or self._job.client.status(self.id).state == "pending")
 
     @property
     def done(self) -> bool:
-        """Whether the task has succeeded or failed."""
+        """Return whether the task has succeeded or failed."""
         return self.id is not None and not self._job.client.session.arrivals.is_live(self.id)
 
     def __eq__(self, other: object) -> bool:

@@ -111,12 +111,12 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The job's id, which never changes."""
+        """Return the job's id, which never changes."""
         return self._record.id
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """Return the job's name."""
         return self._record.name
 
     def set_task_environment(self, environment: TaskEnvironment) -> None:
@@ -179,12 +179,12 @@ class Job:
 
     @property
     def ids(self) -> list[int]:
-        """The ids of the tasks that were submitted, in the order of adding."""
+        """Return the ids of the tasks that were submitted, in the order of adding."""
         return list(self._record.ids)
 
     @property
     def tasks(self) -> list[Member]:
-        """The tasks in the order of adding, each with its id, its state, its dependencies and its dependents."""
+        """Return the tasks in the order of adding, each with its id, its state, its dependencies and its dependents."""
         return [Member(self._record, position) for position in range(len(self))]
 
     def __len__(self) -> int:

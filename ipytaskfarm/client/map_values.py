@@ -27,12 +27,12 @@ class Values(list[Any]):
 
     @property
     def stdout(self) -> list[str]:
-        """What each item has printed."""
+        """Return what each item has printed."""
         return self._stream(0)
 
     @property
     def stderr(self) -> list[str]:
-        """What each item has printed to stderr."""
+        """Return what each item has printed to stderr."""
         return self._stream(1)
 
     def _stream(self, number: int) -> list[str]:

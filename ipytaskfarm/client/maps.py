@@ -63,7 +63,7 @@ class Items:
 
     @property
     def left(self) -> int | None:
-        """The number of items that were not taken; None: it is not known."""
+        """Return the number of items that were not taken; None: it is not known."""
         return None if self.total is None else self.total - self.taken
 
     def take(self, count: int) -> Sequence[Any]:

@@ -170,7 +170,7 @@ class MultiEngineClient:
 
     @property
     def session(self) -> Session:
-        """The connection, shared by all clients of this process."""
+        """Return the connection, shared by all clients of this process."""
         return self._session
 
     @property
@@ -180,7 +180,7 @@ class MultiEngineClient:
 
     @property
     def blobs(self) -> Blobs | None:
-        """Where large values go; None: they travel inline."""
+        """Return where large values go; None: they travel inline."""
         return self._session.blobs
 
     def send(self, pending: PendingResult) -> PendingResult:
@@ -207,7 +207,7 @@ class MultiEngineClient:
         return self._finish(self.send(PendingResult(self._session, verb, parts, read, text)), block)
 
     def _kept(self, sticky: bool | None, names: Iterable[str] = (), keeper: BlobWriter | None = None) -> messages.Keep:
-        """How a command is kept for the replacements of its engines."""
+        """Return how a command is kept for the replacements of its engines."""
         if sticky is False or not self.replay:
             return messages.Keep(opted_out=True)
         return messages.Keep(tuple(names), keeper.sizes() if keeper is not None else {})
@@ -627,23 +627,23 @@ class MultiEngineClient:
 
     @property
     def profile(self) -> Profilers:
-        """The profilers on the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
+        """Return the profilers on the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
         chosen = self._chosen(None)
         return Profilers(self._session, None if chosen is None else list(dict.fromkeys(chosen)))
 
     @property
     def cpu_profiling(self) -> CpuProfiling:
-        """The same as ``profile.cpu``."""
+        """Return the same as ``profile.cpu``."""
         return self.profile.cpu
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
-        """The same as ``profile.memory``."""
+        """Return the same as ``profile.memory``."""
         return self.profile.memory
 
     @property
     def sampling(self) -> Sampling:
-        """The same as ``profile.sampling``."""
+        """Return the same as ``profile.sampling``."""
         return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------
@@ -663,7 +663,7 @@ class MultiEngineClient:
         return reply.value
 
     def kept(self) -> KeptEntries:
-        """What was done by hand on each engine: (engine id, text, why it is not done again on a replacement).
+        """Return what was done by hand on each engine: (engine id, text, why it is not done again on a replacement).
 
         Kept are at most 256 commands and 64 MiB for each engine id, and 1 GiB of large values; the oldest are dropped.
         `reset` and `kill` forget; a later push of a name replaces the earlier one where no code stands between.

@@ -56,7 +56,7 @@ class Node:
         self.fetched_bytes: int = row["fetched_bytes"]
 
     def cells(self) -> Sequence[object]:
-        """A line of the table."""
+        """Return a line of the table."""
         used = ", ".join(amount(name, value) for name, value in self.used.items())
         environments = ", ".join(f"{i}: {name}" for i, name in sorted(self.environments.items()))
         load = "" if self.load is None else f"{self.load:.0%}"

@@ -90,7 +90,7 @@ class Outbox:
     # Ids
 
     def has_id(self) -> bool:
-        """Whether an id can be drawn; if not, one block more is wanted."""
+        """Return whether an id can be drawn; if not, one block more is wanted."""
         if self.next_id <= self.last_id:
             return True
         if not self._waiting_blocks:
@@ -112,7 +112,7 @@ class Outbox:
         self._waiting_blocks.append((block.first, block.last))
 
     def was_handed_in(self, task_id: int) -> bool:
-        """Whether this session gave out this id."""
+        """Return whether this session gave out this id."""
         if self._block <= task_id <= self.last_id:
             return task_id < self.next_id
         return any(first <= task_id <= last for first, last in self._used_blocks)
@@ -194,12 +194,12 @@ class Outbox:
         return bool(self._unsent) or (self._open is not None and bool(self._open.tasks))
 
     def mark(self) -> int:
-        """The number of the last chunk until now; what is added later goes into another one."""
+        """Return the number of the last chunk until now; what is added later goes into another one."""
         self._close()
         return self._chunks if self._open is None else self._open.number - 1
 
     def sent_upto(self) -> int:
-        """The number of the last chunk that is sent, with all before it."""
+        """Return the number of the last chunk that is sent, with all before it."""
         if self._unsent:
             return self._unsent[0].number - 1
         return self._chunks if self._open is None else self._open.number - 1
@@ -209,14 +209,14 @@ class Outbox:
         return self.full_why is None and self.has_unsent()
 
     def oldest_id(self) -> int:
-        """The lowest id that is not known to be on disk; beyond all ids when everything is."""
+        """Return the lowest id that is not known to be on disk; beyond all ids when everything is."""
         for chunks in (self._sent, self._unsent):
             if chunks:
                 return chunks[0].first
         return self._open.first if self._open is not None and self._open.tasks else self.next_id
 
     def next_to_send(self, now_s: float) -> SubmitChunk | None:
-        """The next chunk, on its way from now on; None: nothing, or not now."""
+        """Return the next chunk, on its way from now on; None: nothing, or not now."""
         if self.full_why is not None and (self._probe is not None or now_s < self._full_until_s):
             return None
         if not self._unsent:
@@ -230,7 +230,7 @@ class Outbox:
         return chunk
 
     def only_sound(self, message: Submit) -> Submit:
-        """A message that could not be encoded, without what is to blame; it is sent so again, too, if need be.
+        """Return a message that could not be encoded, without what is to blame; it is sent so again, too, if need be.
 
         In the place of a task that cannot be encoded stands one that raises the reason: its id was given out.
         """

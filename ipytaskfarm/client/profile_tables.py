@@ -36,7 +36,7 @@ class ProfileKind(NamedTuple):
     """Other profilers' names of these columns."""
 
     def column(self, name: object, what: str) -> str:
-        """The name of a column; ValueError that lists them."""
+        """Return the name of a column; ValueError that lists them."""
         found = self.aliases.get(name, name) if isinstance(name, str) else name
         if found not in self.columns:
             raise ValueError(f"{what} must be one of {', '.join(self.columns)}, not {name!r}")
@@ -44,12 +44,12 @@ class ProfileKind(NamedTuple):
 
 
 def place_row(place: Place) -> Row:
-    """The columns that say where something is."""
+    """Return the columns that say where something is."""
     return {"name": place.function, "module": place.module, "file": place.file, "line": place.line}
 
 
 def is_within(module: str, roots: Sequence[str]) -> bool:
-    """Whether a module is one of these, or lies in one: ``numpy.linalg`` is within ``numpy``."""
+    """Return whether a module is one of these, or lies in one: ``numpy.linalg`` is within ``numpy``."""
     return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
@@ -142,7 +142,7 @@ class ProfileTable:
         return iter(self.rows)
 
     def to_dataframe(self) -> Any:
-        """The rows as a pandas DataFrame, with raw values: seconds, bytes, counts."""
+        """Return the rows as a pandas DataFrame, with raw values: seconds, bytes, counts."""
         import pandas
 
         return pandas.DataFrame(self.rows)

@@ -114,7 +114,7 @@ class CpuStats:
         self.rows = _summed_calls(profiles)
 
     def top(self, **settings: Any) -> ProfileTable:
-        """A `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        """Return a `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
         return ProfileTable(CPU, self.rows, **settings)
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ class CpuStats:
         return self.top(max_rows=SHOWN)._repr_html_()
 
     def to_dataframe(self) -> Any:
-        """All of it as a pandas DataFrame."""
+        """Return all of it as a pandas DataFrame."""
         return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
@@ -181,8 +181,8 @@ class SampleStats:
 
     @property
     def rows(self) -> list[Row]:
-        """A dict for each function: name, module, file, line; self (samples in the function itself), cumulative (in it
-        or in what it called), and the same in seconds as tsub and ttot."""
+        """Return a dict for each function: name, module, file, line; self (samples in the function itself), cumulative
+        (in it or in what it called), and the same in seconds as tsub and ttot."""
         own: dict[Place, int] = {}
         cumulative: dict[Place, int] = {}
         for stack, samples in self.stacks.items():
@@ -201,7 +201,8 @@ class SampleStats:
         ]
 
     def top(self, **settings: Any) -> ProfileTable:
-        """A `ProfileTable` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        """Return a `ProfileTable` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude,
+        strip_dirs."""
         return ProfileTable(SAMPLES, self.rows, **settings)
 
     def __repr__(self) -> str:
@@ -212,11 +213,11 @@ class SampleStats:
         return self.top(max_rows=SHOWN)._repr_html_()
 
     def to_dataframe(self) -> Any:
-        """All functions as a pandas DataFrame."""
+        """Return all functions as a pandas DataFrame."""
         return self.top().to_dataframe()
 
     def labels(self, per_engine: bool = False) -> dict[tuple[str, ...], int]:
-        """The stacks as text, ``function (module:line)``; per_engine: each begins with its engine."""
+        """Return the stacks as text, ``function (module:line)``; per_engine: each begins with its engine."""
         if not per_engine:
             return _labelled(self.stacks)
         found: dict[tuple[str, ...], int] = {}
@@ -249,7 +250,7 @@ def _labelled(stacks: dict[tuple[Place, ...], int]) -> dict[tuple[str, ...], int
 
 
 def _field(label: str) -> str:
-    """A label without what separates labels and lines."""
+    """Return a label without what separates labels and lines."""
     return "".join(c if c.isprintable() and c != ";" else " " for c in label)
 
 
@@ -266,8 +267,8 @@ class MemorySnapshot:
         self._profiles = list(profiles)
 
     def rows(self, group_by: GroupBy = "lineno", compare_to: MemorySnapshot | None = None) -> list[Row]:
-        """A dict for each line, file or traceback: module, file, line; size and average in bytes, count of blocks; for
-        tracebacks callers; with compare_to size_diff and count_diff, also for what is there no more."""
+        """Return a dict for each line, file or traceback: module, file, line; size and average in bytes, count of
+        blocks; for tracebacks callers; with compare_to size_diff and count_diff, also for what is there no more."""
         if group_by not in GROUPS:
             raise ValueError(f"group_by must be one of {', '.join(GROUPS)}, not {group_by!r}")
         now = _summed_blocks(self._profiles, group_by)
@@ -284,7 +285,7 @@ class MemorySnapshot:
         return rows
 
     def top(self, group_by: GroupBy = "lineno", compare_to: Any = None, **settings: Any) -> ProfileTable:
-        """A `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+        """Return a `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
 
         Args:
             group_by: "lineno", "filename", or "traceback", which is as deep as `start` was told.
@@ -309,7 +310,7 @@ class MemorySnapshot:
         return self.top(max_rows=SHOWN)._repr_html_()
 
     def to_dataframe(self) -> Any:
-        """All lines as a pandas DataFrame."""
+        """Return all lines as a pandas DataFrame."""
         return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
@@ -318,7 +319,7 @@ class MemorySnapshot:
 
 
 def snapshot_of(found: Any) -> MemorySnapshot:
-    """A snapshot of one, of one per engine, or of the file of one.  TypeError, ValueError: it is none."""
+    """Return a snapshot of one, of one per engine, or of the file of one.  TypeError, ValueError: it is none."""
     if isinstance(found, MemorySnapshot):
         return found
     if isinstance(found, PerEngine):

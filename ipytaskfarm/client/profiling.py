@@ -136,8 +136,8 @@ class CpuProfiling:
     @overload
     def get_stats(self, per_engine: bool) -> CpuStats | PerEngine[CpuStats]: ...
     def get_stats(self, per_engine: bool = False) -> CpuStats | PerEngine[CpuStats]:
-        """What was measured until now, while it is on and afterwards: `CpuStats` over all engines, or a dict of them by
-        engine id.  Raises RuntimeError where it was never started."""
+        """Return what was measured until now, while it is on and afterwards: `CpuStats` over all engines, or a dict of
+        them by engine id.  Raises RuntimeError where it was never started."""
         found = self._profiler.read(CpuProfile)
         return PerEngine({p.engine: CpuStats([p]) for p in found}) if per_engine else CpuStats(found)
 
@@ -229,7 +229,8 @@ class MemoryProfiling:
     @overload
     def take_snapshot(self, per_engine: bool) -> MemorySnapshot | PerEngine[MemorySnapshot]: ...
     def take_snapshot(self, per_engine: bool = False) -> MemorySnapshot | PerEngine[MemorySnapshot]:
-        """What is allocated now: a `MemorySnapshot` over all engines, or a dict of them by engine id.  The 20,000
+        """Return what is allocated now: a `MemorySnapshot` over all engines, or a dict of them by engine id.  The
+        20,000
         largest lines of each engine come singly, the others as one.  Raises RuntimeError where it was never started."""
         found = self._profiler.read(MemoryProfile)
         return PerEngine({p.engine: MemorySnapshot([p]) for p in found}) if per_engine else MemorySnapshot(found)
@@ -322,8 +323,8 @@ class Sampling:
     @overload
     def get_stats(self, per_engine: bool) -> SampleStats | PerEngine[SampleStats]: ...
     def get_stats(self, per_engine: bool = False) -> SampleStats | PerEngine[SampleStats]:
-        """What was seen until now, while it is on and afterwards: `SampleStats` over all engines, or a dict of them by
-        engine id.  Raises RuntimeError where it was never started."""
+        """Return what was seen until now, while it is on and afterwards: `SampleStats` over all engines, or a dict of
+        them by engine id.  Raises RuntimeError where it was never started."""
         found = self._profiler.read(SampleProfile)
         return PerEngine({p.engine: SampleStats([p]) for p in found}) if per_engine else SampleStats(found)
 

@@ -74,7 +74,7 @@ class ProgressBar:
 
 
 def _bar_class() -> Any:
-    """What `tqdm.auto` would choose, but for its warning where widgets are missing."""
+    """Return what `tqdm.auto` would choose, but for its warning where widgets are missing."""
     if _is_kernel(sys.stderr) and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as widget
 

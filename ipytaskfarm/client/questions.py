@@ -49,7 +49,7 @@ class PendingQuestion:
 
 
 def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
-    """The error of an answer that is not an engine's: nothing was run anywhere."""
+    """Return the error of an answer that is not an engine's: nothing was run anywhere."""
     try:
         failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
     except (msgspec.MsgspecError, ValueError):

@@ -47,12 +47,12 @@ _BY_REASON: dict[str, type[Exception]] = {
 
 
 def decode_body(final: Final) -> ResultBody:
-    """The decoded body of a final result; an empty one where the task left none."""
+    """Return the decoded body of a final result; an empty one where the task left none."""
     return _decode_body(final.body) if final.body else _NOTHING
 
 
 def error_named(etype: str, text: str) -> Exception:
-    """An error by its name in `core.errors` or among the builtins; a RemoteError for any other name."""
+    """Return an error by its name in `core.errors` or among the builtins; a RemoteError for any other name."""
     found = getattr(errors, etype, None) or getattr(builtins, etype, None)
     if isinstance(found, type) and issubclass(found, Exception) and found is not errors.CompositeError:
         try:
@@ -63,7 +63,7 @@ def error_named(etype: str, text: str) -> Exception:
 
 
 def error_of(final: Final, body: ResultBody) -> BaseException:
-    """The exception of a failed task: the task's own where there is one, else what its reason says."""
+    """Return the exception of a failed task: the task's own where there is one, else what its reason says."""
     error: BaseException | None = None
     if final.reason in ABORTS:
         # What the task itself saw was TaskCancelled; that is not what happened to the caller.
@@ -98,7 +98,7 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:
-    """The innermost place of a traceback; the text, where there is none."""
+    """Return the innermost place of a traceback; the text, where there is none."""
     places = traceback.extract_tb(tb, limit=-1)
     return f" {places[0].filename}:{places[0].lineno} in {places[0].name}" if places else f"\n{text.rstrip()}"
 
@@ -135,15 +135,15 @@ class Failure:
 
     @property
     def etype(self) -> str:
-        """The exception's type by name, as it was on the engine."""
+        """Return the exception's type by name, as it was on the engine."""
         return self.value.etype if isinstance(self.value, errors.RemoteError) else self.type.__name__
 
     def getErrorMessage(self) -> str:  # noqa: N802 - Twisted's name
-        """What the exception says."""
+        """Return what the exception says."""
         return self.value.value if isinstance(self.value, errors.RemoteError) else str(self.value)
 
     def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
-        """The remote traceback, user frames only, as text."""
+        """Return the remote traceback, user frames only, as text."""
         return self._traceback_text or self._summary()
 
     def getBriefTraceback(self) -> str:  # noqa: N802 - Twisted's name
@@ -233,12 +233,12 @@ class TaskResult:
 
     @property
     def taskid(self) -> int:
-        """The task's id."""
+        """Return the task's id."""
         return self._final.id
 
     @property
     def engineid(self) -> int:
-        """The id of the engine that ran the last attempt."""
+        """Return the id of the engine that ran the last attempt."""
         return self._final.engine_id
 
     @property
@@ -255,24 +255,25 @@ class TaskResult:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The pulled names and their values; {} for a failed task and for a function's result."""
+        """Return the pulled names and their values; {} for a failed task and for a function's result."""
         value = self._unpacked()
         return value if value.__class__ is dict and self._contents().kind == "names" else {}
 
     @property
     def result(self) -> Any:
-        """A function's return value; for a StringTask the dict of `results`.  Raises what a failed task raised."""
+        """Return a function's return value; for a StringTask the dict of `results`.  Raises what a failed task
+        raised."""
         self.raise_exception()
         return self._unpacked()
 
     @property
     def keys(self) -> list[str]:
-        """The names in `results`."""
+        """Return the names in `results`."""
         return list(self.results)
 
     @property
     def ns(self) -> NS:
-        """The results as attributes."""
+        """Return the results as attributes."""
         self.raise_exception()
         return NS(self.results)
 
@@ -332,7 +333,7 @@ class TaskResult:
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Every attempt, the last one included."""
+        """Return every attempt, the last one included."""
         final = self._final
         rows = [
             Attempt(r.number, r.engine_id, r.node, _when(r.started_s), _when(r.ended_s), r.outcome)
@@ -350,12 +351,12 @@ class TaskResult:
 
     @property
     def stdout(self) -> str:
-        """What it printed."""
+        """Return what it printed."""
         return self._contents().stdout
 
     @property
     def stderr(self) -> str:
-        """What it printed to stderr."""
+        """Return what it printed to stderr."""
         return self._contents().stderr
 
     @property
@@ -410,5 +411,5 @@ class TaskResult:
 
 
 def failure_text(failure: WireFailure | None) -> str:
-    """One line for a table."""
+    """Return one line for a table."""
     return "" if failure is None else f"{failure.etype}: {failure.value}"

@@ -248,7 +248,7 @@ def _seconds_or(attribute: str, value: Any) -> float:
 
 
 def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
-    """A word out of a few."""
+    """Return a word out of a few."""
     word = exactly(value) if isinstance(value, str) else None
     if word is None or word not in choices:
         raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")

@@ -24,7 +24,7 @@ def check_dist(dist: str) -> None:
 
 
 def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
-    """The sequence in `count` parts, of its own kind where it can be sliced; some may be empty."""
+    """Return the sequence in `count` parts, of its own kind where it can be sliced; some may be empty."""
     check_dist(dist)
     whole, length = _sliceable(sequence)
     if dist == "r":
@@ -40,14 +40,14 @@ def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
 
 
 def flat(part: Any) -> Any:
-    """A part of length 1 as its only item; others as they are."""
+    """Return a part of length 1 as its only item; others as they are."""
     rows, length = _sliceable(part)
     return rows[0] if length == 1 else part
 
 
 def joined(found: Sequence[Any], dist: str = "b") -> Any:
-    """The inverse of `parts`: lists (and ranges) become a list, tuples a tuple; arrays, Series, frames, indexes and
-    sparse matrices are concatenated, with their labels and dtypes.  Of what cannot be joined, the list of parts.
+    """Return the inverse of `parts`: lists (and ranges) become a list, tuples a tuple; arrays, Series, frames, indexes
+    and sparse matrices are concatenated, with their labels and dtypes.  Of what cannot be joined, the list of parts.
     """
     check_dist(dist)
     if found and all(isinstance(part, tuple) and type(part) is type(found[0]) for part in found):
@@ -64,7 +64,7 @@ def joined(found: Sequence[Any], dist: str = "b") -> Any:
 
 
 def _sliceable(sequence: Any) -> tuple[Any, int]:
-    """(what is cut by position, its length)."""
+    """Return (what is cut by position, its length)."""
     if _is_a(sequence, "pandas", "Series", "DataFrame"):
         return sequence.iloc, len(sequence)  # slices of the frame itself may mean labels
     if _is_sparse(sequence):
@@ -85,7 +85,7 @@ def _slices(sequence: Any) -> bool:
 
 
 def _concatenated(found: Sequence[Any]) -> Any:
-    """One after the other; None: nobody knows how."""
+    """Return one after the other; None: nobody knows how."""
     if not found:
         return None
     first, same = found[0], all(type(part) is type(found[0]) for part in found)
@@ -117,14 +117,14 @@ def _by_its_library(found: Sequence[Any]) -> Any:
 
 
 def _reordered(together: Any, lengths: list[int]) -> Any:
-    """What was dealt round robin and then put one part after the other, in its order again."""
+    """Return what was dealt round robin and then put one part after the other, in its order again."""
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     order = _interleaved([range(start, start + length) for start, length in zip(starts, lengths, strict=True)])
     return _sliceable(together)[0][order]
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:
-    """Whether it is of one of these classes of a library that may not be there."""
+    """Return whether it is of one of these classes of a library that may not be there."""
     library = sys.modules.get(module)
     return library is not None and isinstance(value, tuple(getattr(library, name) for name in names))
 

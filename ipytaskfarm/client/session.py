@@ -98,12 +98,12 @@ class Session:
 
     @property
     def info(self) -> ConnectionInfo:
-        """What the connection file said when the session was made."""
+        """Return what the connection file said when the session was made."""
         return self.io.info
 
     @property
     def session_id(self) -> str:
-        """The id under which the controller knows this session."""
+        """Return the id under which the controller knows this session."""
         return self.io.session_id
 
     def start(self, timeout_s: float) -> None:

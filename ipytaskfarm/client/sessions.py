@@ -32,7 +32,7 @@ _lock = threading.Lock()
 def connect(
     where: Where = None, key_file: str | PathLike[str] | None = None, timeout_s: float | None = None
 ) -> Session:
-    """The session of this process with that farm; made, and connected within timeout_s, if there is none.
+    """Return the session of this process with that farm; made, and connected within timeout_s, if there is none.
 
     Raises FarmNotRunning (with the command that starts one), SecurityError, VersionMismatch.  `release` it at the end.
     """
@@ -62,7 +62,7 @@ def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: floa
 
 
 def _is_starting(where: Where) -> bool:
-    """Whether a controller of that name lives: it writes the connection file once it can be reached."""
+    """Return whether a controller of that name lives: it writes the connection file once it can be reached."""
     if where is not None and not isinstance(where, str):
         return False
     try:
@@ -73,7 +73,7 @@ def _is_starting(where: Where) -> bool:
 
 
 def default_address() -> tuple[str, int]:
-    """(host, port) of the farm "default"; where it would listen, if it does not run."""
+    """Return (host, port) of the farm "default"; where it would listen, if it does not run."""
     try:
         info = farm_paths.connection_reader()()
     except errors.FarmNotRunning:

@@ -76,7 +76,7 @@ class Accumulator:
 
     @property
     def value(self) -> Any:
-        """The sum over all tasks that have ended until now."""
+        """Return the sum over all tasks that have ended until now."""
         session = self._session
         for ended in session.take_accumulated(self._key):
             final = ended if ended.body is not None else session.fetch(ended.id)

@@ -55,7 +55,7 @@ class TaskTable:
 
     @property
     def ids(self) -> list[int]:
-        """The ids alone."""
+        """Return the ids alone."""
         return [row.id for row in self.rows]
 
     def __iter__(self) -> Iterator[int]:
@@ -86,7 +86,7 @@ class TaskTable:
         return f"… and {self.omitted:,} before these"
 
     def to_dataframe(self) -> Any:
-        """The table as a pandas DataFrame, indexed by id."""
+        """Return the table as a pandas DataFrame, indexed by id."""
         import pandas
 
         return pandas.DataFrame([vars(row) for row in self.rows]).set_index("id")
@@ -138,7 +138,7 @@ class Event(NamedTuple):
 
 
 def event_table(rows: Sequence[tuple[float, int, str | None, str, int, str]]) -> Listing:
-    """What `tc.history` gives out."""
+    """Return what `tc.history` gives out."""
     events = [
         Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)
         for at_s, task, name, what, engine, more in rows
@@ -158,7 +158,7 @@ class JobLine(NamedTuple):
 
 
 def job_table(rows: Sequence[JobRow]) -> Listing:
-    """What `tc.jobs` gives out."""
+    """Return what `tc.jobs` gives out."""
     lines = [JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s)) for row in rows]
     return Listing(JobLine._fields, lines, "no jobs")
 

@@ -18,7 +18,7 @@ class TaskCalls(Protocol):
 
     @property
     def session(self) -> Session:
-        """The connection, shared by all clients of this process."""
+        """Return the connection, shared by all clients of this process."""
 
     def run(self, task: Any, block: bool = False) -> Any:
         """Submit a task and return its id."""

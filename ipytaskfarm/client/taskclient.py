@@ -99,7 +99,7 @@ class TaskClient:
 
     @property
     def session(self) -> Session:
-        """The connection, shared by all clients of this process."""
+        """Return the connection, shared by all clients of this process."""
         return self._session
 
     @property
@@ -564,22 +564,22 @@ class TaskClient:
 
     @property
     def profile(self) -> Profilers:
-        """The profilers on all engines: ``tc.profile.cpu``, ``tc.profile.memory``, ``tc.profile.sampling``."""
+        """Return the profilers on all engines: ``tc.profile.cpu``, ``tc.profile.memory``, ``tc.profile.sampling``."""
         return Profilers(self._session)
 
     @property
     def cpu_profiling(self) -> CpuProfiling:
-        """The same as ``profile.cpu``."""
+        """Return the same as ``profile.cpu``."""
         return self.profile.cpu
 
     @property
     def memory_profiling(self) -> MemoryProfiling:
-        """The same as ``profile.memory``."""
+        """Return the same as ``profile.memory``."""
         return self.profile.memory
 
     @property
     def sampling(self) -> Sampling:
-        """The same as ``profile.sampling``."""
+        """Return the same as ``profile.sampling``."""
         return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def _spare_the_collector() -> None:
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
-    """What stays the same over restarts; made with the farm."""
+    """Return what stays the same over restarts; made with the farm."""
     record = farm_paths.read_farm_record(folder)
     if record is not None:
         return record
@@ -251,7 +251,7 @@ def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.Fa
 
 
 def _found(farm: SchedulerState) -> str:
-    """What was there before, for people."""
+    """Return what was there before, for people."""
     waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
     kept = len(farm.tasks.finals)
     return f"{waiting} waiting, {kept} results kept" if waiting or kept else ""
@@ -266,7 +266,7 @@ def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
 def _connection(
     options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, port: int
 ) -> ConnectionInfo:
-    """The clients' connection file, of which the others are made."""
+    """Return the clients' connection file, of which the others are made."""
     host, location = farm_paths.addresses(options.host, options.location)
     return ConnectionInfo(
         farm=options.farm,
@@ -317,7 +317,7 @@ def _signals() -> dict[int, Callable[[], StopFarm | None]]:
 
 
 def _owner_is_gone(fd: int, watch: dict[int, Callable[[], StopFarm | None]]) -> StopFarm | None:
-    """The owner never writes: readable means that it has closed its end, or died."""
+    """Return the owner never writes: readable means that it has closed its end, or died."""
     if os.read(fd, 1):
         return None
     del watch[fd]

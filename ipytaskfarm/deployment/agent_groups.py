@@ -76,12 +76,12 @@ def _key(agents: Agents) -> tuple[str, ...]:
 
 
 def launcher_of(agents: Agents) -> Launcher:
-    """The launcher that these name.  ValueError: there is none, or it has no such option."""
+    """Return the launcher that these name.  ValueError: there is none, or it has no such option."""
     return _own.get(_key(agents)) or find_launcher(agents.launcher, agents.options)
 
 
 def read_groups(home: Home) -> list[AgentGroup]:
-    """What there is, oldest first."""
+    """Return what there is, oldest first."""
     try:
         found = msgspec.json.decode(farm_paths.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
         return [_group(**record) for record in found]
@@ -119,7 +119,7 @@ def _locked(home: Home) -> Iterator[None]:
 
 
 def preview(home: Home, agents: Agents, count: int | None = None) -> str:
-    """What `add` would hand over to the launcher."""
+    """Return what `add` would hand over to the launcher."""
     launcher = launcher_of(agents)
     name = _free_name(agents.launcher, read_groups(home))
     names = launcher.names(name, agents.count if count is None else count)
@@ -238,7 +238,7 @@ def forget(home: Home, groups: Sequence[AgentGroup]) -> None:
 
 
 def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
-    """Names of agents, from names of groups and of agents.  ValueError: there is none of that name."""
+    """Return names of agents, from names of groups and of agents.  ValueError: there is none of that name."""
     found: dict[str, None] = {}
     for word in words:
         names = [each for group in groups for each in group.names if word in (group.name, each)]
@@ -273,7 +273,7 @@ def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
 
 
 def describe(group: AgentGroup) -> dict[str, Any]:
-    """A group for programs."""
+    """Return a group for programs."""
     return {
         "group": group.name,
         "launcher": group.agents.launcher,

@@ -58,7 +58,7 @@ class _Heard:
         return found or next((row for each, row in self.rows.items() if goes_by(each, [name])), None)
 
     def hears(self, name: str) -> bool:
-        """Whether it is there and can be reached."""
+        """Return whether it is there and can be reached."""
         row = self.row(name)
         return row is not None and row["state"] != "unreachable"
 
@@ -294,7 +294,7 @@ def _pool(number: int, agents: Agents) -> _Pool:
 
 
 def load_of(state: FarmState, names: Sequence[str]) -> Load:
-    """What there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none of them
-    busy."""
+    """Return what there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none
+    of them busy."""
     busy = sum(row.state == "busy" and goes_by(agent_name(owner(row.engine)), names) for row in state.engines)
     return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)

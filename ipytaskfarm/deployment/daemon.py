@@ -128,7 +128,7 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
 
 
 def _living(home: Home) -> dict[str, Placed]:
-    """What runs of this farm, by the supervisor's record of it; the supervisor itself too."""
+    """Return what runs of this farm, by the supervisor's record of it; the supervisor itself too."""
     processes = LocalProcesses()
     found = {str(record["kind"]): processes.adopt(record) for record in home.read_processes()}
     return {kind: placed for kind, placed in found.items() if placed is not None}

@@ -44,8 +44,8 @@ def rotate(home: Home, names: Iterable[str]) -> int:
 
 
 def connection_info(home: Home, title: str) -> ConnectionInfo:
-    """What a connection file for the key of that title says, to be copied elsewhere.  FarmNotRunning: no controller
-    lives, so nobody knows its port.  KeyError: there is no such key."""
+    """Return what a connection file for the key of that title says, to be copied elsewhere.  FarmNotRunning: no
+    controller lives, so nobody knows its port.  KeyError: there is no such key."""
     info, keys = home.living_info(), farmkeys.load_keys(home.folder)
     if info is None or keys is None:
         raise errors.FarmNotRunning(

@@ -72,7 +72,7 @@ class Farm:
 
     @classmethod
     def from_dask(cls, client: Any, engines_per_worker: int = 1, **farm: Any) -> Farm:
-        """A farm whose engines run beside the workers of a Dask cluster, whatever started that one.
+        """Return a farm whose engines run beside the workers of a Dask cluster, whatever started that one.
 
         One agent on each machine that has workers, with so many engines for each of them; as workers come and go, so do
         engines, and they end with the cluster at the latest.  Returns when they are ready.
@@ -169,28 +169,28 @@ class Farm:
 
     @property
     def name(self) -> str:
-        """The farm's name; temporary ones have one too."""
+        """Return the farm's name; temporary ones have one too."""
         return self._settings.name
 
     @property
     def connection_file(self) -> Path:
-        """What clients connect by: ``TaskClient(str(farm.connection_file))`` from any process of this user."""
+        """Return what clients connect by: ``TaskClient(str(farm.connection_file))`` from any process of this user."""
         return self._home.client_file
 
     @property
     def state(self) -> FarmState | None:
-        """What the controller last said of itself, a second old at most; None before and after."""
+        """Return what the controller last said of itself, a second old at most; None before and after."""
         return self._supervisor.state if self._supervisor.phase is FarmPhase.RUNNING else None
 
     def task_client(self) -> TaskClient:
-        """A `TaskClient` of this farm.  All clients of one process share one session."""
+        """Return a `TaskClient` of this farm.  All clients of one process share one session."""
         from ipytaskfarm.client import TaskClient
 
         self._must_run()
         return TaskClient(str(self.connection_file))
 
     def multiengine_client(self) -> MultiEngineClient:
-        """A `MultiEngineClient` of this farm."""
+        """Return a `MultiEngineClient` of this farm."""
         from ipytaskfarm.client import MultiEngineClient
 
         self._must_run()

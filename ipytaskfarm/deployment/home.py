@@ -55,13 +55,13 @@ class Home:
 
     @classmethod
     def of(cls, name: str) -> Home:
-        """The files of a named farm, in Jupyter's data folder."""
+        """Return the files of a named farm, in Jupyter's data folder."""
         return cls(name, farm_paths.farm_folder(name))
 
     @classmethod
     def temporary(cls, name: str, *, with_agents: bool = False) -> Home:
-        """A folder of its own for a farm that goes with its owner.  with_agents: among the others' in Jupyter's data
-        folder, in the user's home, which agents on other machines see more likely than this one's /tmp."""
+        """Return a folder of its own for a farm that goes with its owner.  with_agents: among the others' in Jupyter's
+        data folder, in the user's home, which agents on other machines see more likely than this one's /tmp."""
         sweep_temporary()
         if with_agents:
             return cls(name, farm_paths.farm_folder(name))
@@ -75,28 +75,28 @@ class Home:
 
     @classmethod
     def all(cls) -> list[Home]:
-        """The farms that have a folder or a connection file here."""
+        """Return the farms that have a folder or a connection file here."""
         return [cls(farm.name, farm.folder or farm_paths.farm_folder(farm.name)) for farm in farm_paths.list_farms()]
 
     # ------------------------------------------------------------------ where
 
     @property
     def client_file(self) -> Path:
-        """The connection file of clients."""
+        """Return the connection file of clients."""
         return farm_paths.connection_path(self.name)
 
     @property
     def agent_file(self) -> Path:
-        """The connection file of agents."""
+        """Return the connection file of agents."""
         return farm_paths.connection_path(self.name, "agent")
 
     @cached_property
     def sockets(self) -> Path:
-        """The folder of sockets and flight recorders, made now."""
+        """Return the folder of sockets and flight recorders, made now."""
         return farm_paths.socket_folder(self.name, self.folder)
 
     def _sockets_place(self) -> Path | None:
-        """The same, whether it is there or not; None: it cannot be anywhere."""
+        """Return the same, whether it is there or not; None: it cannot be anywhere."""
         try:
             return farm_paths.socket_place(self.name, self.folder)
         except errors.SecurityError:
@@ -104,19 +104,19 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """The folder of logs."""
+        """Return the folder of logs."""
         return self.folder / "logs"
 
     def log(self, kind: str) -> Path:
-        """What a process logs, by its own hand."""
+        """Return what a process logs, by its own hand."""
         return self.logs / f"{kind}.log"
 
     def output(self, kind: str) -> Path:
-        """What a process prints: nothing, unless it crashes."""
+        """Return what a process prints: nothing, unless it crashes."""
         return self.logs / f"{kind}.out"
 
     def agent_folder(self, number: int) -> Path:
-        """An agent's folder, made now."""
+        """Return an agent's folder, made now."""
         return farm_paths.private_folder(self.sockets / f"agent-{number}")
 
     def make_folders(self) -> None:
@@ -134,12 +134,12 @@ class Home:
     # ------------------------------------------------------------------ who
 
     def lock(self) -> HomeLock:
-        """The supervisor's lock. FarmExists, naming the process, when somebody has it."""
+        """Return the supervisor's lock. FarmExists, naming the process, when somebody has it."""
         self.make_folders()
         return HomeLock(self.folder / LOCK_NAME, self.name)
 
     def read_processes(self) -> list[dict[str, Any]]:
-        """The records that the last supervisor left of what it started, and of itself."""
+        """Return the records that the last supervisor left of what it started, and of itself."""
         try:
             records = json.loads(farm_paths.read_private(self.folder / PROCESSES_NAME))
         except (FileNotFoundError, ValueError):
@@ -151,19 +151,19 @@ class Home:
         farm_paths.write_private(self.folder / PROCESSES_NAME, json.dumps(records, indent=1).encode())
 
     def is_supervised(self) -> bool:
-        """Whether somebody looks after the farm, and starts again what crashes."""
+        """Return whether somebody looks after the farm, and starts again what crashes."""
         return any(record["kind"] in (SUPERVISOR, OWNER) and _is_alive(record) for record in self.read_processes())
 
     def owner_pid(self) -> int | None:
-        """The Python process of the `Farm` that looks after this farm, if it is one."""
+        """Return the Python process of the `Farm` that looks after this farm, if it is one."""
         return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and _is_alive(r)), None)
 
     def read_info(self) -> ConnectionInfo:
-        """The clients' connection file."""
+        """Return the clients' connection file."""
         return farm_paths.read_connection_file(self.client_file)
 
     def living_info(self) -> ConnectionInfo | None:
-        """The same, if the controller that wrote it lives, as far as can be told from here."""
+        """Return the same, if the controller that wrote it lives, as far as can be told from here."""
         try:
             info = self.read_info()
         except errors.ConnectionError:
@@ -171,7 +171,7 @@ class Home:
         return None if farm_paths.is_stale(info) else info
 
     def listening(self) -> str:
-        """What the running controller listens on and where others find it, for people; "": on loopback alone."""
+        """Return what the running controller listens on and where others find it, for people; "": on loopback alone."""
         record, info = farm_paths.read_farm_record(self.folder), self.living_info()
         return farm_paths.listening(record.host, info.port, info.location) if record and info else ""
 
@@ -290,18 +290,18 @@ class Home:
             remove_path(self.sockets)
 
     def set_aside(self) -> list[Path]:
-        """The stores that --fresh has set aside."""
+        """Return the stores that --fresh has set aside."""
         record = farm_paths.read_farm_record(self.folder)
         store = self.folder / STORE_NAME if record is None else Path(record.store)
         return sorted(store.parent.glob(f"{store.stem}-[0-9]*{store.suffix}*"))
 
     def stale_files(self) -> list[Path]:
-        """What a crash left of a farm that is stopped, and logs that were rotated away."""
+        """Return what a crash left of a farm that is stopped, and logs that were rotated away."""
         left = [path for path in (self.client_file, self.agent_file, self.folder / PROCESSES_NAME) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:
-        """Where the store is; None: the farm has none."""
+        """Return where the store is; None: the farm has none."""
         try:
             record = farm_paths.read_farm_record(self.folder)
         except errors.TaskFarmError:
@@ -310,7 +310,7 @@ class Home:
         return path if path.exists() else None
 
     def store_bytes(self) -> int:
-        """The size of the store, with its write-ahead log."""
+        """Return the size of the store, with its write-ahead log."""
         store = self.store_path()
         if store is None:
             return 0
@@ -394,7 +394,7 @@ def _is_alive(record: dict[str, Any]) -> bool:
 
 
 def _free_port(host: str) -> int:
-    """The default port if nothing listens there, else 0."""
+    """Return the default port if nothing listens there, else 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

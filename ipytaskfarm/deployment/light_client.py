@@ -79,7 +79,7 @@ class Questioner:
         return to_send
 
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
-        """The reply; its error if it is one.  FarmNotRunning when nobody answers in time."""
+        """Return the reply; its error if it is one.  FarmNotRunning when nobody answers in time."""
         replies: list[Reply] = []
         self.ask(question, replies.append)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -136,7 +136,7 @@ def connect(farm: str) -> Questioner:
 
 
 def refusal_error(refusal: Refusal) -> Exception:
-    """The exception that a refusal names: one of ours, a builtin, or plainly `TaskFarmError`."""
+    """Return the exception that a refusal names: one of ours, a builtin, or plainly `TaskFarmError`."""
     chosen = getattr(errors, refusal.etype, None) or getattr(builtins, refusal.etype, None)
     if isinstance(chosen, type) and issubclass(chosen, Exception):
         return chosen(refusal.text)

@@ -54,13 +54,13 @@ class FarmSettings:
 
     @property
     def own_lease_s(self) -> float | None:
-        """The lease that the controller and the agents are told.  None: their default."""
+        """Return the lease that the controller and the agents are told.  None: their default."""
         lease_s: float | None = self.passed.get("lease")
         return OWNED_LEASE_S if lease_s is None and self.owned else lease_s
 
     @property
     def engines_at_start(self) -> int:
-        """How many engines start before there is any work; others start when they are needed."""
+        """Return how many engines start before there is any work; others start when they are needed."""
         warm: int | None = self.passed.get("warm")
         engines = self.engines + sum(agents.at_start for agents in self.agents)
         return engines if warm is None else min(engines, warm)

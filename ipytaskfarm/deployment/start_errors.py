@@ -36,13 +36,13 @@ _END_BYTES = 4000
 
 
 def with_remedy(text: str) -> str:
-    """The text, and what to do about it if that is known."""
+    """Return the text, and what to do about it if that is known."""
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text), "")
     return f"{text}: {remedy}" if remedy else text
 
 
 def tail(log: Path) -> str:
-    """The end of a text file; "": there is none."""
+    """Return the end of a text file; "": there is none."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _END_BYTES))
@@ -52,7 +52,7 @@ def tail(log: Path) -> str:
 
 
 def last_error(log: Path) -> str:
-    """The last warning or error in the log of a controller or agent; "": there is none."""
+    """Return the last warning or error in the log of a controller or agent; "": there is none."""
     lines = tail(log).splitlines()
     for number in range(len(lines) - 1, -1, -1):
         head = _LOG_HEAD.match(lines[number])
@@ -71,7 +71,7 @@ def failed_starts(lines: list[str]) -> list[str]:
 
 
 def _cause(text: str) -> str:
-    """The first line, and the one that names a cause with a known remedy if that is another."""
+    """Return the first line, and the one that names a cause with a known remedy if that is another."""
     first, _, printed = text.partition("\n")
     known = next((line for line in printed.splitlines() if any(cause in line for cause, _ in _REMEDIES)), "")
     return with_remedy(f"{first}: {known.strip()}" if known and known.strip() not in first else first)
@@ -97,7 +97,7 @@ class StartWatch:
         self._failed_again = self._failed_again or now_s - self._first_s >= GIVE_UP_S
 
     def is_hopeless(self, state: FarmState) -> bool:
-        """Whether engines fail again and again, and none is there."""
+        """Return whether engines fail again and again, and none is there."""
         return self._failed_again and not any(row.state in ("idle", "busy", "preparing") for row in state.engines)
 
 

@@ -95,7 +95,7 @@ class _Watched:
         return self.placed is not None
 
     def may_restart(self, now: float) -> bool:
-        """Whether it has not crashed too often of late."""
+        """Return whether it has not crashed too often of late."""
         return len(self.restarts) < RESTARTS or now - self.restarts[0] > RESTART_WINDOW_S
 
 
@@ -326,7 +326,7 @@ class Supervisor:
             self._start_again(watched, status, said, now)
 
     def _is_stopping(self) -> bool:
-        """Whether somebody else has told the controller to stop."""
+        """Return whether somebody else has told the controller to stop."""
         return self.state is not None and self.state.stopping
 
     def _was_told_to_stop(self, status: int) -> bool:

@@ -38,7 +38,7 @@ def fine(check: str, found: str) -> Finding:
 
 
 def doubtful(check: str, found: str, remedy: str) -> Finding:
-    """A warning."""
+    """Return a warning."""
     return Finding(check, Level.WARNING, found, remedy)
 
 

@@ -30,7 +30,7 @@ NEARLY = 0.9
 
 
 def ask(home: Home) -> tuple[Finding, FarmState | None]:
-    """What the controller says of itself, if it answers."""
+    """Return what the controller says of itself, if it answers."""
     try:
         with connect(home.name) as questioner:
             state = questioner.answer(FarmStatus(), timeout_s=ANSWER_S)
@@ -47,7 +47,7 @@ def ask(home: Home) -> tuple[Finding, FarmState | None]:
 
 
 def version(info: ConnectionInfo) -> Finding | None:
-    """Whether we are the same ipytaskfarm as the controller; None: yes."""
+    """Return whether we are the same ipytaskfarm as the controller; None: yes."""
     if info.version == __version__:
         return None
     found = f"the controller is ipytaskfarm {info.version}, this is {__version__}"
@@ -55,7 +55,8 @@ def version(info: ConnectionInfo) -> Finding | None:
 
 
 def controller_files(pid: int) -> Finding | None:
-    """Whether the controller, a process here, is about to run out of descriptors; None: no, or that cannot be told."""
+    """Return whether the controller, a process here, is about to run out of descriptors; None: no, or that cannot be
+    told."""
     try:
         process = psutil.Process(pid)
         used, limit = process.num_fds(), process.rlimit(psutil.RLIMIT_NOFILE)[0]
@@ -68,7 +69,7 @@ def controller_files(pid: int) -> Finding | None:
 
 
 def engines(state: FarmState) -> Finding:
-    """Whether those that are wanted come up."""
+    """Return whether those that are wanted come up."""
     ready = ready_engines(state)
     notes = [f"engine {row.id}: {row.note}" for row in state.engines if row.note]
     found = f"{ready} of {state.wanted} are ready"
@@ -92,7 +93,7 @@ def engines(state: FarmState) -> Finding:
 
 
 def agents(state: FarmState, python: str) -> Iterator[Finding]:
-    """One finding for each that has something, one for all others.  python: this one's version."""
+    """Yield one finding for each that has something, one for all others.  python: this one's version."""
     sound = []
     for row in state.agents:
         found = list(_agent(row, python))
@@ -149,7 +150,7 @@ def _minor(version: str) -> str:
 def groups(
     home: Home, asked: Sequence[AgentGroup], statuses: Mapping[str, AgentStatus], state: FarmState
 ) -> Iterator[Finding]:
-    """What launchers were asked for, and has not come."""
+    """Yield what launchers were asked for, and has not come."""
     heard = {row["name"] for row in state.agents if row["state"] != "unreachable"}
     for group in asked:
         missing = [name for name in group.names if not any(_is(each, name) for each in heard)]
@@ -184,7 +185,7 @@ def _missing(home: Home, group: AgentGroup, name: str, status: AgentStatus | Non
 
 
 def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
-    """(the agent's connection file, where it is told what became of it), as its launcher has them."""
+    """Return (the agent's connection file, where it is told what became of it), as its launcher has them."""
     if launcher == "ssh":
         there = f"~/.cache/ipytaskfarm/{home.name}-*-{name}"
         return f"{there}/connection.json", f"{there}/agent.log there"
@@ -198,7 +199,7 @@ def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
 
 
 def listening(info: ConnectionInfo, asked: Sequence[AgentGroup], state: FarmState) -> Finding:
-    """Whether others can reach the address at all."""
+    """Return whether others can reach the address at all."""
     elsewhere = sorted({group.agents.launcher for group in asked} - {"ssh"})
     heard = any(row["node"] != socket.gethostname() or row["name"] for row in state.agents)
     if is_loopback(info.host) and is_loopback(info.location or info.host):

@@ -29,7 +29,7 @@ def refused(check: str, error: Exception, remedy: str) -> Finding:
 
 
 def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Finding:
-    """A folder that only we may use, there or yet to be made.
+    """Return a folder that only we may use, there or yet to be made.
 
     variable: the environment variable by which it is elsewhere; needed_bytes: how much room it ought to have.
     """
@@ -42,7 +42,7 @@ def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Fin
 
 
 def runtime_folder() -> Finding:
-    """The folder of connection files: Jupyter's, or the one that stands in for it."""
+    """Return the folder of connection files: Jupyter's, or the one that stands in for it."""
     path = host.runtime_folder()
     if path == host.spare_runtime_folder():
         return doubtful(
@@ -54,7 +54,7 @@ def runtime_folder() -> Finding:
 
 
 def data_folder(path: Path) -> Finding:
-    """The folder of a farm's lasting files.  path: where it is, or will be."""
+    """Return the folder of a farm's lasting files.  path: where it is, or will be."""
     if host.spare_data_folder() in path.parents:
         return doubtful(
             "data folder",
@@ -65,7 +65,7 @@ def data_folder(path: Path) -> Finding:
 
 
 def temporary() -> Finding:
-    """Where farms without a name live, and what tasks put there."""
+    """Return where farms without a name live, and what tasks put there."""
     try:
         path = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -81,7 +81,7 @@ def temporary() -> Finding:
 
 
 def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Finding:
-    """Whether files can be made in it, or it can be made.  otherwise: what to do if it cannot be helped."""
+    """Return whether files can be made in it, or it can be made.  otherwise: what to do if it cannot be helped."""
     # Not Path.exists, which raises where a folder above may not be entered.
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     problem = _cannot_write(there)
@@ -129,7 +129,7 @@ def sockets(name: str, place: Path, engines: int) -> Finding:
 
 
 def store(home: Home, record: FarmRecord | None) -> Finding:
-    """Where the store is, or would be, and the room on its disk."""
+    """Return where the store is, or would be, and the room on its disk."""
     path = home.folder / STORE_NAME if record is None else Path(record.store)
     kind = network_file_system(path.parent)
     if kind is not None and record is not None:
@@ -147,7 +147,7 @@ def store(home: Home, record: FarmRecord | None) -> Finding:
 
 
 def keys(folder: Path) -> tuple[Finding | None, FarmKeys | None]:
-    """The farm's keys; nothing at all of a farm that has none yet."""
+    """Return the farm's keys; nothing at all of a farm that has none yet."""
     try:
         found = load_keys(folder)
     except errors.SecurityError as error:

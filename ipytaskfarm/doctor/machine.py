@@ -68,7 +68,7 @@ _MINIMUM = re.compile(r"(?P<name>[\w.-]+)\s*(?:>=\s*(?P<oldest>[\d.]+))?(?!.*\be
 
 
 def requirements() -> list[str]:
-    """What this package's metadata asks for."""
+    """Return what this package's metadata asks for."""
     try:
         return requires("ipytaskfarm") or []
     except PackageNotFoundError:
@@ -89,7 +89,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def forking(platform: str) -> Finding:
-    """Whether engines can be started at all; `trial` starts one."""
+    """Return whether engines can be started at all; `trial` starts one."""
     if platform == "linux" and hasattr(os, "fork"):
         return fine("forking", "engines can be forked; `doctor --try` starts a farm of one, and ends it")
     return wrong("forking", f"this is {platform}: engines run on Linux alone", "run agents on a Linux machine")
@@ -124,12 +124,12 @@ def processes(engines: int, limit: int, running: int, what: str) -> Finding:
 
 
 def file_limits() -> tuple[int, int]:
-    """(soft, hard) of RLIMIT_NOFILE; -1: none."""
+    """Return (soft, hard) of RLIMIT_NOFILE; -1: none."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def process_limit() -> tuple[int, int, str]:
-    """(limit, how many there are, whose limit it is): the tightest for this process; -1: none."""
+    """Return (limit, how many there are, whose limit it is): the tightest for this process; -1: none."""
     found = [(limit, count, "this control group") for limit, count in _group_limits()]
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     # Root may have as many as it likes.
@@ -141,7 +141,7 @@ def process_limit() -> tuple[int, int, str]:
 def _group_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Iterator[tuple[int, int]]:
-    """(limit, how many there are) of the control groups above us that limit processes."""
+    """Yield (limit, how many there are) of the control groups above us that limit processes."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -203,7 +203,7 @@ def clock(wall_s: float, installed_s: float) -> Finding:
 
 
 def jumps(since_boot_s: float, wall_s: float, began_boot_s: float, began_wall_s: float) -> Finding:
-    """Whether the clock was set while a controller ran: both times now, and both at its start.
+    """Return whether the clock was set while a controller ran: both times now, and both at its start.
 
     No limit and no lease depends on it: they go by a clock that nobody sets.
     """
@@ -218,7 +218,7 @@ def jumps(since_boot_s: float, wall_s: float, began_boot_s: float, began_wall_s:
 
 
 def since_boot_s() -> float:
-    """The clock by which processes' starts are told."""
+    """Return the clock by which processes' starts are told."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -31,7 +31,7 @@ GREET_S = 12.0
 
 
 def loopback() -> Finding:
-    """Whether this machine can connect to itself, as the parts of a farm on one machine do."""
+    """Return whether this machine can connect to itself, as the parts of a farm on one machine do."""
     try:
         check_loopback(DEFAULT_HOST)
     except errors.ConnectionError as error:
@@ -41,7 +41,7 @@ def loopback() -> Finding:
 
 
 def port(host: str, number: int, *, fixed: bool) -> Finding:
-    """The port of a farm that does not run.  fixed: it is the farm's own, and no other will be taken."""
+    """Return the port of a farm that does not run.  fixed: it is the farm's own, and no other will be taken."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -79,7 +79,7 @@ def holder(number: int) -> str:
 
 
 def name(location: str, *, connected: bool) -> Finding:
-    """Where other machines are told to find the farm.  connected: one of them does."""
+    """Return where other machines are told to find the farm.  connected: one of them does."""
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(location, None, type=socket.SOCK_STREAM)})
     except socket.gaierror as error:
@@ -97,7 +97,7 @@ def name(location: str, *, connected: bool) -> Finding:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a machine reaches only itself by it; names are not looked up."""
+    """Return whether a machine reaches only itself by it; names are not looked up."""
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
@@ -108,7 +108,7 @@ def is_loopback(address: str) -> bool:
 
 
 def connection(info: ConnectionInfo) -> Finding:
-    """Whether a TCP connection to the controller can be made from here."""
+    """Return whether a TCP connection to the controller can be made from here."""
     host, number = dialled(info), info.port
     where = f"{host} port {number}"
     away = info.node not in ("", socket.gethostname())
@@ -172,7 +172,7 @@ def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
 
 
 def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
-    """Whether the controller there is this farm's, and lets us in."""
+    """Return whether the controller there is this farm's, and lets us in."""
     check = "handshake"
     if found.version:
         text = f"ipytaskfarm {found.version} lets us in as {info.agent or info.role} ({found.took_s * 1000:.0f} ms)"

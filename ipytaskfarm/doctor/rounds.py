@@ -90,7 +90,7 @@ def of_agent(path: Path, wanted: int | None) -> Iterator[Finding]:
 
 
 def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """A doctor does not fall ill: what cannot even be looked at is a finding."""
+    """Yield a doctor does not fall ill: what cannot even be looked at is a finding."""
     try:
         yield from look()
     except (errors.TaskFarmError, OSError) as error:

@@ -31,12 +31,12 @@ class Engine:
 
     @property
     def properties(self) -> Properties:
-        """The user's dictionary on this engine.  Values must be picklable; the facts' names are taken."""
+        """Return the user's dictionary on this engine.  Values must be picklable; the facts' names are taken."""
         return self._properties
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the farm knows of this engine: a copy."""
+        """Return what the farm knows of this engine: a copy."""
         return dict(self._facts)
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ _current: Callable[[], CurrentTask | None] | None = None
 
 
 def current_task() -> CurrentTask:
-    """The task that this code is part of: its id, what it was allotted, and what it may ask for while it runs.
+    """Return the task that this code is part of: its id, what it was allotted, and what it may ask for while it runs.
 
     Raises RuntimeError where no task runs: in a client, in a MultiEngine command, in a console's cell.
     """
@@ -59,7 +59,7 @@ def current_task() -> CurrentTask:
 
 
 def get_engine(id: int) -> Engine:
-    """The engine of that id, in whose process this must be called (IPython 0.10's ``get_engine``).
+    """Return the engine of that id, in whose process this must be called (IPython 0.10's ``get_engine``).
 
     Raises:
         InvalidEngineID: this is another engine, or none at all.

@@ -122,7 +122,7 @@ class Baseline:
         return changed
 
     def look_is_due(self) -> bool:
-        """Whether it is time to look for what was changed by ways that nobody watches."""
+        """Return whether it is time to look for what was changed by ways that nobody watches."""
         return time.perf_counter() - self._looked_s > LOOK_EVERY_S
 
     def look(self) -> None:

@@ -50,7 +50,7 @@ class Calls:
         self._untold = False
 
     def ask(self, question: TaskQuestion, timeout: float | None = None) -> Any:
-        """The answer; None when `timeout` seconds are over.  Raises what the controller refuses with."""
+        """Return the answer; None when `timeout` seconds are over.  Raises what the controller refuses with."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._n += 1

@@ -114,7 +114,7 @@ class Capture:
                     self._wrappers[id(stream)] = stream
 
     def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
-        """What a run that goes on has written beyond so many characters; called by the lane's thread.
+        """Return what a run that goes on has written beyond so many characters; called by the lane's thread.
         Gives stdout, stderr, and how many characters of them that makes."""
         with self._lock:
             if not sink.ended:

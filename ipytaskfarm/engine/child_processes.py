@@ -41,19 +41,19 @@ class Brought:
         self.globals = [each for each in names if each.packed.get("__name__") == "__main__"]
 
     def find(self, name: str) -> Any:
-        """The object, or `_ABSENT`."""
+        """Return the object, or `_ABSENT`."""
         for each in self.globals:
             if name in each.packed:
                 return each.globals.get(name, _ABSENT)
         return self.named.get(name, _ABSENT)
 
     def home(self, name: str) -> dict[str, Any] | None:
-        """The globals that hold the name."""
+        """Return the globals that hold the name."""
         return next((each.globals for each in self.globals if name in each.packed), None)
 
 
 def take_came() -> list[Any]:
-    """The functions and classes that were built since the last call."""
+    """Return the functions and classes that were built since the last call."""
     taken = came[:]
     came.clear()
     return taken
@@ -85,7 +85,7 @@ class ChildProcesses:
         main.__class__ = TaskMain
 
     def find(self, name: str) -> Any:
-        """What the running task has under that name; `_ABSENT`."""
+        """Return what the running task has under that name; `_ABSENT`."""
         for brought in self._running():
             found = brought.find(name)
             if found is not _ABSENT:
@@ -93,7 +93,7 @@ class ChildProcesses:
         return _ABSENT
 
     def home(self, name: str) -> dict[str, Any] | None:
-        """The globals of the running task that hold the name."""
+        """Return the globals of the running task that hold the name."""
         return next((home for each in self._running() if (home := each.home(name)) is not None), None)
 
 

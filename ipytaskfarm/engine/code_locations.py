@@ -25,7 +25,7 @@ MACHINERY = tuple(f"{os.path.dirname(file)}/" for file in (__file__, IPython.cor
 
 
 def known_file(file: str) -> str:
-    """One name for the code of all tasks, and one for all cells.
+    """Return one name for the code of all tasks, and one for all cells.
 
     Theirs have a hash or a number in them: 100,000 tasks ``f(17)`` would be 100,000 places.
     """
@@ -40,7 +40,7 @@ def known_file(file: str) -> str:
 
 
 def module_of(file: str, path: Sequence[str]) -> str:
-    """The dotted name under which a file is imported from one of these folders; the file's own if from none."""
+    """Return the dotted name under which a file is imported from one of these folders; the file's own if from none."""
     if file.startswith("<frozen "):
         return file[len("<frozen ") : -1]
     if not file.endswith(".py"):
@@ -58,11 +58,11 @@ class CodeLocations:
         self._modules: dict[str, str] = {}
 
     def number(self, spot: Spot) -> int:
-        """The number of a spot: 0, 1, 2 … in the order in which they come."""
+        """Return the number of a spot: 0, 1, 2 … in the order in which they come."""
         return self._numbers.setdefault(spot, len(self._numbers))
 
     def all(self) -> list[Place]:
-        """The places by number."""
+        """Return the places by number."""
         return [Place(function, self._module(file), file, line) for function, file, line in self._numbers]
 
     def _module(self, file: str) -> str:

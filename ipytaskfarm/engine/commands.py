@@ -132,7 +132,7 @@ class Commands:
         return None
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
-        """A frame by which the sampler knows that what lies above it is the user's."""
+        """Call a verb in a frame by which the sampler knows that what lies above it is the user's."""
         return verb(command)
 
     def profile(self, command: EngineCommand) -> None:
@@ -386,7 +386,7 @@ def _is_of_farm(command: EngineCommand) -> bool:
 
 
 def _placed_by(command: EngineCommand, verb: str) -> str:
-    """How a command's names are said to have come."""
+    """Return how a command's names are said to have come."""
     return "start-up code or a sticky command" if _is_of_farm(command) else verb
 
 
@@ -395,7 +395,7 @@ def _nothing(sink: Sink) -> bytes:
 
 
 async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None, BaseException | None]:
-    """A KeyboardInterrupt or SystemExit that leaves a task of the loop would end the loop."""
+    """Return what a coroutine came to: a KeyboardInterrupt or SystemExit that leaves a task would end the loop."""
     try:
         return await coroutine, None
     except BaseException as error:

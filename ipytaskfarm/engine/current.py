@@ -71,12 +71,12 @@ class CurrentTask:
 
     @property
     def id(self) -> int:
-        """The task's id."""
+        """Return the task's id."""
         return self._run.task
 
     @property
     def attempt(self) -> int:
-        """Which run of it this is, from 1."""
+        """Return which run of it this is, from 1."""
         return self._run.attempt
 
     @property
@@ -91,17 +91,18 @@ class CurrentTask:
 
     @property
     def environment(self) -> Any:
-        """The task's environment, as `setup` left it: what ``env`` is in a notebook's code; None: it has none."""
+        """Return the task's environment, as `setup` left it: what ``env`` is in a notebook's code; None: it has
+        none."""
         return self._environment
 
     @property
     def is_aborting(self) -> bool:
-        """Whether it was asked to stop: `TaskCancelled` (or its time limit) was raised in it."""
+        """Return whether it was asked to stop: `TaskCancelled` (or its time limit) was raised in it."""
         return self._interrupts.raised is not None
 
     @property
     def state(self) -> dict[str, Any]:
-        """A small dict of the task's own, kept from trial to trial (64 KiB packed); `defer` saves it."""
+        """Return a small dict of the task's own, kept from trial to trial (64 KiB packed); `defer` saves it."""
         if self._state is None:
             self._state = unpack(self._special.state, self._names) if self._special.state else {}
         return self._state
@@ -110,7 +111,7 @@ class CurrentTask:
 
     @property
     def allotment(self) -> dict[str, Any]:
-        """What it holds of its node now: ``{"cores": 2.0, "memory": 2147483648.0, "gpu": 1.0, "gpus": ("0",)}``.
+        """Return what it holds of its node now: ``{"cores": 2.0, "memory": 2147483648.0, "gpu": 1.0, "gpus": ("0",)}``.
 
         Memory is in bytes; ``gpus`` are the devices' names, there if any are held, ``exclusive`` if the node is."""
         return self._holding.amounts
@@ -161,7 +162,7 @@ class CurrentTask:
         self.calls.post(pack(obj, "message"))
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message that was sent to this task (``tc.send(id, obj)``), with its sender; waits for it.
+        """Return the next message that was sent to this task (``tc.send(id, obj)``), with its sender; waits for it.
 
         A later trial goes on where this one stops, a repeated attempt begins with the first one again.
         Raises TimeoutError after `timeout` seconds."""
@@ -195,12 +196,12 @@ class CurrentTask:
         return self.spawn(made) if made else []
 
     def create_job(self, name: str | None = None, abort_on_failure: bool = False) -> ChildJob:
-        """A `ChildJob`: children that clients see together, under a name."""
+        """Return a `ChildJob`: children that clients see together, under a name."""
         name = check_text("name", name)
         return ChildJob(self, name or f"children of task {self.id}", bool(abort_on_failure))
 
     def packed(self, what: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Packed:
-        """A child, ready to travel."""
+        """Return a child, ready to travel."""
         return packed_child(what, args, kwargs or {}, self._blobs)
 
     def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:

@@ -67,7 +67,7 @@ class DescriptorTap:
         self._lock = threading.Lock()
 
     def is_there(self) -> bool:
-        """Whether the descriptor still is the file."""
+        """Return whether the descriptor still is the file."""
         try:
             return os.path.samestat(os.fstat(self.number), os.fstat(self.fd))
         except OSError:
@@ -81,7 +81,7 @@ class DescriptorTap:
         return True
 
     def take(self, final: bool = True) -> str:
-        """What was written since the last call, its middle left out if it was long.
+        """Return what was written since the last call, its middle left out if it was long.
 
         final: a character of which only the first bytes have come is not waited for.  A file in memory is emptied.
         """
@@ -124,7 +124,7 @@ class DescriptorTap:
             self.mark = os.lseek(self.fd, 0, os.SEEK_END)
 
     def moved(self) -> bool:
-        """Whether there is something to take, or the descriptor leads elsewhere."""
+        """Return whether there is something to take, or the descriptor leads elsewhere."""
         try:
             return os.lseek(self.number, 0, os.SEEK_END) != self.mark or self.partial is not None
         except OSError:
@@ -215,7 +215,7 @@ class FormerFiles:
                 os.close(self._files.popleft()[0])
 
     def take(self) -> str:
-        """What has come to them; they are emptied."""
+        """Return what has come to them; they are emptied."""
         if not self._files:
             return ""
         found = []
@@ -305,7 +305,7 @@ def catch_descriptors(output: str) -> None:
 
 
 def _memory() -> int:
-    """A file in memory, opened for appending."""
+    """Return a file in memory, opened for appending."""
     memory = os.memfd_create("ipytaskfarm-stdout")
     # O_APPEND cannot be asked of memfd_create; reopened, it sticks to the open file that children inherit.
     appending = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -315,7 +315,7 @@ def _memory() -> int:
 
 
 def _moved_log(path: str, former: int) -> int:
-    """A new file in the log's place, with the end of what stood there."""
+    """Return a new file in the log's place, with the end of what stood there."""
     beside = f"{path}.new"
     log = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     end = os.lseek(former, 0, os.SEEK_END)

@@ -13,7 +13,7 @@ TEXT_CHARS_MAX = 2000
 
 
 def described(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
-    """The two forms of an error, as `failures.describe` gives them; its traceback is dropped.
+    """Return the two forms of an error, as `failures.describe` gives them; its traceback is dropped.
 
     An exception's own class may do anything when it is looked at: then its type and its text are told."""
     note = loss.note_on(error)
@@ -29,7 +29,8 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
 
 
 def brief(error: BaseException, problem: BaseException) -> FailureSummary:
-    """An error by its type's qualified name and as much of its text as can be had.  problem: why there is no more."""
+    """Return an error by its type's qualified name and as much of its text as can be had.  problem: why there is no
+    more."""
     kind = type(error)
     is_plain = kind.__module__ in ("builtins", "__main__")
     name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"

@@ -25,7 +25,7 @@ _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
 def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
-    """The two forms of an error.
+    """Return the two forms of an error.
 
     Args:
         error: what the run ended with; its traceback is cut to the user's frames.
@@ -52,7 +52,8 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of the engine and of IPython, whose magics stand between the user's too."""
+    """Return the traceback without the frames of the engine and of IPython, whose magics stand between the user's
+    too."""
     kept = []
     hidden = False
     while tb is not None:
@@ -72,7 +73,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost frame of the user's own code, or else the innermost one."""
+    """Return the innermost frame of the user's own code, or else the innermost one."""
     tb = traceback_of(error)
     if isinstance(error, SyntaxError) and tb is None:
         return f"<task>:{error.lineno}"

@@ -31,7 +31,7 @@ class BlobRequests:
         self._waiting: dict[_Answers, bytes] = {}
 
     def fetch(self, digest: bytes) -> memoryview:
-        """The blob, mapped, once it is here.  BlobMissing: it is nowhere."""
+        """Return the blob, mapped, once it is here.  BlobMissing: it is nowhere."""
         while True:
             # First: what is in hand is not removed to make room.
             self._copies.touch([digest])

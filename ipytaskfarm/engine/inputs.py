@@ -20,7 +20,7 @@ _decode = msgspec.msgpack.Decoder(ResultBody).decode
 def value_of(
     task: int, reason: str, body: bytes | None, failure: FailureSummary | None, names: MutableMapping[str, Any]
 ) -> Any:
-    """What a task left: its value, or the exception with which it failed (returned, not raised)."""
+    """Return what a task left: its value, or the exception with which it failed (returned, not raised)."""
     left = _decode(body) if body else ResultBody()
     if not reason:
         return unpack(left.value, names) if left.value is not None else None

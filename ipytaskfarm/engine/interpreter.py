@@ -153,7 +153,7 @@ class Finders:
 
 
 def _is_of_a_module(finder: Any) -> bool:
-    """Whether an imported module has made it: its class, or the function that it is, is still there."""
+    """Return whether an imported module has made it: its class, or the function that it is, is still there."""
     made_by = finder if hasattr(finder, "__qualname__") else type(finder)
     module = sys.modules.get(getattr(made_by, "__module__", ""))
     if module is None or getattr(module, "__spec__", None) is None or module.__name__ == "__main__":
@@ -236,7 +236,7 @@ def _nothing() -> None:
 
 
 def looked_at() -> list[Surrounding]:
-    """What nothing tells of.  All of it is looked at in some 12 us."""
+    """Return what nothing tells of.  All of it is looked at in some 12 us."""
     values: list[Value] = [
         (sys.getrecursionlimit, sys.setrecursionlimit),
         (sys.getswitchinterval, sys.setswitchinterval),

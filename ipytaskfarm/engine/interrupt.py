@@ -60,7 +60,7 @@ class Interrupts:
         self.time_limit_s = time_limit_s
 
     def outcome(self) -> Reason:
-        """How a run that failed is to be called."""
+        """Return how a run that failed is to be called."""
         if isinstance(self.raised, TimeLimitExceeded):
             return Reason.TIME_LIMIT
         return Reason.ABORTED if self.raised is not None else Reason.ERROR
@@ -103,7 +103,7 @@ class Interrupts:
         return self.raised
 
     def _wanted(self) -> int:
-        """The cause for which the current run is to be interrupted; 0: it is not."""
+        """Return the cause for which the current run is to be interrupted; 0: it is not."""
         if self._lost is not None and self._lost[0] == self.current:
             return self._lost[1]
         want = self._recorder.wanted()

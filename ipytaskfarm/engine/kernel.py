@@ -306,7 +306,7 @@ def _ignore(signum: int, frame: object) -> None:
 
 
 def make_app(connection_file: str, folder: str) -> EngineApp:
-    """A kernel application, initialised and not started, in an event loop of its own.
+    """Return a kernel application, initialised and not started, in an event loop of its own.
 
     Args:
         connection_file: to be written; the ipc sockets lie beside it.

@@ -369,7 +369,7 @@ def _salvaged(frame: bytes) -> TaskBatch:
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
-    """The socket of a kernel's IOPub channel.  Here because ZeroMQ is touched in no other file of the engine."""
+    """Return the socket of a kernel's IOPub channel.  Here because ZeroMQ is touched in no other file of the engine."""
     socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
     socket.linger = 1000
     return socket

@@ -61,7 +61,7 @@ def _user_of(functions: Iterable[FunctionType], name: str) -> FunctionType | Non
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values would do the same; what cannot be compared differs."""
+    """Return whether two values would do the same; what cannot be compared differs."""
     if one is other:
         return True
     if type(one) is not type(other):

@@ -117,7 +117,7 @@ class Namespace:
         return dict(self.names)
 
     def bound_since(self, before: dict[str, Any], code: str = "") -> list[str]:
-        """What was bound since the snapshot, but for IPython's bookkeeping.
+        """Return what was bound since the snapshot, but for IPython's bookkeeping.
 
         Args:
             before: the snapshot.
@@ -162,18 +162,18 @@ class Namespace:
             self.sticky[name] = self.names[name]
 
     def user_keys(self) -> list[str]:
-        """What the user put there, in order."""
+        """Return what the user put there, in order."""
         hidden = {*self._hidden, *_MODULE_NAMES}
         return [name for name in self.names if name not in hidden and not _is_bookkeeping(name)]
 
     @property
     def execution_count(self) -> int:
-        """The number that the next command gets."""
+        """Return the number that the next command gets."""
         count: int = self._shell.execution_count
         return count
 
     def pull(self, name: str) -> Any:
-        """A value; NameError if there is none of that name."""
+        """Return a value; NameError if there is none of that name."""
         try:
             return self.names[name]
         except KeyError:
@@ -181,7 +181,7 @@ class Namespace:
 
 
 def _assigned(code: str) -> set[str]:
-    """The names that code at the top level binds; nothing, if it does not compile by itself."""
+    """Return the names that code at the top level binds; nothing, if it does not compile by itself."""
     with contextlib.suppress(SyntaxError, ValueError):
         steps = dis.get_instructions(compile(code, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True))
         return {step.argval for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}

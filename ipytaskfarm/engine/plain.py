@@ -25,7 +25,7 @@ from .side_effects import reaches
 
 
 def filename_of(code: str) -> str:
-    """What a task's code is called in tracebacks.
+    """Return what a task's code is called in tracebacks.
 
     Nothing is put into linecache for it, which never shrinks; `failures` looks the lines up in the code of the run that
     failed.  The hash keeps apart functions that an earlier task has left, whose lines are not there any more.
@@ -68,7 +68,7 @@ class PlainTest:
         self._traits_changed = False
 
     def compile(self, code: str) -> Plain | None:
-        """The compiled code; None: run it through IPython."""
+        """Return the compiled code; None: run it through IPython."""
         if self._traits_changed or self._shell.custom_exceptions or self._lengths() != self._usual_lengths:
             return None
         plain = self._cache.get(code)
@@ -159,7 +159,7 @@ def _parts(code: str, flags: int) -> tuple[CodeType | None, CodeType | None]:
 
 
 def is_quiet(code: str) -> bool:
-    """Whether it ends in a semicolon: the value is not to be shown."""
+    """Return whether it ends in a semicolon: the value is not to be shown."""
     try:
         return bool(DisplayHook.semicolon_at_end_of_expression(code))
     except (tokenize.TokenError, SyntaxError):

@@ -315,7 +315,7 @@ class EngineProcess:
 
 
 def gather_facts(settings: EngineSettings) -> dict[str, Any]:
-    """What is known of this engine, under the names that `depend` functions use."""
+    """Return what is known of this engine, under the names that `depend` functions use."""
     return {
         "id": settings.id,
         "hostname": socket.gethostname(),

@@ -83,7 +83,7 @@ class CpuProfiler:
             self._cut()
 
     def read(self, engine_id: int) -> CpuProfile | None:
-        """The sums of all that ended; None: never started."""
+        """Return the sums of all that ended; None: never started."""
         with self._lock:
             if self._problem:
                 raise KernelError(f"yappi failed on engine {engine_id}, which profiles no more: {self._problem}")
@@ -166,7 +166,7 @@ class MemoryProfiler:
             Tracing.profiler_on = False
 
     def read(self, engine_id: int) -> MemoryProfile | None:
-        """What is allocated now, or was at the stop; None: never started."""
+        """Return what is allocated now, or was at the stop; None: never started."""
         if not self._on:
             return self._last
         traced, peak = tracemalloc.get_traced_memory()

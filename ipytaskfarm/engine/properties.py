@@ -24,7 +24,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _plain(value: Any) -> str | float | bool:
-    """A value as conditions see it: numbers beyond 64 bits as floats, text as it is compared."""
+    """Return a value as conditions see it: numbers beyond 64 bits as floats, text as it is compared."""
     if type(value) is str:
         return escaped(value)
     return float(value) if type(value) is int and not INT_MIN <= value <= INT_MAX else value

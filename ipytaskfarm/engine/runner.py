@@ -88,7 +88,7 @@ class Callables:
         self._bytes = 0
 
     def get(self, digest: str) -> Known | None:
-        """The function, if it is kept."""
+        """Return the function, if it is kept."""
         found = self._kept.get(digest)
         if found is None:
             return None
@@ -210,7 +210,7 @@ class Runner:
         return error
 
     def current(self) -> CurrentTask | None:
-        """The task that runs now, as it sees itself."""
+        """Return the task that runs now, as it sees itself."""
         attempt = self._attempt
         return self._now(attempt) if attempt is not None else None
 
@@ -289,14 +289,15 @@ class Runner:
         self._end(attempt, value, self._flushed(attempt, error))
 
     def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
-        """A run that ends well, or for now, has its messages on the controller's disk first; the error it ends with."""
+        """Return a run that ends well, or for now, has its messages on the controller's disk first; the error it ends
+        with."""
         if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
         _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
         return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
-        """What a run that goes on has printed; called by the lane's thread."""
+        """Return what a run that goes on has printed; called by the lane's thread."""
         attempt = self._attempt
         if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
             return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
@@ -305,7 +306,7 @@ class Runner:
     # -- what is run
 
     def _prepare(self, attempt: RunningAttempt, job: QueuedRun) -> Call:
-        """All that can be done before the user's code begins: decode, clear, compile."""
+        """Return all that can be done before the user's code begins: decode, clear, compile."""
         work = attempt.work = self._decoder.decode(job.run.payload)
         special = job.run.special
         if special is not None and special.inputs:
@@ -396,7 +397,7 @@ class Runner:
         return self._callables.add(digest, function, len(job.code))
 
     def _brought(self) -> list[Brought]:
-        """What the task that runs now brought by value, its arguments first; looked up when somebody asks."""
+        """Return what the task that runs now brought by value, its arguments first; looked up when somebody asks."""
         attempt = self._attempt
         if attempt is None:
             return [Brought(came)] if came else []  # a command of a MultiEngineClient
@@ -447,7 +448,7 @@ class Runner:
             gc.collect()
 
     def _record(self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
-        """What the recorder is to hold of a run's end; whatever the run left, it is told what that was."""
+        """Return what the recorder is to hold of a run's end; whatever the run left, it is told what that was."""
         try:
             return self._compose(attempt, run_s, value, error)
         except BaseException as first:  # an exception's own class may do anything
@@ -501,8 +502,8 @@ class Runner:
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
 
     def _pack_body(self, body: ResultBody) -> bytes:
-        """A result encoded; text in it that is not UTF-8 is escaped, and what was displayed and told of progress is
-        left out if it cannot be encoded at all: a run that ended well has ended well."""
+        """Return a result encoded; text in it that is not UTF-8 is escaped, and what was displayed and told of
+        progress is left out if it cannot be encoded at all: a run that ended well has ended well."""
         try:
             return self._encoder.encode(body)
         except Exception:

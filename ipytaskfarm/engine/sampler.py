@@ -89,7 +89,7 @@ class Sampler:
             self._known = {}
 
     def read(self, engine_id: int) -> SampleProfile | None:
-        """What was counted so far; None: never started."""
+        """Return what was counted so far; None: never started."""
         with self._lock:
             if self._spots is None:
                 return None
@@ -131,7 +131,7 @@ class Sampler:
         return bool(codes)
 
     def _codes(self, frame: FrameType | None) -> list[CodeType]:
-        """The user's part of a stack, the outermost function first; empty: there is none."""
+        """Return the user's part of a stack, the outermost function first; empty: there is none."""
         marks = self._marks
         codes: list[CodeType] = []
         while frame is not None:

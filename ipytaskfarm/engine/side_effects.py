@@ -46,7 +46,7 @@ _MENTIONED = NAMES | WAYS.keys()
 
 
 def reaches(code: types.CodeType) -> bool:
-    """Whether the code mentions one of them; 0.1 us for a line."""
+    """Return whether the code mentions one of them; 0.1 us for a line."""
     names = code.co_names
     if not _MENTIONED.isdisjoint(names) and _names_reach(names):
         return True
@@ -63,12 +63,12 @@ def _names_reach(names: tuple[str, ...]) -> bool:
 
 
 def function_reaches(function: Any) -> bool:
-    """Whether a function, or one of the user's that it calls by name, does so."""
+    """Return whether a function, or one of the user's that it calls by name, does so."""
     return any(map(_reaches_itself, _functions(function)))
 
 
 def _functions(start: Any) -> Iterator[types.FunctionType]:
-    """The Python functions that can be reached by globals, cells and wrappers, each once."""
+    """Yield the Python functions that can be reached by globals, cells and wrappers, each once."""
     waiting, seen = [start], set()
     while waiting:
         each = waiting.pop()
@@ -108,7 +108,7 @@ def _reaches_itself(function: types.FunctionType) -> bool:
 
 
 def _is_a_way(value: Any, code: types.CodeType) -> bool:
-    """Whether a global is one, whatever it is called here."""
+    """Return whether a global is one, whatever it is called here."""
     if isinstance(value, types.ModuleType):
         name = value.__name__
         return name in NAMES or not WAYS.get(name, frozenset()).isdisjoint(all_names(code))
@@ -116,6 +116,6 @@ def _is_a_way(value: Any, code: types.CodeType) -> bool:
 
 
 def all_names(code: types.CodeType) -> set[str]:
-    """The names that the code mentions, and the code in it."""
+    """Return the names that the code mentions, and the code in it."""
     inner = (all_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
     return set(code.co_names).union(*inner)

@@ -65,7 +65,8 @@ class BoundedText:
         self.dropped += chars
 
     def since(self, chars: int, limit: int) -> tuple[int, str]:
-        """(characters until now, what was written beyond that many), its beginning left out if it is too long."""
+        """Return (characters until now, what was written beyond that many), its beginning left out if it is too
+        long."""
         with _tail_lock:
             head = "".join(self.head)
             tail = "".join(self.tail or ())
@@ -174,7 +175,7 @@ class Sink:
             stream.item[0] = None
 
     def item_texts(self) -> list[tuple[int, str, str]]:
-        """What the items have printed: (index, stdout, stderr)."""
+        """Return what the items have printed: (index, stdout, stderr)."""
         if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):
             return []
         out, err = self.stdout.texts(), self.stderr.texts()
@@ -257,7 +258,7 @@ def send_late_output_to(log: Callable[[str], None]) -> None:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates escaped: what can be sent."""
+    """Return the text with lone surrogates escaped: what can be sent."""
     try:
         text.encode()
     except UnicodeEncodeError:

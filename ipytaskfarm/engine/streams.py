@@ -73,7 +73,7 @@ class TaskStream(OutStream):
         return self._slowly(string)
 
     def _slowly(self, string: str) -> int:
-        """All that is not the plain case."""
+        """Return all that is not the plain case."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         if _forked:
@@ -107,7 +107,7 @@ class TaskStream(OutStream):
         return False
 
     def detach(self) -> StreamBuffer:  # type: ignore[override]
-        """The buffer, for ``io.TextIOWrapper(sys.stdout.detach(), …)``; the stream itself goes on working."""
+        """Return the buffer, for ``io.TextIOWrapper(sys.stdout.detach(), …)``; the stream itself goes on working."""
         return self.buffer
 
     def fileno(self) -> int:
@@ -191,7 +191,7 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write) -> Write:
 
 
 def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
-    """The same for stderr: told apart by an argument, each write would cost 20 ns more."""
+    """Return the same for stderr: told apart by an argument, each write would cost 20 ns more."""
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
 
     def write(string: str) -> int:

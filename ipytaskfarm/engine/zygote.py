@@ -335,7 +335,7 @@ def _end_by_it_again() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The process that the agent starts."""
+    """Return the process that the agent starts."""
     parser = argparse.ArgumentParser("python -m ipytaskfarm.engine.zygote", description="Fork an agent's engines.")
     parser.add_argument("--control-fd", type=int, required=True, help="our end of the agent's socketpair")
     parser.add_argument("--farm", default="default", help="the farm's name, for ps")

@@ -115,7 +115,7 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
 
 
 def _values(shell: Any, option: str) -> Iterable[str]:
-    """What may follow an option; nothing: files, or whatever others know."""
+    """Return what may follow an option; nothing: files, or whatever others know."""
     if option == "targets":
         return [str(row.id) for row in _ask(shell, messages.ListEngines(), tables.EngineTable).rows]
     if option in ("push", "depend"):
@@ -156,13 +156,13 @@ def _task_words(shell: Any, words: list[str], token: str) -> Iterator[str]:
 
 
 def _jobs(shell: Any) -> list[str]:
-    """Names of jobs, the latest first; those that fit into a line."""
+    """Return names of jobs, the latest first; those that fit into a line."""
     rows = _ask(shell, messages.FindJobs(), tables.JobTable).rows
     return [name for row in reversed(rows) if (name := row.name).isprintable() and not re.search(r"\s", name)][:RECENT]
 
 
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
-    """The tasks in the first of these states that are not too many to be listed."""
+    """Return the tasks in the first of these states that are not too many to be listed."""
     with question(connection.farm_name(shell)) as questioner:
         counts = _answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts
         unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)

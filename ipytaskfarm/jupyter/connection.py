@@ -29,7 +29,7 @@ _of_shell: WeakKeyDictionary[Any, MagicsConnection] = WeakKeyDictionary()
 
 
 def connection(shell: Any) -> MagicsConnection:
-    """The shell's; one that talks to the default farm at first."""
+    """Return the shell's; one that talks to the default farm at first."""
     return _of_shell.setdefault(shell, MagicsConnection())
 
 
@@ -51,7 +51,7 @@ def disconnect(shell: Any) -> None:
 
 
 def task_client(shell: Any) -> TaskClient:
-    """A client of the shell's farm; it works again after the farm was stopped and started."""
+    """Return a client of the shell's farm; it works again after the farm was stopped and started."""
     mine = connection(shell)
     client = TaskClient(mine.where)
     _close(mine)
@@ -60,14 +60,14 @@ def task_client(shell: Any) -> TaskClient:
 
 
 def engine_client(shell: Any) -> MultiEngineClient:
-    """The same for its engines."""
+    """Return the same for its engines."""
     client = MultiEngineClient(connection(shell).where)
     connection(shell).clients.append(client)
     return client
 
 
 def farm_name(shell: Any) -> str:
-    """The name of the shell's farm, or its connection file."""
+    """Return the name of the shell's farm, or its connection file."""
     return connection(shell).where or DEFAULT_NAME
 
 

@@ -173,7 +173,7 @@ class FarmMagics(Magics):
 
 
 def _words(given: Any) -> list[str]:
-    """The options of a start, as the command takes them."""
+    """Return the options of a start, as the command takes them."""
     words = []
     for flag, value in (("-n", given.n), ("--startup", given.startup), ("--queue-policy", given.queue_policy)):
         words += [flag, str(value)] if value is not None else []
@@ -183,7 +183,7 @@ def _words(given: Any) -> list[str]:
 
 
 def _look(name: str) -> tuple[FarmState, str]:
-    """What the controller says of itself, and where it listens."""
+    """Return what the controller says of itself, and where it listens."""
     info = connection_reader(name)()
     with question(name) as questioner:
         state = questioner.answer(FarmStatus())
@@ -192,7 +192,7 @@ def _look(name: str) -> tuple[FarmState, str]:
 
 
 def _run(home: Home) -> connection.Run | None:
-    """One run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
+    """Return one run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
 
     Not by the farm's incarnation: that one stays when somebody else stops the farm and starts it again.
     """

@@ -21,7 +21,7 @@ class TaskHandle:
         self.id = task_id
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Return whether it has ended, well or not."""
         return self._client.get_task_result(self.id, raw=False) is not None
 
     @property
@@ -37,7 +37,7 @@ class TaskHandle:
 
     @property
     def ns(self) -> NS:
-        """The pulled names as attributes: ``h.ns.a``.  Raises what the task raised."""
+        """Return the pulled names as attributes: ``h.ns.a``.  Raises what the task raised."""
         with short_errors():
             return self.result().ns
 

@@ -64,7 +64,7 @@ def _is_others(magic: Any) -> bool:
 
 
 def px_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """Where, and whether to wait."""
+    """Return where, and whether to wait."""
     for decorate in reversed(
         (
             argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all"),

@@ -161,7 +161,7 @@ OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since
 
 
 def check(action: str, words: list[str], options: Any) -> Action:
-    """The action, if these words and options fit it; else UsageError says what does."""
+    """Return the action, if these words and options fit it; else UsageError says what does."""
     chosen = ACTIONS[action]
     for option in OPTIONS:
         if getattr(options, option) not in (None, False) and option not in chosen.options:

@@ -23,7 +23,7 @@ from .tracebacks import short_errors
 
 
 def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that ``%%task`` and ``%%taskmap`` share."""
+    """Return the options that ``%%task`` and ``%%taskmap`` share."""
     for decorate in reversed(
         (
             argument("--pull", default="", metavar="A,B", help="names to bring back"),
@@ -51,7 +51,7 @@ def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def called(name: str) -> Callable[[Any], Any]:
-    """How a magic is called in its own help: with a percent sign before this."""
+    """Return how a magic is called in its own help: with a percent sign before this."""
 
     def decorate(magic: Any) -> Any:
         magic.argcmd_name = name
@@ -160,7 +160,7 @@ class TaskMagics(Magics):
     @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
     @line_magic
     def tasks(self, line: str) -> TaskTable:
-        """A table of tasks and where they are."""
+        """Return a table of tasks and where they are."""
         given = parse_argstring(self.tasks, line)
         with short_errors():
             client = connection.task_client(self.shell)
@@ -280,7 +280,7 @@ def _bound(names: list[str], item: Any) -> dict[str, Any]:
 
 
 def _collected(client: TaskClient, ids: list[int], pull: list[str]) -> tuple[list[Any], Exception | None]:
-    """The results in order, exceptions among them; and the first exception."""
+    """Return the results in order, exceptions among them; and the first exception."""
     values: list[Any] = []
     first: Exception | None = None
     for task_id in ids:

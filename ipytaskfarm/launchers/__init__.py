@@ -50,13 +50,13 @@ class Placed(Protocol):
         """End it now.  Nothing happens if it has ended."""
 
     def wait_fd(self) -> int | None:
-        """A file descriptor that becomes readable when it ends, where there is such a thing."""
+        """Return a file descriptor that becomes readable when it ends, where there is such a thing."""
 
     def said(self, limit_bytes: int = 4000) -> str:
-        """The last of what it printed since it was started."""
+        """Return the last of what it printed since it was started."""
 
     def record(self) -> dict[str, Any]:
-        """What `Processes.adopt` needs to find it again from another process, as JSON."""
+        """Return what `Processes.adopt` needs to find it again from another process, as JSON."""
 
     def close(self) -> None:
         """Forget it, living or not."""
@@ -69,11 +69,11 @@ class Processes(Protocol):
         """Start it, detached from our terminal and signals: it outlives us."""
 
     def adopt(self, record: dict[str, Any]) -> Placed | None:
-        """What an earlier process started, if it still lives."""
+        """Return what an earlier process started, if it still lives."""
 
 
 def describe_exit(status: int) -> str:
-    """An exit status as people say it."""
+    """Return an exit status as people say it."""
     if status == EXIT_UNKNOWN:
         return "is gone"
     if status < 0:

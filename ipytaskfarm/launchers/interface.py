@@ -80,10 +80,10 @@ class Launcher(Protocol):
     """option -> one line of help; ``Launcher(options)`` raises ValueError for any other."""
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """The agents that are to be enrolled for a submission of so many.  ValueError: count does not fit."""
+        """Return the agents that are to be enrolled for a submission of so many.  ValueError: count does not fit."""
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """The text that `submit` would hand over, for people (``--dry-run``)."""
+        """Return the text that `submit` would hand over, for people (``--dry-run``)."""
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
         """Have these agents run, soon."""
@@ -100,7 +100,7 @@ class Launcher(Protocol):
 
 
 def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
-    """The launcher of that name, with these options.  ValueError: there is none, or it has no such option."""
+    """Return the launcher of that name, with these options.  ValueError: there is none, or it has no such option."""
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:
         raise ValueError(f"there is no launcher {name!r}: there are {', '.join(sorted(found)) or 'none'}")
@@ -115,7 +115,8 @@ def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
 
 
 def agent_words(spec: AgentSpec, name: str, connection_file: str, *, node: str | None = None) -> list[str]:
-    """The command line of one agent after the interpreter, as words to be quoted by whoever puts them into a shell.
+    """Return the command line of one agent after the interpreter, as words to be quoted by whoever puts them into a
+    shell.
 
     node: this machine's name for people; None: its host name.
     """
@@ -132,7 +133,7 @@ def shell_line(words: Sequence[str]) -> str:
 
 
 def elsewhere(info: ConnectionInfo) -> str | None:
-    """The address at which other machines may find the controller; None: it listens for its own alone."""
+    """Return the address at which other machines may find the controller; None: it listens for its own alone."""
     host = info.location or info.host
     try:
         address = ipaddress.ip_address(host)

@@ -63,7 +63,7 @@ class LocalProcess:
         return self._pidfd
 
     def said(self, limit_bytes: int = 4000) -> str:
-        """The end of its log, no further back than its own start."""
+        """Return the end of its log, no further back than its own start."""
         try:
             with open(self._log, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -115,7 +115,7 @@ class LocalProcesses:
         return process
 
     def adopt(self, record: dict[str, Any]) -> LocalProcess | None:
-        """The process of that record, if it still lives."""
+        """Return the process of that record, if it still lives."""
         pid, started = int(record["pid"]), float(record["started"])
         if process_started(pid) != started:
             return None

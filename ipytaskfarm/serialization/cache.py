@@ -33,7 +33,7 @@ _DIGEST_BYTES = 32
 
 
 def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
-    """Whether a buffer stays in the pickle; if it does not, it is added to those beside it."""
+    """Return whether a buffer stays in the pickle; if it does not, it is added to those beside it."""
     try:
         raw = buffer.raw()
     except BufferError:
@@ -55,11 +55,11 @@ class _Sink:
         self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether the buffer is to stay in the pickle."""
+        """Return whether the buffer is to stay in the pickle."""
         return keep_inside(buffer, self.buffers)
 
     def dump(self, obj: Any, keeper: BlobWriter | None) -> bytes:
-        """One pack.  After an exception the sink is not to be used again."""
+        """Return one pack.  After an exception the sink is not to be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
@@ -113,8 +113,8 @@ def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None)
 
 
 def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
-    """The pickle and its buffers.  Blobs are mapped; other buffers of read-only memory are copied where the object
-    wants to write into them."""
+    """Return the pickle and its buffers.  Blobs are mapped; other buffers of read-only memory are copied where the
+    object wants to write into them."""
     count, length = struct.unpack_from("<4xIQ", view)
     sizes = struct.unpack_from(f"<{count}Q", view, 16)
     position = 16 + 8 * count
@@ -130,7 +130,7 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
 
 
 def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
-    """What stands there, and where it ends."""
+    """Return what stands there, and where it ends."""
     if size & _IN_BLOB:
         end = position + _DIGEST_BYTES
         return mapped(bytes(view[position:end])), end
@@ -219,7 +219,7 @@ def packed_function(function: Callable[..., Any]) -> Function:
 
 
 def _parts_inline(function: Any) -> list[bytes | memoryview]:
-    """A pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
+    """Return a pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
     if later and later[0] in _modules:
         refuse_connections()
     buffers: list[memoryview] = []
@@ -232,7 +232,7 @@ def _parts_inline(function: Any) -> list[bytes | memoryview]:
 
 
 def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
-    """Whether the parts make up this very pack: a comparison of memory, ten times as fast as a digest."""
+    """Return whether the parts make up this very pack: a comparison of memory, ten times as fast as a digest."""
     position = 0
     for part in parts:
         if not pack.startswith(part, position):
@@ -269,7 +269,7 @@ def _definition(cls: type) -> _Definition:
 
 
 def class_digests(cls: type) -> tuple[str, str]:
-    """(the digest it was born with, the one of what it is now)."""
+    """Return (the digest it was born with, the one of what it is now)."""
     definition = _definition(cls)
     return definition.born, definition.digest
 

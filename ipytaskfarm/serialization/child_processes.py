@@ -117,7 +117,7 @@ def _packed(obj: Any) -> bytes:
 def load_in_child(
     origin: tuple[bytes, bytes], number: int, address: int, name: str, is_class: bool, path: str, why: str
 ) -> Any:
-    """The object in the process that receives it.
+    """Return the object in the process that receives it.
 
     Args:
         origin: the family and the process that it comes from.
@@ -172,7 +172,7 @@ def _load(path: str, why: str) -> Any:
 
 
 def _is_fresh() -> bool:
-    """Whether this process was started afresh, not forked by one that keeps what came by value."""
+    """Return whether this process was started afresh, not forked by one that keeps what came by value."""
     return not before_children
 
 

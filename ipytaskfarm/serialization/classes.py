@@ -76,7 +76,7 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
 
 
 def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
-    """The definition of a class."""
+    """Return the definition of a class."""
     stages, steps = join(pickler, by_value)
     stages.classes.append(cls)
     attributes = class_attributes(cls)
@@ -117,12 +117,12 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
 
 
 def maker(metaclass: type) -> type:
-    """The metaclass itself, or the first of its bases that does not travel by value."""
+    """Return the metaclass itself, or the first of its bases that does not travel by value."""
     return next(each for each in metaclass.__mro__ if not by_value(each))
 
 
 def _functions(value: Any) -> Iterable[types.FunctionType]:
-    """The functions that a descriptor is made of."""
+    """Return the functions that a descriptor is made of."""
     if isinstance(value, types.FunctionType):
         return (value,)
     if isinstance(value, property):
@@ -132,7 +132,7 @@ def _functions(value: Any) -> Iterable[types.FunctionType]:
 
 
 def _is_body(value: Any) -> bool:
-    """Whether an attribute can be there as soon as the class is."""
+    """Return whether an attribute can be there as soon as the class is."""
     kind = type(value)
     if kind is types.FunctionType or is_free(value):
         return True
@@ -151,7 +151,7 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def class_attributes(cls: type) -> dict[str, Any]:
-    """What the class statement put there, and what was set later; not what Python adds by itself."""
+    """Return what the class statement put there, and what was set later; not what Python adds by itself."""
     found = {}
     is_enum = isinstance(cls, enum.EnumMeta)
     hints = build.hints.get(cls, {})
@@ -171,7 +171,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
 
 
 def _is_own_descriptor(value: Any, cls: type) -> bool:
-    """Whether Python made it for the slots of this class."""
+    """Return whether Python made it for the slots of this class."""
     return isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and value.__objclass__ is cls
 
 
@@ -180,7 +180,8 @@ def _is_own_descriptor(value: Any, cls: type) -> bool:
 
 
 def class_hints(cls: type) -> dict[str, Any]:
-    """What the names in string annotations stand for, as `typing.get_type_hints` finds them in the class's module."""
+    """Return what the names in string annotations stand for, as `typing.get_type_hints` finds them in the class's
+    module."""
     known = build.hints.get(cls)
     if known is not None:
         return known
@@ -192,12 +193,12 @@ def class_hints(cls: type) -> dict[str, Any]:
 
 
 def hint_names(cls: type) -> list[str]:
-    """The names in a class's own string annotations."""
+    """Return the names in a class's own string annotations."""
     return annotation_names(own_annotations(cls))
 
 
 def own_annotations(cls: type) -> dict[str, Any]:
-    """The class's own annotations as they are."""
+    """Return the class's own annotations as they are."""
     found = vars(cls).get("__annotations__")
     return found if isinstance(found, dict) else {}
 
@@ -242,7 +243,7 @@ def _nothing(member: Any) -> None:
 
 
 def _has_own_construction(cls: Any) -> bool:
-    """Whether members are made by functions that travel, or values are of a class that does."""
+    """Return whether members are made by functions that travel, or values are of a class that does."""
     if isinstance(getattr(cls, "__new_member__", None), types.FunctionType):
         return True
     if isinstance(cls.__init__, types.FunctionType) and cls.__init__.__module__ != "enum":
@@ -274,7 +275,7 @@ def enum_members(cls: Any) -> dict[str, Any]:
 
 
 def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
-    """What members hold beside name and value (set by an ``__init__`` of the enumeration)."""
+    """Return what members hold beside name and value (set by an ``__init__`` of the enumeration)."""
     own = {"_value_", "_name_", "__objclass__", "_sort_order_"}
     found = {}
     for name, member in cls.__members__.items():
@@ -315,7 +316,7 @@ def _is_ctypes(cls: type) -> bool:
 
 
 def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
-    """The structures that lie inside another one, whose sizes have to be known first."""
+    """Yield the structures that lie inside another one, whose sizes have to be known first."""
     for field in fields:
         kind = field[1]
         while hasattr(kind, "_length_") and isinstance(getattr(kind, "_type_", None), type):
@@ -325,7 +326,7 @@ def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
 
 
 def _made_by_library(cls: Any) -> bool:
-    """Whether a call of the library made it, and not a class statement."""
+    """Return whether a call of the library made it, and not a class statement."""
     return "_type_" in cls.__dict__ or "_restype_" in cls.__dict__
 
 
@@ -340,7 +341,7 @@ _C_TYPES: dict[str, Callable[[Any], Reduced]] = {
 
 
 def _ctypes_samples() -> Iterable[type]:
-    """A type of each metaclass of `ctypes`: these have no names of their own in Python 3.11 and 3.12."""
+    """Return a type of each metaclass of `ctypes`: these have no names of their own in Python 3.11 and 3.12."""
     found = vars(sys.modules["_ctypes"])
     return (found[name] for name in ("Structure", "Union", "Array", "_SimpleCData", "_Pointer", "CFuncPtr"))
 
@@ -354,7 +355,8 @@ def _other_byte_order(cls: type) -> Reduced:
 
 
 def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's keywords."""
+    """Return the defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's
+    keywords."""
     own = own_annotations(cls)
     parts: dict[str, Any] = {}
     factories: dict[str, Any] = {}
@@ -393,7 +395,7 @@ def _reduce_struct(
 
 
 def struct_digested(cls: type) -> tuple[Any, ...]:
-    """What makes a `msgspec.Struct` class what it is beside its dictionary."""
+    """Return what makes a `msgspec.Struct` class what it is beside its dictionary."""
     if not _is_struct(cls):
         return ()
     parts, factories, keywords = struct_parts(cls)

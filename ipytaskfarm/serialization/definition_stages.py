@@ -149,7 +149,8 @@ class Stages:
             self.add(action, subject, {name: part}, owner)
 
     def instances_in(self, value: Any) -> set[type]:
-        """The by-value classes of which there are instances in a value; functions and classes are not entered."""
+        """Return the by-value classes of which there are instances in a value; functions and classes are not
+        entered."""
         found: set[type] = set()
         if type(value) in LEAVES:
             return found
@@ -195,7 +196,8 @@ class Stages:
         self.steps.append(_Turn(self))
 
     def _take(self) -> DefinitionStep:
-        """The next step of the third stage: first those that complete the classes of which it needs instances."""
+        """Return the next step of the third stage: first those that complete the classes of which it needs
+        instances."""
         index = 0
         passed = {0}
         while True:
@@ -221,7 +223,7 @@ def _suspended(pickler: StagedPickler) -> Stages | None:
 
 
 def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stages, list[Any] | None]:
-    """The stages that are open, or new ones and the list that makes their steps part of the pickle."""
+    """Return the stages that are open, or new ones and the list that makes their steps part of the pickle."""
     if pickler.stages is not None:
         return pickler.stages, None
     stages = Stages(by_value, _suspended(pickler))
@@ -230,31 +232,31 @@ def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stag
 
 
 def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[Any] | None) -> Any:
-    """What a reducer returns for a definition that has joined."""
+    """Return what a reducer returns for a definition that has joined."""
     if steps is None:
         return create, arguments
     return create, arguments, steps, None, None, build_classes.finish
 
 
 def reduce_step(pickler: StagedPickler, step: DefinitionStep) -> Any:
-    """The action's call."""
+    """Return the action's call."""
     step.written = True
     pickler.owner = step.owner
     return step.action, (step.subject, step.part)
 
 
 def reduce_whole(pickler: StagedPickler, whole: Whole) -> Any:
-    """The value between two marks, after the steps that are waiting for its classes."""
+    """Return the value between two marks, after the steps that are waiting for its classes."""
     return build_classes.whole, (_Mark(True), Pull(whole.classes), whole.value, _Mark(False))
 
 
 def reduce_after(pickler: StagedPickler, after: After) -> Any:
-    """The classes themselves come first: their steps are known from then on."""
+    """Return the classes themselves come first: their steps are known from then on."""
     return build_classes.whole, (*after.classes, Pull(after.classes), after.value, None)
 
 
 def reduce_pull(pickler: StagedPickler, pull: Pull) -> Any:
-    """The steps in a list that nobody uses."""
+    """Return the steps in a list that nobody uses."""
     stages = pickler.stages or _suspended(pickler)
     waiting = stages.waiting(pull.classes) if stages is not None and pull.classes else []
     return build.same, (waiting or None,)

@@ -94,7 +94,7 @@ class Identities:
         self.addresses = None
 
     def same(self, values: Iterable[Any]) -> bool:
-        """Whether these are the very objects that were seen, in the same order."""
+        """Return whether these are the very objects that were seen, in the same order."""
         return self.addresses == [*map(id, values)]
 
 
@@ -155,7 +155,7 @@ class ClassGuard:
         self.attributes = Identities(_flat({**cls.__dict__}))
 
     def holds(self) -> bool:
-        """One look at each attribute."""
+        """Return one look at each attribute."""
         cls = self.cls()
         if cls is None or not self.bases.same(cls.__bases__):
             return False
@@ -175,7 +175,7 @@ class ItemsGuard:
         self.items = Identities(_flat(container))
 
     def holds(self) -> bool:
-        """One look at each item."""
+        """Return one look at each item."""
         return self.items.same(_flat(self.container))
 
 
@@ -188,7 +188,7 @@ class BundleGuard:
         self.bundle = bundle
 
     def holds(self) -> bool:
-        """One stat for each file."""
+        """Return one stat for each file."""
         return bundle_of(self.bundle.name) is self.bundle
 
 
@@ -220,7 +220,7 @@ class SubmodulesGuard:
         self.count = len(sys.modules)
 
     def holds(self) -> bool:
-        """A look at how many modules there are, and at the names when that has changed."""
+        """Return a look at how many modules there are, and at the names when that has changed."""
         count = len(sys.modules)
         if count == self.count:
             return True
@@ -255,7 +255,7 @@ _MARSHAL_BY_VALUE = 0
 
 
 def _only_atoms(items: Iterable[Any], depth: int = 3) -> bool:
-    """Whether a large container holds numbers and strings alone, or tuples and lists of such: at C speed."""
+    """Return whether a large container holds numbers and strings alone, or tuples and lists of such: at C speed."""
     kinds = {*map(type, items)}
     if kinds <= _ATOMS.keys():
         return True
@@ -325,7 +325,7 @@ class Digester:
         return hashlib.blake2b(data, digest_size=20).hexdigest()
 
     def encode(self, obj: Any) -> bytes:
-        """Bytes that are equal for equal things."""
+        """Return bytes that are equal for equal things."""
         atom = _ATOMS.get(type(obj))
         if atom is not None:
             return atom(obj)
@@ -550,7 +550,7 @@ class Digester:
         return self._parts("method", obj.__func__, obj.__self__)
 
     def _other(self, obj: Any) -> bytes:
-        """What pickle would be told about it."""
+        """Return what pickle would be told about it."""
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
         reducer = REDUCERS.get(type(obj))

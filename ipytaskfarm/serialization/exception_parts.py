@@ -33,7 +33,7 @@ class Budget:
 
 
 def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
-    """The exception as a pickle, whole or with remarks; or None, and why it cannot travel.
+    """Return the exception as a pickle, whole or with remarks; or None, and why it cannot travel.
 
     A pickle is opened here to see whether it can be: a class with an ``__init__`` or ``__reduce__`` of its own may
     make one that nobody can open.  One that cannot be opened here still goes where no other can be made: the reader
@@ -53,7 +53,7 @@ def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]
 
 
 def _whole(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
-    """The exception as a pickle, and what is wrong with it."""
+    """Return the exception as a pickle, and what is wrong with it."""
     try:
         data = dumps(error)
     except Exception as problem:
@@ -88,7 +88,7 @@ def _in_parts(error: BaseException, remarks: _Remarks) -> tuple[bytes | None, st
 
 
 def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | None, str]:
-    """A group without its members: class, message, state."""
+    """Return a group without its members: class, message, state."""
     remarks = _Remarks(budget)
     state = {name: remarks.fit(value) for name, value in state_of(error).items()}
     try:
@@ -100,7 +100,8 @@ def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | 
 
 
 def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes | None:
-    """What a pickle of a builtin exception leaves out: `name` and `obj` of an AttributeError, `name` of a NameError."""
+    """Return what a pickle of a builtin exception leaves out: `name` and `obj` of an AttributeError, `name` of a
+    NameError."""
     fields = {name: value for name, value in fields_of(error).items() if value is not None}
     if not fields:
         return None
@@ -113,7 +114,7 @@ def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes
 
 
 def open_error(data: bytes, fields: bytes | None) -> BaseException:
-    """The exception again; raises whatever its class raises."""
+    """Return the exception again; raises whatever its class raises."""
     error = _opened(data)
     if not isinstance(error, BaseException):
         raise TypeError(f"it came back as {type_name(error)}")
@@ -124,14 +125,14 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
 
 
 def open_group(data: bytes, members: list[BaseException]) -> BaseException:
-    """The group again, with its members; raises whatever its class raises."""
+    """Return the group again, with its members; raises whatever its class raises."""
     cls, message, state = _opened(data)
     made: BaseException = build_errors.new_exception_group(cls, message, members, state)
     return made
 
 
 def state_of(error: BaseException) -> dict[str, Any]:
-    """What stands in its ``__dict__``, whatever its class makes of looking at attributes."""
+    """Return what stands in its ``__dict__``, whatever its class makes of looking at attributes."""
     state: dict[str, Any] = object.__getattribute__(error, "__dict__")
     return {name: value for name, value in state.items() if isinstance(name, str)}
 
@@ -171,14 +172,14 @@ class _Remarks:
         self._left = min(budget.left, PICKLED_BYTES_MAX) // 2
 
     def parts_of(self, error: BaseException, depth: int = 0) -> _Parts:
-        """The exception, taken apart."""
+        """Return the exception, taken apart."""
         args = tuple(self.fit(each, depth) for each in _ARGS.__get__(error))
         fields = {name: self.fit_field(error, name, value) for name, value in fields_of(error).items()}
         state = {name: self.fit(value, depth) for name, value in state_of(error).items()}
         return _Parts(build_errors.new_exception_in_parts, type(error), args, fields, state)
 
     def fit(self, value: Any, depth: int = 0) -> Any:
-        """The value, or parts of it with remarks, or a remark."""
+        """Return the value, or parts of it with remarks, or a remark."""
         if isinstance(value, BaseException) and depth < _DEPTH_MAX and not isinstance(value, BaseExceptionGroup):
             return self._fit_error(value, depth)
         try:
@@ -196,7 +197,7 @@ class _Remarks:
         return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error")
 
     def fit_field(self, error: BaseException, name: str, value: Any) -> Any:
-        """The same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
+        """Return the same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
         fitted = self.fit(value)
         if fitted is value or not isinstance(error, UnicodeError) or name != "object":
             return fitted
@@ -205,7 +206,7 @@ class _Remarks:
         return _Parts(build_errors.new_padded, before, middle, len(value) - before - len(middle))
 
     def _fit_error(self, error: BaseException, depth: int) -> Any:
-        """An exception inside of another: whole, or in parts."""
+        """Return an exception inside of another: whole, or in parts."""
         try:
             data = dumps(error)
             if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(_opened(data)) == _told(error):
@@ -224,7 +225,7 @@ class _Remarks:
         return parts
 
     def _mended(self, value: Any, depth: int) -> Any:
-        """A builtin container with remarks in place of some of its items; None: it cannot be mended."""
+        """Return a builtin container with remarks in place of some of its items; None: it cannot be mended."""
         if depth >= _DEPTH_MAX:
             return None
         kind = type(value)

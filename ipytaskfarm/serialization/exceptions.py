@@ -36,8 +36,8 @@ _SUPPRESSES: Any = BaseException.__dict__["__suppress_context__"]
 
 
 def user_traceback(error: BaseException, tb: types.TracebackType | None = None) -> types.TracebackType | None:
-    """The traceback from the user's first frame on: behind the call of a function that travelled, if there is one,
-    else behind the farm's own frames at the beginning.
+    """Return the traceback from the user's first frame on: behind the call of a function that travelled, if there is
+    one, else behind the farm's own frames at the beginning.
     """
     start = tb if tb is not None else traceback_of(error)
     current = start
@@ -51,7 +51,7 @@ def user_traceback(error: BaseException, tb: types.TracebackType | None = None) 
 
 
 def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureBody:
-    """An exception as a client gets it, with all that it refers to: causes, contexts, members of a group.
+    """Return an exception as a client gets it, with all that it refers to: causes, contexts, members of a group.
 
     Args:
         error: the exception.
@@ -79,7 +79,7 @@ def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> F
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """The exception, and every other one that Python would print with it."""
+    """Return the exception, and every other one that Python would print with it."""
     found = [error]
     known = {id(error)}
     for each in found:  # it grows
@@ -129,7 +129,7 @@ def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...]
 
 
 def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureSummary:
-    """What the controller is told of it: type, bounded text, and the innermost place of the user's."""
+    """Return what the controller is told of it: type, bounded text, and the innermost place of the user's."""
     current = user_traceback(error, tb)
     place = ""
     while current is not None:
@@ -147,7 +147,7 @@ def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> 
 
 
 def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseException:
-    """The exception, of its real type where that can be had, else a `RemoteError` that names it and says why.
+    """Return the exception, of its real type where that can be had, else a `RemoteError` that names it and says why.
 
     It has its causes, contexts, notes and members, each with the engine's frames as its traceback; it bears
     ``remote_traceback`` (text) and ``engine_id``.  What would end the caller's own interpreter or loop when raised
@@ -180,7 +180,7 @@ class Chain:
         self._opened: list[BaseException | None] = [None] * len(links)
 
     def open(self) -> list[BaseException]:
-        """The exceptions, in the order of their links."""
+        """Return the exceptions, in the order of their links."""
         return [self._open(number) for number in range(len(self._links))]
 
     def _open(self, number: int) -> BaseException:

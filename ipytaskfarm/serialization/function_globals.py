@@ -132,7 +132,7 @@ class Names(dict[str, Any]):
             self.hide()
 
     def _hidden(self, name: str) -> bool:
-        """Whether the namespace's value is to be found, and not the builtin."""
+        """Return whether the namespace's value is to be found, and not the builtin."""
         return name in self.namespace and name not in BUILTINS_AT_HOME
 
     def hide(self) -> None:
@@ -179,7 +179,7 @@ class Names(dict[str, Any]):
             here.update((name, self._engines(name)) for name in self.taken if name in namespace)
 
     def _engines(self, name: str) -> Any:
-        """The engine's value; that it counts is told."""
+        """Return the engine's value; that it counts is told."""
         value = self.namespace[name]
         if self.told is None:
             self.told = {}
@@ -191,7 +191,7 @@ class Names(dict[str, Any]):
         return value
 
     def taken_values(self, for_child: bool) -> dict[str, Any]:
-        """The values of the names in `taken` that go with a function that is packed here.
+        """Return the values of the names in `taken` that go with a function that is packed here.
 
         Args:
             for_child: it goes to a child process, which does not have the engine's namespace.

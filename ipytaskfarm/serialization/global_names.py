@@ -25,7 +25,7 @@ _IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code itself, and those of the functions, classes and comprehensions inside it."""
+    """Yield the code itself, and those of the functions, classes and comprehensions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -33,7 +33,7 @@ def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def global_names(code: types.CodeType) -> list[str]:
-    """Every name that the code, or one nested in it, looks for among the globals; sorted."""
+    """Return every name that the code, or one nested in it, looks for among the globals; sorted."""
     names: set[str] = set()
     for each in nested_codes(code):
         instructions = each.co_code
@@ -56,7 +56,7 @@ def _names_in(annotation: str) -> tuple[str, ...]:
 
 
 def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
-    """Every name that annotations mention in strings; sorted."""
+    """Return every name that annotations mention in strings; sorted."""
     names: set[str] = set()
     for annotation in annotations.values():
         if isinstance(annotation, str):
@@ -65,7 +65,7 @@ def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
 
 
 def is_hint(value: Any) -> bool:
-    """Whether a value is of the kind that stands in annotations."""
+    """Return whether a value is of the kind that stands in annotations."""
     return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
@@ -73,7 +73,8 @@ _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
 def imported_names(code: types.CodeType) -> set[str]:
-    """The modules that import statements in the code, or in one nested in it, name; relative ones with their dots.
+    """Return the modules that import statements in the code, or in one nested in it, name; relative ones with their
+    dots.
 
     ``from a import b`` gives ``a`` and ``a.b``; a name given to ``import_module`` as a constant counts too.
     """
@@ -102,7 +103,7 @@ _IMPORT_CALLS = frozenset({"import_module", "__import__", "run_module"})
 
 
 def imports_by_name(code: types.CodeType) -> bool:
-    """Whether the code, or one nested in it, may import modules whose names it computes."""
+    """Return whether the code, or one nested in it, may import modules whose names it computes."""
     return any(not _IMPORT_CALLS.isdisjoint(each.co_names) for each in nested_codes(code))
 
 
@@ -124,7 +125,8 @@ def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types
 
 
 def absent_submodules(values: Iterable[Any], code: types.CodeType) -> list[str]:
-    """Full names of submodules that the code asks packages among the values for, and that are not imported yet."""
+    """Return full names of submodules that the code asks packages among the values for, and that are not imported
+    yet."""
     packages = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
     if not packages:
         return []
@@ -148,7 +150,7 @@ def _submodule_names(package: types.ModuleType) -> set[str]:
 
 
 def last_line(code: types.CodeType) -> int:
-    """The last source line of the code."""
+    """Return the last source line of the code."""
     lines = (line for each in nested_codes(code) for _, _, line in each.co_lines() if line is not None)
     return max(lines, default=code.co_firstlineno)
 
@@ -158,7 +160,7 @@ _SHELL_CALLS = frozenset({"get_ipython", "exit", "quit", "display"})
 
 
 def engine_owns(name: str, here: Mapping[str, Any]) -> bool:
-    """Names that IPython puts into every namespace: the function shall find the engine's, not the notebook's."""
+    """Return names that IPython puts into every namespace: the function shall find the engine's, not the notebook's."""
     if name == "__builtins__":
         return True
     if name in _SHELL_HISTORY:

@@ -72,7 +72,7 @@ class Cycles:
                     self.members.update((id(each), each) for each in group if has_own_hash(type(each)))
 
     def _is_reached_again(self, hashing: dict[int, Any]) -> bool:
-        """Whether one of the sets and dicts is behind one of them: the first look, cheaper than `_groups`."""
+        """Return whether one of the sets and dicts is behind one of them: the first look, cheaper than `_groups`."""
         behind = Cycles()
         behind._reach(gc.get_referents(*hashing.values()))
         return not behind.seen.isdisjoint(hashing)
@@ -112,7 +112,7 @@ def _found(kind: type, name: str) -> type:
 
 
 def has_own_hash(kind: type) -> bool:
-    """Whether the hash is written in Python, and the object is built in pickle's own two steps."""
+    """Return whether the hash is written in Python, and the object is built in pickle's own two steps."""
     return (
         isinstance(kind.__hash__, types.FunctionType)
         and _found(kind, "__reduce_ex__") is object
@@ -122,7 +122,7 @@ def has_own_hash(kind: type) -> bool:
 
 
 def _groups(start: Any, found: set[int]) -> list[list[Any]]:
-    """The objects that reach each other (Tarjan's strongly connected components of more than one)."""
+    """Return the objects that reach each other (Tarjan's strongly connected components of more than one)."""
     groups: list[list[Any]] = []
     index: dict[int, int] = {id(start): 0}
     low: dict[int, int] = {id(start): 0}
@@ -209,14 +209,14 @@ class _Found:
 
 
 def reduce_finished(pickler: SettlingPickler, finished: Finished) -> Any:
-    """The value, then what is to be done with it."""
+    """Return the value, then what is to be done with it."""
     assert pickler.cycles is not None
     members = _Found(list(pickler.cycles.members.values()))
     return build_classes.settle_hashes, (finished.value, members, _Found(pickler.cycles.containers))
 
 
 def reduce_found(pickler: SettlingPickler, found: _Found) -> Any:
-    """A list; what its owner's state leaves out is not brought in by this."""
+    """Return a list; what its owner's state leaves out is not brought in by this."""
     memo = pickler.memo.copy()
     return list, ([each for each in found.objects if id(each) in memo],)
 

@@ -18,7 +18,7 @@ def name_place(place: str) -> None:
 
 
 def missing(error: ModuleNotFoundError) -> ModuleMissing:
-    """The error to be raised where a pickle asks for a module that is not there."""
+    """Return the error to be raised where a pickle asks for a module that is not there."""
     if isinstance(error, ModuleMissing) or error.name is None:
         return ModuleMissing(str(error), name=error.name)
     top = error.name.partition(".")[0]

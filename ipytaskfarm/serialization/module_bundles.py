@@ -113,7 +113,7 @@ def _stamp(file: str) -> Stamp:
 
 
 def bundle_of(name: str) -> Bundle:
-    """The module's sources as they stand now.  The same object as long as no file changed."""
+    """Return the module's sources as they stand now.  The same object as long as no file changed."""
     known = _bundles.get(name)
     if known is not None and _unchanged(known):
         return known
@@ -152,7 +152,7 @@ class _Builder:
         self._digests: dict[frozenset[str], str] = {}
 
     def build(self, name: str) -> Bundle:
-        """The bundle of that module."""
+        """Return the bundle of that module."""
         waiting = [name]
         while waiting:
             each = waiting.pop()
@@ -248,7 +248,7 @@ class _Builder:
         return ModuleSource(name, True, file, folders, text.source, "", data, left_out), text
 
     def _data(self, package: str) -> tuple[dict[str, bytes], dict[str, int]]:
-        """The data files of a package, without those of the packages in it."""
+        """Return the data files of a package, without those of the packages in it."""
         data: dict[str, bytes] = {}
         left_out: dict[str, int] = {}
         room = DATA_BYTES_MAX
@@ -268,7 +268,7 @@ class _Builder:
         return data, left_out
 
     def _all_of(self, top: str) -> set[str]:
-        """The names of all modules of that package, if it is a regular package."""
+        """Return the names of all modules of that package, if it is a regular package."""
         known = self._whole.get(top)
         if known is None:
             known = self._whole[top] = self._list_all(top)
@@ -293,7 +293,8 @@ class _Builder:
         return found
 
     def _walk(self, folder: str, sources: bool) -> Iterator[tuple[str, os.stat_result]]:
-        """Files below a package's folder: its Python sources, or all others.  Notes the folders that were looked at."""
+        """Yield files below a package's folder: its Python sources, or all others.  Notes the folders that were looked
+        at."""
         waiting = [folder]
         while waiting:
             here = waiting.pop()
@@ -332,7 +333,7 @@ def _warn_of_left_out(name: str, left_out: dict[str, int]) -> None:
 
 
 def size_text(count: float) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -375,7 +376,7 @@ _IMPORT_CALL = re.compile(rb"\b(import_module|__import__)\b")
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """All statements below; expressions, which are most of a tree, are passed over."""
+    """Yield all statements below; expressions, which are most of a tree, are passed over."""
     waiting: list[Any] = [*body]
     while waiting:
         node = waiting.pop()
@@ -389,7 +390,7 @@ def _called(function: ast.expr) -> str:
 
 
 def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
-    """The full names of what the module of that name mentions, with the packages around them, and its own."""
+    """Yield the full names of what the module of that name mentions, with the packages around them, and its own."""
     package = name if is_package else name.rpartition(".")[0]
     for each in {*names, name}:
         full = each
@@ -405,7 +406,7 @@ def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
 
 
 def is_sent(name: str) -> bool:
-    """Whether a module of that name, imported here or not, goes by value."""
+    """Return whether a module of that name, imported here or not, goes by value."""
     if name in sys.modules:
         return sys.modules[name] is not None and travel(name) is Travel.SOURCE
     top = name.partition(".")[0]
@@ -438,7 +439,7 @@ _IMPORTS_KEPT = 4096
 
 
 def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
-    """The names of by-value modules that the code, or one nested in it, imports.  Mostly none.
+    """Return the names of by-value modules that the code, or one nested in it, imports.  Mostly none.
 
     Args:
         code: of a function that travels by value.

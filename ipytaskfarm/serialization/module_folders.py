@@ -28,7 +28,7 @@ def use_folder(folder: str) -> None:
 
 
 def private_folder() -> str:
-    """The folder of this process, made when it is first needed."""
+    """Return the folder of this process, made when it is first needed."""
     if not _root:
         folder = tempfile.mkdtemp(prefix="ipytaskfarm-modules-")
         _root.append(folder)
@@ -43,7 +43,7 @@ def _remove(folder: str, made_by: int) -> None:
 
 
 def as_arrived(member: ModuleSource, file: str) -> bool:
-    """Whether that file of this machine holds the source that was sent."""
+    """Return whether that file of this machine holds the source that was sent."""
     try:
         return Path(file).read_bytes() == member.source
     except OSError:
@@ -51,7 +51,7 @@ def as_arrived(member: ModuleSource, file: str) -> bool:
 
 
 def home_of(member: ModuleSource, members: list[ModuleSource]) -> tuple[str, list[str]]:
-    """The ``__file__`` and the ``__path__`` of a by-value module on this machine.
+    """Return the ``__file__`` and the ``__path__`` of a by-value module on this machine.
 
     Its own file and folders where this machine sees them; else, if it belongs to a package, a folder that is written
     with all of the bundle.  A module by itself keeps the name of the file that it was sent from.
@@ -103,7 +103,7 @@ def write_members(root: str, members: Iterable[ModuleSource]) -> None:
 
 
 def child_folder() -> str:
-    """The entry of ``sys.path`` and of PYTHONPATH where child processes find by-value modules."""
+    """Return the entry of ``sys.path`` and of PYTHONPATH where child processes find by-value modules."""
     return os.path.join(_root[0] if _root else private_folder(), "children")
 
 

@@ -58,7 +58,7 @@ _modules: weakref.WeakKeyDictionary[types.ModuleType, ModuleNames] = weakref.Wea
 
 @functools.lru_cache(maxsize=512)
 def names_of(source: bytes, file: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(the globals that functions in a module's source look for, those among them that nothing there binds).
+    """Return (the globals that functions in a module's source look for, those among them that nothing there binds).
 
     Raises:
         SyntaxError: the source is none.
@@ -91,7 +91,8 @@ def end_module(module: types.ModuleType, source: bytes, file: str) -> None:
 
 
 def needs_engine(module: types.ModuleType, source: bytes, file: str) -> bool:
-    """Whether functions of a module that the engine has imported itself would see other names if it had travelled."""
+    """Return whether functions of a module that the engine has imported itself would see other names if it had
+    travelled."""
     if placed.namespace is None:
         return False
     used, unbound = names_of(source, file)
@@ -130,7 +131,7 @@ def _take(module: types.ModuleType, known: ModuleNames, tell: bool) -> None:
 
 
 def _gives_way(module: types.ModuleType, name: str, value: Any) -> bool:
-    """Whether the engine's value is to stand in place of the module's."""
+    """Return whether the engine's value is to stand in place of the module's."""
     own = vars(module).get(name, _ABSENT)
     if own is _ABSENT or own is value or isinstance(own, types.ModuleType):
         return False

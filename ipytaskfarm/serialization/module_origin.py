@@ -113,7 +113,7 @@ def _refuse_compiled(name: str) -> None:
 
 
 def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a module that need not be imported; nothing is run to find it."""
+    """Return the spec of a module that need not be imported; nothing is run to find it."""
     path: Sequence[str] | None = None
     spec: importlib.machinery.ModuleSpec | None = None
     parts = name.split(".")
@@ -143,7 +143,7 @@ def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.Modu
 
 
 def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a package without an ``__init__.py``, all folders that hold a part of it in it."""
+    """Return the spec of a package without an ``__init__.py``, all folders that hold a part of it in it."""
     parts = [os.path.join(folder, name.rpartition(".")[2]) for folder in path]
     spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
     spec.submodule_search_locations = [part for part in parts if os.path.isdir(part)]
@@ -151,7 +151,7 @@ def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.Mo
 
 
 def travel(name: str | None) -> Travel:
-    """How members of the module of that name travel."""
+    """Return how members of the module of that name travel."""
     if name is None:
         return Travel.LOOSE
     module = sys.modules.get(name)
@@ -186,7 +186,7 @@ def _travel(name: str, module: types.ModuleType) -> Travel:
 
 
 def is_added(name: str, file: str) -> bool:
-    """Whether `add_dependency` has named the module or its file."""
+    """Return whether `add_dependency` has named the module or its file."""
     if any(name == added or name.startswith(added + ".") for added in _added_modules):
         return True
     if not _added_folders:
@@ -196,18 +196,18 @@ def is_added(name: str, file: str) -> bool:
 
 
 def anything_added() -> bool:
-    """Whether `add_dependency` was called."""
+    """Return whether `add_dependency` was called."""
     return bool(_added_modules or _added_folders)
 
 
 def folder_travels(name: str, folders: list[str]) -> bool:
-    """Whether a package without a file, which lies in these folders, goes by value."""
+    """Return whether a package without a file, which lies in these folders, goes by value."""
     marker = os.path.join("{}", "__init__.py")
     return any(file_travels(name, marker.format(folder)) for folder in folders if os.path.isdir(folder))
 
 
 def file_travels(name: str, file: str) -> bool:
-    """Whether the module of that name goes by value if it was loaded from that file."""
+    """Return whether the module of that name goes by value if it was loaded from that file."""
     if not file.endswith(".py"):
         return is_compiled(file) and os.path.isfile(file) and _place_travels(name, file)
     if is_added(name, file):
@@ -218,12 +218,12 @@ def file_travels(name: str, file: str) -> bool:
 
 
 def is_compiled(file: str) -> bool:
-    """Whether the file is a compiled module: it goes with the folder in which to look for it."""
+    """Return whether the file is a compiled module: it goes with the folder in which to look for it."""
     return file.endswith((".so", ".pyd"))
 
 
 def entry_of(name: str, file: str) -> str:
-    """The folder of ``sys.path`` from which a module of that name is loaded when it lies in that file."""
+    """Return the folder of ``sys.path`` from which a module of that name is loaded when it lies in that file."""
     depth = name.count(".") + (os.path.basename(file).partition(".")[0] == "__init__")
     folder = os.path.dirname(os.path.abspath(file))
     for _ in range(depth):
@@ -285,7 +285,7 @@ def _is_installed_folder(folder: str) -> bool:
 
 @functools.lru_cache(256)
 def _claimed(folder: str, mtime: int) -> frozenset[str]:
-    """The top-level names that distributions with metadata in that folder brought."""
+    """Return the top-level names that distributions with metadata in that folder brought."""
     found: set[str] = set()
     for metadata in _metadata_in(folder):
         found.update(_top_levels(metadata))
@@ -306,7 +306,7 @@ def _is_metadata(name: str) -> bool:
 
 
 def _top_levels(metadata: str) -> Iterator[str]:
-    """Names from top_level.txt, from RECORD, and the distribution's own name if it has neither."""
+    """Yield names from top_level.txt, from RECORD, and the distribution's own name if it has neither."""
     top_level = _text(os.path.join(metadata, "top_level.txt"))
     record = _text(os.path.join(metadata, "RECORD")) or _text(os.path.join(metadata, "installed-files.txt"))
     yield from top_level.split()
@@ -328,7 +328,7 @@ def _text(file: str) -> str:
 
 @functools.cache
 def _editable_roots() -> tuple[str, ...]:
-    """The folders of editable installs, from ``direct_url.json`` and ``.egg-link``."""
+    """Return the folders of editable installs, from ``direct_url.json`` and ``.egg-link``."""
     roots: set[str] = set()
     folders = {folder.rstrip(os.sep) for folder in _installed_folders()}
     folders.update(entry for entry in sys.path if entry.endswith(_SUFFIXES_OF_INSTALLED))
@@ -361,7 +361,7 @@ def _editable_root(file: str) -> str:
 
 @functools.cache
 def _shared_entries() -> frozenset[str]:
-    """Folders of PYTHONPATH, and those that ``.pth`` files name."""
+    """Return folders of PYTHONPATH, and those that ``.pth`` files name."""
     found = {os.path.join(_STARTED_IN, entry) for entry in _PYTHONPATH.split(os.pathsep) if entry}
     for folder in {folder.rstrip(os.sep) for folder in _installed_folders()}:
         try:
@@ -379,7 +379,7 @@ def _shared_entries() -> frozenset[str]:
 
 
 def project_roots() -> tuple[str, ...]:
-    """The folder of the script or notebook, and the project folder around it."""
+    """Return the folder of the script or notebook, and the project folder around it."""
     main: Any = sys.modules.get("__main__")
     return _roots(getattr(main, "__file__", None), getattr(getattr(main, "__spec__", None), "name", "") or "")
 
@@ -401,7 +401,7 @@ def _roots(file: str | None, module: str) -> tuple[str, ...]:
 
 
 def script_folder(file: str | None, module: str) -> str:
-    """The folder of the script (with ``-m``: of its top-level package) or notebook, or where Python started."""
+    """Return the folder of the script (with ``-m``: of its top-level package) or notebook, or where Python started."""
     if file is not None and (not os.path.isabs(file) or os.path.isfile(file)):
         real = os.path.realpath(os.path.join(_STARTED_IN, file))
         folder = os.path.dirname(real)
@@ -417,7 +417,8 @@ def script_folder(file: str | None, module: str) -> str:
 
 
 def version_of(name: str) -> str:
-    """The distribution of a top-level module in this process and its version, as ``numpy 2.1.0``; "" if unknown."""
+    """Return the distribution of a top-level module in this process and its version, as ``numpy 2.1.0``; "" if
+    unknown."""
     import importlib.metadata as metadata
 
     top = name.partition(".")[0]

@@ -226,7 +226,7 @@ module_bundles.register_own = _register_own
 
 
 def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
-    """The module of that name and digest.  In a client: its own module of that name, if it has one."""
+    """Return the module of that name and digest.  In a client: its own module of that name, if it has one."""
     if is_own_side():
         try:
             return importlib.import_module(name)
@@ -335,7 +335,7 @@ def _set_aside(name: str, present: types.ModuleType | None) -> None:
 
 
 def is_by_value(name: str) -> bool:
-    """Whether the module of that name came by value, and is not found by an import in another process."""
+    """Return whether the module of that name came by value, and is not found by an import in another process."""
     module = sys.modules.get(name)
     return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
 
@@ -442,7 +442,7 @@ def forget_kept() -> None:
 
 
 def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:
-    """Whether a module that was imported here from a file is the one that was sent.
+    """Return whether a module that was imported here from a file is the one that was sent.
 
     Only sure if the file is older than this process: what was imported cannot be asked for its source.
     """

@@ -92,7 +92,7 @@ def _fails(obj: Any) -> bool:
 
 
 def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None = None) -> Any:
-    """The value again.  Arrays can be written to.
+    """Return the value again.  Arrays can be written to.
 
     Args:
         data: what `pack` gave.  If it is writable memory (a private map), large arrays stand on it uncopied.
@@ -188,7 +188,7 @@ def _pull_refusal(values: dict[str, Any], error: Exception) -> Exception:
 
 
 def pack_function(function: Callable[..., Any]) -> Function:
-    """A callable as code, named by a digest of what it does.
+    """Return a callable as code, named by a digest of what it does.
 
     Importable ones travel as their name; the notebook's own, and those of modules that travel by value, with their
     closures, defaults and the globals that they use.  The pack is used again while all of these are the identical
@@ -209,7 +209,7 @@ def pack_function(function: Callable[..., Any]) -> Function:
 
 
 def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:
-    """The callable again; make it once and call it often.
+    """Return the callable again; make it once and call it often.
 
     Each call starts from the globals that were packed: what an earlier call assigned to them is gone (what it put
     *into* one of them stays, as it does for the defaults of any function).  A name that was not packed is looked up
@@ -234,7 +234,7 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
 
 
 def pack_environment(environment: object) -> tuple[Function, str]:
-    """An environment as code named by a digest of class and attributes, and the digest of its class alone."""
+    """Return an environment as code named by a digest of class and attributes, and the digest of its class alone."""
     try:
         return packed_function(environment), class_digest(type(environment))  # type: ignore[arg-type]
     except Exception as error:
@@ -242,7 +242,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
 
 
 def class_digest(cls: type) -> str:
-    """A digest of what a class is now, by its code; cheap when it has not changed."""
+    """Return a digest of what a class is now, by its code; cheap when it has not changed."""
     return class_digests(cls)[1]
 
 

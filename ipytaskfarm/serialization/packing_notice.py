@@ -52,7 +52,7 @@ notice = PackingNotice()
 
 
 def _largest(obj: Any) -> str:
-    """The largest part that can be told without looking far."""
+    """Return the largest part that can be told without looking far."""
     try:
         return _described(max(_parts(obj), key=_size, default=obj))
     except Exception:  # it changes while another thread packs it; sizes are the user's own code

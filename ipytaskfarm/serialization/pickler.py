@@ -102,7 +102,7 @@ class Pickler(pickle.Pickler):
         """Address of a function or cell -> the class that is incomplete without it."""
 
     def home(self, function_globals: dict[str, Any]) -> GlobalsHome:
-        """The stand-in for these globals, the same for all functions of this pickle."""
+        """Return the stand-in for these globals, the same for all functions of this pickle."""
         if self._homes is None:
             self._homes = {}
         found = self._homes.get(id(function_globals))
@@ -142,7 +142,8 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
 
 
 def _answers_before_its_state(kind: Any) -> bool:
-    """Whether an instance without its state may fail when pickle asks it for a ``__setstate__`` that it has not."""
+    """Return whether an instance without its state may fail when pickle asks it for a ``__setstate__`` that it has
+    not."""
     by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
     return (
         by_default
@@ -164,7 +165,7 @@ KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
 
 
 def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """One pickle with the definitions of classes taken apart in it.
+    """Return one pickle with the definitions of classes taken apart in it.
 
     `take` is given the buffers and says whether they stay in the pickle; None: they do.
     """
@@ -172,7 +173,7 @@ def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = N
 
 
 def dumps_to_compare(obj: Any) -> bytes:
-    """The same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
+    """Return the same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
     return _dump_inline(obj, _Nameless, None)
 
 
@@ -189,13 +190,13 @@ class _Nameless(Pickler):
 
 
 def reduced_by_pickle(obj: Any) -> Any:
-    """What pickle by itself would be told about an object."""
+    """Return what pickle by itself would be told about an object."""
     registered = copyreg.dispatch_table.get(type(obj))
     return obj.__reduce_ex__(5) if registered is None else registered(obj)
 
 
 def find_named(obj: Any) -> tuple[Travel, str, str] | None:
-    """How a function or class is reached by name; None when it cannot be, and has to travel by value."""
+    """Return how a function or class is reached by name; None when it cannot be, and has to travel by value."""
     module_name = getattr(obj, "__module__", None)
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(module_name, str) or not isinstance(qualname, str):
@@ -237,7 +238,7 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 
 def by_value(cls: type) -> bool:
-    """Whether instances of the class need its definition to have travelled."""
+    """Return whether instances of the class need its definition to have travelled."""
     return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
 
 
@@ -245,7 +246,7 @@ _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
 
 
 def is_free(value: Any) -> bool:
-    """Whether a value needs no definition that travels by value."""
+    """Return whether a value needs no definition that travels by value."""
     kind = type(value)
     if kind in LEAVES:
         return True
@@ -284,19 +285,19 @@ _READY: dict[str, Callable[[Any], bool]] = {
 
 
 def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
-    """What a `functools.singledispatch` function dispatches to; its own cache cannot travel."""
+    """Return what a `functools.singledispatch` function dispatches to; its own cache cannot travel."""
     if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
         return None
     return dict(function.__dict__["registry"])
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:
-    """A member of a module that travels as source."""
+    """Return a member of a module that travels as source."""
     return build.load_member, (sys.modules[module_name], qualname)
 
 
 def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
-    """The module whose globals these are, if the whole module will be on the other side."""
+    """Return the module whose globals these are, if the whole module will be on the other side."""
     name = function_globals.get("__name__")
     if not isinstance(name, str) or travel(name) is Travel.LOOSE:
         return None
@@ -305,13 +306,14 @@ def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
 
 
 def package_of(function_globals: dict[str, Any]) -> str:
-    """The package that relative imports in these globals start from; "" outside packages."""
+    """Return the package that relative imports in these globals start from; "" outside packages."""
     package = function_globals.get("__package__")
     return package if isinstance(package, str) else ""
 
 
 def imports_of(function: types.FunctionType) -> Imports | None:
-    """What a by-value function imports while it runs, if anything of it goes by value, or is imported by name only."""
+    """Return what a by-value function imports while it runs, if anything of it goes by value, or is imported by name
+    only."""
     code = function.__code__
     names = imported_by(code, package_of(function.__globals__))
     dynamic = imports_by_name(code)
@@ -322,7 +324,7 @@ def imports_of(function: types.FunctionType) -> Imports | None:
 
 
 def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """(the globals the function uses that are there, the names of those that are not), both in order of name."""
+    """Return (the globals the function uses that are there, the names of those that are not), both in order of name."""
     here = function.__globals__
     # A function that came here by value has builtins and names of the engine among its globals.
     names = here.get("__builtins__")
@@ -359,7 +361,7 @@ def used_submodules(function: types.FunctionType, with_globals: bool = True) -> 
 
 
 def function_state(function: types.FunctionType, with_globals: bool) -> dict[str, Any]:
-    """All but code, globals and cells; what is absent is empty."""
+    """Return all but code, globals and cells; what is absent is empty."""
     state: dict[str, Any] = {
         "name": function.__name__,
         "qualname": function.__qualname__,
@@ -395,7 +397,7 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
 
 
 def source_of(code: types.CodeType) -> tuple[int, str] | None:
-    """(first line, text) for tracebacks, if the lines are at hand."""
+    """Return (first line, text) for tracebacks, if the lines are at hand."""
     lines = linecache.getlines(code.co_filename)
     text = "".join(lines[code.co_firstlineno - 1 : last_line(code)])
     return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
@@ -446,8 +448,8 @@ _MODULE_OWN = frozenset({"__name__", "__doc__", "__builtins__", "__loader__", "_
 
 
 def content_of(module: types.ModuleType) -> dict[str, Any] | None:
-    """What a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it can be
-    imported."""
+    """Return what a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it
+    can be imported."""
     name = module.__name__
     if sys.modules.get(name) is module and (name == "__main__" or travel(name) is not Travel.LOOSE):
         return None
@@ -583,5 +585,5 @@ BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_e
 
 
 def inherited_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
-    """The reducer of the first of `BASES` that the type inherits from."""
+    """Return the reducer of the first of `BASES` that the type inherits from."""
     return next((reducer for base, reducer in BASES.items() if issubclass(kind, base)), None)

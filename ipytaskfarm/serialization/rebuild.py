@@ -59,7 +59,7 @@ def collect() -> None:
 
 
 def is_own_side() -> bool:
-    """Whether what is unpacked came home: this is a client, whose own modules are taken as they are."""
+    """Return whether what is unpacked came home: this is a client, whose own modules are taken as they are."""
     return loading.namespace is None and not _collecting[0]
 
 
@@ -71,7 +71,8 @@ def _note_came(obj: Any) -> None:
 def bind(
     function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
 ) -> Callable[..., Any]:
-    """A callable whose every call starts from the packed globals, with the right versions of modules in place."""
+    """Return a callable whose every call starts from the packed globals, with the right versions of modules in
+    place."""
     if not names and not before:
         return function
     for each in names:
@@ -108,7 +109,7 @@ _CALL_CODE = next(
 
 
 def is_call(code: types.CodeType | None) -> bool:
-    """Whether this is the code of what `bind` makes: the frame before the user's first."""
+    """Return whether this is the code of what `bind` makes: the frame before the user's first."""
     return code is _CALL_CODE
 
 
@@ -144,7 +145,7 @@ def new_names(module_name: str) -> Names:
 
 
 def new_names_in(module_name: str, package: str) -> Names:
-    """The same, for a module of a package: relative imports in its functions look at ``__package__``."""
+    """Return the same, for a module of a package: relative imports in its functions look at ``__package__``."""
     names = new_names(module_name)
     names.packed["__package__"] = names.globals["__package__"] = package
     return names
@@ -153,7 +154,7 @@ def new_names_in(module_name: str, package: str) -> Names:
 def new_function(
     code: types.CodeType, home: Names | types.ModuleType, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    """A function without its state: that follows by `fill_function`, so that it may refer to itself."""
+    """Return a function without its state: that follows by `fill_function`, so that it may refer to itself."""
     if isinstance(home, Names) and not home.assigned:
         home.assigned = _assigns(code)
     return types.FunctionType(code, home.globals if isinstance(home, Names) else home.__dict__, None, None, closure)
@@ -164,8 +165,8 @@ _REACHING = frozenset({"globals", "exec", "eval"})
 
 
 def _assigns(code: types.CodeType) -> bool:
-    """Whether running it may change globals, as far as can be seen; data among the code may look like it, never the
-    other way round."""
+    """Return whether running it may change globals, as far as can be seen; data among the code may look like it, never
+    the other way round."""
     if not _ASSIGNING.isdisjoint(code.co_code[::2]) or not _REACHING.isdisjoint(code.co_names):
         return True
     return any(isinstance(each, types.CodeType) and _assigns(each) for each in code.co_consts)
@@ -204,7 +205,7 @@ def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tupl
 
 
 def new_single_dispatch() -> Any:
-    """A `functools.singledispatch` function, empty: what it dispatches to may refer to it."""
+    """Return a `functools.singledispatch` function, empty: what it dispatches to may refer to it."""
     return functools.singledispatch(same)
 
 
@@ -216,7 +217,7 @@ def fill_single_dispatch(function: Any, state: dict[str, Any]) -> None:
 
 
 def new_cell() -> types.CellType:
-    """An empty cell: its content may refer to the function that holds it."""
+    """Return an empty cell: its content may refer to the function that holds it."""
     return types.CellType()
 
 
@@ -227,7 +228,7 @@ def fill_cell(cell: types.CellType, content: tuple[Any, ...]) -> None:
 
 
 def load_member(module: types.ModuleType, qualname: str) -> Any:
-    """A function or class of a module that travelled by value."""
+    """Return a function or class of a module that travelled by value."""
     found: Any = module
     for part in qualname.split("."):
         try:
@@ -241,12 +242,12 @@ def load_member(module: types.ModuleType, qualname: str) -> Any:
 
 
 def load_reference(name: str) -> types.ModuleType:
-    """A module that can be imported on both sides."""
+    """Return a module that can be imported on both sides."""
     return importlib.import_module(name)
 
 
 def load_builtin_type(name: str) -> Any:
-    """A type that has no name in ``builtins``: it stands in ``types``."""
+    """Return a type that has no name in ``builtins``: it stands in ``types``."""
     return getattr(types, name)
 
 
@@ -267,7 +268,7 @@ def remember_source(filename: str, first: int, text: str) -> None:
 
 
 def source_lines(filename: str) -> list[str] | None:
-    """The lines known of that file, blank where unknown; None when nothing is."""
+    """Return the lines known of that file, blank where unknown; None when nothing is."""
     known = _sources.get(filename)
     if not known:
         return None
@@ -293,12 +294,12 @@ hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictiona
 
 
 def born_digest(cls: type) -> str | None:
-    """The digest by which the class came into this process; None for one defined here."""
+    """Return the digest by which the class came into this process; None for one defined here."""
     return _born.get(cls)
 
 
 def known_class(born: str, digest: str) -> type | None:
-    """The class that these digests stand for, if this process has it."""
+    """Return the class that these digests stand for, if this process has it."""
     reference = originals.get(born)
     original = reference() if reference is not None else None
     if original is not None:
@@ -315,7 +316,7 @@ def note_unfilled(cls: type, born: str, digest: str) -> None:
 
 
 def is_unfilled(cls: type) -> bool:
-    """Whether the class was created by this pickle, and is not complete."""
+    """Return whether the class was created by this pickle, and is not complete."""
     return cls in _unfilled
 
 
@@ -332,12 +333,13 @@ def note_filled(cls: type) -> None:
 
 
 def travelled(cls: type) -> bool:
-    """Whether the class came here by value."""
+    """Return whether the class came here by value."""
     return cls in _born or cls in _unfilled
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
-    """A class inside data: its definition is a pickle of its own, opened only when the class is not known here."""
+    """Return a class inside data: its definition is a pickle of its own, opened only when the class is not known
+    here."""
     known = known_class(born, digest)
     if known is not None:
         _note_came(known)
@@ -348,7 +350,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
 def new_class(
     born: str, digest: str, metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
 ) -> type:
-    """A class without its attributes: those follow by `fill_class`, as methods may refer to their class."""
+    """Return a class without its attributes: those follow by `fill_class`, as methods may refer to their class."""
     known = known_class(born, digest)
     if known is not None:
         return known
@@ -401,7 +403,7 @@ def new_enum(
     members: dict[str, Any],
     boundary: Any,
 ) -> type:
-    """An enumeration with its members; what they hold beside their values follows by `fill_class`."""
+    """Return an enumeration with its members; what they hold beside their values follows by `fill_class`."""
     known = known_class(born, digest)
     if known is not None:
         return known
@@ -449,12 +451,12 @@ def new_cached_property(function: Any, name: str | None) -> Any:
 
 
 def new_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
-    """The cache itself does not travel."""
+    """Return the cache itself does not travel."""
     return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
 
 
 def new_mapping_proxy(content: dict[Any, Any]) -> types.MappingProxyType[Any, Any]:
-    """A read-only view of a copy."""
+    """Return a read-only view of a copy."""
     return types.MappingProxyType(content)
 
 
@@ -468,29 +470,29 @@ def new_dict_view(kind: str, content: list[Any]) -> Any:
 
 
 def new_type_variable(name: str, bound: Any, constraints: tuple[Any, ...], covariant: bool, contravariant: bool) -> Any:
-    """A TypeVar of the notebook."""
+    """Return a TypeVar of the notebook."""
     return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
 
 
 def new_new_type(name: str, module: str, supertype: Any) -> Any:
-    """A NewType of the notebook."""
+    """Return a NewType of the notebook."""
     found = typing.NewType(name, supertype)  # type: ignore[misc]
     found.__module__ = module
     return found
 
 
 def new_bound(function: Any, owner: Any) -> types.MethodType:
-    """A bound method whose function cannot be reached from its owner by name."""
+    """Return a bound method whose function cannot be reached from its owner by name."""
     return types.MethodType(function, owner)
 
 
 def load_sentinel(module: str, name: str) -> Any:
-    """An object that is compared by identity, such as ``dataclasses.MISSING``."""
+    """Return an object that is compared by identity, such as ``dataclasses.MISSING``."""
     return getattr(importlib.import_module(module), name)
 
 
 def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
-    """An exception whose own ``__init__`` wants other arguments than ``args``: it is not called.
+    """Return an exception whose own ``__init__`` wants other arguments than ``args``: it is not called.
 
     The first ``__init__`` in C is: builtin exceptions take their fields from args there.
     """

@@ -31,7 +31,7 @@ _quieting = threading.RLock()
 
 
 def whole(*parts: Any) -> Any:
-    """A value that stands in front of a mark, after the steps that it needed."""
+    """Return a value that stands in front of a mark, after the steps that it needed."""
     return parts[-2]
 
 
@@ -46,7 +46,7 @@ def finish(definition: Any, steps: list[Any]) -> None:
 def create_function(
     code: types.CodeType, home: Any, closure: tuple[types.CellType, ...] | None, state: dict[str, Any]
 ) -> types.FunctionType:
-    """A function with that part of its state that needs no other definition."""
+    """Return a function with that part of its state that needs no other definition."""
     function = build.new_function(code, home, closure)
     build.fill_function(function, state)
     return function
@@ -93,7 +93,7 @@ def create_class(
     keywords: dict[str, Any],
     body: dict[str, Any],
 ) -> type:
-    """A class with that part of its body that needs no other definition.
+    """Return a class with that part of its body that needs no other definition.
 
     Args:
         born, digest: its digests, see `rebuild.known_class`.
@@ -210,7 +210,7 @@ def set_hints(cls: type, hints: dict[str, Any]) -> None:
 
 
 def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
-    """A `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
+    """Return a `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
     made: Any = functools.singledispatchmethod(build.same)
     made.dispatcher = dispatcher
     made.func = function
@@ -244,7 +244,7 @@ def create_enum(
     boundary: Any,
     body: dict[str, Any],
 ) -> type:
-    """An enumeration with its members; made: its bases and members, all of whose classes are complete."""
+    """Return an enumeration with its members; made: its bases and members, all of whose classes are complete."""
     known = build.known_class(born, digest)
     if known is not None:
         return known
@@ -286,7 +286,7 @@ def initialize_nothing(self: Any, *arguments: Any) -> None:
 
 
 def load_enum_member(cls: Any, name: str) -> Any:
-    """A member by its name: its value may be equal to nothing but itself."""
+    """Return a member by its name: its value may be equal to nothing but itself."""
     return cls.__members__[name]
 
 
@@ -297,7 +297,7 @@ _provisional: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary(
 
 
 def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
-    """An object that cannot be hashed yet, under a class whose hash is the identity."""
+    """Return an object that cannot be hashed yet, under a class whose hash is the identity."""
     made = create(*arguments)
     cls = type(made)
     other = _provisional.get(cls)
@@ -328,7 +328,7 @@ def fill_provisional(obj: Any, state: tuple[Any]) -> None:
 
 
 def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
-    """The value, when its objects can be hashed."""
+    """Return the value, when its objects can be hashed."""
     emptied: list[tuple[Any, Any, list[Any]]] = []
     for container in containers:  # while they still find what is in them
         if isinstance(container, set):
@@ -354,7 +354,7 @@ def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
 
 
 def type_of(cls: type) -> Any:
-    """A metaclass that has no name of its own."""
+    """Return a metaclass that has no name of its own."""
     return type(cls)
 
 
@@ -369,7 +369,7 @@ def create_struct(
     keywords: dict[str, Any],
     factories: dict[str, Any],
 ) -> type:
-    """A `msgspec.Struct` class: its fields and its ``__post_init__`` are looked for once, when it is made."""
+    """Return a `msgspec.Struct` class: its fields and its ``__post_init__`` are looked for once, when it is made."""
     field = importlib.import_module("msgspec").field
     made = {each: field(default_factory=factory) for each, factory in factories.items()}
     return create_class(born, digest, metaclass, maker, name, bases, {**namespace, **made}, keywords, {})
@@ -406,7 +406,7 @@ def note_parameter(kind: str, found: Any) -> None:
 
 
 def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -> Any:
-    """A TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the same one if it came before."""
+    """Return a TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the same one if it came before."""
     for reference in _parameters.get((kind, name, module), ()):
         known = reference()
         if known is not None and parameter_keywords(known) == keywords:
@@ -434,10 +434,10 @@ def parameter_keywords(found: Any) -> dict[str, Any]:
 
 
 def new_forward_ref(name: str, is_argument: bool, module: Any, is_class: bool) -> Any:
-    """A name in an annotation, not looked up yet."""
+    """Return a name in an annotation, not looked up yet."""
     return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
 
 
 def new_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
-    """What a ``type`` statement makes."""
+    """Return what a ``type`` statement makes."""
     return vars(typing)["TypeAliasType"](name, value, type_params=parameters)

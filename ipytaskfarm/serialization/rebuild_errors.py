@@ -16,13 +16,14 @@ def fill_exception(error: Any, state: dict[str, Any] | None) -> None:
 
 
 def new_padded(before: int, middle: Any, after: int) -> Any:
-    """Bytes or text of which only the middle was sent."""
+    """Return bytes or text of which only the middle was sent."""
     blank = b"?" if isinstance(middle, bytes) else "?"
     return blank * before + middle + blank * after
 
 
 def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
-    """An exception none of its own code is run for: some of its parts may be remarks, which its code does not expect.
+    """Return an exception none of its own code is run for: some of its parts may be remarks, which its code does not
+    expect.
 
     Args:
         cls: its class.
@@ -46,7 +47,7 @@ def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, An
 
 
 def new_exception_group(cls: Any, message: str, members: list[Any], state: dict[str, Any]) -> Any:
-    """A group of exceptions; its own ``__new__`` and ``__init__`` are not called."""
+    """Return a group of exceptions; its own ``__new__`` and ``__init__`` are not called."""
     error = BaseExceptionGroup.__new__(cls, message, members)
     object.__getattribute__(error, "__dict__").update(state)
     return error

@@ -50,7 +50,7 @@ class Ref:
 
 
 def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
-    """What is packed in place of a result.  Raises TypeError where no task is being packed."""
+    """Return what is packed in place of a result.  Raises TypeError where no task is being packed."""
     if _here.note is None:
         raise TypeError(
             "the result of a task can only stand among the arguments of another one (args, kwargs, push): "
@@ -82,13 +82,13 @@ def give_inputs(give: Callable[[int], Any] | None) -> None:
 
 
 def input_value(number: int) -> Any:
-    """The value of the input of that number; called by pickles."""
+    """Return the value of the input of that number; called by pickles."""
     if _here.give is None:
         raise LookupError(f"the result of task {number} was not sent with this run")
     return _here.give(number)
 
 
 def input_name(number: int, name: str) -> Any:
-    """One of the names that it pulled; called by pickles."""
+    """Return one of the names that it pulled; called by pickles."""
     value = input_value(number)
     return value if isinstance(value, BaseException) else value[name]

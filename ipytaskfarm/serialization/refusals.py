@@ -93,7 +93,7 @@ _PLAINER = "send something plainer, or give its class a __reduce__ method"
 
 
 def remedy_of(obj: Any) -> str | None:
-    """What to do about an object of a type that is known not to travel."""
+    """Return what to do about an object of a type that is known not to travel."""
     for base in type(obj).__mro__:
         remedy = _REMEDIES.get(f"{base.__module__}.{base.__qualname__}")
         if remedy is not None:
@@ -102,7 +102,7 @@ def remedy_of(obj: Any) -> str | None:
 
 
 def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> tuple[str, Any]:
-    """(path, the innermost part that fails by itself).  Names: what to call the object, or each of its items."""
+    """Return (path, the innermost part that fails by itself).  Names: what to call the object, or each of its items."""
     path = names if isinstance(names, str) else ""
     current = obj
     seen = {id(obj)}
@@ -124,7 +124,7 @@ def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], 
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
-    """(how to write the step, part) for all that would be pickled with the object."""
+    """Yield (how to write the step, part) for all that would be pickled with the object."""
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
             yield f"[{_short(key)}]", value
@@ -208,7 +208,7 @@ def type_name(obj: Any) -> str:
 
 
 def explain(path: str, culprit: Any, error: BaseException) -> str:
-    """The sentence for people."""
+    """Return the sentence for people."""
     reason = str(error)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
     remedy = remedy_of(culprit)

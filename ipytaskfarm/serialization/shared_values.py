@@ -33,7 +33,7 @@ class Received:
 
     @property
     def value(self) -> Any:
-        """The value; BlobMissing when it was unpersisted meanwhile."""
+        """Return the value; BlobMissing when it was unpersisted meanwhile."""
         if self._key in _values:
             _values.move_to_end(self._key)
             for step in _steps.get(self._key, ()):
@@ -79,7 +79,7 @@ class Adder:
 
 
 def take_added() -> dict[str, bytes]:
-    """What was added since the last call: accumulator -> packed sum."""
+    """Return what was added since the last call: accumulator -> packed sum."""
     if not _added:
         return {}
     taken = {key: pack(total, "accumulator") for key, (total, _) in _added.items()}

@@ -26,7 +26,7 @@ _PARTS = ("buffer",)
 
 
 def _reduce_stream(pickler: Pickler, stream: Any) -> Reduced:
-    """The standard streams are those of the process that unpacks them; other streams are left to `pickle`."""
+    """Return the standard streams are those of the process that unpacks them; other streams are left to `pickle`."""
     for name in _STREAMS:
         if getattr(sys, name) is stream:
             return values.load_stream, (name.strip("_"), None)
@@ -57,7 +57,7 @@ def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
 
 
 def find_named_method(method: Any) -> tuple[Travel, str, str] | None:
-    """How a method of a hidden instance is reached by name: `random.random`, `numpy.random.rand`.
+    """Return how a method of a hidden instance is reached by name: `random.random`, `numpy.random.rand`.
 
     Such an instance is its module's own state.  The module on the other side has one of its own: a copy of this one
     would give the same random numbers on every engine.
@@ -106,7 +106,7 @@ def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, A
 
 
 def _class_of_dict(found: types.MappingProxyType[Any, Any]) -> type | None:
-    """The class that this is the ``__dict__`` of."""
+    """Return the class that this is the ``__dict__`` of."""
     for name in ("__dict__", "__weakref__"):
         own = found.get(name)
         if isinstance(own, types.GetSetDescriptorType) and own.__objclass__.__dict__ == found:
@@ -171,7 +171,7 @@ def refuse_connections() -> None:
 
 
 def _own_reduce(cls: type) -> bool:
-    """Whether a class says itself how it is taken apart."""
+    """Return whether a class says itself how it is taken apart."""
     return any(
         isinstance(base.__dict__.get(name), types.FunctionType)
         for base in cls.__mro__

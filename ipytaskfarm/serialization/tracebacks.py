@@ -46,7 +46,7 @@ class Places:
         self.found: list[ErrorPlace] = []
 
     def frames(self, tb: types.TracebackType | None) -> tuple[int, ...]:
-        """The indexes of the places that a traceback leads through."""
+        """Return the indexes of the places that a traceback leads through."""
         indexes: list[int] = []
         while tb is not None:
             code = tb.tb_frame.f_code
@@ -96,14 +96,14 @@ def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
 
 
 def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
-    """A frame for each place."""
+    """Return a frame for each place."""
     return [_frame(place) for place in places]
 
 
 def made_traceback(
     places: Sequence[ErrorPlace], frames: Sequence[types.FrameType], indexes: Sequence[int]
 ) -> types.TracebackType | None:
-    """A traceback that leads through these places; None: through none."""
+    """Return a traceback that leads through these places; None: through none."""
     tb: types.TracebackType | None = None
     for index in reversed(indexes):
         tb = types.TracebackType(tb, frames[index], 0, places[index].line)
@@ -126,7 +126,7 @@ def _frame(place: ErrorPlace) -> types.FrameType:
 
 
 def _positions(place: ErrorPlace) -> bytes:
-    """The table by which each instruction of the tiny code stands at the place."""
+    """Return the table by which each instruction of the tiny code stands at the place."""
     table = bytearray()
     delta = place.line - max(1, place.first_line)
     units = len(_TEMPLATE.co_code) // 2
@@ -158,7 +158,7 @@ _sources_lock = threading.Lock()
 
 
 def _with_source(place: ErrorPlace) -> str:
-    """The file's name; linecache finds the lines that came along, where the file itself is not here."""
+    """Return the file's name; linecache finds the lines that came along, where the file itself is not here."""
     name = place.filename
     if not place.lines:
         return name

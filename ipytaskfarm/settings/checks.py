@@ -70,7 +70,7 @@ class Agents:
 
     @property
     def at_start(self) -> int:
-        """How many engines the agents bring at least, as far as the arguments tell."""
+        """Return how many engines the agents bring at least, as far as the arguments tell."""
         agents = self.min if self.min is not None else self.count
         return (1 if agents is None else agents) * (self.engines or 1)
 

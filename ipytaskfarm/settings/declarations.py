@@ -90,12 +90,12 @@ class Setting:
 
     @property
     def process_default(self) -> Any:
-        """What a process uses when it is not told the setting."""
+        """Return what a process uses when it is not told the setting."""
         return getattr(SchedulerSettings, self.field) if self.field else self.standard
 
     @property
     def default_text(self) -> str:
-        """The default, for people."""
+        """Return the default, for people."""
         if self.means:
             return self.means
         value = self.process_default if self.default is None else self.default

@@ -35,7 +35,8 @@ def network_file_system(path: Path) -> str | None:
 
 
 def _kind_of_mount(path: str, mounts: str) -> str:
-    """The file system type of the longest mount point above path; of equal ones the last mounted covers the others."""
+    """Return the file system type of the longest mount point above path; of equal ones the last mounted covers the
+    others."""
     best, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split(" ")

@@ -37,8 +37,8 @@ decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def asked(keys: Iterable[int] | Iterable[str]) -> str:
-    """The parameter of every SELECT below that has one: all keys in one text, so that there is no limit on how many.
-    The statement finds them as ``asked.value``."""
+    """Return the parameter of every SELECT below that has one: all keys in one text, so that there is no limit on how
+    many. The statement finds them as ``asked.value``."""
     return _encode(list(keys)).decode()
 
 

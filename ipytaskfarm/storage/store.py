@@ -402,8 +402,8 @@ class Store:
         )
 
     def work(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None]]:
-        """(id, payload, function's digest) to be run now, in the order asked for; a recovery task's own when it is
-        its turn.  Ids that are not there are left out, here and below."""
+        """Return (id, payload, function's digest) to be run now, in the order asked for; a recovery task's own when it
+        is its turn.  Ids that are not there are left out, here and below."""
         return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
@@ -458,7 +458,8 @@ class Store:
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
     def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
-        """(when, task, name, what, engine id or -1, more) of the last so many events that match, in order of time."""
+        """Return (when, task, name, what, engine id or -1, more) of the last so many events that match, in order of
+        time."""
         ids = rows.asked(question.ids) if question.ids is not None else None
         self._usable()
         with self._reading():
@@ -466,7 +467,8 @@ class Store:
             return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
-        """(number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that number."""
+        """Return (number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that
+        number."""
         self._usable()
         with self._reading():
             return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
@@ -507,13 +509,14 @@ class Store:
             self._checkpoint("TRUNCATE")
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
-        """(id, when it ended) of so many ended tasks, in order of their ids."""
+        """Return (id, when it ended) of so many ended tasks, in order of their ids."""
         self._usable()
         with self._reading():
             return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
 
     def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
-        """(id, bytes of payload and result, digests of its blobs) of so many ended tasks, in order of their ids."""
+        """Return (id, bytes of payload and result, digests of its blobs) of so many ended tasks, in order of their
+        ids."""
         self._usable()
         with self._reading():
             found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()

@@ -81,7 +81,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def dialled(info: ConnectionInfo) -> str:
-    """The address at which the controller is found from this host."""
+    """Return the address at which the controller is found from this host."""
     return info.host if not info.location or info.node == socket.gethostname() else info.location
 
 
@@ -90,7 +90,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def addresses(host: str, location: str | None) -> tuple[str, str]:
-    """(from the controller's own host, from others) where one is found that listens on `host`.
+    """Return (from the controller's own host, from others) where one is found that listens on `host`.
 
     location: what its owner says of the latter; None: the same address, or this host's name for a wildcard."""
     elsewhere = socket.gethostname() if host in _WILDCARDS else host
@@ -133,7 +133,7 @@ class FarmEntry(msgspec.Struct, frozen=True):
 
 
 def check_name(name: str) -> str:
-    """A farm's name, usable in file names. ValueError says what is allowed."""
+    """Return a farm's name, usable in file names. ValueError says what is allowed."""
     if not _NAME.fullmatch(name) or name.endswith(_AGENT):
         raise ValueError(
             f"{name!r} cannot be a farm's name: letters, digits, '.', '_' and '-', at most 48, beginning with a letter "
@@ -143,17 +143,17 @@ def check_name(name: str) -> str:
 
 
 def farm_folder(name: str) -> Path:
-    """The folder of a farm's lasting files. Not created here."""
+    """Return the folder of a farm's lasting files. Not created here."""
     return data_folder() / "ipytaskfarm" / check_name(name)
 
 
 def connection_path(name: str, role: str = "client") -> Path:
-    """Where a farm's connection file for clients or agents is."""
+    """Return where a farm's connection file for clients or agents is."""
     return runtime_folder() / f"{_PREFIX}{check_name(name)}{_AGENT if role == 'agent' else ''}.json"
 
 
 def socket_folder(name: str, folder: Path | None = None) -> Path:
-    """The folder for a farm's sockets, made now with its parents, all 0700.
+    """Return the folder for a farm's sockets, made now with its parents, all 0700.
 
     SecurityError when somebody else made one of the folders; otherwise like `socket_place`.
     """
@@ -169,7 +169,7 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
 
 
 def socket_place(name: str, folder: Path | None = None) -> Path:
-    """Where the folder for a farm's sockets is, or will be.  Not created here.
+    """Return where the folder for a farm's sockets is, or will be.  Not created here.
 
     folder: the farm's folder; two farms of one name in different places must not meet. A name too long for unix sockets
     is shortened; SecurityError when no place has a path short enough.
@@ -185,7 +185,8 @@ def socket_place(name: str, folder: Path | None = None) -> Path:
 
 
 def agent_folder(farm: str, incarnation: str, name: str) -> Path:
-    """The folder of an agent that was given none, on this machine: the next one of that farm and name finds it again.
+    """Return the folder of an agent that was given none, on this machine: the next one of that farm and name finds it
+    again.
 
     Not created here; the one above it is, in which a farm's agents are beside one another.
     """
@@ -204,7 +205,7 @@ def leave_folder(path: Path) -> None:
 
 
 def lock_folder() -> Path:
-    """The folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
+    """Return the folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
     base = socket_bases()[-1]
     private_folder(base)
     return private_folder(base / "locks")
@@ -358,7 +359,7 @@ def write_connection_file(info: ConnectionInfo, path: Path) -> None:
 
 
 def connection_text(info: ConnectionInfo) -> bytes:
-    """What stands in the file."""
+    """Return what stands in the file."""
     return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
 
 
@@ -396,7 +397,7 @@ def leave_runtime_folder() -> None:
 
 
 def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None = None) -> Path | ConnectionInfo:
-    """The connection file of a farm, by name (None: "default"), path or address.
+    """Return the connection file of a farm, by name (None: "default"), path or address.
 
     A string with a separator or ending in ``.json`` is a path. An address ``(host, port)`` takes its keys from key_file
     (another connection file) or from the one here that has this address.
@@ -424,7 +425,7 @@ def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None
 def connection_reader(
     where: Where = None, key_file: str | os.PathLike[str] | None = None
 ) -> Callable[[], ConnectionInfo]:
-    """A function that finds and reads the connection file afresh at each call, as a `Link` wants it."""
+    """Return a function that finds and reads the connection file afresh at each call, as a `Link` wants it."""
 
     def read() -> ConnectionInfo:
         found = find_connection(where, key_file)
@@ -497,7 +498,8 @@ def process_started(pid: int | None = None) -> float | None:
 
 
 def is_stale(info: ConnectionInfo) -> bool:
-    """Whether the controller that wrote this file has ended. False also when that cannot be told from this host."""
+    """Return whether the controller that wrote this file has ended. False also when that cannot be told from this
+    host."""
     if info.node != socket.gethostname():
         return False
     return process_started(info.controller_pid) != info.controller_started
@@ -522,7 +524,7 @@ def read_farm_record(folder: Path) -> FarmRecord | None:
 
 
 def list_farms() -> list[FarmEntry]:
-    """All farms that have a folder or a connection file here, by name."""
+    """Return all farms that have a folder or a connection file here, by name."""
     try:
         folders = {path.parent.name: path.parent for path in data_folder().glob(f"ipytaskfarm/*/{FARM_FILE}")}
     except PermissionError:

@@ -34,7 +34,8 @@ _mapped: set[int] = set()
 
 
 def load(fd: int) -> memoryview:
-    """The file as writable memory; what is written there changes no file.  The descriptor may be closed afterwards.
+    """Return the file as writable memory; what is written there changes no file.  The descriptor may be closed
+    afterwards.
 
     Pages of a large file are shared with whoever else has mapped it, until they are written to.  OSError: the file
     cannot be read.
@@ -48,7 +49,7 @@ def load(fd: int) -> memoryview:
 
 
 def mapped_files() -> int:
-    """How many files are mapped."""
+    """Return how many files are mapped."""
     return len(_mapped)
 
 

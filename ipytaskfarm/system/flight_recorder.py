@@ -259,7 +259,7 @@ class Recorder:
     end_command = idle
 
     def wanted(self) -> Want | None:
-        """What the agent wants interrupted, if that is what runs now and it was not delivered yet."""
+        """Return what the agent wants interrupted, if that is what runs now and it was not delivered yet."""
         slots = self._slots
         serial = slots[_SLOT_WANT]
         run = self._run
@@ -285,7 +285,7 @@ class Recorder:
         self._slots[_SLOT_RUN] = self._run_serial = serial
 
     def _start(self, size: int) -> int:
-        """Where the next record of that size begins: records do not go around the ring's end."""
+        """Return where the next record of that size begins: records do not go around the ring's end."""
         left = self._ring - self._head % self._ring
         return self._head if size <= left else self._head + left
 
@@ -324,7 +324,7 @@ class Recorder:
 
     @property
     def unread(self) -> bool:
-        """Whether there is something to `read`."""
+        """Return whether there is something to `read`."""
         return bool(self._slots[_SLOT_HEAD] != self._cursor)
 
     @property
@@ -333,8 +333,8 @@ class Recorder:
         return int(self._slots[_SLOT_HEAD] - self._slots[_SLOT_TAIL])
 
     def read(self, limit: int = 256, bytes_max: int = 1 << 20) -> list[Record]:
-        """The next finished runs that this object did not read yet: at most `limit`, and none more once they hold
-        `bytes_max` together.
+        """Return the next finished runs that this object did not read yet: at most `limit`, and none more once they
+        hold `bytes_max` together.
 
         Raises RecorderDamaged, after the records before the damage have been returned."""
         found: list[Record] = []
@@ -368,7 +368,7 @@ class Recorder:
         raise RecorderDamaged(f"{self.path}: no record at {self._cursor} of {head}")
 
     def _parse(self, start: int, head: int) -> Record | None:
-        """The record that begins there; None: what stands there is none (yet)."""
+        """Return the record that begins there; None: what stands there is none (yet)."""
         offset = start % self._ring
         room = min(self._ring - offset, head - start) - _RECORD_BYTES
         if room < 0:
@@ -409,7 +409,7 @@ class Recorder:
             Path(self._spill_path(self._spilled.popleft())).unlink(missing_ok=True)
 
     def current(self) -> Current | None:
-        """The task that runs now (or ran when its engine died); None: none, or its result is in the ring."""
+        """Return the task that runs now (or ran when its engine died); None: none, or its result is in the ring."""
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
 
@@ -431,7 +431,7 @@ class Recorder:
         self._slots[_SLOT_WANT] = serial
 
     def was_delivered(self) -> bool:
-        """Whether the engine has raised what was last wanted."""
+        """Return whether the engine has raised what was last wanted."""
         return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
 
 
@@ -487,7 +487,8 @@ class Bell:
 
     @classmethod
     def listen(cls, path: str | os.PathLike[str]) -> Bell:
-        """The agent's end.  A socket left there by an earlier agent is replaced.  OSError: the path cannot be used."""
+        """Return the agent's end.  A socket left there by an earlier agent is replaced.  OSError: the path cannot be
+        used."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             Path(path).unlink(missing_ok=True)
@@ -499,7 +500,7 @@ class Bell:
 
     @classmethod
     def connect(cls, path: str | os.PathLike[str]) -> Bell:
-        """An engine's end.  Nobody needs to listen there yet."""
+        """Return an engine's end.  Nobody needs to listen there yet."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         return cls(os.fspath(path), sock, listening=False)
 

@@ -32,7 +32,7 @@ FOLDER_VARIABLES = (
 
 
 def user_name() -> str:
-    """The user's name; an id that has none is shown as ``uid1000``."""
+    """Return the user's name; an id that has none is shown as ``uid1000``."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -40,7 +40,7 @@ def user_name() -> str:
 
 
 def working_folder() -> Path:
-    """The working folder; the root if it was removed or may not be entered any more."""
+    """Return the working folder; the root if it was removed or may not be entered any more."""
     try:
         return Path.cwd()
     except OSError:
@@ -48,7 +48,7 @@ def working_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """The user's home; the folder for temporary files where there is no home."""
+    """Return the user's home; the folder for temporary files where there is no home."""
     try:
         home = Path.home()
     except (KeyError, RuntimeError):
@@ -57,7 +57,7 @@ def home_folder() -> Path:
 
 
 def socket_bases() -> list[Path]:
-    """Folders of this user's own for sockets, the best first.  Not created here."""
+    """Return folders of this user's own for sockets, the best first.  Not created here."""
     leaf = f"ipytaskfarm-{os.geteuid()}"
     bases = [Path("/tmp") / leaf]
     if not is_usable(bases[0]):
@@ -80,18 +80,19 @@ def data_folder() -> Path:
 
 
 def spare_data_folder() -> Path:
-    """The data folder of a user who has no home."""
+    """Return the data folder of a user who has no home."""
     return socket_bases()[-1] / "data"
 
 
 def runtime_folder() -> Path:
-    """The folder of connection files: Jupyter's runtime folder, or one among the sockets if that one cannot be used."""
+    """Return the folder of connection files: Jupyter's runtime folder, or one among the sockets if that one cannot be
+    used."""
     found = _jupyter(jupyter_runtime_dir)
     return found if found is not None and is_usable(found) else spare_runtime_folder()
 
 
 def spare_runtime_folder() -> Path:
-    """The folder of connection files where Jupyter's cannot be used."""
+    """Return the folder of connection files where Jupyter's cannot be used."""
     return socket_bases()[-1] / "runtime"
 
 
@@ -103,7 +104,7 @@ def _jupyter(asked: Callable[[], str]) -> Path | None:
 
 
 def is_usable(folder: Path) -> bool:
-    """Whether the folder is this user's and can be written to, or can be made."""
+    """Return whether the folder is this user's and can be written to, or can be made."""
     for place in (folder, *folder.parents):
         try:
             found = os.stat(place)
@@ -118,7 +119,7 @@ def is_usable(folder: Path) -> bool:
 
 
 def portable(path: str) -> str:
-    """A path as text for a file, the same in every locale.  StoreError: its bytes are no UTF-8."""
+    """Return a path as text for a file, the same in every locale.  StoreError: its bytes are no UTF-8."""
     if path.isascii():
         return path
     try:
@@ -130,12 +131,13 @@ def portable(path: str) -> str:
 
 
 def local(text: str) -> str:
-    """The path of such a text, in this process's locale."""
+    """Return the path of such a text, in this process's locale."""
     return text if text.isascii() else os.fsdecode(text.encode("utf-8"))
 
 
 def absolute_folders() -> dict[str, str]:
-    """The environment variables that name a folder relative to the working folder, made absolute for children."""
+    """Return the environment variables that name a folder relative to the working folder, made absolute for
+    children."""
     named = {name: os.environ.get(name, "") for name in FOLDER_VARIABLES}
     relative = {name: path for name, path in named.items() if path and not os.path.isabs(path)}
     here = working_folder() if relative else Path("/")

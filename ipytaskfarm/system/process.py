@@ -11,13 +11,13 @@ _PRIVATE = ("Private_Dirty:", "Swap:")
 
 
 def usable_cores() -> int:
-    """How many cores this process may keep busy: affinity and cgroup limits count."""
+    """Return how many cores this process may keep busy: affinity and cgroup limits count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
 
 
 def _cgroup_cores() -> int | None:
-    """The tightest cpu quota above us, rounded down; None without one."""
+    """Return the tightest cpu quota above us, rounded down; None without one."""
     limits: list[int] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -58,7 +58,7 @@ def _read_v1(folder: Path) -> float | None:
 
 
 def own_bytes(pid: int) -> int:
-    """Bytes that would be free if it ended; 0: it is gone."""
+    """Return bytes that would be free if it ended; 0: it is gone."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

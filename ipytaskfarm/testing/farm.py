@@ -138,7 +138,7 @@ class SimulatedFarm:
 
     @property
     def now_s(self) -> float:
-        """The farm's clock: seconds since it was made."""
+        """Return the farm's clock: seconds since it was made."""
         return self._stepped.now.mono_s
 
     def advance(self, seconds: float) -> None:
@@ -215,7 +215,7 @@ class SimulatedFarm:
 
     @property
     def started(self) -> list[int]:
-        """The ids of tasks in the order in which their runs began.  One that ran twice is there twice."""
+        """Return the ids of tasks in the order in which their runs began.  One that ran twice is there twice."""
         return [run.task for run in self.runs]
 
     def finish(self, taskid: int, outcome: Outcome | None = None) -> None:
@@ -433,7 +433,7 @@ class SimulatedFarm:
 
     @property
     def engines(self) -> list[int]:
-        """The ids of the engines that are there."""
+        """Return the ids of the engines that are there."""
         return sorted(engine.id for agent in self._stepped.agents.values() for engine in agent.engines.values())
 
     def add_node(

@@ -132,7 +132,7 @@ class SteppedFarm:
             self.restate(agent)
 
     def handle(self, event: Event, session: str = "") -> Decision:
-        """One turn, with everything that the shell does with its decision."""
+        """Take one turn, with everything that the shell does with its decision."""
         out = self.scheduler.handle(event, self.now, session)
         self.scheduler.check()
         self.store.commit(out.saves)
@@ -365,7 +365,7 @@ class SteppedFarm:
         agent.outbox.append(m.EngineUp(m.EngineReport(engine.name, engine_id, 1, True, self.now.wall_s, agent.facts)))
 
     def begin(self, engine: SteppedEngine) -> bool:
-        """The engine begins its next run, if it can."""
+        """Begin the next run, if the engine can."""
         if engine.running is None and engine.queue:
             engine.running = engine.queue.popleft()
             self.begun.setdefault(engine.running[0], []).append(engine.running)
@@ -373,7 +373,7 @@ class SteppedFarm:
         return False
 
     def call(self, agent: SteppedAgent, engine: SteppedEngine, question: TaskQuestion) -> int:
-        """The running task asks something; the number of its call."""
+        """Return the running task asks something; the number of its call."""
         assert engine.running is not None
         engine.calls += 1
         agent.outbox.append(TaskCall(engine.name, engine.running, engine.calls, question))
@@ -450,7 +450,7 @@ class SteppedFarm:
         raise AssertionError("the engines do not come up")
 
     def busy(self) -> bool:
-        """Whether something is on its way or running."""
+        """Return whether something is on its way or running."""
         return any(
             a.inbox or a.outbox or any(e.running or e.queue for e in a.engines.values()) for a in self.agents.values()
         )

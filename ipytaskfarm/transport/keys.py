@@ -119,7 +119,7 @@ def make_farm_keys() -> FarmKeys:
 
 
 def with_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """The same with keys for these agents; who has one keeps it.
+    """Return the same with keys for these agents; who has one keeps it.
 
     ValueError: a name that cannot be one, or that another one's key covers already.
     """
@@ -140,13 +140,14 @@ def _covers(name: str, other: str) -> bool:
 
 
 def without_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """The same without the keys of these agents. KeyError, saying so: one has none."""
+    """Return the same without the keys of these agents. KeyError, saying so: one has none."""
     _must_have(keys, names)
     return msgspec.structs.replace(keys, agents={n: pair for n, pair in keys.agents.items() if n not in names})
 
 
 def rotated(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """The same with fresh keys for these agents and roles, `SERVER` among them. KeyError, saying so: no such key."""
+    """Return the same with fresh keys for these agents and roles, `SERVER` among them. KeyError, saying so: no such
+    key."""
     own = {*ROLES, SERVER}
     _must_have(keys, [name for name in names if name not in own])
     agents = {name: make_keypair() if name in names else pair for name, pair in keys.agents.items()}
@@ -195,7 +196,7 @@ def save_keys(keys: FarmKeys, folder: Path) -> None:
 
 
 def load_keys(folder: Path) -> FarmKeys | None:
-    """The keys in the farm's folder; None: it has none yet.
+    """Return the keys in the farm's folder; None: it has none yet.
 
     SecurityError: the file is damaged, or others can read it.
     """
@@ -232,7 +233,8 @@ def agent_file(folder: Path, name: str) -> Path:
 
 
 def info_for(info: ConnectionInfo, keys: FarmKeys, title: str) -> ConnectionInfo:
-    """The connection file of one key, made of that of another: an enrolled agent is told where others find the farm."""
+    """Return the connection file of one key, made of that of another: an enrolled agent is told where others find the
+    farm."""
     pair = keys.peers()[title]
     name = title.partition(":")[2]
     elsewhere = {"host": info.location or info.host, "location": "", "agent": name} if name else {}

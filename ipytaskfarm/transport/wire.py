@@ -76,12 +76,12 @@ _any_hello = msgspec.msgpack.Decoder(_AnyHello)
 
 
 def silence_s(role: str) -> float:
-    """How long a peer of that role may not be heard before the controller takes it for unreachable."""
+    """Return how long a peer of that role may not be heard before the controller takes it for unreachable."""
     return SILENCE_S if role == "agent" else min(SILENCE_S, CLIENT_SILENCE_S)
 
 
 def encode_message(message: object) -> bytes:
-    """One message as it stands in a packet; text in it that is not UTF-8 is escaped.
+    """Return one message as it stands in a packet; text in it that is not UTF-8 is escaped.
 
     ResultTooLarge: it is larger than any message may be."""
     body = encoded(_encode, message)
@@ -99,7 +99,8 @@ def encode_handshake(message: Handshake) -> bytes:
 
 
 def decode_handshake(frame: bytes | memoryview) -> Handshake:
-    """The message in a handshake frame. A `Hello` of another protocol, or what cannot be read: the `Refuse` for it."""
+    """Return the message in a handshake frame. A `Hello` of another protocol, or what cannot be read: the `Refuse` for
+    it."""
     body = memoryview(frame)[HEADER.size :]
     try:
         hello = _any_hello.decode(body)
@@ -139,7 +140,7 @@ def python_version() -> str:
 
 
 def tags_in(body: bytes | memoryview) -> list[str]:
-    """The kinds of messages in a body that could not be decoded, as far as they can be told."""
+    """Return the kinds of messages in a body that could not be decoded, as far as they can be told."""
     try:
         messages: Any = _anything.decode(body)
     except READABLE:

@@ -94,8 +94,9 @@ def in_main():
     return __main__.square(3), main.Point is Point, hasattr(main, "absent"), square(1)
 def no_begin(x): raise ValueError("no beginning")
 def dies(method):
+    # With a chunk size: without one Pool.map divides by the number of its workers, which is 0 for a moment.
     try:
-        with multiprocessing.get_context(method).Pool(1, no_begin, (1,)) as pool: pool.map(square, [1, 2])
+        with multiprocessing.get_context(method).Pool(1, no_begin, (1,)) as pool: pool.map(square, [1, 2], 1)
     except RuntimeError as error: return "was ended by an exception: its initializer failed" in str(error)
 def leaves(method):
     with multiprocessing.get_context(method).Pool(1) as pool:

@@ -32,7 +32,7 @@ class Evaluator:
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
 
     def answer(self, question: Evaluate) -> Evaluated:
-        """One verdict per subject, in their order.  Never raises because of the user's function."""
+        """Return one verdict per subject, in their order.  Never raises because of the user's function."""
         try:
             function = self._function(question)
         except Exception as error:
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes, out of reach of what users print or read: that goes to stderr, and comes from nowhere."""
+    """Return the two pipes, out of reach of what users print or read: that goes to stderr, and comes from nowhere."""
     questions = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

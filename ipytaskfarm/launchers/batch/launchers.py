@@ -91,11 +91,11 @@ class Slurm:
         return numbered("slurm", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """The script."""
+        """Return the script."""
         return _script("slurm", self._options, scripts.slurm_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """One array."""
+        """Return one array."""
         said = _submit(SLURM, ["sbatch", "--parsable"], self.preview(seats, spec))
         job, cluster = scripts.slurm_job(said)
         return {"job": job, "cluster": cluster, "names": [seat.name for seat in seats]}
@@ -134,11 +134,11 @@ class Pbs:
         return numbered("pbs", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """The script."""
+        """Return the script."""
         return _script("pbs", self._options, scripts.pbs_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """One array, or a single job."""
+        """Return one array, or a single job."""
         # -f: else qsub leaves a process of its own behind.
         said = _submit(PBS, ["qsub", "-f"], self.preview(seats, spec))
         return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
@@ -174,11 +174,11 @@ class Lsf:
         return numbered("lsf", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """The script."""
+        """Return the script."""
         return _script("lsf", self._options, scripts.lsf_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """One array."""
+        """Return one array."""
         said = _submit(LSF, ["bsub"], self.preview(seats, spec))
         return {"job": scripts.lsf_job(said), "names": [seat.name for seat in seats]}
 
@@ -204,7 +204,7 @@ class Lsf:
 
 
 def numbered(system: str, group: str, count: int | None) -> list[str]:
-    """The names of a submission's agents; None: of one.  ValueError: there are none."""
+    """Return the names of a submission's agents; None: of one.  ValueError: there are none."""
     if count is not None and count < 1:
         raise ValueError(f"{system}: how many agents must be 1 or more, not {count}")
     return [f"{group}.{index}" for index in range(count or 1)]
@@ -254,7 +254,7 @@ def _submit(system: System, words: Sequence[str], script: str) -> str:
 
 
 def _ask(system: System, words: Sequence[str]) -> str:
-    """What it says; "" of what has ended."""
+    """Return what it says; "" of what has ended."""
     answer = _twice(system, words)
     if answer.code == 0 or answer.said.strip():
         return answer.said

@@ -66,12 +66,12 @@ Values = dict[str, str | None]
 
 
 def shipped(system: str) -> Path:
-    """The template that is taken unless the option ``template`` names another."""
+    """Return the template that is taken unless the option ``template`` names another."""
     return Path(str(files("ipytaskfarm.launchers.batch"))) / "templates" / f"{system}.sh"
 
 
 def fill(template: str, values: Values, source: str) -> str:
-    """The template with its values.  LauncherError: it names what there is not, or not what it must."""
+    """Return the template with its values.  LauncherError: it names what there is not, or not what it must."""
     found = set(_PLACE.findall(template))
     unknown = sorted(found - PLACES.keys())
     if unknown:
@@ -87,7 +87,7 @@ def fill(template: str, values: Values, source: str) -> str:
 
 
 def common_values(options: Options, seats: Sequence[Seat], spec: AgentSpec, first: int) -> Values:
-    """What templates of all systems name.
+    """Return what templates of all systems name.
 
     first: the index of the array's first element.
     """
@@ -110,7 +110,7 @@ def common_values(options: Options, seats: Sequence[Seat], spec: AgentSpec, firs
 
 
 def slurm_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """What Slurm's template names."""
+    """Return what Slurm's template names."""
     signal_s = _count(options, "signal") or math.ceil(spec.leave_s + LEAVE_S)
     if spec.time_limit_s is not None and spec.time_limit_s <= signal_s:
         raise ValueError(
@@ -129,7 +129,7 @@ def slurm_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Va
 
 
 def pbs_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """What PBS's template names."""
+    """Return what PBS's template names."""
     values = common_values(options, seats, spec, 0)
     memory = _memory(options, "mb")
     parts = ["1", f"ncpus={values['cpus']}" if values["cpus"] else "", f"mem={memory}" if memory else ""]
@@ -145,7 +145,7 @@ def pbs_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Valu
 
 
 def lsf_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """What LSF's template names."""
+    """Return what LSF's template names."""
     minutes = None if spec.time_limit_s is None else math.ceil(spec.time_limit_s / 60)
     warning = math.ceil((spec.leave_s + LEAVE_S) / 60)
     if minutes is not None and minutes <= warning:
@@ -162,7 +162,7 @@ def lsf_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Valu
 
 
 def agent_line(spec: AgentSpec) -> str:
-    """The agent's command line, with the shell's variables for what each element has of its own."""
+    """Return the agent's command line, with the shell's variables for what each element has of its own."""
     words = agent_words(spec, "\0name", "\0connection_file", node="\0node")
     words[words.index("--engines") + 1] = "\0engines"
     line = " ".join(_VARIABLES.get(word) or shlex.quote(word) for word in [spec.python, *words])
@@ -170,7 +170,7 @@ def agent_line(spec: AgentSpec) -> str:
 
 
 def seat_lines(seats: Sequence[Seat], first: int) -> str:
-    """Which agent an element is: by index, so that the script is one text for all."""
+    """Return which agent an element is: by index, so that the script is one text for all."""
     cases = (
         f"{index}) name={shlex.quote(seat.name)} connection_file={shlex.quote(str(seat.connection_file))} ;;"
         for index, seat in enumerate(seats, first)
@@ -245,7 +245,7 @@ def _slurm_path(folder: str, name: str) -> str:
 
 
 def slurm_job(said: str) -> tuple[str, str]:
-    """(job id, cluster or "") from ``sbatch --parsable``."""
+    """Return (job id, cluster or "") from ``sbatch --parsable``."""
     found = re.search(r"^(\d+)(?:;(\S+))?$", said, re.MULTILINE)
     if found is None:
         raise LauncherError(f"sbatch did not say which job it made: {said.strip()!r}")
@@ -278,7 +278,7 @@ def _slurm_element(state: str, node: str, reason: str) -> AgentStatus:
 
 
 def pbs_job(said: str) -> str:
-    """The job's id from ``qsub``: ``12[].server`` of an array, ``12.server`` of a single job."""
+    """Return the job's id from ``qsub``: ``12[].server`` of an array, ``12.server`` of a single job."""
     found = re.search(r"^\d+(?:\[\])?(?:\.\S+)?$", said.strip(), re.MULTILINE)
     if found is None:
         raise LauncherError(f"qsub did not say which job it made: {said.strip()!r}")
@@ -286,7 +286,7 @@ def pbs_job(said: str) -> str:
 
 
 def pbs_element(job: str, index: int) -> str:
-    """The id of one element: ``12[3].server``."""
+    """Return the id of one element: ``12[3].server``."""
     return job.replace("[]", f"[{index}]", 1)
 
 
@@ -326,7 +326,7 @@ def _pbs_element(facts: dict[str, str]) -> AgentStatus:
 
 
 def lsf_job(said: str) -> str:
-    """The job's id from ``bsub``: ``Job <12> is submitted to queue <normal>.``"""
+    """Return the job's id from ``bsub``: ``Job <12> is submitted to queue <normal>.``"""
     found = re.search(r"Job <(\d+)> is submitted", said)
     if found is None:
         raise LauncherError(f"bsub did not say which job it made: {said.strip()!r}")

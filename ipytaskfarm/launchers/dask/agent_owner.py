@@ -136,7 +136,7 @@ class AgentOwner:
                 restarts.append(time.monotonic())
 
     def _run_agent(self, meeting: Meeting, engines: int | None) -> int | None:
-        """The agent's whole life: its exit code; None: we ended it, or were to leave before."""
+        """Return the agent's whole life: its exit code; None: we ended it, or were to leave before."""
         if self._stopping.is_set():
             return None
         tether = self._spawn(meeting, engines)
@@ -166,7 +166,7 @@ class AgentOwner:
         return self._plan.spec.engines if self._plan.per_process is None else sum(meeting.engines())
 
     def _settled(self, meeting: Meeting) -> int | None:
-        """How many engines there are to be, when that has not changed for a while."""
+        """Return how many engines there are to be, when that has not changed for a while."""
         engines = self._engines(meeting)
         while self._plan.per_process is not None and not self._stopping.wait(GROWN_S):
             before, engines = engines, self._engines(meeting)

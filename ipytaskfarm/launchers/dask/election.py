@@ -68,7 +68,7 @@ class Meeting:
         return found
 
     def lock(self) -> int | None:
-        """The lock, a file to be closed, if nobody has it."""
+        """Return the lock, a file to be closed, if nobody has it."""
         path = self.folder / "lock"
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -112,7 +112,7 @@ class Meeting:
         write_private(self.folder / "agent.json", json.dumps(record).encode())
 
     def has_agent_ended(self) -> bool:
-        """Whether the one that was noted last has."""
+        """Return whether the one that was noted last has."""
         try:
             record: dict[str, Any] = json.loads(read_private(self.folder / "agent.json"))
         except (FileNotFoundError, ValueError):

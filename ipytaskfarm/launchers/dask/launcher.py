@@ -55,7 +55,7 @@ class Dask:
 
     @classmethod
     def of_client(cls, client: Any, engines_per_worker: int | None = None) -> Dask:
-        """The launcher for the cluster of a connected `distributed.Client`, which stays the caller's."""
+        """Return the launcher for the cluster of a connected `distributed.Client`, which stays the caller's."""
         options = {"scheduler": str(client.scheduler.address)}
         if engines_per_worker is not None:
             options["engines_per_worker"] = str(engines_per_worker)
@@ -64,7 +64,8 @@ class Dask:
         return made
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """The group itself: its agents call themselves ``GROUP.HOST``, as many as there are machines with workers."""
+        """Return the group itself: its agents call themselves ``GROUP.HOST``, as many as there are machines with
+        workers."""
         if count not in (None, 1):
             raise ValueError(f"{count} agents were asked for: with Dask there is one on each machine that has workers")
         return [group]
@@ -133,7 +134,7 @@ class Dask:
 
 
 def distributed() -> Any:
-    """The package.  LauncherError: it is not installed."""
+    """Return the package.  LauncherError: it is not installed."""
     try:
         import distributed as found
     except ImportError as error:
@@ -175,7 +176,7 @@ def _spec(stored: Mapping[str, Any]) -> AgentSpec:
 
 
 def look(client: Any, handle: Handle) -> dict[str, AgentStatus]:
-    """How the agents of a handle do, as the workers have told the scheduler with their last heartbeats."""
+    """Return how the agents of a handle do, as the workers have told the scheduler with their last heartbeats."""
     said: dict[str, list[tuple[str, str]]] | None = _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"])))
     return {handle["name"]: _status(said)}
 

@@ -33,7 +33,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 
 def tether_words(parent: int, meeting: Meeting, farm: str, patience_s: float, agent: Sequence[str]) -> list[str]:
-    """The command line after the interpreter.
+    """Return the command line after the interpreter.
 
     parent: who starts it, from a thread that lives as long as it does (PR_SET_PDEATHSIG looks at threads).
     patience_s: from the first SIGTERM to the agent's SIGKILL.
@@ -44,7 +44,7 @@ def tether_words(parent: int, meeting: Meeting, farm: str, patience_s: float, ag
 
 
 def main(argv: Sequence[str]) -> int:
-    """The agent's exit code; 128 and the signal that killed it."""
+    """Return the agent's exit code; 128 and the signal that killed it."""
     parent, patience_s = int(argv[0]), float(argv[4])
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))

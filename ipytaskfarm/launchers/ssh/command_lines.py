@@ -89,7 +89,7 @@ def parse_hosts(text: str) -> list[Host]:
 
 
 def ssh_words(config: str | None, host: Host) -> list[str]:
-    """The command line that runs a script, given by stdin, on that host.  It never asks for anything.
+    """Return the command line that runs a script, given by stdin, on that host.  It never asks for anything.
 
     A connection that the user keeps open (``ControlPath``) is used, none is opened to stay: it would hold our pipes.
     """
@@ -98,7 +98,8 @@ def ssh_words(config: str | None, host: Host) -> list[str]:
 
 
 def tunnel_words(config: str | None, host: Host, target: tuple[str, int]) -> list[str]:
-    """The command line that lets that host reach `target` by a port of its own loopback, which ssh says (`said_port`).
+    """Return the command line that lets that host reach `target` by a port of its own loopback, which ssh says
+    (`said_port`).
 
     It has a connection of its own: over a shared one the forwarding would stay when this process ends.
     """
@@ -120,7 +121,7 @@ def _ssh(config: str | None, options: Sequence[str]) -> list[str]:
 
 
 def said_port(text: str) -> int | None:
-    """The port that ssh says it has been given on the other side."""
+    """Return the port that ssh says it has been given on the other side."""
     match = _PORT.search(text)
     return int(match[1]) if match else None
 
@@ -160,7 +161,7 @@ def tunnel_script(folder: str, patience_s: int) -> str:
 
 
 def answer_of(text: str) -> dict[str, Any] | None:
-    """The answer in what a script printed; None: there is none."""
+    """Return the answer in what a script printed; None: there is none."""
     lines = [line for line in text.splitlines() if line.startswith(MARK)]
     if not lines:
         return None

@@ -89,13 +89,14 @@ class Ssh:
     # ------------------------------------------------------------------ the launcher
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """One for each host."""
+        """Return one for each host."""
         if count not in (None, len(self._hosts)):
             raise ValueError(f"{count} agents were asked for, and there are {len(self._hosts)} hosts: one goes to each")
         return [f"{group}.{number}" for number in range(len(self._hosts))]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """The commands, and what each host's shell is given; without the secret, and before anything was looked at."""
+        """Return the commands, and what each host's shell is given; without the secret, and before anything was looked
+        at."""
         parts = []
         for seat, host in zip(seats, self._hosts, strict=True):
             info = _info_shown(seat, spec)
@@ -127,8 +128,8 @@ class Ssh:
         return handle
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """One connection to each host, all at once.  Of one that cannot be asked nothing else is known: ``running``,
-        and why.  A crashed agent is ``waiting`` for `tend`, which is then not long in coming."""
+        """Return one connection to each host, all at once.  Of one that cannot be asked nothing else is known:
+        ``running``, and why.  A crashed agent is ``waiting`` for `tend`, which is then not long in coming."""
         agents: dict[str, dict[str, Any]] = handle["agents"]
         found = _for_each(agents.values(), lambda agent: _caught(lambda: self._ask(handle, agent, "look")))
         statuses = {name: _status(agents[name], answer) for name, answer in zip(agents, found, strict=True)}
@@ -211,7 +212,8 @@ class Ssh:
         agent["sent"] = _digest(text)
 
     def _connection(self, config: str | None, agent: dict[str, Any]) -> str:
-        """The connection file's text for that agent, with the port of its tunnel, which is made now if it is broken."""
+        """Return the connection file's text for that agent, with the port of its tunnel, which is made now if it is
+        broken."""
         info = read_connection_file(Path(agent["connection_file"]))
         if agent["tunneled"]:
             target = [dialled(info), info.port]
@@ -314,7 +316,7 @@ def _check(host: Host, answer: dict[str, Any], info: ConnectionInfo) -> None:
 
 
 def _info_shown(seat: Seat, spec: AgentSpec) -> ConnectionInfo:
-    """The connection file of an agent that may not be enrolled yet: words for people, then."""
+    """Return the connection file of an agent that may not be enrolled yet: words for people, then."""
     try:
         return read_connection_file(seat.connection_file)
     except FarmNotRunning:
@@ -325,7 +327,8 @@ def _info_shown(seat: Seat, spec: AgentSpec) -> ConnectionInfo:
 
 
 def _open_tunnel(config: str | None, agent: dict[str, Any], target: tuple[str, int]) -> dict[str, Any]:
-    """An ssh process, detached, by which the host's loopback leads to `target`: its pid, and the port it was given."""
+    """Return an ssh process, detached, by which the host's loopback leads to `target`: its pid, and the port it was
+    given."""
     host, log = Host(agent["host"], None), Path(agent["log"])
     tunnel: dict[str, Any] = {
         **_detached(tunnel_words(config, host, target), tunnel_script(agent["folder"], int(ANSWER_S)), log)
@@ -405,7 +408,7 @@ def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> Ag
 
 
 def _starts_again(agent: dict[str, Any], answer: dict[str, Any]) -> bool:
-    """Whether an agent that has ended was meant to live, and has not crashed too often of late."""
+    """Return whether an agent that has ended was meant to live, and has not crashed too often of late."""
     if agent["over"] or answer["state"] != "ended" or answer["code"] in (EXIT_STOPPED, EXIT_REFUSED):
         return False
     restarts = agent["restarts"]

@@ -70,7 +70,8 @@ def update(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(data: dict[str, Any]) -> dict[str, Any]:
-    """How the agent of {"folder"} does: "state" (``running``, ``ended``, ``cancelled``, ``gone``), "code", "said"."""
+    """Return how the agent of {"folder"} does: "state" (``running``, ``ended``, ``cancelled``, ``gone``), "code",
+    "said"."""
     folder = Path(data["folder"])
     if not folder.is_dir():
         return {"state": "gone"}
