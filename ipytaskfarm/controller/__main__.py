@@ -317,7 +317,7 @@ def _signals() -> dict[int, Callable[[], StopFarm | None]]:
 
 
 def _owner_is_gone(fd: int, watch: dict[int, Callable[[], StopFarm | None]]) -> StopFarm | None:
-    """Return the owner never writes: readable means that it has closed its end, or died."""
+    """Answer a readable pipe of the owner.  The owner never writes: it has closed its end, or died."""
     if os.read(fd, 1):
         return None
     del watch[fd]

@@ -90,7 +90,7 @@ def of_agent(path: Path, wanted: int | None) -> Iterator[Finding]:
 
 
 def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield a doctor does not fall ill: what cannot even be looked at is a finding."""
+    """Yield the findings of a check.  What cannot even be looked at is a finding too."""
     try:
         yield from look()
     except (errors.TaskFarmError, OSError) as error:

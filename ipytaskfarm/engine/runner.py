@@ -289,8 +289,9 @@ class Runner:
         self._end(attempt, value, self._flushed(attempt, error))
 
     def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
-        """Return a run that ends well, or for now, has its messages on the controller's disk first; the error it ends
-        with."""
+        """Return the error with which a run ends.
+
+        A run that ends well, or for now, has its messages on the controller's disk first."""
         if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
         _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
@@ -306,7 +307,7 @@ class Runner:
     # -- what is run
 
     def _prepare(self, attempt: RunningAttempt, job: QueuedRun) -> Call:
-        """Return all that can be done before the user's code begins: decode, clear, compile."""
+        """Do all that can be done before the user's code begins: decode, clear, compile."""
         work = attempt.work = self._decoder.decode(job.run.payload)
         special = job.run.special
         if special is not None and special.inputs:

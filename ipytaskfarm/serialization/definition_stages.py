@@ -251,7 +251,7 @@ def reduce_whole(pickler: StagedPickler, whole: Whole) -> Any:
 
 
 def reduce_after(pickler: StagedPickler, after: After) -> Any:
-    """Return the classes themselves come first: their steps are known from then on."""
+    """Reduce the classes themselves first: their steps are known from then on."""
     return build_classes.whole, (*after.classes, Pull(after.classes), after.value, None)
 
 

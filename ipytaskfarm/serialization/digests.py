@@ -220,7 +220,7 @@ class SubmodulesGuard:
         self.count = len(sys.modules)
 
     def holds(self) -> bool:
-        """Return a look at how many modules there are, and at the names when that has changed."""
+        """Look at how many modules there are, and at the names when that has changed."""
         count = len(sys.modules)
         if count == self.count:
             return True

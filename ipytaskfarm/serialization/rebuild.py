@@ -451,7 +451,7 @@ def new_cached_property(function: Any, name: str | None) -> Any:
 
 
 def new_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
-    """Return the cache itself does not travel."""
+    """Reduce a cached function; the cache itself does not travel."""
     return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
 
 

@@ -22,7 +22,7 @@ def new_padded(before: int, middle: Any, after: int) -> Any:
 
 
 def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
-    """Return an exception none of its own code is run for: some of its parts may be remarks, which its code does not
+    """Return an exception without running its own code: some of its parts may be remarks, which its code does not
     expect.
 
     Args:

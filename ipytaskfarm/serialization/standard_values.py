@@ -26,7 +26,7 @@ _PARTS = ("buffer",)
 
 
 def _reduce_stream(pickler: Pickler, stream: Any) -> Reduced:
-    """Return the standard streams are those of the process that unpacks them; other streams are left to `pickle`."""
+    """Reduce a stream: standard streams are those of the process that unpacks them; others are left to `pickle`."""
     for name in _STREAMS:
         if getattr(sys, name) is stream:
             return values.load_stream, (name.strip("_"), None)

@@ -16,3 +16,22 @@ def test_the_latest_are_those_of_a_list(accepted: list[int], cleared: set[int], 
     expected = [i for i in reversed(accepted) if i not in cleared and i not in unwanted][:count]
     for found in (order, order, again):  # a second time without the runs that were dropped
         assert found.latest(count, lambda i: i not in cleared, lambda i: i not in unwanted) == expected
+
+
+def test_cleared_ids_are_looked_at_once() -> None:
+    order = AcceptanceOrder()
+    for task_id in range(1000):
+        order.add(task_id)
+    looked: list[int] = []
+
+    def is_known(task_id: int) -> bool:
+        looked.append(task_id)
+        return task_id < 3
+
+    assert order.latest(2, is_known, lambda _: True) == [2, 1]
+    assert len(looked) >= 997
+    looked.clear()
+    assert order.latest(2, is_known, lambda _: True) == [2, 1]
+    assert len(looked) <= 4
+    order.add(1000)
+    assert order.latest(2, lambda _: True, lambda _: True) == [1000, 2]

@@ -34,20 +34,19 @@ class AcceptanceOrder:
     def latest(self, count: int, is_known: Callable[[int], bool], is_wanted: Callable[[int], bool]) -> list[int]:
         """Return the latest `count` of the wanted ids, the latest first.
 
-        is_known: whether a task was not cleared; runs of which all tasks were cleared are dropped on the way."""
+        is_known: whether a task was not cleared.  Cleared ids at the end of a run are dropped on the way: no later call
+            looks at them again."""
         found: list[int] = []
         for position in range(len(self._runs) - 1, -1, -1):
-            first, last = self._runs[position]
-            all_cleared = True
-            for task_id in range(last, first - 1, -1):
-                if not is_known(task_id):
-                    continue
-                all_cleared = False
-                if is_wanted(task_id):
+            run = self._runs[position]
+            while run[1] >= run[0] and not is_known(run[1]):
+                run[1] -= 1
+            if run[1] < run[0]:
+                del self._runs[position]
+                continue
+            for task_id in range(run[1], run[0] - 1, -1):
+                if is_known(task_id) and is_wanted(task_id):
                     found.append(task_id)
                     if len(found) >= count:
                         return found
-            # The latest run may go on.
-            if all_cleared and position < len(self._runs) - 1:
-                del self._runs[position]
         return found

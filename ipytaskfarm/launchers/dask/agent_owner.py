@@ -136,7 +136,7 @@ class AgentOwner:
                 restarts.append(time.monotonic())
 
     def _run_agent(self, meeting: Meeting, engines: int | None) -> int | None:
-        """Return the agent's whole life: its exit code; None: we ended it, or were to leave before."""
+        """Live an agent's whole life, and return its exit code; None: we ended it, or were to leave before."""
         if self._stopping.is_set():
             return None
         tether = self._spawn(meeting, engines)
