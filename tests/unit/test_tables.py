@@ -73,8 +73,7 @@ def test_every_table_fits_the_terminal(name: str, width: int) -> None:
     ("events", {"when", "task", "what", "engine", "details"}),
 ])  # fmt: skip
 def test_in_80_columns_the_columns_that_matter_are_there(name: str, columns: set[str]) -> None:
-    heading = next(line for line in lines_of(EVERY[name], 80) if next(iter(columns)) in line)
-    assert not {column for column in columns if column not in heading}
+    assert any(all(column in line.split() for column in columns) for line in lines_of(EVERY[name], 80))
 
 
 def test_wide_terminals_have_all_columns() -> None:
