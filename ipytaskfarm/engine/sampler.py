@@ -108,8 +108,8 @@ class Sampler:
         # The distances vary, because regular work could keep step with even ones.
         while not self._running.acquire(timeout=max(0.0, due - time.monotonic()) + _chance.uniform(0, INTERVAL_S / 2)):
             late = max(0.0, time.monotonic() - due)
-            # C code that held the interpreter for two seconds has kept a hundred samples from being taken: they are
-            # its own, for what comes next after it is the line that called it.
+            # If C code held the interpreter for two seconds, a hundred samples were missed. They are charged to that
+            # code: the next line to run is the one that called it.
             samples = 1 + int(late / INTERVAL_S)
             due += samples * INTERVAL_S
             found_nothing = 0 if self._take(samples) else found_nothing + 1
