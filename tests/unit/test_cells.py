@@ -11,7 +11,7 @@ from ipytaskfarm.display.cells import UNKNOWN, cell_of, with_cells
 
 CELL = "/tmp/ipykernel_4711/1234567.py"
 OTHER = "/tmp/ipykernel_4711/7654321.py"
-TEXT = f'Traceback (most recent call last):\n  File "{CELL}", line 3, in f\n    1 / 0\n  File "/home/study.py", line 9\n'
+TEXT = f'Traceback:\n  File "{CELL}", line 3, in f\n    1 / 0\n  File "/home/study.py", line 9\n'
 
 
 @pytest.fixture
