@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import html
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from ..core.states import ABORTS, Reason
 from ..core.text import text_of
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
-from .dask_graph import dask_get
+from .adapters import adapter
 from .display import Text, html_table
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
@@ -596,7 +597,16 @@ class TaskClient:
 
         Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
         """
-        return dask_get(self, graph, keys)
+        return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def executor(self, **options: Any) -> concurrent.futures.Executor:
+        """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
+
+        Args:
+            options: `initializer`, `initargs`, `max_tasks_per_child`, and rules of a `Task`: retries, environment …
+        """
+        made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
+        return made
 
     def map(
         self,
