@@ -10,7 +10,6 @@ import atexit
 import concurrent.futures
 import itertools
 import logging
-import pickle
 import threading
 import time
 import weakref
@@ -145,7 +144,7 @@ class Executor(concurrent.futures.Executor):
         atexit.register(_end_all)
 
     def __reduce__(self) -> Any:
-        raise pickle.PicklingError("an Executor cannot travel; inside a task use `current_task().submit`")
+        raise errors.UnpickleableException("an Executor cannot travel; inside a task use `current_task().submit`")
 
     # -- submitting
 
@@ -161,7 +160,7 @@ class Executor(concurrent.futures.Executor):
         self._must_take()
         try:
             task_id: int = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **self._rules))
-        except (errors.UnpickleableException, pickle.PicklingError) as error:
+        except errors.UnpickleableException as error:
             failed: concurrent.futures.Future[T] = concurrent.futures.Future()
             failed.set_exception(error)
             return failed

@@ -304,7 +304,7 @@ def test_large_values_outlive_the_farm() -> None:
 
 
 def test_an_executor_does_not_travel(ex: Executor) -> None:
-    with pytest.raises(pickle.PicklingError, match="current_task"):
+    with pytest.raises(errors.UnpickleableException, match="current_task"):
         pickle.dumps(ex)
 
 
