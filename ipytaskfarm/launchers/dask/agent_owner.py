@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 GROWN_S, SHRUNK_S = 2.0, 30.0
-"""The sum of engines counts once it has not changed for this time: the processes of a machine start one after the other,
+"""The sum of engines counts once it has not changed for this time: the processes of a machine start one after another,
 and a killed one is soon back."""
 RESTARTS, RESTART_WINDOW_S = 3, 60.0
 """How often a crashed agent is started again within this time; then again after the time."""

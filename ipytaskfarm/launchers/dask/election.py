@@ -1,10 +1,12 @@
 """The folder (0700) in which the owners of one machine meet (`agent_owner`). The last owner removes it.
 
-===================  ================================================================================== ``lock``
-held by the process that runs the agent ``process-…``        one per process that takes part, locked while it lives;
-contains its number of engines ``connection.json``  the agent's connection file (0600): a secret ``agent.json``
-the agent's process: its pid and the time of its start ``over``             exists if the agent with these keys has
-ended for good on this machine; contains the exit code ``agent.out``        its output, if it crashed
+===================  ==================================================================================
+``lock``             held by the process that runs the agent
+``process-…``        one per process that takes part, locked while it lives; contains its number of engines
+``connection.json``  the agent's connection file (0600): a secret
+``agent.json``       the agent's process: its pid and the time of its start
+``over``             exists if the agent with these keys has ended for good on this machine; contains the exit code
+``agent.out``        its output, if it crashed
 ===================  ==================================================================================
 """
 

@@ -198,7 +198,7 @@ def look(client: Any, handle: Handle) -> dict[str, AgentStatus]:
 
 
 def _status(said: Mapping[str, Sequence[tuple[str, str]]] | None) -> AgentStatus:
-    """said: host -> what its workers say; None: the scheduler does not know of the plugin."""
+    """Return the status from host -> reports of its workers; None means that the scheduler does not know the plugin."""
     if said is None:
         return ENDED
     hosts = {state: [host for host in said if state in dict(said[host])] for state in ("running", "waiting", "ended")}

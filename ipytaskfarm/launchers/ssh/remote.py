@@ -3,11 +3,12 @@
 Each agent has a folder (0700) there:
 
 ====================  ==================================================================================
-``connection.json``   its connection file (0600): the only place of the secret on that machine ``pid``, ``agent.json``
-the agent's process; the latter with the time of its start ``exit``              its exit code, once it has ended
-``cancelled``         exists if the agent was told to end; then the folder is removed with it ``agent.log``,
-``agent.out``  its log; its output when it crashes ====================
-==================================================================================
+``connection.json``   its connection file (0600): the only place of the secret on that machine
+``pid``, ``agent.json``  the agent's process; the latter with the time of its start
+``exit``              its exit code, once it has ended
+``cancelled``         exists if the agent was told to end; then the folder is removed with it
+``agent.log``, ``agent.out``  its log; its output when it crashes
+====================  ==================================================================================
 
 Each verb prints one line of JSON and ends. The agent remains, with a shell that waits for its exit code.
 """
