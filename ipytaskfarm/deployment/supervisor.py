@@ -2,8 +2,8 @@
 
 It is a loop around a few file descriptors. Its owner calls `Supervisor.run` in any thread: the main thread of the
 foreground command, the detached process of ``--daemonize``, a background thread of `Farm`. It decides nothing about
-tasks. When it dies, the other processes live on, and the next supervisor of the same name adopts them. Owned farms are
-the exception: their controller watches a pipe from the supervisor and ends everything when the pipe is closed.
+tasks. When it dies, the other processes live on, and the next supervisor of the same name adopts them. Only the
+controller of an owned farm watches a pipe from the supervisor, and ends everything when the pipe is closed.
 
 The phases are entered once each, in this order (a failure leads from any phase to STOPPING):
 
@@ -100,9 +100,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Runs one farm: call `start`, then `run` until it has ended; `request_stop` works in any thread or
-    signal handler.
-    """
+    """Runs one farm: call `start`, then `run` until it has ended. Any thread may call `request_stop`."""
 
     def __init__(
         self,
