@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .current import CurrentTask
     from .properties import Properties
 
-__all__ = ["Engine", "current_task", "get_engine"]
+__all__ = ["Engine", "current_task", "get_engine", "is_engine"]
 
 
 class Engine:
@@ -60,6 +60,11 @@ def current_task() -> CurrentTask:
     if found is None:
         raise RuntimeError("current_task() was called where no task runs: it is for the code of tasks")
     return found
+
+
+def is_engine() -> bool:
+    """Return whether this process is an engine."""
+    return _here is not None
 
 
 def get_engine(id: int) -> Engine:
