@@ -131,9 +131,6 @@ def test_what_cannot_be_saved_is_named(tc: TaskClient, mec: MultiEngineClient) -
     assert "not done again: lock: " in found.note
 
 
-RECYCLED = Task("calls = globals().get('calls', 0) + 1; import os; pid = os.getpid()", pull=["calls", "pid"])
-
-
 class Prepared(TaskEnvironment):
     """An environment that is recycled after three tasks."""
 
@@ -145,7 +142,9 @@ class Prepared(TaskEnvironment):
 
 
 def test_a_recycled_engine_keeps_its_names(tc: TaskClient, mec: MultiEngineClient) -> None:
-    mec.execute("import math\nclass Thing: pass\nthing = Thing()\ndef f(): return math.floor(2.5), type(thing) is Thing")
+    mec.execute(
+        "import math\nclass Thing: pass\nthing = Thing()\ndef f(): return math.floor(2.5), type(thing) is Thing"
+    )
     runs = []
     for _ in range(8):
         task = Task("calls = globals().get('calls', 0) + 1; import os; pid = os.getpid(); found = f()",
