@@ -206,6 +206,17 @@ class Farm:
         self._must_run()
         return MultiEngineClient(str(self.connection_file))
 
+    def checkpoint(self) -> list[dict[str, str]]:
+        """Save the names of all engines, each after the task that it runs: engines that come in their place have them.
+
+        Returns:
+            For each engine a dict of the names that cannot be saved, each with the reason; see
+            `MultiEngineClient.checkpoint`.
+        """
+        with self.multiengine_client() as mec:
+            found: list[dict[str, str]] = mec.checkpoint(block=True)
+        return found
+
     def _must_run(self) -> None:
         if self._ended.is_set() or self._supervisor.phase > FarmPhase.RUNNING:
             raise errors.FarmNotRunning(f"{self!r}: make a new Farm")
