@@ -147,7 +147,7 @@ class ProgressDisplay:
             place.close(self.view(time.monotonic(), end))
 
 
-class Counted:
+class CountedWork:
     """Work of which only a number is known: engines that start."""
 
     estimate: Estimate | None = None

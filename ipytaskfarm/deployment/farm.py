@@ -148,13 +148,13 @@ class Farm:
         began_s = time.monotonic()
         if self._ready.wait(SHOW_AFTER_S):
             return
-        from ipytaskfarm.client.progress import Counted, ProgressDisplay
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
         def ready() -> int:
             state = self._supervisor.state
             return ready_engines(state) if state is not None else 0
 
-        starting = Counted(lambda: self._settings.engines_at_start, ready, self._why_not_ready)
+        starting = CountedWork(lambda: self._settings.engines_at_start, ready, self._why_not_ready)
         with ProgressDisplay(starting, "engines ready", True, f"farm {self.name}", False, began_s) as display:
             while not self._ready.wait(0.25):
                 display.tick()
@@ -220,10 +220,10 @@ class Farm:
         stable_timeout: seconds after which whatever is there is enough.
         """
         from ipytaskfarm.client.operate import STABLE_S, wait_for_engines
-        from ipytaskfarm.client.progress import Counted, ProgressDisplay
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
         there: list[int] = []
-        starting = Counted(lambda: count or len(there), lambda: len(there), self._why_not_ready)
+        starting = CountedWork(lambda: count or len(there), lambda: len(there), self._why_not_ready)
         with ProgressDisplay(starting, "engines ready", name=f"farm {self.name}", counts_states=False) as display:
 
             def look() -> list[int]:

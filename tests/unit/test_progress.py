@@ -13,7 +13,7 @@ import pytest
 
 from ipytaskfarm.client import progress as progress_module, screens
 from ipytaskfarm.client.estimate import Estimate, Running, Tally
-from ipytaskfarm.client.progress import Counted, LiveProgress, ProgressDisplay
+from ipytaskfarm.client.progress import CountedWork, LiveProgress, ProgressDisplay
 from ipytaskfarm.client.progress_view import ProgressView
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -243,7 +243,7 @@ def test_it_can_be_switched_off(clock: Clock, play: Play, notebook: Publisher, m
 
 def test_engines_that_start_are_counted(clock: Clock, notebook: Publisher) -> None:
     ready = [0]
-    starting = Counted(lambda: 4, lambda: ready[0], lambda: "engine 3: being prepared: 1 of 2, import numpy, 7 s")
+    starting = CountedWork(lambda: 4, lambda: ready[0], lambda: "engine 3: being prepared: 1 of 2, import numpy, 7 s")
     with ProgressDisplay(starting, "engines ready", name="farm here", counts_states=False) as display:
         ticks(clock, display, 1.3)
         (shown,) = notebook.shown.values()
