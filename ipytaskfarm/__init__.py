@@ -22,6 +22,7 @@ functions
 ``doctor``         finds what keeps a farm from working
 ``jupyter``        magics and displays
 ``cli``            the ``ipytaskfarm`` command
+``adapters``       other libraries' interfaces over the farm; ``joblib`` registers joblib's
 ``testing``        a farm in memory, on a clock that a test moves, for tests of one's own policies, rules and tasks
 
 ``engine`` to ``client`` never import one another: they meet in ``core/messages``.
