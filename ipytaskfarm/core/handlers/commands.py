@@ -125,13 +125,23 @@ def _failure_in(body: bytes) -> str:
     return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
 
 
-def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: Decision) -> None:
-    """Answer the commands that a lost engine will never answer."""
+def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output: str, out: Decision) -> None:
+    """Answer the commands that a lost engine will never answer.
+
+    Args:
+        farm: the state.
+        engine: the lost engine.
+        how: half a sentence about its end.
+        output: what the engine printed last.
+        out: gets the answers.
+    """
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
         pending = farm.requests.commands.pop(key)
         omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
+        if output:
+            text += f"; its last output: {output}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
