@@ -116,6 +116,7 @@ class Commands:
 
     def _run(self, command: EngineCommand) -> Step:
         self._recorder.begin_command()
+        self._recorder.words.begin(None)
         sink = Sink(keeps_history=True)
         token = SINK.set(sink)
         try:

@@ -124,13 +124,31 @@ def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now
         engine_is_ready(farm, engine, now, out)
 
 
-def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: Decision) -> None:
-    """Answer the commands that a lost engine will never answer."""
+def _failure_in(body: bytes) -> str:
+    try:
+        failure = msgspec.msgpack.decode(body, type=FailureBody)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "it failed, and what the engine says of it cannot be read"
+    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
+
+
+def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output: str, out: Decision) -> None:
+    """Answer the commands that a lost engine will never answer.
+
+    Args:
+        farm: the state.
+        engine: the lost engine.
+        how: half a sentence about its end.
+        output: what the engine printed last.
+        out: gets the answers.
+    """
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
         pending = farm.requests.commands.pop(key)
         omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
+        if output:
+            text += f"; its last output: {output}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
