@@ -4,6 +4,7 @@ The folders say where code runs, and an import only ever points to a line above 
 
 ``version``        the version
 ``core``           values and decisions: messages, the scheduler, its handlers; no IO, clock, chance or threads
+``display``        tables, numbers, states and colours: what people see, in terminals and notebooks
 ``settings``       each setting of a farm once: flags, arguments, configuration and docs are made of it
 ``policies``       the queue policies that a user may choose, or write
 ``errors``         every error, and IPython 0.10's names for them; ``error`` is the same

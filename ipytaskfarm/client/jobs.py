@@ -12,8 +12,8 @@ from ..core.arguments import check_text
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
+from ..display.text import counts_text
 from ..environment import TaskEnvironment
-from .display import counts_text
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
@@ -326,7 +326,7 @@ class Job:
         self._events.add("progress", function)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of tasks by state: scheduled, pending (which means running), succeeded, failed."""
+        """Return the number of tasks by state: scheduled, running, succeeded, failed."""
         return self._record.counts()
 
     def __repr__(self) -> str:

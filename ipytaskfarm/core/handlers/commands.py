@@ -124,14 +124,6 @@ def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now
         engine_is_ready(farm, engine, now, out)
 
 
-def _failure_in(body: bytes) -> str:
-    try:
-        failure = msgspec.msgpack.decode(body, type=FailureBody)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return "it failed, and what the engine says of it cannot be read"
-    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
-
-
 def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output: str, out: Decision) -> None:
     """Answer the commands that a lost engine will never answer.
 
