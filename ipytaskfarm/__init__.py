@@ -103,7 +103,12 @@ else:
         try:
             module_name, attribute = _WHERE[name]
         except KeyError:
-            raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}") from None
+            near = ""
+            if not name.startswith("_"):
+                from .core.text import did_you_mean
+
+                near = did_you_mean(name, __all__)
+            raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}{near}") from None
         module = import_module(module_name)
         value = module if attribute is None else getattr(module, attribute)
         globals()[name] = value

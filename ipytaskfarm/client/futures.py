@@ -39,11 +39,16 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.id = task_id
         """The task's id."""
 
+    @property
+    def farm(self) -> str:
+        """Return the name of the farm whose task it is."""
+        return self._client.farm
+
     def __index__(self) -> int:
         return self.id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reference(self.id)
+        return reference(self)
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "done" if self.done() else "waiting"

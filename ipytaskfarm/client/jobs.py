@@ -6,12 +6,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from ..core.arguments import check_text
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
+from ..core.text import did_you_mean
 from ..environment import TaskEnvironment
 from .display import counts_text, job_html
 from .environments import pack_environment_of
@@ -22,7 +23,7 @@ from .packing import Shared, pack_task
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
 from .task_calls import TaskCalls
-from .tasks import Task, as_task
+from .tasks import Task, as_task, misplaced_arguments
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -32,6 +33,7 @@ _OWN = {
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
 """Names that may be assigned -> attributes of the job itself."""
+_SETTABLE = _SHARED | _OWN.keys() | {"unique"}
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
@@ -71,6 +73,9 @@ class Job:
         d["_opened_s"] = 0.0
         d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
+            if attribute not in _SETTABLE and attribute != "task_environment":
+                near = did_you_mean(attribute, _SETTABLE) or "; tasks of the job get theirs: job.add_task(Task(f, …))"
+                raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
 
     # -- what its tasks share
@@ -85,8 +90,8 @@ class Job:
             self.__dict__["unique"] = given or None
             return
         if attribute not in _SHARED:
-            known = ", ".join(sorted(_SHARED | _OWN.keys() | {"unique"}))
-            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {known}")
+            known = did_you_mean(attribute, _SETTABLE) or f"; it has {', '.join(sorted(_SETTABLE))}"
+            raise AttributeError(f"a Job has no attribute {attribute!r} to be set{known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
@@ -125,11 +130,13 @@ class Job:
 
     # -- submitting
 
-    def add_task(self, task: Any) -> Task:
+    def add_task(self, task: Any, *misplaced: Never) -> Task:
         """Add a task: a `Task` of any kind, a callable, or an object with ``execute()``.
 
         The next `submit` submits the task.  Returns the `Task`.
         """
+        if misplaced:
+            raise misplaced_arguments("job.add_task(Task", task, misplaced)
         made = task if isinstance(task, Task) else as_task(task)
         self._record.tasks.append(made)
         return made
@@ -144,14 +151,14 @@ class Job:
         record = self._record
         fresh = record.tasks[len(record.ids) :]
         if not fresh:
-            raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
+            raise ValueError(f"job {self.name!r} has no tasks to hand in: job.add_task(task) adds one")
         session = record.client.session
         # All are packed before the first is submitted: one that cannot travel must not leave half a job behind.
         functions: dict[str, Function] = {}
         common = pack_rules({}, self._shared, record.id, None, functions)
         place = record.graph.place_of(record.tasks)
         shared = Shared(self._shared, record.id, common, tuple(functions.values()), place)
-        packed = [pack_task(task, session.blobs, shared) for task in fresh]
+        packed = [pack_task(task, session.blobs, shared, session.farm) for task in fresh]
         order = record.graph.add(record.tasks, packed)
         self.__dict__["_opened_s"] = self._opened_s or time.time()
         spec = self._spec()
@@ -257,7 +264,11 @@ class Job:
 
     def _check_submitted(self) -> None:
         if len(self._record.ids) < len(self._record.tasks):
-            raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
+            raise ValueError(f"job {self.name!r} has tasks that were not handed in: job.submit() hands them in")
+        if not self._record.tasks and not self._record.ids:
+            raise ValueError(
+                f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() hands them in"
+            )
 
     # -- acting and looking
 

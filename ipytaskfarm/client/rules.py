@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -26,12 +27,25 @@ from ..core.arguments import (
 )
 from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.task_types import Function, Recovery, Rules
-from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, ResourceAmount, bytes_of
+from ..core.requirements import (
+    FACTS,
+    MEMORY,
+    OPERATORS,
+    SIZE_MAX,
+    SIZES,
+    Asks,
+    Condition,
+    ResourceAmount,
+    bytes_of,
+)
 from ..core.scheduler.settings import PLACEMENTS
-from ..core.text import exactly, shown
+from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from .environments import pack_environment_of
+
+PROPERTY = "property:"
+"""Stands before the name of a property of engines in `requires`; other names are facts."""
 
 LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
 """Names for priorities; any int is one."""
@@ -41,7 +55,8 @@ class Asking(TypedDict, total=False):
     """What a task may ask of its engine and its node.
 
     environment: a `TaskEnvironment`, that its engine is prepared with; it is ``env`` in its namespace.
-    requires: conditions on an engine's facts and properties, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``.
+    requires: conditions on an engine's facts, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
+        properties, ``{"property:model": "A100"}``.
     resources: what it takes of its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair is
         (at least, at most).
     exclusive: nothing else runs on its node meanwhile.
@@ -147,7 +162,7 @@ def _requires(value: Any) -> tuple[Condition, ...]:
 def _condition(name: Any, wanted: Any) -> Condition:
     if not isinstance(name, str):
         raise wrong("requires", "a dict whose keys are names", name)
-    name = check_name("requires: a name", name)
+    name = _fact_or_property(check_name("requires: a name", name))
     if isinstance(wanted, (list, tuple, set, frozenset)):
         return Condition(name, "in", tuple(_operand(name, each) for each in wanted))
     if isinstance(wanted, str):
@@ -156,6 +171,19 @@ def _condition(name: Any, wanted: Any) -> Condition:
             if wanted.startswith(op) and not op[0].isalpha():
                 return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
     return Condition(name, "==", _operand(name, wanted))
+
+
+def _fact_or_property(name: str) -> str:
+    """Return the name that a condition travels with.  ValueError: it is neither a fact nor marked as a property."""
+    if name.startswith(PROPERTY):
+        return name.removeprefix(PROPERTY)
+    if name not in FACTS:
+        near = did_you_mean(name, FACTS)
+        raise ValueError(
+            f"requires: engines have no fact {shown(name)}{near or ','} the facts are {', '.join(sorted(FACTS))};"
+            f" a property needs 'property:' before its name: {shown(PROPERTY + name)}"
+        )
+    return name
 
 
 def _operand(name: str, value: Any) -> str | float | bool:
@@ -208,8 +236,15 @@ def _want(name: Any, amount: Any) -> ResourceAmount:
 
 def _amount(name: str, value: Any) -> float:
     if isinstance(value, str):
-        return _size("resources", name, exactly(value))
-    number = check_number(f"resources: {name}", value, "a number, a size, or a pair of them")
+        text = exactly(value)
+        if name == MEMORY or _SIZE_UNIT.search(text):
+            return _size("resources", name, text)
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"resources: {name} must be a number, like {{'{name}': 2}}, not {shown(value)}") from None
+    expected = "bytes, or text like '2 GiB'" if name == MEMORY else "a number, or a pair of them"
+    number = check_number(f"resources: {name}", value, expected)
     if not 0 <= number <= SIZE_MAX:
         raise ValueError(f"resources: {name} must be 0 or more, and at most 2**60, not {number:g}")
     return number
@@ -220,7 +255,8 @@ def _placement(value: Any) -> str | None:
         return None
     word = exactly(value) if isinstance(value, str) else None
     if word not in PLACEMENTS:
-        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}")
+        near = did_you_mean(word, PLACEMENTS)
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}{near}")
     return word
 
 
@@ -251,7 +287,8 @@ def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
     """Return a word out of a few."""
     word = exactly(value) if isinstance(value, str) else None
     if word is None or word not in choices:
-        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
+        near = did_you_mean(word, choices)
+        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")
     return word
 
 
@@ -293,6 +330,10 @@ DEFAULTS: dict[str, Any] = {
     "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "unique": None,
     "on_duplicate": "refuse",
 }  # fmt: skip
+
+
+_SIZE_UNIT = re.compile(r"\d\s*[kKmMgGtT]?i?[bB]\s*\Z|\d\s*[kKmMgGtT]\s*\Z")
+"""Text that is a size, whatever the resource: a farm's owner may declare resources that are counted in bytes."""
 
 
 # --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,14 +13,15 @@ from os import PathLike
 from typing import Any, Literal
 
 from ..core import errors, messages as m
-from ..core.arguments import check_int, check_text
+from ..core.arguments import check_int, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason
-from ..core.text import text_of
+from ..core.text import shown, text_of
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
+from .call_checks import check_call, check_map
 from .display import Text, html_table
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
@@ -31,7 +33,7 @@ from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress import ProgressBar
 from .results import TaskResult, decode_body, error_of
-from .rules import one_of
+from .rules import flag, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .streams import Stream
@@ -43,6 +45,14 @@ _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching a task that has failed for such a reason raises: the task left no result."""
 LOOK_S = 1.0
 """Seconds that the display of a client may take."""
+
+
+def _whether_to_block(task: object, block: object) -> bool:
+    """Return `block`, which is no bool, as one.  TypeError: it was meant as an argument of a function."""
+    if not isinstance(task, Task):
+        error = wrong("block", "True or False", block)
+        raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
+    return flag("block", block)
 
 
 class TaskClient:
@@ -121,9 +131,15 @@ class TaskClient:
         many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel;
         then no id is used.  From IPython 0.10's TaskClient.
         """
+        if self._closed:
+            raise errors.ConnectionError(
+                f"this client of farm {self.farm!r} was closed: make a new one, TaskClient({self.farm!r})"
+            )
+        if block is not False and block is not True:
+            block = _whether_to_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.hand_in(pack_task(task, self._session.blobs))
+        new_id = self._session.hand_in(pack_task(task, self._session.blobs, farm=self.farm))
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
@@ -149,11 +165,12 @@ class TaskClient:
         their values.  Raises UnpickleableException for arguments that cannot travel.  From ``concurrent.futures``.
         """
         if callable(function) and not isinstance(function, Task):
+            check_call(function, args, kwargs)
             task: Task = CallTask(function, args=args, kwargs=kwargs)
         else:
             task = as_task(function)
             if args or kwargs:
-                raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")
+                raise TypeError(f"a Task has its arguments already: submit(Task(f, args={shown(args, 40)}))")
         return future_of(self, self.run(task))
 
     def broadcast(self, value: Any) -> Broadcast:
@@ -189,12 +206,13 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Fetching and waiting
 
-    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+    def get_task_result(self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True) -> Any:
         """Return the result of a task: a `TaskResult`, or the bare return value of a MapTask.
 
         Args:
             taskid: an id, from this client or another one.
-            block: wait for the end of the task; False: return None for an unfinished task.
+            block: wait for the end of the task; False: return None for an unfinished task.  Without it None is
+                returned too, with a warning that the task has not ended.
             timeout: seconds to wait at most, then TimeoutError.
             raw: False: return a TaskResult in every case.
 
@@ -203,8 +221,11 @@ class TaskClient:
         """
         final = self._session.arrivals.finals.get(taskid) if taskid.__class__ is int else None
         if final is None or final.body is None:
-            final = self._find(task_id(taskid), block, seconds(timeout))
+            final = self._find(task_id(taskid, self.farm), bool(block), seconds(timeout))
             if final is None:
+                if block is None:
+                    text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
+                    warnings.warn(text, stacklevel=2)
                 return None
         body = decode_body(final)
         if raw:
@@ -239,7 +260,7 @@ class TaskClient:
 
         Cancelling the wait does not touch the task.
         """
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         session = self._session
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
@@ -263,7 +284,7 @@ class TaskClient:
         if ids is None:
             wanted = self._session.unfinished()
         else:
-            wanted = set(id_list(ids))
+            wanted = set(id_list(ids, self.farm))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
         with ProgressBar(len(wanted), show=self.progress) as progress:
@@ -302,7 +323,7 @@ class TaskClient:
             return_when: "all"; or "first": return when any task has ended.
         """
         return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
-        wanted = id_list(ids)
+        wanted = id_list(ids, self.farm)
         session = self._session
         session.watch(wanted)
         session.wait(set(wanted), seconds(timeout), first=return_when == "first")
@@ -314,7 +335,7 @@ class TaskClient:
 
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
         """Yield each id as soon as its task has ended.  Raises TimeoutError when `timeout` seconds are over."""
-        wanted = list(dict.fromkeys(id_list(ids)))
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
 
@@ -332,7 +353,7 @@ class TaskClient:
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
         """
         single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid)] if single else id_list(taskid)
+        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
         if not ids:
             return
         reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
@@ -355,7 +376,7 @@ class TaskClient:
 
         Raises IndexError for unknown ids and ValueError for tasks that did not fail, after the rest.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids)).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm)).values())
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
@@ -363,7 +384,7 @@ class TaskClient:
         `retry` does the same for failed tasks alone.  Raises IndexError for unknown ids, ValueError for tasks that have
         not ended, after the rest.  From core4.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids), failed_only=False).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm), failed_only=False).values())
 
     def mark_done(self, taskid: int, result: Any = None) -> None:
         """Let a task that has not ended count as succeeded with this result; tasks that wait for it go on.
@@ -472,7 +493,7 @@ class TaskClient:
 
     def status(self, taskid: int) -> TaskStatus:
         """Return state, reason, engine, attempts and times of one task.  Raises IndexError for an unknown id."""
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
@@ -489,7 +510,7 @@ class TaskClient:
             ids: only these.
             last: at most this number of tasks, those that were accepted last; 0: all.
         """
-        wanted = None if ids is None else id_list(ids)
+        wanted = None if ids is None else id_list(ids, self.farm)
         states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
         state = None if state is None else one_of("state", states, state)
         asked = "pending" if state == "running" else state
@@ -525,7 +546,7 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
+        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text)
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
@@ -539,11 +560,11 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid)), m.TextReply).text)
+        return Text(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text)
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
-        wanted = None if ids is None else id_list(ids)
+        wanted = None if ids is None else id_list(ids, self.farm)
         rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
@@ -609,6 +630,7 @@ class TaskClient:
         ``run(task)`` submits one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
         After Ctrl-C submitted tasks go on, under the ids that a notice tells.
         """
+        check_map(function, sequences)
         return map_tasks(self, function, sequences, {}, return_exceptions, stream)
 
     def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
@@ -618,12 +640,14 @@ class TaskClient:
         error, or when the caller leaves early, waiting tasks never run, running ones end, and no result is kept.
         stream=True shows what the items print, each line with the item's number.
         """
+        check_map(function, iterables)
         return imap(self, function, iterables, True, stream)
 
     def imap_unordered(
         self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False
     ) -> Iterator[Any]:
         """Yield the values of `imap` in the order in which they come."""
+        check_map(function, iterables)
         return imap(self, function, iterables, False, stream)
 
     def mapper(

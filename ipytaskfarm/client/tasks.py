@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import builtins
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Never, Unpack
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, StringWork
 from ..core.messages.task_types import Function, Packed
-from ..core.text import exactly, shown
+from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
@@ -42,7 +42,7 @@ def _expression(value: Any) -> str:
 
 def _function(value: Any) -> Callable[..., Any]:
     if not callable(value):
-        raise wrong("function", "a callable", value)
+        raise not_a_function("function", "a callable", value)
     return value  # type: ignore[no-any-return]
 
 
@@ -84,13 +84,14 @@ def _args(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise wrong("args", "a list or tuple of arguments", value)
+        error = wrong("args", "a list or tuple of arguments", value)
+        raise TypeError(f"{error}; one argument is args=({shown(value, 40)},)")
     return tuple(value)
 
 
 def _recovery_task(value: Any) -> Task | None:
     if value is not None and not isinstance(value, Task):
-        raise wrong("recovery_task", "a Task or None", value)
+        raise TypeError(f"{wrong('recovery_task', 'a Task or None', value)}; make it one: Task({shown(value, 40)})")
     return value
 
 
@@ -123,6 +124,46 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
 """Attributes that do not travel as rules: dependencies, and what `run` does with a duplicate."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors of calls
+
+
+def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
+    """Return the error for a value in the place of a function: often the function was called there.
+
+    right: how the call is written.
+    """
+    return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
+    """Return the error for arguments of a function that stand behind it, where `call` takes only the function."""
+    inside = ", ".join(shown(value, 40) for value in misplaced)
+    comma = "," if len(misplaced) == 1 else ""
+    parentheses = ")" * call.count("(")
+    text = f"{call}({_name_of(function)}, args=({inside}{comma})){parentheses}"
+    return TypeError(f"the arguments of a function go into args: {text}")
+
+
+def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
+    """Return the error for a keyword that no rule has; it says what was probably meant."""
+    if kind._is_code and name in ("args", "kwargs"):
+        remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
+    elif not kind._is_code and name in ("pull", "push"):
+        remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
+    elif near := did_you_mean(name, kind._attributes):
+        remedy = near
+    elif kind._is_code:
+        remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
+    else:
+        remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
+    return TypeError(f"a {kind.__name__} has no argument {name!r}{remedy}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -203,7 +244,9 @@ class Task:
                 return object.__new__(StringTask)
             if callable(what):
                 return object.__new__(CallTask)
-            raise wrong("Task's first argument (expression)", "a str of code or a callable", what)
+            if not args and not kwargs:
+                raise TypeError("a Task needs work: code, Task('a = 1', pull='a'), or a function, Task(f, args=(1,))")
+            raise not_a_function("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
     def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
@@ -217,9 +260,9 @@ class Task:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
             # A user's own class may have any attributes; on a class of this module an unknown one is a typing error.
-            raise AttributeError(
-                f"a {type(self).__name__} has no attribute {attribute!r}; it has {', '.join(sorted(self._attributes))}"
-            )
+            near = did_you_mean(attribute, self._attributes)
+            known = near or f"; it has {', '.join(sorted(self._attributes))}"
+            raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
 
     def _set_rules(
@@ -256,7 +299,7 @@ class Task:
             self.targets = targets
         for attribute, value in asking.items():
             if attribute not in Asking.__annotations__:
-                raise TypeError(f"a {type(self).__name__} has no argument {attribute!r}")
+                raise _unknown_argument(type(self), attribute, value)
             setattr(self, attribute, value)
 
     def _first(self) -> str:
@@ -394,7 +437,7 @@ class CallTask(Task):
     def __init__(
         self,
         function: Callable[..., Any],
-        *,
+        *misplaced: Never,
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         clear_before: bool = False,
@@ -408,6 +451,8 @@ class CallTask(Task):
         targets: Any = None,
         **asking: Unpack[Asking],
     ) -> None:
+        if misplaced:
+            raise misplaced_arguments("Task", function, misplaced)
         d = self.__dict__
         d["function"] = _function(function)
         d["args"] = _args(args)
@@ -417,7 +462,7 @@ class CallTask(Task):
         )
 
     def _first(self) -> str:
-        return getattr(self.function, "__qualname__", None) or shown(self.function)
+        return _name_of(self.function)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = pack_function(self.function)
@@ -513,5 +558,11 @@ def as_task(thing: Any) -> Task:
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):
         return CallTask(thing)
-    hint = "; code goes into Task('…')" if isinstance(thing, str) else ""
-    raise TypeError(f"a Task, a callable or an object with execute() is needed, not {type(thing).__name__}{hint}")
+    expected = "a Task, a callable or an object with execute() is needed"
+    if isinstance(thing, str):
+        hint = f"; code goes into a Task: Task({shown(thing, 40)})"
+    elif isinstance(thing, (list, tuple, set, Generator)):
+        hint = "; hand in one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
+    else:
+        hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
+    raise TypeError(f"{expected}, not {type(thing).__name__}{hint}")
