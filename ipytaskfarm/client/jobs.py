@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from ..core.arguments import check_text
 from ..core.messages import tables
@@ -21,7 +21,7 @@ from .job_tasks import JobEvents, JobRecord, Member, show_live
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
 from .results import TaskResult, decode_body, error_of
-from .rules import CHECKS, DEFAULTS, flag, pack_rules
+from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
 from .tasks import Task, as_task, misplaced_arguments
 
@@ -62,7 +62,7 @@ class Job:
     From STK Parallel Computing's Job.
     """
 
-    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Any) -> None:
+    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Unpack[JobRules]) -> None:
         d = self.__dict__
         name = check_text("name", name)
         d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
@@ -80,7 +80,7 @@ class Job:
 
     # -- what its tasks share
 
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         attribute = {"task_environment": "environment"}.get(attribute, attribute)
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
@@ -96,7 +96,8 @@ class Job:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # with these two type checkers would allow any attribute
+        __setattr__ = _assign
 
         def __getattr__(self, attribute: str) -> Any:
             attribute = {"task_environment": "environment"}.get(attribute, attribute)
@@ -105,6 +106,32 @@ class Job:
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment
+    task_environment: TaskEnvironment
+    retries: int
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+    requires: Any
+    resources: Any
+    exclusive: bool
+    group: str | None
+    max_parallel: int | None
+    max_parallel_per_node: int | None
+    force: bool
+    fail_if_unmet: bool
+    placement: str | None
+    locality: Callable[[dict[str, Any]], int] | None
+    grace: float | timedelta | None
+    lost_retries: int | None
+    if_failed: str
+    retry_delay: Any
+    retry_on: Any
+    defer_time: float | timedelta
+    defer_max: float | timedelta
+    warn_after: float | timedelta | None
+    cancel_on_task_failure: bool
+    cancel_on_client_disconnection: bool
     _record: JobRecord
     _shared: dict[str, Any]
     _opened_s: float

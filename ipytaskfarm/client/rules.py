@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from inspect import Parameter
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypedDict
@@ -51,8 +52,8 @@ LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
 """Names for priorities; any int is one."""
 
 
-class Asking(TypedDict, total=False):
-    """What a task may ask of its engine and its node.
+class Requirements(TypedDict, total=False):
+    """What a task, or each task of a job, may require of its engine and its node.
 
     environment: a `TaskEnvironment`, that its engine is prepared with; it is ``env`` in its namespace.
     requires: conditions on an engine's facts, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
@@ -68,15 +69,13 @@ class Asking(TypedDict, total=False):
     locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
     grace: seconds between its interrupt and the signals that end its engine.
     lost_retries: how often it is run again after the loss of its engine; None: that comes out of its retries.
-    after: tasks that have to end first: ids, futures, or tasks of the same job.
-    if_failed: what becomes of it when one of them fails: "fail" (it fails too), "skip" (it ends as skipped, which
-        nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception then).
+    if_failed: what becomes of it when a task that it waits for fails: "fail" (it fails too), "skip" (it ends as
+        skipped, which nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception
+        then).
     retry_delay: seconds before it is run again after an error, or a function of the attempt that failed (1, 2 …).
     retry_on: an exception type, or several: only these are worth a retry; (): all.
     defer_time, defer_max: seconds before the next trial of a deferred run, and after which a deferral is its end.
     warn_after: seconds of a run after which its client is told, and `status` shows it; nothing is ended.
-    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
-        returns that one's id.
     """
 
     environment: TaskEnvironment | None
@@ -92,15 +91,57 @@ class Asking(TypedDict, total=False):
     locality: Callable[[dict[str, Any]], int] | None
     grace: float | timedelta | None
     lost_retries: int | None
-    after: Any
     if_failed: str
     retry_delay: Any
     retry_on: Any
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+
+
+class Asking(Requirements, total=False):
+    """The keywords of a task that are no parameters of their own: `Requirements`, and what concerns it alone.
+
+    after: tasks that have to end first: ids, futures, or tasks of the same job.
+    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
+        returns that one's id.
+    """
+
+    after: Any
     unique: str | None
     on_duplicate: str
+
+
+class JobRules(Requirements, total=False):
+    """The keywords of ``tc.create_job``: the rules that all tasks of the job get, and those of the job itself.
+
+    retries, depend, priority, time_limit, targets: as of a `Task`.
+    abort_on_failure, abort_on_disconnect, unique: see `Job`; each ``cancel_on_…`` is another name.
+    """
+
+    retries: int
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+    abort_on_failure: bool
+    cancel_on_task_failure: bool
+    abort_on_disconnect: bool
+    cancel_on_client_disconnection: bool
+    unique: str | bool | None
+
+
+def keyword_parameters(keywords: type) -> dict[str, Parameter]:
+    """Return the keywords of such a dict as the parameters that a signature shows."""
+    return {
+        name: Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=DEFAULTS.get(name, False),
+            annotation=getattr(hint, "__forward_arg__", hint),
+        )
+        for name, hint in keywords.__annotations__.items()
+    }
 
 
 # --------------------------------------------------------------------------------------------------

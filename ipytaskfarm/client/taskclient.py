@@ -6,11 +6,12 @@ import asyncio
 import html
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from inspect import signature
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
 from ..core.arguments import check_int, check_text, wrong
@@ -33,13 +34,15 @@ from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress import ProgressBar
 from .results import TaskResult, decode_body, error_of
-from .rules import flag, one_of
+from .rules import JobRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .streams import Stream
 from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
+
+T = TypeVar("T")
 
 _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching a task that has failed for such a reason raises: the task left no result."""
@@ -158,7 +161,19 @@ class TaskClient:
             return error.first
         raise error
 
-    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture:
+    # Futures and references may stand for any argument, so that its type is not the function's parameter.
+    @overload
+    def submit(self, function: Task, /) -> TaskFuture[Any]: ...
+
+    @overload
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> TaskFuture[T]: ...
+
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]: ...
+
+    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
 
         Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
@@ -184,7 +199,7 @@ class TaskClient:
         """Return a sum that tasks add to.  `op` adds two values and has to be associative and commutative."""
         return Accumulator(self._session, initial, op)
 
-    def create_job(self, name: str | None = None, **shared: Any) -> Job:
+    def create_job(self, name: str | None = None, **shared: Unpack[JobRules]) -> Job:
         """Return a new `Job`: tasks that belong together; `shared` are rules of a `Task` that all of them get.
 
             job = tc.create_job("primes", environment=Sieve(10**7), retries=1)
@@ -673,3 +688,14 @@ class TaskClient:
     ) -> ParallelFunction:
         """Return a decorator: the function then takes sequences and returns the list of its results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
+
+
+def _show_signature() -> None:
+    """Let ``tc.create_job?`` show each keyword."""
+    own = signature(TaskClient.create_job)
+    named = [each for name, each in own.parameters.items() if name != "shared"]
+    shown_by: Any = TaskClient.create_job
+    shown_by.__signature__ = own.replace(parameters=[*named, *keyword_parameters(JobRules).values()])
+
+
+_show_signature()

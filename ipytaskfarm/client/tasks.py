@@ -12,7 +12,8 @@ import linecache
 from collections.abc import Callable, Generator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Never, Unpack
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, Unpack
 
 import msgspec
 
@@ -25,7 +26,7 @@ from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
-from .rules import CHECKS, DEFAULTS, Asking, flag
+from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -233,27 +234,51 @@ class Task:
     """Whether any rule was set; packing looks at rules only then."""
     _is_code: ClassVar[bool] = False
     _is_join: ClassVar[bool] = False
+    __signature__: ClassVar[Signature]
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Task:
+    if TYPE_CHECKING:  # `__new__` makes an object of a class below, whose `__init__` runs
+        expression: str
+        pull: tuple[str, ...] | list[str] | str | None
+        function: Callable[..., Any]
+        args: tuple[Any, ...] | list[Any] | None
+        kwargs: dict[str, Any] | None
+
+        def __init__(
+            self,
+            expression: str | Callable[..., Any],
+            pull: str | list[str] | tuple[str, ...] | None = None,
+            push: dict[str, Any] | None = None,
+            clear_before: bool = False,
+            clear_after: bool = False,
+            retries: int = 0,
+            recovery_task: Task | None = None,
+            depend: Any = None,
+            *,
+            args: tuple[Any, ...] | list[Any] | None = None,
+            kwargs: dict[str, Any] | None = None,
+            name: str | None = None,
+            priority: int = 0,
+            time_limit: float | timedelta | None = None,
+            targets: Any = None,
+            **asking: Unpack[Asking],
+        ) -> None: ...
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if cls is Task:
             what = args[0] if args else kwargs.get("expression", kwargs.get("function"))
             if isinstance(what, str) or "expression" in kwargs:
-                return object.__new__(StringTask)
+                return object.__new__(StringTask)  # type: ignore[return-value]
             if callable(what):
-                return object.__new__(CallTask)
+                return object.__new__(CallTask)  # type: ignore[return-value]
             if not args and not kwargs:
                 raise TypeError("a Task needs work: code, Task('a = 1', pull='a'), or a function, Task(f, args=(1,))")
             raise not_a_function("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
-    def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
-        # Never run: __new__ makes one of the kinds below. It gives editors the right arity.
-        raise NotImplementedError
-
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         if attribute in self._attributes:
             value = _CHECKS[attribute](value)
             if attribute in _RULES and attribute not in _EDGES:
@@ -264,6 +289,9 @@ class Task:
             known = near or f"; it has {', '.join(sorted(self._attributes))}"
             raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
+
+    if not TYPE_CHECKING:  # with a __setattr__ type checkers would allow any attribute
+        __setattr__ = _assign
 
     def _set_rules(
         self,
@@ -496,7 +524,12 @@ class MapTask(CallTask):
         retries: int = 0,
         recovery_task: Task | None = None,
         depend: Any = None,
-        **ours: Any,
+        *,
+        name: str | None = None,
+        priority: int = 0,
+        time_limit: float | timedelta | None = None,
+        targets: Any = None,
+        **asking: Unpack[Asking],
     ) -> None:
         super().__init__(
             function,
@@ -507,7 +540,11 @@ class MapTask(CallTask):
             retries=retries,
             recovery_task=recovery_task,
             depend=depend,
-            **ours,
+            name=name,
+            priority=priority,
+            time_limit=time_limit,
+            targets=targets,
+            **asking,
         )
 
 
@@ -542,6 +579,34 @@ class EachTask(MapTask):
     """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
 
     _each = True
+
+
+# --------------------------------------------------------------------------------------------------
+# Signatures, as ``Task?``, ``help`` and `inspect.signature` show them
+
+
+def _parameters(kind: type[Task]) -> dict[str, Parameter]:
+    """Return the parameters of a constructor by name; each keyword that it collects is one of them."""
+    found = dict(signature(kind.__init__).parameters)
+    for name in ("self", "misplaced", "asking"):
+        found.pop(name, None)
+    return found if kind is Join else found | keyword_parameters(Asking)
+
+
+def _show_signatures() -> None:
+    code, call = _parameters(StringTask), _parameters(CallTask)
+    shown_by: dict[type[Task], dict[str, Parameter]] = {
+        StringTask: code, CallTask: call, MapTask: _parameters(MapTask), Join: _parameters(Join)
+    }  # fmt: skip
+    for kind, own in shown_by.items():
+        kind.__signature__ = Signature(list(own.values()))
+    work = code.pop("expression").replace(annotation="str | Callable[..., Any]")
+    positional = [each for each in code.values() if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each for name, each in (call | code).items() if name != "function" and each not in positional]
+    Task.__signature__ = Signature([work, *positional, *[each.replace(kind=Parameter.KEYWORD_ONLY) for each in named]])
+
+
+_show_signatures()
 
 
 def execute_object(thing: Any) -> Any:

@@ -146,9 +146,9 @@ def test_the_duration_is_of_the_run_alone(tc: TaskClient) -> None:
 
 def test_a_running_task_has_no_result_yet(tc: TaskClient, gate: Gate) -> None:
     task = tc.run(Task(gate.code + "a = 5", pull="a"))
-    assert tc.get_task_result(task) is None
+    assert tc.get_task_result(task, block=False) is None
     until_running(tc, task)
-    assert tc.get_task_result(task) is None
+    assert tc.get_task_result(task, block=False) is None
     with pytest.raises(TimeoutError, match=f"task {task}"):
         tc.get_task_result(task, block=True, timeout=0.05)
     gate.open()
@@ -164,7 +164,7 @@ import sys, pathlib
 from ipytaskfarm import TaskClient
 task, gate = int(sys.argv[1]), pathlib.Path(sys.argv[2])
 tc = TaskClient()
-print(tc.get_task_result(task))
+print(tc.get_task_result(task, block=False))
 gate.touch()
 print(tc.get_task_result(task, block=True))
 """

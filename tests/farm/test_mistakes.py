@@ -28,7 +28,7 @@ class World(NamedTuple):
     farm: Farm
     tc: TaskClient
     stopped: TaskClient
-    foreign: TaskFuture
+    foreign: TaskFuture[int]
     """The future of a task of another farm."""
     running: int
     plain: Any
@@ -103,14 +103,14 @@ MISTAKES: list[Mistake] = [
     ("nothing to do", lambda w: AnyTask(), TypeError, "a Task needs work: code, Task('a = 1', pull='a'), or a"),
     ("recovery task as text", lambda w: AnyTask(f, recovery_task="a = 0"), TypeError, "make it one: Task('a = 0')"),
     ("environment's class", lambda w: AnyTask(f, environment=TaskEnvironment), TypeError, "TaskEnvironment()"),
-    ("time limit as text", lambda w: Task(f, time_limit="10s"), TypeError,  # type: ignore[call-overload]
+    ("time limit as text", lambda w: Task(f, time_limit="10s"), TypeError,  # type: ignore[arg-type]
      "time_limit must be seconds, a timedelta or None, not str: '10s'"),
     ("negative time limit", lambda w: Task(f, time_limit=-1), ValueError, "must be more than 0 seconds, not -1"),
     ("misspelt fact", lambda w: Task(f, requires={"memroy": ">= 1 GiB"}), ValueError,
      "engines have no fact 'memroy', did you mean 'memory'? the facts are bits, cores, "),
     ("property without its mark", lambda w: Task(f, requires={"model": "A100"}), ValueError,
      "a property needs 'property:' before its name: 'property:model'"),
-    ("condition as text", lambda w: Task(f, requires="memory > 4"), TypeError,  # type: ignore[call-overload]
+    ("condition as text", lambda w: Task(f, requires="memory > 4"), TypeError,  # type: ignore[arg-type]
      "requires must be a dict of names and conditions, like {'memory': '>= 4 GiB'}"),
     ("cores in words", lambda w: Task(f, resources={"cores": "two"}), ValueError,
      "resources: cores must be a number, like {'cores': 2}, not 'two'"),
@@ -125,7 +125,8 @@ MISTAKES: list[Mistake] = [
     ("rules in submit", lambda w: w.tc.submit(f, 2, retries=3), TypeError,
      "retries is a rule of a task: submit(Task(f, args=(…), retries=…))"),
     ("argument forgotten", lambda w: w.tc.submit(two, 2), TypeError, "two(): missing a required argument: 'y'"),
-    ("arguments of a Task", lambda w: w.tc.submit(Task(f), 3), TypeError, "submit(Task(f, args=(3,)))"),
+    ("arguments of a Task", lambda w: w.tc.submit(Task(f), 3), TypeError,  # type: ignore[call-overload]
+     "submit(Task(f, args=(3,)))"),
     ("lock as an argument", lambda w: w.tc.submit(f, threading.Lock()), errors.UnpickleableException,
      "args[0]: a _thread.lock cannot be pickled: make it where it is used, inside the task"),
     ("generator as an argument", lambda w: w.tc.submit(f, (i for i in range(3))), errors.UnpickleableException,

@@ -68,7 +68,7 @@ def test_resources_as_they_travel(given: dict[str, Any], travels: list[ResourceA
         ({"requires": {"property:a": None}}, TypeError, "requires: a must be a number, a str, or a list"),
         ({"requires": {"memory": ">= much"}}, ValueError, "a size like '300 MiB'"),
         ({"resources": 2}, TypeError, "resources must be a dict"),
-        ({"resources": {"cores": "many"}}, ValueError, "a size like"),
+        ({"resources": {"cores": "many"}}, ValueError, "cores must be a number"),
         ({"resources": {"cores": -1}}, ValueError, "cores must be 0 or more"),
         ({"resources": {"cores": (4, 1)}}, ValueError, "of cores at least 4 and at most 1 cannot be"),
         ({"resources": {"cores": True}}, TypeError, "resources: cores must be a number"),
