@@ -29,6 +29,7 @@ Tasks and results are on disk: they outlive the client, and the crash of any pro
 `errors`               every error, by name
 `client`               the same names as ``IPython.kernel.client`` had
 
+``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections.
 In IPython and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others.
 ``README.md`` has a quick start, ``docs/`` a page for each subject.
 """

@@ -23,6 +23,7 @@ from ..core.text import shown, text_of
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
 from .call_checks import check_call, check_map
+from .dask_graph import dask_get
 from .display import Text, html_table
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
@@ -619,7 +620,19 @@ class TaskClient:
         return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------
-    # Maps
+    # Maps and graphs
+
+    def dask_get(self, graph: Any, keys: Any, **options: Any) -> Any:
+        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` lets dask's collections run here.
+
+        Args:
+            graph: a dask graph.
+            keys: a key, or nested lists of keys.
+            options: what dask tells its own schedulers (``num_workers`` …); the farm decides for itself.
+
+        Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
+        """
+        return dask_get(self, graph, keys)
 
     def map(
         self,

@@ -1,9 +1,9 @@
-"""MultiEngine commands: between tasks, in order, each once.
+"""Runs MultiEngine commands between tasks, in order, each once.
 
-(session, n) names a command; one that is done again on a replacement has the name that it had when it was done by
-hand.  One that comes again (its answer was lost on the way) is answered and not run
-again.  When one fails, those of the same session waiting behind it fail with QueueCleared; the farm's own
-session "" (start-up code and sticky state) is exempt, as its entries do not build on one another.
+(session, n) identifies a command. A command that is repeated on a replacement has the identity from when a client first
+did it. If a command comes again because its answer was lost, it is answered and not run again. When a command fails,
+the commands of the same session waiting behind it fail with QueueCleared. The farm's own session "" (start-up code and
+sticky state) is exempt, because its entries do not depend on one another.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ from .sinks import SINK, Sink
 ANSWERS_KEPT = 512
 ANSWERS_BYTES_MAX = 16 * 1024 * 1024
 NAMES_KEPT = 8192
-"""So many commands are known as done, with or without their answer."""
+"""The number of commands that are known as done, with or without their answer."""
 REPLIES_KEPT = 1000
-"""For `get_result`."""
+"""The number of replies that are kept for `get_result`."""
 OWN_SESSION = ""
 
 Finish: TypeAlias = Callable[[Sink], bytes]
-"""Makes the answer once the output is all there."""
+"""Makes the answer once the output is complete."""
 Verb: TypeAlias = Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]
 
 
 class Commands:
-    """Answers the verbs of `core.messages.engine_commands`, in the main thread."""
+    """Does the verbs of `core.messages.engine_commands` in the main thread."""
 
     def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
-        """take_waiting: all commands of a session that are queued, out of the queue."""
+        """Create it; `take_waiting` removes and returns all queued commands of a session."""
         self._engine = parts.engine
         self._engine_id = parts.engine_id
         self._recorder = parts.recorder
@@ -78,7 +78,7 @@ class Commands:
         self._send = parts.send
         self._profiling = parts.profiling
         self._profiling.sampler.mark(Commands._begin.__code__, _caught.__code__)
-        # Its thread begins with the first command that it is given.
+        # Its thread starts with its first command.
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
@@ -125,18 +125,21 @@ class Commands:
                 task.add_done_callback(partial(self._ended_in_loop, command, sink))
                 return task
             self._end(command, sink, finish, None)
-        except BaseException as error:  # SystemExit too: the engine is not the user's to end
+        except BaseException as error:  # SystemExit too: the user cannot end the engine
             self._end(command, sink, None, error)
         finally:
             SINK.reset(token)
         return None
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
-        """Call a verb in a frame by which the sampler knows that what lies above it is the user's."""
+        """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
         return verb(command)
 
     def profile(self, command: EngineCommand) -> None:
-        """Start, stop or read a profiler, whatever runs; called by the lane's thread.  Done twice it does no harm."""
+        """Start, stop or read a profiler while anything runs.
+
+        Called by the lane's thread; a repetition does no harm.
+        """
         self._profiling_thread.submit(self._profile, command)
 
     def _profile(self, command: EngineCommand) -> None:
@@ -148,7 +151,7 @@ class Commands:
         self._answer(command, *answer)
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        """These will not run; called by the lane's thread, which has taken them."""
+        """Answer commands that will not run. Called by the lane's thread, which has removed them from the queue."""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared("the queue was cleared")))
         self._answer(command, True, b"")
@@ -169,12 +172,12 @@ class Commands:
         if error is None and finish is not None:
             try:
                 body = finish(sink)
-            except Exception as failure:  # a value that cannot be pickled, or whose pickling raises
+            except Exception as failure:  # a value cannot be pickled, or its pickling raises
                 error = failure
         if error is None:
             self._answer(command, True, body)
             return
-        # Taken before the answer goes out: what the client sends when it has seen it is not "behind".
+        # Taken before the answer is sent: commands that the client sends after the answer are not behind this one.
         waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
         self._answer(command, False, _encode_failure(error))
         text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
@@ -231,7 +234,7 @@ class Commands:
 
     @contextlib.contextmanager
     def _binding(self, plan: CellPlan, by: str, sticky: bool) -> Iterator[None]:
-        """Note the names that a cell binds, up to its error if it has one."""
+        """Record the names that a cell binds, up to its error if it fails."""
         before = self._namespace.snapshot()
         done = False
         try:
@@ -279,7 +282,7 @@ class Commands:
         try:
             packed = self._packed([values[name] for name in names])
         except UnpickleableException:
-            pack_names(values, self._namespace.names)  # raises what names the variable
+            pack_names(values, self._namespace.names)  # raises an error that names the variable
             raise
         return lambda sink: packed
 
@@ -347,7 +350,7 @@ class Commands:
         return lambda sink: reply
 
     def _packed(self, value: Any) -> bytes:
-        """Large parts of it stay a while for whoever asked, see `storage.blobs`."""
+        """Pack a value. Its large parts are kept for a while for the client that asked, see `storage.blobs`."""
         try:
             return pack(value, "value", self._keeper)
         finally:
@@ -376,17 +379,17 @@ class Commands:
 
 
 def _name_of(command: EngineCommand) -> tuple[str, int]:
-    """Return the name under which a command is done once, by hand or again on a replacement."""
+    """Return the identity under which a command is done once, by a client or again on a replacement."""
     return command.replays or (command.session, command.n)
 
 
 def _is_of_farm(command: EngineCommand) -> bool:
-    """Return whether a command is start-up code or a sticky entry, not a client's that is done again."""
+    """Return whether a command is start-up code or a sticky entry, and not a repeated command of a client."""
     return command.session == OWN_SESSION and command.replays is None
 
 
 def _placed_by(command: EngineCommand, verb: str) -> str:
-    """Return how a command's names are said to have come."""
+    """Return the words for how a command's names were placed."""
     return "start-up code or a sticky command" if _is_of_farm(command) else verb
 
 
@@ -395,7 +398,7 @@ def _nothing(sink: Sink) -> bytes:
 
 
 async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None, BaseException | None]:
-    """Return what a coroutine came to: a KeyboardInterrupt or SystemExit that leaves a task would end the loop."""
+    """Return the result of a coroutine or its error. An uncaught KeyboardInterrupt or SystemExit would end the loop."""
     try:
         return await coroutine, None
     except BaseException as error:

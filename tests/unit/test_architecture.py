@@ -42,6 +42,8 @@ LAYERS: dict[str, str] = {
     "jupyter": "core version system storage transport serialization client deployment",
     "cli": "core version settings policies system storage transport agent controller client launchers deployment "
     "doctor",
+    "adapters": "core system engine client deployment",
+    "joblib": "adapters",
     "testing": "core policies serialization engine controller/evaluator controller client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
