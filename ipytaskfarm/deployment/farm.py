@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.formatting import last_line, ready_engines
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
@@ -102,6 +103,15 @@ class Farm:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         made.await_engines(made._settings.engines + workers * engines_per_worker, made._settings.start_timeout_s)
         return made
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            from ipytaskfarm.client import MultiEngineClient, TaskClient
+
+            for owner, maker in ((TaskClient, "task_client"), (MultiEngineClient, "multiengine_client")):
+                if hasattr(owner, name):
+                    raise AttributeError(f"a Farm has no {name!r}: its client has, farm.{maker}().{name}")
+        raise AttributeError(f"a Farm has no attribute {name!r}{did_you_mean(name, dir(type(self)))}")
 
     def _prepare(self) -> None:
         _refuse_in_bootstrap()
