@@ -6,8 +6,7 @@ import base64
 import html
 from typing import Any
 
-from ..display.colours import BARS, ERROR_BACKGROUND, TRACK
-from ..display.text import CELL_MAX, counts_text, safe
+from ..display.colours import ERROR_BACKGROUND
 
 TEXT_MAX = 20_000
 
@@ -48,18 +47,3 @@ def value_html(value: object) -> str:
         if isinstance(shown, str):
             return shown
     return text_html(repr(value))
-
-
-def job_html(name: str, counts: dict[str, int], progress: float) -> str:
-    """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
-    total = sum(counts.values()) or 1
-    bars = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * counts.get(state, 0) / total:.1f}%;'
-        f'background:{colour}"></span>'
-        for state, colour in BARS.items()
-    )
-    text = counts_text(counts) or "nothing handed in"
-    return (
-        f"<div>Job {html.escape(safe(name, CELL_MAX))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:{TRACK};line-height:0">{bars}</div>{html.escape(text)}</div>'
-    )

@@ -84,7 +84,7 @@ def has_started(shell: Any, home: Home) -> bool:
 
 
 def farm_to_stop(shell: Any) -> str:
-    """Return the name of the shell's farm; in a kernel that has used none yet, of the farm that its notebook started."""
+    """Return the shell's farm; in a kernel that has used none yet, the farm that its notebook started."""
     mine = connection(shell)
     if mine.where is None and not mine.clients and notebook():
         started = [home.name for home in Home.all() if home.is_of_notebook(notebook())]

@@ -22,7 +22,7 @@ class TaskHandle:
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
-        return self._client.get_task_result(self.id, raw=False) is not None
+        return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:

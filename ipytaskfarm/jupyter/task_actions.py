@@ -48,7 +48,7 @@ def _status(client: TaskClient, asked: ActionArguments) -> Any:
 
 
 def _result(client: TaskClient, asked: ActionArguments) -> Any:
-    return _one([client.get_task_result(i, raw=False) or client.status(i) for i in asked.ids])
+    return _one([client.get_task_result(i, block=False, raw=False) or client.status(i) for i in asked.ids])
 
 
 def _abort(client: TaskClient, asked: ActionArguments) -> None:

@@ -126,7 +126,7 @@ def test_map(chunks: FakeController, tc: TaskClient) -> None:
     assert 0 < len(chunks.submitted) < 100
     assert tc.map(half, []) == []
     with pytest.raises(ValueError, match="equal"):
-        tc.map(half, [1], [1, 2])
+        tc.map(pow, [1], [1, 2])
     with pytest.raises(ValueError, match="at least one"):
         tc.map(half)
     with pytest.raises(TypeError, match="function"):

@@ -42,7 +42,7 @@ def test_a_job_shares_rules_and_tells_of_its_tasks(one: TaskClient) -> None:
         job.add_task(Square(n))
     job.add_task(Task("a = 7", pull="a", name="code"))
     assert repr(job) == "<Job 'squares': 6 tasks, not handed in>"
-    with pytest.raises(ValueError, match="submit\\(\\) first"):
+    with pytest.raises(ValueError, match=r"job.submit\(\) hands them in"):
         job.wait()
     ids = job.submit()
     assert job.ids == ids

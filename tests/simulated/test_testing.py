@@ -214,7 +214,7 @@ def test_resources_limit_what_runs_at_once() -> None:
 
 def test_requirements_and_explanations_name_the_engine() -> None:
     farm = SimulatedFarm(engines=1, properties={"gpu": "T4"})
-    task = farm.submit(Task("x", requires={"gpu": "A100"}))
+    task = farm.submit(Task("x", requires={"property:gpu": "A100"}))
     assert "gpu == A100: it is T4" in farm.explain(task)
     (new,) = farm.add_node(1, properties={"gpu": "A100"})
     assert farm.status(task).engineid == new
