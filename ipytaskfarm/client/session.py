@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -397,6 +397,11 @@ class Session:
 
     async def ended(self, task_id: int) -> None:
         """Wait in an asyncio loop until this watched task has ended."""
+        async for _ in self.as_completed_async([task_id]):
+            pass
+
+    async def as_completed_async(self, ids: list[int]) -> AsyncIterator[int]:
+        """Yield, in an asyncio loop, each of these watched tasks as soon as it has ended."""
         loop = asyncio.get_running_loop()
         bell = asyncio.Event()
 
@@ -405,15 +410,23 @@ class Session:
                 loop.call_soon_threadsafe(bell.set)
 
         with self._lock:
-            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
+            waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=wake)
+            ended = [i for i in ids if i not in waiter.remaining]
+        left = len(ids)
         try:
-            while waiter.remaining:
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
+            while True:
+                for task_id in ended:
+                    yield task_id
+                left -= len(ended)
+                if not left:
+                    return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), TICK_S)
                 bell.clear()
+                with self._lock:
+                    self.io.check()
+                    self._check_full(waiter)
+                    ended, waiter.ended = waiter.ended, []
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)

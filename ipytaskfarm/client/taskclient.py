@@ -7,7 +7,7 @@ import concurrent.futures
 import html
 import operator
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
@@ -359,6 +359,17 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
+
+    async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
+        """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
+
+        Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
+        """
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
+        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
+        async with asyncio.timeout(seconds(timeout)):
+            async for task_id in self._session.as_completed_async(wanted):
+                yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
