@@ -18,6 +18,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
+from .helper_processes import TaskForkServer
 from .surroundings import Priority, Surrounding
 
 _ABSENT = object()
@@ -292,6 +293,7 @@ def looked_at() -> list[Surrounding]:
         Tracing(),
         StandardInput(),
         StartMethod(),
+        TaskForkServer(),
         Priority(),
     ]
 

@@ -41,6 +41,7 @@ from .baseline import LONG_S
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
+from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
@@ -439,6 +440,7 @@ class Runner:
         # The items of a map are looked after by `call_each`.
         is_map = isinstance(work, CallWork) and work.each
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
+        LOKY_WORKERS.end_unlike()
         self._finished()
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))

@@ -12,6 +12,7 @@ The name `load_module` and its signature, and those of `offer`, are part of what
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -22,7 +23,7 @@ import time
 import types
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ import msgspec
 from . import module_bundles
 from .function_globals import placed
 from .module_bundles import Bundle, ModuleSource
-from .module_folders import as_arrived, child_folder, home_of, write_set
+from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
 from .rebuild import is_own_side, loading
@@ -340,19 +341,30 @@ def is_by_value(name: str) -> bool:
     return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
 
 
-def write_for_children(synced: list[tuple[Any, ...]]) -> None:
+def active_versions() -> Iterator[tuple[str, str]]:
+    """Yield the name and the version of each module that child processes find now."""
+    for members in active.values():
+        yield from ((member.name, member.digest) for member in members if member.name != _MAIN_FOLDER)
+    for name, module in _beside.items():
+        with contextlib.suppress(OSError):
+            yield name, f"{module.__file__} {os.stat(module.__file__ or '').st_mtime_ns}"
+
+
+def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
     """Have what is active now found below `child_folder`, by processes that are about to be started.
 
     Args:
         synced: what was written last; changed here.
+
+    Returns: whether anything else than the last time was written.
     """
     key = (*active, *_beside)
     if synced and synced[0] == key:
-        return
-    if not key and not os.path.lexists(child_folder()):
-        return
+        return False
+    # Written without any as well: a process remembers that there is no such folder, and so do those that it starts.
     write_set([member for members in active.values() for member in members], list(_beside.values()))
-    synced[:] = [key]
+    synced[:] = [key, tuple(active.values())]  # held, so that no other list gets one of these ids
+    return True
 
 
 def _is_shipped(module: types.ModuleType) -> bool:
