@@ -123,6 +123,10 @@ class Baseline:
             changed |= self._restore()
         return changed
 
+    def end_items(self) -> bool:
+        """After items of a map: see `Capture.end_items`."""
+        return self._capture.end_items()
+
     def look_is_due(self) -> bool:
         """Return whether it is time to look for what was changed by ways that nobody watches."""
         return time.perf_counter() - self._looked_s > LOOK_EVERY_S

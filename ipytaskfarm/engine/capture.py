@@ -21,7 +21,7 @@ import sys
 import threading
 from functools import partial
 
-from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
+from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children, follow_writes
 from .sinks import SINK, Sink, send_late_output_to
 from .streams import TaskStream
 
@@ -38,6 +38,7 @@ class Capture:
         self.stderr_tap = DescriptorTap(STDERR_FD, log)
         self._taps = (self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")
         self._former = FormerFiles()
+        self._pid = os.getpid()
         self._has_children = False
         """A child was started since the descriptors got their files."""
         # The lane's thread takes what stands in the descriptors while a run goes on; its end must not come in between.
@@ -46,6 +47,7 @@ class Capture:
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
         follow_children(self._child_started)
+        follow_writes(self._writes)
         for tap, name in self._taps:
             for stream in TaskStream.all:
                 if stream.name == name:
@@ -62,7 +64,36 @@ class Capture:
             # A shell's ``> /dev/stdout`` empties the file that stands there.
             for tap, name in self._taps:
                 self._drain(tap, name, sink)
-            sink.child_started()
+            sink.note_writer()
+
+    def _writes(self) -> None:
+        """The descriptors are about to be written to by `os.write`."""
+        sink = SINK.get()
+        if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
+            return
+        if os.getpid() != self._pid:  # a child that was forked: what it writes is caught, and nothing is its to take
+            return
+        for tap, name in self._taps:
+            self._drain(tap, name, sink)
+        sink.note_writer()
+
+    def end_items(self) -> bool:
+        """Give what stands in the descriptors to the item that wrote it, or to the one that has ended last.
+
+        Returns: whether something stood there of which nobody knows who wrote it.
+        """
+        sink = SINK.get()
+        if sink is None or sink.values is None:
+            return False
+        unknown = sink.writer is None
+        if unknown:
+            sink.writer = len(sink.values) - 1
+        found = self._moved()
+        if found:
+            with self._lock:
+                self._take_into(sink)
+        sink.writer = None
+        return found and unknown
 
     def settle(self, to_console: bool) -> None:
         """Take what stands in the descriptors and belongs to no run.

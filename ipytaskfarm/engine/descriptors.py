@@ -260,6 +260,23 @@ def follow_children(started: Callable[[], None]) -> None:
         setattr(posix, name, start)
 
 
+def follow_writes(writes: Callable[[], None]) -> None:
+    """Have `writes` called before `os.write` and `os.writev` write to the descriptors 1 and 2."""
+    import posix
+
+    def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
+        @functools.wraps(usual)
+        def write(fd: int, data: Any, /) -> int:
+            if fd == STDOUT_FD or fd == STDERR_FD:
+                writes()
+            return usual(fd, data)
+
+        return write
+
+    os.write = posix.write = following(os.write)
+    os.writev = posix.writev = following(os.writev)
+
+
 class _Unseekable(FileIO):
     """A descriptor as a terminal or pipe is: though a file is behind it, nobody may go back in it."""
 

@@ -96,20 +96,26 @@ class ItemText(BoundedText):
 
     __slots__ = ("parts", "item")
 
-    def __init__(self, values: list[Any]) -> None:
-        """values: those of the items that were called; so many as there are, such is the number of the next."""
+    def __init__(self, values: list[Any], count: int) -> None:
+        """Make an empty text.
+
+        Args:
+            values: those of the items that were called; so many as there are, such is the number of the next.
+            count: the number of items.
+        """
         super().__init__()
+        last = count - 1
         parts: list[tuple[int, str]] = []
         item: list[int | None] = [None]
         add = self.append
 
         def append(text: str) -> None:
-            parts.append((len(values) if item[0] is None else item[0], text))
+            parts.append((min(len(values), last) if item[0] is None else item[0], text))
             add(text)
 
         self.parts = parts
         self.item = item
-        """[the item that the next parts belong to]; None: the one that is called."""
+        """[the item that the next parts belong to]; None: the one that is called, or the last of all."""
         self.append = append
 
     def texts(self) -> dict[int, str]:
@@ -134,7 +140,7 @@ class Sink:
         "_clears",
         "settings",
         "values",
-        "_child_of",
+        "writer",
     )
 
     def __init__(self, keeps_history: bool = False) -> None:
@@ -150,25 +156,26 @@ class Sink:
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
-        self._child_of: int | None = None
+        self.writer: int | None = None
+        """The item that writes to the descriptors, or has started who does; None: nobody knows."""
 
-    def begin_items(self, values: list[Any]) -> None:
+    def begin_items(self, values: list[Any], count: int) -> None:
         """Keep apart what the items of a map's chunk print, see `ItemText`."""
         self.values = values
-        self.stdout, self.stderr = ItemText(values), ItemText(values)
+        self.stdout, self.stderr = ItemText(values, count), ItemText(values, count)
 
-    def child_started(self) -> None:
-        """Note whose child it is: what comes to the descriptors next is that item's."""
+    def note_writer(self) -> None:
+        """Note that what comes to the descriptors next is of the item that is called."""
         if self.values is not None:
-            self._child_of = len(self.values)
+            self.writer = len(self.values)
 
     def write_drained(self, name: str, text: str) -> None:
         """Write what has come to a descriptor."""
         stream = self.stdout if name == "stdout" else self.stderr
-        if not isinstance(stream, ItemText) or self._child_of is None:
+        if not isinstance(stream, ItemText) or self.writer is None:
             self.write(name, text)
             return
-        stream.item[0] = self._child_of
+        stream.item[0] = self.writer
         try:
             self.write(name, text)
         finally:
