@@ -267,7 +267,7 @@ def follow_writes(writes: Callable[[], None]) -> None:
     def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
         @functools.wraps(usual)
         def write(fd: int, data: Any, /) -> int:
-            if fd == STDOUT_FD or fd == STDERR_FD:
+            if fd in (STDOUT_FD, STDERR_FD):
                 writes()
             return usual(fd, data)
 

@@ -269,7 +269,8 @@ BY_DESCRIPTOR = {
     "os.writev": "os.writev(1, [b'item %d\\n' % n])",
     "C": "ctypes.CDLL(None).puts(b'item %d' % n)",
     "buffer": "sys.stdout.buffer.write(b'item %d\\n' % n)",
-    "a forked child": "pid = os.fork()\n        if pid == 0: os.write(1, b'item %d\\n' % n); os._exit(0)\n        os.waitpid(pid, 0)",
+    "a forked child": "pid = os.fork()\n        if pid == 0:\n            os.write(1, b'item %d\\n' % n)\n"
+    "            os._exit(0)\n        os.waitpid(pid, 0)",
 }
 
 
