@@ -1,7 +1,7 @@
-"""Imports that an interrupt has cut short.
+"""Find imports that an interrupt has ended half-way.
 
-Python forgets the modules that were being imported, and a later import begins anew.  Compiled modules that were loaded
-stay loaded: numpy's refuse to be imported again ("cannot load module more than once per process").
+Python removes the modules that were being imported, so that a later import begins anew.  Compiled modules stay loaded:
+those of numpy refuse to be imported again ("cannot load module more than once per process").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def half_imported(error: BaseException) -> str:
-    """Return the name of a package with compiled modules whose import ended in that error; "": there is none."""
+    """Return the name of a package with loaded compiled modules whose import ended with the error; "" if none did."""
     for name, folder in _packages(error.__traceback__).items():
         if any(line.endswith(".so") and f" {folder}/" in line for line in _mapped()):
             return name
@@ -21,7 +21,7 @@ def half_imported(error: BaseException) -> str:
 
 
 def _packages(place: TracebackType | None) -> dict[str, str]:
-    """Return the top packages, and their folders, of the modules whose own code stands in the traceback."""
+    """Return {top package: its folder} of the modules whose module-level code is in the traceback."""
     found = {}
     while place is not None:
         frame = place.tb_frame

@@ -1,13 +1,12 @@
-"""Processes that libraries keep for the next use: multiprocessing's fork server, loky's workers (joblib), trackers.
+"""Handle processes that libraries keep for later use: multiprocessing's fork server, loky's workers (joblib), trackers.
 
-Each has the variables, the folder, the standard streams and the modules of the task that started it.
+Such a process keeps the variables, the folder, the standard streams and the modules of the task that started it.
 
-- A fork server ends with its task: the next use starts another one in 0.1 s.
-- loky's workers take half a second of CPU to start, so the next task uses them again.  They are ended if the next task
-  would find in them what it does not find in a new process: other variables, another folder, another version of a
-  module.
-- What helpers print belongs to the task that uses them.  They write to the files that stand in the descriptors 1 and 2,
-  but without the lock by which `descriptors` tells children that are left behind.
+- A fork server ends with its task. The next task that needs one starts another in 0.1 s.
+- loky's workers take half a second of CPU time to start, so later tasks use them again. They are ended if a new process
+  would differ from them: other variables, another folder, another version of a module.
+- The output of these processes belongs to the task that uses them. They write to the files of the descriptors 1 and 2,
+  but without the lock by which `descriptors` recognises children that a task has left behind.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from .descriptors import STDERR_FD, STDOUT_FD
 _LOKY = ("joblib.externals.loky.reusable_executor", "loky.reusable_executor")
 _WORKER = "loky.backend.popen_loky_posix"
 _SET_BY_JOBLIB = b"KMP_INIT_AT_FORK"
-"""A variable that joblib sets as it is imported, so in the first task alone."""
+"""A variable that joblib sets when it is imported, which is in one task only."""
 _HELPERS = (_WORKER, "multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
 
 class TaskForkServer:
-    """multiprocessing's fork server, and what it is to preload.
+    """multiprocessing's fork server and its list of modules to preload.
 
-    Servers that were let go end with the last process that they have started.
+    A server that was let go ends with the last process that it has started.
     """
 
     def __init__(self) -> None:
         self._let_go: list[int] = []
 
     def take(self) -> None:
-        """Keep the server that the user's own hands have started, if there is one."""
+        """Keep the server that was started by hand, if there is one."""
         server = _fork_server()
         self._pid = server._forkserver_pid if server is not None else None
         self._preload = list(server._preload_modules) if server is not None else ["__main__"]
@@ -73,7 +72,7 @@ def _fork_server() -> Any:
 def _is_alive(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
-    except ChildProcessError:  # a task has waited for all that there was
+    except ChildProcessError:  # a task has waited for it
         return False
 
 
@@ -82,14 +81,14 @@ class LokyWorkers:
 
     def __init__(self) -> None:
         self._born: list[tuple[Any, ...]] = []
-        """What each worker was born into, see `_surroundings`."""
+        """The surroundings in which each worker was started, see `_surroundings`."""
 
     def note_start(self) -> None:
-        """A worker is about to be started."""
+        """Record the surroundings of a worker that is about to start."""
         self._born.append(_surroundings())
 
     def end_unlike(self) -> None:
-        """Between tasks: end pools that still work, and those that were born into other surroundings than there are."""
+        """Between tasks: end pools that still work, and pools that were started in other surroundings."""
         pools = _loky_pools()
         if not pools:
             return
@@ -102,7 +101,7 @@ class LokyWorkers:
                 _end(module, executor)
 
     def end(self) -> None:
-        """End all pools; the next use starts another one."""
+        """End all pools. The next use starts another one."""
         self._born.clear()
         for module, executor in _loky_pools():
             _end(module, executor)
@@ -119,7 +118,7 @@ def _end(module: Any, executor: Any) -> None:
 
 
 def _surroundings() -> tuple[Any, ...]:
-    """Return what a process that is started now finds: variables, folder, and the files of its output."""
+    """Return the surroundings of a process that starts now: variables, folder, and the files of its output."""
     try:
         folder = os.getcwd()
     except FileNotFoundError:
@@ -144,7 +143,7 @@ def _loky_pools() -> list[tuple[Any, Any]]:
 
 
 def following(start: Callable[..., int]) -> Callable[..., int]:
-    """Return ``_posixsubprocess.fork_exec`` with helpers started as the module says."""
+    """Wrap ``_posixsubprocess.fork_exec``: processes that libraries keep start without the lock on their output."""
 
     def fork_exec(command: Sequence[str | bytes], *args: Any) -> int:
         words = [os.fsdecode(word) for word in command if isinstance(word, str | bytes)]
@@ -160,9 +159,9 @@ def following(start: Callable[..., int]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def _unlocked_output() -> Iterator[None]:
-    """Let the descriptors 1 and 2 be the same files, opened once more.
+    """Replace the descriptors 1 and 2 by the same files, opened once more.
 
-    Other threads may write to them meanwhile.  A socket, which cannot be opened again, stays as it is.
+    Other threads may write to them meanwhile.  A socket cannot be opened again and stays as it is.
     """
     kept = []
     try:

@@ -1,4 +1,4 @@
-"""Run a chunk of a map: one attempt with many calls, each of which has its own value or error."""
+"""Runs a chunk of a map: one attempt with many calls, each of which has its own value or error."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Error: TypeAlias = tuple[int, bool, FailureBody]
 
 
 SINGLY = 100
-"""The number of items that run one by one after an item changed its surroundings without a note in `CHANGES`."""
+"""The number of items that run one by one after an item changed its surroundings unseen by `CHANGES`."""
 TRUSTED = 64
-"""The number of calls in a row, none of which changed anything, after which looks become rare."""
+"""The number of calls in a row without any change after which the surroundings are examined only rarely."""
 SEGMENT_S = 0.002
-"""Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
+"""Seconds of calls between two examinations. One takes 12 µs, or 70 µs while the caches are cold."""
 
 
 class Known:
-    """A function that was unpacked, and what its calls so far have shown."""
+    """A function that was unpacked, and the observations about its calls so far."""
 
     __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
     def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
         self.function = function
         self.reaches = reaches
-        """Whether its code mentions what belongs to the whole process, see `side_effects`."""
+        """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
         self.segment = 1
         """The number of calls in the next segment."""
         self.singly = 0
@@ -48,9 +48,9 @@ class Known:
 
 
 def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
-    """Call the function with each item (star: with the parts of each item).  An interrupt ends the whole chunk.
+    """Call the function with each item, or with `star` with the parts of each item. An interrupt ends the whole chunk.
 
-    Each item begins in the surroundings in which a task does.  The error of a chunk's only item is raised, so that the
+    Each item begins in the surroundings of a task. If the chunk has only one item, its error is raised, so that the
     task is retried or rejected like any other.
     """
     calls = _Calls(known, items, star, baseline)
@@ -66,7 +66,7 @@ def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool
 
 
 class _Calls:
-    """One chunk while it runs."""
+    """One chunk that is running."""
 
     def __init__(self, known: Known, items: Sequence[Any], star: bool, baseline: Baseline) -> None:
         self._known = known
@@ -75,7 +75,7 @@ class _Calls:
         self._star = star
         self._baseline = baseline
         self.values: list[Any] = []
-        """The values so far, one for each ended item; output belongs to the item of this number, in C loops too."""
+        """The values so far, one per finished item. Output belongs to the item of this number, in C loops too."""
         self.errors: list[Error] = []
 
     def run_one(self) -> None:
@@ -96,9 +96,10 @@ class _Calls:
         self._look(began, 1)
 
     def run_segment(self) -> None:
-        """Run as many items as `Known.segment` says, in a loop in C.
+        """Run the number of items in `Known.segment`, in a loop in C.
 
-        An item that changes what is watched is the segment's last: its note moves the loop's iterator to the end."""
+        An item that changes watched state is the last of its segment: its note moves the loop's iterator to the end.
+        """
         values = self.values
         begin = len(values)
         taken = self._items[begin : begin + self._known.segment]
@@ -117,7 +118,7 @@ class _Calls:
         try:
             while len(values) < end and not changed:
                 try:
-                    values.extend(calls)  # what was computed before an error stays
+                    values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
                     if len(values) < (changed[0] + 1 if changed else end):
                         raise _stopped()
@@ -135,11 +136,11 @@ class _Calls:
         self.values.append(None)
 
     def _look(self, began: float, count: int) -> None:
-        """Put the surroundings back, and judge how many calls may run before the next time."""
+        """Restore the surroundings, and decide how many calls may run before the next examination."""
         run_s = time.perf_counter() - began
         known = self._known
         if self._baseline.end_items():
-            known.singly = SINGLY + 1  # C code prints: only one by one can be told whose it is
+            known.singly = SINGLY + 1  # C code prints: its output can be told apart only between items
         known.unseen_s += run_s
         noted = bool(CHANGES.kinds)
         trusted = known.trusted and not known.singly and not known.reaches
@@ -152,7 +153,7 @@ class _Calls:
                 known.singly -= 1
             known.trusted = not changed and count >= TRUSTED
         usual = int(SEGMENT_S * count / run_s) if run_s > 0 else 1
-        # A run that other processes have interrupted says little of the items: the number sinks gently.
+        # A run that other processes have slowed down says little about the items, so the number decreases slowly.
         known.segment = max(1, count // 8, min(usual, count if noted else 2 * count + 1))
 
 
@@ -161,7 +162,7 @@ def _stopped() -> RuntimeError:
 
 
 def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -> bytes:
-    """Pack the result of `call_each`.  A value that cannot travel becomes an error of its item."""
+    """Pack the result of `call_each`. A value that cannot travel becomes an error of its item."""
     try:
         return pack(ended, "value", keeper)
     except UnpickleableException:

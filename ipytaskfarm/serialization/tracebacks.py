@@ -1,9 +1,9 @@
-"""Tracebacks as they travel: the places that a traceback leads through, and tracebacks made of places again.
+"""Tracebacks as they travel: places in code, from which tracebacks are made again.
 
-A traceback cannot be pickled, as it holds frames and they hold values.  What a reader needs of it is file, function,
-line and the source lines.  On the other side each place becomes a frame of a tiny code object that claims to stand
-there, so that Python, IPython, pytest and debuggers show the engine's frames as they show their own, each exception of
-a chain with its own traceback.  The idea is tblib's; ours keeps columns too, and brings source lines along.
+A traceback cannot be pickled, because it holds frames, which hold values. Its reader needs file, function, line and the
+source lines. On the other side, each place becomes a frame of a tiny code object with the file, function and line of
+the place. So Python, IPython, pytest and debuggers show the engine's frames like their own, and each exception of a
+chain has its own traceback. The idea comes from tblib; this version also keeps columns and source lines.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 from ..core.messages.payload import ErrorPlace
 
 PLACES_MAX = 200
-"""Different places of one failure, over all exceptions of its chain."""
+"""The number of different places of one failure, over all exceptions of its chain."""
 FRAMES_MAX = 3000
-"""Frames of one traceback; of a longer one its beginning and its end."""
+"""The number of frames of one traceback. Of a longer traceback, the beginning and the end are kept."""
 _AROUND = 2
-"""So many lines before and after a place travel along."""
+"""The number of source lines before and after a place that travel with it."""
 _LINES_MAX = 12
 _LINE_CHARACTERS_MAX = 400
 _FILES_KEPT = 512
 
 _LONG, _NO_COLUMNS = 14, 13
-"""Forms of entries in a code object's table of positions, see CPython's Objects/locations.md."""
+"""Kinds of entries in a code object's table of positions, see CPython's Objects/locations.md."""
 _UNITS_MAX = 8
 _TEMPLATE = compile("__keep__(__frame__())", "<place>", "exec", dont_inherit=True)
 
@@ -46,7 +46,7 @@ class Places:
         self.found: list[ErrorPlace] = []
 
     def frames(self, tb: types.TracebackType | None) -> tuple[int, ...]:
-        """Return the indexes of the places that a traceback leads through."""
+        """Return the indexes of the places that a traceback consists of."""
         indexes: list[int] = []
         while tb is not None:
             code = tb.tb_frame.f_code
@@ -68,7 +68,7 @@ def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
     line = tb.tb_lineno or code.co_firstlineno
     columns: tuple[int | None, int | None, int | None] = (None, None, None)
     if tb.tb_lasti >= 0:
-        # A code object that somebody has put together may have no table of positions: RuntimeError.
+        # A code object that was made by hand may have no table of positions: RuntimeError.
         with contextlib.suppress(RuntimeError):
             for start, end, column, end_column in islice(code.co_positions(), tb.tb_lasti // 2, None):
                 if start == line:
@@ -92,7 +92,7 @@ def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
 
 
 # --------------------------------------------------------------------------------------------------
-# On the other side
+# On the receiving side
 
 
 def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
@@ -103,7 +103,7 @@ def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
 def made_traceback(
     places: Sequence[ErrorPlace], frames: Sequence[types.FrameType], indexes: Sequence[int]
 ) -> types.TracebackType | None:
-    """Return a traceback that leads through these places; None: through none."""
+    """Return a traceback through these places; None for no places."""
     tb: types.TracebackType | None = None
     for index in reversed(indexes):
         tb = types.TracebackType(tb, frames[index], 0, places[index].line)
@@ -126,7 +126,7 @@ def _frame(place: ErrorPlace) -> types.FrameType:
 
 
 def _positions(place: ErrorPlace) -> bytes:
-    """Return the table by which each instruction of the tiny code stands at the place."""
+    """Return a table of positions in which each instruction of the tiny code is at the place."""
     table = bytearray()
     delta = place.line - max(1, place.first_line)
     units = len(_TEMPLATE.co_code) // 2
@@ -153,12 +153,15 @@ def _varint(number: int) -> bytes:
 
 
 _sources: OrderedDict[str, dict[int, str]] = OrderedDict()
-"""Lines of files that are not here, by number: linecache has them as long as they stand here."""
+"""File name -> line number -> line, for files that do not exist here. linecache has the lines as long as this has."""
 _sources_lock = threading.Lock()
 
 
 def _with_source(place: ErrorPlace) -> str:
-    """Return the file's name; linecache finds the lines that came along, where the file itself is not here."""
+    """Return the file name to use for the place.
+
+    If the file does not exist here, linecache gets the lines that came along.
+    """
     name = place.filename
     if not place.lines:
         return name
@@ -168,7 +171,7 @@ def _with_source(place: ErrorPlace) -> str:
         lines = dict(enumerate(place.lines, place.lines_from))
         known = _sources.get(name)
         if known is not None and any(known.get(number, line) != line for number, line in lines.items()):
-            # Other code of the same name: tasks' names are short.
+            # Other code has the same name: names of tasks are short.
             stem = name.removesuffix(">")
             name = f"{stem} {zlib.crc32(repr(place.lines).encode(errors='replace')):08x}{name[len(stem) :]}"
             known = _sources.get(name)

@@ -275,7 +275,7 @@ def test_what_a_task_leaves_hides_no_builtin(engine: FakeEngine) -> None:
 
 
 def in_loky(number: int, change: bool) -> tuple[str | None, int]:
-    import joblib  # type: ignore[import-untyped]
+    import joblib
 
     if change:
         os.environ["MINE"] = "1"
