@@ -22,7 +22,7 @@ functions
 ``doctor``         finds what keeps a farm from working
 ``jupyter``        magics and displays
 ``cli``            the ``ipytaskfarm`` command
-``adapters``       other libraries' interfaces over the farm; ``joblib`` registers joblib's
+``adapters``       other libraries' interfaces over the farm: `Executor`, dask's; ``joblib`` registers joblib's
 ``testing``        a farm in memory, on a clock that a test moves, for tests of one's own policies, rules and tasks
 
 ``engine`` to ``client`` never import one another: they meet in ``core/messages``.
@@ -53,11 +53,13 @@ __all__ = [
     "TaskEnvironment",
     "RecycleSettings",
     "add_dependency",
+    "Executor",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from . import client as client, errors as errors
+    from .adapters.executor import Executor as Executor
     from .client import (
         Job as Job,
         Join as Join,
@@ -96,6 +98,7 @@ else:
         "TaskEnvironment": ("ipytaskfarm.environment", "TaskEnvironment"),
         "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),
         "add_dependency": ("ipytaskfarm.client", "add_dependency"),
+        "Executor": ("ipytaskfarm.adapters.executor", "Executor"),
     }
 
     def __getattr__(name: str) -> object:

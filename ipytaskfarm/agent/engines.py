@@ -67,6 +67,7 @@ class Files:
         self.counter = counter
         self.recorder = folder / f"engine-{counter}.rec"
         self.output = folder / f"engine-{counter}.out"
+        self.stdout = folder / f"engine-{counter}.stdout"
         self.stack = folder / f"engine-{counter}.stack"
         self.connection = folder / f"kernel-{counter}.json"
 
@@ -166,6 +167,7 @@ class ManagedEngine:
         ladder = self.ladder
         for_run = ladder is not None and ladder.terminated and ladder.run == running
         output, dump = last_words(self.files.output)
+        output = self._last_output(running) or output
         crash = Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
@@ -175,6 +177,17 @@ class ManagedEngine:
             dump=dump,
         )
         return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
+
+    def _last_output(self, running: RunKey | None) -> str:
+        """Return the end of what a dead engine's run, or command, has written. "": nothing, or neither was running."""
+        recorder = self.account.recorder
+        if self.account.damaged or (running is None and not recorder.runs_command):
+            return ""
+        words = recorder.words
+        rest = tail(self.files.stdout, OUTPUT_TAIL, words.marked(1))
+        error = tail(self.files.output, 2 * DUMP_MAX, words.marked(2)).partition(FATAL)[0]
+        lines = [part.strip("\n") for part in (words.read(running), rest, error)]
+        return "\n".join(part for part in lines if part.strip())[-OUTPUT_TAIL:]
 
 
 class EngineProcesses:
@@ -329,6 +342,7 @@ class EngineProcesses:
             "connection_file": str(files.connection),
             "recorder": str(files.recorder),
             "output": str(files.output),
+            "stdout": str(files.stdout),
             "stack": str(files.stack),
             "env": {COOKIE: engine.incarnation, **thread_limits(engine.beside)},
             "umask": self._umask,

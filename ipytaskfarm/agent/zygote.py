@@ -294,16 +294,22 @@ class Zygote:
         self._died()
 
 
-def tail(path: Path, limit: int = 4096) -> str:
-    """Return the last part of a text file, from the start of a line; "" if there is no such file."""
+def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
+    """Return the last part of a text file, from the start of a line; "" if there is no such file.
+
+    Args:
+        path: the file.
+        limit: at most so many bytes.
+        since: nothing before this position.
+    """
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
+            file.seek(max(since, size - limit))
             data = file.read(limit)
     except OSError:
         return ""
-    if size > limit:
+    if size - since > limit:
         data = data[data.find(b"\n") + 1 :]
     return data.decode(errors="replace").strip()
 

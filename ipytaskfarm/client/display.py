@@ -102,22 +102,3 @@ def value_html(value: object) -> str:
 def counts_text(counts: dict[str, int]) -> str:
     """Return the states that have tasks, with their numbers: ``3 pending, 4 succeeded``."""
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-
-
-def job_html(name: str, counts: dict[str, int], progress: float) -> str:
-    """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
-    total = sum(counts.values()) or 1
-    parts = [
-        ("#4a4", counts.get("succeeded", 0)),
-        ("#c44", counts.get("failed", 0)),
-        ("#48c", counts.get("pending", 0)),
-    ]
-    bars = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * count / total:.1f}%;background:{colour}"></span>'
-        for colour, count in parts
-    )
-    text = counts_text(counts) or "nothing handed in"
-    return (
-        f"<div>Job {html.escape(harmless(name))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(text)}</div>'
-    )

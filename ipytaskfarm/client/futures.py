@@ -11,7 +11,7 @@ import concurrent.futures
 import queue
 import threading
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -107,16 +107,31 @@ class TaskFuture(concurrent.futures.Future[Any]):
 _NO_BODY = ResultBody()
 
 
+class Settled(Protocol):
+    """A future as `Settler` needs it."""
+
+    id: int
+
+    def settle(self, final: Final) -> None:
+        """Resolve the future with the end of its task."""
+
+
 class Settler:
     """Resolves the futures of one session, in its own thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ended: queue.SimpleQueue[tuple[TaskFuture, Final]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Settled, Final]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, future: TaskFuture) -> None:
+    @staticmethod
+    def of(session: Session) -> Settler:
+        """Return the settler of a session."""
+        settler = _settlers.get(session)
+        return settler if settler is not None else _settlers.setdefault(session, Settler(session))
+
+    def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
         with self._lock:
             if self._thread is None:
@@ -128,6 +143,8 @@ class Settler:
         while True:
             future, final = self._ended.get()
             future.settle(final)
+            # The next one may be long in coming: this thread must not keep a value that nobody else keeps.
+            del future, final
 
 
 _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
@@ -136,9 +153,5 @@ _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
 def future_of(client: TaskCalls, task_id: int) -> TaskFuture:
     """Return a future of a task that this process submitted, or watches."""
     future = TaskFuture(client, task_id)
-    session = client.session
-    settler = _settlers.get(session)
-    if settler is None:
-        settler = _settlers.setdefault(session, Settler(session))
-    settler.add(future)
+    Settler.of(client.session).add(future)
     return future

@@ -42,7 +42,7 @@ from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .questions import PendingQuestion
 from .results import error_named
-from .wait_notices import WaitNotices, say_interrupted
+from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """How often a waiting caller checks whether the session still works."""
@@ -305,16 +305,18 @@ class Session:
         self,
         ids: set[int],
         timeout_s: float | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         first: bool = False,
+        tell: Callable[[str], None] = say,
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
 
         Args:
             ids: ids for which `watch` was called.
             timeout_s: seconds; None: for ever.
-            on_tick: called some times a second with the number of tasks left, and of those that failed.
+            on_tick: called some times a second.
             first: return when any one has ended.
+            tell: called once with the reason when none of the tasks can run.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -322,7 +324,7 @@ class Session:
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
         except KeyboardInterrupt:
             say_interrupted(waiter.remaining)
             raise
@@ -344,7 +346,7 @@ class Session:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             ended = [i for i in ids if i not in waiter.remaining]
         left = len(ids)
-        notices = WaitNotices(self, waiter)
+        notices = WaitNotices(self, waiter, say)
         try:
             while True:
                 yield from ended
@@ -418,7 +420,7 @@ class Session:
         event: threading.Event,
         deadline: float | None,
         waiter: Waiter | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; False when the deadline is over.  Raises if the session fails."""
@@ -433,8 +435,8 @@ class Session:
                 self._check_full(waiter)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if on_tick is not None and waiter is not None:
-                on_tick(len(waiter.remaining), waiter.failed)
+            if on_tick is not None:
+                on_tick()
             if notices is not None:
                 notices.tick()
 

@@ -18,7 +18,7 @@ from .results import decode_body
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals
-    from .progress import ProgressBar
+    from .progress import ProgressDisplay
     from .questions import AsksController
 
 LINES_AT_ONCE = 1_000
@@ -52,7 +52,7 @@ class Stream:
         progress: a bar that moves aside for the lines.
     """
 
-    def __init__(self, session: AsksController, arrivals: Arrivals, ids: set[int], progress: ProgressBar) -> None:
+    def __init__(self, session: AsksController, arrivals: Arrivals, ids: set[int], progress: ProgressDisplay) -> None:
         self._session = session
         self._arrivals = arrivals
         self._open = set(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import html
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from ..core.states import ABORTS, Reason
 from ..core.text import text_of
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
-from .dask_graph import dask_get
+from .adapters import adapter
 from .display import Text, html_table
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
@@ -30,20 +31,46 @@ from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import ProgressBar
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
 from .rules import one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .streams import Stream
 from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
+from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
+from .waits import wait_for_tasks
 
 _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching a task that has failed for such a reason raises: the task left no result."""
 LOOK_S = 1.0
 """Seconds that the display of a client may take."""
+
+
+class ProgressOfTasks:
+    """What ``tc.progress`` is: called with ids it returns a display, and its truth value is whether waits show one."""
+
+    def __init__(self, session: Session, shows: bool) -> None:
+        self._session = session
+        self._shows = shows
+
+    def __call__(self, ids: Ids | None = None) -> LiveProgress:
+        """Return the progress of tasks (None: of all that this process submitted and that have not ended), at once.
+
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr says how far they are.
+        Raises IndexError for an id that was never issued.
+        """
+        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
+        self._session.watch(wanted)
+        work = TaskWork(self._session, wanted)
+        return LiveProgress(work)
+
+    def __bool__(self) -> bool:
+        return self._shows
+
+    def __repr__(self) -> str:
+        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
 
 
 class TaskClient:
@@ -67,8 +94,7 @@ class TaskClient:
         self._closed = False
         self.farm = self._session.farm
         """The farm's name."""
-        self.progress = True
-        """Whether long waits show a progress bar."""
+        self._shows_progress = True
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -257,9 +283,9 @@ class TaskClient:
             timeout: seconds, then TimeoutError.
             stream: show what the tasks print as they run, each line with its task's id.
 
-        A progress bar appears after a second (``tc.progress = False``: none).  When none of the tasks can run, a notice
-        tells why, once.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never issued,
-        StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
+        A progress display appears after half a second (``tc.progress = False``: none).  When none of the tasks can run,
+        it, or a notice, tells why.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never
+        issued, StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
         if ids is None:
             wanted = self._session.unfinished()
@@ -267,30 +293,8 @@ class TaskClient:
             wanted = set(id_list(ids))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with ProgressBar(len(wanted), show=self.progress) as progress:
-            waited = (
-                self._wait_streaming(wanted, timeout_s, progress)
-                if stream
-                else self._session.wait(wanted, timeout_s, progress.left)
-            )
-            if not waited:
-                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
-
-    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
-        session = self._session
-        shown = Stream(session, session.arrivals, session.arrivals.live(wanted), progress)
-        session.io.output_listeners.append(shown.take)
-
-        def tick(left: int, failed: int) -> None:
-            shown.tick()
-            progress.left(left, failed)
-
-        try:
-            shown.tick()
-            return session.wait(wanted, timeout_s, tick)
-        finally:
-            session.io.output_listeners.remove(shown.take)
-            shown.close()
+        if not wait_for_tasks(self._session, wanted, timeout_s, bool(self.progress), stream):
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
@@ -498,6 +502,18 @@ class TaskClient:
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
+    @property
+    def progress(self) -> ProgressOfTasks:
+        """Return what shows the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
+
+        ``tc.progress = False``: waits of this client show no progress display.  The truth value is what was set.
+        """
+        return ProgressOfTasks(self._session, self._shows_progress)
+
+    @progress.setter
+    def progress(self, shows: bool) -> None:
+        self._shows_progress = bool(shows)
+
     def progress_of(self, ids: Ids) -> dict[int, Progress]:
         """Return the latest progress of the tasks that have reported any, by id.
 
@@ -596,7 +612,16 @@ class TaskClient:
 
         Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
         """
-        return dask_get(self, graph, keys)
+        return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def executor(self, **options: Any) -> concurrent.futures.Executor:
+        """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
+
+        Args:
+            options: `initializer`, `initargs`, `max_tasks_per_child`, and rules of a `Task`: retries, environment …
+        """
+        made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
+        return made
 
     def map(
         self,

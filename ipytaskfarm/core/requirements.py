@@ -69,6 +69,8 @@ class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     when_unreferenced: bool = False
     """Whether the engine is recycled when no unfinished task and no job uses the environment any more."""
     on_failure: bool = False
+    keep_session: bool = False
+    """Whether the new engine begins with the names of the old one."""
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True):

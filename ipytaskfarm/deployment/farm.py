@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 STABLE_S = 0.5
 """Engines that start together come up within this time of one another."""
 AT_EXIT_S = 30.0
-SHOW_AFTER_S = 1.0
-"""A start that takes longer shows the number of engines."""
+SHOW_AFTER_S = 0.5
+"""A start that takes longer shows how many engines are there."""
 
 _living: weakref.WeakSet[Farm] = weakref.WeakSet()
 
@@ -150,15 +151,25 @@ class Farm:
         return f"{waited}: the machine may be busy, give start_timeout more"
 
     def _await_ready(self) -> None:
+        began_s = time.monotonic()
         if self._ready.wait(SHOW_AFTER_S):
             return
-        from ipytaskfarm.client.progress import ProgressBar
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
-        wanted = self._settings.engines_at_start
-        with ProgressBar(wanted, "engine") as progress:
+        def ready() -> int:
+            state = self._supervisor.state
+            return ready_engines(state) if state is not None else 0
+
+        starting = CountedWork(lambda: self._settings.engines_at_start, ready, self._why_not_ready)
+        with ProgressDisplay(starting, "engines ready", True, f"farm {self.name}", False, began_s) as display:
             while not self._ready.wait(0.25):
-                state = self._supervisor.state
-                progress.left(wanted - (ready_engines(state) if state is not None else 0))
+                display.tick()
+
+    def _why_not_ready(self) -> str:
+        """Return what the engines are waited for: what goes wrong, and how far the preparation of each has come."""
+        state = self._supervisor.state
+        notes = [f"engine {row.id}: {row.note}" for row in state.engines if row.note] if state is not None else []
+        return "\n".join([cause] if (cause := self._supervisor.starts.cause) else notes)
 
     def _supervise(self) -> None:
         try:
@@ -206,6 +217,17 @@ class Farm:
         self._must_run()
         return MultiEngineClient(str(self.connection_file))
 
+    def checkpoint(self) -> list[dict[str, str]]:
+        """Save the names of all engines, each after the task that it runs: engines that come in their place have them.
+
+        Returns:
+            For each engine a dict of the names that cannot be saved, each with the reason; see
+            `MultiEngineClient.checkpoint`.
+        """
+        with self.multiengine_client() as mec:
+            found: list[dict[str, str]] = mec.checkpoint(block=True)
+        return found
+
     def _must_run(self) -> None:
         if self._ended.is_set() or self._supervisor.phase > FarmPhase.RUNNING:
             raise errors.FarmNotRunning(f"{self!r}: make a new Farm")
@@ -224,17 +246,19 @@ class Farm:
             NoEnginesRegistered: no engine was up within `connect_timeout`.
         """
         from ipytaskfarm.client.operate import STABLE_S, wait_for_engines
-        from ipytaskfarm.client.progress import ProgressBar
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
-        with ProgressBar(count or 0, "engine") as progress:
+        there: list[int] = []
+        starting = CountedWork(lambda: count or len(there), lambda: len(there), self._why_not_ready)
+        with ProgressDisplay(starting, "engines ready", name=f"farm {self.name}", counts_states=False) as display:
 
             def look() -> list[int]:
                 self._must_run()
                 state = self._supervisor.state
                 rows = state.engines if state is not None else []
-                there = [row.id for row in rows if row.state in ("idle", "busy")]
-                progress.left(max(0, (count or 0) - len(there)))
-                return there
+                there[:] = [row.id for row in rows if row.state in ("idle", "busy")]
+                display.tick()
+                return list(there)
 
             # The supervisor looks once a second: half a second cannot show that nothing changes.
             return wait_for_engines(look, repr(self), count, connect_timeout, stable_timeout, STABLE_S + 1.0)

@@ -21,8 +21,9 @@ import sys
 import threading
 from functools import partial
 
+from ..system.last_words import LastWords
 from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
-from .sinks import SINK, Sink, send_late_output_to
+from .sinks import SINK, Sink, keep_words, send_late_output_to
 from .streams import TaskStream
 
 LOOK_CHARS = 16 * 1024
@@ -32,10 +33,10 @@ LOOK_CHARS = 16 * 1024
 class Capture:
     """All parts that catch output in this process."""
 
-    def __init__(self, log: str) -> None:
+    def __init__(self, log: str, stdout: str, words: LastWords) -> None:
         """Create it; `log` is the path of the engine's log, which is descriptor 2 already."""
-        self.stdout_tap = DescriptorTap(STDOUT_FD, None)
-        self.stderr_tap = DescriptorTap(STDERR_FD, log)
+        self.stdout_tap = DescriptorTap(STDOUT_FD, stdout, words.mark, is_log=False)
+        self.stderr_tap = DescriptorTap(STDERR_FD, log, words.mark)
         self._taps = (self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")
         self._former = FormerFiles()
         self._has_children = False
@@ -46,11 +47,12 @@ class Capture:
         self._streams = sys.stdout, sys.stderr
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
+        keep_words(words)
         follow_children(self._child_started)
         for tap, name in self._taps:
             for stream in TaskStream.all:
                 if stream.name == name:
-                    stream.attach(tap, partial(self._drain, tap, name))
+                    stream.attach(tap, partial(self._drain, tap, name), words)
 
     def log(self, text: str) -> None:
         """Append text to the engine's log."""

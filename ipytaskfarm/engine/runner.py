@@ -191,6 +191,7 @@ class Runner:
         self._recorder.begin(
             run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
         )
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
@@ -200,6 +201,7 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()
         token = SINK.set(attempt.sink)

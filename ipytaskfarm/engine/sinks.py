@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from ..system.last_words import LastWords
+
 LIMIT_CHARS = 64 * 1024
 """The number of characters of a stream that are kept at its beginning, and the number kept at its end."""
 DISPLAYS_MAX = 100
@@ -201,6 +203,8 @@ class Sink:
             else:
                 self.stderr = stream
         stream.write(text)
+        if _words is not None:
+            _words.write(text)
 
     def display(self, content: dict[str, Any], update: bool = False) -> None:
         """Keep a display, ``{"data", "metadata"}``.
@@ -257,6 +261,13 @@ class Sink:
 
 
 _late: Callable[[str], None] | None = None
+_words: LastWords | None = None
+
+
+def keep_words(words: LastWords | None) -> None:
+    """Set where the end of what runs write is kept for the agent; None: nowhere (in a forked child)."""
+    global _words
+    _words = words
 
 
 def send_late_output_to(log: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client.display import html_table, table
+from ..client.screens import Slot, notebook_shell
 from ..core import errors
 from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
@@ -26,20 +27,42 @@ from .tracebacks import short_errors
 
 
 class Notes:
-    """Tells whoever sits in front of the cell."""
+    """Tells whoever sits in front of the cell: in a notebook in its output, in a terminal on its last line."""
+
+    def __init__(self) -> None:
+        shell = notebook_shell()
+        self._slot = Slot(shell) if shell is not None else None
+        self._lines: list[str] = []
 
     def progress(self, text: str) -> None:
         """What is waited for: overwritten by what follows."""
-        print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
+        if self._slot is not None:
+            self._show([*self._lines, f"{text} …"])
+        elif _is_terminal():
+            print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """What has happened."""
-        self.wipe()
-        print(line)
+        if self._slot is not None:
+            self._lines.append(line)
+            self._show(self._lines)
+        else:
+            self.wipe()
+            print(line)
 
     def wipe(self) -> None:
         """Take away what is waited for."""
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._slot is None and _is_terminal():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _show(self, lines: list[str]) -> None:
+        assert self._slot is not None
+        shown = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+        self._slot.show({"text/plain": "\n".join(lines), "text/html": shown})
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class FarmStatusView:
@@ -147,7 +170,7 @@ class FarmMagics(Magics):
         run = _run(home)
         if run is not None:
             connection.connection(self.shell).started.add(run)
-        print(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
+        notes.say(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
 
     def _stop(self, name: str, given: Any) -> None:
         try:
@@ -169,7 +192,7 @@ class FarmMagics(Magics):
             stop_farm(home, None if given.drain else given.wait, notes)
         finally:
             notes.wipe()
-        print(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
+        notes.say(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
 
 
 def _words(given: Any) -> list[str]:

@@ -35,6 +35,7 @@ PUBLIC = {
     "TaskEnvironment",
     "RecycleSettings",
     "add_dependency",
+    "Executor",
     "__version__",
 }
 MODULES = {"client", "errors"}

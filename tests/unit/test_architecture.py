@@ -42,7 +42,7 @@ LAYERS: dict[str, str] = {
     "jupyter": "core version system storage transport serialization client deployment",
     "cli": "core version settings policies system storage transport agent controller client launchers deployment "
     "doctor",
-    "adapters": "core system engine client deployment",
+    "adapters": "core environment system engine client deployment",
     "joblib": "adapters",
     "testing": "core policies serialization engine controller/evaluator controller client",
 }

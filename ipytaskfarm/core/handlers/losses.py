@@ -75,7 +75,7 @@ def lose_engine(
             _charge(farm, task, engine, crash, known, now, out)
         else:
             unassign(farm, task, RETURNED)
-    fail_commands_of(farm, engine, describe(crash), out)
+    fail_commands_of(farm, engine, describe(crash), crash.output, out)
     forget_outputs(farm, engine)
     farm.timers.set(now.mono_s, "balance")
 

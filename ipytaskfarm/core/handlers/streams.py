@@ -12,6 +12,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.state import SchedulerState
+from .running_tasks import is_wanted
 
 PATIENCE_S = 5.0
 """An answer that has not come within this time was lost with a connection."""
@@ -26,7 +27,7 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
     asked = 0
     for engine in farm.engines.by_name.values():
         run = engine.oldest()
-        if run is None or engine.state != EngineState.UP or not _is_wanted(farm, session, run[0], wanted):
+        if run is None or engine.state != EngineState.UP or not is_wanted(farm, session, run[0], wanted):
             continue
         since_s = farm.requests.outputs_asked.get((session, engine.name))
         if since_s is not None and now.mono_s - since_s < PATIENCE_S:
@@ -37,13 +38,6 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
         out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
         asked += 1
     out.answer(session, n, NumberReply(asked))
-
-
-def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:
-    if wanted is not None:
-        return task_id in wanted
-    task = farm.tasks.unfinished.get(task_id)
-    return task is not None and task.session == session
 
 
 def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: Now, out: Decision) -> None:

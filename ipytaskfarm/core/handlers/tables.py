@@ -185,7 +185,7 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
         engine.started_s,
         engine.facts,
         engine.connection_file,
-        engine.preparation(farm.mono_s) or engine.note,
+        engine.preparation(farm.mono_s) or ("its names are saved: it is recycled" if engine.saving else engine.note),
         engine.environment.name if engine.environment is not None else "",
     )
 

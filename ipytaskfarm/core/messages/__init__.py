@@ -114,6 +114,7 @@ from .client import (
     ListConnections as ListConnections,
     ListEngines as ListEngines,
     ListKept as ListKept,
+    ListRunning as ListRunning,
     ListSticky as ListSticky,
     ListTasks as ListTasks,
     MarkTasksDone as MarkTasksDone,
@@ -173,6 +174,7 @@ from .tables import (
     KeptTable as KeptTable,
     ProgressTable as ProgressTable,
     QueueStatusReply as QueueStatusReply,
+    RunningTable as RunningTable,
     StickyTable as StickyTable,
     TaskRows as TaskRows,
 )

@@ -18,6 +18,7 @@ from .tables import (
     KeptTable,
     ProgressTable,
     QueueStatusReply,
+    RunningTable,
     StickyTable,
     TaskRows,
 )
@@ -193,6 +194,12 @@ class ProgressOf(msgspec.Struct, frozen=True, tag=True):
     ids: list[int]
 
 
+class ListRunning(msgspec.Struct, frozen=True, tag="Running"):
+    """Question: which of these tasks (None: of this session's) run now, and where?  Answer: `RunningTable`."""
+
+    ids: list[int] | None
+
+
 class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
     """Question: the last matching events with their times. Answer: `EventTable`, in order of time."""
 
@@ -327,7 +334,7 @@ Question: TypeAlias = (
     WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
     Stuck | Outputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
-    | ReadHistory
+    | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
@@ -479,7 +486,7 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
-    | JobTable | TaskMessages | ProgressTable | EventTable | FlagReply | NumberReply | EngineTable
+    | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
     | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 

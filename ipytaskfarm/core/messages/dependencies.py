@@ -22,8 +22,8 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """(id under which the payload asks for a value, id of the task with that result). `after` has these tasks too."""
     if_failed: str = FAIL
     join: bool = False
-    """Whether the task has no payload: it succeeds as soon as `after` have ended, without an engine. n tasks before and m
-    after a join are n + m edges instead of n × m."""
+    """Whether the task has no payload: it succeeds as soon as `after` have ended, without an engine. n tasks before
+    and m after a join are n + m edges instead of n × m."""
     keep: bool = False
     """Whether the task is cleared only by its id, not with all others: later tasks need it."""
 

@@ -67,6 +67,16 @@ class ProgressTable(msgspec.Struct, frozen=True, tag=True):
     rows: list[tuple[int, float, float | None, str]]
 
 
+class RunningTable(msgspec.Struct, frozen=True, tag=True):
+    """(id, engine id, for how many seconds) of running tasks, those that have run longest first."""
+
+    rows: list[tuple[int, int, float]]
+    count: int = 0
+    """How many run; `rows` are bounded."""
+    idle: int = 0
+    """How many engines run nothing."""
+
+
 class EventTable(msgspec.Struct, frozen=True, tag=True):
     """(when, task, name, what, engine id or -1, more), in order of time."""
 

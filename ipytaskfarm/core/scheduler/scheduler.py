@@ -78,6 +78,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SendToTask: task_messages.on_send,
     m.ReadTaskMessages: task_messages.on_read,
     m.ProgressOf: running_tasks.on_progress_of,
+    m.ListRunning: running_tasks.on_list_running,
     m.Stack: commands.on_stack,
     m.ReadQueueStatus: lifecycle.on_spin,
     m.ListEngines: tables.on_engines,
@@ -98,8 +99,8 @@ QUESTIONS: dict[type, Answerer] = {
 
 
 READ_ONLY = (
-    m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListEngines,
-    m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
+    m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
+    m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
 )  # fmt: skip
 """The questions that change nothing in the scheduler's state."""
 
