@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.formatting import last_line, ready_engines
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
+from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
@@ -101,6 +103,15 @@ class Farm:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         made.await_engines(made._settings.engines + workers * engines_per_worker, made._settings.start_timeout_s)
         return made
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            from ipytaskfarm.client import MultiEngineClient, TaskClient
+
+            for owner, maker in ((TaskClient, "task_client"), (MultiEngineClient, "multiengine_client")):
+                if hasattr(owner, name):
+                    raise AttributeError(f"a Farm has no {name!r}: its client has, farm.{maker}().{name}")
+        raise AttributeError(f"a Farm has no attribute {name!r}{did_you_mean(name, dir(type(self)))}")
 
     def _prepare(self) -> None:
         _refuse_in_bootstrap()
@@ -343,20 +354,17 @@ class Farm:
         if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
-        tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
+        tasks = f"{counts.get('scheduled', 0)} tasks scheduled, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"
 
     def _repr_html_(self) -> str:
-        from ipytaskfarm.client.display import html_table
-
         state = self.state
         head = f"<div>{html.escape(repr(self)[1:-1])}</div>"
         if state is None:
             return head
-        rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
-        return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
+        return head + engine_table(state.engines).html()
 
 
 def _refuse_in_bootstrap() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ..core.scheduler.autoscaling import Limits
+from ..core.text import did_you_mean
 from ..settings.checks import Agents
 from ..settings.declarations import AGENT, CONTROLLER, DEFAULT_HOST, SETTINGS, words_for
 
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 10113
 """Used if it is free and the farm has no port of its own yet."""
+
+_NUMBER_OF_ENGINES = frozenset({"engines", "n_engines", "num_engines", "workers", "n_workers", "n_jobs", "processes"})
+"""What people write for `n` who come from somewhere else."""
 
 OWNED_LEASE_S = 60.0
 """An owned farm's agent ends by itself this long after its controller, if owner and controller die together."""
@@ -88,8 +91,8 @@ def farm_settings(
         OSError: the start-up code cannot be read.
     """
     for unknown in arguments.keys() - SETTINGS.keys():
-        near = "".join(f", did you mean {each!r}?" for each in get_close_matches(unknown, SETTINGS, n=1))
-        raise TypeError(f"Farm() has no argument {unknown!r}{near}")
+        near = ", did you mean 'n'?" if unknown in _NUMBER_OF_ENGINES else did_you_mean(unknown, SETTINGS)
+        raise TypeError(f"Farm() has no argument {unknown!r}{near or ', see help(Farm)'}")
     values = {
         each: setting.check(as_written(each), arguments.get(each, setting.default))
         for each, setting in SETTINGS.items()

@@ -62,6 +62,11 @@ def test_each_name_can_be_had(name: str) -> None:
     assert namespace[name] is getattr(ipytaskfarm, name)
 
 
+def test_the_packages_docstring_names_each_of_them() -> None:
+    shown = inspect.getdoc(ipytaskfarm) or ""
+    assert [name for name in sorted(PUBLIC - {"__version__"}) if f"`{name}`" not in shown] == []
+
+
 def test_a_star_import_gives_all_of_them() -> None:
     namespace: dict[str, object] = {}
     exec("from ipytaskfarm import *", namespace)
