@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .progress_view import COLOURS, ProgressView
+from ..display.colours import TERMINAL
+from .progress_view import ProgressView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -147,7 +148,7 @@ def _drawn(view: ProgressView) -> RenderableType:
     counts = dict(view.states()) if view.counts_states else {"succeeded": view.tally.ended}
     bar = Text()
     used = ended = 0
-    for state, _, _, colour in COLOURS:
+    for state, colour in TERMINAL.items():
         ended += counts.get(state, 0)
         upto = round(BAR_CHARS * ended / max(1, view.tally.total))
         bar.append(("━" if state != "running" else "╌") * (upto - used), style=colour)

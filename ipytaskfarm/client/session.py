@@ -328,8 +328,8 @@ class Session:
                 return True
         try:
             return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
         finally:
             with self._lock:
@@ -368,8 +368,8 @@ class Session:
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, notices)
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
 
     def follow_accumulator(self, key: str) -> None:

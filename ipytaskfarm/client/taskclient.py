@@ -20,9 +20,9 @@ from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
-from ..core.text import shown, text_of
+from ..core.text import Text, shown, text_of
+from ..display.cells import with_cells
 from ..display.tables import Table
-from ..display.text import Text
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
 from .adapters import adapter
@@ -589,7 +589,7 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
@@ -603,7 +603,7 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""

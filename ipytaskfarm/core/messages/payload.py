@@ -68,6 +68,8 @@ class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     """Source lines around it, …"""
     lines_from: int = 1
     """… beginning with the line of this number."""
+    values: tuple[tuple[str, str], ...] = ()
+    """Names of local variables there, with their values as text."""
 
 
 class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
