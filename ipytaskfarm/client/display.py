@@ -68,7 +68,21 @@ def text_html(text: str, *, error: bool = False) -> str:
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = ' style="color:#b00"' if error else ""
-    return f"<pre{style}>{html.escape(text)}</pre>"
+    return f"<pre{style}>{_coloured(text)}</pre>"
+
+
+def _coloured(text: str) -> str:
+    """Return text escaped, with the colours of its ANSI sequences."""
+    if "\x1b" not in text:
+        return html.escape(text)
+    import io
+
+    from rich.console import Console
+    from rich.text import Text as RichText
+
+    console = Console(file=io.StringIO(), record=True, width=100_000, force_terminal=True, highlight=False)
+    console.print(RichText.from_ansi(text), end="", soft_wrap=True)
+    return console.export_html(inline_styles=True, code_format="{code}")
 
 
 def output_html(output: dict[str, Any]) -> str:
@@ -83,6 +97,9 @@ def output_html(output: dict[str, Any]) -> str:
         return f'<img src="data:image/svg+xml;base64,{packed}">'
     if "text/html" in data:
         return str(data["text/html"])
+    for kind in ("text/markdown", "text/latex"):
+        if kind in data:
+            return text_html(str(data[kind]))
     return text_html(str(data.get("text/plain", "")))
 
 

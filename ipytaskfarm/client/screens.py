@@ -37,14 +37,21 @@ class Screen(Protocol):
         """Show the last state, and leave it."""
 
 
-def notebook_shell() -> Any:
-    """Return the shell of a notebook's kernel; None: this is no notebook.  An engine's kernel is none."""
+def user_shell() -> Any:
+    """Return the IPython shell that a user sits at, in a notebook or a terminal; None: there is none.
+
+    An engine has one too, but nobody sits there.
+    """
     find_shell = getattr(builtins, "get_ipython", None)
     shell = find_shell() if find_shell is not None else None
     kernel = getattr(shell, "kernel", None)
-    if kernel is None or type(kernel).__module__.startswith("ipytaskfarm."):
-        return None
-    return shell
+    return None if type(kernel).__module__.startswith("ipytaskfarm.") else shell
+
+
+def notebook_shell() -> Any:
+    """Return the shell of a notebook's kernel; None: this is no notebook."""
+    shell = user_shell()
+    return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def screen() -> Screen:
