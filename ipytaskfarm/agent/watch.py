@@ -21,11 +21,11 @@ from .zygote import tail
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
-"""Seconds between two checks of a busy engine: a time limit may be noticed so late."""
+"""Seconds between two checks of a busy engine, and thus the delay with which a time limit may be noticed."""
 CHECK_S = 5.0
 """Seconds between two checks of the processes."""
 STACK_S = 2.0
-"""How long (seconds) an engine has to write its stack: the kernel must only schedule it once."""
+"""How long (seconds) an engine has for writing its stack: the system must only schedule it once."""
 SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
 _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
@@ -36,7 +36,12 @@ class EngineWatch:
     """Enforces time and memory limits, interrupts runs, finds stopped processes, reads stacks."""
 
     def __init__(self, grace_s: float, stopped_s: float, lane: AgentLane, memory: MemoryWatch) -> None:
-        """grace_s: between a time limit's interrupt and SIGTERM.  stopped_s: how long a process may be stopped."""
+        """Create it.
+
+        Args:
+            grace_s: the time between a time limit's interrupt and SIGTERM.
+            stopped_s: how long a process may be stopped.
+        """
         self._grace_s = grace_s
         self._stopped_s = stopped_s
         self._lane = lane
@@ -103,7 +108,8 @@ class EngineWatch:
             await asyncio.sleep(0.01)
             size = _size(path)
             if size > before and size == seen:
-                # With the end of the line before, or `tail` would take the first one of this stack for a part of it.
+                # With the end of the line before: otherwise `tail` would drop the first line of this stack as
+                # incomplete.
                 return tail(path, size - before + 1)
             seen = size
         why = (
@@ -166,7 +172,7 @@ def _size(path: os.PathLike[str]) -> int:
 
 
 def _cut(engine: ManagedEngine) -> None:
-    # What is written between the two calls is lost: this is the output that no task asked to be captured.
+    # Output between the two calls is lost: no task asked to capture this output.
     path = engine.files.output
     if _size(path) > OUTPUT_BYTES_MAX:
         kept = tail(path, 65536)

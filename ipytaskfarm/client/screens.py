@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .progress_view import COLOURS, ProgressView
+from .progress_view import STATES, ProgressView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 60.0
 """In a file the first line comes after so many seconds, and each next one after as many more."""
 BAR_CHARS = 30
+TERMINAL_COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan"}
 STAYS_S = 3.0
 """In a terminal the last state stays of what took so long, failed or was interrupted; the rest is wiped away."""
 
@@ -154,10 +155,10 @@ def _drawn(view: ProgressView) -> RenderableType:
     counts = dict(view.states()) if view.counts_states else {"succeeded": view.tally.ended}
     bar = Text()
     used = ended = 0
-    for state, _, _, colour in COLOURS:
+    for state in STATES:
         ended += counts.get(state, 0)
         upto = round(BAR_CHARS * ended / max(1, view.tally.total))
-        bar.append(("━" if state != "running" else "╌") * (upto - used), style=colour)
+        bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL_COLOURS[state])
         used = upto
     bar.append("─" * (BAR_CHARS - used), style="dim")
     drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(f" {view.head()}, {view.times()}")

@@ -119,8 +119,10 @@ class Session:
             f"({self.io.problem}); start it: ipytaskfarm start --farm {self.farm}"
         )
 
-    def close(self, flush_s: float = 10.0) -> str:
+    def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:
         """End the session, after waiting up to flush_s until all submitted tasks are accepted.
+
+        why: what later calls raise; None: that this client was closed.
 
         Returns a sentence about the tasks that were lost, or "".
         """
@@ -137,9 +139,10 @@ class Session:
             ids = sorted(self._outbox.unaccepted_ids())
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
-                why = f": {self._outbox.full_why}" if self._outbox.full_why else ""
-                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{why}"
-        self.io.stop(errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
+                full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
+                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
+        closed = errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one")
+        self.io.stop(why or closed)
         if self._downloads is not None:
             self._downloads.close()
         return lost
@@ -197,7 +200,7 @@ class Session:
             outbox = self._outbox
             if (
                 outbox.next_id > outbox.last_id and not outbox.has_id()
-            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None:  # fmt: skip
+            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None or io.gone_since_s is not None:  # fmt: skip
                 self._wait_for_room()
             task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs)
             self.arrivals.handed_in.add(task_id)
@@ -217,7 +220,7 @@ class Session:
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
                 raise _refusal(full_why)
-            if self._outbox.has_id() and not too_much:
+            if self._outbox.has_id() and not too_much and self.io.gone_since_s is None:
                 return
             self.io.ring()
             self.io.changed.wait(TICK_S)

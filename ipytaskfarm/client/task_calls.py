@@ -26,7 +26,7 @@ class TaskCalls(Protocol):
     def run(self, task: Any, block: bool = False) -> Any:
         """Submit a task and return its id."""
 
-    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+    def get_task_result(self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True) -> Any:
         """Return the result of a task."""
 
     def status(self, taskid: int) -> TaskStatus:

@@ -119,13 +119,14 @@ def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
 def check_timeout(what: str, value: object) -> float | None:
     """Return how long to wait, in seconds.  None: for ever, which infinity and more than `SECONDS_MAX` mean too.
 
-    value: seconds or a timedelta.  TypeError: it is neither.  ValueError: it is NaN."""
+    value: seconds or a timedelta; less than 0, which a computed rest may be, means 0.  TypeError: it is neither.
+    ValueError: it is NaN."""
     if value is None:
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
     seconds = check_number(what, value, "seconds, a timedelta or None")
-    return seconds if seconds <= SECONDS_MAX else None
+    return max(0.0, seconds) if seconds <= SECONDS_MAX else None
 
 
 def check_bytes(what: str, value: object) -> int | None:

@@ -28,6 +28,11 @@ TIME_LEFT = "time_left"
 CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})
 """Facts of a node that change by themselves.  Conditions on them are checked when a task is about to start."""
 
+FACTS = CHANGING | {
+    "id", "hostname", "node", "cores", MEMORY, "platform", "os", "bits", "version", "python", "started",
+}  # fmt: skip
+"""The names of all facts: those of an engine, which `engine.process.gather_facts` finds, and `CHANGING`."""
+
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 """Facts in bytes."""
 
@@ -69,6 +74,8 @@ class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     when_unreferenced: bool = False
     """Whether the engine is recycled when no unfinished task and no job uses the environment any more."""
     on_failure: bool = False
+    keep_session: bool = False
+    """Whether the new engine begins with the names of the old one."""
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True):

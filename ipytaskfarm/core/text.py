@@ -14,7 +14,8 @@ UTF-8 is read as ``"caf\\udce9"``.  Two rules hold:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -54,6 +55,18 @@ def shown(value: object, length: int = SHOWN_CHARS) -> str:
     """Return ``repr(value)`` for an error message, escaped and cut to `length` characters."""
     text = _asked(repr, value, (Exception, SystemExit))
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def did_you_mean(word: object, known: Iterable[str], mark: str = "'") -> str:
+    """Return ``", did you mean 'retries'?"`` for a word that resembles a known one, and "" for any other.
+
+    mark: stands before and after the known word."""
+    if not isinstance(word, str):
+        return ""
+    names = {each.casefold(): each for each in known}
+    near = get_close_matches(exactly(word).casefold(), names, n=1, cutoff=0.65)
+    found = names[near[0]] if near else None
+    return "" if found is None else f", did you mean {mark}{found}{mark}?"
 
 
 def _asked(how: Callable[[Any], str], value: object, but: type[BaseException] | tuple[type[BaseException], ...]) -> str:

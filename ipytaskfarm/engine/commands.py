@@ -23,6 +23,8 @@ import msgspec
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand, OutputQuery, OutputText
 from ..core.messages.engine_commands import (
+    CHECKPOINT,
+    LOAD_SESSION,
     REPLACES,
     DumpSessionBody,
     ExecuteBody,
@@ -43,6 +45,7 @@ from ..system import session_files
 from . import loss
 from .capture import nothing_new
 from .cells import CellPlan
+from .checkpoints import Checkpoints
 from .error_summary import described
 from .lane import Step
 from .shared_parts import Parts
@@ -88,6 +91,7 @@ class Commands:
         self._answers_whole = 0
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
+        self._checkpoints = Checkpoints(parts.namespace, parts.properties, parts.blobs)
         self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
@@ -100,7 +104,8 @@ class Commands:
             "map": self._map,
             "properties": self._property,
             "dump_session": self._dump_session,
-            "load_session": self._load_session,
+            LOAD_SESSION: self._load_session,
+            CHECKPOINT: self._checkpoint,
             REPLACES: self._replaces,
         }
 
@@ -352,6 +357,9 @@ class Commands:
 
     def _load_session(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=LoadSessionBody)
+        if body.surroundings is not None and body.packed is not None:
+            restored = encoded(msgspec.msgpack.encode, self._checkpoints.load(body.packed, body.surroundings))
+            return lambda sink: restored
         if body.path is not None:
             names, left_out = self._namespace.load_session(session_files.read(body.path), body.path)
         else:
@@ -359,6 +367,10 @@ class Commands:
             names, left_out = self._namespace.load_session(unpack(body.packed), "the session")
         self._namespace.place(names, _placed_by(command, "load_session"))
         reply = encoded(msgspec.msgpack.encode, left_out)
+        return lambda sink: reply
+
+    def _checkpoint(self, command: EngineCommand) -> Finish:
+        reply = encoded(msgspec.msgpack.encode, self._checkpoints.save())
         return lambda sink: reply
 
     def _packed(self, value: Any) -> bytes:
@@ -381,7 +393,10 @@ class Commands:
         elif body.op == "has":
             value = [key in known for key in body.keys or ()]
         elif body.op == "del":
-            mine.remove(body.keys or ())
+            keys = body.keys or ()
+            if command.replays is not None:  # a task may have set what the client deleted
+                keys = [key for key in keys if key in mine]
+            mine.remove(keys)
         elif body.op == "clear":
             mine.clear()
         else:

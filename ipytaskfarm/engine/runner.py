@@ -28,7 +28,7 @@ from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWor
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import encoded, text_of
+from ..core.text import did_you_mean, encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.modules import active, begin_run
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
@@ -423,7 +423,13 @@ class Runner:
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
             return self._nothing
-        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names, self._keeper)
+        try:
+            values = {name: self._namespace.pull(name) for name in names}
+        except NameError as error:
+            near = did_you_mean(error.name, self._namespace.user_keys())
+            text = f"{error} when the code has ended: pull={error.name!r} asks for it{near}"
+            raise NameError(text, name=error.name) from None
+        return pack_names(values, self._namespace.names, self._keeper)
 
     # -- the end of a run
 

@@ -41,13 +41,12 @@ class TaskHandle:
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
-        return self._client.get_task_result(self.id, raw=False) is not None
+        return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:
         """scheduled, running, succeeded or failed."""
-        state = self._client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
         """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""

@@ -139,16 +139,23 @@ class Px:
             self._client.block = given.block
 
     @magic_arguments()
-    @argument("action", choices=("save", "load"), help="save the engines' names, or restore them")
-    @argument("file", help="a file on the engines' nodes; {id} in it is the engine's id")
+    @argument("action", choices=("save", "load", "checkpoint"), help="save names, restore them, or save a checkpoint")
+    @argument("file", nargs="?", help="a file on the engines' nodes; {id} in it is the engine's id")
     @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
     def session(self, line: str) -> None:
-        """``%pxsession save|load FILE``: save the engines' names to files, or restore them."""
+        """``%pxsession save|load FILE``: save the engines' names to files, or restore them.
+
+        ``%pxsession checkpoint``: save them for the engines' replacements.
+        """
         given = parse_argstring(self.session, line)
+        if (given.file is None) != (given.action == "checkpoint"):
+            raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets = _targets(given.targets)
         with short_errors():
             ids = self._client.ids_of(targets)
-            if given.action == "save":
+            if given.action == "checkpoint":
+                found = self._client.checkpoint(ids, block=True)
+            elif given.action == "save":
                 found = self._client.dump_session(given.file, ids, block=True)
             else:
                 found = self._client.load_session(given.file, ids, block=True)

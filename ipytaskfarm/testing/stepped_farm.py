@@ -92,6 +92,8 @@ class SteppedAgent:
     """It was told to end, and ends with its engines."""
     failing: frozenset[bytes] = frozenset()
     """The bodies of commands that fail on its engines."""
+    answers: dict[str, bytes] = field(default_factory=dict)
+    """Verb -> the body with which its engines answer."""
 
 
 class SteppedFarm:
@@ -347,7 +349,8 @@ class SteppedFarm:
             if (message.replays or (message.session, message.n)) not in names:
                 engine.commands.append(message)
             ok = message.body not in agent.failing
-            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok))
+            body = agent.answers.get(message.verb, b"")
+            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok, body))
         elif isinstance(message, m.EnginePrepared):
             engine.prepared = True
         elif isinstance(message, TaskReply):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_an_error_is_raised_where_its_result_is_looked_at(tc: TaskClient) -> Non
     ],
 )
 def test_what_cannot_work_ends_as_a_readable_failure(
-    code: str, pull: object, error: type[Exception], tc: TaskClient, farm: Farm
+    code: str, pull: Any, error: type[Exception], tc: TaskClient, farm: Farm
 ) -> None:
     before = incarnations(farm)
     tr = tc.run(Task(code, pull=pull, clear_before=True), block=True)

@@ -82,7 +82,8 @@ def test_id_is_the_engines_and_still_the_builtin(engine: FakeEngine) -> None:
 
 def test_a_missing_name_is_a_name_error(engine: FakeEngine) -> None:
     failure = engine.run("a = 1", "nope").failure
-    assert (failure.etype, failure.value) == ("NameError", "name 'nope' is not defined")
+    assert failure.etype == "NameError"
+    assert failure.value == "name 'nope' is not defined when the code has ended: pull='nope' asks for it"
 
 
 def test_an_unpicklable_value_is_named(engine: FakeEngine) -> None:

@@ -6,7 +6,7 @@ from ..messages import EngineCommand, EnginePrepared
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_shutdown import end_engine, retire
+from ..scheduler.engine_shutdown import end_if_empty, retire
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.placement import begin_oldest
 from ..scheduler.state import SchedulerState
@@ -29,8 +29,7 @@ def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: De
     ask_about_engine(farm, engine, out)
     farm.readiness.wake(engine)
     begin_oldest(farm, engine, now)
-    if engine.retiring and not engine.assigned:
-        end_engine(farm, engine, out)
+    end_if_empty(farm, engine, out)
     # There may be more engines than wanted now.  Thousands that come in one turn are counted once.
     if not farm.lifecycle.balance_due:
         farm.lifecycle.balance_due = True

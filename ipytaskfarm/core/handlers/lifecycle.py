@@ -55,7 +55,7 @@ def on_remove_engines(
         text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
         out.answer(session, n, Refusal("InvalidEngineID", text))
         return
-    leaving = {i for i in question.ids if not by_id[i].retiring}
+    leaving = {i for i in question.ids if by_id[i].counts_as_wanted}
     for engine_id in leaving:
         agent = farm.agents.by_session.get(by_id[engine_id].agent)
         if agent is not None and agent.brings is not None:

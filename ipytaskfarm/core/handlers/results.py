@@ -8,7 +8,7 @@ from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_class
-from ..scheduler.engine_shutdown import end_engine
+from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, RecordedBatch, TaskEntry
 from ..scheduler.graph import inputs_lost
 from ..scheduler.placement import begin_oldest, release
@@ -81,8 +81,7 @@ def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decis
     begin_oldest(farm, engine, now)
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)
-    if engine.retiring and not engine.assigned:
-        end_engine(farm, engine, out)
+    end_if_empty(farm, engine, out)
 
 
 def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:

@@ -1,4 +1,7 @@
-"""The bodies of MultiEngine commands and of their answers.  Only clients and engines read them."""
+"""The bodies of MultiEngine commands and of their answers.
+
+Only clients and engines read them, except for `SavedCheckpoint`, which the controller keeps.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ VERBS = {
     "properties": "PropertiesBody -> packed value",
     "dump_session": "DumpSessionBody -> SavedSession",
     "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
+    "checkpoint": "b'' -> SavedCheckpoint; the client is told the dict of the names that are not in it",
     "replaces": "encoded str -> b''",
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
@@ -27,6 +31,11 @@ VERBS = {
 
 REPLACES = "replaces"
 """The verb that tells an engine what it replaces: errors about missing names say so."""
+
+CHECKPOINT = "checkpoint"
+"""The verb that saves an engine's session for its replacement."""
+
+LOAD_SESSION = "load_session"
 
 PROFILE = "profile"
 """The verb that is answered while a task runs, so that a long task can be profiled before its end."""
@@ -75,6 +84,38 @@ class LoadSessionBody(msgspec.Struct, frozen=True):
 
     path: str | None = None
     packed: bytes | None = None
+    surroundings: SessionSurroundings | None = None
+    """Where a checkpoint is restored: what the engine had beside its names."""
+
+
+class SessionSurroundings(msgspec.Struct, frozen=True):
+    """What a checkpoint holds beside the names: what was changed by hand since the engine's start."""
+
+    placed: dict[str, str]
+    """Name -> how it was placed by hand, such as "push".  Other names were left by tasks."""
+    folder: str
+    """The working folder.  "": the one that the engine was started in."""
+    variables: dict[bytes, bytes | None]
+    """Environment variables that were set, or deleted (None)."""
+    path_first: list[str]
+    """What was put before the first entry that ``sys.path`` had at the start."""
+    path_last: list[str]
+    """What else was added to ``sys.path``."""
+    properties: bytes
+    """The packed dict of the engine's properties."""
+
+
+class SavedCheckpoint(msgspec.Struct, frozen=True):
+    """A session as a replacement restores it."""
+
+    body: bytes
+    """The encoded `LoadSessionBody`."""
+    blobs: dict[str, int]
+    """Digests of the large values that the body needs, with their bytes."""
+    count: int
+    """How many names it holds."""
+    left_out: dict[str, str]
+    """The names that could not be saved, each with the reason."""
 
 
 class ExecuteReply(msgspec.Struct, frozen=True):

@@ -423,6 +423,8 @@ class EngineEntry:
     """Whether the engine is ended as soon as it is empty."""
     recycled: str = ""
     """Why the engine is retiring, where its slot is filled again.  "": it is not retiring, or its slot goes too."""
+    saving: int = 0
+    """The number under which the names of an engine that is recycled will be kept.  0: they are not being saved."""
     finished: int = 0
     """How many runs the engine has answered."""
     environment: Environment | None = None

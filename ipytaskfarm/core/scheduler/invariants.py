@@ -82,7 +82,7 @@ def _check_engines(farm: SchedulerState) -> None:
         )
         for run, assigned in engine.assigned.items():
             assert run in assigned.batch.runs, f"run {run} is not in its batch"
-        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP
+        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP and not engine.saving
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ..saves import SaveKept
 
+PROPERTIES = "properties"
+"""The verb that changes an engine's properties."""
 COMMANDS_MAX = 256
 """At most so many commands are kept for one engine id."""
 BYTES_MAX = 64 * 2**20
@@ -62,10 +64,23 @@ class KeptOnEngine:
         """Return whether this command of a client, or a later one, is kept: it was answered and is answered again."""
         return any(command.session == session and command.n >= n for command in self.commands.values())
 
+    def covered_by(self, checkpoint: int) -> list[int]:
+        """Return the numbers of the commands before a checkpoint, and of the notes of what was not kept until then."""
+        return [number for number in (*self.commands, *self.omitted) if number < checkpoint]
+
+    def forget(self, numbers: list[int]) -> None:
+        """Keep these commands and notes no longer."""
+        for number in numbers:
+            self.remove(number)
+            self.omitted.pop(number, None)
+            self.ended_in.pop(number, None)
+
     def superseded_by(self, command: SaveKept) -> list[int]:
         """Return the pushes whose names are all pushed again, as far back as no code stands between.
 
-        Code may have used what an earlier push brought."""
+        Code may have used what an earlier push brought.  Of properties, which code seldom uses, all are looked at."""
+        if command.verb == PROPERTIES:
+            return self._properties_superseded_by(command)
         found: list[int] = []
         names = set(command.names)
         for earlier in reversed(self.commands.values()):
@@ -74,6 +89,14 @@ class KeptOnEngine:
             if names.issuperset(earlier.names):
                 found.append(earlier.number)
         return found
+
+    def _properties_superseded_by(self, command: SaveKept) -> list[int]:
+        if command.sticky:
+            return []
+        names = set(command.names)
+        earlier = [c for c in self.commands.values() if c.verb == PROPERTIES and c.number < command.number]
+        # Without names all properties were deleted.
+        return [c.number for c in earlier if not names or (c.names and names.issuperset(c.names))]
 
     def excess(self) -> list[int]:
         """Return the numbers of the oldest commands that are beyond the bounds."""

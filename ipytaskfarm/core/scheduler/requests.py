@@ -34,6 +34,8 @@ class PendingCommand:
     verb: str
     text: str = ""
     keeping: Keeping | None = None
+    checkpoint: int = 0
+    """The number under which a checkpoint is kept.  0: it is another command."""
 
 
 @dataclass(slots=True)

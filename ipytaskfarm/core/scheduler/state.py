@@ -171,6 +171,12 @@ class SchedulerState:
         Engines remember (session, n) and never run one twice: numbers of another epoch must differ."""
         return self.epoch * 1_000_000 + self.number()
 
+    def kept_number(self) -> int:
+        """Return a number for a command that is kept for replacements.
+
+        These numbers grow from one life of the controller to the next, and no engine hears one twice."""
+        return self.epoch * 2**40 + self.number()
+
     def add_engine(self, engine: EngineEntry) -> None:
         """Count a new engine among the farm's engines."""
         self.engines.by_name[engine.name] = engine
