@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core.messages import CommandOutputs, Output, Outputs
+from ..core.messages import CommandOutputs, NumberReply, Output, Outputs
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final, RunKey
 from .output_printer import OutputPrinter, SeenOutput
@@ -48,6 +48,7 @@ class Stream:
         ids: the tasks.
         printer: shows it.
         fetch: returns the result of a task whose end was told without it; None: what such a result holds is not shown.
+        empty: have the printer take also that there is nothing new.
     """
 
     def __init__(
@@ -57,12 +58,16 @@ class Stream:
         ids: set[int],
         printer: TakesOutput,
         fetch: Callable[[int], Final | None] | None = None,
+        empty: bool = False,
     ) -> None:
         self._session = session
         self._arrivals = arrivals
         self._open = set(ids)
         self._printer = printer
         self._fetch = fetch
+        self._empty = empty
+        self.asked = 0
+        """So many engines were asked at the last tick."""
         self._seen: dict[int, SeenOutput] = {}
         self._arrived: list[Output] = []
         self._lock = threading.Lock()
@@ -75,10 +80,11 @@ class Stream:
 
     def tick(self) -> None:
         """Show the output that has come, and ask for more; to be called a few times a second."""
-        self._show()
+        self.show()
         self._ask()
 
-    def _show(self, is_over: bool = False) -> None:
+    def show(self, is_over: bool = False) -> None:
+        """Show the output that has come."""
         with self._lock:
             arrived, self._arrived = self._arrived, []
         for output in arrived:
@@ -97,7 +103,8 @@ class Stream:
         ids = sorted(self._open) if len(self._open) <= IDS_ASKED else None
         seen = [(task_id, s.attempt, *s.chars, s.serial) for task_id, s in self._seen.items()]
         try:
-            self._session.ask(Outputs(ids, seen), timeout_s=1.0)
+            reply = self._session.ask(Outputs(ids, seen, self._empty), timeout_s=1.0)
+            self.asked = reply.value if isinstance(reply, NumberReply) else 0
         except (TimeoutError, ConnectionError):
             return  # the session tells the user that the farm does not answer
 
@@ -119,7 +126,7 @@ class Stream:
 
     def close(self) -> None:
         """Show the rest at the end of the wait."""
-        self._show(is_over=True)
+        self.show(is_over=True)
 
 
 class CommandStream:

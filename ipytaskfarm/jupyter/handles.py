@@ -22,6 +22,8 @@ from .tracebacks import short_errors
 
 EVERY_S = 0.25
 ASK_EVERY_S = 1.0
+ANSWER_S = 1.0
+"""For so long a repr waits for an engine to say what a task has printed."""
 LINES = 10
 """So many of the last lines that a task has printed are shown while it runs."""
 TAIL_CHARS = 4_000
@@ -74,10 +76,11 @@ class TaskHandle:
             output = HandleOutput(None)
             with _stream(self._client, self.id, output) as stream:
                 stream.tick()
-                # An engine answers at once, or holds the interpreter.
-                deadline_s = time.monotonic() + EVERY_S
-                while not output.has_come and time.monotonic() < deadline_s and self._is_live():
+                # An engine answers at once, unless C code holds its interpreter.
+                deadline_s = time.monotonic() + ANSWER_S
+                while not output.has_come and time.monotonic() < deadline_s and stream.asked and self._is_live():
                     time.sleep(0.01)
+                    stream.show()
             lines = output.last_lines(TEXT_LINES)
             return "\n  ".join([f"<task {self.id}: {TaskState(self._client, self.id).text()}>", *lines])
         except Exception as error:  # a farm that is away, a task that was cleared: a repr does not raise
@@ -140,7 +143,7 @@ class TaskState:
         if now_s - self._asked_s >= ASK_EVERY_S:
             self._asked_s = now_s
             row = self._client.status(self._id)
-            state = "running" if row.state == "pending" else row.state
+            state = row.state
             reason = f" ({row.reason})" if row.reason and row.reason != state else ""
             where = f" on engine {row.engineid}" if row.engineid is not None and row.engineid >= 0 else ""
             self._text = f"{state}{reason}{where}"
@@ -168,6 +171,7 @@ class HandleOutput:
     def take(self, label: str, seen: SeenOutput, output: Output) -> None:
         """Take what has come of the run."""
         seen.note(output)
+        self.has_come = True
         self._add(output.stdout + output.stderr)
         if self._displays is not None:
             for place, display in seen.decoded(output):
@@ -187,7 +191,6 @@ class HandleOutput:
         """Do nothing: the handle shows the lines."""
 
     def _add(self, text: str) -> None:
-        self.has_come = self.has_come or bool(text)
         self._text = (self._text + text)[-TAIL_CHARS:]
 
     def last_lines(self, count: int) -> list[str]:
@@ -199,7 +202,7 @@ class HandleOutput:
 @contextlib.contextmanager
 def _stream(client: TaskClient, task_id: int, output: HandleOutput) -> Generator[Stream]:
     session = client.session
-    stream = Stream(session, session.arrivals, {task_id}, output, session.fetch)
+    stream = Stream(session, session.arrivals, {task_id}, output, session.fetch, empty=True)
     session.io.output_listeners.append(stream.take)
     try:
         yield stream

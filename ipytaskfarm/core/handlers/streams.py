@@ -30,7 +30,7 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
         run = engine.oldest()
         if run is None or engine.state != EngineState.UP or not is_wanted(farm, session, run[0], wanted):
             continue
-        asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", now, out)
+        asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", question.empty, now, out)
     out.answer(session, n, NumberReply(asked))
 
 
@@ -45,13 +45,13 @@ def on_command_outputs(
     for engine in farm.engines.by_name.values():
         if (session, question.number, engine.name) in farm.requests.commands:
             run = -1, question.number
-            asked += _ask(farm, session, engine, run, seen.get(engine.id, [0, 0, 0]), session, now, out)
+            asked += _ask(farm, session, engine, run, seen.get(engine.id, [0, 0, 0]), session, False, now, out)
     out.answer(session, n, NumberReply(asked))
 
 
 def _ask(
-    farm: SchedulerState, session: str, engine: EngineEntry, run: RunKey, known: list[int], whose: str, now: Now,
-    out: Decision,
+    farm: SchedulerState, session: str, engine: EngineEntry, run: RunKey, known: list[int], whose: str,
+    empty: bool, now: Now, out: Decision,
 ) -> bool:  # fmt: skip
     """Ask one engine, unless it still has to answer an earlier question of this client; return whether it was asked."""
     since_s = farm.requests.outputs_asked.get((session, engine.name))
@@ -59,7 +59,7 @@ def _ask(
         return False
     farm.requests.outputs_asked[session, engine.name] = now.mono_s
     number = farm.number()
-    farm.requests.outputs[number] = (session, engine.name, run)
+    farm.requests.outputs[number] = (session, engine.name, run, empty)
     stdout, stderr, serial = known
     out.sends.append((engine.agent, OutputQuery(number, engine.name, run, stdout, stderr, serial, whose)))
     return True
@@ -72,7 +72,7 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
         return
     farm.requests.outputs_asked.pop(asked[:2], None)
     engine = farm.engines.by_name.get(asked[1])
-    if engine is not None and (event.stdout or event.stderr or event.displays):
+    if engine is not None and (event.stdout or event.stderr or event.displays or asked[3]):
         shown = Output(event.run, engine.id, event.stdout, event.stderr, event.seen, event.displays, event.serial)
         out.sends.append((asked[0], shown))
 

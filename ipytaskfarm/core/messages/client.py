@@ -118,6 +118,8 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
     ids: list[int] | None
     seen: list[tuple[int, int, int, int, int]] = []
     """(task, attempt, characters of stdout, of stderr, number of the last display) that the client knows."""
+    empty: bool = False
+    """Whether an `Output` is to come from engines that have nothing new, too."""
 
 
 class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
