@@ -105,6 +105,11 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     links: tuple[ErrorLink, ...] = ()
     """The exception and all that it refers to; the first is the exception itself, pickled above."""
     places: tuple[ErrorPlace, ...] = ()
+    stdout: str = ""
+    """Of a command that failed: what it had printed, …"""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """… and displayed."""
 
 
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
