@@ -1,4 +1,4 @@
-"""Commands that look at a running farm: status, tasks, explain."""
+"""Commands that show a running farm: status, tasks, explain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
-    """Return what the controller says of itself."""
+    """Return the controller's report about itself."""
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, tables.FarmState)
     return state

@@ -10,6 +10,8 @@ from .estimate import Tally, span
 
 LINES_MAX = 8
 LINE_CHARS = 240
+STATES = ("succeeded", "failed", "running")
+"""The parts of a bar, in their order."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class ProgressView:
         counts = dict(self.states()) if self.counts_states else {"succeeded": self.tally.ended}
         total = max(1, self.tally.total)
         bars = "".join(
-            f'<div style="width:{100 * counts[state] / total:.2f}%;height:100%;background:{colour}"></div>'
-            for state, colour in BARS.items()
+            f'<div style="width:{100 * counts[state] / total:.2f}%;height:100%;background:{BARS[state]}"></div>'
+            for state in STATES
             if counts.get(state)
         )
         notes = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self.lines())
@@ -97,8 +99,7 @@ class ProgressView:
             'line-height:1.4;max-width:48em">'
             '<div style="display:flex;justify-content:space-between;gap:2em">'
             f"<span>{html.escape(self.head())}</span><span>{html.escape(self.times())}</span></div>"
-            '<div style="display:flex;height:0.5em;background:'
-            f'{TRACK}">'
+            f'<div style="display:flex;height:0.5em;background:{TRACK}">'
             f"{bars}</div>{notes}</div>"
         )
 

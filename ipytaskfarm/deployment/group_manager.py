@@ -1,9 +1,9 @@
 """Manages a farm's agents on other machines, in a thread of its own beside the supervisor.
 
 Launchers run commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
-`GroupManager` places the agents of the farm's settings, lets launchers restart their local processes, reports agents to the controller
-that their system has ended, lets groups grow and shrink with the work (`core.scheduler.autoscaling`), and ends all of
-them after the controller has ended.
+`GroupManager` places the agents of the farm's settings, lets launchers restart their local processes, reports agents to
+the controller that their system has ended, lets groups grow and shrink with the work (`core.scheduler.autoscaling`),
+and ends all of them after the controller has ended.
 """
 
 from __future__ import annotations

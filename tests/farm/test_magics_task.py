@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import re
 import signal
@@ -66,7 +68,7 @@ def test_a_task_that_is_not_waited_for_gives_a_handle(shell: Shell, gate: Gate) 
     assert handle.done()
     assert handle.status == "succeeded"
     assert isinstance(handle.result(), TaskResult)
-    assert repr(handle) == f"<task {handle.id}: succeeded>"
+    assert re.fullmatch(rf"<task {handle.id}: succeeded on engine \d in .* s>", repr(handle))
     assert "a" not in shell.shell.user_ns, "nothing else is bound"
 
     async def wait() -> Any:
@@ -336,3 +338,57 @@ def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, t
     assert tb is not None
     frame = tb.tb_frame
     assert (frame.f_code.co_name, {n: repr(v) for n, v in frame.f_locals.items()}) == ("fails", {"x": "1", "y": "0"})
+
+
+class Watched(io.StringIO):
+    """A stream that opens the gate as soon as this is to be read."""
+
+    def __init__(self, gate: Gate, text: str) -> None:
+        super().__init__()
+        self._gate, self._text = gate, text
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if self._text in self.getvalue():
+            self._gate.open()
+        return count
+
+
+def test_prints_and_displays_come_while_the_task_runs(shell: Shell, gate: Gate) -> None:
+    """The gate is opened by what is shown: were it shown at the end, the end would never come."""
+    code = (
+        "from IPython.display import Markdown, display\nprint('begun')\ndisplay(Markdown('*early*'))\n"
+        f"{gate.code}\nprint('half a line', end='')\nMarkdown('**late**')"
+    )
+    with contextlib.redirect_stdout(Watched(gate, "Markdown object")) as seen:
+        shell.shell.run_cell_magic("task", "-b", code)
+    assert seen.getvalue().replace("\n", "|") == (
+        "begun|<IPython.core.display.Markdown object>|half a line<IPython.core.display.Markdown object>|"
+    )
+
+
+def test_the_items_of_a_taskmap_speak_behind_their_ids(shell: Shell, gate: Gate) -> None:
+    with contextlib.redirect_stdout(Watched(gate, "begun 1")) as seen:
+        shell.shell.run_cell_magic("taskmap", "n in range(2)", f"print('begun', n)\n{gate.code}\nprint('ended', n)")
+    lines = seen.getvalue().splitlines()
+    assert all(re.match(r"\[\d+\] (begun|ended) \d", line) for line in lines)
+    assert sorted(line.partition("] ")[2] for line in lines) == ["begun 0", "begun 1", "ended 0", "ended 1"]
+
+
+def test_a_handle_says_where_the_task_is_and_its_last_lines(shell: Shell, gate: Gate, farm: Farm) -> None:
+    shell.ok(f"%%task -o h\nfor n in range(50): print('line', n)\n{gate.code}")
+    handle = shell["h"]
+    with farm.task_client() as tc:
+        until_running(tc, handle.id)
+    shown = repr(handle)
+    assert re.match(rf"<task {handle.id}: running on engine \d, \d+ s>\n  line 47\n  line 48\n  line 49$", shown)
+    gate.open()
+    handle.result()
+    assert repr(handle).startswith(f"<task {handle.id}: succeeded on engine ")
+
+
+def test_what_was_not_shown_is_counted(shell: Shell) -> None:
+    cell = shell.ok("%%task -b\nfor n in range(100_000): print('line', n)")
+    assert len(cell.out) < 300_000
+    assert cell.out.endswith("\nline 99999\n") or "lines not shown" in cell.err
+    assert "characters left out ...]\n" in cell.out

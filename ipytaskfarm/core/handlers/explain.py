@@ -17,7 +17,7 @@ from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
-"""At most so many of the tasks that a task waits for are named."""
+"""The number of awaited tasks that are named."""
 
 
 def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTasks, now: Now, out: Decision) -> None:
@@ -58,7 +58,7 @@ def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
     if task.waits_for:
         return _any_may_move(farm, task.waits_for)
     if type(place) is Queued and task.task_class is None:
-        return place.why is not Waiting.PAUSED  # it rejoins its queue by itself at its time
+        return place.why is not Waiting.PAUSED  # it rejoins its queue at its time
     if task.task_class is not None and task.task_class.restricted:
         return bool(task.task_class.eligible) and not why_nobody(farm, task.rules or DEFAULT_RULES)
     return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.by_name.values())
@@ -109,7 +109,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
 
 
 def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:
-    """Explain where a task waits that is in no queue."""
+    """Explain the place of a task that is in no queue."""
     if task.waits_for:
         first = sorted(task.waits_for)[:SHOWN]
         more = f" and {len(task.waits_for) - len(first)} more" if len(task.waits_for) > len(first) else ""
