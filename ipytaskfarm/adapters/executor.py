@@ -89,7 +89,7 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         self.set_running_or_notify_cancel()
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(concurrent.futures.ProcessPoolExecutor):
     """Calls functions on the engines of a farm: ``with Executor(4) as ex: ex.submit(pow, 2, 100).result()``.
 
     Args:
@@ -98,6 +98,9 @@ class Executor(concurrent.futures.Executor):
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: an engine is replaced after so many calls.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
+
+    It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
+    used.
 
     A call whose engine is lost runs again, `retries` times (2); say ``retries=0`` for functions that must not run
     twice.  Results leave the farm when they have arrived here; failed tasks stay, to be looked at.
@@ -136,7 +139,8 @@ class Executor(concurrent.futures.Executor):
         self._arrived: list[int] = []
         """Tasks with results that are not cleared yet."""
         self._is_shut_down = False
-        self._broken: BaseException | None = None
+        self._broken: Any = None
+        """The error of an initializer; None: none has failed."""
         self._closing = threading.Lock()
         _living.add(self)
         # The last one registered is the first one called: the farm's own end comes after.
@@ -301,6 +305,8 @@ class Executor(concurrent.futures.Executor):
         if ids:
             self.client.abort(ids, reason="the executor was terminated")
         self._close()
+
+    kill_workers = terminate_workers
 
     def _close(self) -> None:
         with self._closing:
