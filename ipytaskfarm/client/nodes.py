@@ -23,7 +23,7 @@ class Node:
         engines: the number of its engines.
         environments: a dict of engine ids and the environments that the engines have prepared.
         priority: nodes with a higher number get tasks first.
-        slots: the number of engines that its agent may start; None: the agent decides.
+        slots: the largest number of engines there; None: no limit.
         guard: why the load guard starts nothing there, or "".
         fetched_blobs, fetched_bytes: large values that were copied there, because the node does not see the farm's
             folder.
