@@ -150,7 +150,7 @@ def keyword_parameters(keywords: type) -> dict[str, Parameter]:
 
 
 # --------------------------------------------------------------------------------------------------
-#  Checks: (attribute, value) -> the value as it is stored
+# Checks: (attribute, value) -> the value as it is stored
 
 
 def flag(attribute: str, value: Any) -> bool:
