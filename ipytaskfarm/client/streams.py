@@ -1,7 +1,7 @@
-"""The output of running tasks, shown during a wait: ``tc.barrier(ids, stream=True)``.
+"""Show the output of running tasks during a wait: ``tc.barrier(ids, stream=True)``.
 
-Each line carries its task's id and goes to stdout or stderr of the waiting cell or terminal.  The number of lines at
-once and per second is limited; of the lines beyond the limit only their number is shown.
+Each line begins with its task's id and goes to stdout or stderr of the waiting cell or terminal.  The number of lines
+at once and per second is limited; of the lines beyond the limit only their number is shown.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ LINES_AT_ONCE = 1_000
 LINES_PER_S = 200
 LINE_CHARS = 2_000
 PARTIAL_S = 1.0
-"""A line without an end is shown after so many seconds."""
+"""Seconds after which an unfinished line is shown."""
 IDS_ASKED = 10_000
-"""For more tasks than these, the controller is asked for the output of all tasks of the session."""
+"""Number of tasks above which the controller is asked for the output of all tasks of the session."""
 KEPT_CHARS = 64 * 1024
-"""Beyond this a result keeps only the beginning and the end of the output: the rest cannot be shown later."""
+"""Characters of output beyond which a result keeps only the beginning and the end, so the rest cannot be
+shown later.
+"""
 
 
 @dataclass
 class SeenOutput:
-    """How much of one run's output was shown."""
+    """How much of the output of one run was shown."""
 
     attempt: int = 1
     chars: tuple[int, int] = (0, 0)
@@ -65,13 +67,13 @@ class Stream:
         self._left_out: dict[int, int] = {}
 
     def take(self, output: Output) -> None:
-        """Take output; called in the IO thread."""
+        """Store output; the IO thread calls this."""
         if output.run[0] in self._open:
             with self._lock:
                 self._arrived.append(output)
 
     def tick(self) -> None:
-        """Show the output that has come, and ask for more; to be called a few times a second."""
+        """Show the output that has arrived, and ask for more; the wait calls this a few times a second."""
         self._show()
         self._ask()
 
@@ -96,7 +98,7 @@ class Stream:
         try:
             self._session.ask(Outputs(ids, seen), timeout_s=1.0)
         except (TimeoutError, ConnectionError):
-            return  # the session tells the user that the farm does not answer
+            return  # the session itself reports that the farm does not answer
 
     def _of(self, run: RunKey) -> SeenOutput:
         seen = self._seen.get(run[0])
@@ -128,7 +130,7 @@ class Stream:
         shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
 
     def _flush_old(self, shown: list[tuple[bool, int, str]]) -> None:
-        """Add lines that do not end: a prompt, a bar that is redrawn."""
+        """Show old lines that have no end yet: a prompt, or a bar that is redrawn."""
         now_s = time.monotonic()
         for task_id, seen in self._seen.items():
             if now_s - seen.since_s > PARTIAL_S:
@@ -151,7 +153,7 @@ class Stream:
             self._progress.beside(lambda: _write(lines))
 
     def close(self) -> None:
-        """Show the rest at the end of the wait."""
+        """Show the rest of the output at the end of the wait."""
         self._show()
         if self._left_out:
             self._room = 0.0

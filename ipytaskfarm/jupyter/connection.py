@@ -1,4 +1,4 @@
-"""Which farm the magics of a shell talk to."""
+"""Keep the farm that the magics of a shell use."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from ..client import MultiEngineClient, TaskClient
 from ..deployment.settings import DEFAULT_NAME
 
 Run: TypeAlias = tuple[str, int, float]
-"""One run of a farm: its name, and the pid and the start of the process that looks after it."""
+"""One run of a farm: the farm's name, and the pid and the start time of the process that supervises it."""
 
 
 @dataclass
 class MagicsConnection:
-    """Of one shell."""
+    """The connection of one shell."""
 
     where: str | None = None
     """A farm's name or a connection file; None: the default farm."""
     clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
-    """Kept, so that the connection stays between one magic and the next."""
+    """Clients that keep the connection open between two magics."""
     started: set[Run] = field(default_factory=set)
-    """The farms that were started here."""
+    """The farms that this shell has started."""
 
 
 _of_shell: WeakKeyDictionary[Any, MagicsConnection] = WeakKeyDictionary()
 
 
 def connection(shell: Any) -> MagicsConnection:
-    """Return the shell's; one that talks to the default farm at first."""
+    """Return the shell's connection; at first it is to the default farm."""
     return _of_shell.setdefault(shell, MagicsConnection())
 
 
 def connect(shell: Any, where: str | None) -> TaskClient:
-    """Talk to this farm from now on.  FarmNotRunning and the like: everything stays as it was."""
+    """Use this farm from now on.  After an error such as FarmNotRunning the shell keeps its farm."""
     mine = connection(shell)
     client = TaskClient(where)
     _close(mine)
@@ -44,14 +44,14 @@ def connect(shell: Any, where: str | None) -> TaskClient:
 
 
 def disconnect(shell: Any) -> None:
-    """Let go of the connection; the farm and its tasks go on."""
+    """Close the shell's connection; the farm and its tasks go on."""
     mine = _of_shell.pop(shell, None)
     if mine is not None:
         _close(mine)
 
 
 def task_client(shell: Any) -> TaskClient:
-    """Return a client of the shell's farm; it works again after the farm was stopped and started."""
+    """Return a task client of the shell's farm, which also works after the farm was stopped and started again."""
     mine = connection(shell)
     client = TaskClient(mine.where)
     _close(mine)
@@ -60,7 +60,7 @@ def task_client(shell: Any) -> TaskClient:
 
 
 def engine_client(shell: Any) -> MultiEngineClient:
-    """Return the same for its engines."""
+    """Return an engine client of the shell's farm."""
     client = MultiEngineClient(connection(shell).where)
     connection(shell).clients.append(client)
     return client

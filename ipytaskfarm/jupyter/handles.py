@@ -1,4 +1,4 @@
-"""The handle that ``%%task`` gives for a task that nobody waits for."""
+"""`TaskHandle`: the object that ``%%task`` shows for a task in the background."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from .tracebacks import short_errors
 
 
 class TaskHandle:
-    """A task on its way: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end."""
+    """A submitted task: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end."""
 
     def __init__(self, client: TaskClient, task_id: int) -> None:
         self._client = client
         self.id = task_id
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Return whether the task has ended, successfully or not."""
         return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:
-        """scheduled, running, succeeded or failed."""
+        """Return scheduled, running, succeeded or failed."""
         return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
-        """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""
+        """Wait for the task and return its `TaskResult`.  Raises TimeoutError after `timeout` seconds."""
         result: TaskResult = self._client.get_task_result(self.id, block=True, timeout=timeout, raw=False)
         return result
 
     @property
     def ns(self) -> NS:
-        """Return the pulled names as attributes: ``h.ns.a``.  Raises what the task raised."""
+        """Return the pulled names as attributes: ``h.ns.a``.  Raises the exception of a failed task."""
         with short_errors():
             return self.result().ns
 
     def abort(self) -> None:
-        """Stop it, see ``tc.abort``."""
+        """Abort the task, see ``tc.abort``."""
         self._client.abort(self.id)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -53,7 +53,7 @@ class TaskHandle:
     def __repr__(self) -> str:
         try:
             return f"<task {self.id}: {self.status}>"
-        except Exception as error:  # a farm that is away, a task that was cleared: a repr does not raise
+        except Exception as error:  # a repr must not raise when the farm is away or the task was cleared
             return f"<task {self.id}: {type(error).__name__}>"
 
     def _repr_html_(self) -> str:
@@ -61,16 +61,16 @@ class TaskHandle:
 
 
 def follow(handle: TaskHandle, show: Callable[[TaskResult], None]) -> None:
-    """Call `show` with the result when it is there, in a thread of its own, in the context of the caller.
+    """Call `show` with the result when it has arrived, in a thread, in the caller's context.
 
-    The context holds which cell an output belongs to.
+    The context determines the cell to which an output belongs.
     """
     context = contextvars.copy_context()
 
     def wait() -> None:
         try:
             result = handle.result()
-        except Exception:  # aborted, cleared, or the farm is gone: the handle says so to whoever asks it
+        except Exception:  # aborted, cleared, or the farm is gone: the handle reports it when it is used
             return
         context.run(show, result)
 
