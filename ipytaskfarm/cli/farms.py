@@ -17,7 +17,16 @@ from ipytaskfarm.deployment.home import Home, remove_path
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column
 
-COLUMNS = ("farm", "state", "engines", "scheduled", "running", "finished", Column("address", 1), Column("store", 2))
+COLUMNS = (
+    "farm",
+    "state",
+    "engines",
+    "scheduled",
+    "running",
+    "finished",
+    Column("address", 2, least=21),
+    Column("store", 1),
+)
 
 
 class List(JsonCommand):

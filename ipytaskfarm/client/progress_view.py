@@ -5,16 +5,13 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
+from ..display.colours import BARS, MUTED, TRACK
 from .estimate import Tally, span
 
 LINES_MAX = 8
 LINE_CHARS = 240
-# (what, CSS variable of JupyterLab's themes, the colour elsewhere, rich's colour)
-COLOURS = (
-    ("succeeded", "--jp-success-color1", "#388e3c", "green"),
-    ("failed", "--jp-error-color1", "#d32f2f", "red"),
-    ("running", "--jp-info-color1", "#0288d1", "cyan"),
-)
+STATES = ("succeeded", "failed", "running")
+"""The parts of a bar, in their order."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +88,18 @@ class ProgressView:
         counts = dict(self.states()) if self.counts_states else {"succeeded": self.tally.ended}
         total = max(1, self.tally.total)
         bars = "".join(
-            f'<div style="width:{100 * counts[state] / total:.2f}%;height:100%;background:var({variable},{colour});'
-            f'{"opacity:0.55;" if state == "running" else ""}"></div>'
-            for state, variable, colour, _ in COLOURS
+            f'<div style="width:{100 * counts[state] / total:.2f}%;height:100%;background:{BARS[state]}"></div>'
+            for state in STATES
             if counts.get(state)
         )
-        notes = "".join(f'<div style="opacity:0.8">{html.escape(line)}</div>' for line in self.lines())
+        notes = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self.lines())
         return (
             f'<div class="ipytaskfarm-progress" title="{html.escape(self.at)}" '
             'style="font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);'
             'line-height:1.4;max-width:48em">'
             '<div style="display:flex;justify-content:space-between;gap:2em">'
             f"<span>{html.escape(self.head())}</span><span>{html.escape(self.times())}</span></div>"
-            '<div style="display:flex;height:0.5em;background:var(--jp-layout-color3,#bdbdbd)">'
+            f'<div style="display:flex;height:0.5em;background:{TRACK}">'
             f"{bars}</div>{notes}</div>"
         )
 

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .progress_view import COLOURS, ProgressView
+from ..display.colours import TERMINAL
+from .progress_view import STATES, ProgressView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,14 +40,21 @@ class Screen(Protocol):
         """Show the last state and finish."""
 
 
-def notebook_shell() -> Any:
-    """Return the shell of a notebook's kernel; None: this is no notebook, or it is an engine."""
+def user_shell() -> Any:
+    """Return the IPython shell that a user sits at, in a notebook or a terminal; None: there is none.
+
+    An engine has one too, but nobody sits there.
+    """
     find_shell = getattr(builtins, "get_ipython", None)
     shell = find_shell() if find_shell is not None else None
     kernel = getattr(shell, "kernel", None)
-    if kernel is None or type(kernel).__module__.startswith("ipytaskfarm."):
-        return None
-    return shell
+    return None if type(kernel).__module__.startswith("ipytaskfarm.") else shell
+
+
+def notebook_shell() -> Any:
+    """Return the shell of a notebook's kernel; None: this is no notebook."""
+    shell = user_shell()
+    return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def screen() -> Screen:
@@ -151,10 +159,10 @@ def _drawn(view: ProgressView) -> RenderableType:
     counts = dict(view.states()) if view.counts_states else {"succeeded": view.tally.ended}
     bar = Text()
     used = ended = 0
-    for state, _, _, colour in COLOURS:
+    for state in STATES:
         ended += counts.get(state, 0)
         upto = round(BAR_CHARS * ended / max(1, view.tally.total))
-        bar.append(("━" if state != "running" else "╌") * (upto - used), style=colour)
+        bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL[state])
         used = upto
     bar.append("─" * (BAR_CHARS - used), style="dim")
     drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(f" {view.head()}, {view.times()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .output_printer import OutputPrinter
 from .progress import ProgressDisplay
 from .screens import notebook_shell
 from .session import Session
@@ -19,6 +20,8 @@ def wait_for_tasks(
     show: bool = True,
     stream: bool = False,
     name: str = "",
+    labelled: bool = True,
+    ended_too: bool = False,
 ) -> bool:
     """Wait until these watched tasks have ended; return False after `timeout_s` seconds.
 
@@ -28,7 +31,9 @@ def wait_for_tasks(
         timeout_s: seconds; None: no limit.
         show: show a progress display.
         stream: show what the tasks print and display while they run.
-        name: the name of a job, for the display.
+        name: of a job, for the display.
+        labelled: whether what they print stands behind their ids; False: of one task alone.
+        ended_too: show also what tasks have printed that have ended before.
     """
     work = TaskWork(session, ids)
     try:
@@ -43,7 +48,7 @@ def wait_for_tasks(
             if not stream:
                 waited = session.wait(ids, timeout_s, display.tick, tell=tell)
             else:
-                waited = _stream(session, ids, timeout_s, display, tell)
+                waited = _stream(session, ids, timeout_s, display, tell, labelled, ended_too)
             if not waited:
                 display.close("not waited for any longer")
             return waited
@@ -52,9 +57,17 @@ def wait_for_tasks(
 
 
 def _stream(
-    session: Session, ids: set[int], timeout_s: float | None, display: ProgressDisplay, tell: Callable[[str], None]
+    session: Session,
+    ids: set[int],
+    timeout_s: float | None,
+    display: ProgressDisplay,
+    tell: Callable[[str], None],
+    labelled: bool,
+    ended_too: bool,
 ) -> bool:
-    shown = Stream(session, session.arrivals, session.arrivals.live(ids), display)
+    followed = ids if ended_too else session.arrivals.live(ids)
+    printer = OutputPrinter(display, labelled)
+    shown = Stream(session, session.arrivals, followed, printer, None if labelled else session.fetch)
     session.io.output_listeners.append(shown.take)
 
     def tick() -> None:

@@ -24,6 +24,15 @@ SHOWN_CHARS = 80
 """The most characters of a value in an error message."""
 
 
+class Text(str):
+    """A str that an interactive session shows as it is, with its line breaks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def is_utf8(text: str) -> bool:
     """Return whether text can be encoded as UTF-8."""
     if text.isascii():

@@ -61,6 +61,7 @@ TEXT_MAX = 2000
 LONG_TEXT_MAX = 64 * 1024
 """The limit for the last output of a dying engine, and for stacks."""
 OUTPUT_MAX = 2**20
+DISPLAYS_MAX = 2 * 2**20
 AMOUNT_MAX = 2.0**60
 """More than there is of any resource."""
 SECONDS_MAX = 1e11
@@ -327,7 +328,10 @@ def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
         return None
     seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
-    return replace(event, stdout=event.stdout[-OUTPUT_MAX:], stderr=event.stderr[-OUTPUT_MAX:], seen=seen)
+    displays = event.displays if len(event.displays) <= DISPLAYS_MAX else b""
+    serial = _within(event.serial, 0, NUMBER_MAX)
+    stdout, stderr = event.stdout[-OUTPUT_MAX:], event.stderr[-OUTPUT_MAX:]
+    return replace(event, stdout=stdout, stderr=stderr, seen=seen, displays=displays, serial=serial)
 
 
 _CHECKS: dict[type, Check] = {

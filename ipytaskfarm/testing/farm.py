@@ -26,7 +26,7 @@ from ..core.scheduler.clock import Now
 from ..core.scheduler.queue import PolicyKey, fifo_key
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.states import ABORTS, Reason
-from ..display.text import Text
+from ..core.text import Text
 from ..policies import QueuePolicy
 from ..serialization.pack import pack
 from . import runs

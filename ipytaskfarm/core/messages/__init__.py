@@ -97,6 +97,7 @@ from .client import (
     ClearSticky as ClearSticky,
     ClientMessage as ClientMessage,
     CommandAnswer as CommandAnswer,
+    CommandOutputs as CommandOutputs,
     CompactStore as CompactStore,
     DrainNode as DrainNode,
     ExplainTasks as ExplainTasks,

@@ -165,6 +165,10 @@ class OutputText(msgspec.Struct, frozen=True, tag=True):
     stdout: str = ""
     stderr: str = ""
     seen: tuple[int, int] = (0, 0)
+    displays: bytes = b""
+    """Encoded (place, display) of those that are new or were changed; for the client alone."""
+    serial: int = 0
+    """The number of the last of them."""
 
 
 class NodeState(msgspec.Struct, frozen=True, tag=True):
@@ -369,8 +373,13 @@ class OutputQuery(msgspec.Struct, frozen=True, tag=True):
     n: int
     engine: Incarnation
     run: RunKey
+    """Of a command: (-1, its number)."""
     stdout: int = 0
     stderr: int = 0
+    serial: int = 0
+    """The number of the last display that the client knows."""
+    session: str = ""
+    """Whose command; "": a task is asked about."""
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):

@@ -112,14 +112,25 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: the new output of these tasks (None: this session's).
+    """Question: what do these tasks (None: this session's) print and display now?
 
-    Answer: `NumberReply` with the number of engines that were asked; then an `Output` from each that has something new.
-    `seen` has (task, attempt, characters of stdout, of stderr) that the client has.
-    """
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has something new."""
 
     ids: list[int] | None
+    seen: list[tuple[int, int, int, int, int]] = []
+    """(task, attempt, characters of stdout, of stderr, number of the last display) that the client knows."""
+    empty: bool = False
+    """Whether an `Output` is to come from engines that have nothing new, too."""
+
+
+class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
+    """Question: what does this session's command print and display now, on the engines that have not answered it?
+
+    Answer: as of `Outputs`."""
+
+    number: int
     seen: list[tuple[int, int, int, int]] = []
+    """(engine id, characters of stdout, of stderr, number of the last display) that the client knows."""
 
 
 class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
@@ -332,7 +343,7 @@ class ClearKept(msgspec.Struct, frozen=True, tag=True):
 
 Question: TypeAlias = (
     WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
-    Stuck | Outputs | Stack | ReadQueueStatus
+    Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
@@ -515,14 +526,19 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):
-    """The output of a running task since the last `Output`."""
+    """What a running task, or a command, has printed and displayed since the last `Output`."""
 
     run: RunKey
+    """Of a command: (-1, its number)."""
     engine_id: int
     stdout: str
     stderr: str
     seen: tuple[int, int]
     """The number of characters of stdout and stderr up to here."""
+    displays: bytes = b""
+    """Encoded (place, display) of those that are new or were changed."""
+    serial: int = 0
+    """The number of the last of them."""
 
 
 ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened

@@ -68,6 +68,8 @@ class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     """Source lines around it, …"""
     lines_from: int = 1
     """… beginning with the line of this number."""
+    values: tuple[tuple[str, str], ...] = ()
+    """Names of local variables there, with their values as text."""
 
 
 class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +105,11 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     links: tuple[ErrorLink, ...] = ()
     """The exception and all that it refers to; the first is the exception itself, pickled above."""
     places: tuple[ErrorPlace, ...] = ()
+    stdout: str = ""
+    """Of a command that failed: what it had printed, …"""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """… and displayed."""
 
 
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):

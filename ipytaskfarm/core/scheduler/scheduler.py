@@ -70,6 +70,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.CheckTask: requirements.on_check,
     m.Stuck: explain.on_stuck,
     m.Outputs: streams.on_outputs,
+    m.CommandOutputs: streams.on_command_outputs,
     m.MarkTasksDone: operate.on_mark_done,
     m.MarkTasksFailed: operate.on_mark_failed,
     m.PauseJobs: operate.on_pause_jobs,
