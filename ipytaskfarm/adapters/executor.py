@@ -296,7 +296,7 @@ class Executor(concurrent.futures.Executor):
             threading.Thread(target=self._close, name="ipytaskfarm executor").start()
 
     def terminate_workers(self) -> None:
-        """Shut down, and abort all calls, those that run too; their futures are cancelled.  From Python 3.14."""
+        """Shut down and abort all calls, also running ones; their futures are cancelled.  From Python 3.14."""
         with self._lock:
             self._is_shut_down = True
             ids = list(self._futures)

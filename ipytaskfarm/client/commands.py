@@ -87,7 +87,7 @@ class ResultList(list[Any]):
 
 
 def show_entries(found: ResultList) -> None:
-    """Show what each engine has printed and displayed, each line behind its engine."""
+    """Show the output and the displays of each engine, each line with the engine's id."""
     printer = OutputPrinter()
     for entry in found:
         printer.rest(str(entry["id"]), SeenOutput(), entry["stdout"], entry["stderr"], entry["display"])
@@ -122,7 +122,7 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
 
 
 def _shown_body(answer: CommandAnswer) -> ResultBody:
-    """Return what an engine has printed and displayed, whether the command failed there or not."""
+    """Return the output and the displays of an engine, also of a failed command."""
     try:
         shown = _decode_execute(answer.body) if answer.ok else _decode_failure(answer.body)
     except msgspec.MsgspecError:
@@ -260,10 +260,11 @@ class PendingResult:
             say(f"{self._verb} waits for {', '.join(busy)} to end")
 
     def stream(self, bar: StepsAside | None = None) -> None:
-        """Wait for all answers, and show meanwhile what the engines print and display, each line behind its engine.
+        """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.
 
-        What an engine had printed before it failed is shown too.  Once the answers are there, all of it is shown again.
-        Raises nothing but KeyboardInterrupt and errors of the connection: `get_result` raises what the command raised.
+        When the answers have arrived, the rest of the output is shown, also that of engines where the command failed.
+        Only KeyboardInterrupt and errors of the connection are raised here; `get_result` raises the errors of the
+        command.
         """
         stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
         listeners = self._session.io.output_listeners

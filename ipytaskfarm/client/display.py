@@ -26,7 +26,7 @@ _ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 
 
 def _coloured(text: str) -> str:
-    """Return text escaped, its ANSI colours as classes to which JupyterLab and nbconvert give a theme's colours."""
+    """Return text as HTML, with classes for ANSI colours that JupyterLab and nbconvert style by their theme."""
     if "\x1b" not in text:
         return html.escape(text)
     from rich.text import Text as RichText

@@ -102,18 +102,21 @@ class TaskFuture(concurrent.futures.Future[T]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> T:
-        """Wait in any asyncio loop.  Cancelling the wait aborts the task, as it does with a task of asyncio's."""
+        """Wait in any asyncio loop.
+
+        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
+        """
         try:
             return await asyncio.wrap_future(self)
         except asyncio.CancelledError:
-            # `wrap_future` has called `cancel`, which leaves a running task alone.
+            # `wrap_future` has called `cancel`, which does not abort a running task.
             if not self.done():
                 loop = asyncio.get_running_loop()
                 await asyncio.shield(loop.run_in_executor(None, self._abort))
             raise
 
     def _abort(self) -> None:
-        with contextlib.suppress(IndexError):  # it has ended meanwhile
+        with contextlib.suppress(IndexError):  # the task has ended meanwhile
             self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:

@@ -11,7 +11,7 @@ from .estimate import Tally, span
 LINES_MAX = 8
 LINE_CHARS = 240
 STATES = ("succeeded", "failed", "running")
-"""The parts of a bar, in their order."""
+"""The parts of a bar, in this order."""
 
 
 @dataclass(frozen=True)

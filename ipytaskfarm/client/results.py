@@ -415,7 +415,7 @@ class TaskResult:
         return self.html()
 
     def html(self, displays: bool = True) -> str:
-        """Return the result as HTML; displays=False: without its figures and tables."""
+        """Return the result as HTML; displays=False: without figures and tables."""
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"

@@ -41,9 +41,9 @@ class Screen(Protocol):
 
 
 def user_shell() -> Any:
-    """Return the IPython shell that a user sits at, in a notebook or a terminal; None: there is none.
+    """Return the IPython shell of a user, in a notebook or a terminal; None: there is none.
 
-    An engine has one too, but nobody sits there.
+    The shell of an engine does not count.
     """
     find_shell = getattr(builtins, "get_ipython", None)
     shell = find_shell() if find_shell is not None else None

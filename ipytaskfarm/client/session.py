@@ -394,7 +394,7 @@ class Session:
             then(final)
 
     def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> Waiter:
-        """Return a waiter for the watched tasks that have not ended; `on_wake` is called in the IO thread."""
+        """Return a waiter for the unfinished tasks among `ids`; the IO thread calls `on_wake`."""
         with self._lock:
             return self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
 
@@ -407,7 +407,7 @@ class Session:
         return ended
 
     def end_wait(self, waiter: Waiter) -> None:
-        """Forget a waiter of `begin_wait`."""
+        """Remove a waiter of `begin_wait`."""
         with self._lock:
             self.arrivals.end_wait(waiter)
 

@@ -314,7 +314,7 @@ class TaskClient:
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
         await async_waits.ended(session, wanted)
-        # In another thread, because the result may have to be fetched.
+        # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
@@ -594,7 +594,7 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
+        """Return a text about a task: its state and why, its attempts, and what each engine lacks to run it."""
         return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:

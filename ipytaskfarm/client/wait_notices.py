@@ -58,7 +58,7 @@ def say(text: str) -> None:
 
 
 def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt) -> None:
-    """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
+    """Print after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
     show_users_frames(interrupt)
     if not ids:
         return

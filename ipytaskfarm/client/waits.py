@@ -31,9 +31,9 @@ def wait_for_tasks(
         timeout_s: seconds; None: no limit.
         show: show a progress display.
         stream: show what the tasks print and display while they run.
-        name: of a job, for the display.
-        labelled: whether what they print stands behind their ids; False: of one task alone.
-        ended_too: show also what tasks have printed that have ended before.
+        name: the name of a job, for the display.
+        labelled: whether each line of output begins with its task's id; False: for a single task.
+        ended_too: also show the output of tasks that had ended before the wait.
     """
     work = TaskWork(session, ids)
     try:

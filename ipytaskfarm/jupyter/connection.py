@@ -19,9 +19,9 @@ class MagicsConnection:
     where: str | None = None
     """A farm's name or a connection file; None: the default farm."""
     clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
-    """Kept, so that the connection stays between one magic and the next."""
+    """Clients that keep the connection open between two magics."""
     started: set[FarmRun] = field(default_factory=set)
-    """The farms that were started here."""
+    """The runs of farms that this shell has started."""
 
 
 _of_shell: WeakKeyDictionary[Any, MagicsConnection] = WeakKeyDictionary()
@@ -66,12 +66,12 @@ def engine_client(shell: Any) -> MultiEngineClient:
 
 
 def notebook() -> str:
-    """Return the notebook whose kernel this is, as Jupyter names it; "": none.  The name outlives the kernel."""
+    """Return the name that Jupyter gives the notebook of this kernel, or "".  A restarted kernel gets the same name."""
     return os.environ.get("JPY_SESSION_NAME", "")
 
 
 def note_start(shell: Any, home: Home) -> None:
-    """Remember that this shell, and its notebook, have started a farm."""
+    """Record that this shell, and its notebook, have started a farm."""
     run = home.present_run()
     if run is not None:
         connection(shell).started.add(run)
@@ -79,12 +79,17 @@ def note_start(shell: Any, home: Home) -> None:
 
 
 def has_started(shell: Any, home: Home) -> bool:
-    """Return whether the farm's present run was started here, or by this notebook before its kernel was restarted."""
+    """Return whether this shell has started the farm's present run, or its notebook has, before the kernel was
+    restarted.
+    """
     return home.present_run() in connection(shell).started or home.is_of_notebook(notebook())
 
 
 def farm_to_stop(shell: Any) -> str:
-    """Return the shell's farm; in a kernel that has used none yet, the farm that its notebook started."""
+    """Return the farm that ``%taskfarm stop`` means: the shell's farm.
+
+    A kernel that has used no farm yet stops the farm that its notebook started.
+    """
     mine = connection(shell)
     if mine.where is None and not mine.clients and notebook():
         started = [home.name for home in Home.all() if home.is_of_notebook(notebook())]

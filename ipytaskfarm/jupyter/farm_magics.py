@@ -205,7 +205,7 @@ def _look(name: str) -> tuple[FarmState, str]:
 
 
 def _whose(home: Home, state: FarmState) -> str:
-    """Whose farm it is, as far as that can be known."""
+    """Return in words who runs a farm, as far as that is known."""
     run, owner = home.present_run(), home.owner_pid()
     try:
         user = psutil.Process(state.pid).username()

@@ -187,7 +187,7 @@ class Px:
             self._shell.user_ns[out] = pending
         if not block:
             return None if out else pending
-        # All that came before an error is shown above it.
+        # The output before an error is shown above the error.
         pending.stream()
         pending.get_result()
         return None

@@ -210,7 +210,7 @@ class TaskMagics(Magics):
         return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
 
     def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
-        """Wait for a task, and show what it prints and displays while it runs; raises what it raised."""
+        """Wait for a task, and show its output while it runs; raise its exception if it failed."""
         session, shows = client.session, bool(client.progress)
         wait_for_tasks(session, {task_id}, None, shows, stream=True, labelled=False, ended_too=True)
         result: TaskResult = client.get_task_result(task_id, block=True, raw=False)

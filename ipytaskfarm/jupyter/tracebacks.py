@@ -32,10 +32,10 @@ def short_errors() -> Iterator[None]:
 def shorten(error: Exception) -> Exception:
     """Give an error a short display: its text, and the frames of the user's code on the engine."""
     lines = _lines(error)
-    # IPython shows every SyntaxError as one of the cell's own, below all frames of the farm.
+    # IPython shows every SyntaxError as an error of the cell itself, below all frames of the farm.
     is_theirs = isinstance(error, SyntaxError) and hasattr(error, "remote_traceback")
     shown = RemoteError(type(error).__name__, str(error)) if is_theirs else error
-    with contextlib.suppress(AttributeError, TypeError):  # an exception type with slots of its own
+    with contextlib.suppress(AttributeError, TypeError):  # the exception type has slots
         shown._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return shown
 
