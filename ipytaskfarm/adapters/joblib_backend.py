@@ -136,7 +136,7 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
             future.add_done_callback(callback)
         return future
 
-    def retrieve_result_callback(self, out: TaskFuture) -> Any:
+    def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
         """Return the values of a batch that has ended, or raise its error.
 
         A KeyboardInterrupt that a call raised itself is raised as one, as by joblib's own backends.

@@ -6,8 +6,6 @@ from any thread.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
 import warnings
@@ -42,7 +40,7 @@ from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .questions import PendingQuestion
 from .results import error_named
-from .wait_notices import WaitNotices, say_interrupted
+from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """How often a waiting caller checks whether the session still works."""
@@ -119,8 +117,10 @@ class Session:
             f"({self.io.problem}); start it: ipytaskfarm start --farm {self.farm}"
         )
 
-    def close(self, flush_s: float = 10.0) -> str:
+    def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:
         """End the session, after waiting up to flush_s until all submitted tasks are accepted.
+
+        why: what later calls raise; None: that this client was closed.
 
         Returns a sentence about the tasks that were lost, or "".
         """
@@ -137,9 +137,10 @@ class Session:
             ids = sorted(self._outbox.unaccepted_ids())
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
-                why = f": {self._outbox.full_why}" if self._outbox.full_why else ""
-                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{why}"
-        self.io.stop(errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
+                full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
+                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
+        closed = errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one")
+        self.io.stop(why or closed)
         if self._downloads is not None:
             self._downloads.close()
         return lost
@@ -197,7 +198,7 @@ class Session:
             outbox = self._outbox
             if (
                 outbox.next_id > outbox.last_id and not outbox.has_id()
-            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None:  # fmt: skip
+            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None or io.gone_since_s is not None:  # fmt: skip
                 self._wait_for_room()
             task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs)
             self.arrivals.handed_in.add(task_id)
@@ -217,7 +218,7 @@ class Session:
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
                 raise _refusal(full_why)
-            if self._outbox.has_id() and not too_much:
+            if self._outbox.has_id() and not too_much and self.io.gone_since_s is None:
                 return
             self.io.ring()
             self.io.changed.wait(TICK_S)
@@ -305,16 +306,18 @@ class Session:
         self,
         ids: set[int],
         timeout_s: float | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         first: bool = False,
+        tell: Callable[[str], None] = say,
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
 
         Args:
             ids: ids for which `watch` was called.
             timeout_s: seconds; None: for ever.
-            on_tick: called some times a second with the number of tasks left, and of those that failed.
+            on_tick: called some times a second.
             first: return when any one has ended.
+            tell: called once with the reason when none of the tasks can run.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -322,9 +325,9 @@ class Session:
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
         finally:
             with self._lock:
@@ -344,7 +347,7 @@ class Session:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             ended = [i for i in ids if i not in waiter.remaining]
         left = len(ids)
-        notices = WaitNotices(self, waiter)
+        notices = WaitNotices(self, waiter, say)
         try:
             while True:
                 yield from ended
@@ -363,8 +366,8 @@ class Session:
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, notices)
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
 
     def follow_accumulator(self, key: str) -> None:
@@ -390,35 +393,30 @@ class Session:
         if final is not None:
             then(final)
 
-    async def ended(self, task_id: int) -> None:
-        """Wait in an asyncio loop until this watched task has ended."""
-        loop = asyncio.get_running_loop()
-        bell = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(bell.set)
-
+    def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> Waiter:
+        """Return a waiter for the watched tasks that have not ended; `on_wake` is called in the IO thread."""
         with self._lock:
-            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
-        try:
-            while waiter.remaining:
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), TICK_S)
-                bell.clear()
-        finally:
-            with self._lock:
-                self.arrivals.end_wait(waiter)
+            return self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
+
+    def ended_since(self, waiter: Waiter) -> list[int]:
+        """Return the tasks of a waiter that have ended since the last call.  Raises if the session has failed."""
+        with self._lock:
+            self.io.check()
+            self._check_full(waiter)
+            ended, waiter.ended = waiter.ended, []
+        return ended
+
+    def end_wait(self, waiter: Waiter) -> None:
+        """Forget a waiter of `begin_wait`."""
+        with self._lock:
+            self.arrivals.end_wait(waiter)
 
     def wait_event(
         self,
         event: threading.Event,
         deadline: float | None,
         waiter: Waiter | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; False when the deadline is over.  Raises if the session fails."""
@@ -433,8 +431,8 @@ class Session:
                 self._check_full(waiter)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if on_tick is not None and waiter is not None:
-                on_tick(len(waiter.remaining), waiter.failed)
+            if on_tick is not None:
+                on_tick()
             if notices is not None:
                 notices.tick()
 

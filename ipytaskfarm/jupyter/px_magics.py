@@ -6,7 +6,6 @@ advice.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client import MultiEngineClient
-from ..client.commands import PendingResult, ResultList
+from ..client.commands import PendingResult, show_entries
 from ..client.multiengine import offer_magics
 from .tracebacks import short_errors
 
@@ -126,7 +125,7 @@ class Px:
             found = self._client.get_result(targets=_targets(given.targets), block=True)
             if given.out:
                 self._shell.user_ns[given.out] = found
-            self._display(found)
+            show_entries(found)
             return None
 
     @magic_arguments()
@@ -188,27 +187,10 @@ class Px:
             self._shell.user_ns[out] = pending
         if not block:
             return None if out else pending
-        self._display(pending.get_result())
+        # All that came before an error is shown above it.
+        pending.stream()
+        pending.get_result()
         return None
-
-    def _display(self, found: ResultList) -> None:
-        """What each engine shows, under its number."""
-        for entry in found:
-            engine = entry["id"]
-            for stream, text in ((sys.stdout, entry["stdout"]), (sys.stderr, entry["stderr"])):
-                if text:
-                    lines = text.removesuffix("\n").split("\n")
-                    stream.write("".join(f"[{engine}] {line}\n" for line in lines))
-            for output in entry["display"]:
-                self._display_one(engine, output)
-
-    def _display_one(self, engine: int, output: dict[str, Any]) -> None:
-        data = output["data"]
-        if data.keys() <= {"text/plain"}:
-            print(f"[{engine}] {data.get('text/plain', '')}")
-            return
-        print(f"[{engine}]")
-        self._shell.display_pub.publish(data, output.get("metadata") or {})
 
 
 def _targets(text: str | None) -> Any:

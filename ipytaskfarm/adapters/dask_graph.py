@@ -9,15 +9,15 @@ from __future__ import annotations
 import concurrent.futures
 import operator
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from ..core import errors
-from .futures import TaskFuture
-from .ids import Ids
-from .tables import TaskTable
-from .task_calls import TaskCalls
-from .tasks import Task
+from ipytaskfarm.client.futures import TaskFuture
+from ipytaskfarm.client.ids import Ids
+from ipytaskfarm.client.tables import TaskTable
+from ipytaskfarm.client.task_calls import TaskCalls
+from ipytaskfarm.client.tasks import Task
+from ipytaskfarm.core import errors
 
 RETRIES = 2
 """How often a node runs again whose engine was lost; an error of the node itself is raised at once."""
@@ -28,7 +28,7 @@ CLEARED_AT_ONCE = 64
 class GraphCalls(TaskCalls, Protocol):
     """The methods of `TaskClient` that a graph calls; see there."""
 
-    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture:
+    def submit(self, function: Task, /) -> TaskFuture[Any]:
         """Submit a task and return its future."""
 
     def tasks(
@@ -122,8 +122,9 @@ class _GraphRun:
         if isinstance(node, DataNode):
             return node.value
         values = {key: self._found[key] for key in node.dependencies}
-        rules = {"name": _name(node.key), "retries": RETRIES, "retry_on": errors.EngineLost}
-        future = self._client.submit(Task(operator.call, args=(node, values), **rules))
+        name, lost = _name(node.key), errors.EngineLost
+        task = Task(operator.call, args=(node, values), name=name, retries=RETRIES, retry_on=lost)
+        future = self._client.submit(task)
         inputs = [value.id for value in values.values() if isinstance(value, TaskFuture)]
         self._inputs[future.id] = inputs
         self._takes.update(inputs)
