@@ -15,6 +15,9 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
 from ipytaskfarm.deployment.home import Home, remove_path
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column
+
+COLUMNS = ("farm", "state", "engines", "scheduled", "running", "finished", Column("address", 1), Column("store", 2))
 
 
 class List(JsonCommand):
@@ -29,8 +32,7 @@ class List(JsonCommand):
         if self.json:
             print_json(farms)
         elif farms:
-            headings = ("farm", "", "engines", "waiting", "running", "finished", "address", "store")
-            printing.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
+            printing.table(COLUMNS, [_cells(farm) for farm in farms])
         else:
             print("no farms: `ipytaskfarm start` makes one")
         return OK

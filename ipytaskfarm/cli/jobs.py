@@ -10,9 +10,9 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.farm_tables import job_table, task_table
 
 LONG_S = 60.0
 """Questions about very many tasks."""
@@ -97,7 +97,7 @@ gone when all its tasks were removed.
         if self.json:
             print_json([job_shape(row) for row in rows])
         elif rows:
-            job_table(rows)
+            printing.print_table(job_table(rows))
         else:
             print("no jobs")
         return OK
@@ -106,46 +106,7 @@ gone when all its tasks were removed.
         if self.json:
             print_json({**job_shape(job), "members": [task_shape(row) for row in tasks]})
         else:
-            job_table([job])
+            printing.print_table(job_table([job]))
             print()
-            task_table(tasks)
+            printing.print_table(task_table(tasks))
         return OK
-
-
-def job_table(rows: list[tables.JobRow]) -> None:
-    """Jobs, one a line."""
-    shown = [
-        (
-            printing.safe(row.name, 40),
-            row.id,
-            row.total,
-            row.unfinished,
-            printing.safe(job_state(row), 60),
-            printing.ago(row.opened_s),
-        )
-        for row in rows
-    ]
-    printing.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
-
-
-def task_table(rows: list[tables.TaskRow]) -> None:
-    """Tasks, one a line."""
-    if not rows:
-        print("no tasks")
-        return
-    shown = [
-        (
-            row.id,
-            "running" if row.state == "pending" else row.state,
-            row.reason,
-            printing.safe(row.name or "", 30),
-            "" if row.engine_id is None else row.engine_id,
-            row.attempts,
-            printing.ago(row.submitted_s),
-            printing.span(row.run_s),
-            "" if row.failure is None else printing.safe(f"{row.failure.etype}: {row.failure.value}", 60),
-        )
-        for row in rows
-    ]
-    headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
-    printing.table(headings, shown, right=(0, 4, 5, 7))

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
-
-EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""A line of `tables.EventTable`."""
+from ipytaskfarm.core.states import state_counts, state_word
+from ipytaskfarm.display.farm_tables import EventRow
 
 
 def print_json(value: Any) -> None:
@@ -35,7 +34,7 @@ def task_shape(row: TaskRow) -> dict[str, Any]:
     """Return a line of ``ipytaskfarm tasks``."""
     return {
         "id": row.id,
-        "state": row.state,
+        "state": state_word(row.state),
         "reason": row.reason,
         "name": row.name,
         "engineid": row.engine_id,
@@ -59,6 +58,7 @@ def farm_shape(state: FarmState) -> dict[str, Any]:
     """``ipytaskfarm status``"""
     shape = msgspec.structs.asdict(state)
     shape["started_at"] = moment(shape.pop("started_s"))
+    shape["counts"] = state_counts(state.counts)
     shape["waiting_time"] = shape.pop("waiting_s")
     shape["engines"] = [engine_shape(row) for row in state.engines]
     return shape

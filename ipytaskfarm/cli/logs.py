@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import msgspec
 from traitlets import Bool, Int
 
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.history import event_table, events
-from ipytaskfarm.cli.json_output import EventRow, event_shape, print_json
+from ipytaskfarm.cli.history import events
+from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.farm_tables import EventRow, event_table
 
 FOLLOW_S = 0.2
 EVENTS_MAX = 1000
@@ -120,7 +122,7 @@ logs that speak of that task, what happened to it, and what it printed.
         for line in lines:
             _print_lines([f"{line.log}: {line.text}"])
         if happened:
-            event_table(happened)
+            printing.print_table(event_table(happened))
         for name, text in (("stdout", body.stdout), ("stderr", body.stderr)):
             if text:
                 print(f"==> {name} <==")

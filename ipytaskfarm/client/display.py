@@ -1,62 +1,13 @@
-"""Plain text for people: tables, and text that shows itself."""
+"""HTML of results, outputs and jobs, for notebooks."""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-CELL_MAX = 60
-
-
-class Text(str):
-    """A str that an interactive session shows as it is, with its line breaks."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def harmless(value: object) -> str:
-    """Return one line without control characters: names and errors of tasks are hostile text."""
-    text = "" if value is None else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns as wide as they need to be; numbers to the right."""
-    body = [[harmless(cell) for cell in row] for row in rows]
-    widths = [max([len(h), *(len(row[i]) for row in body)]) for i, h in enumerate(headings)]
-    right = [bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(headings))]
-    lines = [headings, *body]
-    return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _is_number(cell: str) -> bool:
-    return cell == "" or cell.removeprefix("-").removeprefix("+").replace(".", "", 1).isdigit()
-
-
-def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return the same, for a notebook."""
-    cells = [[harmless(cell) for cell in row] for row in rows]
-    # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
-    left = [
-        "" if cells and all(_is_number(row[i]) for row in cells) else ' style="text-align:left"'
-        for i in range(len(headings))
-    ]
-    head = "".join(f"<th{style}>{html.escape(h)}</th>" for h, style in zip(headings, left, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{s}>{html.escape(cell)}</td>" for cell, s in zip(row, left, strict=True)) + "</tr>"
-        for row in cells
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
+from ..display.colours import BARS, ERROR_BACKGROUND, TRACK
+from ..display.text import CELL_MAX, counts_text, safe
 
 TEXT_MAX = 20_000
 
@@ -67,7 +18,7 @@ def text_html(text: str, *, error: bool = False) -> str:
         return ""
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
-    style = ' style="color:#b00"' if error else ""
+    style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
     return f"<pre{style}>{html.escape(text)}</pre>"
 
 
@@ -99,25 +50,16 @@ def value_html(value: object) -> str:
     return text_html(repr(value))
 
 
-def counts_text(counts: dict[str, int]) -> str:
-    """Return the states that have tasks, with their numbers: ``3 pending, 4 succeeded``."""
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-
-
 def job_html(name: str, counts: dict[str, int], progress: float) -> str:
     """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
     total = sum(counts.values()) or 1
-    parts = [
-        ("#4a4", counts.get("succeeded", 0)),
-        ("#c44", counts.get("failed", 0)),
-        ("#48c", counts.get("pending", 0)),
-    ]
     bars = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * count / total:.1f}%;background:{colour}"></span>'
-        for colour, count in parts
+        f'<span style="display:inline-block;height:100%;width:{100 * counts.get(state, 0) / total:.1f}%;'
+        f'background:{colour}"></span>'
+        for state, colour in BARS.items()
     )
     text = counts_text(counts) or "nothing handed in"
     return (
-        f"<div>Job {html.escape(harmless(name))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(text)}</div>'
+        f"<div>Job {html.escape(safe(name, CELL_MAX))}: {progress:.0%}"
+        f'<div style="width:20em;height:0.8em;background:{TRACK};line-height:0">{bars}</div>{html.escape(text)}</div>'
     )

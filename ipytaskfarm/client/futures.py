@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
-from ..core.states import ABORTS
+from ..core.states import ABORTS, RUNNING
 from ..serialization.references import reference
 from .results import TaskResult, error_of
 
@@ -95,7 +95,7 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def running(self) -> bool:
         """Return whether an engine runs the task now."""
-        return not self.done() and self._client.status(self.id).state in ("pending", "running")
+        return not self.done() and self._client.status(self.id).state == RUNNING
 
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()

@@ -8,12 +8,14 @@ import threading
 import time
 import traceback
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
+from ..core.states import RUNNING, State, state_counts
+from .tables import StateCounts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
 from .tasks import Task
@@ -130,12 +132,9 @@ class JobRecord:
         """Return the controller's rows of the tasks."""
         return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> StateCounts:
         """Return the number of tasks by state."""
-        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
-        for row in self.rows():
-            found[row.state] += 1
-        return found
+        return StateCounts(state_counts(Counter(row.state for row in self.rows())))
 
     def progress(self) -> float:
         """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
@@ -143,7 +142,7 @@ class JobRecord:
         if not rows:
             return 0.0
         ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
-        running = [row.id for row in rows if row.state == "pending"]
+        running = [row.id for row in rows if row.state == State.PENDING]
         reported = progress_of(self.client.session, running) if running else {}
         done = ended + sum(each.fraction or 0.0 for each in reported.values())
         return min(1.0, done / max(len(self), len(rows)))
@@ -196,13 +195,12 @@ class Member:
         """Return the state scheduled, running, succeeded or failed; "" before the task is submitted."""
         if self.id is None:
             return ""
-        state = self._job.client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._job.client.status(self.id).state
 
     @property
     def started(self) -> bool:
         """Return whether a run of the task has begun."""
-        return self.id is not None and (self.done or self._job.client.status(self.id).state == "pending")
+        return self.id is not None and (self.done or self._job.client.status(self.id).state == RUNNING)
 
     @property
     def done(self) -> bool:
@@ -270,7 +268,7 @@ class JobEvents:
                 failed = failed or result.status == "failed"
                 self._call("task_done", result)
             progress = record.progress() if self._functions.get("progress") or not began else reported
-            if not began and (progress > 0 or record.counts()["pending"]):
+            if not began and (progress > 0 or record.counts()[RUNNING]):
                 began = True
                 self._call("state", job, "running")
             if progress != reported:

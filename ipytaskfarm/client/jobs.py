@@ -13,8 +13,9 @@ from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..core.text import did_you_mean
+from ..display.text import counts_text
 from ..environment import TaskEnvironment
-from .display import counts_text, job_html
+from .display import job_html
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member, show_live
@@ -347,7 +348,7 @@ class Job:
         self._events.add("progress", function)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of tasks by state: scheduled, pending (which means running), succeeded, failed."""
+        """Return the number of tasks by state: scheduled, running, succeeded, failed."""
         return self._record.counts()
 
     def __repr__(self) -> str:

@@ -20,12 +20,13 @@ from ..core.arguments import check_int, check_name, check_names
 from ..core.messages import tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.text import escaped, exactly, shown
+from ..display.farm_tables import engine_table
+from ..display.tables import Table
 from ..serialization.pack import pack
 from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
 from . import commands, engine_sessions, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
-from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines
 from .imports import collected
 from .operate import await_engines
@@ -55,14 +56,14 @@ class StickyEntries(list[tuple[str, str, str]]):
     """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
 
     def __repr__(self) -> str:
-        return table(("key", "verb", "what"), self) if self else "nothing is sticky"
+        return repr(Table(("key", "verb", "what"), self, nothing="nothing is sticky"))
 
 
 class KeptEntries(list[tuple[int, str, str]]):
     """(engine id, text, why) of what was done by hand; why it is not done again on a replacement ("": it is)."""
 
     def __repr__(self) -> str:
-        return table(("engine", "what", "not done again"), self) if self else "nothing was done by hand"
+        return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
 
 
 class MultiEngineClient:
@@ -118,8 +119,7 @@ class MultiEngineClient:
         except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
-        cells = [(r.id, r.node, r.pid, r.state, "" if r.task is None else r.task, r.note) for r in rows]
-        return f"<div>{head}</div>{html_table(('id', 'node', 'pid', 'state', 'task', 'note'), cells)}"
+        return f"<div>{head}</div>{engine_table(rows).html()}"
 
     # ----------------------------------------------------------------------------------------------
     # Engines

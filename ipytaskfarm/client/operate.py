@@ -21,7 +21,7 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
 from .session import Session
-from .tables import Listing, event_table, job_table
+from .tables import Listing, event_listing, job_listing
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
@@ -107,7 +107,7 @@ def read_history(
     most = check_count("last", last, least=0) or 1
     finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
     question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
-    return event_table(session.ask_for(question, tables.EventTable).rows)
+    return event_listing(session.ask_for(question, tables.EventTable).rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def read_history(
 
 def list_jobs(session: Session) -> Listing:
     """Return the farm's jobs as a table, the latest last."""
-    return job_table(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
+    return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
 
 
 def find_job(session: Session, name_or_id: str) -> tables.JobRow:

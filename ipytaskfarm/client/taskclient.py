@@ -18,13 +18,14 @@ from ..core.arguments import check_int, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
-from ..core.states import ABORTS, Reason
+from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import shown, text_of
+from ..display.tables import Table
+from ..display.text import Text
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
 from .call_checks import check_call, check_map
 from .dask_graph import dask_get
-from .display import Text, html_table
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -108,8 +109,8 @@ class TaskClient:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = reply.counts if isinstance(reply, tables.QueueStatusReply) else {}
-        return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
+        counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
+        return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
 
     @property
     def session(self) -> Session:
@@ -522,14 +523,13 @@ class TaskClient:
 
         Args:
             name: only tasks of that name.
-            state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
+            state: scheduled, running, succeeded, failed; or aborted (one of those that failed), unfinished, finished.
+                "pending" is "running".
             ids: only these.
             last: at most this number of tasks, those that were accepted last; 0: all.
         """
         wanted = None if ids is None else id_list(ids, self.farm)
-        states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
-        state = None if state is None else one_of("state", states, state)
-        asked = "pending" if state == "running" else state
+        asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = max(0, check_int("last", last))
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)

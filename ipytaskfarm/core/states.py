@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -88,3 +89,23 @@ DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}
 """The recovery task runs after these, when the budget is spent."""
+
+RUNNING = "running"
+"""The word for `PENDING` to people: a task that is pending in messages and in the store is running."""
+STATE_WORDS = ("scheduled", RUNNING, "succeeded", "failed")
+"""The states as people see and type them."""
+ASKED_STATES = (*STATE_WORDS, "aborted", "unfinished", "finished")
+"""What people may type to choose tasks by state.  Aborted ones are among those that failed."""
+ACCEPTED_STATES = (*ASKED_STATES, "pending")
+"""The same, with IPython 0.10's word for running."""
+
+
+def state_word(state: str) -> str:
+    """Return the word for a state that people see."""
+    return RUNNING if state == State.PENDING else state
+
+
+def state_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return numbers of tasks under the words that people see, in the order of a task's life."""
+    found = {state_word(state): count for state, count in counts.items()}
+    return {word: found.get(word, 0) for word in STATE_WORDS}

@@ -24,6 +24,7 @@ from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
+from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
@@ -303,20 +304,17 @@ class Farm:
         if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
-        tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
+        tasks = f"{counts.get('scheduled', 0)} tasks scheduled, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"
 
     def _repr_html_(self) -> str:
-        from ipytaskfarm.client.display import html_table
-
         state = self.state
         head = f"<div>{html.escape(repr(self)[1:-1])}</div>"
         if state is None:
             return head
-        rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
-        return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
+        return head + engine_table(state.engines).html()
 
 
 def _refuse_in_bootstrap() -> None:

@@ -12,14 +12,15 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from ..client.display import html_table, table
 from ..core import errors
 from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
+from ..core.states import state_counts
 from ..deployment.daemon import start_detached, stop_farm
 from ..deployment.home import OWNER, SUPERVISOR, Home
 from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
+from ..display.farm_tables import engine_table
 from ..system.farm_paths import connection_reader
 from . import connection
 from .tracebacks import short_errors
@@ -51,7 +52,7 @@ class FarmStatusView:
 
     def _lines(self) -> list[str]:
         s = self.state
-        counts = ", ".join(f"{s.counts.get(key, 0)} {word}" for key, word in _WORDS)
+        counts = ", ".join(f"{count:,} {word}" for word, count in state_counts(s.counts).items())
         how = "stopping" if s.stopping else "held: `ipytaskfarm resume` lets tasks start" if s.held else "running"
         return [
             f"farm {s.name!r}: {how}",
@@ -65,23 +66,13 @@ class FarmStatusView:
             f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",
         ]
 
-    def _rows(self) -> list[tuple[object, ...]]:
-        return [
-            (e.id, e.state, "" if e.task is None else e.task, e.ahead or "", e.node, e.pid, e.note)
-            for e in self.state.engines
-        ]
-
     def __repr__(self) -> str:
         lines = self._lines()
-        return "\n".join([*lines, table(_HEADINGS, self._rows())] if self.state.engines else lines)
+        return "\n".join([*lines, repr(engine_table(self.state.engines))] if self.state.engines else lines)
 
     def _repr_html_(self) -> str:
         shown = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines())
-        return shown + (html_table(_HEADINGS, self._rows()) if self.state.engines else "")
-
-
-_WORDS = (("scheduled", "waiting"), ("pending", "running"), ("succeeded", "succeeded"), ("failed", "failed"))
-_HEADINGS = ("engine", "state", "task", "sent ahead", "node", "pid", "note")
+        return shown + (engine_table(self.state.engines).html() if self.state.engines else "")
 
 
 @magics_class

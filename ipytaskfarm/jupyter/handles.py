@@ -27,8 +27,7 @@ class TaskHandle:
     @property
     def status(self) -> str:
         """scheduled, running, succeeded or failed."""
-        state = self._client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
         """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""

@@ -16,6 +16,7 @@ from IPython.utils.process import arg_split  # type: ignore[attr-defined]
 from ..client import Job, StringTask, TaskClient, TaskResult
 from ..client.tables import FailureGroups, TaskTable
 from ..core.parsing import parse_ids
+from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
 from .handles import TaskHandle, follow
 from .task_actions import ACTIONS, ActionArguments, check
@@ -154,7 +155,7 @@ class TaskMagics(Magics):
             return action.call(client, ActionArguments(ids, given.words, given, self.shell.ev))
 
     @magic_arguments()
-    @argument("--state", choices=["scheduled", "running", "succeeded", "failed", "unfinished", "finished"])
+    @argument("--state", choices=ACCEPTED_STATES, metavar="STATE", help=f"one of {', '.join(ASKED_STATES)}")
     @argument("--name", help="only tasks of that name")
     @argument("--job", metavar="NAME", help="only tasks of this job, by its name or id")
     @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")

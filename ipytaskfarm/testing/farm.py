@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..client.display import Text
 from ..client.ids import Ids, id_list, task_id
 from ..client.packing import Shared, pack_task
 from ..client.results import TaskResult, decode_body, error_named, error_of
@@ -27,6 +26,7 @@ from ..core.scheduler.clock import Now
 from ..core.scheduler.queue import PolicyKey, fifo_key
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.states import ABORTS, Reason
+from ..display.text import Text
 from ..policies import QueuePolicy
 from ..serialization.pack import pack
 from . import runs

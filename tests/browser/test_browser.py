@@ -179,7 +179,7 @@ def test_the_stop_button_ends_a_wait_and_no_task(notebook: Notebook, tc: TaskCli
     assert time.monotonic() - began < 3.0
     cell.shows("KeyboardInterrupt")
     cell.shows(f"task {task_id} goes on: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
-    assert tc.status(task_id).state == "pending"
+    assert tc.status(task_id).state == "running"
     tc.abort(task_id)
 
 

@@ -140,7 +140,7 @@ left = me.allotment
 """
     gate = Gate(tmp_path / "gate")
     holder = tc.run(Task(gate.code, resources={"licence": 1}))
-    eventually(lambda: tc.status(holder).state == "pending")
+    eventually(lambda: tc.status(holder).state == "running")
     tr = tc.run(Task(code, pull=["said", "left"], resources={"cores": 1}), block=True)
     gate.open()
     assert [re.match(r"\w+", line).group() for line in tr.ns.said] == ["ValueError", "ValueError", "TimeoutError"]  # type: ignore[union-attr]
@@ -332,7 +332,7 @@ def test_placement_of_a_task_and_of_the_farm(tc: TaskClient) -> None:
 def test_snapshot(tc: TaskClient, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     task = tc.run(Task(gate.code, resources={"cores": 2, "gpu": 1}))
-    eventually(lambda: tc.status(task).state == "pending")
+    eventually(lambda: tc.status(task).state == "running")
     snapshot = tc.snapshot()
     (node,) = snapshot
     gate.open()

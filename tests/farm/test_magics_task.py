@@ -174,7 +174,7 @@ def test_looking_at_tasks(shell: Shell, tc: TaskClient, gate: Gate) -> None:
     shell.ok(f"%%task -o waits --name waiting\n{gate.code}")
     handle = shell["waits"]
     until_running(tc, handle.id)
-    assert shell.ok(f"%task status {handle.id}").value.state == "pending"
+    assert shell.ok(f"%task status {handle.id}").value.state == "running"
     assert f"task {handle.id}" in str(shell.ok("%task explain waits").value)
     eventually(lambda: "<module>" in str(shell.ok("%task stack waits").value), DEADLINE_S, what="the stack")
     table = shell.ok("%tasks --name waiting --state running").value

@@ -22,6 +22,7 @@ PACKAGE = "ipytaskfarm"
 LAYERS: dict[str, str] = {
     "version": "",
     "core": "",
+    "display": "core",
     "settings": "core",
     "policies": "core",
     "errors": "core",
@@ -35,16 +36,16 @@ LAYERS: dict[str, str] = {
     "controller/evaluator": "core system storage serialization",
     "agent": "core version settings system storage transport",
     "controller": "core version settings policies system storage transport",
-    "client": "core version environment system storage transport serialization",
+    "client": "core display version environment system storage transport serialization",
     "launchers": "core version system storage transport",
-    "deployment": "core version settings system storage transport client launchers",
-    "doctor": "core version settings system storage transport agent client launchers deployment",
-    "jupyter": "core version system storage transport serialization client deployment",
-    "cli": "core version settings policies system storage transport agent controller client launchers deployment "
-    "doctor",
+    "deployment": "core display version settings system storage transport client launchers",
+    "doctor": "core display version settings system storage transport agent client launchers deployment",
+    "jupyter": "core display version system storage transport serialization client deployment",
+    "cli": "core display version settings policies system storage transport agent controller client launchers "
+    "deployment doctor",
     "adapters": "core system engine client deployment",
     "joblib": "adapters",
-    "testing": "core policies serialization engine controller/evaluator controller client",
+    "testing": "core display policies serialization engine controller/evaluator controller client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
 

@@ -15,7 +15,7 @@ from ..scheduler.decision import Decision, LoadTable
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
-from ..states import FINAL, State, Waiting
+from ..states import ABORTS, FINAL, RUNNING, State, Waiting
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
@@ -43,6 +43,8 @@ _GROUPS: dict[str | None, frozenset[State]] = {
     "unfinished": frozenset({State.SCHEDULED, State.PENDING}),
     "finished": FINAL,
     **{state.value: frozenset({state}) for state in State},
+    RUNNING: frozenset({State.PENDING}),
+    "aborted": frozenset({State.FAILED}),
 }
 
 
@@ -62,7 +64,10 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
     )
     found = [t for t in alive if t.state in states and (question.name is None or name_of(t) == question.name)]
     final_ids = farm.tasks.finals if ids is None else [i for i in ids if i in farm.tasks.finals]
-    wanted = [i for i in final_ids if (State.FAILED if farm.tasks.finals[i] else State.SUCCEEDED) in states]
+    finals = farm.tasks.finals
+    wanted = [i for i in final_ids if (State.FAILED if finals[i] else State.SUCCEEDED) in states]
+    if question.state == "aborted":
+        wanted = [i for i in wanted if finals[i] in ABORTS]
     omitted = 0
     order: list[int] = []
     if question.last > 0 and len(found) + len(wanted) > question.last:
