@@ -84,6 +84,7 @@ class Command(Application):
             print("\n".join(self.emit_help(classes="--help-all" in argv)))
             raise HelpShown
         given, self.extra_args = read_words(argv, self._known_flags(), self)
+        self.update_config(given)  # it may name the config files
         self._read_config_files()
         self.update_config(given)
         if self.extra_args and not self.arguments:
@@ -164,7 +165,8 @@ class Command(Application):
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
         """Yield the command in one screen: usage, what it does, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
-        yield f"usage: ipytaskfarm {self.name}{words} [flags]"
+        usage = f"usage: ipytaskfarm {self.name}{words} [flags]"
+        yield fill(usage, width(), subsequent_indent=" " * 19, break_on_hyphens=False)
         yield ""
         yield fill(" ".join(str(self.description).split()), width(), break_on_hyphens=False)
         yield ""

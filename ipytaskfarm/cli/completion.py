@@ -1,6 +1,6 @@
 """``ipytaskfarm completion``: scripts by which shells complete commands, flags and the names of farms.
 
-The scripts hold all commands and flags, so that a press of the Tab key starts no process but for names of farms.
+The scripts hold all commands and flags, so that a press of the Tab key starts no process only for names of farms.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ line of the first example into ~/.bashrc; the others say where zsh and fish look
         scripts = {"bash": bash, "zsh": zsh, "fish": fish}
         if shell not in scripts:
             raise UsageError(
-                f"there is no script for {shell!r}, but for {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}"
+                f"there is no script for {shell!r}, only for {', '.join(SHELLS)}{did_you_mean(shell, SHELLS)}"
             )
         print("\n".join(scripts[shell](list(entries()))))
         return OK

@@ -17,6 +17,8 @@ from .text import ago, counts_text, number, size, span, summary
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
+MOMENT = 19
+"""The characters of a date with its time."""
 PAGE = 100
 """So many rows of a table that has more are shown."""
 
@@ -27,7 +29,7 @@ _TASKS = (
     Column("name", 2),
     Column("engine", 3),
     Column("attempts", 6),
-    Column("submitted", 7),
+    Column("submitted", 7, least=MOMENT),
     Column("duration", 5, right=True),
     Column("error", 1, least=28, cut=summary),
 )
@@ -61,10 +63,10 @@ _JOBS = (
     Column("tasks"),
     Column("unfinished"),
     Column("state"),
-    Column("opened", 1),
+    Column("opened", 1, least=MOMENT),
 )
 _EVENTS = (
-    Column("when"),
+    Column("when", least=MOMENT),
     Column("task"),
     Column("name", 2),
     Column("what"),
