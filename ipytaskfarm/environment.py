@@ -44,6 +44,8 @@ class RecycleSettings:
         on_job_end: when a job that uses the environment has ended.
         when_unreferenced: when no unfinished task and no unfinished job uses the environment any more.
         on_failure: when a task has failed.
+        keep_session: whenever it is recycled, the fresh engine begins with its names.  What cannot be saved is named by
+            `explain` and `status`.
 
     None of them ends an engine during a task.
 
@@ -59,6 +61,7 @@ class RecycleSettings:
     on_job_end: bool
     when_unreferenced: bool
     on_failure: bool
+    keep_session: bool
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class RecycleSettings:
         on_job_end: bool = False,
         when_unreferenced: bool = False,
         on_failure: bool = False,
+        keep_session: bool = False,
     ) -> None:
         self.after_tasks = after_tasks
         self.idle_timeout = idle_timeout
@@ -79,6 +83,7 @@ class RecycleSettings:
         self.on_job_end = on_job_end
         self.when_unreferenced = when_unreferenced
         self.on_failure = on_failure
+        self.keep_session = keep_session
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = _CHECKS.get(name)
@@ -108,6 +113,7 @@ class RecycleSettings:
             on_job_end=bool(self.on_job_end),
             when_unreferenced=bool(self.when_unreferenced),
             on_failure=bool(self.on_failure),
+            keep_session=bool(self.keep_session),
         )
         return None if made == Recycle() else made
 
@@ -144,6 +150,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "on_job_end": _flag,
     "when_unreferenced": _flag,
     "on_failure": _flag,
+    "keep_session": _flag,
 }
 
 

@@ -1,4 +1,4 @@
-"""What all subcommands share: flags, config files, help, and how errors become exit codes."""
+"""The common part of all subcommands: flags, config files, help, and exit codes of errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
 INTERRUPTED = 130
-"""What shells make of a program that SIGINT ended."""
+"""The exit code that shells give a program which SIGINT ended."""
 
 
 _SETTINGS = (
@@ -42,7 +42,7 @@ def _names(keys: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
-    """traitlets' aliases, from (names of the flag, ``Class.trait``); ``--farm`` and ``--config`` come by themselves."""
+    """Return traitlets' aliases from (names of the flag, ``Class.trait``). ``--farm`` and ``--config`` are added."""
     table: dict[Any, str] = {tuple(names.split()): trait for names, trait in pairs}
     if farm:
         table[("farm",)] = "Command.farm"
@@ -51,7 +51,7 @@ def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
 
 
 def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
-    """traitlets' flags, from (names of the flag, ``Class.trait``, the value that it sets, help)."""
+    """Return traitlets' flags from (names of the flag, ``Class.trait``, the value that it sets, help)."""
     table = {}
     for names, trait, value, text in entries:
         owner, name = trait.split(".")
@@ -60,7 +60,7 @@ def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
 
 
 class Command(Application):
-    """A subcommand: `read` its command line, then `carry_out`."""
+    """A subcommand: `read` parses its command line, then `carry_out` runs it."""
 
     version = __version__
     description: Any = ""
@@ -142,7 +142,7 @@ class Command(Application):
                     checked_value(f"{source}: c.{owner}.{name}", Flag(owner, name, traits[name]), value, self)
 
     def carry_out(self) -> int:
-        """Do it, and return the exit code."""
+        """Run the command, and return the exit code."""
         raise NotImplementedError
 
     def home(self) -> Home:
@@ -163,7 +163,7 @@ class Command(Application):
         return ids
 
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        """Yield the command in one screen: usage, what it does, flags, examples."""
+        """Yield the help of the command on one screen: usage, description, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
         usage = f"usage: ipytaskfarm {self.name}{words} [flags]"
         yield fill(usage, width(), subsequent_indent=" " * 19, break_on_hyphens=False)
@@ -194,11 +194,11 @@ class Command(Application):
 
 
 JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
-"""For `switches`."""
+"""The flag ``--json`` for `switches`."""
 
 
 class JsonCommand(Command):
-    """A command whose answer can be had for a program."""
+    """A command that can print its answer for programs."""
 
     json = Bool(False, help="print JSON, for programs").tag(config=True)
     flags: Any = switches(JSON)
@@ -212,7 +212,7 @@ def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator
 
 
 class TaskFarm(Application):
-    """What ``ipytaskfarm --help`` shows."""
+    """The application behind ``ipytaskfarm --help``."""
 
     name = "ipytaskfarm"
     version = __version__
@@ -265,7 +265,7 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
-        # Of a KeyError str() makes a repr.
+        # str() of a KeyError is a repr.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         _complain(name, text or type(error).__name__)
         return exit_code(error)
@@ -289,11 +289,11 @@ def _command(name: str) -> Command:
 
 
 def _complain(name: str, text: str) -> None:
-    shown = "\n".join(map(safe, text.split("\n")))  # names of tasks and jobs may stand in it
+    shown = "\n".join(map(safe, text.split("\n")))  # it may contain names of tasks and jobs
     print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
 
 
 def complete(words: Sequence[str]) -> str:
-    """Words as people list them: ``a, b and c``."""
+    """Return words as a list in a sentence: ``a, b and c``."""
     *head, last = words
     return f"{', '.join(head)} and {last}" if head else last

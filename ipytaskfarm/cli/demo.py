@@ -1,4 +1,4 @@
-"""``ipytaskfarm demo``: the QuickStart of the task interface, on real engines of a temporary farm."""
+"""``ipytaskfarm demo``: shows the QuickStart of the task interface on real engines of a temporary farm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ipytaskfarm.system.process import usable_cores
 
 QUICKSTART = 1000
 SHOWN = 73
-"""The task that the QuickStart looks at."""
+"""The id of the task that the QuickStart examines."""
 
 
 class Demo(Command):
@@ -76,7 +76,7 @@ used, and the results of the demonstration are removed from it.
 
 
 class _Session:
-    """Prints what is typed and what comes of it, as IPython does."""
+    """Prints typed lines and their results like IPython."""
 
     def __init__(self) -> None:
         self._number = 0

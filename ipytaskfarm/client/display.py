@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from typing import Any
 
-from ..display.colours import BARS, ERROR_BACKGROUND, TRACK
-from ..display.text import CELL_MAX, counts_text, safe
+from ..display.colours import ERROR_BACKGROUND
 
 TEXT_MAX = 20_000
 
@@ -19,7 +19,33 @@ def text_html(text: str, *, error: bool = False) -> str:
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
-    return f"<pre{style}>{html.escape(text)}</pre>"
+    return f"<pre{style}>{_coloured(text)}</pre>"
+
+
+_ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+
+def _coloured(text: str) -> str:
+    """Return text escaped, its ANSI colours as classes to which JupyterLab and nbconvert give a theme's colours."""
+    if "\x1b" not in text:
+        return html.escape(text)
+    from rich.text import Text as RichText
+
+    parsed = RichText.from_ansi(text, end="")
+    edges = sorted({0, len(parsed), *(edge for span in parsed.spans for edge in (span.start, span.end))})
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        classes = []
+        for span in parsed.spans:
+            if span.start <= start and end <= span.end and not isinstance(span.style, str):
+                number = span.style.color.number if span.style.color is not None else None
+                if number is not None and number < 16:
+                    classes.append(f"ansi-{_ANSI[number % 8]}{'-intense' if number > 7 else ''}-fg")
+                if span.style.bold:
+                    classes.append("ansi-bold")
+        piece = html.escape(parsed.plain[start:end])
+        parts.append(f'<span class="{" ".join(classes)}">{piece}</span>' if classes else piece)
+    return "".join(parts)
 
 
 def output_html(output: dict[str, Any]) -> str:
@@ -34,6 +60,9 @@ def output_html(output: dict[str, Any]) -> str:
         return f'<img src="data:image/svg+xml;base64,{packed}">'
     if "text/html" in data:
         return str(data["text/html"])
+    for kind in ("text/markdown", "text/latex"):
+        if kind in data:
+            return text_html(str(data[kind]))
     return text_html(str(data.get("text/plain", "")))
 
 
@@ -48,18 +77,3 @@ def value_html(value: object) -> str:
         if isinstance(shown, str):
             return shown
     return text_html(repr(value))
-
-
-def job_html(name: str, counts: dict[str, int], progress: float) -> str:
-    """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
-    total = sum(counts.values()) or 1
-    bars = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * counts.get(state, 0) / total:.1f}%;'
-        f'background:{colour}"></span>'
-        for state, colour in BARS.items()
-    )
-    text = counts_text(counts) or "nothing handed in"
-    return (
-        f"<div>Job {html.escape(safe(name, CELL_MAX))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:{TRACK};line-height:0">{bars}</div>{html.escape(text)}</div>'
-    )

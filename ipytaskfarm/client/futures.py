@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -98,7 +99,22 @@ class TaskFuture(concurrent.futures.Future[T]):
         return not self.done() and self._client.status(self.id).state == RUNNING
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> T:
+        """Wait in any asyncio loop.  Cancelling the wait aborts the task, as it does with a task of asyncio's."""
+        try:
+            return await asyncio.wrap_future(self)
+        except asyncio.CancelledError:
+            # `wrap_future` has called `cancel`, which leaves a running task alone.
+            if not self.done():
+                loop = asyncio.get_running_loop()
+                await asyncio.shield(loop.run_in_executor(None, self._abort))
+            raise
+
+    def _abort(self) -> None:
+        with contextlib.suppress(IndexError):  # it has ended meanwhile
+            self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:
         """Resolve the future with the end of its task; called by `Settler` alone."""
@@ -116,16 +132,31 @@ class TaskFuture(concurrent.futures.Future[T]):
 _NO_BODY = ResultBody()
 
 
+class Settled(Protocol):
+    """A future as `Settler` needs it."""
+
+    id: int
+
+    def settle(self, final: Final) -> None:
+        """Resolve the future with the end of its task."""
+
+
 class Settler:
     """Resolves the futures of one session, in its own thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ended: queue.SimpleQueue[tuple[TaskFuture[Any], Final]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Settled, Final]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, future: TaskFuture[Any]) -> None:
+    @staticmethod
+    def of(session: Session) -> Settler:
+        """Return the settler of a session."""
+        settler = _settlers.get(session)
+        return settler if settler is not None else _settlers.setdefault(session, Settler(session))
+
+    def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
         with self._lock:
             if self._thread is None:
@@ -137,6 +168,8 @@ class Settler:
         while True:
             future, final = self._ended.get()
             future.settle(final)
+            # The next one may be long in coming: this thread must not keep a value that nobody else keeps.
+            del future, final
 
 
 _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
@@ -145,9 +178,5 @@ _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
 def future_of(client: TaskCalls, task_id: int) -> TaskFuture[Any]:
     """Return a future of a task that this process submitted, or watches."""
     future: TaskFuture[Any] = TaskFuture(client, task_id)
-    session = client.session
-    settler = _settlers.get(session)
-    if settler is None:
-        settler = _settlers.setdefault(session, Settler(session))
-    settler.add(future)
+    Settler.of(client.session).add(future)
     return future

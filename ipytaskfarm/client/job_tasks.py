@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
-import contextvars
 import threading
 import time
 import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
@@ -281,41 +279,3 @@ class JobEvents:
                 self._call("state", job, "failed" if failed else "succeeded")
                 return
             time.sleep(LOOK_EVERY_S)
-
-
-class Shows(Protocol):
-    """A job as `show_live` needs it: its displays."""
-
-    def _repr_html_(self) -> str: ...
-
-
-def show_live(record: JobRecord, job: Shows) -> None:
-    """Print a job, or in a notebook show a bar that follows the job as long as it runs.
-
-    IPython is not imported: a shell that exists is among the builtins.
-    """
-    find_shell = getattr(builtins, "get_ipython", None)
-    shell = find_shell() if find_shell is not None else None
-    if shell is None or getattr(shell, "kernel", None) is None:
-        print(repr(job))
-        return
-    transient = {"display_id": uuid.uuid4().hex}
-
-    def publish(update: bool) -> None:
-        data = {"text/plain": repr(job), "text/html": job._repr_html_()}
-        shell.display_pub.publish(data, transient=transient, update=update)
-
-    def follow() -> None:
-        try:
-            while record.live():
-                time.sleep(LOOK_EVERY_S)
-                publish(True)
-            publish(True)
-        except Exception:  # the farm or the client is gone: the display stays as it is
-            return
-
-    publish(False)
-    if record.live():
-        # The context tells to which cell the output belongs.
-        run = contextvars.copy_context().run
-        threading.Thread(target=run, args=(follow,), name="ipytaskfarm job display", daemon=True).start()

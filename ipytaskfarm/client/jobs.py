@@ -15,16 +15,18 @@ from ..core.states import Reason
 from ..core.text import did_you_mean
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
-from .display import job_html
 from .environments import pack_environment_of
 from .ids import seconds
-from .job_tasks import JobEvents, JobRecord, Member, show_live
+from .job_tasks import JobEvents, JobRecord, Member
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
+from .task_work import TaskWork
 from .tasks import Task, as_task, misplaced_arguments
+from .waits import wait_for_tasks
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -227,13 +229,19 @@ class Job:
 
     # -- waiting and fetching
 
-    def wait(self, timeout: float | timedelta | None = None, heartbeat: Callable[[Job], object] | None = None) -> bool:
+    def wait(
+        self,
+        timeout: float | timedelta | None = None,
+        heartbeat: Callable[[Job], object] | None = None,
+        stream: bool = False,
+    ) -> bool:
         """Wait until all tasks of the job have succeeded or failed; False when `timeout` seconds are over.
 
         Args:
             timeout: seconds, or a timedelta.
             heartbeat: is called with the job about once a second during the wait, in this thread; an exception that it
                 raises ends the wait.
+            stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
         limit_s = seconds(timeout)
@@ -241,8 +249,8 @@ class Job:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if heartbeat is None:
-                return self._wait(left)
-            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left)):
+                return self._wait(left, stream)
+            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left), stream, show=False):
                 return True
             if left is not None and left <= HEARTBEAT_S:
                 return False
@@ -250,15 +258,20 @@ class Job:
 
     wait_until_done = wait
 
-    def _wait(self, timeout_s: float | None) -> bool:
-        try:
-            self._record.client.barrier(self._record.ids, timeout=timeout_s)
-        except TimeoutError:
-            return False
-        return True
+    def _wait(self, timeout_s: float | None, stream: bool = False, show: bool = True) -> bool:
+        record = self._record
+        ids = set(record.ids)
+        session = record.client.session
+        session.watch(ids)
+        show = show and bool(record.client.progress)
+        return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
 
     def results(
-        self, order: bool = True, timeout: float | timedelta | None = None, return_exceptions: bool = False
+        self,
+        order: bool = True,
+        timeout: float | timedelta | None = None,
+        return_exceptions: bool = False,
+        stream: bool = False,
     ) -> list[Any] | Iterator[Any]:
         """Wait for the tasks and return their results: return values, and dicts of the pulled names.
 
@@ -266,13 +279,16 @@ class Job:
             order: return a list in the order of adding; False: an iterator that yields each result as soon as it comes.
             timeout: seconds, or a timedelta; then TimeoutError is raised.
             return_exceptions: return exceptions among the results; otherwise the first one is raised.
+            stream: show what the tasks print and display while they run (order=True).
         """
         self._check_submitted()
         record = self._record
         if not order:
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
-        record.client.barrier(record.ids, timeout=timeout)
+        limit_s = seconds(timeout)
+        if not self._wait(limit_s, stream):
+            raise TimeoutError(f"not all tasks of job {self.name!r} have ended within {limit_s:g} s")
         return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
@@ -357,10 +373,17 @@ class Job:
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:
-        show_live(self._record, self)
+        if self._record.ids:
+            self._live()._ipython_display_()
+        else:
+            print(repr(self))
 
     def _repr_html_(self) -> str:
-        return job_html(self.name, self.counts(), self.progress if self._record.ids else 0.0)
+        return self._live()._repr_html_()
+
+    def _live(self) -> LiveProgress:
+        work = TaskWork(self._record.client.session, set(self._record.ids))
+        return LiveProgress(work, name=f"job {self.name}")
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

@@ -25,10 +25,11 @@ from ..core.chunk_sizes import Pace
 from ..core.messages import tables
 from ..serialization.pack import unpack_error
 from .map_values import Gathered, Values
-from .progress import ProgressBar
+from .progress import ProgressDisplay
 from .results import TaskResult, sign
 from .session import Session
 from .task_calls import TaskCalls
+from .task_work import MapWork
 from .tasks import EachTask, MapTask, Task
 
 LOOK_AHEAD = 4
@@ -99,6 +100,8 @@ class EndedChunk(NamedTuple):
     places: Sequence[int]
     values: Sequence[Any]
     errors: dict[int, BaseException]
+    run_s: float = 0.0
+    """How long all of its items ran together."""
 
 
 def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
@@ -167,11 +170,15 @@ def map_tasks(
     items = Items(read_whole(sequences))
     values = Values((), gathered.printed)
     errors: dict[int, BaseException] = {}
-    progress = ProgressBar(items.total or 0, "item", client.progress)
-    with progress:
-        for ended in _run_chunks(client, function, items, gathered, attributes.get("retries", 0)):
+    under_way: dict[int, MapChunk] = {}
+    work = MapWork(client.session, lambda: items.total or items.taken, under_way, lambda chunk: len(chunk.items))
+    with ProgressDisplay(work, "items", bool(client.progress)) as display:
+        for ended in _run_chunks(
+            client, function, items, gathered, attributes.get("retries", 0), under_way, display.tick
+        ):
             _put(values, errors, ended, items.taken)
-            progress.left(max(0, (items.total or 0) - items.ended), len(errors))
+            work.ended(len(ended.places), len(ended.errors), ended.run_s)
+            display.tick()
     if errors and not return_exceptions:
         raise errors[min(errors)]
     for place, error in errors.items():
@@ -223,7 +230,7 @@ def imap(
     turn = 0
     printed = Gathered(True) if stream else None
     # Closed when the caller leaves early: a traceback could keep it alive for long.
-    with closing(_run_chunks(client, function, items, printed, 0, lambda: len(waiting))) as chunks:
+    with closing(_run_chunks(client, function, items, printed, 0, {}, None, lambda: len(waiting))) as chunks:
         for ended in chunks:
             if not ordered:
                 yield from _values(ended)
@@ -261,19 +268,30 @@ def _run_chunks(
     items: Items,
     gathered: Gathered | None,
     retries: int,
+    under_way: dict[int, MapChunk],
+    tick: Callable[[], None] | None = None,
     held: Callable[[], int] = lambda: 0,
 ) -> Generator[EndedChunk]:
-    """Yield chunks as they end.  held: returns how many values the consumer cannot pass on yet.
+    """Yield chunks as they end.
+
+    Args:
+        client: submits the tasks.
+        function: is called with each item.
+        items: the items.
+        gathered: takes what they print.
+        retries: of each item.
+        under_way: is kept up to date with the tasks that have not ended.
+        tick: called some times a second.
+        held: returns how many values the consumer cannot pass on yet.
 
     Items that fail and have retries left, and items that rejected the engine, run again in tasks of their own, to
     which the farm's rules apply.  When the caller leaves early, or an error ends the map, no result is kept.
     """
-    under_way: dict[int, MapChunk] = {}
     finished: list[int] = []
     key = object()
     _open_maps[key] = client.session, under_way, finished
     try:
-        yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished)
+        yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished, tick)
     except KeyboardInterrupt:
         # The wait has printed the ids of the tasks that go on, and how to wait for them or abort them.
         _leave(client, [], finished)
@@ -329,6 +347,7 @@ def _chunks_as_they_end(
     held: Callable[[], int],
     under_way: dict[int, MapChunk],
     finished: list[int],
+    tick: Callable[[], None] | None,
 ) -> Iterator[EndedChunk]:
     """Yield chunks as they end; keep `under_way` (unfinished) and `finished` (not cleared yet) up to date."""
     engines = client.session.ask_for(messages.ListEngines(), tables.EngineTable).rows
@@ -352,8 +371,9 @@ def _chunks_as_they_end(
             if items.error is not None:
                 raise items.error
             return
-        done, _ = client.wait(list(under_way), return_when="first")
-        for task_id in done:
+        session = client.session
+        session.wait(set(under_way), on_tick=tick, first=True)
+        for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
             result = client.get_task_result(task_id, raw=False)
             chunk = under_way.pop(task_id)
             finished.append(task_id)
@@ -362,7 +382,7 @@ def _chunks_as_they_end(
                 gathered.take(result._contents(), chunk.places)
             if result.failure is None:
                 pace.ended(len(chunk.items), result.duration, result._is_large)
-                ended = _set_aside(ended, chunk, result.result[1], again)
+                ended = _set_aside(ended, chunk, result.result[1], again)._replace(run_s=result.duration)
             items.ended += len(ended.places)
             yield ended
 

@@ -23,6 +23,7 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import did_you_mean, shown
+from ..display.cells import with_cells
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -101,7 +102,9 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
 def _place_or(text: str, tb: TracebackType | None) -> str:
     """Return the innermost place of a traceback; the text, where there is none."""
     places = traceback.extract_tb(tb, limit=-1)
-    return f" {places[0].filename}:{places[0].lineno} in {places[0].name}" if places else f"\n{text.rstrip()}"
+    if not places:
+        return f"\n{text.rstrip()}"
+    return with_cells(f" {places[0].filename}:{places[0].lineno} in {places[0].name}")
 
 
 class MissingName(KeyError):
@@ -148,8 +151,8 @@ class Failure:
     def __init__(self, value: BaseException, traceback_text: str = "", place: str = "") -> None:
         self.value = value
         self.type = type(value)
-        self.place = place
-        self._traceback_text = traceback_text
+        self.place = with_cells(place)
+        self._traceback_text = with_cells(traceback_text)
         self._frames = traceback_of(value)
 
     @property
@@ -404,12 +407,16 @@ class TaskResult:
         return f"TaskResult[ID:{self._final.id}]:{shown!r}"
 
     def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, displays: bool = True) -> str:
+        """Return the result as HTML; displays=False: without its figures and tables."""
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
         parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {final.run_s:.3f} s</div>"]
         parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
-        parts += [output_html(output) for output in body.outputs]
+        parts += [output_html(output) for output in body.outputs if displays]
         if final.reason:
             failure = self.failure
             parts.append(text_html(failure.getTraceback() if failure else "", error=True))

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -42,7 +42,7 @@ from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .questions import PendingQuestion
 from .results import error_named
-from .wait_notices import WaitNotices, say_interrupted
+from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """How often a waiting caller checks whether the session still works."""
@@ -308,16 +308,18 @@ class Session:
         self,
         ids: set[int],
         timeout_s: float | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         first: bool = False,
+        tell: Callable[[str], None] = say,
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
 
         Args:
             ids: ids for which `watch` was called.
             timeout_s: seconds; None: for ever.
-            on_tick: called some times a second with the number of tasks left, and of those that failed.
+            on_tick: called some times a second.
             first: return when any one has ended.
+            tell: called once with the reason when none of the tasks can run.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -325,9 +327,9 @@ class Session:
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
         finally:
             with self._lock:
@@ -347,7 +349,7 @@ class Session:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
             ended = [i for i in ids if i not in waiter.remaining]
         left = len(ids)
-        notices = WaitNotices(self, waiter)
+        notices = WaitNotices(self, waiter, say)
         try:
             while True:
                 yield from ended
@@ -366,8 +368,8 @@ class Session:
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, notices)
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
 
     def follow_accumulator(self, key: str) -> None:
@@ -395,6 +397,11 @@ class Session:
 
     async def ended(self, task_id: int) -> None:
         """Wait in an asyncio loop until this watched task has ended."""
+        async for _ in self.as_completed_async([task_id]):
+            pass
+
+    async def as_completed_async(self, ids: list[int]) -> AsyncIterator[int]:
+        """Yield, in an asyncio loop, each of these watched tasks as soon as it has ended."""
         loop = asyncio.get_running_loop()
         bell = asyncio.Event()
 
@@ -403,15 +410,23 @@ class Session:
                 loop.call_soon_threadsafe(bell.set)
 
         with self._lock:
-            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
+            waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=wake)
+            ended = [i for i in ids if i not in waiter.remaining]
+        left = len(ids)
         try:
-            while waiter.remaining:
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
+            while True:
+                for task_id in ended:
+                    yield task_id
+                left -= len(ended)
+                if not left:
+                    return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), TICK_S)
                 bell.clear()
+                with self._lock:
+                    self.io.check()
+                    self._check_full(waiter)
+                    ended, waiter.ended = waiter.ended, []
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)
@@ -421,7 +436,7 @@ class Session:
         event: threading.Event,
         deadline: float | None,
         waiter: Waiter | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; False when the deadline is over.  Raises if the session fails."""
@@ -436,8 +451,8 @@ class Session:
                 self._check_full(waiter)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if on_tick is not None and waiter is not None:
-                on_tick(len(waiter.remaining), waiter.failed)
+            if on_tick is not None:
+                on_tick()
             if notices is not None:
                 notices.tick()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import html
 import operator
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
@@ -19,13 +20,13 @@ from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
-from ..core.text import shown, text_of
+from ..core.text import Text, shown, text_of
+from ..display.cells import with_cells
 from ..display.tables import Table
-from ..display.text import Text
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
+from .adapters import adapter
 from .call_checks import check_call, check_map
-from .dask_graph import dask_get
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -34,15 +35,16 @@ from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import ProgressBar
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
 from .rules import JobRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .streams import Stream
 from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
+from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
+from .waits import wait_for_tasks
 
 T = TypeVar("T")
 
@@ -50,6 +52,31 @@ _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching a task that has failed for such a reason raises: the task left no result."""
 LOOK_S = 1.0
 """Seconds that the display of a client may take."""
+
+
+class ProgressOfTasks:
+    """What ``tc.progress`` is: called with ids it returns a display, and its truth value is whether waits show one."""
+
+    def __init__(self, session: Session, shows: bool) -> None:
+        self._session = session
+        self._shows = shows
+
+    def __call__(self, ids: Ids | None = None) -> LiveProgress:
+        """Return the progress of tasks (None: of all that this process submitted and that have not ended), at once.
+
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr says how far they are.
+        Raises IndexError for an id that was never issued.
+        """
+        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
+        self._session.watch(wanted)
+        work = TaskWork(self._session, wanted)
+        return LiveProgress(work)
+
+    def __bool__(self) -> bool:
+        return self._shows
+
+    def __repr__(self) -> str:
+        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
 
 
 def _whether_to_block(task: object, block: object) -> bool:
@@ -81,8 +108,7 @@ class TaskClient:
         self._closed = False
         self.farm = self._session.farm
         """The farm's name."""
-        self.progress = True
-        """Whether long waits show a progress bar."""
+        self._shows_progress = True
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -294,9 +320,9 @@ class TaskClient:
             timeout: seconds, then TimeoutError.
             stream: show what the tasks print as they run, each line with its task's id.
 
-        A progress bar appears after a second (``tc.progress = False``: none).  When none of the tasks can run, a notice
-        tells why, once.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never issued,
-        StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
+        A progress display appears after half a second (``tc.progress = False``: none).  When none of the tasks can run,
+        it, or a notice, tells why.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never
+        issued, StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
         if ids is None:
             wanted = self._session.unfinished()
@@ -304,30 +330,8 @@ class TaskClient:
             wanted = set(id_list(ids, self.farm))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with ProgressBar(len(wanted), show=self.progress) as progress:
-            waited = (
-                self._wait_streaming(wanted, timeout_s, progress)
-                if stream
-                else self._session.wait(wanted, timeout_s, progress.left)
-            )
-            if not waited:
-                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
-
-    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
-        session = self._session
-        shown = Stream(session, session.arrivals, session.arrivals.live(wanted), progress)
-        session.io.output_listeners.append(shown.take)
-
-        def tick(left: int, failed: int) -> None:
-            shown.tick()
-            progress.left(left, failed)
-
-        try:
-            shown.tick()
-            return session.wait(wanted, timeout_s, tick)
-        finally:
-            session.io.output_listeners.remove(shown.take)
-            shown.close()
+        if not wait_for_tasks(self._session, wanted, timeout_s, bool(self.progress), stream):
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
@@ -355,6 +359,17 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
+
+    async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
+        """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
+
+        Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
+        """
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
+        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
+        async with asyncio.timeout(seconds(timeout)):
+            async for task_id in self._session.as_completed_async(wanted):
+                yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
@@ -534,6 +549,18 @@ class TaskClient:
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
+    @property
+    def progress(self) -> ProgressOfTasks:
+        """Return what shows the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
+
+        ``tc.progress = False``: waits of this client show no progress display.  The truth value is what was set.
+        """
+        return ProgressOfTasks(self._session, self._shows_progress)
+
+    @progress.setter
+    def progress(self, shows: bool) -> None:
+        self._shows_progress = bool(shows)
+
     def progress_of(self, ids: Ids) -> dict[int, Progress]:
         """Return the latest progress of the tasks that have reported any, by id.
 
@@ -562,7 +589,7 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
@@ -576,7 +603,7 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
@@ -632,7 +659,16 @@ class TaskClient:
 
         Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
         """
-        return dask_get(self, graph, keys)
+        return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def executor(self, **options: Any) -> concurrent.futures.Executor:
+        """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
+
+        Args:
+            options: `initializer`, `initargs`, `max_tasks_per_child`, and rules of a `Task`: retries, environment …
+        """
+        made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
+        return made
 
     def map(
         self,

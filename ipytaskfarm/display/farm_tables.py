@@ -22,12 +22,15 @@ MOMENT = 19
 PAGE = 100
 """So many rows of a table that has more are shown."""
 
+MOMENT = len("2026-11-28 10:00:00")
+"""Characters of a moment: half of one tells nothing."""
+
 _TASKS = (
     Column("id"),
     Column("state"),
-    Column("reason", 4),
+    Column("reason", 3),
     Column("name", 2),
-    Column("engine", 3),
+    Column("engine", 4),
     Column("attempts", 6),
     Column("submitted", 7, least=MOMENT),
     Column("duration", 5, right=True),
@@ -68,10 +71,10 @@ _JOBS = (
 _EVENTS = (
     Column("when", least=MOMENT),
     Column("task"),
-    Column("name", 2),
-    Column("what"),
+    Column("name", 3),
+    Column("what", least=16),
     Column("engine", 1),
-    Column("details", 1, least=28, cut=summary),
+    Column("details", 1, least=24, cut=summary),
 )
 _GOOD_EVENTS = frozenset({"accepted", "started", "succeeded", "deferred"})
 """Every other event is a failure of a task or of an attempt."""

@@ -38,9 +38,12 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
+from .half_imports import half_imported
+from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
@@ -191,6 +194,7 @@ class Runner:
         self._recorder.begin(
             run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
         )
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
@@ -200,6 +204,7 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()
         token = SINK.set(attempt.sink)
@@ -302,11 +307,11 @@ class Runner:
         return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
-        """Return the output so far of a run in progress. Called by the lane's thread."""
+        """Return what a run in progress has printed and displayed. The lane's thread calls this."""
         attempt = self._attempt
         if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
-            return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
-        return OutputText(query.n, query.run, *self._capture.look(attempt.sink, query.stdout, query.stderr))
+            return nothing_new(query)
+        return self._capture.look(attempt.sink, query)
 
     # -- preparing and running
 
@@ -438,6 +443,8 @@ class Runner:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
+        # Before the result is made, which leaves the exception without its frames.
+        package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
             attempt.current.end(error is not None)
@@ -452,7 +459,12 @@ class Runner:
         # `call_each` restores the surroundings after the items of a map.
         is_map = isinstance(work, CallWork) and work.each
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
+        LOKY_WORKERS.end_unlike()
         self._finished()
+        if package:
+            self._baseline.spoiled = (
+                f"{package}, a package with compiled modules, was interrupted while it was imported"
+            )
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
         if self._interrupts.raised is not None:

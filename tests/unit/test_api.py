@@ -35,6 +35,8 @@ PUBLIC = {
     "TaskEnvironment",
     "RecycleSettings",
     "add_dependency",
+    "Executor",
+    "Pool",
     "__version__",
 }
 MODULES = {"client", "errors"}

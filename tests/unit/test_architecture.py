@@ -43,7 +43,7 @@ LAYERS: dict[str, str] = {
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
     "deployment doctor",
-    "adapters": "core system engine client deployment",
+    "adapters": "core environment system engine client deployment",
     "joblib": "adapters",
     "testing": "core display policies serialization engine controller/evaluator controller client",
 }

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from ..core import errors
-from .futures import TaskFuture
-from .ids import Ids
-from .tables import TaskTable
-from .task_calls import TaskCalls
-from .tasks import Task
+from ipytaskfarm.client.futures import TaskFuture
+from ipytaskfarm.client.ids import Ids
+from ipytaskfarm.client.tables import TaskTable
+from ipytaskfarm.client.task_calls import TaskCalls
+from ipytaskfarm.client.tasks import Task
+from ipytaskfarm.core import errors
 
 RETRIES = 2
 """How often a node runs again whose engine was lost; an error of the node itself is raised at once."""
