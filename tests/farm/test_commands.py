@@ -150,7 +150,7 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
             again = int(child.match.group(1))
             tc.abort(ids["first"])
             tc.abort(ids["third"])
-            tc.barrier(again, timeout=30)
+            tc.barrier(again, timeout=90)
             assert tc.status(again).error.startswith("ZeroDivisionError")
             child.send("q")
             child.expect(pexpect.EOF)
