@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.core.messages.task_types import Final
-from ipytaskfarm.core.states import ABORTS, Reason
+from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
 from ipytaskfarm.environment import TaskEnvironment
 from ipytaskfarm.system.process import usable_cores
 
@@ -89,16 +89,18 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         self.set_running_or_notify_cancel()
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(concurrent.futures.ProcessPoolExecutor):
     """Calls functions on the engines of a farm: ``with Executor(4) as ex: ex.submit(pow, 2, 100).result()``.
 
     Args:
         max_workers: the number of engines of a farm that the executor starts, and stops at its shutdown (None: one for
-            each
-            core); or a `TaskClient`, whose farm the executor uses and does not stop.
+            each core); or a `TaskClient`, whose farm the executor uses and does not stop.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
+
+    It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
+    used.
 
     If an engine is lost, its call runs again, at most `retries` times (2); set ``retries=0`` for functions that must
     not run twice.  Results are removed from the farm when they have arrived here; failed tasks stay there for
@@ -138,7 +140,8 @@ class Executor(concurrent.futures.Executor):
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
         self._is_shut_down = False
-        self._broken: BaseException | None = None
+        self._broken: Any = None
+        """The error of an initializer; None: none has failed."""
         self._closing = threading.Lock()
         _living.add(self)
         # Exit functions run in reverse order of registration: the farm's own comes after this one.
@@ -223,7 +226,7 @@ class Executor(concurrent.futures.Executor):
 
     def is_running(self, task_id: int) -> bool:
         """Return whether an engine runs this task now."""
-        return self.client.status(task_id).state in ("pending", "running")
+        return self.client.status(task_id).state == RUNNING
 
     def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
         """Resolve a future whose task has ended."""
@@ -303,6 +306,8 @@ class Executor(concurrent.futures.Executor):
         if ids:
             self.client.abort(ids, reason="the executor was terminated")
         self._close()
+
+    kill_workers = terminate_workers
 
     def _close(self) -> None:
         with self._closing:

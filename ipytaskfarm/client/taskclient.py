@@ -671,6 +671,21 @@ class TaskClient:
         """
         return adapter("dask_graph").dask_get(self, graph, keys)
 
+    def optimize(
+        self, study: Any, objective: Callable[[Any], Any], n_trials: int | None = None, **options: Any
+    ) -> None:
+        """Run trials of an optuna study on the farm; the study and its storage stay in this process.
+
+        Args:
+            study: an ``optuna.Study``.
+            objective: a function of a trial.
+            n_trials: how many trials.
+            options: `timeout`, `n_jobs`, `catch` and `callbacks` as of ``study.optimize``, and rules of a `Task`.
+
+        Raises the error of a trial that failed with an exception that is not in `catch`.
+        """
+        adapter("optuna_study").optimize(self, study, objective, n_trials, **options)
+
     def executor(self, **options: Any) -> concurrent.futures.Executor:
         """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
 
