@@ -28,7 +28,7 @@ Tasks and results are on disk: they outlive the client, and the crash of any pro
 `StringTask`, `MapTask`  kinds of `Task`, under their names in IPython 0.10
 `errors`               every error, by name
 `client`               the same names as ``IPython.kernel.client`` had
-`Executor`             a farm behind the interface of ``concurrent.futures``
+`Executor`, `Pool`     a farm behind the interfaces of ``concurrent.futures`` and ``multiprocessing``
 
 ``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections.
 In IPython and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others.
@@ -60,12 +60,14 @@ __all__ = [
     "RecycleSettings",
     "add_dependency",
     "Executor",
+    "Pool",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from . import client as client, errors as errors
     from .adapters.executor import Executor as Executor
+    from .adapters.pool import Pool as Pool
     from .client import (
         Job as Job,
         Join as Join,
@@ -105,6 +107,7 @@ else:
         "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),
         "add_dependency": ("ipytaskfarm.client", "add_dependency"),
         "Executor": ("ipytaskfarm.adapters.executor", "Executor"),
+        "Pool": ("ipytaskfarm.adapters.pool", "Pool"),
     }
 
     def __getattr__(name: str) -> object:

@@ -293,6 +293,15 @@ class Executor(concurrent.futures.Executor):
         else:
             threading.Thread(target=self._close, name="ipytaskfarm executor").start()
 
+    def terminate_workers(self) -> None:
+        """Shut down, and abort all calls, those that run too; their futures are cancelled.  From Python 3.14."""
+        with self._lock:
+            self._is_shut_down = True
+            ids = list(self._futures)
+        if ids:
+            self.client.abort(ids, reason="the executor was terminated")
+        self._close()
+
     def _close(self) -> None:
         with self._closing:
             with self._lock:

@@ -1,4 +1,4 @@
-"""``ipytaskfarm agents``: agents on other machines, listed, added, removed."""
+"""``ipytaskfarm agents``: lists, adds and removes agents on other machines."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ shows what there is, with the options of each.
             if self.dry_run:
                 print(grouped.preview(self.home(), agents))
                 return OK
-            connect(self.farm).close()  # FarmNotRunning, before anything is asked of anybody
+            connect(self.farm).close()  # raises FarmNotRunning before anything else is done
             group = grouped.add(self.home(), agents)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None

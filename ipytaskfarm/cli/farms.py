@@ -1,4 +1,4 @@
-"""Commands about farms as such, running or not: list, clean."""
+"""Commands about whole farms, running or not: list, clean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from ipytaskfarm.deployment.home import Home, remove_path
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column
 
-COLUMNS = ("farm", "state", "engines", "scheduled", "running", "finished", Column("address", 1), Column("store", 2))
+COLUMNS = (
+    "farm",
+    "state",
+    "engines",
+    "scheduled",
+    "running",
+    "finished",
+    Column("address", 2, least=21),
+    Column("store", 1),
+)
 
 
 class List(JsonCommand):
@@ -95,7 +104,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
             return self._clean_running(home)
         if not home.folder.exists():
             raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
-        # Whoever supervises is about to start what looks stopped now.
+        # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)
 

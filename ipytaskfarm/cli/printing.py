@@ -1,4 +1,4 @@
-"""What commands print: tables to the terminal's width, text without control characters, questions."""
+"""Printing of commands: tables in the terminal's width, text without control characters, questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], rig
 
 
 def confirm(question: str, *, yes: bool) -> bool:
-    """Ask on the terminal; without one, only `yes` is a yes."""
+    """Ask on the terminal. Without a terminal, only the flag `yes` is a yes."""
     if yes:
         return True
     if not sys.stdin.isatty():

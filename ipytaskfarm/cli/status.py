@@ -1,4 +1,4 @@
-"""Commands that look at a running farm: status, tasks, explain."""
+"""Commands that show a running farm: status, tasks, explain."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.cells import with_cells
 from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
-    """Return what the controller says of itself."""
+    """Return the controller's report about itself."""
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, tables.FarmState)
     return state
@@ -120,6 +121,6 @@ class Explain(JsonCommand):
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
             return OK
-        for line in reply.text.splitlines():
+        for line in with_cells(reply.text).splitlines():
             print(printing.safe(line))
         return OK

@@ -20,6 +20,7 @@ from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.tables import EngineTable
+from ..display.interrupts import show_users_frames
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
@@ -212,7 +213,8 @@ class PendingResult:
         """Wait for all answers; after a second say which tasks the command waits for."""
         try:
             self._wait_for_all(timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            show_users_frames(interrupt)
             say(f"{self._text} goes on on engines {self.engines}: ask for its result again, or mec.clear_queue()")
             raise
 

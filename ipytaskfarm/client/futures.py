@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
@@ -98,7 +99,22 @@ class TaskFuture(concurrent.futures.Future[T]):
         return not self.done() and self._client.status(self.id).state == RUNNING
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> T:
+        """Wait in any asyncio loop.  Cancelling the wait aborts the task, as it does with a task of asyncio's."""
+        try:
+            return await asyncio.wrap_future(self)
+        except asyncio.CancelledError:
+            # `wrap_future` has called `cancel`, which leaves a running task alone.
+            if not self.done():
+                loop = asyncio.get_running_loop()
+                await asyncio.shield(loop.run_in_executor(None, self._abort))
+            raise
+
+    def _abort(self) -> None:
+        with contextlib.suppress(IndexError):  # it has ended meanwhile
+            self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:
         """Resolve the future with the end of its task; called by `Settler` alone."""

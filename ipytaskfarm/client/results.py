@@ -23,6 +23,7 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import did_you_mean, shown
+from ..display.cells import with_cells
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -101,7 +102,9 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
 def _place_or(text: str, tb: TracebackType | None) -> str:
     """Return the innermost place of a traceback; the text, where there is none."""
     places = traceback.extract_tb(tb, limit=-1)
-    return f" {places[0].filename}:{places[0].lineno} in {places[0].name}" if places else f"\n{text.rstrip()}"
+    if not places:
+        return f"\n{text.rstrip()}"
+    return with_cells(f" {places[0].filename}:{places[0].lineno} in {places[0].name}")
 
 
 class MissingName(KeyError):
@@ -148,8 +151,8 @@ class Failure:
     def __init__(self, value: BaseException, traceback_text: str = "", place: str = "") -> None:
         self.value = value
         self.type = type(value)
-        self.place = place
-        self._traceback_text = traceback_text
+        self.place = with_cells(place)
+        self._traceback_text = with_cells(traceback_text)
         self._frames = traceback_of(value)
 
     @property

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..display.colours import TERMINAL
 from .progress_view import STATES, ProgressView
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 60.0
 """In a file the first line comes after so many seconds, and each next one after as many more."""
 BAR_CHARS = 30
-TERMINAL_COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan"}
 STAYS_S = 3.0
 """In a terminal the last state stays of what took so long, failed or was interrupted; the rest is wiped away."""
 
@@ -158,7 +158,7 @@ def _drawn(view: ProgressView) -> RenderableType:
     for state in STATES:
         ended += counts.get(state, 0)
         upto = round(BAR_CHARS * ended / max(1, view.tally.total))
-        bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL_COLOURS[state])
+        bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL[state])
         used = upto
     bar.append("─" * (BAR_CHARS - used), style="dim")
     drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(f" {view.head()}, {view.times()}")

@@ -6,8 +6,6 @@ from any thread.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
 import warnings
@@ -328,8 +326,8 @@ class Session:
                 return True
         try:
             return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
         finally:
             with self._lock:
@@ -368,8 +366,8 @@ class Session:
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, notices)
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
 
     def follow_accumulator(self, key: str) -> None:
@@ -395,28 +393,23 @@ class Session:
         if final is not None:
             then(final)
 
-    async def ended(self, task_id: int) -> None:
-        """Wait in an asyncio loop until this watched task has ended."""
-        loop = asyncio.get_running_loop()
-        bell = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(bell.set)
-
+    def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> Waiter:
+        """Return a waiter for the watched tasks that have not ended; `on_wake` is called in the IO thread."""
         with self._lock:
-            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
-        try:
-            while waiter.remaining:
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), TICK_S)
-                bell.clear()
-        finally:
-            with self._lock:
-                self.arrivals.end_wait(waiter)
+            return self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
+
+    def ended_since(self, waiter: Waiter) -> list[int]:
+        """Return the tasks of a waiter that have ended since the last call.  Raises if the session has failed."""
+        with self._lock:
+            self.io.check()
+            self._check_full(waiter)
+            ended, waiter.ended = waiter.ended, []
+        return ended
+
+    def end_wait(self, waiter: Waiter) -> None:
+        """Forget a waiter of `begin_wait`."""
+        with self._lock:
+            self.arrivals.end_wait(waiter)
 
     def wait_event(
         self,

@@ -12,6 +12,7 @@ from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
+from ..display.cells import with_cells
 from ..display.tables import Table
 from ..display.text import CELL_MAX, number, safe, summary
 from .display import text_html
@@ -194,10 +195,10 @@ class FailureGroup:
 
     def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
         self.etype = etype
-        self.place = place
+        self.place = with_cells(place)
         self.ids = ids
         self.message = message
-        self.traceback = traceback
+        self.traceback = with_cells(traceback)
 
     def __len__(self) -> int:
         return len(self.ids)

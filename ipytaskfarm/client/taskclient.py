@@ -7,7 +7,7 @@ import concurrent.futures
 import html
 import operator
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
@@ -20,11 +20,11 @@ from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
-from ..core.text import shown, text_of
+from ..core.text import Text, shown, text_of
+from ..display.cells import with_cells
 from ..display.tables import Table
-from ..display.text import Text
 from ..system.farm_paths import Where
-from . import operate, sessions, task_messages
+from . import async_waits, operate, sessions, task_messages
 from .adapters import adapter
 from .call_checks import check_call, check_map
 from .futures import TaskFuture, future_of
@@ -308,7 +308,7 @@ class TaskClient:
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await session.ended(wanted)
+        await async_waits.ended(session, wanted)
         # In another thread, because the result may have to be fetched.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
@@ -359,6 +359,17 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
+
+    async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
+        """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
+
+        Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
+        """
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
+        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
+        async with asyncio.timeout(seconds(timeout)):
+            async for task_id in async_waits.as_completed(self._session, wanted):
+                yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
@@ -578,7 +589,7 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
@@ -592,7 +603,7 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..core.messages import Stuck, TextReply
+from ..display.interrupts import show_users_frames
 
 if TYPE_CHECKING:
     from .arrivals import Waiter
@@ -56,8 +57,9 @@ def say(text: str) -> None:
         print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 
 
-def say_interrupted(ids: set[int]) -> None:
+def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt) -> None:
     """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
+    show_users_frames(interrupt)
     if not ids:
         return
     some = sorted(ids)

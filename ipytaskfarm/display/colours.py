@@ -14,8 +14,10 @@ MUTED = "var(--jp-content-font-color2, inherit)"
 TRACK = "var(--jp-border-color2, rgba(128, 128, 128, 0.3))"
 """Of a bar: what has not begun."""
 BARS = {
-    "succeeded": "var(--jp-success-color1, #4caf50)",
+    "succeeded": "var(--jp-success-color1, #388e3c)",
     "failed": "var(--jp-error-color1, #d32f2f)",
-    "running": "var(--jp-brand-color1, #2196f3)",
+    "running": "var(--jp-info-color1, #0288d1)",
 }
 """Of a bar: its parts by state.  A bar stands beside the same numbers as text."""
+TERMINAL = {"succeeded": "green", "failed": "red", "running": "cyan"}
+"""The same in a terminal, in rich's words."""

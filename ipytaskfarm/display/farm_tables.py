@@ -20,14 +20,17 @@ EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 PAGE = 100
 """So many rows of a table that has more are shown."""
 
+MOMENT = len("2026-11-28 10:00:00")
+"""Characters of a moment: half of one tells nothing."""
+
 _TASKS = (
     Column("id"),
     Column("state"),
-    Column("reason", 4),
+    Column("reason", 3),
     Column("name", 2),
-    Column("engine", 3),
+    Column("engine", 4),
     Column("attempts", 6),
-    Column("submitted", 7),
+    Column("submitted", 7, least=MOMENT),
     Column("duration", 5, right=True),
     Column("error", 1, least=28, cut=summary),
 )
@@ -61,15 +64,15 @@ _JOBS = (
     Column("tasks"),
     Column("unfinished"),
     Column("state"),
-    Column("opened", 1),
+    Column("opened", 1, least=MOMENT),
 )
 _EVENTS = (
-    Column("when"),
+    Column("when", least=MOMENT),
     Column("task"),
-    Column("name", 2),
-    Column("what"),
+    Column("name", 3),
+    Column("what", least=16),
     Column("engine", 1),
-    Column("details", 1, least=28, cut=summary),
+    Column("details", 1, least=24, cut=summary),
 )
 _GOOD_EVENTS = frozenset({"accepted", "started", "succeeded", "deferred"})
 """Every other event is a failure of a task or of an attempt."""

@@ -11,15 +11,6 @@ BEGINNING_MIN = 15
 """A line with fewer characters of a text's beginning is not made: the last line of the text stands alone."""
 
 
-class Text(str):
-    """A str that an interactive session shows as it is, with its line breaks."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
 def safe(text: object, width: int = 0) -> str:
     """Return one line without control characters, cut to `width` characters (0: as long as it is).
 

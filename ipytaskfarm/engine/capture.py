@@ -26,7 +26,7 @@ import msgspec
 
 from ..core.messages import OutputQuery, OutputText
 from ..system.last_words import LastWords
-from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
+from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children, follow_writes
 from .sinks import SINK, Sink, keep_words, send_late_output_to
 from .streams import TaskStream
 
@@ -47,6 +47,7 @@ class Capture:
         self.stderr_tap = DescriptorTap(STDERR_FD, log, words.mark)
         self._taps = (self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")
         self._former = FormerFiles()
+        self._pid = os.getpid()
         self._has_children = False
         """A child was started since the descriptors got their files."""
         # The lane's thread reads the descriptors while a run is in progress. The end of the run must not come in
@@ -57,6 +58,7 @@ class Capture:
         send_late_output_to(self.log)
         keep_words(words)
         follow_children(self._child_started)
+        follow_writes(self._writes)
         for tap, name in self._taps:
             for stream in TaskStream.all:
                 if stream.name == name:
@@ -73,7 +75,36 @@ class Capture:
             # ``> /dev/stdout`` in a shell empties the present file.
             for tap, name in self._taps:
                 self._drain(tap, name, sink)
-            sink.child_started()
+            sink.note_writer()
+
+    def _writes(self) -> None:
+        """Before `os.write` writes to a descriptor: record the running item as the one that writes."""
+        sink = SINK.get()
+        if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
+            return
+        if os.getpid() != self._pid:  # a forked child: its parent reads the files
+            return
+        for tap, name in self._taps:
+            self._drain(tap, name, sink)
+        sink.note_writer()
+
+    def end_items(self) -> bool:
+        """Read the descriptors for the item that wrote to them, or else for the item that has just ended.
+
+        Returns: whether there was text and its writer was not known.
+        """
+        sink = SINK.get()
+        if sink is None or sink.values is None:
+            return False
+        unknown = sink.writer is None
+        if unknown:
+            sink.writer = len(sink.values) - 1
+        found = self._moved()
+        if found:
+            with self._lock:
+                self._take_into(sink)
+        sink.writer = None
+        return found and unknown
 
     def settle(self, to_console: bool) -> None:
         """Take the text from the descriptors that belongs to no run.

@@ -274,6 +274,23 @@ def follow_children(started: Callable[[], None]) -> None:
         setattr(posix, name, start)
 
 
+def follow_writes(writes: Callable[[], None]) -> None:
+    """Have `writes` called before `os.write` and `os.writev` write to the descriptors 1 and 2."""
+    import posix
+
+    def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
+        @functools.wraps(usual)
+        def write(fd: int, data: Any, /) -> int:
+            if fd in (STDOUT_FD, STDERR_FD):
+                writes()
+            return usual(fd, data)
+
+        return write
+
+    os.write = posix.write = following(os.write)
+    os.writev = posix.writev = following(os.writev)
+
+
 class _Unseekable(FileIO):
     """A descriptor that behaves like a terminal or pipe: it refuses to seek, although it is a file."""
 

@@ -56,7 +56,7 @@ def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool
     calls = _Calls(known, items, star, baseline)
     sink = SINK.get()
     if sink is not None:
-        sink.begin_items(calls.values)
+        sink.begin_items(calls.values, len(items))
     while len(calls.values) < len(items):
         if known.reaches or known.singly or known.segment == 1:
             calls.run_one()
@@ -139,6 +139,8 @@ class _Calls:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
         run_s = time.perf_counter() - began
         known = self._known
+        if self._baseline.end_items():
+            known.singly = SINGLY + 1  # C code prints: its output can be told apart only between items
         known.unseen_s += run_s
         noted = bool(CHANGES.kinds)
         trusted = known.trusted and not known.singly and not known.reaches

@@ -42,6 +42,8 @@ from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
+from .half_imports import half_imported
+from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
@@ -441,6 +443,8 @@ class Runner:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
+        # Before the result is made, which leaves the exception without its frames.
+        package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
             attempt.current.end(error is not None)
@@ -455,7 +459,12 @@ class Runner:
         # `call_each` restores the surroundings after the items of a map.
         is_map = isinstance(work, CallWork) and work.each
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
+        LOKY_WORKERS.end_unlike()
         self._finished()
+        if package:
+            self._baseline.spoiled = (
+                f"{package}, a package with compiled modules, was interrupted while it was imported"
+            )
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
         if self._interrupts.raised is not None:

@@ -100,23 +100,26 @@ class ItemText(BoundedText):
 
     __slots__ = ("parts", "item")
 
-    def __init__(self, values: list[Any]) -> None:
+    def __init__(self, values: list[Any], count: int) -> None:
         """Create the text.
 
-        The length of `values`, the values of the finished items, is the number of the running item.
+        Args:
+            values: the values of the finished items. Their number is the number of the running item.
+            count: the number of items of the chunk.
         """
         super().__init__()
+        last = count - 1
         parts: list[tuple[int, str]] = []
         item: list[int | None] = [None]
         add = self.append
 
         def append(text: str) -> None:
-            parts.append((len(values) if item[0] is None else item[0], text))
+            parts.append((min(len(values), last) if item[0] is None else item[0], text))
             add(text)
 
         self.parts = parts
         self.item = item
-        """[the item that the next parts belong to]; None: the one that is called."""
+        """[the item that the next parts belong to]. None: the running item, or the last item of the chunk."""
         self.append = append
 
     def texts(self) -> dict[int, str]:
@@ -143,7 +146,7 @@ class Sink:
         "_clears",
         "settings",
         "values",
-        "_child_of",
+        "writer",
     )
 
     def __init__(self, keeps_history: bool = False) -> None:
@@ -162,25 +165,26 @@ class Sink:
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
-        self._child_of: int | None = None
+        self.writer: int | None = None
+        """The item that writes to the descriptors, or has started a child that does. None: it is not known."""
 
-    def begin_items(self, values: list[Any]) -> None:
+    def begin_items(self, values: list[Any], count: int) -> None:
         """Record the output of each item of a map's chunk separately, see `ItemText`."""
         self.values = values
-        self.stdout, self.stderr = ItemText(values), ItemText(values)
+        self.stdout, self.stderr = ItemText(values, count), ItemText(values, count)
 
-    def child_started(self) -> None:
-        """Record the running item as the owner of the child: later output on the descriptors belongs to that item."""
+    def note_writer(self) -> None:
+        """Record the running item as the one that writes: later output on the descriptors belongs to that item."""
         if self.values is not None:
-            self._child_of = len(self.values)
+            self.writer = len(self.values)
 
     def write_drained(self, name: str, text: str) -> None:
         """Write text that was read from a descriptor."""
         stream = self.stdout if name == "stdout" else self.stderr
-        if not isinstance(stream, ItemText) or self._child_of is None:
+        if not isinstance(stream, ItemText) or self.writer is None:
             self.write(name, text)
             return
-        stream.item[0] = self._child_of
+        stream.item[0] = self.writer
         try:
             self.write(name, text)
         finally:

@@ -18,7 +18,7 @@ from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
 from ..core.states import state_counts
 from ..deployment.daemon import start_detached, stop_farm
-from ..deployment.home import OWNER, SUPERVISOR, Home
+from ..deployment.home import Home
 from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
 from ..display.farm_tables import engine_table
@@ -136,7 +136,8 @@ class FarmMagics(Magics):
                 client = connection.connect(self.shell, farm)
                 print(f"connected to farm {client.farm!r}")
                 return None
-            name = farm or connection.farm_name(self.shell)
+            stops = given.action == "stop"
+            name = farm or (connection.farm_to_stop(self.shell) if stops else connection.farm_name(self.shell))
             if given.action == "status":
                 return FarmStatusView(*_look(name))
             if given.action == "start":
@@ -158,9 +159,7 @@ class FarmMagics(Magics):
             lives = home.living_info() is not None
             raise UsageError(started.text + (f". %taskfarm connect {name} uses the one that runs" if lives else ""))
         connection.connect(self.shell, name)
-        run = _run(home)
-        if run is not None:
-            connection.connection(self.shell).started.add(run)
+        connection.note_start(self.shell, home)
         notes.say(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
 
     def _stop(self, name: str, given: Any) -> None:
@@ -173,7 +172,7 @@ class FarmMagics(Magics):
             home = Home.of(name)
         else:
             home = Home.of(state.name)
-            if _run(home) not in connection.connection(self.shell).started and not given.force:
+            if not connection.has_started(self.shell, home) and not given.force:
                 raise UsageError(
                     f"farm {state.name!r} was not started here: {_whose(home, state)}. "
                     f"To stop it all the same: %taskfarm stop {state.name} --force"
@@ -205,20 +204,9 @@ def _look(name: str) -> tuple[FarmState, str]:
     return state, f"{info.host}:{info.port}"
 
 
-def _run(home: Home) -> connection.Run | None:
-    """Return one run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
-
-    Not by the farm's incarnation: that one stays when somebody else stops the farm and starts it again.
-    """
-    for record in home.read_processes():
-        if record["kind"] in (SUPERVISOR, OWNER):
-            return home.name, int(record["pid"]), float(record["started"])
-    return None
-
-
 def _whose(home: Home, state: FarmState) -> str:
     """Whose farm it is, as far as that can be known."""
-    run, owner = _run(home), home.owner_pid()
+    run, owner = home.present_run(), home.owner_pid()
     try:
         user = psutil.Process(state.pid).username()
     except psutil.Error:
@@ -226,7 +214,7 @@ def _whose(home: Home, state: FarmState) -> str:
     if owner is not None:
         after = f"process {owner}, a Python of {user}, looks after it"
     elif run is not None:
-        after = f"supervisor {run[1]} of {user} looks after it"
+        after = f"supervisor {run.pid} of {user} looks after it"
     else:
         after = f"it is {user}'s, and nobody looks after it"
     return (

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -281,6 +283,61 @@ def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) 
     tc.barrier(ids, timeout=DEADLINE_S)
     assert {row.reason for row in tc.tasks(ids=ids).rows} == {"aborted"}
     assert "too many of them" in tc.explain(ids[2])
+
+
+# -- what a traceback shows
+
+
+def traceback_of(shell: Shell, code: str) -> str:
+    """What IPython shows of the error of a cell."""
+    shell.shell.execution_count += 1
+    return shell.run(code).shown
+
+
+def test_a_syntax_error_shows_the_cells_line_alone(shell: Shell) -> None:
+    shown = traceback_of(shell, "%%task -b\na = 1\nb = = 2")
+    first, *more = [line.strip() for line in shown.splitlines()]
+    assert re.fullmatch(r'on engine \d: File "<task>", line 2', first)
+    assert more == ["b = = 2", "^", "SyntaxError: invalid syntax"]
+
+
+def test_an_interrupt_shows_the_users_frames_alone(shell: Shell, tc: TaskClient, gate: Gate) -> None:
+    shell["tc"], shell["press"] = tc, lambda: os.kill(os.getpid(), signal.SIGINT)
+    shell["code"] = gate.code
+    start = "from ipytaskfarm import Task\nimport threading\ntid = tc.run(Task(code))\n"
+    wait = f"{start}threading.Timer(0.5, press).start()\n"
+    for call in ("tc.barrier(tid)", "next(tc.as_completed([tid]))", "tc.get_task_result(tid, block=True)"):
+        shown = traceback_of(shell, f"{wait}def mine():\n    {call}\nmine()")
+        assert f"----> 6     {call}" in shown, shown
+        assert "\nKeyboardInterrupt:" in shown
+        assert "taskclient.py" not in shown
+        assert "threading.py" not in shown
+        shell.ok("tc.abort(tid)")
+
+
+def test_places_name_the_cell(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.shell.execution_count = 41
+    cell = shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
+    shell.ok("from ipytaskfarm import Task\ntid = tc.run(Task(fails, args=(1,)))\ntc.barrier(tid)")
+    assert cell.error is None
+    assert "ZeroDivisionError at In [41], line 3 in fails" in repr(tc.failures(shell["tid"]))
+    assert "In [41], line 3, in fails" in tc.failures(shell["tid"])[0].traceback
+    assert "(In [41], line 3 in fails)" in tc.explain(shell["tid"])
+    assert "In [41], line 3, in fails" in tc.get_task_result(shell["tid"]).failure.getTraceback()
+
+
+def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
+    error = shell.run("from ipytaskfarm import Task\ntc.run(Task(fails, args=(1,)), block=True).result").error
+    assert error is not None
+    tb = error.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    assert tb is not None
+    frame = tb.tb_frame
+    assert (frame.f_code.co_name, {n: repr(v) for n, v in frame.f_locals.items()}) == ("fails", {"x": "1", "y": "0"})
 
 
 class Watched(io.StringIO):

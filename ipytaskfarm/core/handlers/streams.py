@@ -1,8 +1,8 @@
 """Output of running tasks, for clients that wait and want to see it.
 
-Nothing is sent unasked: a client asks a few times a second, each answer is bounded, and an engine that has not answered
-is not asked again.  So neither a flood of output nor a client that sleeps costs anything, and an engine whose
-interpreter is held by C code answers when it can.  All of a task's output comes with its result in any case.
+Nothing is sent without a question. A client asks a few times a second, each answer is limited, and an engine that has
+not answered is not asked again. So neither a flood of output nor a sleeping client costs anything, and an engine of
+which C code holds the GIL answers when it can. All of a task's output comes with its result in any case.
 """
 
 from __future__ import annotations
