@@ -55,16 +55,15 @@ LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
 class Requirements(TypedDict, total=False):
     """The requirements of a task, or of each task of a job, for its engine and its node.
 
-    environment: a `TaskEnvironment` that is set up on the engine before the task; tasks use it under the name ``env``.
-    requires: conditions on the facts of an engine, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
-        properties, ``{"property:model": "A100"}``.
+    environment: a `TaskEnvironment` that is set up on the engine before the task, which uses it under the name ``env``.
+    requires: conditions on an engine's facts, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
+        properties,
+        ``{"property:model": "A100"}``.
     resources: what the task reserves on its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair
-        is
-        (at least, at most).
+        is (at least, at most).
     exclusive: nothing else runs on the node at the same time.
-    group, max_parallel, max_parallel_per_node: the number of tasks of this group that may run at once, on the farm and
-        on
-        each node.
+    group, max_parallel, max_parallel_per_node: the number of tasks of this group that may run at once, on the farm
+        and on each node.
     force: start the task even if the load guard forbids it.
     fail_if_unmet: fail at once if no engine can run the task.
     placement: which free engine is taken: default, priority, least_recent, most_recent, random, nearest_environment.
@@ -73,8 +72,7 @@ class Requirements(TypedDict, total=False):
     grace: seconds between the interrupt of a run and the signals that kill its engine.
     lost_retries: how often the task runs again after the loss of its engine; None: these runs count as retries.
     if_failed: what happens when a task that it waits for fails: "fail" (it fails too), "skip" (it ends as skipped,
-        which is
-        no failure of its job), "run" (it runs; a `Ref` to the failed task gives the exception).
+        which is no failure of its job), "run" (it runs; a `Ref` to the failed task gives the exception).
     retry_delay: seconds before a retry after an error, or a function of the number of the failed attempt (1, 2 …).
     retry_on: an exception type, or several: only these errors are retried; (): all errors.
     defer_time: seconds before a deferred run starts again.
@@ -108,8 +106,7 @@ class Asking(Requirements, total=False):
 
     after: tasks that must end first: ids, futures, or tasks of the same job.
     unique: a key.  The task is refused while an unfinished task has the same key; with on_duplicate="return", `run`
-        returns
-        the id of that task instead.
+        returns the id of that task instead.
     """
 
     after: Any
