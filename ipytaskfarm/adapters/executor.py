@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, Reason
 from ipytaskfarm.environment import TaskEnvironment
@@ -138,6 +137,9 @@ class Executor(concurrent.futures.Executor):
         self._is_shut_down = False
         self._broken: BaseException | None = None
         self._closing = threading.Lock()
+        # Calls that have not ended hold the executor, so it is collected only when there are none.
+        self._unused = weakref.finalize(self, _leave, self.client, self._farm, self._arrived)
+        self._unused.atexit = False  # `_end_all` is for that
         _living.add(self)
         # The last one registered is the first one called: the farm's own end comes after.
         atexit.unregister(_end_all)
@@ -189,8 +191,10 @@ class Executor(concurrent.futures.Executor):
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if check_count("buffersize", buffersize, least=1) is None:
-            buffersize = None
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
         end_s = None if timeout is None else time.monotonic() + timeout
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         futures: Iterator[concurrent.futures.Future[list[T]]]
@@ -221,7 +225,7 @@ class Executor(concurrent.futures.Executor):
 
     def is_running(self, task_id: int) -> bool:
         """Return whether an engine runs this task now."""
-        return self.client.status(task_id).state in ("pending", "running")
+        return self.client.status(task_id).state == "running"
 
     def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
         """Resolve a future whose task has ended."""
@@ -262,17 +266,11 @@ class Executor(concurrent.futures.Executor):
             if is_cleared:
                 self._arrived.append(task_id)
             if len(self._arrived) >= CLEARED_AT_ONCE:
-                cleared, self._arrived = self._arrived, []
+                cleared = self._arrived.copy()
+                self._arrived.clear()
             if not self._futures:
                 self._ended.notify_all()
-        self._clear(cleared)
-
-    def _clear(self, ids: list[int]) -> None:
-        if ids:
-            try:
-                self.client.clear(ids)
-            except (KeyError, ConnectionError):
-                pass  # somebody else cleared them, or the farm is gone
+        _clear(self.client, cleared)
 
     # -- the end
 
@@ -307,15 +305,36 @@ class Executor(concurrent.futures.Executor):
             with self._lock:
                 while self._futures:
                     self._ended.wait()
-                arrived, self._arrived = self._arrived, []
-            if self._farm is None:
-                self._clear(arrived)
-            else:
-                self.client.close()
-                self._farm.stop()
+            self._unused.detach()
+            _end(self.client, self._farm, self._arrived)
 
 
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+def _end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
+    if farm is None:
+        _clear(client, arrived)
+        arrived.clear()
+    else:
+        client.close()
+        farm.stop()
+
+
+def _clear(client: TaskClient, ids: list[int]) -> None:
+    """Clear results that have arrived from the farm."""
+    if ids:
+        try:
+            client.clear(ids)
+        except (KeyError, ConnectionError):
+            pass  # somebody else cleared them, or the farm is gone
+
+
+def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
+    # The garbage collector calls this in any thread, with any lock held.
+    threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
 
 
 def _end_all() -> None:
