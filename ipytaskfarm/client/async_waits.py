@@ -1,4 +1,4 @@
-"""Waits for tasks in an asyncio loop, which the IO thread wakes."""
+"""Wait for tasks in an asyncio loop, which the IO thread wakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def as_completed(session: Session, ids: list[int]) -> AsyncIterator[int]:
     bell = asyncio.Event()
 
     def wake() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed while it waited
             loop.call_soon_threadsafe(bell.set)
 
     waiter = session.begin_wait(ids, wake)

@@ -433,7 +433,7 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
 
 
 def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
-    """Return an error as an answer, with what its command had printed and displayed."""
+    """Encode an error as an answer, with the output and the displays of the command."""
     body = described(error)[1]
     if sink is None:
         return encoded(msgspec.msgpack.encode, body)
