@@ -119,6 +119,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> None:
         environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
+        _check(self._rules)
         self._farm: Farm | None = None
         if max_workers is None or isinstance(max_workers, int):
             from ipytaskfarm.deployment.farm import Farm
@@ -342,6 +343,15 @@ def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
     # The garbage collector calls this in any thread, with any lock held.
     threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
+
+
+def _check(rules: dict[str, Any]) -> None:
+    """Raise what the first call would raise for wrong rules, before a farm is started."""
+    from ipytaskfarm.client.tasks import CallTask
+
+    if "mp_context" in rules:
+        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    CallTask(call_all, **rules)
 
 
 def _end_all() -> None:

@@ -277,6 +277,9 @@ def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
         ({"initializer": 3}, TypeError),
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": "1"}, TypeError),
+        ({"mp_context": None}, TypeError),
+        ({"retries": -1}, ValueError),
+        ({"colour": 2}, TypeError),
     ],
 )
 def test_wrong_arguments_are_refused(tc: TaskClient, arguments: dict[str, Any], error: type[Exception]) -> None:
