@@ -26,8 +26,7 @@ def pack_environment_of(
     """Return an environment and its recycle settings as messages, and add its code to `functions`."""
     if environment is None:
         return None, None
-    recycle = environment.__dict__.get("_recycle")
-    settings = recycle.as_message() if recycle is not None else None
+    settings = environment.recycle.as_message()
     if environment.is_empty:
         return None, settings
     packed, code = _pack(environment)

@@ -6,8 +6,10 @@ itself is built by the task's class in `tasks`; this module knows tasks only as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
+
+import msgspec
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
@@ -156,6 +158,13 @@ class TaskData:
         after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
         inputs = tuple((number, number) for number in self._inputs)
         return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
+
+
+def with_ids(needs: Needs, ids: Sequence[int]) -> Needs:
+    """Replace positions in a job, which are -1, -2, …, by ids."""
+    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
+    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
+    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 _NO_DATA = TaskData(None, refuse_task)

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from ..core import errors
 from ..core.messages import (
     AskQuestion,
@@ -28,7 +26,6 @@ from ..core.messages import (
     Watched,
     WatchTasks,
 )
-from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
@@ -37,6 +34,7 @@ from .arrivals import Waiter
 from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
+from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
 from .wait_notices import WaitNotices, say, say_interrupted
@@ -139,8 +137,7 @@ class Session:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
                 full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
                 lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
-        closed = errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one")
-        self.io.stop(why or closed)
+        self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         if self._downloads is not None:
             self._downloads.close()
         return lost
@@ -189,7 +186,7 @@ class Session:
         """
         payload, function, rules, functions, raw, blobs, needs = packed
         if needs is not None and ids:
-            needs = _resolved(needs, ids)
+            needs = with_ids(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
         _check_size("a task", size)
         now_s = time.time()
@@ -566,13 +563,6 @@ class Session:
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
-
-
-def _resolved(needs: Needs, ids: Sequence[int]) -> Needs:
-    """Replace positions in a job, which are -1, -2, …, by ids."""
-    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
-    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
-    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 def _check_size(what: str, size: int) -> None:
