@@ -38,7 +38,7 @@ print("FOUND", ascii(found))
 def run(folder: Path, *arguments: str) -> str:
     ended = subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=100, check=False, cwd=folder, env=os.environ,
+        capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=os.environ,
     )  # fmt: skip
     return ended.stdout + ended.stderr
 
@@ -65,7 +65,7 @@ def from_a_package(folder: Path, where: str) -> str:
 def from_a_notebook(folder: Path, where: str) -> str:
     cells = [nbformat.v4.new_code_cell(cell) for cell in (where + CODE, USE)]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     return "".join(output.get("text", "") for output in notebook.cells[1].outputs)
 
 
