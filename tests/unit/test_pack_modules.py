@@ -230,6 +230,45 @@ def test_whose_code_a_module_is(tmp_path: Path) -> None:
     }
 
 
+PACK_ARRAYS = """
+import numpy, pandas
+from ipytaskfarm.serialization.pack import pack, unpack
+packs = pack(numpy.arange(4)), pack(pandas.DataFrame({"x": [1, 2]}))
+print(numpy.__file__, *map(len, packs), unpack(packs[0]).sum(), unpack(packs[1]).x.sum())
+"""
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["with metadata", "without metadata"])
+def test_numpy_and_pandas_on_pythonpath_alone_go_by_name(tmp_path: Path, metadata: bool) -> None:
+    """As the modules of a cluster, and as ``pip install --target`` leaves them."""
+    site = Path(numpy.__file__).parents[1]
+    for entry in site.iterdir():
+        own = entry.name.startswith(("numpy", "pandas"))
+        if own and entry.is_dir() and (metadata or not entry.name.endswith("info")):
+            no_tests = shutil.ignore_patterns("tests")
+            shutil.copytree(entry, tmp_path / "target" / entry.name, ignore=no_tests, copy_function=link_or_copy)
+        elif not own and entry.suffix != ".pth":
+            (tmp_path / "others").mkdir(exist_ok=True)
+            (tmp_path / "others" / entry.name).symlink_to(entry)
+    path = os.pathsep.join([str(tmp_path / "target"), str(tmp_path / "others"), str(pack_peer_root())])
+    (tmp_path / "project").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-S", "-B", "-c", PACK_ARRAYS], cwd=tmp_path / "project", capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    place, array, frame, *sums = ended.stdout.split()
+    assert Path(place).is_relative_to(tmp_path / "target")
+    assert (int(array) <= 1000, int(frame) <= 2000, sums) == (True, True, ["6", "3"]), ended.stdout
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
 def pack_peer_root() -> Path:
     return Path(module_origin.__file__).parents[2]
 
