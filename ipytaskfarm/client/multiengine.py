@@ -452,6 +452,7 @@ class MultiEngineClient:
             sticky: None: a replacement of an engine is given that engine's part; False: it is not.
         """
         key = check_name("key", key)
+        scatter.check_sequence("seq", seq)
         if sticky:
             raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
         engines = self.ids_of(targets)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy.linalg  # noqa: F401 - the `folder` fixture forgets what tests import, and numpy cannot be imported twice
+import numpy.linalg  # the `folder` fixture forgets what tests import, and numpy cannot be imported twice
 import pytest
 
 from ipytaskfarm.core.errors import ModuleMissing
