@@ -6,8 +6,10 @@ import asyncio
 import logging
 import math
 import os
+import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
@@ -30,6 +32,33 @@ SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
 _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
 """Cause in `Crash.cause` -> cause in the recorder."""
+
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
+_PACKAGE = str(Path(__file__).parents[1]) + "/"
+_RUNNERS = (f"{_PACKAGE}engine/runner.py", f"{_PACKAGE}engine/commands.py")
+"""Files that call the user's code."""
+_NUMBER = re.compile(r"<(task|cell) [0-9a-f-]+>")
+_MACHINERY = re.compile(r"/(IPython|ipykernel)/")
+
+
+def users_stack(text: str) -> str:
+    """Return a stack as faulthandler writes it, the innermost frame first, without the frames of the farm and IPython.
+
+    A stack without a frame of the user's stays whole: the engine is between two tasks, or in the farm's code."""
+    kept, is_users = [], False
+    for line in text.splitlines():
+        match = _FRAME.match(line)
+        if match is None:
+            kept.append(line)
+            continue
+        file = match["file"]
+        if file in _RUNNERS:
+            break
+        if not file.startswith(_PACKAGE) and not _MACHINERY.search(file):
+            kept.append(_NUMBER.sub(r"<\1>", line))
+            is_users = True
+    return "\n".join(kept) + "\n" if is_users else text
 
 
 class EngineWatch:
@@ -97,7 +126,7 @@ class EngineWatch:
             _cut(engine)
 
     async def stack(self, engine: ManagedEngine) -> str:
-        """Return the Python stack of the engine's main thread, also while C code holds the GIL."""
+        """Return the user's part of the Python stack of the engine's main thread, also while C code holds the GIL."""
         path = engine.files.stack
         before = _size(path)
         if engine.phase is EnginePhase.GONE or not engine.send_signal(SIGNAL_STACK):
@@ -110,7 +139,7 @@ class EngineWatch:
             if size > before and size == seen:
                 # With the end of the line before: otherwise `tail` would drop the first line of this stack as
                 # incomplete.
-                return tail(path, size - before + 1)
+                return users_stack(tail(path, size - before + 1))
             seen = size
         why = (
             "it is stopped (SIGSTOP)" if is_stopped(engine.pid) else "it may wait for a disk, or a network file system"

@@ -1,4 +1,4 @@
-"""``ipytaskfarm engines``: list, add, remove."""
+"""``ipytaskfarm engines``: lists, adds and removes engines."""
 
 from __future__ import annotations
 

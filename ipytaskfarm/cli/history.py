@@ -1,4 +1,4 @@
-"""``ipytaskfarm history``"""
+"""``ipytaskfarm history``: shows past events."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ events unless asked for more. Removed tasks have no history.
 
 
 def events(questioner: Questioner, question: messages.ReadHistory) -> list[EventRow]:
-    """In order of time."""
+    """Return the events in order of time."""
     reply = questioner.answer(question, timeout_s=LONG_S)
     assert isinstance(reply, tables.EventTable)
     return reply.rows

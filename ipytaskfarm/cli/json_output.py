@@ -1,7 +1,7 @@
-"""What ``--json`` prints: plain values under names that stay.
+"""The output of ``--json``: plain values under stable names.
 
-The names are those of the objects that Python gives out (`TaskStatus`, `tc.jobs`, `tc.history`).  Moments are ISO 8601
-with the time zone, durations seconds, sizes bytes, and what is not known is null.
+The names are those of Python's objects (`TaskStatus`, `tc.jobs`, `tc.history`). Moments are ISO 8601 with the time
+zone, durations are seconds, sizes are bytes, and unknown values are null.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ipytaskfarm.display.farm_tables import EventRow
 
 
 def print_json(value: Any) -> None:
-    """One document, for programs."""
+    """Print one JSON document."""
     print(json.dumps(msgspec.to_builtins(value), indent=2, default=repr))
 
 
 def moment(at_s: float | None) -> str | None:
-    """``2026-11-21T10:00:00.000000+01:00``"""
+    """Return a moment as text like ``2026-11-21T10:00:00.000000+01:00``."""
     if at_s is None:
         return None
     return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(timespec="microseconds")
@@ -55,7 +55,7 @@ def engine_shape(row: EngineRow) -> dict[str, Any]:
 
 
 def farm_shape(state: FarmState) -> dict[str, Any]:
-    """``ipytaskfarm status``"""
+    """Return the document of ``ipytaskfarm status``."""
     shape = msgspec.structs.asdict(state)
     shape["started_at"] = moment(shape.pop("started_s"))
     shape["counts"] = state_counts(state.counts)

@@ -1,11 +1,11 @@
-"""What commands print: tables to the terminal's width, text without control characters, questions."""
+"""Printing of commands: tables in the terminal's width, text without control characters, questions."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 
-from ipytaskfarm.display.tables import Column, Table, print_table as print_table
+from ipytaskfarm.display.tables import Column, Table, print_table as print_table, terminal_width as terminal_width
 from ipytaskfarm.display.text import ago as ago, number as number, safe as safe, size as size, span as span
 
 
@@ -15,8 +15,17 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], rig
     print_table(Table(named, rows))
 
 
+WIDTH, WIDTH_LEAST, WIDTH_MOST = 80, 40, 120
+"""Columns of help texts: without a terminal, and the bounds with one.  Longer lines are tiring to read."""
+
+
+def width() -> int:
+    """Return the columns that running text may take."""
+    return max(WIDTH_LEAST, min(terminal_width(sys.stdout) or WIDTH, WIDTH_MOST))
+
+
 def confirm(question: str, *, yes: bool) -> bool:
-    """Ask on the terminal; without one, only `yes` is a yes."""
+    """Ask on the terminal. Without a terminal, only the flag `yes` is a yes."""
     if yes:
         return True
     if not sys.stdin.isatty():

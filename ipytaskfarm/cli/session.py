@@ -1,4 +1,4 @@
-"""``ipytaskfarm session``: save the names of engines to files, and restore them."""
+"""``ipytaskfarm session``: saves the names of engines to files, and restores them."""
 
 from __future__ import annotations
 

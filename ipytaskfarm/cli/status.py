@@ -1,4 +1,4 @@
-"""Commands that look at a running farm: status, tasks, explain."""
+"""Commands that show a running farm: status, tasks, explain."""
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.cells import with_cells
 from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
-    """Return what the controller says of itself."""
+    """Return the controller's report about itself."""
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, tables.FarmState)
     return state
+
+
+def head_lines(state: tables.FarmState) -> list[str]:
+    """Return what a farm does, and how many tasks are in which state, in two lines."""
+    word = "stopping" if state.stopping else "held: no task is started" if state.held else "running"
+    counts = ", ".join(f"{count:,} {name}" for name, count in state_counts(state.counts).items())
+    return [
+        f"farm {state.name!r}: {word}, up {printing.ago(state.started_s)}, controller pid {state.pid}",
+        f"tasks: {counts}",
+    ]
 
 
 class Status(JsonCommand):
@@ -40,9 +51,7 @@ class Status(JsonCommand):
         if self.json:
             print_json(farm_shape(state))
             return OK
-        words = ["stopping" if state.stopping else "held: no task is started" if state.held else "running"]
-        print(f"farm {state.name!r}: {words[0]}, up {printing.ago(state.started_s)}, controller pid {state.pid}")
-        print(f"tasks: {', '.join(f'{count:,} {word}' for word, count in state_counts(state.counts).items())}")
+        print("\n".join(head_lines(state)))
         clients = printing.number(state.clients, "client")
         print(f"store: {printing.size(state.store_bytes)}; {clients}; {printing.number(state.wanted, 'engine')} wanted")
         if state.agents:
@@ -120,6 +129,6 @@ class Explain(JsonCommand):
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
             return OK
-        for line in reply.text.splitlines():
+        for line in with_cells(reply.text).splitlines():
             print(printing.safe(line))
         return OK

@@ -1,9 +1,10 @@
-"""HTML of results, outputs and jobs, for notebooks."""
+"""Format results, outputs and jobs as HTML for notebooks."""
 
 from __future__ import annotations
 
 import base64
 import html
+import itertools
 from typing import Any
 
 from ..display.colours import ERROR_BACKGROUND
@@ -12,37 +13,66 @@ TEXT_MAX = 20_000
 
 
 def text_html(text: str, *, error: bool = False) -> str:
-    """Text of a task for a notebook: as it is, bounded, and never as HTML."""
+    """Return text as an HTML element: escaped, and shortened if it is long."""
     if not text:
         return ""
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
-    return f"<pre{style}>{html.escape(text)}</pre>"
+    return f"<pre{style}>{_coloured(text)}</pre>"
+
+
+_ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+
+def _coloured(text: str) -> str:
+    """Return text as HTML, with classes for ANSI colours that JupyterLab and nbconvert style by their theme."""
+    if "\x1b" not in text:
+        return html.escape(text)
+    from rich.text import Text as RichText
+
+    parsed = RichText.from_ansi(text, end="")
+    edges = sorted({0, len(parsed), *(edge for span in parsed.spans for edge in (span.start, span.end))})
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        classes = []
+        for span in parsed.spans:
+            if span.start <= start and end <= span.end and not isinstance(span.style, str):
+                number = span.style.color.number if span.style.color is not None else None
+                if number is not None and number < 16:
+                    classes.append(f"ansi-{_ANSI[number % 8]}{'-intense' if number > 7 else ''}-fg")
+                if span.style.bold:
+                    classes.append("ansi-bold")
+        piece = html.escape(parsed.plain[start:end])
+        parts.append(f'<span class="{" ".join(classes)}">{piece}</span>' if classes else piece)
+    return "".join(parts)
 
 
 def output_html(output: dict[str, Any]) -> str:
-    """Return a rich display of a task: pictures and HTML as such, anything else as text."""
+    """Return a rich display of a task as HTML: pictures and HTML unchanged, any other type as text."""
     data = output.get("data", {})
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             return f'<img src="data:{kind};base64,{html.escape("".join(str(data[kind]).split()))}">'
     if "image/svg+xml" in data:
-        # As a picture, in which scripts do not run.
+        # Scripts in an SVG file do not run when a page shows the file as a picture.
         packed = base64.b64encode(str(data["image/svg+xml"]).encode()).decode()
         return f'<img src="data:image/svg+xml;base64,{packed}">'
     if "text/html" in data:
         return str(data["text/html"])
+    for kind in ("text/markdown", "text/latex"):
+        if kind in data:
+            return text_html(str(data[kind]))
     return text_html(str(data.get("text/plain", "")))
 
 
 def value_html(value: object) -> str:
-    """Return a value as a notebook would show it: by its own HTML, else as text."""
+    """Return a value as HTML, as a notebook shows it: its own HTML, or else its repr."""
     own = getattr(type(value), "_repr_html_", None)
     if own is not None and not isinstance(value, type):
         try:
             shown = own(value)
-        except Exception:  # another's display; the text is all there is
+        except Exception:  # the value's own method failed: show its repr
             shown = None
         if isinstance(shown, str):
             return shown

@@ -1,9 +1,10 @@
-"""Waits for tasks, with what a person sees meanwhile: a progress display, and what the tasks print."""
+"""Wait for tasks, with a progress display and the output of the tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from .output_printer import OutputPrinter
 from .progress import ProgressDisplay
 from .screens import notebook_shell
 from .session import Session
@@ -19,16 +20,20 @@ def wait_for_tasks(
     show: bool = True,
     stream: bool = False,
     name: str = "",
+    labelled: bool = True,
+    ended_too: bool = False,
 ) -> bool:
-    """Wait until these watched tasks have ended; False when timeout_s is over.
+    """Wait until these watched tasks have ended; return False after `timeout_s` seconds.
 
     Args:
-        session: of the tasks.
+        session: the session of the tasks.
         ids: ids for which `Session.watch` was called.
-        timeout_s: seconds; None: for ever.
+        timeout_s: seconds; None: no limit.
         show: show a progress display.
         stream: show what the tasks print and display while they run.
-        name: of a job, for the display.
+        name: the name of a job, for the display.
+        labelled: whether each line of output begins with its task's id; False: for a single task.
+        ended_too: also show the output of tasks that had ended before the wait.
     """
     work = TaskWork(session, ids)
     try:
@@ -43,7 +48,7 @@ def wait_for_tasks(
             if not stream:
                 waited = session.wait(ids, timeout_s, display.tick, tell=tell)
             else:
-                waited = _stream(session, ids, timeout_s, display, tell)
+                waited = _stream(session, ids, timeout_s, display, tell, labelled, ended_too)
             if not waited:
                 display.close("not waited for any longer")
             return waited
@@ -52,9 +57,17 @@ def wait_for_tasks(
 
 
 def _stream(
-    session: Session, ids: set[int], timeout_s: float | None, display: ProgressDisplay, tell: Callable[[str], None]
+    session: Session,
+    ids: set[int],
+    timeout_s: float | None,
+    display: ProgressDisplay,
+    tell: Callable[[str], None],
+    labelled: bool,
+    ended_too: bool,
 ) -> bool:
-    shown = Stream(session, session.arrivals, session.arrivals.live(ids), display)
+    followed = ids if ended_too else session.arrivals.live(ids)
+    printer = OutputPrinter(display, labelled)
+    shown = Stream(session, session.arrivals, followed, printer, None if labelled else session.fetch)
     session.io.output_listeners.append(shown.take)
 
     def tick() -> None:

@@ -1,6 +1,6 @@
-"""The states of a task, why it is in one, and the legal moves between them.
+"""The states of a task, the reasons for them, and the legal moves between them.
 
-`core.scheduler.transitions` is the only place that moves a task, and it checks each move against `MOVES`.  The table in
+`core.scheduler.transitions` is the only place that moves a task, and it checks each move against `MOVES`. The table in
 ``docs/architecture.md`` is made from `MOVES`.
 """
 
@@ -82,7 +82,7 @@ ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 """Somebody wanted the task to end: fetching it raises `TaskAborted`."""
 
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
-"""The task did not end by a run of its own, but because of what became of others."""
+"""Reasons for an end that the ends of other tasks caused, and not a run of the task's own."""
 
 DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
 """Outcomes of attempts after which the task goes on."""

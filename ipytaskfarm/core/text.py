@@ -1,13 +1,13 @@
-"""Text of users' programs, made fit to be sent, stored and displayed.
+r"""Text of users' programs, made fit to be sent, stored and displayed.
 
-Text travels as UTF-8.  A Python str may hold lone surrogates, which UTF-8 has no place for: a file name that is not
-UTF-8 is read as ``"caf\\udce9"``.  Two rules hold:
+Text travels as UTF-8. A Python str may contain lone surrogates, which UTF-8 cannot encode: a file name that is not
+UTF-8 is read as ``"caf\udce9"``. Two rules hold:
 
 - Text that people read (output, errors, progress, reasons), and names that are compared only with one another (of
-  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\\\udce9"``.  Names that are
-  searched for are escaped too, so the same name finds it.
-- Text that has to be exactly what it is (code, names in a namespace, names of resources and properties) is refused at
-  the call, see `core.arguments.check_name`.
+  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\udce9"``. Names in queries are escaped too, so the same name
+  is found.
+- Text that must be exact (code, names in a namespace, names of resources and properties) is refused at the call, see
+  `core.arguments.check_name`.
 
 `encoded` is called where messages are encoded, and escapes text that was not escaped before.
 """
@@ -22,6 +22,15 @@ import msgspec
 
 SHOWN_CHARS = 80
 """The most characters of a value in an error message."""
+
+
+class Text(str):
+    """A str whose repr is the text itself, so that an interactive session shows its line breaks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def is_utf8(text: str) -> bool:

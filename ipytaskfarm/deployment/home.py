@@ -17,7 +17,7 @@ import time
 import uuid
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,7 @@ from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
 STORE_NAME = "store.sqlite"
 PROCESSES_NAME = "processes.json"
+STARTER_NAME = "started-by.json"
 LOCK_NAME = "supervisor.lock"
 TEMPORARY_NAME = "temporary"
 """The beginning of the names of farms that end with their owners."""
@@ -44,6 +45,16 @@ SETTLE_S = 60.0
 
 _TEMPORARY = re.compile(TEMPORARY_NAME + r"-\d+-[0-9a-f]{6}")
 _locked_here: set[Path] = set()
+
+
+class FarmRun(NamedTuple):
+    """One run of a farm, from a start to a stop: pid and start time (seconds since 1970) of the process that supervises
+    it.
+    """
+
+    farm: str
+    pid: int
+    started_s: float
 
 
 class Home:
@@ -162,6 +173,35 @@ class Home:
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
         farm_paths.write_private(self.folder / PROCESSES_NAME, json.dumps(records, indent=1).encode())
+
+    def present_run(self) -> FarmRun | None:
+        """Return the present run of the farm; None: no supervising process is known.
+
+        The farm's incarnation does not identify a run: it stays the same when another user stops the farm and starts it
+        again.
+        """
+        for record in self.read_processes():
+            if record["kind"] in (SUPERVISOR, OWNER):
+                return FarmRun(self.name, int(record["pid"]), float(record["started"]))
+        return None
+
+    def remember_notebook(self, notebook: str) -> None:
+        """Record which notebook has started the present run, because the notebook's kernel may be restarted."""
+        run = self.present_run()
+        if run is not None and notebook:
+            record = {"notebook": notebook, "pid": run.pid, "started": run.started_s}
+            farm_paths.write_private(self.folder / STARTER_NAME, json.dumps(record).encode())
+
+    def is_of_notebook(self, notebook: str) -> bool:
+        """Return whether this notebook has started the present run of the farm."""
+        run = self.present_run()
+        try:
+            record = json.loads(farm_paths.read_private(self.folder / STARTER_NAME))
+        except (FileNotFoundError, ValueError):
+            return False
+        if run is None or not notebook or not isinstance(record, dict):
+            return False
+        return record == {"notebook": notebook, "pid": run.pid, "started": run.started_s}
 
     def is_supervised(self) -> bool:
         """Return whether a process supervises the farm and restarts crashed processes."""
@@ -298,6 +338,7 @@ class Home:
         completely.
         """
         (self.folder / PROCESSES_NAME).unlink(missing_ok=True)
+        (self.folder / STARTER_NAME).unlink(missing_ok=True)
         if temporary:
             self.remove()
             return
@@ -316,7 +357,8 @@ class Home:
 
     def stale_files(self) -> list[Path]:
         """Return files that a crash of a now stopped farm has left, and rotated logs."""
-        left = [path for path in (self.client_file, self.agent_file, self.folder / PROCESSES_NAME) if path.exists()]
+        records = (self.folder / PROCESSES_NAME, self.folder / STARTER_NAME)
+        left = [path for path in (self.client_file, self.agent_file, *records) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:

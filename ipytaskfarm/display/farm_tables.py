@@ -1,4 +1,4 @@
-"""The tables of a farm: tasks, engines, nodes, jobs and events, with one set of columns wherever they are shown."""
+"""The tables of a farm: tasks, engines, nodes, jobs and events, with the same columns in all interfaces."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ from .text import ago, counts_text, number, size, span, summary
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
+MOMENT = 19
+"""The characters of a date with its time."""
 PAGE = 100
-"""So many rows of a table that has more are shown."""
+"""Number of rows that are shown of a longer table."""
+
+MOMENT = len("2026-11-28 10:00:00")
+"""Characters of a date and time, which must not be cut."""
 
 _TASKS = (
     Column("id"),
     Column("state"),
-    Column("reason", 4),
+    Column("reason", 3),
     Column("name", 2),
-    Column("engine", 3),
+    Column("engine", 4),
     Column("attempts", 6),
-    Column("submitted", 7),
+    Column("submitted", 7, least=MOMENT),
     Column("duration", 5, right=True),
     Column("error", 1, least=28, cut=summary),
 )
@@ -61,15 +66,15 @@ _JOBS = (
     Column("tasks"),
     Column("unfinished"),
     Column("state"),
-    Column("opened", 1),
+    Column("opened", 1, least=MOMENT),
 )
 _EVENTS = (
-    Column("when"),
+    Column("when", least=MOMENT),
     Column("task"),
-    Column("name", 2),
-    Column("what"),
+    Column("name", 3),
+    Column("what", least=16),
     Column("engine", 1),
-    Column("details", 1, least=28, cut=summary),
+    Column("details", 1, least=24, cut=summary),
 )
 _GOOD_EVENTS = frozenset({"accepted", "started", "succeeded", "deferred"})
 """Every other event is a failure of a task or of an attempt."""
@@ -80,9 +85,9 @@ def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = 
 
     Args:
         rows: the tasks, the newest last.
-        omitted: how many older tasks match too.
-        page: only so many of the rows, the last; None: all.
-        more: how the others are listed, for people.
+        omitted: the number of older tasks that match too.
+        page: show at most this number of rows, the last ones; None: all.
+        more: tells users how to list the others.
     """
     shown = rows if page is None else rows[-page:]
     return Table(
@@ -122,7 +127,7 @@ def error_text(failure: FailureSummary | None) -> str:
 
 
 def when(at_s: float | None) -> str:
-    """Return a moment as local date and time."""
+    """Format a time as local date and time."""
     return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
@@ -135,7 +140,7 @@ def engine_table(rows: Sequence[EngineRow]) -> Table:
 
 
 def node_table(agents: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of nodes: what each has, how it does, and what is reserved there.  agents: see `FarmState`."""
+    """Return a table of nodes: their resources, their state, and what is reserved on them.  agents: see `FarmState`."""
     cells = [
         (
             a["node"],
@@ -163,7 +168,7 @@ def job_table(rows: Sequence[JobRow]) -> Table:
 
 
 def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Sequence[str] = ()) -> Table:
-    """Return a table of events, in the order of time.  page: only so many, the last; None: all."""
+    """Return a table of events in the order of time.  page: at most this number of rows, the last ones; None: all."""
     shown = rows if page is None else rows[-page:]
     cells = [
         (when(at_s), task, name, what, engine if engine >= 0 else "", more)

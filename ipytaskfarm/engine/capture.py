@@ -20,7 +20,11 @@ import os
 import sys
 import threading
 from functools import partial
+from typing import Any
 
+import msgspec
+
+from ..core.messages import OutputQuery, OutputText
 from ..system.last_words import LastWords
 from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children, follow_writes
 from .sinks import SINK, Sink, keep_words, send_late_output_to
@@ -28,6 +32,10 @@ from .streams import TaskStream
 
 LOOK_CHARS = 16 * 1024
 """The number of characters of a stream that one look at a run in progress returns."""
+
+
+LOOK_BYTES = 1024 * 1024
+"""The number of bytes of displays that one look returns; a larger display comes with the result."""
 
 
 class Capture:
@@ -70,7 +78,7 @@ class Capture:
             sink.note_writer()
 
     def _writes(self) -> None:
-        """Before `os.write` writes to a descriptor: record the running item as the one that writes."""
+        """Record the running item as the one that writes; called before `os.write` writes to a descriptor."""
         sink = SINK.get()
         if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
             return
@@ -149,20 +157,19 @@ class Capture:
                     # When collected, it would close the descriptor, which belongs to others by then.
                     self._wrappers[id(stream)] = stream
 
-    def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
-        """Return the output of a run in progress after the first `stdout` and `stderr` characters.
+    def look(self, sink: Sink, query: OutputQuery) -> OutputText:
+        """Return what a run in progress has written and displayed since the last query.
 
-        Called by the lane's thread.
-
-        Returns:
-            (stdout, stderr, the numbers of characters of both so far).
+        The lane's thread calls this.
         """
         with self._lock:
             if not sink.ended:
                 self._take_into(sink)
-        seen_out, out = sink.stdout.since(stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
-        seen_err, err = sink.stderr.since(stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
-        return out, err, (seen_out, seen_err)
+        out_chars, out = sink.stdout.since(query.stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
+        err_chars, err = sink.stderr.since(query.stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
+        serial, displays = sink.displays_since(query.serial, LOOK_BYTES)
+        packed = _packed(displays) if displays else b""
+        return OutputText(query.n, query.run, out, err, (out_chars, err_chars), packed, serial)
 
     def _take_into(self, sink: Sink) -> None:
         if self._moved():
@@ -226,3 +233,15 @@ class Capture:
         late = self._former.take()
         if late:
             self.log(late)
+
+
+def nothing_new(query: OutputQuery) -> OutputText:
+    """Return the answer about a run that is not in progress here."""
+    return OutputText(query.n, query.run, seen=(query.stdout, query.stderr), serial=query.serial)
+
+
+def _packed(displays: list[tuple[int, dict[str, Any]]]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(displays)
+    except Exception:  # a display that cannot be sent comes with the result, or not at all
+        return b""

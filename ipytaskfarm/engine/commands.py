@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand
+from ..core.messages import CommandDone, EngineCommand, OutputQuery, OutputText
 from ..core.messages.engine_commands import (
     CHECKPOINT,
     LOAD_SESSION,
@@ -43,6 +43,7 @@ from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
 from . import loss
+from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
 from .error_summary import described
@@ -84,6 +85,7 @@ class Commands:
         # Its thread starts with its first command.
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
+        self._running: tuple[EngineCommand, Sink] | None = None
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
         self._answers_whole = 0
@@ -118,6 +120,7 @@ class Commands:
         self._recorder.begin_command()
         self._recorder.words.begin(None)
         sink = Sink(keeps_history=True)
+        self._running = command, sink
         token = SINK.set(sink)
         try:
             verb = self._verbs.get(command.verb)
@@ -136,6 +139,13 @@ class Commands:
         finally:
             SINK.reset(token)
         return None
+
+    def output(self, query: OutputQuery) -> OutputText:
+        """Return what a command in progress has printed and displayed. The lane's thread calls this."""
+        running = self._running
+        if running is None or (running[0].session, running[0].n) != (query.session, query.run[1]):
+            return nothing_new(query)
+        return self._capture.look(running[1], query)
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
@@ -171,6 +181,7 @@ class Commands:
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
         if self._profiling.cpu.running:
             self._profiling.cpu.end()
+        self._running = None
         self._capture.end(sink)
         self._baseline.renew()
         self._recorder.end_command()
@@ -185,7 +196,7 @@ class Commands:
             return
         # Taken before the answer is sent: commands that the client sends after the answer are not behind this one.
         waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
-        self._answer(command, False, _encode_failure(error))
+        self._answer(command, False, _encode_failure(error, sink))
         text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared(text)))
@@ -421,5 +432,18 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
         return None, error
 
 
-def _encode_failure(error: BaseException) -> bytes:
-    return encoded(msgspec.msgpack.encode, described(error)[1])
+def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
+    """Encode an error as an answer, with the output and the displays of the command."""
+    body = described(error)[1]
+    if sink is None:
+        return encoded(msgspec.msgpack.encode, body)
+    shown = msgspec.structs.replace(
+        body,
+        stdout=sink.stdout.text() if sink.stdout is not None else "",
+        stderr=sink.stderr.text() if sink.stderr is not None else "",
+        outputs=sink.outputs or [],
+    )
+    try:
+        return encoded(msgspec.msgpack.encode, shown)
+    except Exception:  # a display that cannot be sent must not hide the error
+        return encoded(msgspec.msgpack.encode, msgspec.structs.replace(shown, outputs=[]))

@@ -247,7 +247,7 @@ class EngineProcess:
         self._commands.profile(command)
 
     def output(self, query: OutputQuery) -> OutputText:
-        return self._runner.output(query)
+        return self._commands.output(query) if query.session else self._runner.output(query)
 
     def begin_slice(self) -> None:
         """Switch from a console's surroundings to those of tasks."""

@@ -38,6 +38,7 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
@@ -306,11 +307,11 @@ class Runner:
         return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
-        """Return the output so far of a run in progress. Called by the lane's thread."""
+        """Return what a run in progress has printed and displayed. The lane's thread calls this."""
         attempt = self._attempt
         if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
-            return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
-        return OutputText(query.n, query.run, *self._capture.look(attempt.sink, query.stdout, query.stderr))
+            return nothing_new(query)
+        return self._capture.look(attempt.sink, query)
 
     # -- preparing and running
 

@@ -137,6 +137,8 @@ class Sink:
         "stdout",
         "stderr",
         "outputs",
+        "_serials",
+        "_serial",
         "_bytes",
         "_dropped",
         "ended",
@@ -151,6 +153,9 @@ class Sink:
         self.stdout: BoundedText | None = None
         self.stderr: BoundedText | None = None
         self.outputs: list[dict[str, Any]] | None = None
+        self._serials: list[int] = []
+        """By place of a display: the number under which it came or was changed last.  Numbers only grow."""
+        self._serial = 0
         self._bytes = 0
         self._dropped = 0
         self.ended = False
@@ -161,7 +166,7 @@ class Sink:
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
         self.writer: int | None = None
-        """The item that writes to the descriptors, or has started a child that does. None: it is not known."""
+        """The item that writes to the descriptors, or has started a child that does; None: not known."""
 
     def begin_items(self, values: list[Any], count: int) -> None:
         """Record the output of each item of a map's chunk separately, see `ItemText`."""
@@ -230,13 +235,40 @@ class Sink:
             for place, earlier in enumerate(outputs):
                 if earlier.get("display_id") == display_id:
                     outputs[place] = output
+                    self._serial += 1
+                    self._serials[place] = self._serial
             return
         size = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
         if len(outputs) >= DISPLAYS_MAX or self._bytes + size > DISPLAYS_BYTES_MAX:
             self._dropped += 1
             return
         self._bytes += size
+        self._serial += 1
+        self._serials.append(self._serial)
         outputs.append(output)
+
+    def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """Return the last number, and the displays that came or were changed after the number `serial`, with their
+        places.
+
+        Other threads may call this.  If there are many displays, the first ones are returned, up to `most_bytes` bytes.
+        """
+        outputs, serials = self.outputs, self._serials
+        fresh = sorted((number, place) for place, number in enumerate(list(serials)) if number > serial)
+        found: list[tuple[int, dict[str, Any]]] = []
+        size = 0
+        for number, place in fresh:
+            if outputs is None or place >= len(outputs):
+                break
+            output = outputs[place]
+            own = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
+            if found and size + own > most_bytes:
+                break
+            size += own
+            serial = number
+            if own <= most_bytes:  # a larger display comes with the result
+                found.append((place, output))
+        return serial, found
 
     def clear(self, wait: bool = False) -> None:
         """Forget all output so far, as ``clear_output`` asks: now, or with `wait` when something new comes."""
@@ -245,6 +277,7 @@ class Sink:
             self._shut()
         else:
             self.stdout = self.stderr = self.outputs = None
+            self._serials = []
             self._bytes = self._dropped = 0
 
     def close(self) -> None:

@@ -30,8 +30,8 @@ def answer(sim: SimFarm, agent: SimAgent, query: m.OutputQuery, text: str) -> li
 
 def test_the_engine_that_runs_the_task_is_asked_from_where_one_was() -> None:
     sim, agent, _, task_id = running()
-    (query,) = asked(sim, m.Outputs([task_id], [(task_id, 1, 10, 20)]))
-    assert (query.run, query.stdout, query.stderr) == ((task_id, 1), 10, 20)
+    (query,) = asked(sim, m.Outputs([task_id], [(task_id, 1, 10, 20, 3)]))
+    assert (query.run, query.stdout, query.stderr, query.serial) == ((task_id, 1), 10, 20, 3)
     ((receiver, output),) = answer(sim, agent, query, "hello")
     assert receiver == "client"
     assert isinstance(output, m.Output)

@@ -36,6 +36,7 @@ PUBLIC = {
     "RecycleSettings",
     "add_dependency",
     "Executor",
+    "Pool",
     "__version__",
 }
 MODULES = {"client", "errors"}

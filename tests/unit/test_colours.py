@@ -14,7 +14,9 @@ from typing import TypeAlias
 import pytest
 
 from ipytaskfarm.client.display import text_html
+from ipytaskfarm.client.estimate import Tally
 from ipytaskfarm.client.flamegraph import flamegraph
+from ipytaskfarm.client.progress_view import ProgressView
 from ipytaskfarm.client.tables import TaskTable
 from ipytaskfarm.core.messages.tables import TaskRow
 from ipytaskfarm.display.colours import BARS, ERROR_BACKGROUND, MUTED, TRACK
@@ -123,6 +125,7 @@ def test_what_is_shown_has_no_other_colours() -> None:
         text_html("no", error=True),
         TaskTable([TaskRow(1, "failed", "error", None, 0, 1, 0.0), TaskRow(2, "failed", "error", None, 0, 1, 0.0)], 5)
         ._repr_html_(),
+        ProgressView("tasks", Tally(9, 3, 1, running_count=2), 1.0, notes=("it waits",)).html(),
     ]  # fmt: skip
     for html in shown:
         styles = ";".join(re.findall(r'style="([^"]*)"', html))
@@ -137,4 +140,4 @@ def test_the_package_names_no_colour_elsewhere() -> None:
         if path.name == "flamegraph.py":  # a picture with a ground of its own
             continue
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"(?:color|background)\s*:\s*(?:#|rgb|[a-z]+[;\"'])", text), path
+        assert not re.search(r"(?:color|background)\s*:\s*(?:#|rgb|[a-z]+[;\"'])|var\(--jp-[a-z]+-color", text), path

@@ -40,7 +40,7 @@ NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
 STACKS_KEPT = 10_000
-"""The most stack queries that wait for their answers."""
+"""The number of stack queries that may wait for answers."""
 
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
@@ -66,7 +66,7 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         checkpoint = farm.kept_number() if event.verb == CHECKPOINT else 0
         engine.ran_commands = (
             engine.ran_commands or event.verb != PROFILE
-        )  # profiling leaves nothing behind that could be missed
+        )  # profiling leaves nothing on an engine that a replacement would lack
         key = (session, event.n, engine.name)
         farm.requests.commands[key] = PendingCommand(
             session, event.n, engine.name, event.verb, event.text, keeping, checkpoint
@@ -147,7 +147,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output
 def on_command_queues(
     farm: SchedulerState, session: str, n: int, question: ListCommandQueues, now: Now, out: Decision
 ) -> None:
-    """Answer which commands each engine has not answered."""
+    """Answer with the unanswered commands of each engine."""
     texts: dict[str, list[str]] = {}
     for pending in farm.requests.commands.values():
         texts.setdefault(pending.engine, []).append(pending.text or pending.verb)
@@ -179,7 +179,7 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
 
 
 def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
-    """Answer which commands new engines run, in order."""
+    """Answer with the commands that new engines run, in order."""
     rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
     out.answer(session, n, StickyTable(rows))
 
@@ -199,7 +199,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
 
 
 def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
-    """Ask the agent of a running task's engine where the task is now."""
+    """Ask the agent of a running task's engine for the engine's stack."""
     task = farm.tasks.unfinished.get(question.id)
     place = task.place if task is not None else None
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None

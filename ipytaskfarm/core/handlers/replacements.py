@@ -1,7 +1,7 @@
-"""Replacements: what clients did on engines by hand is kept, and done again on the engine that comes in their place.
+"""Replacements: commands that clients did by hand on engines are kept, and repeated on the engine that replaces them.
 
-A command is kept when its engine has answered it well, by the engine's id.  Sticky commands are kept by their keys, so
-that they stand at their place among the others.
+A command is kept, under the engine's id, once its engine has answered it successfully. Sticky commands are kept by
+their keys, so that they keep their place among the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOTE_MAX = 2000
 
 
 def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, engines: list[EngineEntry]) -> Keeping | None:
-    """Return what is to be kept of a command once it is answered.  None: nothing."""
+    """Return the part of a command to keep once it is answered; None for nothing."""
     if event.keep is None:
         return None
     number = farm.kept_number()
@@ -147,7 +147,9 @@ def failure_in(body: bytes) -> str:
 
 
 def prepare_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """Let a fresh engine run the start-up code, the sticky commands, and what was done by hand on its predecessor."""
+    """Make a fresh engine run the start-up code, the sticky commands, and the commands done by hand on
+    its predecessor.
+    """
     engine.state = EngineState.PREPARING
     kept = farm.requests.kept.get(engine.id)
     commands = list(kept.commands.values()) if kept is not None else []
@@ -183,7 +185,7 @@ def _again(engine: EngineEntry, command: SaveKept) -> EngineCommand:
 
 
 def tell_engine(farm: SchedulerState, engine: EngineEntry, kept: KeptOnEngine, out: Decision) -> None:
-    """Tell a replacement what it replaces, and what was not done again, for those who miss a name there."""
+    """Tell a replacement what it replaces and which commands were not repeated, for errors about missing names."""
     engine.replaces = _notice(engine, kept)
     missing = [f"not done again: {text}: {why}" for text, why in kept.omitted.values() if why != OPTED_OUT]
     engine.note = engine.note or "; ".join(missing)[:NOTE_MAX]
@@ -204,9 +206,10 @@ def _notice(engine: EngineEntry, kept: KeptOnEngine) -> str:
 
 
 def note_ended(farm: SchedulerState, engine: EngineEntry, how: str, known: bool, out: Decision) -> None:
-    """Note how an engine ended whose replacement is prepared.
+    """Record how an engine ended that is being replaced.
 
-    known: the engine ended by itself or by what it did.  A command during which replacements end is given up."""
+    `known`: the engine ended by itself or because of its own work. A command during which replacements end is given up.
+    """
     if engine.saving and engine.counts_as_wanted:
         number, engine.saving = engine.saving, 0
         omit(farm, engine.id, number, AT_THE_END, f"while it saved them it {how}", out)
@@ -238,7 +241,7 @@ def on_list_kept(farm: SchedulerState, session: str, n: int, question: ListKept,
 
 
 def on_clear_kept(farm: SchedulerState, session: str, n: int, question: ClearKept, now: Now, out: Decision) -> None:
-    """Forget what was done by hand on these engines, and answer how many commands that were."""
+    """Forget the commands that were done by hand on these engines, and answer how many there were."""
     ids = list(farm.requests.kept) if question.engines is None else question.engines
     count = sum(len(farm.requests.kept[i].commands) for i in set(ids) & farm.requests.kept.keys())
     farm.requests.forget_kept(ids, out)

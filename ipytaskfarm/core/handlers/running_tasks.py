@@ -158,16 +158,17 @@ def _take_in(
 
 
 def on_progress(farm: SchedulerState, session: str, event: ProgressReport, now: Now, out: Decision) -> None:
-    """Take over how far a running task has come."""
+    """Take over a running task's report of progress."""
     task = farm.tasks.unfinished.get(event.run[0])
     if task is not None and task.is_current(event.engine, event.run):
         farm.conversations.progress[task.id] = event.value, event.total, event.message
 
 
 def on_progress_of(farm: SchedulerState, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
-    """Answer how far these tasks have come.
+    """Answer with the progress of these tasks.
 
-    Clients ask a few times a second, so a thousand updates cost no more than the last one."""
+    Clients ask a few times a second, so a thousand updates cost no more than the last one.
+    """
     rows = []
     for task_id in question.ids:
         if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
@@ -202,7 +203,7 @@ def is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int]
 
 
 def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:
-    """Return what a task reported of its progress, or else how many of its children have ended."""
+    """Return a task's reported progress, or else how many of its children have ended."""
     own = farm.conversations.progress.get(task_id)
     if own is not None:
         return own

@@ -1,4 +1,4 @@
-"""What happens when time has passed: each timer's name is a key of `TIMERS`."""
+"""The actions of timers: each timer's name is a key of `TIMERS`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ VERBS = {
 """The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
 
 REPLACES = "replaces"
-"""The verb that tells an engine what it replaces: errors about missing names say so."""
+"""The verb that tells an engine what it replaces, for errors about missing names."""
 
 CHECKPOINT = "checkpoint"
 """The verb that saves an engine's session for its replacement."""
@@ -42,7 +42,7 @@ PROFILE = "profile"
 
 
 class ExecuteBody(msgspec.Struct, frozen=True):
-    """Lines for the engine.  sticky: the names that they leave survive `clear_before` and `reset`."""
+    """Lines for the engine. `sticky`: the names that they bind survive `clear_before` and `reset`."""
 
     lines: str
     sticky: bool = False
@@ -65,7 +65,7 @@ class MapBody(msgspec.Struct, frozen=True):
 
 
 class DumpSessionBody(msgspec.Struct, frozen=True):
-    """Save the names of the engine.  path: into this file of the engine's node; None: into the answer."""
+    """Save the names of the engine into this file of the engine's node; `path` None: into the answer."""
 
     path: str | None = None
 
@@ -76,7 +76,7 @@ class SavedSession(msgspec.Struct, frozen=True):
     left_out: dict[str, str]
     """The names that could not travel, each with the reason."""
     packed: bytes | None = None
-    """The packed session; None where it was written to a file."""
+    """The packed session; None if it was written to a file."""
 
 
 class LoadSessionBody(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ class SavedCheckpoint(msgspec.Struct, frozen=True):
 
 
 class ExecuteReply(msgspec.Struct, frozen=True):
-    """What `mec.execute` shows of one engine."""
+    """The result of `mec.execute` on one engine."""
 
     id: int
     number: int
@@ -144,9 +144,10 @@ class PropertiesBody(msgspec.Struct, frozen=True):
 
 
 class ProfileBody(msgspec.Struct, frozen=True):
-    """What an engine does with one of its profilers.
+    """An action on one of an engine's profilers.
 
-    "read" answers what the profiler has gathered, or None if it was never started.  The others answer None."""
+    "read" returns the profile, or None if the profiler was never started. The others return None.
+    """
 
     profiler: Literal["cpu", "memory", "sampling"]
     op: Literal["start", "stop", "read"]
@@ -170,7 +171,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CpuProfile(msgspec.Struct, frozen=True):
-    """What yappi measured on one engine."""
+    """yappi's measurements on one engine."""
 
     engine: int
     clock: str
@@ -182,7 +183,7 @@ class CpuProfile(msgspec.Struct, frozen=True):
 
 
 class MemoryProfile(msgspec.Struct, frozen=True):
-    """What tracemalloc knows of one engine."""
+    """tracemalloc's measurements on one engine."""
 
     engine: int
     traced_bytes: int
@@ -193,7 +194,7 @@ class MemoryProfile(msgspec.Struct, frozen=True):
 
 
 class SampleProfile(msgspec.Struct, frozen=True):
-    """What the sampler saw on one engine."""
+    """The sampler's stacks on one engine."""
 
     engine: int
     interval_s: float

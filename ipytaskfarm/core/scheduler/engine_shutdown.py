@@ -1,4 +1,4 @@
-"""How an engine is ended: its runs are recalled, it gets no more, and its agent is told."""
+"""How an engine is ended: its runs are recalled, it gets no more tasks, and its agent is told."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .entries import EngineEntry, EngineState
 from .state import SchedulerState
 
 EXIT_S = 2.0
-"""How long an engine may take to end, beside its environment's teardown."""
+"""How long an engine may take to end, in addition to its environment's teardown."""
 SAVE_S = 60.0
-"""How long an engine that is recycled may take to save its names."""
+"""How long a recycled engine may take to save its names."""
 
 
 def recall(farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], now: Now, out: Decision) -> None:
@@ -76,7 +76,8 @@ def _save_session(farm: SchedulerState, engine: EngineEntry, out: Decision) -> N
 def end_engine(farm: SchedulerState, engine: EngineEntry, out: Decision, grace_s: float | None = None) -> None:
     """Tell an engine's agent to end it.
 
-    grace_s: after so long the engine is killed; None: the time of its environment's teardown."""
+    `grace_s` is the time after which the engine is killed; None for the time of its environment's teardown.
+    """
     if engine.state == EngineState.STOPPING:
         return
     engine.state = EngineState.STOPPING
