@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,16 @@ def from_a_notebook(folder: Path, where: str) -> str:
     return "".join(output.get("text", "") for output in notebook.cells[1].outputs)
 
 
+def compiled_module(package: Path) -> None:
+    """Put Python's own example of a compiled module into a package; without it, a module that does the same."""
+    libraries = Path(sysconfig.get_config_var("DESTSHARED") or "/nowhere")
+    found = next(libraries.glob("xxlimited.*.so"), None)
+    if found is None:
+        (package / "xxlimited.py").write_text("def foo(a, b): return a + b\n")
+    else:
+        shutil.copy(found, package)
+
+
 WAYS = [from_a_script, from_a_module, from_a_package, from_a_notebook]
 
 
@@ -85,6 +97,7 @@ def found(request: pytest.FixtureRequest, shared: Farm, tmp_path_factory: pytest
     for name, text in PACKAGE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+    compiled_module(folder / "realpkg")
     said = way(folder, f"WHERE = {str(shared.connection_file)!r}\n")
     lines = [line for line in said.splitlines() if line.startswith("FOUND ")]
     assert lines, said
