@@ -169,6 +169,15 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
         add_dependency("/does/not/exist")
 
 
+def test_a_module_that_an_installed_package_makes_goes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, below = types.ModuleType("xml.made"), types.ModuleType("xml.made.below")
+    own = types.ModuleType("ours.made")
+    for module in (made, below, own, types.ModuleType("ours")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert unpack(pack([made, below])) == [made, below]
+    assert unpack(pack(own)) is not own
+
+
 def test_a_made_up_module_travels_with_all_that_is_in_it() -> None:
     module = types.ModuleType("made_up")
     exec("import math\nK = 3\ndef f(x): return x + K\nclass C:\n    def m(self): return K, math.pi", vars(module))
