@@ -11,6 +11,7 @@ from typing import Any
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
+from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client import MultiEngineClient
@@ -138,6 +139,7 @@ class Px:
         if given.block is not None:
             self._client.block = given.block
 
+    @no_var_expand
     @magic_arguments()
     @argument("action", choices=("save", "load", "checkpoint"), help="save names, restore them, or save a checkpoint")
     @argument("file", nargs="?", help="a file on the engines' nodes; {id} in it is the engine's id")
@@ -147,7 +149,8 @@ class Px:
 
         ``%pxsession checkpoint``: save the engines' state for their replacements.
         """
-        given = parse_argstring(self.session, line)
+        # IPython would put the builtin `id` into the file's name.
+        given = parse_argstring(self.session, self._shell.var_expand(line.replace("{id}", "{{id}}")))
         if (given.file is None) != (given.action == "checkpoint"):
             raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets = _targets(given.targets)

@@ -18,6 +18,7 @@ from ipytaskfarm import Farm, MultiEngineClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.serialization.dill_sessions import MAGIC, SessionHead, read_head
 from tests.support.farms import module_farm
+from tests.support.shells import shell_with_magics
 
 NAMES = """
 import abc, collections, contextlib, datetime, decimal, enum, fractions, functools, io, itertools, json, math, pathlib
@@ -366,3 +367,18 @@ def test_the_command(mec: MultiEngineClient, farm: Farm, tmp_path: Path, capsys:
     assert main(["session", "load", f"{tmp_path}/s-0", "--engines", "1", "--farm", farm.name]) == 0
     assert mec.pull("n") == [0, 0]
     assert main(["session", "forget", "x", "--farm", farm.name]) == 2
+
+
+def test_the_magic(mec: MultiEngineClient, tmp_path: Path) -> None:
+    mec.execute("import threading; n, lock = int(id), threading.Lock()")
+    with shell_with_magics() as shell:
+        shell["mec"] = mec
+        shell.ok("mec.activate()")
+        saved = shell.ok(f"%pxsession save {tmp_path}/s-{{id}}")
+        assert "[1] without lock: lock: a _thread.lock cannot be pickled" in saved.out
+        mec.reset()
+        shell["folder"] = tmp_path
+        shell.ok("%pxsession load {folder}/s-1 -t 0")
+        assert mec.pull("n", targets=0) == [1]
+        assert mec.keys(targets=1) == [[]]
+        assert "invalid choice" in shell.run("%pxsession forget file").shown
