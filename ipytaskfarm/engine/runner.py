@@ -376,10 +376,18 @@ class Runner:
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
             attempt.brought = Brought(take_came())
+        own: Brought | None = getattr(known.function, "came", None)
+        begin = [each.begin for each in (own, attempt.brought) if each is not None and each.assigned]
+        for each in begin:
+            each()
         if active:
             prepare_older()
         try:
-            value = call_each(known, self._baseline, *args) if work.each else known.function(*args, **kwargs)
+            value = (
+                call_each(known, self._baseline, args[0], args[1], begin)
+                if work.each
+                else known.function(*args, **kwargs)
+            )
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
