@@ -1,6 +1,6 @@
-"""Bad values of every type at every field: refused at the call, or meant; nothing ends of them.
+"""Pass bad values of every type to every argument: each is refused at the call, or has a meaning; no process ends.
 
-The tables stand in `tests.support.bad_values`: a line there is a call, or a value, more.
+The tables are in `tests.support.bad_values`: a line there adds a call or a value.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def world(farm: Farm) -> Iterator[World]:
 
 
 def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
-    """What must be the same afterwards."""
+    """Return the state that must be the same afterwards."""
     thread = world.tc._session.io.thread
     return controller_pid(farm), [row.pid for row in world.mec.engines()], thread.is_alive()
 
@@ -70,7 +70,7 @@ def test_no_value_ends_anything(farm: Farm, world: World, call: str) -> None:
 
 
 def thrown_inside(call: str, values: dict[str, Any]) -> list[str]:
-    """What came of a call within a running task, by value."""
+    """Return the outcomes of a call inside a running task, by value."""
     task = current_task()
     calls: dict[str, Callable[[Any], Any]] = {
         "progress value": lambda v: task.progress(v),
@@ -131,7 +131,7 @@ HOSTILE: dict[type, list[Any]] = {
 
 
 def hostile_values(kind: inspect.Type) -> list[Any]:
-    """Values that decode as that type, and that no honest client sends."""
+    """Yield values that decode as this type, and that no honest client sends."""
     match kind:
         case inspect.ListType() | inspect.VarTupleType():
             return [[value] for value in hostile_values(kind.item_type)] + [[]]

@@ -1,4 +1,4 @@
-"""What people bring, each line from a script, a module beside it, `python -m pkg.main` and a notebook.
+"""Run code of real users, each line from a script, a module beside it, `python -m pkg.main` and a notebook.
 
 The rows are in `tests/support/real_code.py`; `tests/unit/test_odd_starts.py` starts farms in odd surroundings.
 """

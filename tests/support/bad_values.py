@@ -1,4 +1,4 @@
-"""Values that nobody expects, and calls to throw them at: a line in `VALUES` or `CALLS` extends the table."""
+"""Unexpected values, and calls to pass them to; to extend the table, add a line to `VALUES` or `CALLS`."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ VALUES: dict[str, Callable[[], Any]] = {
 
 
 class World(NamedTuple):
-    """What calls are made with."""
+    """The objects whose methods are called."""
 
     tc: TaskClient
     mec: MultiEngineClient
@@ -165,7 +165,7 @@ def recycling(setting: str) -> Throw:
 
 
 def keyed(throw: Throw) -> Throw:
-    """A dict with the value as its key; what has no hash is no key."""
+    """Make a dict with the value as its key; fail for a value without a hash."""
 
     def throw_dict(world: World, value: Any) -> Any:
         try:

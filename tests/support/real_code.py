@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - a line is one input
-"""Inputs that people bring, one line each: `tests/farm/test_real_code.py` runs every line from four places.
+"""Inputs from real programs, one line each: `tests/farm/test_real_code.py` runs every line from four places.
 
-A row is a name, lines that define what is needed, an expression with `tc` (a TaskClient) and `mec` (a MultiEngineClient),
-and its value.  To add an input, add a row; names of definitions are shared by all rows.
+A row is a name, lines with definitions, an expression with `tc` (a TaskClient) and `mec` (a MultiEngineClient), and its
+value.  To add an input, add a row; all rows share the names of definitions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGE = {
     "realspace/part/leaf.py": "from realspace.part.other import N\n",
     "realspace/part/other.py": "N = 11\n",
 }
-"""Files beside the script."""
+"""The files beside the script."""
 
 BEGIN = """
 import abc, argparse, asyncio, collections, contextlib, ctypes, dataclasses, decimal, enum, functools, itertools
@@ -55,7 +55,7 @@ def raised(tc, function, *args):
     try: result(tc, function, *args)
     except Exception as error: return error
 """
-"""What all lines may use."""
+"""Definitions that all lines may use."""
 
 VALUES = [
     ("a frame", "df = pd.DataFrame({'x': [1, 2, 3]})\ndef frame_at(i): return int(df.x.iloc[i])", "tc.map(frame_at, [1])", [2]),

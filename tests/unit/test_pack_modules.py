@@ -1,4 +1,4 @@
-"""Modules beside the notebook travel by value, and are never stale."""
+"""Test that modules beside the notebook are sent by value, and are always up to date."""
 
 from __future__ import annotations
 
@@ -403,7 +403,7 @@ def test_a_compiled_module_beside_the_script_goes_with_its_folder(peer: Peer, no
 
 
 def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
-    """The engine's side, in this process: what it had itself under a name is put back."""
+    """The engine's side runs in this process: its own modules are restored under their names."""
     write(folder / "staying.py", "V = 'sent'\ndef f(): return V\n")
     import staying  # type: ignore[import-not-found]
 
