@@ -6,13 +6,13 @@ The payload itself is built by the task's class (`tasks`), which this module kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
-from ..serialization.pack import pack
+from ..serialization.pack import pack, pack_arguments
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
@@ -109,6 +109,11 @@ class TaskData:
         """Pack values; `names` tell an error which value cannot travel."""
         with noting(self.note):
             return pack(data, names, self._writer)
+
+    def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
+        """Pack the arguments of a call."""
+        with noting(self.note):
+            return pack_arguments(args, kwargs, self._writer)
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests of the large values."""

@@ -30,7 +30,7 @@ from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInpu
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
-from ..serialization.modules import active, begin_run
+from ..serialization.modules import active, begin_run, bundles_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
@@ -100,7 +100,7 @@ class Callables:
 
         `size_bytes` is the size of its code, including the data that it carries.
         """
-        known = Known(function, function_reaches(function))
+        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
         self._kept[digest] = known, size_bytes
         self._bytes += size_bytes
         while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
@@ -367,7 +367,7 @@ class Runner:
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
-            begin_run(getattr(known.function, "brought", ((), ()))[1])
+            begin_run(known.bundles)
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
             attempt.brought = Brought(take_came())
