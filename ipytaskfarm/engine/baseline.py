@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .loops import Loops
 
 T = TypeVar("T")
-LOOK_EVERY_S = 0.01
+LOOK_EVERY_S = 0.02
 _show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
 LONG_S = 0.0005
 """After a run of this many seconds the time of a look at everything does not matter."""
@@ -64,12 +64,13 @@ class Baseline:
         """
         return self._hands.run(function, *args)
 
-    def for_task(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function that belongs to a task, in a context of its own."""
+    def task_context(self) -> contextvars.Context:
+        """Return the context in which a task runs, a copy of that of the user's own hands."""
         context = self._hands.copy()
         if self._decimal is not None:
-            context.run(decimal.setcontext, self._decimal.copy())  # else all copies would share one decimal context
-        return context.run(function, *args)
+            # All copies of the context share the decimal context in it.
+            context.run(decimal.setcontext, self._decimal.copy())
+        return context
 
     def for_item(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function that belongs to an item of a map, in a copy of its task's context."""

@@ -119,7 +119,7 @@ class Builtins:
 
 
 class Decimals:
-    """The default for new decimal contexts. The present context is private to the run (`Baseline.for_task`)."""
+    """The default for new decimal contexts. The present context is private to the run (`Baseline.task_context`)."""
 
     _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 

@@ -237,6 +237,7 @@ class EngineProcess:
         return self._runner.run(job)
 
     def command(self, command: EngineCommand) -> Step:
+        self._loops.show()
         return self._commands.run(command)
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
@@ -258,6 +259,7 @@ class EngineProcess:
         self._bell_rang = time.perf_counter()
 
     def end_slice(self) -> None:
+        self._loops.show()
         self._sampler.idle()
         if self._unrung:
             self._ring()
