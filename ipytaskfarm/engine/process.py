@@ -156,9 +156,8 @@ class EngineProcess:
         recorder = Recorder.open(settings.recorder)
         self._recorder = recorder
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
-        self._bell_rang = 0.0
+        self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
-        self._slice_ended_s = 0.0
         self._counter = int(settings.engine.rpartition(".")[2])
         self._capture = Capture(settings.output)
         follow_threads()
