@@ -17,8 +17,10 @@ They follow STK Parallel Computing's TaskEnvironment and HostRecycleSettings.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -44,6 +46,8 @@ class RecycleSettings:
         on_job_end: when a job that uses the environment has ended.
         when_unreferenced: when no unfinished task and no unfinished job uses the environment any more.
         on_failure: when a task has failed.
+        keep_session: whenever it is recycled, the fresh engine begins with its names.  What cannot be saved is named by
+            `explain` and `status`.
 
     None of them ends an engine during a task.
 
@@ -59,6 +63,7 @@ class RecycleSettings:
     on_job_end: bool
     when_unreferenced: bool
     on_failure: bool
+    keep_session: bool
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class RecycleSettings:
         on_job_end: bool = False,
         when_unreferenced: bool = False,
         on_failure: bool = False,
+        keep_session: bool = False,
     ) -> None:
         self.after_tasks = after_tasks
         self.idle_timeout = idle_timeout
@@ -79,6 +85,7 @@ class RecycleSettings:
         self.on_job_end = on_job_end
         self.when_unreferenced = when_unreferenced
         self.on_failure = on_failure
+        self.keep_session = keep_session
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = _CHECKS.get(name)
@@ -108,6 +115,7 @@ class RecycleSettings:
             on_job_end=bool(self.on_job_end),
             when_unreferenced=bool(self.when_unreferenced),
             on_failure=bool(self.on_failure),
+            keep_session=bool(self.keep_session),
         )
         return None if made == Recycle() else made
 
@@ -144,7 +152,18 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "on_job_end": _flag,
     "when_unreferenced": _flag,
     "on_failure": _flag,
+    "keep_session": _flag,
 }
+
+
+_of_classes: weakref.WeakKeyDictionary[type[TaskEnvironment], RecycleSettings] = weakref.WeakKeyDictionary()
+"""Class -> the settings that stand in its body."""
+
+
+def _checked_settings(settings: object) -> RecycleSettings:
+    if not isinstance(settings, RecycleSettings):
+        raise TypeError(f"recycle must be RecycleSettings, not {type(settings).__name__}")
+    return settings
 
 
 class TaskEnvironment:
@@ -182,19 +201,27 @@ class TaskEnvironment:
     def teardown(self) -> None:
         """Clean up. Called before such an engine ends, unless it is killed."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("recycle", "recycle_settings"):
+            if name in cls.__dict__ and not isinstance(cls.__dict__[name], property):
+                # Not left in the class, whose code makes the identity.
+                _of_classes[cls] = _checked_settings(cls.__dict__[name])
+                delattr(cls, name)
+
     @property
     def recycle(self) -> RecycleSettings:
-        """Return the settings for recycling its engines; their attributes may be assigned."""
+        """When its engines are recycled; set what you like of it in place."""
         found: RecycleSettings | None = self.__dict__.get("_recycle")
         if found is None:
-            found = self.__dict__["_recycle"] = RecycleSettings()
+            of_class = next((_of_classes[each] for each in type(self).__mro__ if each in _of_classes), None)
+            found = RecycleSettings() if of_class is None else copy.copy(of_class)
+            self.__dict__["_recycle"] = found
         return found
 
     @recycle.setter
     def recycle(self, settings: RecycleSettings) -> None:
-        if not isinstance(settings, RecycleSettings):
-            raise TypeError(f"recycle must be RecycleSettings, not {type(settings).__name__}")
-        self.__dict__["_recycle"] = settings
+        self.__dict__["_recycle"] = _checked_settings(settings)
 
     recycle_settings = recycle
 

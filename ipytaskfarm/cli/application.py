@@ -1,51 +1,48 @@
-"""What all subcommands share: flags, config files, help, and how errors become exit codes."""
+"""The common part of all subcommands: flags, config files, help, and exit codes of errors."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from textwrap import fill, wrap
 from typing import Any, ClassVar
 
-from traitlets import Bool, List, TraitError, Unicode
-from traitlets.config import Application
-from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
+from traitlets import Bool, List, Unicode
+from traitlets.config import Application, Config
+from traitlets.config.loader import LazyConfigValue
 
 from ipytaskfarm.cli.catalog import COMMANDS
-from ipytaskfarm.cli.printing import safe
+from ipytaskfarm.cli.command_line import Flag, Switch, UsageError as UsageError, checked_value, read_words
+from ipytaskfarm.cli.printing import safe, width
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
-WIDTH = 80
-"""The columns of a help text."""
 INTERRUPTED = 130
-"""What shells make of a program that SIGINT ended."""
+"""The exit code that shells give a program which SIGINT ended."""
 
 
-class UsageError(Exception):
-    """The command line is wrong; the text says how."""
+_SETTINGS = (
+    "Each flag that takes a value is also a setting of ipytaskfarm_config.py in Jupyter's config folder"
+    " (`jupyter --paths`); --help-all shows the names there."
+)
 
 
-class _Loader(KVArgParseConfigLoader):
-    """traitlets' own, but a mistyped flag is an error, and ids may stand before and after flags."""
+class HelpShown(Exception):
+    """The command line asked for help alone."""
 
-    def _add_arguments(self, aliases: Any, flags: Any, classes: Any) -> None:
-        super()._add_arguments(aliases, flags, classes)
-        # argparse fills a `*` positional once: `abort 1 --farm x 2` would lose the 2.
-        self.parser.parse_args = self.parser.parse_intermixed_args  # type: ignore[method-assign]
 
-    def _handle_unrecognized_alias(self, arg: str) -> None:
-        raise ArgumentError(f"there is no flag --{arg}")
+def _names(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
 
 
 def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
-    """traitlets' aliases, from (names of the flag, ``Class.trait``); ``--farm`` and ``--config`` come by themselves."""
+    """Return traitlets' aliases from (names of the flag, ``Class.trait``). ``--farm`` and ``--config`` are added."""
     table: dict[Any, str] = {tuple(names.split()): trait for names, trait in pairs}
     if farm:
         table[("farm",)] = "Command.farm"
@@ -54,7 +51,7 @@ def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
 
 
 def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
-    """traitlets' flags, from (names of the flag, ``Class.trait``, the value that it sets, help)."""
+    """Return traitlets' flags from (names of the flag, ``Class.trait``, the value that it sets, help)."""
     table = {}
     for names, trait, value, text in entries:
         owner, name = trait.split(".")
@@ -63,7 +60,7 @@ def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
 
 
 class Command(Application):
-    """A subcommand: `read` its command line, then `carry_out`."""
+    """A subcommand: `read` parses its command line, then `carry_out` runs it."""
 
     version = __version__
     description: Any = ""
@@ -80,21 +77,34 @@ class Command(Application):
     aliases: Any = values()
     flags: Any = switches()
 
-    def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> Any:
-        return _Loader(argv, aliases, flags, classes=classes, log=self.log, subcommands={})
-
     def read(self, argv: list[str]) -> None:
         """Command line over config files over defaults.  A wrong command line: `UsageError`."""
-        try:
-            # Without traitlets' wrapper, which logs the error and exits with 1.
-            Application.parse_command_line.__wrapped__(self, argv)  # type: ignore[attr-defined]
-            given = self.cli_config
-            self._read_config_files()
-            self.update_config(given)
-        except (TraitError, ArgumentError) as error:
-            raise UsageError(str(error)) from None
+        self.argv = list(argv)
+        if any(word in ("-h", "--help", "--help-all") for word in argv):
+            print("\n".join(self.emit_help(classes="--help-all" in argv)))
+            raise HelpShown
+        given, self.extra_args = read_words(argv, self._known_flags(), self)
+        self.update_config(given)  # it may name the config files
+        self._read_config_files()
+        self.update_config(given)
         if self.extra_args and not self.arguments:
             raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags")
+
+    def _known_flags(self) -> dict[str, Flag | Switch]:
+        """Return all flags by name: those with a value, those without, and each setting as ``Class.trait``."""
+        traits = self._settings()
+        known: dict[str, Flag | Switch] = {
+            f"{owner}.{name}": Flag(owner, name, trait) for owner, own in traits.items() for name, trait in own.items()
+        }
+        for keys, target in self.aliases.items():
+            owner, name = target.split(".")
+            known |= dict.fromkeys(_names(keys), Flag(owner, name, traits[owner][name]))
+        for keys, (sets, _) in self.flags.items():
+            known |= dict.fromkeys(_names(keys), Switch(sets))
+        return known
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        return {cls.__name__: cls.class_traits(config=True) for cls in self._classes_inc_parents()}
 
     def _read_config_files(self) -> None:
         if self.config_files:
@@ -113,15 +123,26 @@ class Command(Application):
 
     def _load(self, name: str, path: list[str] | None) -> None:
         stem = name.removesuffix(".py").removesuffix(".json")
+        folders = path or [os.path.dirname(stem)]
         try:
-            Application.load_config_file.__wrapped__(self, stem, path)  # type: ignore[attr-defined]
-        except (TraitError, ArgumentError):
-            raise
+            loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
         except Exception as error:  # a config file is Python: anything may come out of it
             raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
+        for config, _ in loaded:
+            self._check_config(config, f"the config file {stem}.py")
+            self.update_config(config)
+
+    def _check_config(self, config: Config, source: str) -> None:
+        """Refuse settings of this command in a config file that do not exist, or have values that do not fit."""
+        for owner, traits in self._settings().items():
+            for name, value in config[owner].items() if owner in config else ():
+                if name not in traits:
+                    raise UsageError(f"{source}: there is no setting c.{owner}.{name}{did_you_mean(name, traits)}")
+                if not isinstance(value, LazyConfigValue):
+                    checked_value(f"{source}: c.{owner}.{name}", Flag(owner, name, traits[name]), value, self)
 
     def carry_out(self) -> int:
-        """Do it, and return the exit code."""
+        """Run the command, and return the exit code."""
         raise NotImplementedError
 
     def home(self) -> Home:
@@ -142,11 +163,12 @@ class Command(Application):
         return ids
 
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        """Yield the command in one screen: usage, what it does, flags, examples."""
+        """Yield the help of the command on one screen: usage, description, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
-        yield f"usage: ipytaskfarm {self.name}{words} [flags]"
+        usage = f"usage: ipytaskfarm {self.name}{words} [flags]"
+        yield fill(usage, width(), subsequent_indent=" " * 19, break_on_hyphens=False)
         yield ""
-        yield fill(" ".join(str(self.description).split()), WIDTH, break_on_hyphens=False)
+        yield fill(" ".join(str(self.description).split()), width(), break_on_hyphens=False)
         yield ""
         yield "Flags"
         yield from self._flag_lines()
@@ -155,13 +177,12 @@ class Command(Application):
             yield "Examples"
             yield from (f"    {line.strip()}" for line in str(self.examples).strip().splitlines())
         yield ""
-        yield "Each flag that takes a value is also a setting of ipytaskfarm_config.py in"
-        yield "Jupyter's config folder (`jupyter --paths`); --help-all shows the names there."
+        yield fill(_SETTINGS, width(), break_on_hyphens=False)
         if classes:
             yield from self.emit_options_help()
 
     def _flag_lines(self) -> Iterator[str]:
-        traits = {cls.__name__: cls.class_traits(config=True) for cls in self._classes_with_parents()}
+        traits = self._settings()
         for keys, target in self.aliases.items():
             owner, name = target.split(".")
             trait = traits[owner][name]
@@ -171,31 +192,27 @@ class Command(Application):
             yield from _flag_help(keys, "", text)
         yield from _flag_help(("h", "help"), "", "show this text")
 
-    def _classes_with_parents(self) -> list[Any]:
-        return list(self._classes_inc_parents())
-
 
 JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
-"""For `switches`."""
+"""The flag ``--json`` for `switches`."""
 
 
 class JsonCommand(Command):
-    """A command whose answer can be had for a program."""
+    """A command that can print its answer for programs."""
 
     json = Bool(False, help="print JSON, for programs").tag(config=True)
     flags: Any = switches(JSON)
 
 
 def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
-    names = (keys,) if isinstance(keys, str) else keys
-    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(names, key=len)) + metavar
-    first, *more = wrap(text, WIDTH - 33, break_on_hyphens=False, break_long_words=False)
+    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(_names(keys), key=len)) + metavar
+    first, *more = wrap(text, width() - 33, break_on_hyphens=False, break_long_words=False)
     yield f"    {shown:<28} {first}" if len(shown) <= 28 else f"    {shown}\n{'':33}{first}"
     yield from (f"{'':33}{line}" for line in more)
 
 
 class TaskFarm(Application):
-    """What ``ipytaskfarm --help`` shows."""
+    """The application behind ``ipytaskfarm --help``."""
 
     name = "ipytaskfarm"
     version = __version__
@@ -209,14 +226,19 @@ class TaskFarm(Application):
         yield ""
         yield "Commands"
         for name, (_, text) in COMMANDS.items():
-            yield f"    {name:<12} {text}"
+            first, *more = wrap(text, width() - 17)
+            yield f"    {name:<12} {first}"
+            yield from (f"{'':17}{line}" for line in more)
         yield ""
-        yield "Every command takes --farm NAME (default: the farm called default)."
-        yield "Exit codes: 0 fine, 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm."
+        yield fill(
+            "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
+            " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
+            width(),
+        )
 
 
 def run(arguments: list[str]) -> int:
-    """Return one command line, from its words to its exit code."""
+    """Carry out a command line, and return its exit code."""
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
@@ -230,6 +252,8 @@ def run(arguments: list[str]) -> int:
         command = _command(name)
         command.read(arguments[1:])
         return command.carry_out()
+    except HelpShown:
+        return OK
     except UsageError as error:
         _complain(name, f"{error}\nTry: ipytaskfarm {name if name in COMMANDS else ''} --help".replace("  ", " "))
         return USAGE
@@ -241,7 +265,7 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
-        # Of a KeyError str() makes a repr.
+        # str() of a KeyError is a repr.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         _complain(name, text or type(error).__name__)
         return exit_code(error)
@@ -257,9 +281,7 @@ def exit_code(error: BaseException) -> int:
 
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=2)
-        advice = f": did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"there is no command {name!r}{advice}")
+        raise UsageError(f"there is no command {name!r}{did_you_mean(name, COMMANDS, '')}")
     module, _, attribute = COMMANDS[name][0].rpartition(".")
     command = getattr(import_module(module), attribute)()
     assert isinstance(command, Command)
@@ -267,11 +289,11 @@ def _command(name: str) -> Command:
 
 
 def _complain(name: str, text: str) -> None:
-    shown = "\n".join(map(safe, text.split("\n")))  # names of tasks and jobs may stand in it
+    shown = "\n".join(map(safe, text.split("\n")))  # it may contain names of tasks and jobs
     print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
 
 
 def complete(words: Sequence[str]) -> str:
-    """Words as people list them: ``a, b and c``."""
+    """Return words as a list in a sentence: ``a, b and c``."""
     *head, last = words
     return f"{', '.join(head)} and {last}" if head else last

@@ -1,4 +1,4 @@
-"""The subcommands: `COMMANDS` says where each is, without importing any."""
+"""The subcommands: `COMMANDS` has the module of each, without importing any."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("ipytaskfarm.cli.stop.Stop", "stop a farm; nothing that was accepted is lost"),
     "list": ("ipytaskfarm.cli.farms.List", "the farms of this user"),
     "status": ("ipytaskfarm.cli.status.Status", "one farm: its engines and tasks"),
+    "top": ("ipytaskfarm.cli.top.Top", "watch a farm at work, abort and retry tasks"),
     "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
     "agents": ("ipytaskfarm.cli.agents.RunAgents", "list, add or remove agents on other machines"),
     "tasks": ("ipytaskfarm.cli.status.Tasks", "a table of tasks"),
+    "result": ("ipytaskfarm.cli.results.Result", "the result of a task"),
+    "failures": ("ipytaskfarm.cli.results.Failures", "failed tasks, in groups of one error"),
     "explain": ("ipytaskfarm.cli.status.Explain", "why a task is where it is"),
     "jobs": ("ipytaskfarm.cli.jobs.Jobs", "the jobs, or one with its tasks"),
     "history": ("ipytaskfarm.cli.history.History", "what happened to tasks, and when"),
@@ -30,7 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),
     "compact": ("ipytaskfarm.cli.store.Compact", "give room that was freed in the store back to the disk"),
-    "replay": ("ipytaskfarm.cli.store.Replay", "play the tape of a controller again"),
+    "replay": ("ipytaskfarm.cli.store.Replay", "decide again what is in an event log"),
+    "completion": ("ipytaskfarm.cli.completion.Completion", "complete commands and flags in bash, zsh, fish"),
     "demo": ("ipytaskfarm.cli.demo.Demo", "see a temporary farm at work"),
     "controller": ("ipytaskfarm.cli.processes.RunController", "run a controller alone (for supervisors)"),
     "agent": ("ipytaskfarm.cli.processes.RunAgent", "run an agent alone (for supervisors)"),

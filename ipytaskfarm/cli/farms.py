@@ -1,11 +1,11 @@
-"""Commands about farms as such, running or not: list, clean."""
+"""Commands about whole farms, running or not: list, clean."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool
+from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
@@ -15,22 +15,36 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
 from ipytaskfarm.deployment.home import Home, remove_path
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column
+
+COLUMNS = (
+    "farm",
+    "state",
+    "engines",
+    "scheduled",
+    "running",
+    "finished",
+    Column("address", 2, least=21),
+    Column("store", 1),
+)
 
 
 class List(JsonCommand):
     """``ipytaskfarm list``"""
 
     name = "list"
-    description = "Lists the farms of this user, running and stopped."
-    aliases: Any = values(farm=False)
+    description = "Lists the farms of this user, running and stopped; with --farm that one alone."
+    farm = Unicode("", help="only the farm of this name").tag(config=True, metavar="NAME")
+    aliases: Any = values(("farm", "List.farm"), farm=False)
 
     def carry_out(self) -> int:
-        farms = [_describe(home) for home in Home.all()]
+        farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
+        if self.farm and not farms:
+            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` shows what there is")
         if self.json:
             print_json(farms)
         elif farms:
-            headings = ("farm", "", "engines", "waiting", "running", "finished", "address", "store")
-            printing.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
+            printing.table(COLUMNS, [_cells(farm) for farm in farms])
         else:
             print("no farms: `ipytaskfarm start` makes one")
         return OK
@@ -93,7 +107,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
             return self._clean_running(home)
         if not home.folder.exists():
             raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
-        # Whoever supervises is about to start what looks stopped now.
+        # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)
 

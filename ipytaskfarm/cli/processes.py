@@ -1,17 +1,21 @@
-"""The commands that become another program, and ``version``."""
+"""Commands that become another program, and ``version``."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from ipytaskfarm.cli.application import OK, Command, UsageError
+from ipytaskfarm.cli.application import OK, Command, UsageError, values
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.version import __version__
 
 
 class RunController(Command):
-    """``ipytaskfarm controller``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+    """``ipytaskfarm controller``.
+
+    This class only prints the help; otherwise `ipytaskfarm.cli.main` runs the controller.
+    """
 
     name = "controller"
     arguments = "[flags of the controller]"
@@ -25,7 +29,7 @@ systemd. `ipytaskfarm start` is what people want. Its own flags: python -m ipyta
 
 
 class RunAgent(Command):
-    """``ipytaskfarm agent``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+    """``ipytaskfarm agent``. This class only prints the help; otherwise `ipytaskfarm.cli.main` runs the agent."""
 
     name = "agent"
     arguments = "[flags of the agent]"
@@ -43,6 +47,7 @@ class Version(Command):
 
     name = "version"
     description = "Shows the versions that matter in a bug report."
+    aliases: Any = values(farm=False)
 
     def carry_out(self) -> int:
         print(f"ipytaskfarm {__version__} (protocol {PROTOCOL})")

@@ -1,4 +1,4 @@
-"""What a MultiEngine command brings back: `ResultList`, and `PendingResult` for those who do not wait."""
+"""Send a MultiEngine command and read its answers: `PendingResult`, and the `ResultList` that it returns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ import msgspec
 from ..core import errors
 from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
-from ..core.messages.payload import FailureBody
+from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.tables import EngineTable
+from ..display.interrupts import show_users_frames
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
+from .output_printer import OutputPrinter, SeenOutput, StepsAside
 from .questions import PendingQuestion, refused_by_controller
 from .results import error_named
-from .session import Session
+from .session import TICK_S, Session
+from .streams import CommandStream
 from .wait_notices import say
 
 TELL_AFTER_S = 1.0
@@ -49,21 +52,21 @@ def executed(body: bytes) -> dict[str, Any]:
 
 
 def nothing(body: bytes) -> None:
-    """For commands without a value."""
+    """Ignore the body of an answer without a value."""
 
 
 def names(body: bytes) -> list[str]:
-    """Return an encoded list of names."""
+    """Decode a list of names."""
     return _decode_names(body)
 
 
 def value(body: bytes) -> Any:
-    """Return a packed value."""
+    """Unpack a value."""
     return unpack(body)
 
 
 class ResultList(list[Any]):
-    """One entry per engine; those of `execute` show what the engine would have shown."""
+    """A list with one entry per engine; entries of `execute` are displayed like the cells of a notebook."""
 
     def __repr__(self) -> str:
         if not self or not all(isinstance(entry, dict) and "input" in entry for entry in self):
@@ -81,6 +84,14 @@ class ResultList(list[Any]):
             parts += [text_html(entry["stdout"]), text_html(entry["stderr"], error=True)]
             parts += [output_html(output) for output in entry["display"]]
         return "".join(parts)
+
+
+def show_entries(found: ResultList) -> None:
+    """Show the output and the displays of each engine, each line with the engine's id."""
+    printer = OutputPrinter()
+    for entry in found:
+        printer.rest(str(entry["id"]), SeenOutput(), entry["stdout"], entry["stderr"], entry["display"])
+    printer.show(is_over=True)
 
 
 def _shown(entry: dict[str, Any]) -> list[str]:
@@ -103,31 +114,41 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
         failure = _decode_failure(answer.body)
     except msgspec.DecodeError:
         return errors.KernelError(f"engine {answer.engine_id} answered with something that cannot be read")
-    if failure.pickled is None and not failure.traceback:  # the controller's words
+    if failure.pickled is None and not failure.traceback:  # an error of the controller, not of an engine
         error = error_named(failure.etype, failure.value)
         error.engine_id = answer.engine_id  # type: ignore[attr-defined]
         return error
     return unpack_error(failure, answer.engine_id)
 
 
+def _shown_body(answer: CommandAnswer) -> ResultBody:
+    """Return the output and the displays of an engine, also of a failed command."""
+    try:
+        shown = _decode_execute(answer.body) if answer.ok else _decode_failure(answer.body)
+    except msgspec.MsgspecError:
+        return ResultBody()
+    displays = shown.display if isinstance(shown, ExecuteReply) else shown.outputs
+    return ResultBody(None, None, shown.stdout, shown.stderr, displays)
+
+
 class CommandPart(NamedTuple):
-    """What one or several engines are sent."""
+    """What is sent to one engine, or to several."""
 
     engines: list[int] | None
-    """None: all, whoever they are when it arrives."""
+    """Engine ids; None: all engines that exist when the command arrives."""
     body: bytes
     blobs: tuple[str, ...] = ()
     keep: Keep | None = None
-    """How it is kept for the engines' replacements."""
+    """How the command is kept for replacements of the engines."""
 
 
 _result_ids = itertools.count()
 
 
 class PendingResult:
-    """A command under way.  `get_result` waits for it and gives the same value, or raises the same error, each time.
+    """A command under way.  `get_result` waits for it, and returns the same value or raises the same error each time.
 
-    As in IPython 0.10, with `done` and `add_done_callback` of PEP 3148 beside it.
+    The interface is IPython 0.10's, with `done` and `add_done_callback` from PEP 3148.
     """
 
     def __init__(
@@ -139,7 +160,16 @@ class PendingResult:
         text: str = "",
         at_once: bool = False,
     ) -> None:
-        """parts: what is sent to whom.  read: makes an engine's entry of its answer.  at_once: it waits for no task."""
+        """Send the command.
+
+        Args:
+            session: the connection.
+            verb: what the engines do.
+            parts: what is sent to which engines.
+            read: decodes the answer of an engine.
+            text: what `queue_status` shows of the command ("": the verb).
+            at_once: whether the command is answered without waiting for a running task.
+        """
         self._session = session
         self._verb = verb
         self._at_once = at_once
@@ -150,10 +180,10 @@ class PendingResult:
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
         self.result_id = next(_result_ids)
-        """A number of its own in this process; a later command has a higher one."""
+        """A number that is unique in this process; later commands have higher numbers."""
         self._invalid = False
         self._parts: list[tuple[list[int] | None, PendingQuestion]] = []
-        # Its end may be told before all of it is sent: nobody is called until then.
+        # Answers may arrive before all parts are sent; no callback may run before then.
         self._sent = False
         self._parts += [
             (
@@ -167,16 +197,26 @@ class PendingResult:
 
     @property
     def engines(self) -> list[int]:
-        """Return the ids of the engines that were asked; of a command to all: [] until the farm has said who they
-        are."""
+        """Return the ids of the engines that were asked.
+
+        For a command to all engines the list is empty until the controller has told which engines there are.
+        """
         return [engine_id for engines, asked in self._parts for engine_id in _engines_of(engines, asked)]
 
     def done(self) -> bool:
-        """Return whether every engine has answered, or nobody is to wait any longer."""
+        """Return whether every engine has answered, or the result was flushed."""
         return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
     def get_result(self, default: Any = None, block: bool = True, timeout: Timeout = None) -> Any:
-        """Return the list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
+        """Wait for the list of results, and return it.
+
+        Args:
+            default: what is returned for an unfinished command with block=False.
+            block: wait for the answers.
+            timeout: seconds, then TimeoutError.
+
+        Raises CompositeError for errors on engines, and InvalidDeferredID after ``mec.flush()``.
+        """
         if not block and not self.done():
             return default
         self._wait(seconds(timeout))
@@ -189,10 +229,11 @@ class PendingResult:
         return found
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for all answers; after a second say which tasks the command waits for."""
+        """Wait for all answers.  After a second, print which tasks the command waits for."""
         try:
             self._wait_for_all(timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            show_users_frames(interrupt)
             say(f"{self._text} goes on on engines {self.engines}: ask for its result again, or mec.clear_queue()")
             raise
 
@@ -218,31 +259,69 @@ class PendingResult:
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
 
+    def stream(self, bar: StepsAside | None = None) -> None:
+        """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.
+
+        When the answers have arrived, the rest of the output is shown, also that of engines where the command failed.
+        Only KeyboardInterrupt and errors of the connection are raised here; `get_result` raises the errors of the
+        command.
+        """
+        stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
+        listeners = self._session.io.output_listeners
+        listeners.append(stream.take)
+        finished: set[tuple[int, int]] = set()
+
+        def finish() -> None:
+            for engines, asked in self._parts:
+                for engine in _engines_of(engines, asked):
+                    key = asked.message.n, engine
+                    if engine in asked.answers and key not in finished:
+                        finished.add(key)
+                        stream.finish(*key, _shown_body(asked.answers[engine]))
+
+        tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
+        try:
+            while not self.done():
+                with contextlib.suppress(TimeoutError):
+                    self._wait(TICK_S)
+                finish()
+                if not self.done():
+                    stream.tick()
+                if time.monotonic() > tell_s:
+                    tell_s = math.inf
+                    self._tell_what_it_waits_for()
+            finish()
+        finally:
+            listeners.remove(stream.take)
+            stream.close()
+
     @property
     def called(self) -> bool:
-        """Return whether the result was asked for and is there."""
+        """Return whether the result has been read."""
         return self._outcome is not None
 
     @property
     def r(self) -> Any:
-        """``get_result()``."""
+        """Return ``get_result()``."""
         return self.get_result()
 
     def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """When the result is asked for, it is ``f(result, *args, **kwargs)``; several are applied in order."""
+        """Let `get_result` return ``f(result, *args, **kwargs)``; several callbacks are applied in order."""
         if not callable(f):
             raise TypeError(f"a callback must be callable, not {type(f).__name__}")
         self._callbacks.append((f, args, kwargs))
 
     def add_done_callback(self, f: Callable[[PendingResult], Any]) -> None:
-        """Call ``f(self)`` once it is done, in a thread of its own; at once if it is done already."""
+        """Call ``f(self)`` in a thread of its own when the command is done, or at once if it is done already."""
         with self._lock:
             self._done_callbacks.append(f)
         if self.done():
             self._on_done()
 
     def invalidate(self) -> None:
-        """``mec.flush()``: the result is not wanted any more.  Whoever waits for it gets InvalidDeferredID."""
+        """Discard the result, for ``mec.flush()``: `get_result` raises InvalidDeferredID, also in threads that wait
+        already.
+        """
         self._invalid = True
         for _, asked in self._parts:
             self._session.forget(asked)
@@ -250,7 +329,7 @@ class PendingResult:
         self._on_done()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """``await pending`` gives what `get_result` does, in any asyncio loop."""
+        """Wait in any asyncio loop, and return what `get_result` returns."""
         yield from self._ended().__await__()
         return self.get_result()
 
@@ -259,7 +338,7 @@ class PendingResult:
         ended = asyncio.Event()
 
         def tell(_: PendingResult) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed while it waited
                 loop.call_soon_threadsafe(ended.set)
 
         self.add_done_callback(tell)
@@ -271,7 +350,8 @@ class PendingResult:
         with self._lock:
             callbacks, self._done_callbacks = self._done_callbacks, []
         if callbacks:
-            # Not in the IO thread, which calls this: a callback may wait for what only that thread can bring.
+            # The IO thread calls this method. A callback may wait for something that only the IO thread can bring, so
+            # callbacks run in another thread.
             threading.Thread(target=self._call, args=(callbacks,), name="ipytaskfarm callbacks", daemon=True).start()
 
     def _call(self, callbacks: list[Callable[[PendingResult], Any]]) -> None:

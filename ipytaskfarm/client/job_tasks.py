@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
-import contextvars
 import threading
 import time
 import traceback
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
+from ..core.states import RUNNING, State, state_counts
+from .tables import StateCounts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
 from .tasks import Task
@@ -32,12 +32,14 @@ class Graph:
         self._before: list[list[int]] | None = None
 
     def known(self, ids: Sequence[int]) -> None:
-        """Set an empty graph for a job of another client, whose edges are not known here."""
+        """Set a graph without edges, for a job of another client, whose edges are not known here."""
         self.after = [[] for _ in ids]
         self.outside = [[] for _ in ids]
 
     def place_of(self, tasks: list[Task]) -> Callable[[Task], int]:
-        """Return the function that names a task of the job while others are packed: -1 - its position."""
+        """Return the function that identifies a task of the job while others are packed: it returns -1 -
+        its position.
+        """
         positions = {id(task): position for position, task in enumerate(tasks)}
 
         def place(task: Task) -> int:
@@ -49,10 +51,10 @@ class Graph:
         return place
 
     def add(self, tasks: list[Task], packed: list[Packed]) -> list[int]:
-        """Add the edges of the last tasks, which were packed now.
+        """Add the edges of the last tasks, which have just been packed.
 
-        Returns the positions of these tasks, each after the tasks that it waits for.  Raises ValueError that names the
-        tasks of a circle.
+        Returns the positions of these tasks, each after the tasks that it waits for.  Raises ValueError, which names
+        the tasks of a cycle.
         """
         first = len(tasks) - len(packed)
         after: list[list[int]] = []
@@ -78,7 +80,7 @@ class Graph:
 
 
 def _in_order(after: list[list[int]], first: int, tasks: list[Task]) -> list[int]:
-    """Sort topologically by Kahn's algorithm: linear in the number of edges, and without recursion."""
+    """Sort topologically by Kahn's algorithm, which is linear in the number of edges and not recursive."""
     left = [sum(1 for other in edges if other >= first) for edges in after]
     waiting: list[list[int]] = [[] for _ in after]
     for position, edges in enumerate(after):
@@ -111,16 +113,16 @@ def _circle(after: list[list[int]], left: list[int], first: int, tasks: list[Tas
 
 
 class JobRecord:
-    """What a `Job` shares with its parts: its client, id and name, the tasks that were added, their ids and graph."""
+    """The state that a `Job` shares with its parts: client, id, name, added tasks, their ids and the graph."""
 
     def __init__(self, client: TaskCalls, name: str) -> None:
         self.client = client
         self.name = name
         self.id = uuid.uuid4().hex
         self.tasks: list[Task] = []
-        """Descriptions, in the order of adding; none for a job of another client."""
+        """Descriptions in the order of adding; empty for a job of another client."""
         self.ids: list[int] = []
-        """Ids of the tasks that were submitted, in the order of adding."""
+        """Ids of the submitted tasks, in the order of adding."""
         self.graph = Graph()
 
     def __len__(self) -> int:
@@ -130,20 +132,17 @@ class JobRecord:
         """Return the controller's rows of the tasks."""
         return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> StateCounts:
         """Return the number of tasks by state."""
-        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
-        for row in self.rows():
-            found[row.state] += 1
-        return found
+        return StateCounts(state_counts(Counter(row.state for row in self.rows())))
 
     def progress(self) -> float:
-        """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
+        """Return the share of the tasks that have ended, 0 to 1, including the reported progress of running tasks."""
         rows = self.rows()
         if not rows:
             return 0.0
         ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
-        running = [row.id for row in rows if row.state == "pending"]
+        running = [row.id for row in rows if row.state == State.PENDING]
         reported = progress_of(self.client.session, running) if running else {}
         done = ended + sum(each.fraction or 0.0 for each in reported.values())
         return min(1.0, done / max(len(self), len(rows)))
@@ -196,13 +195,12 @@ class Member:
         """Return the state scheduled, running, succeeded or failed; "" before the task is submitted."""
         if self.id is None:
             return ""
-        state = self._job.client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._job.client.status(self.id).state
 
     @property
     def started(self) -> bool:
         """Return whether a run of the task has begun."""
-        return self.id is not None and (self.done or self._job.client.status(self.id).state == "pending")
+        return self.id is not None and (self.done or self._job.client.status(self.id).state == RUNNING)
 
     @property
     def done(self) -> bool:
@@ -223,10 +221,10 @@ class Member:
 
 
 class JobEvents:
-    """Calls the user's functions when something happens to a job, in a thread that runs until the job has ended."""
+    """Calls the user's functions at events of a job, in a thread that runs until the job has ended."""
 
     def __init__(self, record: JobRecord, job: object) -> None:
-        """Args: the job's record, and the `Job` itself, which the functions get as their argument."""
+        """Store the job's record, and the `Job` itself, which is the argument of the functions."""
         self._record = record
         self._job = job
         self._functions: dict[str, list[Callable[..., object]]] = {}
@@ -251,7 +249,7 @@ class JobEvents:
         for function in self._functions.get(event, ()):
             try:
                 function(*args)
-            except Exception:  # the user's own: the job goes on, and so do its other events
+            except Exception:  # an error of the user's function: the job and its other events go on
                 traceback.print_exc()
 
     def _watch(self) -> None:
@@ -270,54 +268,16 @@ class JobEvents:
                 failed = failed or result.status == "failed"
                 self._call("task_done", result)
             progress = record.progress() if self._functions.get("progress") or not began else reported
-            if not began and (progress > 0 or record.counts()["pending"]):
+            if not began and (progress > 0 or record.counts()[RUNNING]):
                 began = True
                 self._call("state", job, "running")
             if progress != reported:
                 reported = progress
                 self._call("progress", job, progress)
-            for task_id in record.ids:  # tasks may have been added
+            for task_id in record.ids:  # tasks may have been added meanwhile
                 if task_id in live:
                     waiting[task_id] = None
             if not waiting:
                 self._call("state", job, "failed" if failed else "succeeded")
                 return
             time.sleep(LOOK_EVERY_S)
-
-
-class Shows(Protocol):
-    """A job as `show_live` needs it: its displays."""
-
-    def _repr_html_(self) -> str: ...
-
-
-def show_live(record: JobRecord, job: Shows) -> None:
-    """Print a job, or in a notebook show a bar that follows the job as long as it runs.
-
-    IPython is not imported: a shell that exists is among the builtins.
-    """
-    find_shell = getattr(builtins, "get_ipython", None)
-    shell = find_shell() if find_shell is not None else None
-    if shell is None or getattr(shell, "kernel", None) is None:
-        print(repr(job))
-        return
-    transient = {"display_id": uuid.uuid4().hex}
-
-    def publish(update: bool) -> None:
-        data = {"text/plain": repr(job), "text/html": job._repr_html_()}
-        shell.display_pub.publish(data, transient=transient, update=update)
-
-    def follow() -> None:
-        try:
-            while record.live():
-                time.sleep(LOOK_EVERY_S)
-                publish(True)
-            publish(True)
-        except Exception:  # the farm or the client is gone: the display stays as it is
-            return
-
-    publish(False)
-    if record.live():
-        # The context tells to which cell the output belongs.
-        run = contextvars.copy_context().run
-        threading.Thread(target=run, args=(follow,), name="ipytaskfarm job display", daemon=True).start()

@@ -6,23 +6,27 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from ..core.arguments import check_text
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
+from ..core.text import did_you_mean
+from ..display.text import counts_text
 from ..environment import TaskEnvironment
-from .display import counts_text, job_html
 from .environments import pack_environment_of
 from .ids import seconds
-from .job_tasks import JobEvents, JobRecord, Member, show_live
+from .job_tasks import JobEvents, JobRecord, Member
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
-from .rules import CHECKS, DEFAULTS, flag, pack_rules
+from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
-from .tasks import Task, as_task
+from .task_work import TaskWork
+from .tasks import Task, as_task, misplaced_arguments
+from .waits import wait_for_tasks
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -31,11 +35,12 @@ _OWN = {
     "abort_on_disconnect": "abort_on_disconnect",
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
-"""Names that may be assigned -> attributes of the job itself."""
+"""Names that the user may assign -> private attributes of the job."""
+_SETTABLE = _SHARED | _OWN.keys() | {"unique"}
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
-"""How often `Job.wait` calls its heartbeat."""
+"""Seconds between two heartbeats of `Job.wait`."""
 
 
 class Job:
@@ -60,7 +65,7 @@ class Job:
     From STK Parallel Computing's Job.
     """
 
-    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Any) -> None:
+    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Unpack[JobRules]) -> None:
         d = self.__dict__
         name = check_text("name", name)
         d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
@@ -71,11 +76,14 @@ class Job:
         d["_opened_s"] = 0.0
         d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
+            if attribute not in _SETTABLE and attribute != "task_environment":
+                near = did_you_mean(attribute, _SETTABLE) or "; tasks of the job get theirs: job.add_task(Task(f, …))"
+                raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
 
-    # -- what its tasks share
+    # -- rules that the tasks share
 
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         attribute = {"task_environment": "environment"}.get(attribute, attribute)
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
@@ -85,13 +93,14 @@ class Job:
             self.__dict__["unique"] = given or None
             return
         if attribute not in _SHARED:
-            known = ", ".join(sorted(_SHARED | _OWN.keys() | {"unique"}))
-            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {known}")
+            known = did_you_mean(attribute, _SETTABLE) or f"; it has {', '.join(sorted(_SETTABLE))}"
+            raise AttributeError(f"a Job has no attribute {attribute!r} to be set{known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
+        __setattr__ = _assign
 
         def __getattr__(self, attribute: str) -> Any:
             attribute = {"task_environment": "environment"}.get(attribute, attribute)
@@ -100,6 +109,32 @@ class Job:
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment
+    task_environment: TaskEnvironment
+    retries: int
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+    requires: Any
+    resources: Any
+    exclusive: bool
+    group: str | None
+    max_parallel: int | None
+    max_parallel_per_node: int | None
+    force: bool
+    fail_if_unmet: bool
+    placement: str | None
+    locality: Callable[[dict[str, Any]], int] | None
+    grace: float | timedelta | None
+    lost_retries: int | None
+    if_failed: str
+    retry_delay: Any
+    retry_on: Any
+    defer_time: float | timedelta
+    defer_max: float | timedelta
+    warn_after: float | timedelta | None
+    cancel_on_task_failure: bool
+    cancel_on_client_disconnection: bool
     _record: JobRecord
     _shared: dict[str, Any]
     _opened_s: float
@@ -107,7 +142,7 @@ class Job:
     abort_on_failure: bool
     abort_on_disconnect: bool
     unique: Any
-    """A key, or None; assigning True makes it the job's name."""
+    """A key, or None; True becomes the job's name."""
 
     @property
     def id(self) -> str:
@@ -125,11 +160,13 @@ class Job:
 
     # -- submitting
 
-    def add_task(self, task: Any) -> Task:
+    def add_task(self, task: Any, *misplaced: Never) -> Task:
         """Add a task: a `Task` of any kind, a callable, or an object with ``execute()``.
 
         The next `submit` submits the task.  Returns the `Task`.
         """
+        if misplaced:
+            raise misplaced_arguments("job.add_task(Task", task, misplaced)
         made = task if isinstance(task, Task) else as_task(task)
         self._record.tasks.append(made)
         return made
@@ -144,14 +181,15 @@ class Job:
         record = self._record
         fresh = record.tasks[len(record.ids) :]
         if not fresh:
-            raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
+            raise ValueError(f"job {self.name!r} has no tasks to hand in: job.add_task(task) adds one")
         session = record.client.session
-        # All are packed before the first is submitted: one that cannot travel must not leave half a job behind.
+        # All tasks are packed before the first is submitted: if one cannot be pickled, no part of the job may be left
+        # behind.
         functions: dict[str, Function] = {}
         common = pack_rules({}, self._shared, record.id, None, functions)
         place = record.graph.place_of(record.tasks)
         shared = Shared(self._shared, record.id, common, tuple(functions.values()), place)
-        packed = [pack_task(task, session.blobs, shared) for task in fresh]
+        packed = [pack_task(task, session.blobs, shared, session.farm) for task in fresh]
         order = record.graph.add(record.tasks, packed)
         self.__dict__["_opened_s"] = self._opened_s or time.time()
         spec = self._spec()
@@ -192,13 +230,20 @@ class Job:
 
     # -- waiting and fetching
 
-    def wait(self, timeout: float | timedelta | None = None, heartbeat: Callable[[Job], object] | None = None) -> bool:
-        """Wait until all tasks of the job have succeeded or failed; False when `timeout` seconds are over.
+    def wait(
+        self,
+        timeout: float | timedelta | None = None,
+        heartbeat: Callable[[Job], object] | None = None,
+        stream: bool = False,
+    ) -> bool:
+        """Wait until all tasks of the job have ended; return False after `timeout` seconds.
 
         Args:
             timeout: seconds, or a timedelta.
-            heartbeat: is called with the job about once a second during the wait, in this thread; an exception that it
-                raises ends the wait.
+            heartbeat: called with the job about once a second during the wait, in this thread; an exception that it
+                raises ends
+                the wait.
+            stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
         limit_s = seconds(timeout)
@@ -206,8 +251,8 @@ class Job:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if heartbeat is None:
-                return self._wait(left)
-            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left)):
+                return self._wait(left, stream)
+            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left), stream, show=False):
                 return True
             if left is not None and left <= HEARTBEAT_S:
                 return False
@@ -215,15 +260,20 @@ class Job:
 
     wait_until_done = wait
 
-    def _wait(self, timeout_s: float | None) -> bool:
-        try:
-            self._record.client.barrier(self._record.ids, timeout=timeout_s)
-        except TimeoutError:
-            return False
-        return True
+    def _wait(self, timeout_s: float | None, stream: bool = False, show: bool = True) -> bool:
+        record = self._record
+        ids = set(record.ids)
+        session = record.client.session
+        session.watch(ids)
+        show = show and bool(record.client.progress)
+        return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
 
     def results(
-        self, order: bool = True, timeout: float | timedelta | None = None, return_exceptions: bool = False
+        self,
+        order: bool = True,
+        timeout: float | timedelta | None = None,
+        return_exceptions: bool = False,
+        stream: bool = False,
     ) -> list[Any] | Iterator[Any]:
         """Wait for the tasks and return their results: return values, and dicts of the pulled names.
 
@@ -231,13 +281,16 @@ class Job:
             order: return a list in the order of adding; False: an iterator that yields each result as soon as it comes.
             timeout: seconds, or a timedelta; then TimeoutError is raised.
             return_exceptions: return exceptions among the results; otherwise the first one is raised.
+            stream: show what the tasks print and display while they run (order=True).
         """
         self._check_submitted()
         record = self._record
         if not order:
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
-        record.client.barrier(record.ids, timeout=timeout)
+        limit_s = seconds(timeout)
+        if not self._wait(limit_s, stream):
+            raise TimeoutError(f"not all tasks of job {self.name!r} have ended within {limit_s:g} s")
         return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
@@ -257,9 +310,13 @@ class Job:
 
     def _check_submitted(self) -> None:
         if len(self._record.ids) < len(self._record.tasks):
-            raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
+            raise ValueError(f"job {self.name!r} has tasks that were not handed in: job.submit() hands them in")
+        if not self._record.tasks and not self._record.ids:
+            raise ValueError(
+                f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() hands them in"
+            )
 
-    # -- acting and looking
+    # -- acting
 
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
         """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
@@ -289,11 +346,11 @@ class Job:
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
         return list(again.values())
 
-    # -- how far it has come
+    # -- progress
 
     @property
     def progress(self) -> float:
-        """From 0 to 1: the share of the tasks that have ended, with the progress that running ones report."""
+        """Return the share of the tasks that have ended, 0 to 1, including the progress that running tasks report."""
         return self._record.progress()
 
     def on_task_done(self, function: Callable[[TaskResult], object]) -> None:
@@ -305,11 +362,13 @@ class Job:
         self._events.add("state", function)
 
     def on_progress(self, function: Callable[[Job, float], object]) -> None:
-        """Call ``function(job, progress)`` when the progress has changed, some times a second; at last with 1.0."""
+        """Call ``function(job, progress)`` when the progress has changed, a few times a second, and at the end with
+        1.0.
+        """
         self._events.add("progress", function)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of tasks by state: scheduled, pending (which means running), succeeded, failed."""
+        """Return the number of tasks by state: scheduled, running, succeeded, failed."""
         return self._record.counts()
 
     def __repr__(self) -> str:
@@ -318,14 +377,21 @@ class Job:
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:
-        show_live(self._record, self)
+        if self._record.ids:
+            self._live()._ipython_display_()
+        else:
+            print(repr(self))
 
     def _repr_html_(self) -> str:
-        return job_html(self.name, self.counts(), self.progress if self._record.ids else 0.0)
+        return self._live()._repr_html_()
+
+    def _live(self) -> LiveProgress:
+        work = TaskWork(self._record.client.session, set(self._record.ids))
+        return LiveProgress(work, name=f"job {self.name}")
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
-        """Return a job that another client may have submitted: without the descriptions of its tasks."""
+        """Return a job of any client, without the descriptions of its tasks."""
         job = cls(client, row.name)
         record = job._record
         record.id = row.id

@@ -1,4 +1,4 @@
-"""What a map gives: its values, and what its items have printed."""
+"""The values of a map, and the output that its items have printed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 from ..core.messages.payload import ResultBody
 
 KEPT_CHARS = 16 * 1024 * 1024
-"""How much of what the items of one map print is kept."""
+"""Characters of printed output that are kept for one map."""
 
 Printed: TypeAlias = dict[int, tuple[str, str]]
-"""Item -> what it printed: (stdout, stderr).  Silent items are not there."""
+"""Item -> its output (stdout, stderr).  Items without output are missing."""
 
 
 class Values(list[Any]):
-    """The values of a map, in order; a list, that also knows what was printed meanwhile.
+    """The list of a map's values, with the output of its items.
 
-    ``values.stdout[7]`` and ``values.stderr[7]`` are what item 7 has printed, "" if nothing.
+    ``values.stdout[7]`` and ``values.stderr[7]`` are the output of item 7, "" if there is none.
     """
 
     def __init__(self, values: Iterable[Any] = (), printed: Printed | None = None) -> None:
@@ -27,7 +27,7 @@ class Values(list[Any]):
 
     @property
     def stdout(self) -> list[str]:
-        """Return what each item has printed."""
+        """Return what each item has printed to stdout."""
         return self._stream(0)
 
     @property
@@ -41,7 +41,7 @@ class Values(list[Any]):
 
 
 class Gathered:
-    """Collects what items print, and shows it if that is wished."""
+    """Collects the output of items, and shows it if wanted."""
 
     def __init__(self, show: bool) -> None:
         self.printed: Printed = {}
@@ -49,12 +49,12 @@ class Gathered:
         self._chars = 0
 
     def take(self, body: ResultBody, places: Any) -> None:
-        """Take from the end of a chunk; places: of its items in the whole."""
+        """Add the output of a chunk; places: the positions of the chunk's items in the map."""
         for index, out, err in body.items:
             self.add(places[index], out, err)
 
     def add(self, place: int, out: str, err: str) -> None:
-        """Take what one item has printed; an item that is tried again counts with its last attempt."""
+        """Add the output of one item; a repeated attempt replaces the output of the one before."""
         if self._show:
             show_lines(place, out, err)
         self._chars += len(out) + len(err)
@@ -66,9 +66,9 @@ class Gathered:
 
 
 def show_lines(place: int, out: str, err: str) -> None:
-    """Print what an item has printed, each line with the number of the item."""
+    """Print the output of an item, each line with the item's number."""
     for text, stream in ((out, sys.stdout), (err, sys.stderr)):
         if text:
-            # Of a line that was drawn over itself, what was seen last.
+            # A line that was redrawn with \r is shown as it was at the end.
             lines = (line.removesuffix("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n"))
             stream.write("".join(f"[{place}] {line}\n" for line in lines))

@@ -25,19 +25,20 @@ from ..core.chunk_sizes import Pace
 from ..core.messages import tables
 from ..serialization.pack import unpack_error
 from .map_values import Gathered, Values
-from .progress import ProgressBar
+from .progress import ProgressDisplay
 from .results import TaskResult, sign
 from .session import Session
 from .task_calls import TaskCalls
+from .task_work import MapWork
 from .tasks import EachTask, MapTask, Task
 
 LOOK_AHEAD = 4
-"""While an early chunk runs long, `imap` keeps at most this multiple of the items under way for later."""
+"""While an early chunk takes long, `imap` keeps at most this multiple of the running items for later."""
 
 CLEARED_AT_ONCE = 64
 
 LEAVE_S = 5.0
-"""Seconds for each question that aborts and clears the tasks of a map for which nobody waits any more."""
+"""Seconds for each question that aborts and clears the tasks of an abandoned map."""
 
 _MAPPER_RULES = ("clear_before", "clear_after", "retries", "recovery_task", "depend")
 
@@ -45,14 +46,14 @@ ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
 
 
 class Items:
-    """The arguments of a map, which are taken in chunks."""
+    """The arguments of a map, handed out in chunks."""
 
     def __init__(self, sequences: Sequence[Iterable[Any]]) -> None:
         if not sequences:
             raise ValueError("map needs at least one sequence")
         self.star = len(sequences) > 1
         first = sequences[0]
-        # A slice of a range is a range, which travels as three numbers.
+        # A slice of a range is a range, which is pickled as three numbers.
         self._sliced = first if not self.star and isinstance(first, range | list | tuple) else None
         self._rest: Iterator[Any] = zip(*sequences, strict=False) if self.star else iter(first)
         self.total = common_length(sequences)
@@ -63,11 +64,11 @@ class Items:
 
     @property
     def left(self) -> int | None:
-        """Return the number of items that were not taken; None: it is not known."""
+        """Return the number of items that were not taken yet; None: not known."""
         return None if self.total is None else self.total - self.taken
 
     def take(self, count: int) -> Sequence[Any]:
-        """Return the next items; fewer than `count` at the end."""
+        """Return the next `count` items, or fewer at the end."""
         if self._sliced is not None:
             chunk: Sequence[Any] = self._sliced[self.taken : self.taken + count]
         else:
@@ -80,13 +81,13 @@ class Items:
         if self.error is None:
             try:
                 chunk.extend(islice(self._rest, count))
-            except Exception as error:  # the user's generator: earlier items are computed all the same
+            except Exception as error:  # the user's generator: the items before the error still run
                 self.error = error
         return chunk
 
 
 class MapChunk(NamedTuple):
-    """Items of one task: those at `places` of the whole map."""
+    """The items of one task, with their places in the map."""
 
     places: Sequence[int]
     items: Sequence[Any]
@@ -94,17 +95,21 @@ class MapChunk(NamedTuple):
 
 
 class EndedChunk(NamedTuple):
-    """The outcome of a chunk: values, and by index the errors that replace some of them."""
+    """The outcome of a chunk: values, and for items that failed an error by index."""
 
     places: Sequence[int]
     values: Sequence[Any]
     errors: dict[int, BaseException]
+    run_s: float = 0.0
+    """Seconds that all of its items took together."""
 
 
 def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
-    """Return the length of the sequences that have a length; None: none has.  Raises ValueError if lengths differ.
+    """Return the common length of the sequences that have a length; None: none of them has one.
 
-    Generators and endless iterators have no length: as in the builtin `map`, the shortest decides.
+    Generators and endless iterators have no length: as in the builtin `map`, the shortest sequence decides.
+
+    Raises ValueError if lengths differ.
     """
     lengths = [length for sequence in sequences if (length := _length(sequence)) is not None]
     if len(set(lengths)) > 1:
@@ -115,13 +120,13 @@ def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
 def _length(sequence: Iterable[Any]) -> int | None:
     if isinstance(sequence, Sized):
         return len(sequence)
-    # Iterators of builtin types know how many items are left; others guess.
+    # Iterators of builtin types know how many items are left; other length hints are guesses.
     left = length_hint(sequence, -1) if type(sequence).__module__ == "builtins" else -1
     return left if left >= 0 else None
 
 
 def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
-    """Read the sequences as far as the shortest goes, so that errors are found before any task is submitted.
+    """Read the sequences as far as the shortest, so that errors are found before any task is submitted.
 
     Raises ValueError if lengths differ, or if all sequences are endless.
     """
@@ -137,7 +142,7 @@ def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
 def hand_in_map(
     client: TaskCalls, function: Callable[..., Any], sequences: Sequence[Iterable[Any]], attributes: dict[str, Any]
 ) -> list[int]:
-    """Submit a MapTask for each tuple of arguments and return the ids in order; all lengths are checked first."""
+    """Check all lengths, submit a MapTask for each tuple of arguments, and return the ids in order."""
     if not sequences:
         raise ValueError("map needs at least one sequence")
     tasks = [MapTask(function, arguments, **attributes) for arguments in zip(*read_whole(sequences), strict=True)]
@@ -146,7 +151,7 @@ def hand_in_map(
         for task in tasks:
             ids.append(client.run(task))
     except BaseException:
-        # One task cannot travel: nobody would know the ids of the tasks before it.
+        # A task could not be pickled; the caller would never learn the ids of the tasks before it.
         _leave(client, ids, [])
         raise
     return ids
@@ -160,18 +165,22 @@ def map_tasks(
     return_exceptions: bool = False,
     stream: bool = False,
 ) -> Values:
-    """Submit, wait, and collect the values in order; raise the error of the lowest index."""
+    """Submit, wait, and return the values in order; raise the error of the lowest index."""
     gathered = Gathered(stream)
     if not _may_chunk(function, attributes):
         return _map_one_by_one(client, function, sequences, attributes, return_exceptions, gathered)
     items = Items(read_whole(sequences))
     values = Values((), gathered.printed)
     errors: dict[int, BaseException] = {}
-    progress = ProgressBar(items.total or 0, "item", client.progress)
-    with progress:
-        for ended in _run_chunks(client, function, items, gathered, attributes.get("retries", 0)):
+    under_way: dict[int, MapChunk] = {}
+    work = MapWork(client.session, lambda: items.total or items.taken, under_way, lambda chunk: len(chunk.items))
+    with ProgressDisplay(work, "items", bool(client.progress)) as display:
+        for ended in _run_chunks(
+            client, function, items, gathered, attributes.get("retries", 0), under_way, display.tick
+        ):
             _put(values, errors, ended, items.taken)
-            progress.left(max(0, (items.total or 0) - items.ended), len(errors))
+            work.ended(len(ended.places), len(ended.errors), ended.run_s)
+            display.tick()
     if errors and not return_exceptions:
         raise errors[min(errors)]
     for place, error in errors.items():
@@ -197,7 +206,7 @@ def _map_one_by_one(
 
 
 def _put(values: list[Any], errors: dict[int, BaseException], ended: EndedChunk, taken: int) -> None:
-    """Put the outcome of a chunk to its places in the whole."""
+    """Store the outcome of a chunk at its places in the results of the map."""
     if len(values) < taken:
         values.extend([None] * (taken - len(values)))
     places = ended.places
@@ -216,14 +225,14 @@ def imap(
     ordered: bool,
     stream: bool = False,
 ) -> Iterator[Any]:
-    """Yield the values, as they come or in order; read items no further ahead than the engines need."""
+    """Yield the values in order, or as they arrive; read only as many items ahead as the engines need."""
     items = Items(iterables)
     waiting: dict[int, Any] = {}
-    """Place -> a value, or a _Raise, that came before its turn."""
+    """Place -> a value, or a _Raise, that arrived before its turn."""
     turn = 0
     printed = Gathered(True) if stream else None
-    # Closed when the caller leaves early: a traceback could keep it alive for long.
-    with closing(_run_chunks(client, function, items, printed, 0, lambda: len(waiting))) as chunks:
+    # `closing` ends the chunks when the caller leaves early: a traceback could keep the generator alive for long.
+    with closing(_run_chunks(client, function, items, printed, 0, {}, None, lambda: len(waiting))) as chunks:
         for ended in chunks:
             if not ordered:
                 yield from _values(ended)
@@ -251,7 +260,7 @@ def _values(ended: EndedChunk) -> Iterator[Any]:
 
 def _may_chunk(function: Callable[..., Any], attributes: dict[str, Any]) -> bool:
     if inspect.iscoroutinefunction(function):
-        return False  # each runs in the engine's loop
+        return False  # each item runs in the engine's event loop
     return not any(attributes.get(name) for name in ("clear_before", "clear_after", "recovery_task", "depend"))
 
 
@@ -261,19 +270,30 @@ def _run_chunks(
     items: Items,
     gathered: Gathered | None,
     retries: int,
+    under_way: dict[int, MapChunk],
+    tick: Callable[[], None] | None = None,
     held: Callable[[], int] = lambda: 0,
 ) -> Generator[EndedChunk]:
-    """Yield chunks as they end.  held: returns how many values the consumer cannot pass on yet.
+    """Yield chunks as they end.
 
-    Items that fail and have retries left, and items that rejected the engine, run again in tasks of their own, to
-    which the farm's rules apply.  When the caller leaves early, or an error ends the map, no result is kept.
+    Args:
+        client: submits the tasks.
+        function: is called with each item.
+        items: the items.
+        gathered: receives the output of the items.
+        retries: retries of each item.
+        under_way: is kept up to date with the unfinished tasks.
+        tick: called a few times a second.
+        held: returns how many values the consumer cannot pass on yet.
+
+    Items that fail and have retries left, and items that rejected the engine, run again in tasks of their own, to which
+    the farm's rules apply.  When the caller leaves early, or an error ends the map, no result is kept.
     """
-    under_way: dict[int, MapChunk] = {}
     finished: list[int] = []
     key = object()
     _open_maps[key] = client.session, under_way, finished
     try:
-        yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished)
+        yield from _chunks_as_they_end(client, function, items, gathered, retries, held, under_way, finished, tick)
     except KeyboardInterrupt:
         # The wait has printed the ids of the tasks that go on, and how to wait for them or abort them.
         _leave(client, [], finished)
@@ -286,19 +306,19 @@ def _run_chunks(
 
 
 def _leave(client: TaskCalls, unwanted: list[int], finished: list[int]) -> None:
-    """Abort tasks of which only the map knew, and clear their results.
+    """Abort tasks that only the map knew, and clear their results, in a thread.
 
-    This happens in a thread: the garbage collector may close a generator anywhere, and must not wait there.  Running
-    tasks go on to their end, and their results are dropped.
+    The garbage collector may close a generator anywhere, and must not wait there.  Running tasks run to their end, and
+    their results are dropped.
     """
     if unwanted or finished:
         session, ids = client.session, (list(unwanted), list(finished))
-        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has done it
+        with suppress(RuntimeError):  # the interpreter is ending, and `_leave_all` has done this
             threading.Thread(target=_leave_at_once, args=(session, *ids), name="ipytaskfarm map").start()
 
 
 def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -> None:
-    # A farm that has ended, does not answer or refuses keeps the tasks; nobody waits for an error.
+    # If the farm has ended, does not answer or refuses, the tasks stay there: there is no caller for an error.
     with suppress(Exception):
         if unwanted:
             session.ask(messages.AbortTasks(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
@@ -307,7 +327,7 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
 
 
 def _leave_all() -> None:
-    """Abort and clear, at the interpreter's end, the tasks of maps that were not closed."""
+    """Abort and clear the tasks of maps that were not closed, at the end of the interpreter."""
     for session, under_way, finished in list(_open_maps.values()):
         unwanted = list(under_way)
         if unwanted or finished:
@@ -329,8 +349,9 @@ def _chunks_as_they_end(
     held: Callable[[], int],
     under_way: dict[int, MapChunk],
     finished: list[int],
+    tick: Callable[[], None] | None,
 ) -> Iterator[EndedChunk]:
-    """Yield chunks as they end; keep `under_way` (unfinished) and `finished` (not cleared yet) up to date."""
+    """Yield chunks as they end; keep `under_way` (unfinished) and `finished` (not yet cleared) up to date."""
     engines = client.session.ask_for(messages.ListEngines(), tables.EngineTable).rows
     pace = Pace(len(engines))
     again: deque[MapChunk] = deque()
@@ -344,7 +365,7 @@ def _chunks_as_they_end(
             task = EachTask(function, (chunk.items, items.star), retries=chunk.retries)
             under_way[client.run(task)] = chunk
         if not under_way or len(finished) >= CLEARED_AT_ONCE:
-            # Nobody else knows their ids, and the caller has their values now.
+            # Only the map knows these ids, and the caller has the values now.
             if finished:
                 client.clear(finished)
             finished.clear()
@@ -352,8 +373,9 @@ def _chunks_as_they_end(
             if items.error is not None:
                 raise items.error
             return
-        done, _ = client.wait(list(under_way), return_when="first")
-        for task_id in done:
+        session = client.session
+        session.wait(set(under_way), on_tick=tick, first=True)
+        for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
             result = client.get_task_result(task_id, raw=False)
             chunk = under_way.pop(task_id)
             finished.append(task_id)
@@ -362,7 +384,7 @@ def _chunks_as_they_end(
                 gathered.take(result._contents(), chunk.places)
             if result.failure is None:
                 pace.ended(len(chunk.items), result.duration, result._is_large)
-                ended = _set_aside(ended, chunk, result.result[1], again)
+                ended = _set_aside(ended, chunk, result.result[1], again)._replace(run_s=result.duration)
             items.ended += len(ended.places)
             yield ended
 
@@ -374,7 +396,7 @@ def _next_chunk(items: Items, pace: Pace, retries: int) -> MapChunk:
 
 
 def _open(chunk: MapChunk, result: TaskResult) -> EndedChunk:
-    """Return the outcome of a chunk.  A chunk that failed as a whole (its engine was lost) failed for each item."""
+    """Return the outcome of a chunk.  If the whole chunk failed (its engine was lost), each item has failed."""
     if result.failure is not None:
         every = range(len(chunk.items))
         return EndedChunk(chunk.places, [None for _ in every], dict.fromkeys(every, result.failure.value))
@@ -390,7 +412,7 @@ def _open(chunk: MapChunk, result: TaskResult) -> EndedChunk:
 def _set_aside(
     ended: EndedChunk, chunk: MapChunk, failed: list[tuple[int, bool, Any]], again: deque[MapChunk]
 ) -> EndedChunk:
-    """Remove the items that run again from the outcome, and queue them."""
+    """Queue the items that run again, and return the outcome without them."""
     back = {index: rejected for index, rejected, _ in failed if rejected or chunk.retries > 0}
     if not back:
         return ended
@@ -418,7 +440,7 @@ def _value(client: TaskCalls, task_id: int, place: int, gathered: Gathered) -> A
     result: TaskResult = client.get_task_result(task_id, raw=False)
     if result.stdout or result.stderr:
         gathered.add(place, result.stdout, result.stderr)
-    # The result of a recovery task may be of another kind; a map takes its value.
+    # A recovery task may have another kind of result; a map takes its value.
     return result.result
 
 

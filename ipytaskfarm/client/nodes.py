@@ -1,39 +1,33 @@
-"""What `tc.snapshot` and `tc.check` give out: the farm's nodes, and which engines could serve a task."""
+"""The results of `tc.snapshot` and `tc.check`: the farm's nodes, and which engines could run a task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ..core.messages import Checked
 from ..core.messages.tables import FarmState
-from ..core.requirements import amount
-from .display import html_table, table
-
-_HEADINGS = (
-    "node",
-    "state",
-    "engines",
-    "slots",
-    "cores",
-    "load",
-    "memory",
-    "free",
-    "disk free",
-    "in use",
-    "environments",
-)
-
-
-def _gib(size: int | float | None) -> str:
-    return "" if size is None else f"{size / 2**30:.1f} GiB"
+from ..core.states import state_counts
+from ..display.farm_tables import node_table
+from ..display.tables import Table
 
 
 class Node:
-    """One node: `name, state, platform, python, cores, load, memory, free_memory, free_disk, capacity, used, engines,
-    environments, priority, slots, guard, fetched_blobs, fetched_bytes`.  Memory and disk in bytes, load as a share of
-    the cores; `capacity` and `used` by resource; `environments` by engine id; `guard` says why the load guard starts
-    nothing there, or ""; `fetched_blobs` large values were brought there, as it does not see the farm's folder."""
+    """One node of the farm.
+
+    Attributes:
+        name, state, platform, python, cores: what it is.
+        load: the load as a share of the cores; None: not known.
+        memory, free_memory, free_disk: bytes; None: not known.
+        capacity, used: dicts of resources, in total and reserved by running tasks.
+        engines: the number of its engines.
+        environments: a dict of engine ids and the environments that the engines have prepared.
+        priority: nodes with a higher number get tasks first.
+        slots: the largest number of engines there; None: no limit.
+        guard: why the load guard starts nothing there, or "".
+        fetched_blobs, fetched_bytes: large values that were copied there, because the node does not see the farm's
+            folder.
+    """
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.name: str = row["node"]
@@ -55,26 +49,20 @@ class Node:
         self.fetched_blobs: int = row["fetched_blobs"]
         self.fetched_bytes: int = row["fetched_bytes"]
 
-    def cells(self) -> Sequence[object]:
-        """Return a line of the table."""
-        used = ", ".join(amount(name, value) for name, value in self.used.items())
-        environments = ", ".join(f"{i}: {name}" for i, name in sorted(self.environments.items()))
-        load = "" if self.load is None else f"{self.load:.0%}"
-        return (
-            self.name, self.guard or self.state, self.engines, self.slots, self.cores, load, _gib(self.memory),
-            _gib(self.free_memory), _gib(self.free_disk), used, environments,
-        )  # fmt: skip
-
     def __repr__(self) -> str:
         return f"<node {self.name}: {self.state}, {self.engines} engines>"
 
 
 class Snapshot:
-    """The farm at one moment: `nodes` (see `Node`), `counts` of tasks by state, `slots` wanted on the whole farm."""
+    """The farm at one moment.
+
+    `nodes` are `Node` objects, `counts` the numbers of tasks by state, `slots` the wanted number of engines in total.
+    """
 
     def __init__(self, state: FarmState) -> None:
         self.nodes = [Node(row) for row in state.agents]
-        self.counts = dict(state.counts)
+        self._table = node_table(state.agents)
+        self.counts = state_counts(state.counts)
         self.slots = state.wanted
         self.farm = state.name
 
@@ -88,17 +76,19 @@ class Snapshot:
         return self.nodes[position]
 
     def __repr__(self) -> str:
-        return table(_HEADINGS, [node.cells() for node in self.nodes]) if self.nodes else "no nodes"
+        return repr(self._table)
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADINGS, [node.cells() for node in self.nodes])
+        return self._table.html()
 
 
 class CheckResult:
-    """Whether any engine could serve a task; true if one could.
+    """Which engines could run a task; its truth value is whether any engine could.
 
-    `engines`: ids of those that could.  `unmet`: why none ever can as the farm is now, or "".  `why`: engine id -> why
-    not.
+    Attributes:
+        engines: ids of the engines that could run the task.
+        why: a dict of the other engine ids, each with the reason.
+        unmet: why no engine ever could, as the farm is now; or "".
     """
 
     def __init__(self, reply: Checked) -> None:
@@ -110,13 +100,12 @@ class CheckResult:
     def __bool__(self) -> bool:
         return bool(self.engines)
 
-    def _lines(self) -> list[tuple[object, ...]]:
-        return [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+    def _table(self) -> Table:
+        lines = [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+        return Table(("engine", "node", "can it run there?"), lines, nothing="the farm has no engines now")
 
     def __repr__(self) -> str:
-        if not self._rows:
-            return "the farm has no engines now"
-        return table(("engine", "node", ""), self._lines())
+        return repr(self._table())
 
     def _repr_html_(self) -> str:
-        return html_table(("engine", "node", ""), self._lines()) if self._rows else repr(self)
+        return self._table().html()

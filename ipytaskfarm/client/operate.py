@@ -1,6 +1,6 @@
-"""Calls of `TaskClient` by which people act on tasks, jobs and nodes, and look back at what happened.
+"""The calls of `TaskClient` that act on tasks, jobs and nodes, or read their history.
 
-The functions have the session as their first argument; `TaskClient` has a method with a docstring for each of them.
+The first argument of each function is the session; `TaskClient` has a documented method for each function.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
 from .session import Session
-from .tables import Listing, event_table, job_table
+from .tables import Listing, event_listing, job_listing
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
-"""Seconds since 1970 that are later than any event."""
+"""Seconds since 1970, later than any event."""
 STABLE_S = 1.0
-"""When no engine has come or gone for so many seconds, the engines count as complete."""
+"""Seconds without a change after which the engines count as complete."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -35,22 +35,24 @@ STABLE_S = 1.0
 
 
 def mark_done(session: Session, taskid: int, result: Any) -> None:
-    """Let a task count as succeeded with this result."""
+    """Make a task count as succeeded with this result."""
     names = isinstance(result, dict) and all(isinstance(name, str) for name in result)
     writer = BlobWriter(session.blobs) if session.blobs is not None else None
     body = ResultBody(pack(result, "result", writer), kind="names" if names else "call")
     blobs = writer.taken() if writer is not None else ()
-    session.ask_for(messages.MarkTasksDone(task_id(taskid), _encode(body), blobs), messages.FlagReply)
+    session.ask_for(messages.MarkTasksDone(task_id(taskid, session.farm), _encode(body), blobs), messages.FlagReply)
 
 
 def mark_failed(session: Session, taskid: int, reason: str) -> str:
-    """Let a task's run, or its result, count as failed; return what became of the task."""
-    return session.ask_for(messages.MarkTasksFailed(task_id(taskid), text_of(reason)), messages.TextReply).text
+    """Make a task's run, or its result, count as failed; return the outcome."""
+    return session.ask_for(
+        messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
+    ).text
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:
-    """Forget final results (None: all) and return their number."""
-    wanted = None if ids is None else id_list(ids)
+    """Delete final results (None: all) and return their number."""
+    wanted = None if ids is None else id_list(ids, session.farm)
     if wanted is not None and not wanted:
         return 0
     reply = session.ask_for(messages.Clear(wanted), messages.Cleared)
@@ -66,17 +68,20 @@ def clear_results(session: Session, ids: Ids | None) -> int:
 
 
 def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
-    """Submit ended tasks again as new tasks; return the new ids by the old ones."""
+    """Submit ended tasks again as new tasks; return a dict of old and new ids."""
     if not wanted:
         return {}
     reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
     new = dict(reply.ids)
     session.adopt(new.values())
     if reply.missing:
-        raise IndexError(f"task ID not registered: {_listed(reply.missing)}")
+        raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared)")
     if reply.not_failed:
-        what = "only failed tasks are tried again" if failed_only else "only ended tasks are handed in again"
-        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not")
+        if failed_only:
+            what, remedy = "only failed tasks are tried again", "tc.restart hands in any that has ended"
+        else:
+            what, remedy = "only ended tasks are handed in again", "wait for it, or abort it first"
+        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}")
     return new
 
 
@@ -93,7 +98,7 @@ def read_history(
     last: int,
 ) -> Listing:
     """Return events of tasks in the order of time."""
-    wanted = None if ids is None else id_list(ids)
+    wanted = None if ids is None else id_list(ids, session.farm)
     if isinstance(since, timedelta):
         since = time.time() - since.total_seconds()
     elif isinstance(since, datetime):
@@ -102,7 +107,7 @@ def read_history(
     most = check_count("last", last, least=0) or 1
     finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
     question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
-    return event_table(session.ask_for(question, tables.EventTable).rows)
+    return event_listing(session.ask_for(question, tables.EventTable).rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def read_history(
 
 def list_jobs(session: Session) -> Listing:
     """Return the farm's jobs as a table, the latest last."""
-    return job_table(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
+    return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
 
 
 def find_job(session: Session, name_or_id: str) -> tables.JobRow:
@@ -127,7 +132,7 @@ def find_job(session: Session, name_or_id: str) -> tables.JobRow:
 
 
 def hold(session: Session, job_id: str | None, on: bool) -> None:
-    """Start no more tasks of a job (None: of the whole farm), or with on=False start tasks again."""
+    """Start no more tasks of a job (None: of the whole farm); on=False: start tasks again."""
     if job_id is None:
         session.ask_for(messages.HoldFarm(on), messages.FlagReply)
     else:
@@ -135,7 +140,10 @@ def hold(session: Session, job_id: str | None, on: bool) -> None:
 
 
 def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
-    """Give the engines of these nodes no more tasks; return the number of agents on the nodes."""
+    """Give the engines of these nodes no more tasks; on=False: give them tasks again.
+
+    Returns the number of agents on the nodes.
+    """
     return session.ask_for(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
 
 
@@ -144,7 +152,7 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
-    """Wait until there are `count` engines, or (None) until no more come; return their ids."""
+    """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
 
     def look() -> list[int]:
         rows = session.ask_for(messages.ListEngines(), tables.EngineTable).rows
@@ -166,10 +174,10 @@ def wait_for_engines(
     Args:
         look: returns the ids of the engines that are ready now.
         whose: the farm, for the error.
-        count: how many; None: until none has come or gone for stable_s.
+        count: the number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
-        stable_s: seconds.
+        stable_s: seconds without a change.
     """
     count = check_count("count", count, least=0)
     connect_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")

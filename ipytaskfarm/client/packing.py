@@ -1,13 +1,15 @@
-"""Packing of tasks into what travels: payload, rules, code and dependencies.
+"""Pack a task for sending: payload, rules, code and dependencies.
 
-`pack_task` runs once per `run` call, so a plain StringTask takes a short path that builds one payload and nothing else.
-The payload itself is built by the task's class (`tasks`), which this module knows only as a `PackableTask`.
+`pack_task` runs once per `run` call, so a plain StringTask takes a short path that builds only a payload.  The payload
+itself is built by the task's class in `tasks`; this module knows tasks only as `PackableTask`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
+
+import msgspec
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
@@ -16,13 +18,14 @@ from ..serialization.pack import pack, pack_arguments
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
+from .ids import check_farm
 from .rules import pack_rules
 
 notice.on = True
 
 
 class PackableTask(Protocol):
-    """A task as this module needs it; `tasks.Task` has these attributes."""
+    """The attributes of `tasks.Task` that this module uses."""
 
     after: Any
     if_failed: str
@@ -47,10 +50,10 @@ def refuse_task(task: PackableTask) -> int:
 
 
 class Shared(NamedTuple):
-    """What the tasks of a job have in common."""
+    """What all tasks of a job have in common."""
 
     given: Mapping[str, Any]
-    """The job's rules, which apply where a task does not set a rule itself."""
+    """The job's rules; they apply to a task that does not set the rule itself."""
     job: str
     """The job's id."""
     rules: Rules | None
@@ -58,25 +61,28 @@ class Shared(NamedTuple):
     functions: tuple[Function, ...]
     """The functions that `rules` need."""
     place: Callable[[Any], int] = refuse_task
-    """Returns the id of another task of the job, or -1 - its position."""
+    """Function that returns the id of another task of the job, or -1 - its position."""
 
 
-def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
+def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None, farm: str = "") -> Packed:
     """Pack a task and its chain of recovery tasks.
 
     Args:
         task: a task of any kind.
-        blobs: where large values go; None: they travel inline.
+        blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
+        farm: the name of the farm that gets the task, if it is known.
 
-    Raises ValueError that shows a loop of recovery tasks, UnpickleableException for values that cannot travel.
+    Raises:
+        ValueError: the recovery tasks form a loop, or an argument is a future of another farm.
+        UnpickleableException: a value cannot be pickled.
     """
     is_plain = task._is_code and not task._ruled
     if is_plain and not task.push and not task.after:
         payload, _ = task._payload(_NO_DATA, {})
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
     data = TaskData(
-        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task
+        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task, farm
     )
     if is_plain:
         payload, _ = task._payload(data, {})
@@ -96,19 +102,33 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
 
 
 class TaskData:
-    """Packs the data of one task and records its large values, and the tasks whose results it refers to."""
+    """Packs the data of one task, and records its large values and the tasks whose results are its inputs."""
 
-    __slots__ = ("_inputs", "_place", "_writer")
+    __slots__ = ("_farm", "_inputs", "_place", "_refused", "_writer")
 
-    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int]) -> None:
+    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int], farm: str = "") -> None:
+        self._farm = farm
+        self._refused: Exception | None = None
+        """The error of a reference among the arguments."""
         self._writer = writer
         self._place = place
         self._inputs: dict[int, None] = {}
 
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
-        """Pack values; `names` tell an error which value cannot travel."""
-        with noting(self.note):
-            return pack(data, names, self._writer)
+        """Pack values; an error says by `names` which value cannot be pickled."""
+        with noting(self._note_argument):
+            packed = pack(data, names, self._writer)
+        if self._refused is not None:
+            raise self._refused
+        return packed
+
+    def _note_argument(self, task: object) -> int:
+        # The pickler would report an error from here as a value that cannot be pickled.
+        try:
+            return self.note(task)
+        except (ValueError, IndexError) as error:
+            self._refused = error
+            return -1
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""
@@ -120,7 +140,7 @@ class TaskData:
         return self._writer.taken() if self._writer is not None else ()
 
     def note(self, task: object) -> int:
-        """Record a task whose result is an input; return its id, or -1 - its position in the job."""
+        """Record a task as an input; return its id, or -1 - its position in the job."""
         number = self._number(task)
         self._inputs[number] = None
         return number
@@ -128,19 +148,28 @@ class TaskData:
     def _number(self, task: object) -> int:
         if hasattr(task, "_payload"):
             return self._place(task)
+        if self._farm:
+            check_farm(task, self._farm)
         number = check_int("after, or a Ref: the id of a task", task)
         if number < 0:
             raise IndexError(f"task ID not registered: {number} (ids are 0 and more)")
         return number
 
     def needs(self, task: PackableTask) -> Needs | None:
-        """Return the dependencies of the task whose data was packed; None: it has none."""
+        """Return the dependencies of the packed task; None: it has none."""
         join = task._is_join
         if not task.after and not self._inputs and not join:
             return None
         after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
         inputs = tuple((number, number) for number in self._inputs)
         return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
+
+
+def with_ids(needs: Needs, ids: Sequence[int]) -> Needs:
+    """Replace positions in a job, which are -1, -2, …, by ids."""
+    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
+    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
+    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 _NO_DATA = TaskData(None, refuse_task)

@@ -1,4 +1,4 @@
-"""Messages to and from running tasks, and their progress."""
+"""Exchange messages with running tasks, and read their progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .session import Session
 
 _marks = itertools.count(1)
 CHUNK = 500
-"""Messages that travel together."""
+"""Number of messages in one packet."""
 
 
 class Progress(NamedTuple):
-    """The progress of a task, as the task reports it."""
+    """The progress that a task has reported."""
 
     value: float
     total: float | None
@@ -29,15 +29,15 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float | None:
-        """From 0 to 1; None where the task has given no total."""
+        """Return the share that is done, 0 to 1; None if the task has not reported a total."""
         return min(1.0, self.value / self.total) if self.total else None
 
 
 def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -> None:
     """Send messages to a task; see ``TaskClient.send``."""
-    wanted = task_id(taskid)
+    wanted = task_id(taskid, session.farm)
     if session.arrivals.is_live(wanted):
-        session.accepted(wanted)  # the controller has to know the task before its messages come
+        session.accepted(wanted)  # the controller must know the task before its messages arrive
     bodies = [pack(each, "message") for each in objects]
     try:
         for first in range(0, len(bodies), CHUNK):
@@ -50,7 +50,7 @@ def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -
 
 def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[Message]:
     """Yield the messages of a task; see ``TaskClient.messages``."""
-    wanted = task_id(taskid)
+    wanted = task_id(taskid, session.farm)
     timeout_s = seconds(timeout)
     after = 0
     while True:
@@ -69,7 +69,7 @@ def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[M
 
 def progress_of(session: Session, ids: Ids) -> dict[int, Progress]:
     """Return the latest progress of tasks by id; see ``TaskClient.progress_of``."""
-    wanted = id_list(ids)
+    wanted = id_list(ids, session.farm)
     rows = session.ask_for(messages.ProgressOf(wanted), tables.ProgressTable).rows
     found = {row[0]: Progress(*row[1:]) for row in rows}
     for each in wanted:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import html
 import operator
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from inspect import signature
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_int, check_text
+from ..core.arguments import check_int, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
-from ..core.states import ABORTS, Reason
-from ..core.text import text_of
+from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
+from ..core.text import Text, shown, text_of
+from ..display.cells import with_cells
+from ..display.tables import Table
 from ..system.farm_paths import Where
-from . import operate, sessions, task_messages
-from .dask_graph import dask_get
-from .display import Text, html_table
+from . import async_waits, operate, sessions, task_messages
+from .adapters import adapter
+from .call_checks import check_call, check_map
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -30,20 +35,61 @@ from .maps import Mapper, ParallelFunction, imap, map_tasks
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import ProgressBar
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
-from .rules import one_of
+from .rules import JobRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .streams import Stream
 from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
+from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
+from .waits import wait_for_tasks
+
+T = TypeVar("T")
 
 _RAISED = ABORTS | {Reason.REFUSED}
-"""Fetching a task that has failed for such a reason raises: the task left no result."""
+"""Reasons for which reading a failed task raises an error: there is no result."""
 LOOK_S = 1.0
-"""Seconds that the display of a client may take."""
+"""Seconds that the display of a client may wait for the farm."""
+
+
+class ProgressOfTasks:
+    """The value of ``tc.progress``: calling it with ids returns a display, and its truth value is whether waits show
+    one.
+    """
+
+    def __init__(self, session: Session, shows: bool) -> None:
+        self._session = session
+        self._shows = shows
+
+    def __call__(self, ids: Ids | None = None) -> LiveProgress:
+        """Return the progress of tasks at once, as an object that shows itself.
+
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr is the present state.
+
+        ids: the tasks; None: all unfinished tasks of this process.
+
+        Raises IndexError for an id that was never issued.
+        """
+        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
+        self._session.watch(wanted)
+        work = TaskWork(self._session, wanted)
+        return LiveProgress(work)
+
+    def __bool__(self) -> bool:
+        return self._shows
+
+    def __repr__(self) -> str:
+        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
+
+
+def _whether_to_block(task: object, block: object) -> bool:
+    """Return `block` as a bool.  Raises TypeError for a value that was meant as an argument of a function."""
+    if not isinstance(task, Task):
+        error = wrong("block", "True or False", block)
+        raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
+    return flag("block", block)
 
 
 class TaskClient:
@@ -67,8 +113,7 @@ class TaskClient:
         self._closed = False
         self.farm = self._session.farm
         """The farm's name."""
-        self.progress = True
-        """Whether long waits show a progress bar."""
+        self._shows_progress = True
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -93,10 +138,10 @@ class TaskClient:
         head = html.escape(repr(self)[1:-1])
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
-        except Exception as error:  # a farm that is away, a closed client: the display shows the error
+        except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = reply.counts if isinstance(reply, tables.QueueStatusReply) else {}
-        return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
+        counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
+        return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
 
     @property
     def session(self) -> Session:
@@ -105,7 +150,7 @@ class TaskClient:
 
     @property
     def task_controller(self) -> TaskClient:
-        """This client.  In IPython 0.10 there was another object behind it, with the same calls."""
+        """Return this client.  In IPython 0.10 this was another object with the same calls."""
         return self
 
     # ----------------------------------------------------------------------------------------------
@@ -122,9 +167,15 @@ class TaskClient:
         many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel;
         then no id is used.  From IPython 0.10's TaskClient.
         """
+        if self._closed:
+            raise errors.ConnectionError(
+                f"this client of farm {self.farm!r} was closed: make a new one, TaskClient({self.farm!r})"
+            )
+        if block is not False and block is not True:
+            block = _whether_to_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.hand_in(pack_task(task, self._session.blobs))
+        new_id = self._session.hand_in(pack_task(task, self._session.blobs, farm=self.farm))
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
@@ -134,7 +185,7 @@ class TaskClient:
         return self.run(Task(*args, **kwargs), block)
 
     def _only_one(self, new_id: int, on_duplicate: str) -> int:
-        """Return the id of a task with a unique key, or the id of the task that has this key already."""
+        """Return the id of a task with a unique key, or the id of the unfinished task that already has this key."""
         final = self._session.accepted(new_id)
         if final is None or final.reason != Reason.REFUSED:
             return new_id
@@ -143,18 +194,31 @@ class TaskClient:
             return error.first
         raise error
 
-    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture:
+    # Any argument may be a future or a reference, so arguments cannot have the types of the function's parameters.
+    @overload
+    def submit(self, function: Task, /) -> TaskFuture[Any]: ...
+
+    @overload
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> TaskFuture[T]: ...
+
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]: ...
+
+    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
 
         Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
         their values.  Raises UnpickleableException for arguments that cannot travel.  From ``concurrent.futures``.
         """
         if callable(function) and not isinstance(function, Task):
+            check_call(function, args, kwargs)
             task: Task = CallTask(function, args=args, kwargs=kwargs)
         else:
             task = as_task(function)
             if args or kwargs:
-                raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")
+                raise TypeError(f"a Task has its arguments already: submit(Task(f, args={shown(args, 40)}))")
         return future_of(self, self.run(task))
 
     def broadcast(self, value: Any) -> Broadcast:
@@ -168,7 +232,7 @@ class TaskClient:
         """Return a sum that tasks add to.  `op` adds two values and has to be associative and commutative."""
         return Accumulator(self._session, initial, op)
 
-    def create_job(self, name: str | None = None, **shared: Any) -> Job:
+    def create_job(self, name: str | None = None, **shared: Unpack[JobRules]) -> Job:
         """Return a new `Job`: tasks that belong together; `shared` are rules of a `Task` that all of them get.
 
             job = tc.create_job("primes", environment=Sieve(10**7), retries=1)
@@ -190,12 +254,13 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Fetching and waiting
 
-    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+    def get_task_result(self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True) -> Any:
         """Return the result of a task: a `TaskResult`, or the bare return value of a MapTask.
 
         Args:
             taskid: an id, from this client or another one.
-            block: wait for the end of the task; False: return None for an unfinished task.
+            block: wait for the end of the task; False: return None for an unfinished task.  Without it None is
+                returned too, with a warning that the task has not ended.
             timeout: seconds to wait at most, then TimeoutError.
             raw: False: return a TaskResult in every case.
 
@@ -204,8 +269,11 @@ class TaskClient:
         """
         final = self._session.arrivals.finals.get(taskid) if taskid.__class__ is int else None
         if final is None or final.body is None:
-            final = self._find(task_id(taskid), block, seconds(timeout))
+            final = self._find(task_id(taskid, self.farm), bool(block), seconds(timeout))
             if final is None:
+                if block is None:
+                    text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
+                    warnings.warn(text, stacklevel=2)
                 return None
         body = decode_body(final)
         if raw:
@@ -220,7 +288,7 @@ class TaskClient:
         return not final.body and final.id in self._session.raw_ids
 
     def _find(self, wanted: int, block: bool, timeout_s: float | None) -> Final | None:
-        """Return the final state of a task that is not in the cache in full; None: it has not ended (block=False)."""
+        """Ask the controller for the final state of a task; None: it has not ended (block=False)."""
         session = self._session
         if session.arrivals.is_live(wanted):
             if not block:
@@ -240,13 +308,13 @@ class TaskClient:
 
         Cancelling the wait does not touch the task.
         """
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         session = self._session
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await session.ended(wanted)
-        # In another thread, because the result may have to be fetched.
+        await async_waits.ended(session, wanted)
+        # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
@@ -257,40 +325,18 @@ class TaskClient:
             timeout: seconds, then TimeoutError.
             stream: show what the tasks print as they run, each line with its task's id.
 
-        A progress bar appears after a second (``tc.progress = False``: none).  When none of the tasks can run, a notice
-        tells why, once.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never issued,
-        StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
+        A progress display appears after half a second (``tc.progress = False``: none).  When none of the tasks can run,
+        it, or a notice, tells why.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never
+        issued, StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
         if ids is None:
             wanted = self._session.unfinished()
         else:
-            wanted = set(id_list(ids))
+            wanted = set(id_list(ids, self.farm))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with ProgressBar(len(wanted), show=self.progress) as progress:
-            waited = (
-                self._wait_streaming(wanted, timeout_s, progress)
-                if stream
-                else self._session.wait(wanted, timeout_s, progress.left)
-            )
-            if not waited:
-                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
-
-    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
-        session = self._session
-        shown = Stream(session, session.arrivals, session.arrivals.live(wanted), progress)
-        session.io.output_listeners.append(shown.take)
-
-        def tick(left: int, failed: int) -> None:
-            shown.tick()
-            progress.left(left, failed)
-
-        try:
-            shown.tick()
-            return session.wait(wanted, timeout_s, tick)
-        finally:
-            session.io.output_listeners.remove(shown.take)
-            shown.close()
+        if not wait_for_tasks(self._session, wanted, timeout_s, bool(self.progress), stream):
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
@@ -303,7 +349,7 @@ class TaskClient:
             return_when: "all"; or "first": return when any task has ended.
         """
         return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
-        wanted = id_list(ids)
+        wanted = id_list(ids, self.farm)
         session = self._session
         session.watch(wanted)
         session.wait(set(wanted), seconds(timeout), first=return_when == "first")
@@ -315,9 +361,20 @@ class TaskClient:
 
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
         """Yield each id as soon as its task has ended.  Raises TimeoutError when `timeout` seconds are over."""
-        wanted = list(dict.fromkeys(id_list(ids)))
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
+
+    async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
+        """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
+
+        Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
+        """
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
+        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
+        async with asyncio.timeout(seconds(timeout)):
+            async for task_id in async_waits.as_completed(self._session, wanted):
+                yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
@@ -333,7 +390,7 @@ class TaskClient:
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
         """
         single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid)] if single else id_list(taskid)
+        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
         if not ids:
             return
         reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
@@ -345,7 +402,7 @@ class TaskClient:
             raise IndexError(f"Task {ids[0]} {outcome}")
 
     def clear(self, ids: Ids | None = None) -> int:
-        """Forget final results (None: all) and return their number.  Ids are not issued again.
+        """Delete final results (None: all) and return their number.  Their ids are not issued again.
 
         Raises KeyError for an id that is unknown or has not ended, after clearing the rest.
         """
@@ -356,7 +413,7 @@ class TaskClient:
 
         Raises IndexError for unknown ids and ValueError for tasks that did not fail, after the rest.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids)).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm)).values())
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
@@ -364,27 +421,28 @@ class TaskClient:
         `retry` does the same for failed tasks alone.  Raises IndexError for unknown ids, ValueError for tasks that have
         not ended, after the rest.  From core4.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids), failed_only=False).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm), failed_only=False).values())
 
     def mark_done(self, taskid: int, result: Any = None) -> None:
-        """Let a task that has not ended count as succeeded with this result; tasks that wait for it go on.
+        """Make an unfinished task count as succeeded with this result; tasks that wait for it go on.
 
         Args:
             taskid: an id.  The task does not run; a run that has begun is interrupted, and its answer is dropped.
-            result: a dict with names for keys is the pulled names of a StringTask, any other object is a function's
-                return value.
+            result: a dict whose keys are names counts as the pulled names of a StringTask; any other object counts as a
+                function's return value.
 
         Raises TaskError for a task that has ended, IndexError for an unknown id.  From bndl.
         """
         operate.mark_done(self._session, taskid, result)
 
     def mark_failed(self, taskid: int, reason: str = "") -> str:
-        """Let a task's run, or its result, count as failed; return the outcome: runs again, failed, reopened.
+        """Make a task's run, or its result, count as failed; return the outcome: runs again, failed, reopened.
 
         A running task is interrupted: it runs again if it has retries left, else it has failed.  A waiting task has
         failed.  A task that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its
-        history, and tasks that wait for it and have not begun wait again.  Raises TaskError for a task that has failed.
-        From bndl.
+        history, and tasks that wait for it and have not begun wait again.
+
+        Raises TaskError for a task that has failed.  From bndl.
         """
         return operate.mark_failed(self._session, taskid, reason)
 
@@ -409,7 +467,7 @@ class TaskClient:
     # Jobs, nodes and the farm
 
     def jobs(self) -> Listing:
-        """Return the farm's jobs, of every client, as a table; the latest last."""
+        """Return the jobs of all clients of the farm as a table, the latest last."""
         return operate.list_jobs(self._session)
 
     def job(self, name_or_id: str) -> Job:
@@ -446,10 +504,10 @@ class TaskClient:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are exactly `count` engines, or (None) until no more come; return their ids.
+        """Wait until there are exactly `count` engines, or (None) until no more arrive; return their ids.
 
         Args:
-            count: how many.
+            count: the number of engines.
             connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered (a RuntimeError).
             stable_timeout: seconds after the first engine; then the engines that are ready are returned.
 
@@ -458,7 +516,7 @@ class TaskClient:
         return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
     def spin(self) -> bool:
-        """Drop cached answers of `depend` functions and try again; True if that started a task."""
+        """Drop cached results of `depend` functions and schedule again; return whether that started a task."""
         return self._session.ask_for(m.ReadQueueStatus(), m.FlagReply).value
 
     # ----------------------------------------------------------------------------------------------
@@ -473,7 +531,7 @@ class TaskClient:
 
     def status(self, taskid: int) -> TaskStatus:
         """Return state, reason, engine, attempts and times of one task.  Raises IndexError for an unknown id."""
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
@@ -482,21 +540,32 @@ class TaskClient:
     def tasks(
         self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
     ) -> TaskTable:
-        """Return a table of tasks in order of their ids; it iterates over the ids, so every other call takes it.
+        """Return a table of tasks in order of their ids; it iterates over the ids, so other calls accept it.
 
         Args:
             name: only tasks of that name.
-            state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
-            ids: only these.
-            last: at most this number of tasks, those that were accepted last; 0: all.
+            state: scheduled, running, succeeded, failed; or aborted (one of those that failed), unfinished, finished.
+                "pending" is "running".
+            ids: only these tasks.
+            last: at most this number of tasks, the latest accepted; 0: all.
         """
-        wanted = None if ids is None else id_list(ids)
-        states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
-        state = None if state is None else one_of("state", states, state)
-        asked = "pending" if state == "running" else state
+        wanted = None if ids is None else id_list(ids, self.farm)
+        asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = max(0, check_int("last", last))
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
+
+    @property
+    def progress(self) -> ProgressOfTasks:
+        """Return an object for the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
+
+        ``tc.progress = False``: waits of this client show no progress display.  The truth value is what was set.
+        """
+        return ProgressOfTasks(self._session, self._shows_progress)
+
+    @progress.setter
+    def progress(self, shows: bool) -> None:
+        self._shows_progress = bool(shows)
 
     def progress_of(self, ids: Ids) -> dict[int, Progress]:
         """Return the latest progress of the tasks that have reported any, by id.
@@ -525,26 +594,30 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
+        """Return a text about a task: its state and why, its attempts, and what each engine lacks to run it."""
+        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
-        """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
+        """Return which engines could run a task that is not submitted, and why others could not; true if any could."""
         made = task if isinstance(task, Task) else as_task(task)
         packed = pack_task(made, None)
         return CheckResult(self._session.ask_for(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
-        """Return the nodes now: platform, cores, load, memory, disk, reserved resources, engines and environments."""
+        """Return the present nodes: platform, cores, load, memory, disk, reserved resources, engines and
+        environments.
+        """
         return Snapshot(self._session.ask_for(m.FarmStatus(), tables.FarmState))
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
-        """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
-        wanted = None if ids is None else id_list(ids)
+        """Return failed tasks grouped by error type and place, the largest group first, with one
+        traceback per group.
+        """
+        wanted = None if ids is None else id_list(ids, self.farm)
         rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
@@ -554,7 +627,7 @@ class TaskClient:
         for (etype, place), members in groups.items():
             try:
                 result = self.get_task_result(members[0], raw=False) if members else None
-            except Exception as error:  # an aborted or refused task has nothing but the error
+            except Exception as error:  # an aborted or refused task has only an error
                 text, message = f"{type(error).__name__}: {error}", str(error)
             else:
                 failure = result.failure if result is not None else None
@@ -587,16 +660,40 @@ class TaskClient:
     # Maps and graphs
 
     def dask_get(self, graph: Any, keys: Any, **options: Any) -> Any:
-        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` lets dask's collections run here.
+        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` runs dask's collections here.
 
         Args:
             graph: a dask graph.
             keys: a key, or nested lists of keys.
-            options: what dask tells its own schedulers (``num_workers`` …); the farm decides for itself.
+            options: settings for dask's own schedulers (``num_workers`` …); they are ignored.
 
-        Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
+        Values go from engine to engine.  A node runs again if its engine was lost.  Raises what a node raised.
         """
-        return dask_get(self, graph, keys)
+        return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def optimize(
+        self, study: Any, objective: Callable[[Any], Any], n_trials: int | None = None, **options: Any
+    ) -> None:
+        """Run trials of an optuna study on the farm; the study and its storage stay in this process.
+
+        Args:
+            study: an ``optuna.Study``.
+            objective: a function of a trial.
+            n_trials: how many trials.
+            options: `timeout`, `n_jobs`, `catch` and `callbacks` as of ``study.optimize``, and rules of a `Task`.
+
+        Raises the error of a trial that failed with an exception that is not in `catch`.
+        """
+        adapter("optuna_study").optimize(self, study, objective, n_trials, **options)
+
+    def executor(self, **options: Any) -> concurrent.futures.Executor:
+        """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
+
+        Args:
+            options: `initializer`, `initargs`, `max_tasks_per_child`, and rules of a `Task`: retries, environment …
+        """
+        made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
+        return made
 
     def map(
         self,
@@ -622,21 +719,25 @@ class TaskClient:
         ``run(task)`` submits one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
         After Ctrl-C submitted tasks go on, under the ids that a notice tells.
         """
+        check_map(function, sequences)
         return map_tasks(self, function, sequences, {}, return_exceptions, stream)
 
     def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
-        """Yield the values of `map` in order, each as soon as it has come.
+        """Yield the values of `map` in order, each as soon as it has arrived.
 
-        Iterables are read only a little ahead (they may be endless), and an error is raised in its turn.  After an
+        Iterables are read only a little ahead, so they may be endless, and an error is raised in its turn.  After an
         error, or when the caller leaves early, waiting tasks never run, running ones end, and no result is kept.
-        stream=True shows what the items print, each line with the item's number.
+
+        stream: show what the items print, each line with the item's number.
         """
+        check_map(function, iterables)
         return imap(self, function, iterables, True, stream)
 
     def imap_unordered(
         self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False
     ) -> Iterator[Any]:
-        """Yield the values of `imap` in the order in which they come."""
+        """Yield the values of `imap` in the order in which they arrive."""
+        check_map(function, iterables)
         return imap(self, function, iterables, False, stream)
 
     def mapper(
@@ -648,7 +749,7 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> Mapper:
-        """Return an object whose ``.map`` gives its tasks these rules; block=False: its ``.map`` returns ids."""
+        """Return an object with a `map` method that gives its tasks these rules; block=False: `map` returns ids."""
         return Mapper(self, clear_before, clear_after, retries, recovery_task, depend, block)
 
     def parallel(
@@ -660,5 +761,16 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> ParallelFunction:
-        """Return a decorator: the function then takes sequences and returns the list of its results."""
+        """Return a decorator for functions that then take sequences and return the list of results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
+
+
+def _show_signature() -> None:
+    """Make ``tc.create_job?`` show each keyword."""
+    own = signature(TaskClient.create_job)
+    named = [each for name, each in own.parameters.items() if name != "shared"]
+    shown_by: Any = TaskClient.create_job
+    shown_by.__signature__ = own.replace(parameters=[*named, *keyword_parameters(JobRules).values()])
+
+
+_show_signature()

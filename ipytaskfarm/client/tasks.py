@@ -1,18 +1,19 @@
 """The tasks that users submit: `StringTask`, `CallTask`, `MapTask`, `Join`, and `Task`, which makes the right kind.
 
 A task object is a description.  Running it never changes it, and it may be run any number of times.  One table
-(`_CHECKS`) checks each attribute when it is set, in the constructor and later, so that a mistake is found where it is
-made.  `packing.pack_task` packs a description into what travels.
+(`_CHECKS`) checks each attribute when it is set, in the constructor and later, so a mistake raises where it is made.
+`packing.pack_task` packs a description for sending.
 """
 
 from __future__ import annotations
 
 import builtins
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, Unpack
 
 import msgspec
 
@@ -20,12 +21,12 @@ from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, StringWork
 from ..core.messages.task_types import Function, Packed
-from ..core.text import exactly, shown
+from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
-from .rules import CHECKS, DEFAULTS, Asking, flag
+from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -42,7 +43,7 @@ def _expression(value: Any) -> str:
 
 def _function(value: Any) -> Callable[..., Any]:
     if not callable(value):
-        raise wrong("function", "a callable", value)
+        raise not_a_function("function", "a callable", value)
     return value  # type: ignore[no-any-return]
 
 
@@ -84,13 +85,14 @@ def _args(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise wrong("args", "a list or tuple of arguments", value)
+        error = wrong("args", "a list or tuple of arguments", value)
+        raise TypeError(f"{error}; one argument is args=({shown(value, 40)},)")
     return tuple(value)
 
 
 def _recovery_task(value: Any) -> Task | None:
     if value is not None and not isinstance(value, Task):
-        raise wrong("recovery_task", "a Task or None", value)
+        raise TypeError(f"{wrong('recovery_task', 'a Task or None', value)}; make it one: Task({shown(value, 40)})")
     return value
 
 
@@ -122,7 +124,47 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
-"""Attributes that do not travel as rules: dependencies, and what `run` does with a duplicate."""
+"""Attributes that are not sent as rules: dependencies, and what `run` does with a duplicate."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors of calls
+
+
+def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
+    """Return the error for a value in place of a function; often the user has called the function.
+
+    right: how the call is written correctly.
+    """
+    return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
+    """Return the error for arguments of a function after the function itself, where `call` takes only the function."""
+    inside = ", ".join(shown(value, 40) for value in misplaced)
+    comma = "," if len(misplaced) == 1 else ""
+    parentheses = ")" * call.count("(")
+    text = f"{call}({_name_of(function)}, args=({inside}{comma})){parentheses}"
+    return TypeError(f"the arguments of a function go into args: {text}")
+
+
+def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
+    """Return the error for an unknown keyword, with advice what the user may have meant."""
+    if kind._is_code and name in ("args", "kwargs"):
+        remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
+    elif not kind._is_code and name in ("pull", "push"):
+        remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
+    elif near := did_you_mean(name, kind._attributes):
+        remedy = near
+    elif kind._is_code:
+        remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
+    else:
+        remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
+    return TypeError(f"a {kind.__name__} has no argument {name!r}{remedy}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,26 +174,26 @@ _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
 class Task:
     """One unit of work: ``Task("a = 1", pull="a")`` or ``Task(f, args=(1,), kwargs={})``.
 
-    A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.
-    Every argument is an attribute that can be assigned later, and is checked then too.
+    A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.  Every argument
+    is an attribute that can be assigned later, and is checked then too.
 
     Arguments of every kind:
         clear_before, clear_after: empty the engine's namespace before or after the run.
         retries: how often the task runs again after a failure.
         recovery_task: the task that runs under the same id when the retries are used up.
-        depend: a function of an engine's properties (a dict); the task runs only where it returns true.
-        name: for people, and for ``tc.tasks(name=…)``.
+        depend: a function of an engine's properties (a dict); the task runs only on engines where it returns true.
+        name: a name for users, and for ``tc.tasks(name=…)``.
         priority: tasks with a higher number run first.
-        time_limit: seconds (or a timedelta) that one run may take, without the time in the queue.
-        targets: engine ids on which it may run (an int or several); None: any.
+        time_limit: the seconds (or a timedelta) that one run may take, without the time in the queue.
+        targets: the ids of engines that may run the task (an int or several); None: any.
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
-        placement, locality, grace, lost_retries: requirements for its engine and its node, see `rules.Asking`.
-        after, if_failed: the tasks that it waits for, see `rules.Asking`.
-        retry_delay, retry_on, defer_time, defer_max, warn_after, unique, on_duplicate: repetition, warnings and
-            duplicates, see `rules.Asking`.
+        placement, locality, grace, lost_retries: requirements for engine and node, see `rules.Requirements`.
+        after, if_failed: the tasks that must end first, see `rules.Asking` and `rules.Requirements`.
+        retry_delay, retry_on, defer_time, defer_max, warn_after: repetition and warnings, see `rules.Requirements`.
+        unique, on_duplicate: duplicates, see `rules.Asking`.
 
-    Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
-    `push` are those of IPython 0.10's task interface.
+    Raises TypeError or ValueError, which names the attribute.  The first four, `depend`, `pull` and `push` are those of
+    IPython 0.10's task interface.
     """
 
     clear_before: bool = False
@@ -192,35 +234,65 @@ class Task:
     """Whether any rule was set; packing looks at rules only then."""
     _is_code: ClassVar[bool] = False
     _is_join: ClassVar[bool] = False
+    __signature__: ClassVar[Signature]
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Task:
+    if TYPE_CHECKING:  # `__new__` makes an object of a subclass, and the subclass's `__init__` runs
+        expression: str
+        pull: tuple[str, ...] | list[str] | str | None
+        function: Callable[..., Any]
+        args: tuple[Any, ...] | list[Any] | None
+        kwargs: dict[str, Any] | None
+
+        def __init__(
+            self,
+            expression: str | Callable[..., Any],
+            pull: str | list[str] | tuple[str, ...] | None = None,
+            push: dict[str, Any] | None = None,
+            clear_before: bool = False,
+            clear_after: bool = False,
+            retries: int = 0,
+            recovery_task: Task | None = None,
+            depend: Any = None,
+            *,
+            args: tuple[Any, ...] | list[Any] | None = None,
+            kwargs: dict[str, Any] | None = None,
+            name: str | None = None,
+            priority: int = 0,
+            time_limit: float | timedelta | None = None,
+            targets: Any = None,
+            **asking: Unpack[Asking],
+        ) -> None: ...
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if cls is Task:
             what = args[0] if args else kwargs.get("expression", kwargs.get("function"))
             if isinstance(what, str) or "expression" in kwargs:
-                return object.__new__(StringTask)
+                return object.__new__(StringTask)  # type: ignore[return-value]
             if callable(what):
-                return object.__new__(CallTask)
-            raise wrong("Task's first argument (expression)", "a str of code or a callable", what)
+                return object.__new__(CallTask)  # type: ignore[return-value]
+            if not args and not kwargs:
+                raise TypeError("a Task needs work: code, Task('a = 1', pull='a'), or a function, Task(f, args=(1,))")
+            raise not_a_function("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
-    def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
-        # Never run: __new__ makes one of the kinds below. It gives editors the right arity.
-        raise NotImplementedError
-
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         if attribute in self._attributes:
             value = _CHECKS[attribute](value)
             if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
-            # A user's own class may have any attributes; on a class of this module an unknown one is a typing error.
-            raise AttributeError(
-                f"a {type(self).__name__} has no attribute {attribute!r}; it has {', '.join(sorted(self._attributes))}"
-            )
+            # A subclass of the user may have any attributes; in a class of this module an unknown one is a typing
+            # error.
+            near = did_you_mean(attribute, self._attributes)
+            known = near or f"; it has {', '.join(sorted(self._attributes))}"
+            raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
+
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
+        __setattr__ = _assign
 
     def _set_rules(
         self,
@@ -235,7 +307,7 @@ class Task:
         targets: Any,
         asking: Asking,
     ) -> None:
-        # Written out without a loop: a program makes thousands of tasks, and most arguments are defaults.
+        # Without a loop, for speed: a program makes thousands of tasks, and most arguments are defaults.
         if clear_before is not False:
             self.clear_before = clear_before
         if clear_after is not False:
@@ -256,7 +328,7 @@ class Task:
             self.targets = targets
         for attribute, value in asking.items():
             if attribute not in Asking.__annotations__:
-                raise TypeError(f"a {type(self).__name__} has no argument {attribute!r}")
+                raise _unknown_argument(type(self), attribute, value)
             setattr(self, attribute, value)
 
     def _first(self) -> str:
@@ -271,7 +343,7 @@ class Task:
         for name, value in self.__dict__.items():
             if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
                 continue
-            # Short: chains of recovery tasks may be long, or a loop by mistake.
+            # Shortened, because a chain of recovery tasks may be long, or a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
@@ -348,13 +420,13 @@ class StringTask(Task):
         try:
             return _encode(work), None
         except (UnicodeEncodeError, TypeError):
-            # The names are checked here alone: for the many tasks without a mistake the checks would cost too much.
+            # The names are checked only here, after an error: checking every task would cost too much.
             names = tuple(check_names("pull", work.pull))
             code = check_name("expression", work.code)
             return _encode(msgspec.structs.replace(work, code=code, pull=names)), None
 
     def run_local(self) -> dict[str, Any]:
-        # Jupyter puts get_ipython among the builtins while it runs a cell; without it there is only __main__.
+        # While Jupyter runs a cell, get_ipython is a builtin; in plain Python the namespace is __main__.
         find_shell = getattr(builtins, "get_ipython", None)
         shell = find_shell() if find_shell is not None else None
         code = self.expression
@@ -376,12 +448,15 @@ class StringTask(Task):
 
 
 class CallTask(Task):
-    """A function call: what ``Task(f, args=(…), kwargs={…})`` makes.  Its `TaskResult` has the value in ``.result``.
+    """A function call, as ``Task(f, args=(…), kwargs={…})`` makes it.
+
+    Its `TaskResult` has the return value in ``.result``.
 
     Arguments:
-        function: any callable; it travels with its closure, defaults and the globals it uses.
-        args, kwargs: what it is called with.
-    The others: see `Task`.
+        function: any callable; it is pickled with its closure, its defaults and the globals that it uses.
+        args, kwargs: the arguments of the call.
+
+    For the others see `Task`.
     """
 
     function: Callable[..., Any]
@@ -394,7 +469,7 @@ class CallTask(Task):
     def __init__(
         self,
         function: Callable[..., Any],
-        *,
+        *misplaced: Never,
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         clear_before: bool = False,
@@ -408,6 +483,8 @@ class CallTask(Task):
         targets: Any = None,
         **asking: Unpack[Asking],
     ) -> None:
+        if misplaced:
+            raise misplaced_arguments("Task", function, misplaced)
         d = self.__dict__
         d["function"] = _function(function)
         d["args"] = _args(args)
@@ -417,7 +494,7 @@ class CallTask(Task):
         )
 
     def _first(self) -> str:
-        return getattr(self.function, "__qualname__", None) or shown(self.function)
+        return _name_of(self.function)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = pack_function(self.function)
@@ -433,10 +510,10 @@ class CallTask(Task):
 
 
 class MapTask(CallTask):
-    """A function call whose ``get_task_result`` gives the bare return value, and raises when it failed.
+    """A function call for which ``get_task_result`` returns the bare value, and raises the error if it failed.
 
-    As in IPython 0.10.  New code uses ``tc.map``, or ``Task(f, args=…)`` and its `TaskResult`;
-    ``get_task_result(id, raw=False)`` gives a TaskResult of this one too.
+    It is a task of IPython 0.10.  New code uses ``tc.map``, or ``Task(f, args=…)`` and its `TaskResult`;
+    ``get_task_result(id, raw=False)`` returns a TaskResult for this one too.
     """
 
     _raw = True
@@ -451,7 +528,12 @@ class MapTask(CallTask):
         retries: int = 0,
         recovery_task: Task | None = None,
         depend: Any = None,
-        **ours: Any,
+        *,
+        name: str | None = None,
+        priority: int = 0,
+        time_limit: float | timedelta | None = None,
+        targets: Any = None,
+        **asking: Unpack[Asking],
     ) -> None:
         super().__init__(
             function,
@@ -462,19 +544,23 @@ class MapTask(CallTask):
             retries=retries,
             recovery_task=recovery_task,
             depend=depend,
-            **ours,
+            name=name,
+            priority=priority,
+            time_limit=time_limit,
+            targets=targets,
+            **asking,
         )
 
 
 class Join(Task):
-    """Ends when the tasks that it waits for have ended: no code, no engine.
+    """A task without code and engine that ends when the tasks that it waits for have ended.
 
-    A Join with n tasks before it and m after it is n + m edges; each task after each would be n × m::
+    With a Join between n tasks and m later tasks there are n + m dependencies instead of n × m::
 
         join = job.add_task(Join(after=first))
         for task in second: task.after = join
 
-    With ``if_failed="run"`` a Join succeeds also when tasks before it have failed.
+    With ``if_failed="run"`` a Join succeeds even if tasks before it have failed.
     """
 
     _attributes = _RULES
@@ -494,24 +580,61 @@ class Join(Task):
 
 
 class EachTask(MapTask):
-    """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
+    """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Only `maps` makes it."""
 
     _each = True
 
 
+# --------------------------------------------------------------------------------------------------
+# Signatures, as ``Task?``, ``help`` and `inspect.signature` show them
+
+
+def _parameters(kind: type[Task]) -> dict[str, Parameter]:
+    """Return the parameters of a constructor by name, including each keyword that `**asking` collects."""
+    found = dict(signature(kind.__init__).parameters)
+    for name in ("self", "misplaced", "asking"):
+        found.pop(name, None)
+    return found if kind is Join else found | keyword_parameters(Asking)
+
+
+def _show_signatures() -> None:
+    code, call = _parameters(StringTask), _parameters(CallTask)
+    shown_by: dict[type[Task], dict[str, Parameter]] = {
+        StringTask: code, CallTask: call, MapTask: _parameters(MapTask), Join: _parameters(Join)
+    }  # fmt: skip
+    for kind, own in shown_by.items():
+        kind.__signature__ = Signature(list(own.values()))
+    work = code.pop("expression").replace(annotation="str | Callable[..., Any]")
+    positional = [each for each in code.values() if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each for name, each in (call | code).items() if name != "function" and each not in positional]
+    Task.__signature__ = Signature([work, *positional, *[each.replace(kind=Parameter.KEYWORD_ONLY) for each in named]])
+
+
+_show_signatures()
+
+
 def execute_object(thing: Any) -> Any:
-    """Call ``execute()`` on the engine and return its value, or the object's ``result`` where the value is None."""
+    """Call ``execute()`` on the engine; return its value, or the object's ``result`` if the value is None."""
     value = thing.execute()
     return getattr(thing, "result", None) if value is None else value
 
 
 def as_task(thing: Any) -> Task:
-    """Return the task for a Task, a callable, or an object with ``execute()``.  Raises TypeError for another object."""
+    """Return the task for a Task, a callable, or an object with ``execute()``.
+
+    Raises TypeError for any other object.
+    """
     if isinstance(thing, Task):
         return thing
     if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):
         return CallTask(thing)
-    hint = "; code goes into Task('…')" if isinstance(thing, str) else ""
-    raise TypeError(f"a Task, a callable or an object with execute() is needed, not {type(thing).__name__}{hint}")
+    expected = "a Task, a callable or an object with execute() is needed"
+    if isinstance(thing, str):
+        hint = f"; code goes into a Task: Task({shown(thing, 40)})"
+    elif isinstance(thing, (list, tuple, set, Generator)):
+        hint = "; hand in one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
+    else:
+        hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
+    raise TypeError(f"{expected}, not {type(thing).__name__}{hint}")

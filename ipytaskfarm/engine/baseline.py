@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
+from .helper_processes import LOKY_WORKERS
 from .interpreter import looked_at
 from .surroundings import CannotRestore, watched_parts
 
@@ -91,6 +92,7 @@ class Baseline:
         self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
         self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)
         self._loops.renew()
+        LOKY_WORKERS.end_unlike()
         _show_warnings_again()
         CHANGES.clear()
         self._stale = False
@@ -125,6 +127,10 @@ class Baseline:
         ):
             changed |= self._restore()
         return changed
+
+    def end_items(self) -> bool:
+        """Read the output of items of a map that have ended; see `Capture.end_items`."""
+        return self._capture.end_items()
 
     def look_is_due(self) -> bool:
         """Return whether tasks have run for long enough to look for what was changed by ways that nobody watches.

@@ -20,24 +20,34 @@ import os
 import sys
 import threading
 from functools import partial
+from typing import Any
 
-from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
-from .sinks import SINK, Sink, send_late_output_to
+import msgspec
+
+from ..core.messages import OutputQuery, OutputText
+from ..system.last_words import LastWords
+from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children, follow_writes
+from .sinks import SINK, Sink, keep_words, send_late_output_to
 from .streams import TaskStream
 
 LOOK_CHARS = 16 * 1024
 """The number of characters of a stream that one look at a run in progress returns."""
 
 
+LOOK_BYTES = 1024 * 1024
+"""The number of bytes of displays that one look returns; a larger display comes with the result."""
+
+
 class Capture:
     """All parts that catch output in this process."""
 
-    def __init__(self, log: str) -> None:
+    def __init__(self, log: str, stdout: str, words: LastWords) -> None:
         """Create it; `log` is the path of the engine's log, which is descriptor 2 already."""
-        self.stdout_tap = DescriptorTap(STDOUT_FD, None)
-        self.stderr_tap = DescriptorTap(STDERR_FD, log)
+        self.stdout_tap = DescriptorTap(STDOUT_FD, stdout, words.mark, is_log=False)
+        self.stderr_tap = DescriptorTap(STDERR_FD, log, words.mark)
         self._taps = (self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")
         self._former = FormerFiles()
+        self._pid = os.getpid()
         self._has_children = False
         """A child was started since the descriptors got their files."""
         # The lane's thread reads the descriptors while a run is in progress. The end of the run must not come in
@@ -46,11 +56,13 @@ class Capture:
         self._streams = sys.stdout, sys.stderr
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
+        keep_words(words)
         follow_children(self._child_started)
+        follow_writes(self._writes)
         for tap, name in self._taps:
             for stream in TaskStream.all:
                 if stream.name == name:
-                    stream.attach(tap, partial(self._drain, tap, name))
+                    stream.attach(tap, partial(self._drain, tap, name), words)
 
     def log(self, text: str) -> None:
         """Append text to the engine's log."""
@@ -63,7 +75,36 @@ class Capture:
             # ``> /dev/stdout`` in a shell empties the present file.
             for tap, name in self._taps:
                 self._drain(tap, name, sink)
-            sink.child_started()
+            sink.note_writer()
+
+    def _writes(self) -> None:
+        """Record the running item as the one that writes; called before `os.write` writes to a descriptor."""
+        sink = SINK.get()
+        if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
+            return
+        if os.getpid() != self._pid:  # a forked child: its parent reads the files
+            return
+        for tap, name in self._taps:
+            self._drain(tap, name, sink)
+        sink.note_writer()
+
+    def end_items(self) -> bool:
+        """Read the descriptors for the item that wrote to them, or else for the item that has just ended.
+
+        Returns: whether there was text and its writer was not known.
+        """
+        sink = SINK.get()
+        if sink is None or sink.values is None:
+            return False
+        unknown = sink.writer is None
+        if unknown:
+            sink.writer = len(sink.values) - 1
+        found = self._moved()
+        if found:
+            with self._lock:
+                self._take_into(sink)
+        sink.writer = None
+        return found and unknown
 
     def settle(self, to_console: bool) -> None:
         """Take the text from the descriptors that belongs to no run.
@@ -116,20 +157,19 @@ class Capture:
                     # When collected, it would close the descriptor, which belongs to others by then.
                     self._wrappers[id(stream)] = stream
 
-    def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
-        """Return the output of a run in progress after the first `stdout` and `stderr` characters.
+    def look(self, sink: Sink, query: OutputQuery) -> OutputText:
+        """Return what a run in progress has written and displayed since the last query.
 
-        Called by the lane's thread.
-
-        Returns:
-            (stdout, stderr, the numbers of characters of both so far).
+        The lane's thread calls this.
         """
         with self._lock:
             if not sink.ended:
                 self._take_into(sink)
-        seen_out, out = sink.stdout.since(stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
-        seen_err, err = sink.stderr.since(stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
-        return out, err, (seen_out, seen_err)
+        out_chars, out = sink.stdout.since(query.stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
+        err_chars, err = sink.stderr.since(query.stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
+        serial, displays = sink.displays_since(query.serial, LOOK_BYTES)
+        packed = _packed(displays) if displays else b""
+        return OutputText(query.n, query.run, out, err, (out_chars, err_chars), packed, serial)
 
     def _take_into(self, sink: Sink) -> None:
         if self._moved():
@@ -193,3 +233,15 @@ class Capture:
         late = self._former.take()
         if late:
             self.log(late)
+
+
+def nothing_new(query: OutputQuery) -> OutputText:
+    """Return the answer about a run that is not in progress here."""
+    return OutputText(query.n, query.run, seen=(query.stdout, query.stderr), serial=query.serial)
+
+
+def _packed(displays: list[tuple[int, dict[str, Any]]]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(displays)
+    except Exception:  # a display that cannot be sent comes with the result, or not at all
+        return b""

@@ -21,8 +21,9 @@ from typing import Any
 from ..serialization import child_processes
 from ..serialization.function_globals import Names
 from ..serialization.module_folders import child_folder, use_folder
-from ..serialization.modules import forget_kept, install_finders, keep_active, write_for_children
+from ..serialization.modules import active_versions, forget_kept, install_finders, keep_active, write_for_children
 from ..serialization.rebuild import came, collect
+from . import helper_processes
 
 _ABSENT = object()
 
@@ -144,6 +145,7 @@ def prepare_older() -> None:
     """Make the by-value modules of the next task available to processes that earlier tasks started."""
     for each in _started:
         each.prepare()
+        each.end_outdated()
 
 
 _PREPARING = ("multiprocessing.spawn", "joblib.externals.loky.backend.spawn", "loky.backend.spawn")
@@ -180,6 +182,9 @@ class Starts:
     def __init__(self, folder: str) -> None:
         """Create it; `folder` is private to this engine and is removed with it."""
         self._synced: list[tuple[Any, ...]] = []
+        self._versions: dict[str, str] = {}
+        """The versions of modules that kept worker processes may have imported."""
+        self._outdated = False
         self._pid = os.getpid()
         use_folder(folder)
 
@@ -194,7 +199,7 @@ class Starts:
         path = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{path}" if path else folder
         _put_first(sys.modules["multiprocessing.spawn"])
-        _posixsubprocess.fork_exec = self._before(_posixsubprocess.fork_exec)
+        _posixsubprocess.fork_exec = self._before(helper_processes.following(_posixsubprocess.fork_exec))
         module: Any = sys.modules.get("subprocess")
         if hasattr(module, "_fork_exec"):  # this module keeps a reference of its own
             module._fork_exec = _posixsubprocess.fork_exec
@@ -207,10 +212,19 @@ class Starts:
         """Write the modules for a process that is about to be started."""
         if os.getpid() == self._pid:
             _started[:] = [self]
-            write_for_children(self._synced)
+            if write_for_children(self._synced):
+                for name, version in active_versions():
+                    self._outdated |= self._versions.setdefault(name, version) != version
             for name in _PREPARING:
                 if name in sys.modules:
                     _put_first(sys.modules[name])
+
+    def end_outdated(self) -> None:
+        """End kept workers that may have imported another version of a module; called between tasks."""
+        if self._outdated:
+            self._outdated = False
+            self._versions = dict(active_versions())
+            helper_processes.LOKY_WORKERS.end()
 
     def _before(self, start: Callable[..., Any]) -> Callable[..., Any]:
         def starting(*args: Any, **kwargs: Any) -> Any:

@@ -21,8 +21,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand
+from ..core.messages import CommandDone, EngineCommand, OutputQuery, OutputText
 from ..core.messages.engine_commands import (
+    CHECKPOINT,
+    LOAD_SESSION,
     REPLACES,
     DumpSessionBody,
     ExecuteBody,
@@ -41,7 +43,9 @@ from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
 from . import loss
+from .capture import nothing_new
 from .cells import CellPlan
+from .checkpoints import Checkpoints
 from .error_summary import described
 from .lane import Step
 from .shared_parts import Parts
@@ -81,12 +85,14 @@ class Commands:
         # Its thread starts with its first command.
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
+        self._running: tuple[EngineCommand, Sink] | None = None
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
         self._answers_whole = 0
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._checkpoints = Checkpoints(parts.namespace, parts.properties, parts.blobs)
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
             "execute": self._execute,
@@ -98,7 +104,8 @@ class Commands:
             "map": self._map,
             "properties": self._property,
             "dump_session": self._dump_session,
-            "load_session": self._load_session,
+            LOAD_SESSION: self._load_session,
+            CHECKPOINT: self._checkpoint,
             REPLACES: self._replaces,
         }
 
@@ -111,7 +118,9 @@ class Commands:
 
     def _run(self, command: EngineCommand) -> Step:
         self._recorder.begin_command()
+        self._recorder.words.begin(None)
         sink = Sink(keeps_history=True)
+        self._running = command, sink
         token = SINK.set(sink)
         try:
             verb = self._verbs.get(command.verb)
@@ -130,6 +139,13 @@ class Commands:
         finally:
             SINK.reset(token)
         return None
+
+    def output(self, query: OutputQuery) -> OutputText:
+        """Return what a command in progress has printed and displayed. The lane's thread calls this."""
+        running = self._running
+        if running is None or (running[0].session, running[0].n) != (query.session, query.run[1]):
+            return nothing_new(query)
+        return self._capture.look(running[1], query)
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
@@ -165,6 +181,7 @@ class Commands:
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
         if self._profiling.cpu.running:
             self._profiling.cpu.end()
+        self._running = None
         self._capture.end(sink)
         self._baseline.renew()
         self._recorder.end_command()
@@ -179,7 +196,7 @@ class Commands:
             return
         # Taken before the answer is sent: commands that the client sends after the answer are not behind this one.
         waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
-        self._answer(command, False, _encode_failure(error))
+        self._answer(command, False, _encode_failure(error, sink))
         text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared(text)))
@@ -340,6 +357,9 @@ class Commands:
 
     def _load_session(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=LoadSessionBody)
+        if body.surroundings is not None and body.packed is not None:
+            restored = encoded(msgspec.msgpack.encode, self._checkpoints.load(body.packed, body.surroundings))
+            return lambda sink: restored
         if body.path is not None:
             names, left_out = self._namespace.load_session(session_files.read(body.path), body.path)
         else:
@@ -349,13 +369,17 @@ class Commands:
         reply = encoded(msgspec.msgpack.encode, left_out)
         return lambda sink: reply
 
+    def _checkpoint(self, command: EngineCommand) -> Finish:
+        reply = encoded(msgspec.msgpack.encode, self._checkpoints.save())
+        return lambda sink: reply
+
     def _packed(self, value: Any) -> bytes:
         """Pack a value. Its large parts are kept for a while for the client that asked, see `storage.blobs`."""
         try:
-            return pack(value, "value", self._keeper)
+            return pack(value, "value", self._writer)
         finally:
-            if self._keeper is not None:
-                self._keeper.taken()
+            if self._writer is not None:
+                self._writer.taken()
 
     def _property(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PropertiesBody)
@@ -369,7 +393,10 @@ class Commands:
         elif body.op == "has":
             value = [key in known for key in body.keys or ()]
         elif body.op == "del":
-            mine.remove(body.keys or ())
+            keys = body.keys or ()
+            if command.replays is not None:  # a task may have set what the client deleted
+                keys = [key for key in keys if key in mine]
+            mine.remove(keys)
         elif body.op == "clear":
             mine.clear()
         else:
@@ -405,5 +432,18 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
         return None, error
 
 
-def _encode_failure(error: BaseException) -> bytes:
-    return encoded(msgspec.msgpack.encode, described(error)[1])
+def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
+    """Encode an error as an answer, with the output and the displays of the command."""
+    body = described(error)[1]
+    if sink is None:
+        return encoded(msgspec.msgpack.encode, body)
+    shown = msgspec.structs.replace(
+        body,
+        stdout=sink.stdout.text() if sink.stdout is not None else "",
+        stderr=sink.stderr.text() if sink.stderr is not None else "",
+        outputs=sink.outputs or [],
+    )
+    try:
+        return encoded(msgspec.msgpack.encode, shown)
+    except Exception:  # a display that cannot be sent must not hide the error
+        return encoded(msgspec.msgpack.encode, msgspec.structs.replace(shown, outputs=[]))

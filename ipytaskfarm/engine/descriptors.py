@@ -1,7 +1,8 @@
 """Catches output that is written to the descriptors 1 and 2 by C code and children, through files that are read back.
 
-Descriptor 1 is a file in memory, 2 the engine's log; both are opened for appending. ipykernel's pipes with a reading
-thread each were not used: they attribute the text to the last parent message, late, and cost two threads.
+Descriptor 1 is a file that is emptied when it was read, 2 the engine's log; both are opened for appending, and the
+agent can read both after the engine's death. ipykernel's pipes with a reading thread each were not used: they attribute
+the text to the last parent message, late, and cost two threads.
 
 A child that outlives its task keeps the files that it was started with. `DescriptorTap.part_from_children` leaves these
 files to the child, so that its later output is not taken for the output of the next task.
@@ -48,15 +49,20 @@ class DescriptorTap:
 
     Args:
         number: 1 or 2. A copy of the descriptor is kept, so that user code may redirect the number itself.
-        path: the path of the log; None for a file in memory, which keeps nothing.
+        path: the path of the file; "" for a file in memory.
+        marked: called with the number and the position up to which the file was read.
+        is_log: whether the file is kept when it was read; otherwise it is emptied.
     """
 
-    def __init__(self, number: int, path: str | None) -> None:
+    def __init__(self, number: int, path: str, marked: Callable[[int, int], None], is_log: bool = True) -> None:
         self.number = number
         self.path = path
+        self._marked = marked
+        self._is_log = is_log
         self.fd = os.dup(number)
         _locked(self.fd)
-        self.mark = os.lseek(self.fd, 0, os.SEEK_END)
+        self.mark = 0
+        self._set_mark(os.lseek(self.fd, 0, os.SEEK_END))
         self.partial: BoundedText | None = None
         """What `shrink` has taken out of the file already."""
         self.written_s = 0.0
@@ -95,7 +101,7 @@ class DescriptorTap:
             if final:
                 text.write(self._decoder.decode(b"", True))
                 self._decoder.reset()
-                if self.mark > (_BASE if self.path is None else LOG_BYTES_MAX):
+                if self.mark > (LOG_BYTES_MAX if self._is_log else _BASE):
                     self._empty()
             return text.text()
 
@@ -104,7 +110,7 @@ class DescriptorTap:
 
         Text that is written between the read and the truncation is lost and not counted.
         """
-        most = MEMORY_BYTES_MAX if self.path is None else LOG_BYTES_MAX
+        most = LOG_BYTES_MAX if self._is_log else MEMORY_BYTES_MAX
         begin = self.mark
         if begin < 0 or os.lseek(self.fd, 0, os.SEEK_END) - begin <= most:
             return
@@ -114,7 +120,7 @@ class DescriptorTap:
                 self.partial = BoundedText()
             self._read_into(self.partial)
             os.ftruncate(self.fd, begin)
-            self.mark = begin
+            self._set_mark(begin)
 
     def append(self, text: str) -> None:
         """Write text to the file that does not belong to any run's output."""
@@ -124,7 +130,7 @@ class DescriptorTap:
                 self._read_into(self.partial)
             with contextlib.suppress(OSError):  # a full disk must not make a print fail
                 os.write(self.fd, text.encode("utf-8", ERRORS))
-            self.mark = os.lseek(self.fd, 0, os.SEEK_END)
+            self._set_mark(os.lseek(self.fd, 0, os.SEEK_END))
 
     def moved(self) -> bool:
         """Return whether there is something to take, or the descriptor was redirected."""
@@ -148,11 +154,15 @@ class DescriptorTap:
             if _locked(again):
                 return None
             former = os.dup(again)
-            fresh = _memory() if self.path is None else _moved_log(self.path, former)
+            fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
             self._stand_on(fresh)
             _locked(fresh)
-            self.mark = os.lseek(fresh, 0, os.SEEK_END)
+            self._set_mark(os.lseek(fresh, 0, os.SEEK_END))
             return former
+
+    def _set_mark(self, position: int) -> None:
+        self.mark = position
+        self._marked(self.number, position)
 
     def _stand_on(self, fd: int) -> None:
         _dup2(fd, self.number)
@@ -160,15 +170,15 @@ class DescriptorTap:
         self.fd = fd
 
     def _empty(self) -> None:
-        base = _BASE if self.path is None else 0
+        base = 0 if self._is_log else _BASE
         os.ftruncate(self.fd, base)
-        self.mark = base
+        self._set_mark(base)
 
     def _read_into(self, text: BoundedText) -> None:
         end = os.lseek(self.fd, 0, os.SEEK_END)
         truncated = end < self.mark
         if truncated:  # somebody opened /dev/stdout for writing
-            self.mark = 0
+            self._set_mark(0)
         size = end - self.mark
         decode = self._decoder.decode
         if size > 2 * LIMIT_CHARS:
@@ -178,8 +188,8 @@ class DescriptorTap:
             text.write(decode(os.pread(self.fd, LIMIT_CHARS, end - LIMIT_CHARS)))
         elif size > 0:
             text.write(decode(os.pread(self.fd, size, self.mark)))
-        self.mark = end
-        if truncated and self.path is None:
+        self._set_mark(end)
+        if truncated and not self._is_log:
             self._empty()  # long again, so that the next truncation is noticed too
 
 
@@ -264,6 +274,23 @@ def follow_children(started: Callable[[], None]) -> None:
         setattr(posix, name, start)
 
 
+def follow_writes(writes: Callable[[], None]) -> None:
+    """Make `os.write` and `os.writev` call `writes` before they write to the descriptors 1 and 2."""
+    import posix
+
+    def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
+        @functools.wraps(usual)
+        def write(fd: int, data: Any, /) -> int:
+            if fd in (STDOUT_FD, STDERR_FD):
+                writes()
+            return usual(fd, data)
+
+        return write
+
+    os.write = posix.write = following(os.write)
+    os.writev = posix.writev = following(os.writev)
+
+
 class _Unseekable(FileIO):
     """A descriptor that behaves like a terminal or pipe: it refuses to seek, although it is a file."""
 
@@ -288,14 +315,14 @@ class OriginalStream(TextIOWrapper):
         raise UnsupportedOperation("an engine's streams cannot be taken apart")
 
 
-def catch_descriptors(output: str) -> None:
-    """Redirect descriptor 1 to a file in memory, descriptor 2 to the engine's log, and descriptor 0 to /dev/null."""
+def catch_descriptors(output: str, stdout: str) -> None:
+    """Redirect descriptor 1 to the file `stdout`, descriptor 2 to the engine's log `output`, and 0 to /dev/null."""
     null = os.open(os.devnull, os.O_RDONLY)
     if null != 0:
         os.dup2(null, 0)
         os.close(null)
     log = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    memory = _memory()
+    memory = _fresh_file(stdout)
     os.dup2(log, STDERR_FD)
     os.dup2(memory, STDOUT_FD)
     for fd in (log, memory):
@@ -307,6 +334,22 @@ def catch_descriptors(output: str) -> None:
     sys.stdout = sys.__stdout__ = OriginalStream(STDOUT_FD)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = OriginalStream(STDERR_FD)  # type: ignore[misc]
     sys.stdin = sys.__stdin__ = TextIOWrapper(FileIO(0, closefd=False))  # type: ignore[misc]
+
+
+def _fresh_file(path: str) -> int:
+    """Return a new file for descriptor 1, opened for appending; "": in memory.
+
+    A file in the agent's folder can be read after the engine's death. In the place of an earlier one it is put by its
+    name alone: children go on with theirs.
+    """
+    if not path:
+        return _memory()
+    beside = f"{path}.new"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(beside, flags, 0o600)
+    os.ftruncate(file, _BASE)
+    os.rename(beside, path)
+    return file
 
 
 def _memory() -> int:

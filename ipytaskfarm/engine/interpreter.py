@@ -22,6 +22,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
+from .helper_processes import TaskForkServer
 from .surroundings import Priority, Surrounding
 
 _ABSENT = object()
@@ -303,6 +304,7 @@ def looked_at() -> list[Surrounding]:
         Tracing(),
         StandardInput(),
         StartMethod(),
+        TaskForkServer(),
         Priority(),
     ]
 

@@ -58,7 +58,7 @@ def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool
     calls = _Calls(known, items, star, baseline)
     sink = SINK.get()
     if sink is not None:
-        sink.begin_items(calls.values)
+        sink.begin_items(calls.values, len(items))
     while len(calls.values) < len(items):
         if known.reaches or known.singly or known.segment == 1:
             calls.run_one()
@@ -141,6 +141,8 @@ class _Calls:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
         run_s = time.perf_counter() - began
         known = self._known
+        if self._baseline.end_items():
+            known.singly = SINGLY + 1  # C code prints: its output can be told apart only between items
         known.unseen_s += run_s
         noted = bool(CHANGES.kinds)
         trusted = known.trusted and not known.singly and not known.reaches
@@ -161,10 +163,10 @@ def _stopped() -> RuntimeError:
     return RuntimeError("the function raised StopIteration")
 
 
-def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -> bytes:
+def pack_each(ended: tuple[list[Any], list[Error]], writer: BlobWriter | None) -> bytes:
     """Pack the result of `call_each`. A value that cannot travel becomes an error of its item."""
     try:
-        return pack(ended, "value", keeper)
+        return pack(ended, "value", writer)
     except UnpickleableException:
         values, errors = ended
         failed = [(index, error) for index, value in enumerate(values) if (error := _refusal(value)) is not None]
@@ -173,7 +175,7 @@ def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -
         for index, refusal in failed:
             values[index] = None
             errors.append((index, False, described(refusal)[1]))
-        return pack((values, errors), "value", keeper)
+        return pack((values, errors), "value", writer)
 
 
 def _refusal(value: Any) -> Exception | None:

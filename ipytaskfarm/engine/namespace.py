@@ -149,6 +149,10 @@ class Namespace:
         placed.keep_only(self.names)
         take_placed_names()
 
+    def placed_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Return how these names were placed by hand; names that were not are left out."""
+        return {name: placed.by[name] for name in names if name in placed.by}
+
     def begin_cell(self) -> None:
         """Prepare for a console's cell."""
         self._before_cell = self.snapshot()

@@ -78,6 +78,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
     env: dict[str, str | None] = {}
     umask: int | None = None
     """The user's own umask, for files that tasks make; None leaves it as it is."""
+    stdout: str = ""
+    """The file behind descriptor 1, which the agent reads after the engine's death. "": one in memory."""
     node: str = ""
     farm: str = "default"
     blobs: str = ""
@@ -95,7 +97,7 @@ def run_engine(settings: EngineSettings) -> NoReturn:
         # The farm's own threads take no signals. Signals belong to the main thread, which may block them or wait for
         # them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        catch_descriptors(settings.output)
+        catch_descriptors(settings.output, settings.stdout)
         forget_parent()
         _watch_for_faults(settings.stack)
         EngineProcess(settings).serve(mask)
@@ -159,7 +161,7 @@ class EngineProcess:
         self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
         self._counter = int(settings.engine.rpartition(".")[2])
-        self._capture = Capture(settings.output)
+        self._capture = Capture(settings.output, settings.stdout, recorder.words)
         follow_threads()
         _no_keyboard()
         bars_as_text()
@@ -246,7 +248,7 @@ class EngineProcess:
         self._commands.profile(command)
 
     def output(self, query: OutputQuery) -> OutputText:
-        return self._runner.output(query)
+        return self._commands.output(query) if query.session else self._runner.output(query)
 
     def begin_slice(self) -> None:
         """Switch from a console's surroundings to those of tasks."""
@@ -282,6 +284,7 @@ class EngineProcess:
     def watch(self) -> None:
         """Do the periodic work: called in the lane's thread 20 times a second while there is work."""
         self._capture.shrink()
+        self._recorder.words.flush()
         self._interrupts.again()
         self._runner.watch()
         if self._unrung:

@@ -98,6 +98,10 @@ class Properties(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
 
+    def replace(self, new: Mapping[str, Any]) -> None:
+        """Set these properties as one change, and delete all others."""
+        self._replace(new)
+
     def _replace(self, new: Mapping[str, Any]) -> None:
         with self._lock:
             self._check(new)

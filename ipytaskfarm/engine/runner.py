@@ -28,7 +28,7 @@ from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWor
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import encoded, text_of
+from ..core.text import did_you_mean, encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.modules import active, begin_run, bundles_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
@@ -38,9 +38,12 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
+from .half_imports import half_imported
+from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
@@ -129,7 +132,7 @@ class Runner:
         self._plain = plain
         self._finished = finished
         self._pid = os.getpid()
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
         self._attempt: RunningAttempt | None = None
         """What runs now."""
@@ -189,6 +192,7 @@ class Runner:
         self._recorder.begin(
             run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
         )
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
@@ -199,6 +203,7 @@ class Runner:
         self._loops.show()
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()
         token = SINK.set(attempt.sink)
@@ -302,11 +307,11 @@ class Runner:
         return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
-        """Return the output so far of a run in progress. Called by the lane's thread."""
+        """Return what a run in progress has printed and displayed. The lane's thread calls this."""
         attempt = self._attempt
         if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
-            return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
-        return OutputText(query.n, query.run, *self._capture.look(attempt.sink, query.stdout, query.stderr))
+            return nothing_new(query)
+        return self._capture.look(attempt.sink, query)
 
     # -- preparing and running
 
@@ -382,11 +387,11 @@ class Runner:
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
         if work.each:
-            return pack_each(value, self._keeper)
-        return pack(value, "value", self._keeper)
+            return pack_each(value, self._writer)
+        return pack(value, "value", self._writer)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
-        return pack(await coroutine, "value", self._keeper)
+        return pack(await coroutine, "value", self._writer)
 
     def _function(self, job: QueuedRun) -> Known:
         digest = job.run.function
@@ -420,7 +425,13 @@ class Runner:
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
             return self._nothing
-        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names, self._keeper)
+        try:
+            values = {name: self._namespace.pull(name) for name in names}
+        except NameError as error:
+            near = did_you_mean(error.name, self._namespace.user_keys())
+            text = f"{error} when the code has ended: pull={error.name!r} asks for it{near}"
+            raise NameError(text, name=error.name) from None
+        return pack_names(values, self._namespace.names, self._writer)
 
     # -- the end of a run
 
@@ -432,6 +443,8 @@ class Runner:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
+        # Before the result is made, which leaves the exception without its frames.
+        package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
             attempt.current.end(error is not None)
@@ -444,7 +457,12 @@ class Runner:
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and not _is_map(work)))
+        LOKY_WORKERS.end_unlike()
         self._finished()
+        if package:
+            self._baseline.spoiled = (
+                f"{package}, a package with compiled modules, was interrupted while it was imported"
+            )
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
         if self._interrupts.raised is not None:
@@ -507,7 +525,7 @@ class Runner:
             sink.item_texts() if sink.values is not None else [],
         )
         packed = self._pack_body(body)
-        blobs = self._keeper.taken() if self._keeper is not None else ()
+        blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from ..system.last_words import LastWords
+
 LIMIT_CHARS = 64 * 1024
 """The number of characters of a stream that are kept at its beginning, and the number kept at its end."""
 DISPLAYS_MAX = 100
@@ -98,23 +100,26 @@ class ItemText(BoundedText):
 
     __slots__ = ("parts", "item")
 
-    def __init__(self, values: list[Any]) -> None:
+    def __init__(self, values: list[Any], count: int) -> None:
         """Create the text.
 
-        The length of `values`, the values of the finished items, is the number of the running item.
+        Args:
+            values: the values of the finished items. Their number is the number of the running item.
+            count: the number of items of the chunk.
         """
         super().__init__()
+        last = count - 1
         parts: list[tuple[int, str]] = []
         item: list[int | None] = [None]
         add = self.append
 
         def append(text: str) -> None:
-            parts.append((len(values) if item[0] is None else item[0], text))
+            parts.append((min(len(values), last) if item[0] is None else item[0], text))
             add(text)
 
         self.parts = parts
         self.item = item
-        """[the item that the next parts belong to]; None: the one that is called."""
+        """[the item that the next parts belong to]. None: the running item, or the last item of the chunk."""
         self.append = append
 
     def texts(self) -> dict[int, str]:
@@ -132,6 +137,8 @@ class Sink:
         "stdout",
         "stderr",
         "outputs",
+        "_serials",
+        "_serial",
         "_bytes",
         "_dropped",
         "ended",
@@ -139,13 +146,16 @@ class Sink:
         "_clears",
         "settings",
         "values",
-        "_child_of",
+        "writer",
     )
 
     def __init__(self, keeps_history: bool = False) -> None:
         self.stdout: BoundedText | None = None
         self.stderr: BoundedText | None = None
         self.outputs: list[dict[str, Any]] | None = None
+        self._serials: list[int] = []
+        """By place of a display: the number under which it came or was changed last.  Numbers only grow."""
+        self._serial = 0
         self._bytes = 0
         self._dropped = 0
         self.ended = False
@@ -155,25 +165,26 @@ class Sink:
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
-        self._child_of: int | None = None
+        self.writer: int | None = None
+        """The item that writes to the descriptors, or has started a child that does; None: not known."""
 
-    def begin_items(self, values: list[Any]) -> None:
+    def begin_items(self, values: list[Any], count: int) -> None:
         """Record the output of each item of a map's chunk separately, see `ItemText`."""
         self.values = values
-        self.stdout, self.stderr = ItemText(values), ItemText(values)
+        self.stdout, self.stderr = ItemText(values, count), ItemText(values, count)
 
-    def child_started(self) -> None:
-        """Record the running item as the owner of the child: later output on the descriptors belongs to that item."""
+    def note_writer(self) -> None:
+        """Record the running item as the one that writes: later output on the descriptors belongs to that item."""
         if self.values is not None:
-            self._child_of = len(self.values)
+            self.writer = len(self.values)
 
     def write_drained(self, name: str, text: str) -> None:
         """Write text that was read from a descriptor."""
         stream = self.stdout if name == "stdout" else self.stderr
-        if not isinstance(stream, ItemText) or self._child_of is None:
+        if not isinstance(stream, ItemText) or self.writer is None:
             self.write(name, text)
             return
-        stream.item[0] = self._child_of
+        stream.item[0] = self.writer
         try:
             self.write(name, text)
         finally:
@@ -201,6 +212,8 @@ class Sink:
             else:
                 self.stderr = stream
         stream.write(text)
+        if _words is not None:
+            _words.write(text)
 
     def display(self, content: dict[str, Any], update: bool = False) -> None:
         """Keep a display, ``{"data", "metadata"}``.
@@ -222,13 +235,40 @@ class Sink:
             for place, earlier in enumerate(outputs):
                 if earlier.get("display_id") == display_id:
                     outputs[place] = output
+                    self._serial += 1
+                    self._serials[place] = self._serial
             return
         size = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
         if len(outputs) >= DISPLAYS_MAX or self._bytes + size > DISPLAYS_BYTES_MAX:
             self._dropped += 1
             return
         self._bytes += size
+        self._serial += 1
+        self._serials.append(self._serial)
         outputs.append(output)
+
+    def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """Return the last number, and the displays that came or were changed after the number `serial`, with their
+        places.
+
+        Other threads may call this.  If there are many displays, the first ones are returned, up to `most_bytes` bytes.
+        """
+        outputs, serials = self.outputs, self._serials
+        fresh = sorted((number, place) for place, number in enumerate(list(serials)) if number > serial)
+        found: list[tuple[int, dict[str, Any]]] = []
+        size = 0
+        for number, place in fresh:
+            if outputs is None or place >= len(outputs):
+                break
+            output = outputs[place]
+            own = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
+            if found and size + own > most_bytes:
+                break
+            size += own
+            serial = number
+            if own <= most_bytes:  # a larger display comes with the result
+                found.append((place, output))
+        return serial, found
 
     def clear(self, wait: bool = False) -> None:
         """Forget all output so far, as ``clear_output`` asks: now, or with `wait` when something new comes."""
@@ -237,6 +277,7 @@ class Sink:
             self._shut()
         else:
             self.stdout = self.stderr = self.outputs = None
+            self._serials = []
             self._bytes = self._dropped = 0
 
     def close(self) -> None:
@@ -257,6 +298,13 @@ class Sink:
 
 
 _late: Callable[[str], None] | None = None
+_words: LastWords | None = None
+
+
+def keep_words(words: LastWords | None) -> None:
+    """Set where the end of what runs write is kept for the agent; None: nowhere (in a forked child)."""
+    global _words
+    _words = words
 
 
 def send_late_output_to(log: Callable[[str], None]) -> None:

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 
 from ipykernel.iostream import OutStream
 
+from ..system.last_words import LastWords
 from .descriptors import ERRORS, STDERR_FD, STDOUT_FD, DescriptorTap
-from .sinks import SINK, Sink
+from .sinks import SINK, Sink, keep_words
 
 _SETTINGS = ("encoding", "errors", "newline", "line_buffering", "write_through")
 
@@ -36,6 +37,7 @@ _forked = False
 def _after_fork_in_child() -> None:
     global _forked
     _forked = True
+    keep_words(None)
     for stream in TaskStream.all:
         stream.leave_parent()
 
@@ -57,15 +59,17 @@ class TaskStream(OutStream):
         super().__init__(session, pub_thread, name, **kwargs)
         self._fd = STDOUT_FD if name == "stdout" else STDERR_FD
         self._tap: DescriptorTap | None = None
+        self._words: LastWords | None = None
         self._drain: Drain = lambda sink: True
         self.buffer = StreamBuffer(self._fd, name)
         TaskStream.all.append(self)
 
-    def attach(self, tap: DescriptorTap, drain: Drain) -> None:
+    def attach(self, tap: DescriptorTap, drain: Drain, words: LastWords) -> None:
         """Check the descriptor before each write from now on."""
         self._tap, self._drain = tap, drain
         make = _stdout_writer if self.name == "stdout" else _stderr_writer
-        self.write = make(tap, self._slowly)  # type: ignore[assignment]
+        self._words = words
+        self.write = make(tap, self._slowly, words)  # type: ignore[assignment]
 
     def leave_parent(self) -> None:
         """In a forked child: direct all writes to the descriptor, including those by `write` methods that were looked
@@ -99,7 +103,11 @@ class TaskStream(OutStream):
             self.write(string)
 
     def flush(self) -> None:
-        if _forked or SINK.get() is not None:
+        if _forked:
+            return
+        if SINK.get() is not None:
+            if self._words is not None:
+                self._words.flush()
             return
         super().flush()
 
@@ -164,8 +172,9 @@ class TaskStream(OutStream):
         return bool(self._setting("write_through", False))
 
 
-def _stdout_writer(tap: DescriptorTap, slowly: Write) -> Write:
+def _stdout_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write:
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
+    keep, store = words.append, words.flush
 
     def write(string: str) -> int:
         sink = get()
@@ -190,14 +199,18 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write) -> Write:
             tap.written_s = clock()
         else:  # the run is over, or its output is to be cleared
             return slowly(string)
+        keep(string)
+        if string[-1:] == "\n":
+            store()
         return length
 
     return write
 
 
-def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
+def _stderr_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write:
     """Return the write function for stderr. One function for both streams would cost 20 ns more per write."""
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
+    keep, store = words.append, words.flush
 
     def write(string: str) -> int:
         sink = get()
@@ -222,6 +235,9 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
             tap.written_s = clock()
         else:  # the run is over, or its output is to be cleared
             return slowly(string)
+        keep(string)
+        if string[-1:] == "\n":
+            store()
         return length
 
     return write

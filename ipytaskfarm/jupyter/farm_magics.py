@@ -1,4 +1,4 @@
-"""``%taskfarm``: start, look at, connect to and stop farms from where one works."""
+"""``%taskfarm``: start, inspect, connect to and stop farms from a notebook or an IPython terminal."""
 
 from __future__ import annotations
 
@@ -12,38 +12,62 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from ..client.display import html_table, table
+from ..client.screens import Slot, notebook_shell
 from ..core import errors
 from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
+from ..core.states import state_counts
 from ..deployment.daemon import start_detached, stop_farm
-from ..deployment.home import OWNER, SUPERVISOR, Home
+from ..deployment.home import Home
 from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
+from ..display.farm_tables import engine_table
 from ..system.farm_paths import connection_reader
 from . import connection
 from .tracebacks import short_errors
 
 
 class Notes:
-    """Tells whoever sits in front of the cell."""
+    """Shows messages to the user: in the cell's output of a notebook, or on the last line of a terminal."""
+
+    def __init__(self) -> None:
+        shell = notebook_shell()
+        self._slot = Slot(shell) if shell is not None else None
+        self._lines: list[str] = []
 
     def progress(self, text: str) -> None:
-        """What is waited for: overwritten by what follows."""
-        print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
+        """Show what the magic waits for; the next message replaces it."""
+        if self._slot is not None:
+            self._show([*self._lines, f"{text} …"])
+        elif _is_terminal():
+            print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """What has happened."""
-        self.wipe()
-        print(line)
+        """Show what has happened."""
+        if self._slot is not None:
+            self._lines.append(line)
+            self._show(self._lines)
+        else:
+            self.wipe()
+            print(line)
 
     def wipe(self) -> None:
-        """Take away what is waited for."""
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        """Remove the text of `progress`."""
+        if self._slot is None and _is_terminal():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _show(self, lines: list[str]) -> None:
+        assert self._slot is not None
+        shown = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+        self._slot.show({"text/plain": "\n".join(lines), "text/html": shown})
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class FarmStatusView:
-    """What ``%taskfarm status`` shows."""
+    """The output of ``%taskfarm status``."""
 
     def __init__(self, state: FarmState, address: str) -> None:
         self.state = state
@@ -51,7 +75,7 @@ class FarmStatusView:
 
     def _lines(self) -> list[str]:
         s = self.state
-        counts = ", ".join(f"{s.counts.get(key, 0)} {word}" for key, word in _WORDS)
+        counts = ", ".join(f"{count:,} {word}" for word, count in state_counts(s.counts).items())
         how = "stopping" if s.stopping else "held: `ipytaskfarm resume` lets tasks start" if s.held else "running"
         return [
             f"farm {s.name!r}: {how}",
@@ -65,28 +89,18 @@ class FarmStatusView:
             f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",
         ]
 
-    def _rows(self) -> list[tuple[object, ...]]:
-        return [
-            (e.id, e.state, "" if e.task is None else e.task, e.ahead or "", e.node, e.pid, e.note)
-            for e in self.state.engines
-        ]
-
     def __repr__(self) -> str:
         lines = self._lines()
-        return "\n".join([*lines, table(_HEADINGS, self._rows())] if self.state.engines else lines)
+        return "\n".join([*lines, repr(engine_table(self.state.engines))] if self.state.engines else lines)
 
     def _repr_html_(self) -> str:
         shown = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines())
-        return shown + (html_table(_HEADINGS, self._rows()) if self.state.engines else "")
-
-
-_WORDS = (("scheduled", "waiting"), ("pending", "running"), ("succeeded", "succeeded"), ("failed", "failed"))
-_HEADINGS = ("engine", "state", "task", "sent ahead", "node", "pid", "note")
+        return shown + (engine_table(self.state.engines).html() if self.state.engines else "")
 
 
 @magics_class
 class FarmMagics(Magics):
-    """``%taskfarm``"""
+    """The magic ``%taskfarm``."""
 
     shell: Any
 
@@ -109,9 +123,9 @@ class FarmMagics(Magics):
     @argument("--force", action="store_true", help="stop: also a farm that was not started here")
     @line_magic
     def taskfarm(self, line: str) -> Any:
-        """Start, stop, look at or connect to a farm on this machine.
+        """Start, stop, inspect or connect to a farm on this machine.
 
-        A farm that is started here goes on when this kernel ends, and the magics talk to it from then on.
+        A farm that is started here goes on when this kernel ends.  The magics use it from then on.
         """
         given = parse_argstring(self.taskfarm, line)
         if given.farm and given.farm_option:
@@ -122,7 +136,8 @@ class FarmMagics(Magics):
                 client = connection.connect(self.shell, farm)
                 print(f"connected to farm {client.farm!r}")
                 return None
-            name = farm or connection.farm_name(self.shell)
+            stops = given.action == "stop"
+            name = farm or (connection.farm_to_stop(self.shell) if stops else connection.farm_name(self.shell))
             if given.action == "status":
                 return FarmStatusView(*_look(name))
             if given.action == "start":
@@ -131,7 +146,7 @@ class FarmMagics(Magics):
                 self._stop(name, given)
         return None
 
-    # Else `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
+    # Without this `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
     taskfarm.parser.parse_args = taskfarm.parser.parse_intermixed_args
 
     def _start(self, name: str, given: Any) -> None:
@@ -144,22 +159,20 @@ class FarmMagics(Magics):
             lives = home.living_info() is not None
             raise UsageError(started.text + (f". %taskfarm connect {name} uses the one that runs" if lives else ""))
         connection.connect(self.shell, name)
-        run = _run(home)
-        if run is not None:
-            connection.connection(self.shell).started.add(run)
-        print(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
+        connection.note_start(self.shell, home)
+        notes.say(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
 
     def _stop(self, name: str, given: Any) -> None:
         try:
             state, _ = _look(name)
         except errors.ConnectionError:
-            # With --force what is left of one that does not answer is ended too.
+            # --force also ends what is left of a farm that does not answer.
             if not given.force:
                 raise
             home = Home.of(name)
         else:
             home = Home.of(state.name)
-            if _run(home) not in connection.connection(self.shell).started and not given.force:
+            if not connection.has_started(self.shell, home) and not given.force:
                 raise UsageError(
                     f"farm {state.name!r} was not started here: {_whose(home, state)}. "
                     f"To stop it all the same: %taskfarm stop {state.name} --force"
@@ -169,11 +182,11 @@ class FarmMagics(Magics):
             stop_farm(home, None if given.drain else given.wait, notes)
         finally:
             notes.wipe()
-        print(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
+        notes.say(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
 
 
 def _words(given: Any) -> list[str]:
-    """Return the options of a start, as the command takes them."""
+    """Return the options of a start as words of a command line."""
     words = []
     for flag, value in (("-n", given.n), ("--startup", given.startup), ("--queue-policy", given.queue_policy)):
         words += [flag, str(value)] if value is not None else []
@@ -183,7 +196,7 @@ def _words(given: Any) -> list[str]:
 
 
 def _look(name: str) -> tuple[FarmState, str]:
-    """Return what the controller says of itself, and where it listens."""
+    """Return the controller's state and address."""
     info = connection_reader(name)()
     with question(name) as questioner:
         state = questioner.answer(FarmStatus())
@@ -191,20 +204,9 @@ def _look(name: str) -> tuple[FarmState, str]:
     return state, f"{info.host}:{info.port}"
 
 
-def _run(home: Home) -> connection.Run | None:
-    """Return one run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
-
-    Not by the farm's incarnation: that one stays when somebody else stops the farm and starts it again.
-    """
-    for record in home.read_processes():
-        if record["kind"] in (SUPERVISOR, OWNER):
-            return home.name, int(record["pid"]), float(record["started"])
-    return None
-
-
 def _whose(home: Home, state: FarmState) -> str:
-    """Whose farm it is, as far as that can be known."""
-    run, owner = _run(home), home.owner_pid()
+    """Return in words who runs a farm, as far as that is known."""
+    run, owner = home.present_run(), home.owner_pid()
     try:
         user = psutil.Process(state.pid).username()
     except psutil.Error:
@@ -212,7 +214,7 @@ def _whose(home: Home, state: FarmState) -> str:
     if owner is not None:
         after = f"process {owner}, a Python of {user}, looks after it"
     elif run is not None:
-        after = f"supervisor {run[1]} of {user} looks after it"
+        after = f"supervisor {run.pid} of {user} looks after it"
     else:
         after = f"it is {user}'s, and nobody looks after it"
     return (

@@ -1,48 +1,68 @@
-"""The handle that ``%%task`` gives for a task that nobody waits for."""
+"""`TaskHandle`: the object that ``%%task`` shows for a task in the background."""
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import html
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from ..client import TaskClient, TaskResult
+from ..client.display import text_html
+from ..client.estimate import span
+from ..client.output_printer import Displays, SeenOutput, rest_of
 from ..client.results import NS
+from ..client.screens import Slot, notebook_shell
+from ..client.streams import Stream
+from ..core.messages import Output
 from .tracebacks import short_errors
+
+EVERY_S = 0.25
+ASK_EVERY_S = 1.0
+ANSWER_S = 1.0
+"""Seconds that a repr waits for the engine to send the output of the task."""
+LINES = 10
+"""Number of the last lines of output that are shown while the task runs."""
+TAIL_CHARS = 4_000
+TEXT_LINES = 3
 
 
 class TaskHandle:
-    """A task on its way: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end."""
+    """A submitted task: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end.
+
+    In a notebook its display follows the task: state, engine, time and last lines, figures and tables as they arrive,
+    and then the result.
+    """
 
     def __init__(self, client: TaskClient, task_id: int) -> None:
         self._client = client
         self.id = task_id
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
-        return self._client.get_task_result(self.id, raw=False) is not None
+        """Return whether the task has ended, successfully or not."""
+        return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:
-        """scheduled, running, succeeded or failed."""
-        state = self._client.status(self.id).state
-        return "running" if state == "pending" else state
+        """Return scheduled, running, succeeded or failed."""
+        return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
-        """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""
+        """Wait for the task and return its `TaskResult`.  Raises TimeoutError after `timeout` seconds."""
         result: TaskResult = self._client.get_task_result(self.id, block=True, timeout=timeout, raw=False)
         return result
 
     @property
     def ns(self) -> NS:
-        """Return the pulled names as attributes: ``h.ns.a``.  Raises what the task raised."""
+        """Return the pulled names as attributes: ``h.ns.a``.  Raises the exception of a failed task."""
         with short_errors():
             return self.result().ns
 
     def abort(self) -> None:
-        """Stop it, see ``tc.abort``."""
+        """Abort the task, see ``tc.abort``."""
         self._client.abort(self.id)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -53,26 +73,139 @@ class TaskHandle:
 
     def __repr__(self) -> str:
         try:
-            return f"<task {self.id}: {self.status}>"
-        except Exception as error:  # a farm that is away, a task that was cleared: a repr does not raise
+            output = HandleOutput(None)
+            with _stream(self._client, self.id, output) as stream:
+                stream.tick()
+                # An engine answers at once, unless C code holds its GIL.
+                deadline_s = time.monotonic() + ANSWER_S
+                while not output.has_come and time.monotonic() < deadline_s and stream.asked and self._is_live():
+                    time.sleep(0.01)
+                    stream.show()
+            lines = output.last_lines(TEXT_LINES)
+            return "\n  ".join([f"<task {self.id}: {TaskState(self._client, self.id).text()}>", *lines])
+        except Exception as error:  # a repr must not raise when the farm is away or the task was cleared
             return f"<task {self.id}: {type(error).__name__}>"
 
-    def _repr_html_(self) -> str:
-        return f"<div>⏳ task {self.id}: {html.escape(repr(self)[1:-1].partition(': ')[2])}</div>"
+    def _is_live(self) -> bool:
+        return self._client.session.arrivals.is_live(self.id)
+
+    def _ipython_display_(self) -> None:
+        if notebook_shell() is None:
+            print(repr(self))
+        else:
+            self.show_live()
+
+    def show_live(self) -> None:
+        """Show the task in the present cell of a notebook; a thread updates the display until the task has ended."""
+        shell = notebook_shell()
+        slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
+
+        def show() -> None:
+            text = f"task {self.id}: {state.text()}"
+            lines = output.last_lines(LINES)
+            plain = "\n  ".join([text, *lines])
+            slot.show(
+                {"text/plain": plain, "text/html": f"<div>⏳ {html.escape(text)}</div>{text_html(chr(10).join(lines))}"}
+            )
+
+        def follow() -> None:
+            # Aborted, cleared, or the farm is gone: the handle reports it when it is used.
+            with contextlib.suppress(Exception):
+                with _stream(self._client, self.id, output) as stream:
+                    while self._is_live():
+                        stream.tick()
+                        show()
+                        time.sleep(EVERY_S)
+                result = self.result()
+                slot.show({"text/plain": repr(result), "text/html": result.html(displays=False)})
+
+        with contextlib.suppress(Exception):
+            self._client.session.watch([self.id])
+        show()
+        # The context determines the cell to which the output belongs.
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(follow,), name=f"task {self.id}", daemon=True).start()
 
 
-def follow(handle: TaskHandle, show: Callable[[TaskResult], None]) -> None:
-    """Call `show` with the result when it is there, in a thread of its own, in the context of the caller.
+class TaskState:
+    """State, engine and time of one task; the controller is asked at most once a second."""
 
-    The context holds which cell an output belongs to.
+    def __init__(self, client: TaskClient, task_id: int) -> None:
+        self._client = client
+        self._id = task_id
+        self._asked_s = -ASK_EVERY_S
+        self._text = "handed in"
+        self._since_s: float | None = None
+
+    def text(self) -> str:
+        """Return the state in words, such as ``running on engine 1, 3 s``."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= ASK_EVERY_S:
+            self._asked_s = now_s
+            row = self._client.status(self._id)
+            state = row.state
+            reason = f" ({row.reason})" if row.reason and row.reason != state else ""
+            where = f" on engine {row.engineid}" if row.engineid is not None and row.engineid >= 0 else ""
+            self._text = f"{state}{reason}{where}"
+            begun = row.started_at.timestamp() if state == "running" and row.started_at is not None else None
+            self._since_s = now_s - max(0.0, time.time() - begun) if begun is not None else None
+            if row.duration is not None and state in ("succeeded", "failed"):
+                self._text += f" in {span(row.duration)}"
+        if self._since_s is None:
+            return self._text
+        return f"{self._text}, {int(now_s - self._since_s)} s"
+
+
+class HandleOutput:
+    """Keeps the last lines that a task prints, and shows its figures and tables as they arrive.
+
+    Args:
+        shell: the notebook's shell; None: figures and tables are not shown.
     """
-    context = contextvars.copy_context()
 
-    def wait() -> None:
-        try:
-            result = handle.result()
-        except Exception:  # aborted, cleared, or the farm is gone: the handle says so to whoever asks it
-            return
-        context.run(show, result)
+    def __init__(self, shell: Any) -> None:
+        self._displays = Displays(shell) if shell is not None else None
+        self._text = ""
+        self.has_come = False
 
-    threading.Thread(target=wait, name=f"task {handle.id}", daemon=True).start()
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
+        """Store new output of the run."""
+        seen.note(output)
+        self.has_come = True
+        self._add(output.stdout + output.stderr)
+        if self._displays is not None:
+            for place, display in seen.decoded(output):
+                self._displays.show(seen, place, display)
+
+    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Store the part of a result's output that has not arrived before."""
+        self._add(rest_of(stdout, seen.chars[0]) + rest_of(stderr, seen.chars[1]))
+        if self._displays is not None:
+            for place, display in enumerate(outputs):
+                self._displays.show(seen, place, display)
+
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
+        """Do nothing: unfinished lines are shown like others."""
+
+    def show(self, is_over: bool = False) -> None:
+        """Do nothing: the handle shows the lines."""
+
+    def _add(self, text: str) -> None:
+        self._text = (self._text + text)[-TAIL_CHARS:]
+
+    def last_lines(self, count: int) -> list[str]:
+        r"""Return the last lines; for lines that were redrawn with \r their last state."""
+        lines = self._text.removesuffix("\n").split("\n")[-count:]
+        return [line.removesuffix("\r").rpartition("\r")[2] for line in lines] if self._text else []
+
+
+@contextlib.contextmanager
+def _stream(client: TaskClient, task_id: int, output: HandleOutput) -> Generator[Stream]:
+    session = client.session
+    stream = Stream(session, session.arrivals, {task_id}, output, session.fetch, empty=True)
+    session.io.output_listeners.append(stream.take)
+    try:
+        yield stream
+    finally:
+        session.io.output_listeners.remove(stream.take)
+        stream.close()

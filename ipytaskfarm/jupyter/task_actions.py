@@ -1,6 +1,6 @@
-"""What ``%task`` can do: each action is one call of `TaskClient`, with the options that it takes.
+"""The actions of ``%task``: each one is a call of `TaskClient` with some options.
 
-To add one: write its function, name it in `ACTIONS`, and say what it does in ``docs/magics.md`` (a test looks there)
+To add an action, write its function, name it in `ACTIONS`, and describe it in ``docs/magics.md`` (a test checks that)
 and in the docstring of ``%task``.
 """
 
@@ -14,33 +14,33 @@ from typing import Any, NamedTuple
 from IPython.core.error import UsageError
 
 from ..client import TaskClient
-from ..client.display import harmless
 from ..core.parsing import parse_since
+from ..display.text import CELL_MAX, safe
 
 
 @dataclass
 class ActionArguments:
-    """What stands behind an action."""
+    """The arguments of an action."""
 
     ids: list[int]
     words: list[str]
-    """The same as it was typed: names of jobs and nodes are no ids."""
+    """The ids as they were typed; for some actions these are names of jobs or nodes."""
     options: Any
-    """Of the parser."""
+    """The options from the parser."""
     value_of: Callable[[str], Any]
-    """The value of an expression in the shell."""
+    """Function that evaluates an expression in the shell."""
 
 
 class Action(NamedTuple):
-    """One of them."""
+    """One action of ``%task``."""
 
     call: Callable[[TaskClient, ActionArguments], Any]
     words: str = "tasks"
-    """What its words are: tasks, job, nodes, or "" for none."""
+    """The kind of its words: tasks, job, nodes, or "" for none."""
     least: int = 1
-    """How many words it needs, unless an option names the tasks."""
+    """Least number of words, unless an option names the tasks."""
     options: tuple[str, ...] = ()
-    """Which options it takes."""
+    """The options that it takes."""
 
 
 def _status(client: TaskClient, asked: ActionArguments) -> Any:
@@ -48,7 +48,7 @@ def _status(client: TaskClient, asked: ActionArguments) -> Any:
 
 
 def _result(client: TaskClient, asked: ActionArguments) -> Any:
-    return _one([client.get_task_result(i, raw=False) or client.status(i) for i in asked.ids])
+    return _one([client.get_task_result(i, block=False, raw=False) or client.status(i) for i in asked.ids])
 
 
 def _abort(client: TaskClient, asked: ActionArguments) -> None:
@@ -84,17 +84,17 @@ def _resume(client: TaskClient, asked: ActionArguments) -> None:
 
 
 def _held(client: TaskClient, asked: ActionArguments) -> str:
-    return f"job {harmless(asked.options.job)!r}" if asked.options.job else f"farm {client.farm!r}"
+    return f"job {safe(asked.options.job, CELL_MAX)!r}" if asked.options.job else f"farm {client.farm!r}"
 
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
     what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
-    print(f"{', '.join(map(harmless, asked.words))}: {what}" if agents else _nobody_there(client))
+    print(f"{', '.join(safe(word, CELL_MAX) for word in asked.words)}: {what}" if agents else _nobody_there(client))
 
 
 def _nobody_there(client: TaskClient) -> str:
-    there = ", ".join(harmless(node.name) for node in client.snapshot())
+    there = ", ".join(safe(node.name, CELL_MAX) for node in client.snapshot())
     return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
 
 
@@ -118,12 +118,12 @@ def _mark_failed(client: TaskClient, asked: ActionArguments) -> Any:
 
 
 def _messages(client: TaskClient, asked: ActionArguments) -> None:
-    """Shown as they come; the stop button ends the looking, not the task."""
+    """Print messages as they arrive; the stop button ends the printing, not the task."""
     for task_id in asked.ids:
         try:
             for message in client.messages(task_id):
                 at = time.strftime("%H:%M:%S", time.localtime(message.at_s))
-                print(f"{at} {harmless(message.sender)}: {harmless(repr(message.value))}", flush=True)
+                print(f"{at} {safe(message.sender, CELL_MAX)}: {safe(repr(message.value), CELL_MAX)}", flush=True)
         except KeyboardInterrupt:
             return
 
@@ -157,11 +157,11 @@ ACTIONS: dict[str, Action] = {
 """In the order in which Tab offers them."""
 
 OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result")
-"""All that some action takes."""
+"""All options that some action takes."""
 
 
 def check(action: str, words: list[str], options: Any) -> Action:
-    """Return the action, if these words and options fit it; else UsageError says what does."""
+    """Return the action if these words and options fit it.  Raises UsageError, which names what fits."""
     chosen = ACTIONS[action]
     for option in OPTIONS:
         if getattr(options, option) not in (None, False) and option not in chosen.options:

@@ -1,7 +1,7 @@
-"""Errors as short as local ones: the user's frames on the engine, and not those of the farm around them.
+"""Show short tracebacks: the frames of the user's code on the engine, without those of the farm.
 
-An exception that has `_render_traceback_` shows itself so, in a terminal and in a notebook; it is raised all the same,
-so the cell has failed, and ``%tb`` and ``%debug`` find what they always find.
+IPython displays an exception by its method `_render_traceback_`, in terminals and notebooks.  The exception is still
+raised, so the cell fails, and ``%tb`` and ``%debug`` work as usual.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Iterator
 
 from IPython.core.error import UsageError
 
-from ..core.errors import CompositeError
+from ..core.errors import CompositeError, RemoteError
+from ..display.cells import with_cells
 
 SHOWN_TRACEBACKS = 3
-"""Of an error that several engines raised."""
+"""Number of tracebacks that are shown if several engines raised errors."""
 
 
 @contextlib.contextmanager
 def short_errors() -> Iterator[None]:
-    """What is raised inside shows itself short."""
+    """Give exceptions that are raised inside a short display."""
     try:
         yield
     except UsageError:
@@ -29,28 +30,31 @@ def short_errors() -> Iterator[None]:
 
 
 def shorten(error: Exception) -> Exception:
-    """Make an error show itself short: its text, and below which frames of the user's it was raised on the engine."""
+    """Give an error a short display: its text, and the frames of the user's code on the engine."""
     lines = _lines(error)
-    with contextlib.suppress(AttributeError, TypeError):  # an exception type with slots of its own
-        error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
-    return error
+    # IPython shows every SyntaxError as an error of the cell itself, below all frames of the farm.
+    is_theirs = isinstance(error, SyntaxError) and hasattr(error, "remote_traceback")
+    shown = RemoteError(type(error).__name__, str(error)) if is_theirs else error
+    with contextlib.suppress(AttributeError, TypeError):  # the exception type has slots
+        shown._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+    return shown
 
 
 def _lines(error: Exception) -> list[str]:
     if isinstance(error, CompositeError):
         return _composite(error)
-    text = getattr(error, "remote_traceback", "")
+    text = with_cells(getattr(error, "remote_traceback", ""))
     engine_id = getattr(error, "engine_id", None)
     if text:
-        return [f"on engine {engine_id}: {text.rstrip()}" if engine_id is not None else text.rstrip()]
+        return [f"on engine {engine_id}: {text.strip()}" if engine_id is not None else text.strip()]
     return [f"{type(error).__name__}: {error}"]
 
 
 def _composite(error: CompositeError) -> list[str]:
     lines = []
     for engine_id, _, inner in error.elist[:SHOWN_TRACEBACKS]:
-        text = getattr(inner, "remote_traceback", "") or f"{type(inner).__name__}: {inner}"
-        lines.append(f"on engine {engine_id}: {text.rstrip()}")
+        text = with_cells(getattr(inner, "remote_traceback", "")) or f"{type(inner).__name__}: {inner}"
+        lines.append(f"on engine {engine_id}: {text.strip()}")
     more = len(error.elist) - SHOWN_TRACEBACKS
     if more > 0:
         lines.append(f"… and {more} more: `err.print_tracebacks()` of the CompositeError shows all")

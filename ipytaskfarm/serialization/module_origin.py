@@ -24,11 +24,13 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from ..core.arguments import wrong
 
 _OWN = __name__.partition(".")[0]
 
@@ -82,7 +84,9 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
 
     Raises:
         FileNotFoundError: there is no such file or folder, and no such module.
-        ValueError: the module is compiled, or belongs to the standard library, and cannot be sent as source.
+        ValueError: the module is compiled, or an installed package has compiled parts, or it is of the standard
+            library: it cannot be sent as source.
+        TypeError: it is neither a name, a path nor a module.
     """
     if isinstance(path, types.ModuleType):
         path = path.__name__
@@ -94,6 +98,8 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
         _refuse_compiled(path)
         _added_modules.add(path)
     else:
+        if not isinstance(path, str | os.PathLike):
+            raise wrong("add_dependency's argument", "a module, its name, a file or a folder", path)
         if isinstance(path, str) and os.sep not in path and path in sys.modules and os.path.isdir(path):
             _added_modules.add(path)
         _added_folders.append(os.path.realpath(path))
@@ -104,13 +110,25 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
 def _refuse_compiled(name: str) -> None:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OWN:
-        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name")
+        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name: nothing is to do")
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     origin = getattr(spec, "origin", None)
-    if getattr(spec, "submodule_search_locations", None) is None and origin and not origin.endswith(".py"):
+    folders = getattr(spec, "submodule_search_locations", None)
+    if folders is not None:
+        origin = next(_installed_compiled(folders), None)
+    if origin and not origin.endswith(".py"):
         raise ValueError(
-            f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run"
+            f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run."
+            " Files, folders, modules and packages of Python alone can be sent"
         )
+
+
+def _installed_compiled(folders: Iterable[str]) -> Iterator[str]:
+    """Yield the compiled modules of an installed package; those of a project go by their folder."""
+    for folder in folders:
+        if any(part in _SUFFIXES_OF_INSTALLED for part in Path(folder).parts):
+            for below, _, files in os.walk(folder):
+                yield from (os.path.join(below, file) for file in sorted(files) if is_compiled(file))
 
 
 def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:

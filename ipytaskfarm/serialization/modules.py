@@ -12,6 +12,7 @@ The names and signatures of `load_module` and `offer` are part of what is stored
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -22,7 +23,7 @@ import time
 import types
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ import msgspec
 from . import module_bundles
 from .function_globals import placed
 from .module_bundles import Bundle, ModuleSource
-from .module_folders import as_arrived, child_folder, home_of, write_set
+from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
 from .rebuild import is_own_side, loading
@@ -343,19 +344,31 @@ def is_by_value(name: str) -> bool:
     return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
 
 
-def write_for_children(synced: list[tuple[Any, ...]]) -> None:
+def active_versions() -> Iterator[tuple[str, str]]:
+    """Yield the name and the version of each module that child processes find now."""
+    for members in active.values():
+        yield from ((member.name, member.digest) for member in members if member.name != _MAIN_FOLDER)
+    for name, module in _beside.items():
+        with contextlib.suppress(OSError):
+            yield name, f"{module.__file__} {os.stat(module.__file__ or '').st_mtime_ns}"
+
+
+def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
     """Write the active modules to `child_folder`, for processes that are about to start.
 
     Args:
         synced: the key of the modules that were written most recently. It is updated in place.
+
+    Returns: whether the modules have changed since the last call.
     """
     key = (*active, *_beside)
     if synced and synced[0] == key:
-        return
-    if not key and not os.path.lexists(child_folder()):
-        return
+        return False
+    # The folder is written even without modules: a process that misses it once never looks for it again, and neither do
+    # the processes that a fork server makes.
     write_set([member for members in active.values() for member in members], list(_beside.values()))
-    synced[:] = [key]
+    synced[:] = [key, tuple(active.values())]  # kept alive, so that no other list gets one of these ids
+    return True
 
 
 def _is_shipped(module: types.ModuleType) -> bool:

@@ -10,6 +10,7 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
              rec.idle()                                    it runs no more, and there is no result
              rec.begin_command(); rec.end_command()        a MultiEngine command runs
              rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
+             rec.words.begin(run), .write(text), .flush()  what the run prints, see `last_words`
              rec.mark_delivered()                          the interrupt was raised
 
     agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     records that were not read yet
@@ -58,14 +59,15 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..core.messages.task_types import RunKey
+from .last_words import WORDS_BYTES, LastWords
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2
 """The causes of an interrupt."""
 
-# The file: a page of 8-byte slots, then the ring. Slots that different processes write are 64 bytes apart.
+# The file: a page of 8-byte slots, the ring, the last words. Slots that different processes write are 64 bytes apart.
 _HEADER_BYTES = 4096
-_MAGIC = int.from_bytes(b"ipytfrc\x01", "big")  # the last byte is the layout's version
+_MAGIC = int.from_bytes(b"ipytfrc\x02", "big")  # the last byte is the layout's version
 _SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
 _NAME_AT, _NAME_MAX = 64, 192
 _SLOT_HEAD, _SLOT_TAIL = 32, 40
@@ -152,9 +154,11 @@ class Recorder:
         slots = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
         self._slots = slots
         self._ring = slots[_SLOT_RING]
-        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring or self._ring % 8:
+        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring + WORDS_BYTES or self._ring % 8:
             raise RecorderDamaged(f"{path} is no flight recorder of this version")
         self.engine_id: int = slots[_SLOT_ENGINE_ID]
+        self.words = LastWords(memoryview(mapped)[_HEADER_BYTES + self._ring :])
+        """What the present run has written."""
         name = mapped[_NAME_AT : _NAME_AT + min(slots[_SLOT_NAME_BYTES], _NAME_MAX)]
         self.engine = name.decode("utf-8", "replace")
         """The engine's incarnation."""
@@ -187,8 +191,9 @@ class Recorder:
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, _HEADER_BYTES + ring_bytes)
-            mapped = mmap.mmap(descriptor, _HEADER_BYTES + ring_bytes)
+            size = _HEADER_BYTES + ring_bytes + WORDS_BYTES
+            os.posix_fallocate(descriptor, 0, size)
+            mapped = mmap.mmap(descriptor, size)
         except OSError:
             path.unlink()
             raise
@@ -223,6 +228,7 @@ class Recorder:
         """Unmap the file. The file stays."""
         if not self._map.closed:
             self._slots.release()
+            self.words.close()
             self._map.close()
 
     @staticmethod
@@ -430,6 +436,11 @@ class Recorder:
         """
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
+
+    @property
+    def runs_command(self) -> bool:
+        """Return whether a MultiEngine command runs, or ran when the engine died."""
+        return self._read_run()[0] == _COMMAND
 
     def _read_run(self) -> tuple[int, int, int, int, int]:
         slots = self._slots

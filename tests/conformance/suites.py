@@ -39,6 +39,73 @@ def _joblib(source: Path, folder: Path) -> list[str]:
     return ["joblib_tests/test_parallel.py"]
 
 
+EXECUTOR_TESTS = """
+import unittest
+
+from ipytaskfarm import Executor
+from test import support
+
+from .executor import ExecutorTest
+from .test_as_completed import AsCompletedTests
+from .test_init import FailingInitializerMixin, InitializerMixin
+from .test_process_pool import ProcessPoolExecutorTest
+from .test_shutdown import ExecutorShutdownTest
+from .test_wait import WaitTests
+from .util import ExecutorMixin
+
+
+class FarmMixin(ExecutorMixin):
+    executor_type = Executor
+    worker_count = 2
+
+
+def _tests(*mixins):
+    return type("Farm" + mixins[0].__name__, (*mixins, FarmMixin, unittest.TestCase), {"__module__": __name__})
+
+
+FarmExecutorTest = _tests(ExecutorTest)
+FarmAsCompletedTest = _tests(AsCompletedTests)
+FarmWaitTest = _tests(WaitTests)
+FarmShutdownTest = _tests(ExecutorShutdownTest)
+FarmInitializerTest = _tests(InitializerMixin)
+FarmFailingInitializerTest = _tests(FailingInitializerMixin)
+
+
+class FarmPoolTest(FarmMixin, unittest.TestCase):
+    test_map_chunksize = ProcessPoolExecutorTest.test_map_chunksize
+    test_traceback = ProcessPoolExecutorTest.test_traceback
+    _test_traceback = ProcessPoolExecutorTest._test_traceback
+
+
+# Only the test classes of this file.
+del ExecutorTest, AsCompletedTests, WaitTests, ExecutorShutdownTest, InitializerMixin, FailingInitializerMixin
+del ProcessPoolExecutorTest, FarmMixin
+"""
+"""The mixins of CPython's tests with our executor in the place of its own."""
+
+
+def _executor(source: Path, folder: Path) -> list[str]:
+    """Copy CPython's tests of executors, with a file that runs their mixins on a farm."""
+    tests = folder / "executor_tests"
+    shutil.copytree(source / "test" / "test_concurrent_futures", tests, ignore=shutil.ignore_patterns("__pycache__"))
+    # Scripts in them import the executor by its name.
+    file = tests / "test_shutdown.py"
+    text = file.read_text(encoding="utf-8").replace("from concurrent.futures import {", "from ipytaskfarm import {")
+    file.write_text(text, encoding="utf-8")
+    (tests / "test_farm.py").write_text(EXECUTOR_TESTS, encoding="utf-8")
+    return ["executor_tests/test_farm.py"]
+
+
 SUITES: dict[str, Suite] = {
+    "executor": Suite(
+        "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
+        "print(os.path.dirname(os.__file__))'",
+        _executor,
+        expected={
+            "test_interpreter_shutdown": "looks for a worker's print on the standard output of its own script",
+            "test_traceback": "the engine's frames are the exception's own traceback, not a text in its cause",
+            "test_hang_gh83386": "looks for a worker's print on the standard output of its own script",
+        },
+    ),
     "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
 }

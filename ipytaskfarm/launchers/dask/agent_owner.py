@@ -1,10 +1,10 @@
-"""One agent on this machine, kept running by whichever of several processes holds a lock.
+"""One agent on this machine, kept running by the one of several processes that holds a lock.
 
-Systems that start several processes on one machine (Dask's workers) have a `AgentOwner` in each.  They meet in a
-folder of the farm's on this machine (0700), where each says that it is there and how many engines it is good for.
-One holds the lock and has the agent running behind a `tether`; when it dies, the kernel gives the lock to another and
-has the agent told to end, and the other starts the next agent as soon as that has.  The last to leave removes the
-folder.
+Systems that start several processes on one machine (Dask's workers) have an `AgentOwner` in each. These meet in a
+folder of the farm on this machine (0700), in which each announces itself and the number of engines that it contributes.
+One holds the lock and runs the agent behind a `watchdog`. When it dies, the system gives the lock to another process
+and signals the agent to end; the other process starts the next agent as soon as the old one has ended. The last process
+that leaves removes the folder.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ from ipytaskfarm.system.host import working_folder
 from .. import describe_exit
 from ..interface import AgentSpec, agent_words
 from ..local import child_environment, rotate
-from .election import Meeting
-from .watchdog import tether_words
+from .election import Election
+from .watchdog import watchdog_words
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 GROWN_S, SHRUNK_S = 2.0, 30.0
-"""The sum of engines counts when it has been the same for so long: processes of one machine come one after the other,
-and one that was killed is soon back."""
+"""The sum of engines counts once it has not changed for this time: the processes of a machine start one after another,
+and a killed one is soon back."""
 RESTARTS, RESTART_WINDOW_S = 3, 60.0
-"""A crashed agent is started again so often within so long; then again when the window has passed."""
+"""How often a crashed agent is started again within this time; then again after the time."""
 MARGIN_S = 15.0
-"""Beyond the time that running tasks have: for handing over results, and the engines' ends."""
+"""Added to the time that running tasks have: for handing over results, and for the engines' ends."""
 EXIT_STOPPED, EXIT_REFUSED = 0, 4
-"""How agents end that are not to be started again."""
+"""Exit codes of agents that are not started again."""
 
 
 @dataclass(frozen=True)
 class AgentPlan:
-    """What is to be kept: travels to where it is."""
+    """The agent to keep running. It is sent to the processes that run it."""
 
     name: str
-    """``dask-1``: the agent calls itself ``dask-1.HOST``."""
+    """For example ``dask-1``; the agent calls itself ``dask-1.HOST``."""
     incarnation: str
-    """The farm's."""
+    """The farm's incarnation."""
     connection: str = field(repr=False)
     """The text of the agent's connection file: a secret."""
     spec: AgentSpec
     per_process: int | None = None
-    """Engines for each process that is here; None: as `spec` says, however many processes there are."""
+    """Engines per process on the machine; None: as `spec` says, independent of the number of processes."""
 
 
 class AgentOwner:
-    """One process's share in keeping the agent of its machine.  Its thread lives until the agent has ended."""
+    """One process's part in running the agent of its machine. Its thread lives until the agent has ended."""
 
     def __init__(self, plan: AgentPlan) -> None:
         self._plan = plan
@@ -74,7 +74,7 @@ class AgentOwner:
         self.ended = threading.Event()
         self.said: tuple[str, str] = ("", "")
         """(state, why) of the agent as `AgentStatus` has them; empty: it is another's, or not looked at yet."""
-        # The kernel looks at the thread that started the agent, so one thread does all.
+        # The kernel watches the thread that started the agent, so one thread does everything.
         self._thread = threading.Thread(target=self._run, name=f"agent of {plan.spec.farm}", daemon=True)
 
     def start(self) -> None:
@@ -82,50 +82,50 @@ class AgentOwner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave: if we have the agent, it is told to end.  `ended` is set when it has."""
+        """Leave. If this process runs the agent, the agent is told to end. `ended` is set once it has."""
         self._stopping.set()
 
     # ------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
         try:
-            meeting = self._meeting()
+            election = self._election()
             while not self._stopping.is_set():
-                self._attend(meeting)
-                held = meeting.lock()
+                self._attend(election)
+                held = election.lock()
                 if held is None:
                     self._stopping.wait(POLL_S)
                     continue
                 try:
-                    self._hold(meeting)
+                    self._hold(election)
                 finally:
                     os.close(held)
-            meeting.depart()
+            election.depart()
         except (OSError, TaskFarmError) as error:
             self.said = "ended", str(error)
             log.error("no agent of farm %s here: %s", self._plan.spec.farm, error)
         finally:
             self.ended.set()
 
-    def _meeting(self) -> Meeting:
+    def _election(self) -> Election:
         farm, incarnation = self._plan.spec.farm, self._plan.incarnation
         folder = socket_folder(farm, Path("/", incarnation)) / f"keep-{self._plan.name}"
-        return Meeting(folder, agent_folder(farm, incarnation, self.agent_name))
+        return Election(folder, agent_folder(farm, incarnation, self.agent_name))
 
-    def _attend(self, meeting: Meeting) -> None:
-        meeting.attend(self._plan.per_process or 0)
+    def _attend(self, election: Election) -> None:
+        election.attend(self._plan.per_process or 0)
 
-    def _hold(self, meeting: Meeting) -> None:
-        """We have the lock: see that the agent runs, until we are to leave."""
+    def _hold(self, election: Election) -> None:
+        """Keep the agent running while this process holds the lock, until it is to leave."""
         restarts: list[float] = []
         self.said = "waiting", "it is being started"
-        write_private(meeting.folder / "connection.json", self._plan.connection.encode())
-        # A holder before us may have left one, which was told to end when that died.
-        while self._until(meeting, lambda: meeting.has_agent_ended() and not self._is_over(meeting)):
-            code = self._run_agent(meeting, self._settled(meeting))
+        write_private(election.folder / "connection.json", self._plan.connection.encode())
+        # The former holder may have left an agent, which was told to end when the holder died.
+        while self._until(election, lambda: election.has_agent_ended() and not self._is_over(election)):
+            code = self._run_agent(election, self._settled(election))
             if code in (EXIT_STOPPED, EXIT_REFUSED):
-                # The farm has sent it away, or refuses it: that is meant for its successors on this machine too.
-                meeting.note_over(self._digest, code)
+                # The farm has sent it away, or refuses it. This applies to its successors on this machine too.
+                election.note_over(self._digest, code)
             elif code is not None:
                 self.said = "waiting", f"it {describe_exit(code)}; it is to be started again"
                 log.error("the agent of farm %s %s: starting it again", self._plan.spec.farm, describe_exit(code))
@@ -135,53 +135,53 @@ class AgentOwner:
                     self._stopping.wait(RESTART_WINDOW_S - (now_s - restarts[0]))
                 restarts.append(time.monotonic())
 
-    def _run_agent(self, meeting: Meeting, engines: int | None) -> int | None:
-        """Live an agent's whole life, and return its exit code; None: we ended it, or were to leave before."""
+    def _run_agent(self, election: Election, engines: int | None) -> int | None:
+        """Run one agent from start to end, and return its exit code; None if this process ended it, or left before."""
         if self._stopping.is_set():
             return None
-        tether = self._spawn(meeting, engines)
+        watchdog = self._spawn(election, engines)
         self.said = "running", ""
         changed_s = math.inf
-        while tether.poll() is None:
+        while watchdog.poll() is None:
             if self._stopping.wait(POLL_S):
-                self._end(tether)
+                self._end(watchdog)
                 return None
-            self._attend(meeting)
-            now_s, there = time.monotonic(), self._engines(meeting)
+            self._attend(election)
+            now_s, there = time.monotonic(), self._engines(election)
             changed_s = math.inf if there == engines else min(changed_s, now_s)
             if now_s - changed_s >= (GROWN_S if (there or 0) > (engines or 0) else SHRUNK_S):
                 log.info("%s engines instead of %s: another agent", there, engines)
-                self._end(tether)
+                self._end(watchdog)
                 return None
-        return 128 - tether.returncode if tether.returncode > 128 else tether.returncode
+        return 128 - watchdog.returncode if watchdog.returncode > 128 else watchdog.returncode
 
-    def _is_over(self, meeting: Meeting) -> bool:
-        code = meeting.over(self._digest)
+    def _is_over(self, election: Election) -> bool:
+        code = election.over(self._digest)
         if code is None:
             return False
         self.said = "ended", "ended as told" if code == EXIT_STOPPED else "the controller refuses it"
         return True
 
-    def _engines(self, meeting: Meeting) -> int | None:
-        return self._plan.spec.engines if self._plan.per_process is None else sum(meeting.engines())
+    def _engines(self, election: Election) -> int | None:
+        return self._plan.spec.engines if self._plan.per_process is None else sum(election.engines())
 
-    def _settled(self, meeting: Meeting) -> int | None:
-        """Return how many engines there are to be, when that has not changed for a while."""
-        engines = self._engines(meeting)
+    def _settled(self, election: Election) -> int | None:
+        """Return the number of engines once it has not changed for a while."""
+        engines = self._engines(election)
         while self._plan.per_process is not None and not self._stopping.wait(GROWN_S):
-            before, engines = engines, self._engines(meeting)
+            before, engines = engines, self._engines(election)
             if engines == before:
                 break
         return engines
 
-    def _spawn(self, meeting: Meeting, engines: int | None) -> subprocess.Popen[bytes]:
-        spec, folder = self._plan.spec, meeting.folder
+    def _spawn(self, election: Election, engines: int | None) -> subprocess.Popen[bytes]:
+        spec, folder = self._plan.spec, election.folder
         spec = replace(spec, engines=engines, cwd=spec.cwd if spec.cwd.is_dir() else working_folder())
         agent = agent_words(spec, self.agent_name, str(folder / "connection.json"))
         logs = spec.logs if os.access(spec.logs, os.W_OK) else folder
         agent += ["--log", str(logs / f"{self.agent_name}.log")]
-        words = tether_words(os.getpid(), meeting, spec.farm, self._patience_s, agent)
-        rotate(folder / "agent.out", limit_bytes=1)  # each run has its own
+        words = watchdog_words(os.getpid(), election, spec.farm, self._patience_s, agent)
+        rotate(folder / "agent.out", limit_bytes=1)  # each run has a file of its own
         output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(
@@ -196,18 +196,18 @@ class AgentOwner:
     def _patience_s(self) -> float:
         return self._plan.spec.leave_s + MARGIN_S
 
-    def _end(self, tether: subprocess.Popen[bytes]) -> None:
-        tether.terminate()
+    def _end(self, watchdog: subprocess.Popen[bytes]) -> None:
+        watchdog.terminate()
         try:
-            tether.wait(self._patience_s + MARGIN_S)
+            watchdog.wait(self._patience_s + MARGIN_S)
         except subprocess.TimeoutExpired:
-            tether.kill()  # something is very wrong; the kernel tells the agent
-            tether.wait()
+            watchdog.kill()  # something is very wrong; the kernel signals the agent
+            watchdog.wait()
 
-    def _until(self, meeting: Meeting, predicate: Callable[[], bool]) -> bool:
-        """Wait until that holds; False: we are to leave."""
+    def _until(self, election: Election, predicate: Callable[[], bool]) -> bool:
+        """Wait until the predicate holds. Return False if this process is to leave."""
         while not self._stopping.is_set():
-            self._attend(meeting)
+            self._attend(election)
             if predicate():
                 return True
             self._stopping.wait(POLL_S)

@@ -1,9 +1,9 @@
-"""Looks after a farm's agents on other machines, beside the supervisor, in a thread of its own.
+"""Manages a farm's agents on other machines, in a thread of its own beside the supervisor.
 
-Launchers are asked by commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
-The tender has the agents of the farm's settings placed, lets launchers restart what they keep running here, tells the
-controller of agents whose system has ended them, lets pools grow and shrink with the work
-(`core.scheduler.autoscaling`), and ends all of them after the controller has.
+Launchers run commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
+`GroupManager` places the agents of the farm's settings, lets launchers restart their local processes, reports agents to
+the controller that their system has ended, lets groups grow and shrink with the work (`core.scheduler.autoscaling`),
+and ends all of them after the controller has ended.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers.interface import AgentStatus, Launcher
 from ipytaskfarm.settings.checks import Agents
 
-TEND_S = 1.0
+LOOK_S = 1.0
 DOUBT_S = 2.0
-"""Launchers are asked this often about agents that the controller does not hear …"""
+"""The interval at which launchers are asked if the controller does not hear some agents …"""
 CALM_S = 60.0
-"""… and so often while it hears all of them."""
+"""… and if it hears all of them."""
 END_S = 20.0
-"""Agents were told by the controller: after so long their launchers end them."""
+"""Agents are told to end by the controller; after this time their launchers end them."""
 
 
 @dataclass
-class _Pool:
-    """Agents of the settings."""
+class _GroupSetting:
+    """A group of agents in the farm's settings."""
 
     name: str
     agents: Agents
@@ -48,23 +48,26 @@ class _Pool:
 
 @dataclass
 class _Heard:
-    """What the controller says of agents."""
+    """The controller's view of agents."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def row(self, name: str) -> dict[str, Any] | None:
-        """Of the agent of that name, or the first of several that share it."""
+        """Return the row of the agent of this name, or of the first of several that share it."""
         found = self.rows.get(name)
         return found or next((row for each, row in self.rows.items() if goes_by(each, [name])), None)
 
     def hears(self, name: str) -> bool:
-        """Return whether it is there and can be reached."""
+        """Return whether the agent is known and reachable."""
         row = self.row(name)
         return row is not None and row["state"] != "unreachable"
 
 
-class Tender:
-    """One per supervisor.  `begin` when the controller answers, `end` when it has ended; then `ended` is set."""
+class GroupManager:
+    """The manager of the agents; one per supervisor.
+
+    Call `begin` when the controller answers, and `end` when it has ended; `ended` is set once all agents have ended.
+    """
 
     def __init__(
         self,
@@ -74,14 +77,14 @@ class Tender:
         fail: Callable[[Exception], None],
         wake: Callable[[], None],
     ) -> None:
-        """say, fail, wake (at the end): called in the tender's thread."""
+        """Create it. The functions `say`, `fail` and, at the end, `wake` are called in its thread."""
         self._home = home
         self._say = say
         self._fail = fail
         self._wake = wake
         elastic = settings.elastic
         self._engines = Scaler(elastic, ENGINE_PATIENCE_S) if elastic is not None else None
-        self._pools = [_pool(number, agents) for number, agents in enumerate(settings.agents)]
+        self._settings_of_groups = [_setting_of(number, agents) for number, agents in enumerate(settings.agents)]
         self._made: dict[str, Launcher] = {}
         self._ending = threading.Event()
         self.ended = threading.Event()
@@ -94,11 +97,11 @@ class Tender:
         self._thread = threading.Thread(target=self._run, name=f"agents of {home.name}", daemon=True)
 
     def begin(self) -> None:
-        """Look after them from now on."""
+        """Start to manage the agents."""
         self._thread.start()
 
     def end(self) -> None:
-        """End all agents; `ended` says when that is done."""
+        """End all agents. `ended` is set when that is done."""
         self._ending.set()
         if not self._thread.is_alive():
             self.ended.set()
@@ -106,10 +109,10 @@ class Tender:
     def _run(self) -> None:
         try:
             self._questioner = Questioner(self._home.read_info)
-            self._place_pools()
-            while not self._ending.wait(TEND_S):
+            self._place_groups()
+            while not self._ending.wait(LOOK_S):
                 self._once(self._tend)
-        except Exception as error:  # whatever it is, the supervisor tells it: a thread has no one else
+        except Exception as error:  # any error: the supervisor reports it, as a thread has no one else to
             self._fail(error)
             self._ending.wait()
         finally:
@@ -120,10 +123,10 @@ class Tender:
             self._wake()
 
     def _once(self, what: Callable[[], None]) -> None:
-        """Troubles of launchers and of the way to the controller pass, or are said once."""
+        """Call a function. Errors of launchers and of the connection are temporary, or are reported once."""
         try:
             what()
-        except Exception as error:  # a launcher may be anybody's
+        except Exception as error:  # a launcher may be anyone's code
             text = str(error) if isinstance(error, (errors.TaskFarmError, OSError)) else repr(error)
             if text not in self._told:
                 self._told.add(text)
@@ -141,57 +144,57 @@ class Tender:
 
     # ------------------------------------------------------------------ placing
 
-    def _place_pools(self) -> None:
+    def _place_groups(self) -> None:
         groups = grouped.read_groups(self._home)
         if groups:
-            # A supervisor that takes over a living farm finds what the one before it has placed; after a power cut
-            # nothing of that may be left.
+            # A supervisor that takes over a living farm finds the agents that the former one has placed. After a power
+            # cut none of them may be left.
             statuses = grouped.statuses(groups, self._launcher)
             dead = [name for name, status in statuses.items() if status.state == "ended"]
             grouped.cancel(self._home, dead, self._launcher)
-        there = {group.pool for group in grouped.read_groups(self._home)}
-        for pool in self._pools:
-            if pool.name in there or self._ending.is_set():
+        there = {group.setting for group in grouped.read_groups(self._home)}
+        for setting in self._settings_of_groups:
+            if setting.name in there or self._ending.is_set():
                 continue
-            count = pool.agents.count
-            if pool.scaler is not None:
-                count = max(pool.scaler.limits.least, min(count or 0, pool.scaler.limits.most))
+            count = setting.agents.count
+            if setting.scaler is not None:
+                count = max(setting.scaler.limits.least, min(count or 0, setting.scaler.limits.most))
             if count != 0:
-                self._place(pool, count)
+                self._place(setting, count)
 
-    def _place(self, pool: _Pool, count: int | None) -> None:
-        group = grouped.add(self._home, pool.agents, count, pool=pool.name, make=self._launcher)
+    def _place(self, setting: _GroupSetting, count: int | None) -> None:
+        group = grouped.add(self._home, setting.agents, count, setting=setting.name, make=self._launcher)
         self._asked_s = 0.0
         self._groups.append(group)
         agents = "1 agent" if len(group.names) == 1 else f"{len(group.names)} agents"
         self._say(f"{group.name}: {agents} asked for")
 
-    # ------------------------------------------------------------------ tending
+    # ------------------------------------------------------------------ management
 
     def _tend(self) -> None:
         groups = grouped.tend(self._home, self._launcher) if grouped.read_groups(self._home) else []
-        scaling = self._engines is not None or any(pool.scaler for pool in self._pools)
+        scaling = self._engines is not None or any(setting.scaler for setting in self._settings_of_groups)
         if not groups and not self._groups and not scaling:
             return
         state = self._ask(FarmStatus())
         assert isinstance(state, FarmState)
         if state.stopping:
             return
-        # Not before: there are no groups to be read either when a temporary farm's folder is gone.
+        # Not before: if a temporary farm's folder does not exist any more, there are no groups to read either.
         self._groups = groups
         heard = _Heard({row["name"]: row for row in state.agents if row["name"]})
         if groups:
             groups = self._look_for_dead(groups, heard)
         if self._engines is not None:
             self._scale_engines(self._engines, state)
-        for pool in self._pools:
-            if pool.scaler is not None:
-                own = [group for group in groups if group.pool == pool.name]
+        for setting in self._settings_of_groups:
+            if setting.scaler is not None:
+                own = [group for group in groups if group.setting == setting.name]
                 load = load_of(state, [name for group in own for name in group.names])
-                self._scale(pool, pool.scaler, own, heard, load)
+                self._scale(setting, setting.scaler, own, heard, load)
 
     def _look_for_dead(self, groups: list[AgentGroup], heard: _Heard) -> list[AgentGroup]:
-        """Ask launchers, where the controller does not hear somebody.  Returns the groups that are left."""
+        """Ask launchers about agents that the controller does not hear. Return the remaining groups."""
         now_s = time.monotonic()
         all_there = all(heard.hears(name) for group in groups for name in group.names)
         if now_s - self._asked_s < (CALM_S if all_there else DOUBT_S):
@@ -217,21 +220,23 @@ class Tender:
         if wanted != there:
             self._ask(SetWanted(wanted))
 
-    def _scale(self, pool: _Pool, scaler: Scaler, groups: list[AgentGroup], heard: _Heard, load: Load) -> None:
+    def _scale(
+        self, setting: _GroupSetting, scaler: Scaler, groups: list[AgentGroup], heard: _Heard, load: Load
+    ) -> None:
         names = [name for group in groups for name in group.names]
         leaving = {name for name in names if (row := heard.row(name)) is not None and row["state"] == "leaving"}
         staying = [name for name in names if name not in leaving]
         up = [row for name in staying if (row := heard.row(name)) is not None]
-        if pool.agents.engines is None and up:
+        if setting.agents.engines is None and up:
             scaler.engines_each = max(1, sum(row["brings"] or 1 for row in up) // len(up))
         wanted = scaler.wanted(load, len(staying), time.monotonic())
         if wanted > len(staying):
-            self._place(pool, wanted - len(staying))
+            self._place(setting, wanted - len(staying))
         elif wanted < len(staying):
             self._shrink(staying, len(staying) - wanted, scaler.limits, heard)
 
     def _shrink(self, names: list[str], surplus: int, limits: Limits, heard: _Heard) -> None:
-        """First those that nobody has placed yet, then those that have been idle; never one where something runs."""
+        """End agents that nobody has placed yet, then agents that have been idle; never one on which something runs."""
         waiting = [name for name in names if heard.row(name) is None and self._waits(name)][:surplus]
         if waiting:
             grouped.cancel(self._home, waiting, self._launcher)
@@ -251,9 +256,10 @@ class Tender:
 
 
 def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make = grouped.launcher_of) -> None:
-    """After the controller has ended: what waits is taken back at once, what runs was told and has `END_S` to end.
+    """End agents after the controller has ended: waiting ones at once; running ones were told, and have `END_S` to end.
 
-    known: groups, should the farm's folder be gone already."""
+    `known` has the groups in case the farm's folder does not exist any more.
+    """
     groups = grouped.read_groups(home) or list(known)
     if not groups:
         return
@@ -277,24 +283,23 @@ def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make 
 
 
 def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
-    """One group whose system does not answer keeps no other from its end."""
+    """Cancel one group. If its system does not answer, the other groups are ended all the same."""
     try:
         make(group.agents).cancel(group.handle, names)
     except (errors.LauncherError, OSError) as error:
         problems.append(f"{group.name}: {error}")
 
 
-def _pool(number: int, agents: Agents) -> _Pool:
+def _setting_of(number: int, agents: Agents) -> _GroupSetting:
     scaler = None
     if agents.min is not None and agents.max is not None:
         idle_s = agents.idle
         assert isinstance(idle_s, (int, float))
         scaler = Scaler(Limits(agents.min, agents.max, idle_s), AGENT_PATIENCE_S, agents.engines or 1)
-    return _Pool(f"{number}:{agents.launcher}", agents, scaler)
+    return _GroupSetting(f"{number}:{agents.launcher}", agents, scaler)
 
 
 def load_of(state: FarmState, names: Sequence[str]) -> Load:
-    """Return what there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none
-    of them busy."""
+    """Return the work for agents of these names: waiting tasks count for all, tasks that run elsewhere do not count."""
     busy = sum(row.state == "busy" and goes_by(agent_name(owner(row.engine)), names) for row in state.engines)
     return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)

@@ -1,0 +1,201 @@
+"""The work of tasks and maps, for a progress display."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from ..core.messages import ListRunning, RunningTable
+from ..core.messages.task_types import Final
+from .estimate import Estimate, Running, Tally
+from .questions import AsksController, PendingQuestion
+
+if TYPE_CHECKING:
+    from .arrivals import Arrivals, Waiter
+
+_T = TypeVar("_T")
+
+IDS_ASKED = 10_000
+"""Number of tasks above which the controller is asked for all running tasks of the session."""
+ASK_EVERY_S = 1.0
+ANSWER_S = 0.05
+"""Seconds to wait for an answer; a late answer is read at the next look."""
+
+
+class Follows(AsksController, Protocol):
+    """The methods of a session that this module uses: ask the controller, and read what has arrived."""
+
+    arrivals: Arrivals
+    _lock: threading.Lock
+
+
+class RunningNow:
+    """Asks the controller from time to time which tasks run, without blocking on the answer."""
+
+    def __init__(self, session: AsksController) -> None:
+        self._session = session
+        self._asked: PendingQuestion | None = None
+        self._asked_s = -ASK_EVERY_S
+        self._asked_ended = -1
+        self._table: RunningTable | None = None
+        self._table_s = 0.0
+
+    def look(self, ids: Set[int], ended: int, now_s: float) -> tuple[list[Running] | None, int, int]:
+        """Return which tasks of `ids` run (None: not known yet), how many run, and how many engines there are.
+
+        ended: the number of ended tasks; when it changes, the controller is asked again.
+        """
+        self._ask(ids, ended, now_s)
+        table = self._table
+        if table is None:
+            return None, 0, 0
+        late_s = now_s - self._table_s
+        running = [Running(f"task {i}", engine, for_s + late_s, task=i) for i, engine, for_s in table.rows if i in ids]
+        return running, table.count - (len(table.rows) - len(running)), table.count or table.idle
+
+    def _ask(self, ids: Set[int], ended: int, now_s: float) -> None:
+        asked = self._asked
+        if asked is None:
+            if ended == self._asked_ended and now_s - self._asked_s < ASK_EVERY_S:
+                return
+            self._asked_s, self._asked_ended = now_s, ended
+            some = sorted(ids) if len(ids) <= IDS_ASKED else None
+            try:
+                asked = self._session.begin(ListRunning(some))
+            except ConnectionError:
+                return  # the session itself reports that the farm does not answer
+            asked.event.wait(ANSWER_S)
+        if asked.event.is_set():
+            self._session.forget(asked)
+            if isinstance(asked.reply, RunningTable):
+                self._table, self._table_s = asked.reply, now_s
+            asked = None
+        self._asked = asked
+
+
+class MapWork(Generic[_T]):
+    """The work of a map, in which one task may contain several items.
+
+    Args:
+        session: is asked which tasks run.
+        total: returns the number of items, as far as it is known.
+        under_way: the unfinished tasks, each with the value that `size` takes.
+        size: returns the number of items in a task.
+    """
+
+    def __init__(
+        self, session: AsksController, total: Callable[[], int], under_way: Mapping[int, _T], size: Callable[[_T], int]
+    ) -> None:
+        self.estimate = Estimate(time.monotonic())
+        self._total = total
+        self._under_way = under_way
+        self._size = size
+        self._succeeded = self._failed = 0
+        self._running = RunningNow(session)
+
+    def ended(self, items: int, failed: int, run_s: float) -> None:
+        """Count items that have ended and that took run_s seconds together."""
+        self._succeeded += items - failed
+        self._failed += failed
+        self.estimate.add_together(items, run_s, time.monotonic())
+
+    def tally(self, now_s: float) -> Tally:
+        """Return the number of ended items, and which tasks run."""
+        under_way = self._under_way
+        ended = self._succeeded + self._failed
+        total = max(self._total(), ended)
+        if not under_way:
+            return Tally(total, self._succeeded, self._failed, ())
+        running, count, engines = self._running.look(under_way.keys(), ended, now_s)
+        if running is not None:
+            running = [
+                each._replace(parts=self._size(under_way[each.task])) for each in running if each.task in under_way
+            ]
+            count = sum(each.parts for each in running)
+        return Tally(total, self._succeeded, self._failed, running, count, engines)
+
+
+class TaskWork:
+    """The work of some tasks: ends are counted as they arrive, and the controller is asked which tasks run.
+
+    Nothing happens before the first look, so a short wait costs nothing.
+    """
+
+    def __init__(self, session: Follows, ids: set[int]) -> None:
+        self._session = session
+        self._ids = ids
+        self.estimate = Estimate(time.monotonic())
+        self._waiter: Waiter | None = None
+        self._succeeded = self._failed = 0
+        self._first_s, self._last_s = math.inf, 0.0
+        """When the first of the ended tasks was submitted, and when the last one ended (wall clock)."""
+        self._running = RunningNow(session)
+        self._why = ""
+        self._why_ended = 0
+
+    def blocked(self, why: str) -> None:
+        """Show why none of the tasks can run, until one of them has ended."""
+        self._why, self._why_ended = why, self._succeeded + self._failed
+
+    def is_over(self) -> bool:
+        """Return whether all tasks have ended."""
+        return not self._session.arrivals.live(self._ids)
+
+    def tally(self, now_s: float) -> Tally:
+        """Return how many tasks have ended, and which run."""
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._begin(now_s)
+        fresh, waiter.finals = waiter.finals or [], []
+        if fresh:
+            self._count(fresh)
+            self.estimate.add(_durations(fresh), now_s)
+        ended = self._succeeded + self._failed
+        why = self._why if self._why_ended == ended else ""
+        if not waiter.remaining:
+            return Tally(len(self._ids), self._succeeded, self._failed, ())
+        running, count, engines = self._running.look(waiter.remaining, ended, now_s)
+        return Tally(len(self._ids), self._succeeded, self._failed, running, count, engines, why)
+
+    def close(self) -> None:
+        """Stop following the tasks."""
+        if self._waiter is not None:
+            with self._session._lock:
+                self._session.arrivals.end_wait(self._waiter)
+
+    def _begin(self, now_s: float) -> Waiter:
+        arrivals = self._session.arrivals
+        with self._session._lock:
+            waiter = self._waiter = arrivals.wait_for(self._ids)
+            waiter.finals = []
+            open_now = set(waiter.remaining)
+        known = arrivals.finals
+        before = [final for i in self._ids if i not in open_now and (final := known.get(i)) is not None]
+        self._count(before)
+        # A task whose end is not in the cache any more counts as succeeded.
+        self._succeeded += len(self._ids) - len(open_now) - len(before)
+        self.estimate.add_earlier(_durations(before), now_s)
+        return waiter
+
+    def elapsed_s(self) -> float | None:
+        """Return the seconds since the first submission, up to now or to the last end; None: not known."""
+        if self._first_s == math.inf:
+            return None
+        return (self._last_s if self.is_over() else time.time()) - self._first_s
+
+    def _count(self, finals: list[Final]) -> None:
+        for final in finals:
+            if final.submitted_s:
+                self._first_s = min(self._first_s, final.submitted_s)
+                self._last_s = max(self._last_s, final.completed_s)
+        failed = sum(1 for final in finals if final.reason)
+        self._failed += failed
+        self._succeeded += len(finals) - failed
+
+
+def _durations(finals: Iterable[Final]) -> list[float]:
+    """Return the durations of those tasks that ran."""
+    return [final.run_s for final in finals if final.engine_id >= 0 and final.run_s > 0]
