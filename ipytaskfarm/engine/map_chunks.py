@@ -31,10 +31,12 @@ SEGMENT_S = 0.002
 class Known:
     """A function that was unpacked, and the observations about its calls so far."""
 
-    __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
+    __slots__ = ("bundles", "function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
-    def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
+    def __init__(self, function: Callable[..., Any], reaches: bool, bundles: frozenset[int]) -> None:
         self.function = function
+        self.bundles = bundles
+        """The bundles of modules by value that it uses, see `serialization.modules.bundles_of`."""
         self.reaches = reaches
         """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
         self.segment = 1

@@ -206,6 +206,21 @@ def _travel(name: str, module: types.ModuleType) -> Travel:
     return Travel.SOURCE if file_travels(name, file) else Travel.REFERENCE
 
 
+def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
+    """Return the module that these globals belong to, if the whole module will exist on the other side; else None."""
+    name = function_globals.get("__name__")
+    if not isinstance(name, str) or travel(name) is Travel.LOOSE:
+        return None
+    module = sys.modules[name]
+    return module if module.__dict__ is function_globals else None
+
+
+def package_of(function_globals: dict[str, Any]) -> str:
+    """Return the package that relative imports in these globals start from; "" outside packages."""
+    package = function_globals.get("__package__")
+    return package if isinstance(package, str) else ""
+
+
 def is_added(name: str, file: str) -> bool:
     """Return whether `add_dependency` has named the module or its file."""
     if any(name == added or name.startswith(added + ".") for added in _added_modules):

@@ -414,7 +414,7 @@ def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
     function = unpack_function(code, {})
     assert function() == "sent"
     assert sys.modules["staying"] is not own
-    modules.begin_run(function.brought[1])  # type: ignore[attr-defined]
+    modules.begin_run(modules.bundles_of(function.brought[1]))  # type: ignore[attr-defined]
     assert function() == "sent"
     modules.begin_run()
     assert sys.modules["staying"] is own
