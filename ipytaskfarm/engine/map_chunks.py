@@ -13,7 +13,7 @@ from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
-from .error_summary import described
+from .failures import described
 from .sinks import SINK
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
