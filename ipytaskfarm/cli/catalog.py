@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),
     "compact": ("ipytaskfarm.cli.store.Compact", "give room that was freed in the store back to the disk"),
-    "replay": ("ipytaskfarm.cli.store.Replay", "play the tape of a controller again"),
+    "replay": ("ipytaskfarm.cli.store.Replay", "decide again what is in an event log"),
     "completion": ("ipytaskfarm.cli.completion.Completion", "complete commands and flags in bash, zsh, fish"),
     "demo": ("ipytaskfarm.cli.demo.Demo", "see a temporary farm at work"),
     "controller": ("ipytaskfarm.cli.processes.RunController", "run a controller alone (for supervisors)"),

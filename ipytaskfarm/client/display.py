@@ -19,7 +19,9 @@ def text_html(text: str, *, error: bool = False) -> str:
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
-    return f"<pre{style}>{_coloured(text)}</pre>"
+    shown = f"<pre{style}>{_coloured(text)}</pre>"
+    # JupyterLab's styles for these colours apply only below this class.
+    return f'<div class="jp-RenderedText">{shown}</div>' if "\x1b" in text else shown
 
 
 _ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
@@ -43,7 +45,7 @@ def _coloured(text: str) -> str:
                     classes.append(f"ansi-{_ANSI[number % 8]}{'-intense' if number > 7 else ''}-fg")
                 if span.style.bold:
                     classes.append("ansi-bold")
-        piece = html.escape(parsed.plain[start:end])
+        piece = html.escape(parsed.plain[start:end].replace("\x1b", ""))
         parts.append(f'<span class="{" ".join(classes)}">{piece}</span>' if classes else piece)
     return "".join(parts)
 

@@ -215,11 +215,11 @@ class MultiEngineClient:
         text = f"{verb}({escaped(what[:60])})"
         return self._finish(self.send(PendingResult(self._session, verb, parts, read, text)), block)
 
-    def _kept(self, sticky: bool | None, names: Iterable[str] = (), keeper: BlobWriter | None = None) -> messages.Keep:
+    def _kept(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
         """Return how a command is kept for replacements of its engines."""
         if sticky is False or not self.replay:
             return messages.Keep(opted_out=True)
-        return messages.Keep(tuple(names), keeper.sizes() if keeper is not None else {})
+        return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
 
     def _finish(self, pending: PendingResult, block: bool | None) -> Any:
         return pending.get_result() if (self.block if block is None else block) else pending

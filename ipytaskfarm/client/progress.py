@@ -92,12 +92,17 @@ class ProgressDisplay:
     def tick(self) -> None:
         """Update the display if it is time to."""
         now_s = time.monotonic()
-        if not self._on or now_s - self._began_s < self._after_s or now_s - self._shown_s < EVERY_S:
+        if not self._on or not self.is_due or now_s - self._shown_s < EVERY_S:
             return
         if self._screen is None:
             self._screen = screen()
         self._shown_s = now_s
         self._screen.show(self.view(now_s))
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether the display may appear now, or will never appear."""
+        return not self._on or time.monotonic() - self._began_s >= self._after_s
 
     def view(self, now_s: float, end: str = "") -> ProgressView:
         """Return the present state for a screen."""

@@ -24,6 +24,7 @@ from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import did_you_mean, shown
 from ..display.cells import with_cells
+from ..display.text import span
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -419,7 +420,7 @@ class TaskResult:
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
-        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {final.run_s:.3f} s</div>"]
+        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {span(final.run_s)}</div>"]
         parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
         parts += [output_html(output) for output in body.outputs if displays]
         if final.reason:

@@ -13,7 +13,7 @@ from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
 from ..display.cells import with_cells
-from ..display.tables import Table
+from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, number, safe, summary
 from .display import text_html
 from .results import failure_text
@@ -214,14 +214,18 @@ class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
 
     def _repr_html_(self) -> str:
-        if not self:
-            return "no failed tasks"
-        return "".join(
-            f"<details><summary>{len(g.ids)} × <b>{html.escape(safe(g.etype, CELL_MAX))}</b>: "
-            f"{html.escape(summary(g.message))} <small>tasks {', '.join(map(str, g.ids[:8]))}"
-            f"{', …' if len(g.ids) > 8 else ''}</small></summary>{text_html(g.traceback, error=True)}</details>"
-            for g in self
-        )
+        return "".join(_group_html(group) for group in self) if self else "no failed tasks"
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self)) if self else "no failed tasks"
+
+
+def _group_html(group: FailureGroup) -> str:
+    some = ", ".join(map(str, group.ids[:8])) + (", …" if len(group.ids) > 8 else "")
+    at = f" at {html.escape(safe(group.place))}" if group.place else ""
+    head = f"{len(group.ids):,} × <b>{html.escape(safe(group.etype, CELL_MAX))}</b>{at}"
+    what = html.escape(summary(group.message, TEXT_MAX))
+    return (
+        f"<details><summary>{head}: {what} <small>tasks {some}</small></summary>"
+        f"{text_html(group.traceback, error=True)}</details>"
+    )

@@ -71,11 +71,13 @@ def _stream(
     session.io.output_listeners.append(shown.take)
 
     def tick() -> None:
-        shown.tick()
+        # The bar is shown first, so that the output of the tasks appears below it.
         display.tick()
+        if display.is_due:
+            shown.tick()
 
     try:
-        shown.tick()
+        tick()
         return session.wait(ids, timeout_s, tick, tell=tell)
     finally:
         session.io.output_listeners.remove(shown.take)

@@ -119,10 +119,8 @@ class Table:
         above = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self._above)
         if not self._cells:
             return f"{above}<div>{html.escape(self._nothing)}</div>"
-        # Each cell has its own alignment, because the style sheets of notebooks align all cells to the right.
-        aligned = [
-            'style="text-align:right"' if self._is_right(at) else 'style="text-align:left"' for at in self._shown
-        ]
+        # Each cell has its own style, because the style sheets of notebooks align all cells to the right.
+        aligned = [f'style="{self._style(at)}"' for at in self._shown]
         headings = [self._columns[at].heading for at in self._shown]
         head = "".join(f"<th {style}>{html.escape(text)}</th>" for style, text in zip(aligned, headings, strict=True))
         mark = "<th></th>" if self._failed else ""
@@ -177,6 +175,10 @@ class Table:
             blanks = " " * (width - cell_len(text))
             parts.append(blanks + text if self._is_right(at) else text + blanks)
         return _GAP.join(parts).rstrip()
+
+    def _style(self, at: int) -> str:
+        align = f"text-align:{'right' if self._is_right(at) else 'left'}"
+        return align if self._columns[at].cut is not None else f"{align};white-space:nowrap"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)

@@ -42,11 +42,10 @@ from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
-from . import loss
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
-from .error_summary import described
+from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
 from .sinks import SINK, Sink
@@ -92,7 +91,7 @@ class Commands:
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
         self._checkpoints = Checkpoints(parts.namespace, parts.properties, parts.blobs)
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
             "execute": self._execute,
@@ -318,12 +317,12 @@ class Commands:
         return lambda sink: reply
 
     def _replaces(self, command: EngineCommand) -> Finish:
-        loss.remember(msgspec.msgpack.decode(command.body, type=str))
+        remember_loss(msgspec.msgpack.decode(command.body, type=str))
         return _nothing
 
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
-        loss.forget()
+        forget_loss()
         self._replies.clear()
         return _nothing
 
@@ -376,10 +375,10 @@ class Commands:
     def _packed(self, value: Any) -> bytes:
         """Pack a value. Its large parts are kept for a while for the client that asked, see `storage.blobs`."""
         try:
-            return pack(value, "value", self._keeper)
+            return pack(value, "value", self._writer)
         finally:
-            if self._keeper is not None:
-                self._keeper.taken()
+            if self._writer is not None:
+                self._writer.taken()
 
     def _property(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PropertiesBody)

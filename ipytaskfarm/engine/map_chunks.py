@@ -13,7 +13,7 @@ from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
-from .error_summary import described
+from .failures import described
 from .sinks import SINK
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
@@ -161,10 +161,10 @@ def _stopped() -> RuntimeError:
     return RuntimeError("the function raised StopIteration")
 
 
-def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -> bytes:
+def pack_each(ended: tuple[list[Any], list[Error]], writer: BlobWriter | None) -> bytes:
     """Pack the result of `call_each`. A value that cannot travel becomes an error of its item."""
     try:
-        return pack(ended, "value", keeper)
+        return pack(ended, "value", writer)
     except UnpickleableException:
         values, errors = ended
         failed = [(index, error) for index, value in enumerate(values) if (error := _refusal(value)) is not None]
@@ -173,7 +173,7 @@ def pack_each(ended: tuple[list[Any], list[Error]], keeper: BlobWriter | None) -
         for index, refusal in failed:
             values[index] = None
             errors.append((index, False, described(refusal)[1]))
-        return pack((values, errors), "value", keeper)
+        return pack((values, errors), "value", writer)
 
 
 def _refusal(value: Any) -> Exception | None:

@@ -41,7 +41,7 @@ from .baseline import LONG_S
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
-from .error_summary import brief, described
+from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
@@ -133,7 +133,7 @@ class Runner:
         self._plain = plain
         self._finished = finished
         self._pid = os.getpid()
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
         self._attempt: RunningAttempt | None = None
         """What runs now."""
@@ -387,11 +387,11 @@ class Runner:
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
         if work.each:
-            return pack_each(value, self._keeper)
-        return pack(value, "value", self._keeper)
+            return pack_each(value, self._writer)
+        return pack(value, "value", self._writer)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
-        return pack(await coroutine, "value", self._keeper)
+        return pack(await coroutine, "value", self._writer)
 
     def _function(self, job: QueuedRun) -> Known:
         digest = job.run.function
@@ -431,7 +431,7 @@ class Runner:
             near = did_you_mean(error.name, self._namespace.user_keys())
             text = f"{error} when the code has ended: pull={error.name!r} asks for it{near}"
             raise NameError(text, name=error.name) from None
-        return pack_names(values, self._namespace.names, self._keeper)
+        return pack_names(values, self._namespace.names, self._writer)
 
     # -- the end of a run
 
@@ -527,7 +527,7 @@ class Runner:
             sink.item_texts() if sink.values is not None else [],
         )
         packed = self._pack_body(body)
-        blobs = self._keeper.taken() if self._keeper is not None else ()
+        blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
