@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -46,9 +47,7 @@ class Load(threading.Thread):
 
 def profile(options: Options, seconds: int = 5) -> Iterator[str]:
     """Return lines of text: for each process its CPU time per task, and its functions by their own time."""
-    py_spy = shutil.which("py-spy")
-    if py_spy is None:
-        raise RuntimeError("py-spy is not installed: pip install -e '.[bench]'")
+    py_spy = _py_spy()
     with farm_with_client(options.engines) as (farm, tc):
         found = processes(farm)
         load = Load(tc, options.count(5_000))
@@ -67,6 +66,14 @@ def profile(options: Options, seconds: int = 5) -> Iterator[str]:
         finally:
             load.ending.set()
             load.join()
+
+
+def _py_spy() -> str:
+    """Return the path of py-spy: that beside this Python first, whose environment need not be active."""
+    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if found is None:
+        raise RuntimeError("py-spy is not installed: pip install -e '.[bench]'")
+    return found
 
 
 def _sample(py_spy: str, pid: int, seconds: int) -> Counter[str]:

@@ -30,7 +30,7 @@ from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInpu
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import did_you_mean, encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
-from ..serialization.modules import active, begin_run
+from ..serialization.modules import active, begin_run, bundles_of
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
@@ -47,7 +47,6 @@ from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
-from .loops import set_running_loop
 from .map_chunks import Known, call_each, pack_each
 from .plain import Plain, PlainTest, filename_of
 from .shared_parts import Parts
@@ -103,7 +102,7 @@ class Callables:
 
         `size_bytes` is the size of its code, including the data that it carries.
         """
-        known = Known(function, function_reaches(function))
+        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
         self._kept[digest] = known, size_bytes
         self._bytes += size_bytes
         while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
@@ -124,7 +123,7 @@ class Runner:
         self._cells = parts.cells
         self._capture = parts.capture
         self._baseline = parts.baseline
-        self._loop = parts.loops.loop
+        self._loops = parts.loops
         self._send = parts.send
         self._environments = parts.environments
         self._blobs = parts.blobs
@@ -164,7 +163,7 @@ class Runner:
             if unset is not None:
                 self._end(attempt, None, unset)
                 return None
-        return self._baseline.for_task(self._run, attempt, job)
+        return self._baseline.task_context().run(self._run, attempt, job)
 
     def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
         """Run the attempt, inside its own context."""
@@ -179,9 +178,8 @@ class Runner:
         if self._cpu_profiler.on:
             self._cpu_profiler.begin()
         attempt.begun = time.perf_counter()
-        set_running_loop(None)
+        self._loops.hide()  # until the slice ends: each change asks the system for the process
         value, error = self._guarded((run.task, run.attempt), call)
-        set_running_loop(self._loop)
         if error is None and type(value) is CoroutineType:
             return self._run_in_loop(attempt, value)
         self._end(attempt, value, self._flushed(attempt, error))
@@ -202,6 +200,7 @@ class Runner:
 
     def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
+        self._loops.show()
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
@@ -283,6 +282,7 @@ class Runner:
             return None, error
 
     def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        self._loops.show()
         run = attempt.run
         # The task copies the present context, which includes the sink.
         task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
@@ -372,14 +372,22 @@ class Runner:
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
-            begin_run(getattr(known.function, "brought", ((), ()))[1])
+            begin_run(known.bundles)
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
             attempt.brought = Brought(take_came())
+        own: Brought | None = getattr(known.function, "came", None)
+        begin = [each.begin for each in (own, attempt.brought) if each is not None and each.assigned]
+        for each in begin:
+            each()
         if active:
             prepare_older()
         try:
-            value = call_each(known, self._baseline, *args) if work.each else known.function(*args, **kwargs)
+            value = (
+                call_each(known, self._baseline, args[0], args[1], begin)
+                if work.each
+                else known.function(*args, **kwargs)
+            )
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
@@ -456,9 +464,7 @@ class Runner:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        # `call_each` restores the surroundings after the items of a map.
-        is_map = isinstance(work, CallWork) and work.each
-        self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
+        self._baseline.restore(attempt.reaches or (run_s > LONG_S and not _is_map(work)))
         LOKY_WORKERS.end_unlike()
         self._finished()
         if package:
@@ -558,6 +564,11 @@ class Runner:
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
+
+
+def _is_map(work: StringWork | CallWork | None) -> bool:
+    """Return whether the work is a chunk of a map: `call_each` restores the surroundings after the items."""
+    return isinstance(work, CallWork) and work.each
 
 
 def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:

@@ -139,7 +139,7 @@ def test_what_there_is_can_be_asked(terminal: Terminal) -> None:
     shown = terminal.type("%taskfarm status")
     assert "2" in shown
     assert "idle" in shown
-    assert "Start, stop, look at" in terminal.type("print(get_ipython().find_line_magic('taskfarm').__doc__)")
+    assert "Start, stop, inspect" in terminal.type("print(get_ipython().find_line_magic('taskfarm').__doc__)")
 
 
 def test_a_print_appears_while_the_task_runs(terminal: Terminal, gate: Gate) -> None:

@@ -25,7 +25,7 @@ from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
 from ipytaskfarm.core.validation import why_not_storable
 from ipytaskfarm.engine import current_task
 from ipytaskfarm.transport.reliable_session import HEADER
-from tests.support.bad_values import CALLS, SURROGATE, VALUES, World
+from tests.support.bad_values import CALLS, SURROGATE, VALUES, World, argument
 from tests.support.fake_hub_controller import FakeController, in_thread
 from tests.support.hostile import Intruder, controller_pid, data, instance, intruder
 from tests.support.polling import eventually
@@ -53,17 +53,20 @@ def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
 @pytest.mark.parametrize("call", CALLS)
 def test_no_value_ends_anything(farm: Farm, world: World, call: str) -> None:
     before = lives(farm, world)
+    unnamed = []
     for name, make in VALUES.items():
         try:
             CALLS[call](world, make())
-        except REFUSALS:
-            continue
+        except REFUSALS as refusal:
+            if isinstance(refusal, TypeError | ValueError) and argument(call) not in str(refusal):
+                unnamed.append(f"{call} of {name}: {refusal}")
         except Exception as error:
             raise AssertionError(f"{call} of {name}: {type(error).__name__}") from error
     world.tc.abort(world.tc.tasks(state="unfinished"))
     world.tc.drain([row.node for row in world.mec.engines()], on=False)
     assert world.tc.run(Task("a = 6 * 7", pull="a"), block=True).results == {"a": 42}
     assert lives(farm, world) == before
+    assert not unnamed, "a refusal names the argument"
 
 
 def thrown_inside(call: str, values: dict[str, Any]) -> list[str]:

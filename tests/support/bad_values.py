@@ -287,3 +287,25 @@ CALLS: dict[str, Throw] = {
     "mec.clear_sticky": lambda w, v: w.mec.clear_sticky(v),
     "mec.map": lambda w, v: w.mec.map(v, [1]),
 }  # fmt: skip
+
+
+_CALLED_OTHERWISE = {
+    "call args": "args",
+    "call kwargs": "kwargs",
+    "call kwargs key": "kwargs",
+    "tc.tasks ids": "task id",
+    "tc.history ids": "task id",
+    "tc.send value": "message",
+    "mec.push value": "value",
+    "mec.set_properties key": "property",
+    "mec.set_properties value": "property",
+}
+
+
+def argument(call: str) -> str:
+    """Return the word by which the refusals of a call name the argument.  "": the call takes only one."""
+    first, _, second = call.partition(" ")
+    if call in _CALLED_OTHERWISE or first in ("tc.run", "expression", "args", "kwargs", "max_parallel"):
+        return _CALLED_OTHERWISE.get(call, "")
+    whole = first in ("task", "job", "recycle", "environment") or "." in first
+    return second if whole else first
