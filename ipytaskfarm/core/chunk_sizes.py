@@ -11,7 +11,7 @@ GROWTH = 32
 """The largest factor by which a chunk grows beyond the last ones: the first items may have been the quick ones."""
 
 CHUNKS_PER_ENGINE = 4
-"""So many chunks per engine are under way: one runs, the others are sent ahead or on their way."""
+"""Chunks per engine that are submitted at a time: one runs, the others are sent ahead or on their way."""
 
 ITEMS_MAX = 20_000
 

@@ -79,7 +79,7 @@ CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Re
 """Each of these spends a retry, until none is left."""
 
 ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
-"""Somebody wanted the task to end: fetching it raises `TaskAborted`."""
+"""Reasons of tasks that a user or a job has aborted: reading their result raises `TaskAborted`."""
 
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
 """Reasons for an end that the ends of other tasks caused, and not a run of the task's own."""

@@ -17,7 +17,7 @@ DEFAULT_PORT = 10113
 """Used if it is free and the farm has no port of its own yet."""
 
 _NUMBER_OF_ENGINES = frozenset({"engines", "n_engines", "num_engines", "workers", "n_workers", "n_jobs", "processes"})
-"""What people write for `n` who come from somewhere else."""
+"""Names that users of other libraries try in place of `n`."""
 
 OWNED_LEASE_S = 60.0
 """An owned farm's agent ends by itself this long after its controller, if owner and controller die together."""
@@ -45,7 +45,7 @@ class FarmSettings:
     elastic: Limits | None = None
     """Limits within which the number of this machine's engines follows the work. None: it does not change."""
     hold: bool = False
-    """Whether no task is started until somebody resumes the farm."""
+    """Whether no task starts until the farm is resumed."""
     fresh: bool = False
     take_over: bool = False
     start_timeout_s: float = 60.0

@@ -21,7 +21,10 @@ class Checkpoints:
     """Saves and restores checkpoints; made at the engine's start, before anything is done by hand."""
 
     def __init__(self, namespace: Namespace, properties: Properties, blobs: Blobs | None) -> None:
-        """blobs: where large values go; None: they travel inside, as nobody else sees this node's folder."""
+        """Create it; `blobs` is the store for large values.
+
+        Without a store, large values are part of the checkpoint, because other machines do not see this node's folder.
+        """
         self._namespace = namespace
         self._properties = properties
         self._blobs = blobs

@@ -39,7 +39,7 @@ from .jobs import count_arrival, open_job, save_jobs
 from .submit import apply_rules, why_refused
 
 RUNNING_SHOWN = 1_000
-"""At most so many running tasks are named in one answer."""
+"""The largest number of running tasks in one answer."""
 
 
 def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, out: Decision) -> None:

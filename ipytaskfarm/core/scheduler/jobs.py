@@ -15,7 +15,7 @@ class JobEntry:
     spec: JobSpec
     session: str
     arrived: int = 0
-    """How many of its tasks were handed in."""
+    """The number of its tasks that were submitted."""
     unfinished: int = 0
     """How many of those have not ended."""
     ended: bool = False

@@ -28,7 +28,7 @@ from .running_tasks import Conversations, NestedWaits
 from .settings import SchedulerSettings
 
 LOSSES_KEPT = 20
-"""So many lost engines are named by ``ipytaskfarm status``."""
+"""The number of lost engines that ``ipytaskfarm status`` names."""
 
 
 @dataclass(slots=True)
