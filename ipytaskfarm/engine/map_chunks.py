@@ -13,7 +13,7 @@ from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
-from .error_summary import described
+from .failures import described
 from .sinks import SINK
 
 Error: TypeAlias = tuple[int, bool, FailureBody]
@@ -49,13 +49,17 @@ class Known:
         """Seconds that its calls have run since the last look."""
 
 
-def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool) -> tuple[list[Any], list[Error]]:
+def call_each(
+    known: Known, baseline: Baseline, items: Sequence[Any], star: bool, begin: Sequence[Callable[[], None]] = ()
+) -> tuple[list[Any], list[Error]]:
     """Call the function with each item, or with `star` with the parts of each item. An interrupt ends the whole chunk.
+
+    The functions in `begin` are called before each item.
 
     Each item begins in the surroundings of a task. If the chunk has only one item, its error is raised, so that the
     task is retried or rejected like any other.
     """
-    calls = _Calls(known, items, star, baseline)
+    calls = _Calls(known, _after(begin, for_many(known.function)), items, star, baseline)
     sink = SINK.get()
     if sink is not None:
         sink.begin_items(calls.values, len(items))
@@ -67,12 +71,26 @@ def call_each(known: Known, baseline: Baseline, items: Sequence[Any], star: bool
     return calls.values, calls.errors
 
 
+def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) -> Callable[..., Any]:
+    if not begin:
+        return function
+
+    def call(*args: Any) -> Any:
+        for each in begin:
+            each()
+        return function(*args)
+
+    return call
+
+
 class _Calls:
     """One chunk that is running."""
 
-    def __init__(self, known: Known, items: Sequence[Any], star: bool, baseline: Baseline) -> None:
+    def __init__(
+        self, known: Known, function: Callable[..., Any], items: Sequence[Any], star: bool, baseline: Baseline
+    ) -> None:
         self._known = known
-        self._function = for_many(known.function)
+        self._function = function
         self._items = items
         self._star = star
         self._baseline = baseline

@@ -41,7 +41,7 @@ from .baseline import LONG_S
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
-from .error_summary import brief, described
+from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
@@ -376,10 +376,18 @@ class Runner:
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
             attempt.brought = Brought(take_came())
+        own: Brought | None = getattr(known.function, "came", None)
+        begin = [each.begin for each in (own, attempt.brought) if each is not None and each.assigned]
+        for each in begin:
+            each()
         if active:
             prepare_older()
         try:
-            value = call_each(known, self._baseline, *args) if work.each else known.function(*args, **kwargs)
+            value = (
+                call_each(known, self._baseline, args[0], args[1], begin)
+                if work.each
+                else known.function(*args, **kwargs)
+            )
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:

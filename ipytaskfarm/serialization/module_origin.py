@@ -196,7 +196,9 @@ def _travel(name: str, module: types.ModuleType) -> Travel:
     file = getattr(module, "__file__", None)
     if file is None:
         if spec is None:
-            return Travel.LOOSE
+            # An installed package may make modules while it is imported: an import there makes them too.
+            parent = name.rpartition(".")[0]
+            return Travel.REFERENCE if travel(parent) is Travel.REFERENCE else Travel.LOOSE
         folders = list(spec.submodule_search_locations or ())
         return Travel.SOURCE if folder_travels(name, folders) else Travel.REFERENCE
     if top in sys.stdlib_module_names and not os.path.isfile(file):
@@ -227,11 +229,6 @@ def is_added(name: str, file: str) -> bool:
         return False
     real = os.path.realpath(file)
     return any(real == added or real.startswith(os.path.join(added, "")) for added in _added_folders)
-
-
-def anything_added() -> bool:
-    """Return whether `add_dependency` was called."""
-    return bool(_added_modules or _added_folders)
 
 
 def folder_travels(name: str, folders: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What TaskClient and MultiEngineClient make of answers: kinds of results, maps, tables, commands, refusals."""
+"""Test how TaskClient and MultiEngineClient handle answers: kinds of results, maps, tables, commands, refusals."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_aborted_and_refused_are_raised(fake: FakeController, tc: TaskClient) ->
 
 
 def run_chunk(task: Submission) -> Final:
-    """What an engine makes of a chunk of `half`: odd items fail."""
+    """Return the answer of an engine to a chunk of `half`: odd items fail."""
     work = msgspec.msgpack.decode(task.payload, type=Work)
     assert isinstance(work, CallWork)
     assert work.each

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.farm
 
 
 def tasks_used(tc: TaskClient) -> int:
-    """Ids are drawn in order: so many were drawn until now."""
+    """Return how many tasks were used until now; ids are drawn in order."""
     task_id: int = tc.run("".upper)
     return task_id
 

@@ -49,7 +49,7 @@ def test_every_flag_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_is_documented(name: str) -> None:
-    """Where the command is; what all of them have stands at the top."""
+    """A flag is in the section of its command; flags of all commands are at the top of the page."""
     section = DOCS.read_text().partition(f"### {name}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
     command = _command(name)
     for keys in (*command.aliases, *command.flags):
@@ -183,7 +183,8 @@ def test_parts_become_their_own_programs(name: str) -> None:
         check=False,
     )
     assert ended.returncode == 2
-    assert f"ipytaskfarm {name}" in ended.stderr
+    assert ended.stderr.startswith(f"ipytaskfarm {name}: ")
+    assert len(ended.stderr.splitlines()) == 2, "a sentence, and where to read on"
 
 
 def test_version_names_what_matters(capsys: pytest.CaptureFixture[str]) -> None:

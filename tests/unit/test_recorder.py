@@ -1,4 +1,4 @@
-"""The flight recorder: what it keeps when either side is killed at any moment."""
+"""Test the flight recorder: what it keeps if either side is killed at any moment."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from ipytaskfarm.system import flight_recorder as module
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT, Bell, Recorder, RecorderDamaged
 from tests.support.polling import eventually
+from tests.support.recorders import held_bytes
 
 SMALL = 16_384
 
@@ -138,7 +139,7 @@ def test_the_ring_goes_round(agent: Recorder, engine: Recorder) -> None:
             got += drain(agent)
     got += drain(agent)
     assert got == sent
-    assert agent.held_bytes == 0
+    assert held_bytes(agent) == 0
 
 
 def test_a_large_record_goes_to_a_file_of_its_own(agent: Recorder, engine: Recorder) -> None:
@@ -182,7 +183,7 @@ def test_when_even_references_find_no_room_the_engine_waits(agent: Recorder) -> 
 
     pid = in_child(work)
     try:
-        eventually(lambda: agent.held_bytes > SMALL - 64)
+        eventually(lambda: held_bytes(agent) > SMALL - 64)
         assert agent.current() is not None, "the run whose result has no room yet has not ended"
         got: list[tuple[int, int, bytes]] = []
 
@@ -278,7 +279,9 @@ def test_a_forked_child_does_not_record(agent: Recorder, engine: Recorder) -> No
 
 
 def record_until_killed(path: Path, seed: int) -> None:
-    """An engine: results whose every byte tells whether it is torn, and after each of them a ledger entry."""
+    """Act as an engine: write results in which every byte shows whether they are torn, and a ledger
+    entry after each.
+    """
     engine = Recorder.open(path)
     chance = random.Random(seed)
     n = 0
