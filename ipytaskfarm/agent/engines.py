@@ -174,7 +174,8 @@ class ManagedEngine:
             output=output,
             dump=dump,
         )
-        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
+        items = self.account.recorder.items() if running is not None else None
+        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected, items)
 
 
 class EngineProcesses:

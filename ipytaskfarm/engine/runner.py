@@ -26,7 +26,7 @@ from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
 from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..core.messages.running_task import TaskReply
-from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInputs, RunKey
+from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
@@ -45,7 +45,7 @@ from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
 from .loops import set_running_loop
-from .map_chunks import Known, call_each, pack_each
+from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import Plain, PlainTest, filename_of
 from .shared_parts import Parts
 from .side_effects import function_reaches
@@ -63,7 +63,7 @@ Call: TypeAlias = Callable[[], Any]
 class RunningAttempt:
     """One run while it goes on."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches")
+    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -78,6 +78,10 @@ class RunningAttempt:
         """What its arguments brought by value."""
         self.reaches = False
         """Its code looks as if it changed what belongs to the whole process."""
+        self.chunk: ChunkCalls | None = None
+        """The calls of a chunk of a map."""
+        self.item: tuple[ItemNames, int] | None = None
+        """Of a run of one item of a map: its names, and its index among them."""
 
 
 class Callables:
@@ -370,16 +374,31 @@ class Runner:
         if active:
             prepare_older()
         try:
-            value = call_each(known, self._baseline, *args) if work.each else known.function(*args, **kwargs)
+            if not work.each:
+                value = known.function(*args, **kwargs)
+            else:
+                value = self._call_items(attempt, known, ItemNames(known.function, *args))
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
                 self._cells.flush_figures()
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
-        if work.each:
-            return pack_each(value, self._keeper)
+        if attempt.chunk is not None:
+            return pack_values(attempt.chunk, self._keeper)
         return pack(value, "value", self._keeper)
+
+    def _call_items(self, attempt: RunningAttempt, known: Known, names: ItemNames) -> Any:
+        """Call the function with one item, and return its value; or with each item of a chunk."""
+        special = attempt.run.special
+        part = special.part if special is not None else None
+        if part is None and len(names.items) > 1:
+            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items)
+            call_each(attempt.chunk)
+            return None
+        index = part or 0
+        attempt.item = names, index
+        return known.function(*names.arguments(index))
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._keeper)
@@ -436,9 +455,8 @@ class Runner:
             error = None  # its traceback holds the frames, and they the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        # The items of a map are looked after by `call_each`.
-        is_map = isinstance(work, CallWork) and work.each
-        self._baseline.restore(attempt.reaches or (run_s > LONG_S and not is_map))
+        # The items of a chunk are looked after by `call_each`.
+        self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))
         self._finished()
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
@@ -477,6 +495,15 @@ class Runner:
         failure: FailureSummary | None = None
         body_failure = None
         outcome = ""
+        if attempt.chunk is not None:
+            if error is not None and self._interrupts.raised is not None:
+                attempt.chunk.interrupted(self._interrupts.raised)
+                value, error = pack_values(attempt.chunk, self._keeper), None
+            if error is None:
+                return self._compose_chunk(attempt, attempt.chunk, run_s, value)
+        if error is not None and attempt.item is not None:
+            names, index = attempt.item
+            names.note_on(error, index)
         word: Deferral | LostInputs | None = None
         if error is not None and self._interrupts.raised is not None:
             error = self._interrupts.raised  # whatever came of it on its way: a CancelledError, a broken clean-up
@@ -494,13 +521,47 @@ class Runner:
             attempt.current.calls.progress if attempt.current is not None else None,
             take_added() if error is None else {},
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
-            sink.item_texts() if sink.values is not None else [],
         )
         packed = self._pack_body(body)
         blobs = self._keeper.taken() if self._keeper is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
+
+    def _compose_chunk(self, attempt: RunningAttempt, chunk: ChunkCalls, run_s: float, value: bytes | None) -> bytes:
+        """Return the record of a chunk that has ended, perhaps early.
+
+        What failed, was slow or has written something is told as if it had run alone."""
+        run, sink = attempt.run, attempt.sink
+        texts = {item: (out, err) for item, out, err in sink.item_texts()}
+        told = []
+        for index in sorted({*texts, *chunk.failed, *chunk.slow_s}):
+            if index >= len(chunk.values):
+                continue  # it was not begun: what was written is not its own
+            out, err = texts.get(index, ("", ""))
+            failed = chunk.failed.get(index)
+            packed = None if failed is not None else pack(chunk.values[index], "value", self._keeper)
+            body = ResultBody(packed, failed.failure if failed is not None else None, out, err, kind="call")
+            told.append(
+                ItemEnd(
+                    index,
+                    failed.outcome if failed is not None else "",
+                    chunk.slow_s.get(index, run_s / len(chunk.values)),
+                    failed.summary if failed is not None else None,
+                    self._pack_body(body),
+                    failed.detail if failed is not None else None,
+                )
+            )
+            chunk.values[index] = None
+        if told and len(told) > len(chunk.failed):
+            value = pack(chunk.values, "value", self._keeper)
+        body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
+        packed_body = self._pack_body(body)
+        blobs = self._keeper.taken() if self._keeper is not None else ()
+        memory = own_bytes(self._pid) if run.measured else 0
+        how = ItemsEnded(len(chunk.values), told)
+        ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)
+        return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
 
     def _pack_body(self, body: ResultBody) -> bytes:
         """Return a result encoded; text in it that is not UTF-8 is escaped, and what was displayed and told of

@@ -23,6 +23,8 @@ class Wants(NamedTuple):
     trial: int = 1
     received: int = 0
     parent: int | None = None
+    part: int | None = None
+    """The index of the item that is run, of the chunk whose payload the task has."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -71,6 +73,8 @@ class LoadTable(NamedTuple):
     omitted: int = 0
     order: Sequence[int] = ()
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
+    items: dict[int, tuple[int, list[int]]] = {}
+    """Chunk -> (how many items it has, the silent ones that are wanted); the chunk itself is among `ids`."""
 
 
 class LoadOriginals(NamedTuple):
@@ -81,6 +85,8 @@ class LoadOriginals(NamedTuple):
     ids: list[int]
     missing: list[int]
     not_failed: list[int]
+    chunks: dict[int, int] = {}
+    """Silent item -> its chunk."""
 
 
 class LoadEnded(NamedTuple):
@@ -132,6 +138,8 @@ class LoadExplanation(NamedTuple):
     session: str
     n: int
     id: int
+    item: int | None = None
+    """The silent item of the chunk `id` that is asked about."""
 
 
 Load: TypeAlias = (
