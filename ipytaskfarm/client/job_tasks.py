@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
+from .map_jobs import ROWS_MAX, MapMembers, counts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
 from .tasks import Task
@@ -119,12 +120,25 @@ class JobRecord:
         self.id = uuid.uuid4().hex
         self.tasks: list[Task] = []
         """Descriptions, in the order of adding; none for a job of another client."""
-        self.ids: list[int] = []
-        """Ids of the tasks that were submitted, in the order of adding."""
+        self.members: MapMembers | None = None
+        """The tasks of a map, whose ids are listed only when somebody asks for them."""
+        self._ids: list[int] = []
         self.graph = Graph()
 
     def __len__(self) -> int:
-        return max(len(self.tasks), len(self.ids))
+        return len(self.members) if self.members is not None else max(len(self.tasks), len(self._ids))
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the ids of the tasks that were submitted, in the order of adding; the list may be changed."""
+        if self.members is not None and not self._ids:
+            self._ids = self.members.ids()
+        return self._ids
+
+    @property
+    def is_submitted(self) -> bool:
+        """Return whether any task was submitted."""
+        return self.members is not None or bool(self._ids)
 
     def rows(self) -> list[tables.TaskRow]:
         """Return the controller's rows of the tasks."""
@@ -132,6 +146,8 @@ class JobRecord:
 
     def counts(self) -> dict[str, int]:
         """Return the number of tasks by state."""
+        if self.members is not None and len(self.members) > ROWS_MAX:
+            return counts(self.client.session, self.id, self.members)
         found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
         for row in self.rows():
             found[row.state] += 1
@@ -139,6 +155,8 @@ class JobRecord:
 
     def progress(self) -> float:
         """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
+        if self.members is not None and len(self.members) > ROWS_MAX:
+            return 1.0 - self.members.left(self.client.session.arrivals)[0] / len(self.members)
         rows = self.rows()
         if not rows:
             return 0.0
@@ -149,7 +167,9 @@ class JobRecord:
         return min(1.0, done / max(len(self), len(rows)))
 
     def live(self) -> set[int]:
-        """Return the ids of the tasks that have not ended."""
+        """Return the ids of the tasks that have not ended; of a map, chunks in the place of items."""
+        if self.members is not None:
+            return self.client.session.arrivals.live(self.members.held(self.client.session.arrivals))
         return self.client.session.arrivals.live(set(self.ids))
 
 

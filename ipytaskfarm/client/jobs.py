@@ -17,8 +17,10 @@ from .display import counts_text, job_html
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member, show_live
+from .map_jobs import MapMembers, collect, outcome, wait_for
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
+from .progress import ProgressBar
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, pack_rules
 from .task_calls import TaskCalls
@@ -168,6 +170,20 @@ class Job:
         self._events.begin()
         return ids[first:]
 
+    def spec_of_map(self, total: int, unique: str | None) -> JobSpec:
+        """Return the job of a map as it travels."""
+        self.__dict__["_opened_s"] = time.time()
+        return JobSpec(self.id, self.name, total, unique=unique, opened_s=self._opened_s, is_map=True)
+
+    def begin_map(self, members: MapMembers) -> None:
+        """Take the tasks of a map that was handed in."""
+        self._record.members = members
+
+    def text_of_going_on(self) -> str:
+        """Return what to tell the user who has interrupted the wait for this job."""
+        name = repr(self.name)
+        return f"job {name} goes on: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
+
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
         identity = environment.identity if environment is not None else None
@@ -216,8 +232,16 @@ class Job:
     wait_until_done = wait
 
     def _wait(self, timeout_s: float | None) -> bool:
+        record = self._record
+        if record.members is not None:
+            members, session = record.members, record.client.session
+            with ProgressBar(len(record), "item", record.client.progress) as progress:
+                return wait_for(
+                    session, members, timeout_s, lambda *_: progress.left(*members.left(session.arrivals)),
+                    self.text_of_going_on(),
+                )  # fmt: skip
         try:
-            self._record.client.barrier(self._record.ids, timeout=timeout_s)
+            record.client.barrier(record.ids, timeout=timeout_s)
         except TimeoutError:
             return False
         return True
@@ -237,6 +261,10 @@ class Job:
         if not order:
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
+        if record.members is not None:
+            if not self.wait(timeout):
+                raise TimeoutError(f"not all items of {self.name!r} have ended within {seconds(timeout):g} s")
+            return outcome(self, collect(record.client, record.members), "return" if return_exceptions else "raise")
         record.client.barrier(record.ids, timeout=timeout)
         return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
@@ -256,7 +284,7 @@ class Job:
         return result.result
 
     def _check_submitted(self) -> None:
-        if len(self._record.ids) < len(self._record.tasks):
+        if self._record.members is None and len(self._record.ids) < len(self._record.tasks):
             raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
 
     # -- acting and looking
@@ -264,6 +292,9 @@ class Job:
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
         """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
         record = self._record
+        if record.members is not None:
+            record.client.abort(record.live(), interrupt, reason)
+            return
         del record.tasks[len(record.ids) :]
         if record.ids:
             record.client.abort(record.ids, interrupt, reason)
@@ -287,7 +318,13 @@ class Job:
         wanted = [row.id for row in record.rows() if row.state in ended]
         again = retry_tasks(record.client.session, wanted, failed_only=failed)
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
+        if record.members is not None:
+            record.members.retried.update(again)
         return list(again.values())
+
+    def retry_failed(self) -> list[int]:
+        """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then."""
+        return self.retry()
 
     # -- how far it has come
 
@@ -313,7 +350,7 @@ class Job:
         return self._record.counts()
 
     def __repr__(self) -> str:
-        if not self._record.ids:
+        if not self._record.is_submitted:
             return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not handed in>"
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
@@ -321,7 +358,7 @@ class Job:
         show_live(self._record, self)
 
     def _repr_html_(self) -> str:
-        return job_html(self.name, self.counts(), self.progress if self._record.ids else 0.0)
+        return job_html(self.name, self.counts(), self.progress if self._record.is_submitted else 0.0)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
@@ -329,8 +366,12 @@ class Job:
         job = cls(client, row.name)
         record = job._record
         record.id = row.id
-        record.ids[:] = row.ids
-        record.graph.known(row.ids)
         job.__dict__["_opened_s"] = row.opened_s
+        if row.is_map:
+            record.members = MapMembers([(i, row.items.get(i, 0)) for i in row.ids], dict(row.retries))
+            client.session.follow_chunks(row.items)
+        else:
+            record.ids[:] = row.ids
+            record.graph.known(row.ids)
         client.session.watch(row.ids)
         return job

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from ..core.messages.payload import ResultBody
-
-KEPT_CHARS = 16 * 1024 * 1024
-"""How much of what the items of one map print is kept."""
+T = TypeVar("T")
 
 Printed: TypeAlias = dict[int, tuple[str, str]]
 """Item -> what it printed: (stdout, stderr).  Silent items are not there."""
 
 
-class Values(list[Any]):
+class Values(list[T], Generic[T]):
     """The values of a map, in order; a list, that also knows what was printed meanwhile.
 
-    ``values.stdout[7]`` and ``values.stderr[7]`` are what item 7 has printed, "" if nothing.
+    ``values.stdout[7]`` and ``values.stderr[7]`` are what item 7 has printed, "" if nothing.  ``values.job`` is the
+    map's `Job`.
     """
 
-    def __init__(self, values: Iterable[Any] = (), printed: Printed | None = None) -> None:
+    def __init__(self, values: Iterable[T] = (), printed: Printed | None = None, job: Any = None) -> None:
         super().__init__(values)
         self._printed: Printed = printed if printed is not None else {}
+        self.job = job
 
     @property
     def stdout(self) -> list[str]:
@@ -38,31 +37,6 @@ class Values(list[Any]):
     def _stream(self, number: int) -> list[str]:
         printed = self._printed
         return [printed[item][number] if item in printed else "" for item in range(len(self))]
-
-
-class Gathered:
-    """Collects what items print, and shows it if that is wished."""
-
-    def __init__(self, show: bool) -> None:
-        self.printed: Printed = {}
-        self._show = show
-        self._chars = 0
-
-    def take(self, body: ResultBody, places: Any) -> None:
-        """Take from the end of a chunk; places: of its items in the whole."""
-        for index, out, err in body.items:
-            self.add(places[index], out, err)
-
-    def add(self, place: int, out: str, err: str) -> None:
-        """Take what one item has printed; an item that is tried again counts with its last attempt."""
-        if self._show:
-            show_lines(place, out, err)
-        self._chars += len(out) + len(err)
-        if self._chars <= KEPT_CHARS:
-            self.printed[place] = out, err
-        else:
-            remark = f"[left out: the map has printed more than {KEPT_CHARS:,} characters]\n"
-            self.printed[place] = (remark if out else ""), (remark if err else "")
 
 
 def show_lines(place: int, out: str, err: str) -> None:

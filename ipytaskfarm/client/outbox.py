@@ -57,7 +57,8 @@ class SubmitChunk:
 
     @property
     def last(self) -> int:
-        return self.tasks[-1].id
+        """Return the last id that is taken, by a task or by an item of a chunk."""
+        return self.tasks[-1].id + self.tasks[-1].items
 
 
 class Outbox:
@@ -129,13 +130,16 @@ class Outbox:
         blobs: tuple[str, ...] = (),
         job: JobSpec | None = None,
         needs: Needs | None = None,
+        items: int = 0,
     ) -> int:
-        """Take the next id (`has_id` was true) and queue the task; returns the id."""
+        """Take the next id (`has_id` was true) and queue the task; returns the id.
+
+        items: how many ids more are taken, for the items of a chunk; there must be as many in the block."""
         chunk = self._open
-        if chunk is not None and chunk.tasks and chunk.tasks[-1].id >= self.next_id:
-            self.next_id = chunk.tasks[-1].id + 1  # an earlier call was interrupted half-way, see below
+        if chunk is not None and chunk.tasks and chunk.last >= self.next_id:
+            self.next_id = chunk.last + 1  # an earlier call was interrupted half-way, see below
         task_id = self.next_id
-        if task_id == self._ask_at:
+        if task_id <= self._ask_at <= task_id + items:
             self.want_ids = True
         size = len(payload) + _TASK_BYTES
         if chunk is not None and size > CHUNK_BYTES:
@@ -150,8 +154,8 @@ class Outbox:
             chunk.jobs[job.id] = job
         # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
         # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
-        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs))
-        self.next_id = task_id + 1
+        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs, items))
+        self.next_id = task_id + 1 + items
         chunk.size_bytes += size
         self.size_bytes += size
         if chunk.size_bytes >= CHUNK_BYTES or len(chunk.tasks) >= CHUNK_TASKS:
@@ -239,7 +243,7 @@ class Outbox:
             if why := _unsound(task):
                 code = f"raise ValueError({f'this task could not be sent: {why}'!r})"
                 payload = msgspec.msgpack.encode(StringWork(code))
-                tasks[position] = Submission(task.id, payload, task.submitted_s)
+                tasks[position] = Submission(task.id, payload, task.submitted_s, items=task.items)
         functions = [function for function in message.functions if not _unsound(function)]
         jobs = [job for job in message.jobs if not _unsound(job)]
         for chunk in self._sent:

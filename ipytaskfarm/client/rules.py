@@ -88,6 +88,19 @@ class Asking(TypedDict, total=False):
     on_duplicate: str
 
 
+class MapRules(Asking, total=False):
+    """The rules of a map's items: those of a `Task`."""
+
+    clear_before: bool
+    clear_after: bool
+    retries: int
+    recovery_task: Any
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+
+
 # --------------------------------------------------------------------------------------------------
 # Checks: (attribute, value) -> the value as it is kept
 

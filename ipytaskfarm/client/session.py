@@ -11,8 +11,8 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,8 +41,8 @@ from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .questions import PendingQuestion
-from .results import error_named
-from .wait_notices import WaitNotices, say_interrupted
+from .results import chunk_values, error_named, item_final
+from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """How often a waiting caller checks whether the session still works."""
@@ -82,6 +82,8 @@ class Session:
         self.raw_ids: set[int] = set()
         """MapTasks handed in here: one without a result body (its engine was lost) does not tell its kind itself."""
         self._fetched_last = -2
+        self._opened_chunk: tuple[int, list[Any]] = -1, []
+        """The chunk of which an item was fetched last, and its values."""
         self._fetch_ahead = 1
         self._forked = False
         self._downloads = BlobDownloads(self) if self.blobs is None else None
@@ -185,8 +187,10 @@ class Session:
             packed: the task.
             job: the job to which the task belongs.
             ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
+
+        Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
-        payload, function, rules, functions, raw, blobs, needs = packed
+        payload, function, rules, functions, raw, blobs, needs, items = packed
         if needs is not None and ids:
             needs = _resolved(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
@@ -199,7 +203,11 @@ class Session:
                 outbox.next_id > outbox.last_id and not outbox.has_id()
             ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None:  # fmt: skip
                 self._wait_for_room()
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs)
+            if items and outbox.next_id + items > outbox.last_id:
+                return -1
+            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs, items)
+            if items:
+                self.arrivals.chunks.add(task_id, items)
             self.arrivals.handed_in.add(task_id)
             if raw:
                 self.raw_ids.add(task_id)
@@ -207,6 +215,13 @@ class Session:
                 io.idle = False
                 io.ring()
         return task_id
+
+    def items_room(self) -> int:
+        """Return how many items a chunk may have that is handed in next.  Waits for ids, and room in the outbox."""
+        with self._lock:
+            if not self._outbox.has_id():
+                self._wait_for_room()
+            return self._outbox.last_id - self._outbox.next_id
 
     def _wait_for_room(self) -> None:
         """Wait until there is an id and room in the outbox.  The lock is held."""
@@ -284,6 +299,7 @@ class Session:
         with self._lock:
             arrivals = self.arrivals
             foreign = wanted - arrivals.finals.keys() - arrivals.handed_in - arrivals.watched
+            foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
             # Tasks of this session that are not live have ended, and were dropped from the cache or cleared.
             foreign = {i for i in foreign if not self._outbox.was_handed_in(i)}
             arrivals.watched |= foreign
@@ -293,6 +309,13 @@ class Session:
         unknown = sorted(reply.unknown) if isinstance(reply, Watched) else []
         if unknown:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
+
+    def follow_chunks(self, items: Mapping[int, int]) -> None:
+        """Note the chunks of another client's map: chunk -> number of its items."""
+        with self._lock:
+            for chunk, count in items.items():
+                if chunk not in self.arrivals.chunks.items:
+                    self.arrivals.chunks.add(chunk, count)
 
     def adopt(self, ids: Iterable[int]) -> None:
         """Count ids that the controller made for this session (of retries) as submitted here."""
@@ -307,6 +330,7 @@ class Session:
         timeout_s: float | None = None,
         on_tick: Callable[[int, int], None] | None = None,
         first: bool = False,
+        go_on_text: str | None = None,
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
 
@@ -315,6 +339,7 @@ class Session:
             timeout_s: seconds; None: for ever.
             on_tick: called some times a second with the number of tasks left, and of those that failed.
             first: return when any one has ended.
+            go_on_text: a notice after Ctrl-C, instead of the ids that go on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -324,7 +349,10 @@ class Session:
         try:
             return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
         except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+            if go_on_text is None:
+                say_interrupted(waiter.remaining)
+            else:
+                say(go_on_text)
             raise
         finally:
             with self._lock:
@@ -342,7 +370,8 @@ class Session:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
-            ended = [i for i in ids if i not in waiter.remaining]
+            waiting = set(ids)
+            ended = self.arrivals.ended_of(waiting)
         left = len(ids)
         notices = WaitNotices(self, waiter)
         try:
@@ -354,7 +383,7 @@ class Session:
                 if not self._next_end(waiter, deadline, notices):
                     raise TimeoutError(f"{left} of {len(ids)} tasks have not ended within {timeout_s:g} s")
                 with self._lock:
-                    ended, waiter.ended = waiter.ended, []
+                    ended, waiter.ended = self.arrivals.ended_of(waiting, waiter.ended), []
                     waiter.event.clear()
         finally:
             with self._lock:
@@ -538,13 +567,16 @@ class Session:
 
         Raises IndexError for an id that was never issued, or was cleared.
         """
-        final = self.arrivals.finals.get(task_id)
+        final = self._held(task_id)
         if final is not None and final.body is not None:
             return final
         reply = self.ask(FetchResults(self._with_next(task_id)))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
         found = {f.id: f for f in reply.finals}
+        for chunk in [f for f in reply.finals if f.items]:
+            if chunk.id < task_id <= chunk.id + chunk.items and task_id - chunk.id - 1 not in chunk.separate:
+                return self._item_of(chunk, task_id)
         size = sum(len(f.body or b"") for f in reply.finals)
         self._fetch_ahead = min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(found) else 1
         if task_id in found:
@@ -552,6 +584,23 @@ class Session:
         if task_id in reply.unknown:
             raise IndexError(f"task ID not registered: {task_id} (never issued, or cleared)")
         return None
+
+    def _held(self, task_id: int) -> Final | None:
+        """Return the final state of a task, or of a silent item of a chunk, that has arrived; None: none has."""
+        final = self.arrivals.finals.get(task_id)
+        if final is None:
+            chunk = self.arrivals.chunks.of(task_id)
+            of_chunk = self.arrivals.finals.get(chunk) if chunk is not None else None
+            if of_chunk is not None and of_chunk.body is not None:
+                return self._item_of(of_chunk, task_id)
+        return final
+
+    def _item_of(self, chunk: Final, task_id: int) -> Final:
+        if chunk.reason or not chunk.body:
+            return item_final(chunk, task_id, None)
+        if self._opened_chunk[0] != chunk.id:
+            self._opened_chunk = chunk.id, chunk_values(chunk)
+        return item_final(chunk, task_id, self._opened_chunk[1])
 
     def _with_next(self, task_id: int) -> list[int]:
         """Return the id, and the next ids where the caller loops over results: one question fetches all of them."""

@@ -192,6 +192,8 @@ class Task:
     """Whether any rule was set; packing looks at rules only then."""
     _is_code: ClassVar[bool] = False
     _is_join: ClassVar[bool] = False
+    _items: int = 0
+    """See `core.messages.task_types.Submission.items`."""
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
@@ -493,10 +495,16 @@ class Join(Task):
         return b"", None
 
 
-class EachTask(MapTask):
-    """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
+class EachTask(CallTask):
+    """An item of a map, or a chunk of items, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
 
     _each = True
+
+    def __init__(
+        self, function: Callable[..., Any], items: Any, star: bool, first: int, total: int | None, **ours: Any
+    ) -> None:
+        super().__init__(function, args=(items, star, first, total), **ours)
+        self.__dict__["_items"] = len(items) if len(items) > 1 else 0
 
 
 def execute_object(thing: Any) -> Any:

@@ -93,7 +93,9 @@ class ItemNames(NamedTuple):
             labels = [f"{name}=" for name in names] if len(names) == len(arguments) else [""] * len(arguments)
         except Exception:  # many builtins tell nothing of their parameters
             labels = [""] * len(arguments)
-        return ", ".join(f"{label}{shown(value, ARGUMENT_CHARS)}" for label, value in zip(labels, arguments, strict=True))
+        return ", ".join(
+            f"{label}{shown(value, ARGUMENT_CHARS)}" for label, value in zip(labels, arguments, strict=True)
+        )
 
     def note_on(self, error: BaseException, index: int) -> None:
         """Add the item's name to an error, as a note."""
@@ -149,8 +151,9 @@ class ChunkCalls:
 
     def interrupted(self, error: BaseException) -> None:
         """Note that the item that ran was interrupted."""
-        self.failed[len(self.values)] = FailedItem(Reason.ABORTED, *described(error))
-        self.values.append(None)
+        if len(self.values) < len(self.items):
+            self.failed[len(self.values)] = FailedItem(Reason.ABORTED, *described(error))
+            self.values.append(None)
 
     def run_one(self) -> None:
         """Run one item in a context of its own."""
@@ -210,7 +213,9 @@ class ChunkCalls:
         kind = type(error)  # isinstance would ask the error itself, which may raise
         index = len(self.values)
         detail = error.word if issubclass(kind, Deferred) and isinstance(error, Deferred) else None
-        outcome = DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
+        outcome = (
+            DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
+        )
         self._names.note_on(error, index)
         self.failed[index] = FailedItem(outcome, *described(error), detail)
         self.values.append(None)

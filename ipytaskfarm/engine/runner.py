@@ -63,7 +63,19 @@ Call: TypeAlias = Callable[[], Any]
 class RunningAttempt:
     """One run while it goes on."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item")
+    __slots__ = (
+        "run",
+        "work",
+        "sink",
+        "started_s",
+        "begun",
+        "unready",
+        "current",
+        "brought",
+        "reaches",
+        "chunk",
+        "item",
+    )
 
     def __init__(self, run: Run) -> None:
         self.run = run

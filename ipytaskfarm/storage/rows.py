@@ -470,9 +470,7 @@ _END = (
 _ENDED = (
     "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task"
 )
-_SEPARATES = (
-    "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
-)
+_SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
 FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_SEPARATES}, t.items, {_END} {_ENDED}"
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
 
@@ -534,10 +532,11 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
         s.TaskRecord(
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
             attempt, errors, losses, recovery, history.get(id, []) if history else [],
-            None if needs is None else decode_needs(needs), *rest, part_of(chunk, index),
+            None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
+            accepted_seq, items, part_of(chunk, index),
         )
         for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
-        *rest, chunk, index in found
+        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index in found
     ]  # fmt: skip
 
 

@@ -236,9 +236,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     if question.ids is None:
         needed_chunks = {task.part[0] for task in tasks.unfinished.values() if task.part is not None}
         ids = [
-            i
-            for i in tasks.finals
-            if i not in farm.graph.consumers and i not in tasks.kept and i not in needed_chunks
+            i for i in tasks.finals if i not in farm.graph.consumers and i not in tasks.kept and i not in needed_chunks
         ]
         items = {chunk: [*chunks.ids(chunk)] for chunk in needed_chunks if chunk in tasks.finals}
         refusals = [*farm.tasks.refusals]

@@ -81,7 +81,8 @@ def end_chunk(
         if task is None:
             continue
         of_item = Ended(
-            task.id, task.attempt, told.outcome, ended.started_s, told.run_s, told.failure, told.body, detail=told.detail
+            task.id, task.attempt, told.outcome, ended.started_s, told.run_s, told.failure, told.body,
+            detail=told.detail,
         )  # fmt: skip
         if told.outcome == "":
             finish(farm, task, final_of_answer(task, engine, of_item, now), out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..messages import Answer, Message, Reply
@@ -73,7 +74,7 @@ class LoadTable(NamedTuple):
     omitted: int = 0
     order: Sequence[int] = ()
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
-    items: dict[int, tuple[int, list[int]]] = {}
+    items: Mapping[int, tuple[int, list[int]]] = MappingProxyType({})
     """Chunk -> (how many items it has, the silent ones that are wanted); the chunk itself is among `ids`."""
 
 
@@ -85,7 +86,7 @@ class LoadOriginals(NamedTuple):
     ids: list[int]
     missing: list[int]
     not_failed: list[int]
-    chunks: dict[int, int] = {}
+    chunks: Mapping[int, int] = MappingProxyType({})
     """Silent item -> its chunk."""
 
 
