@@ -12,7 +12,6 @@ import html
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
@@ -23,10 +22,9 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
-from ..serialization.pack import pack, traceback_of, unpack, unpack_error
+from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
 _NOTHING = ResultBody()
@@ -51,22 +49,6 @@ _BY_REASON: dict[str, type[Exception]] = {
 def decode_body(final: Final) -> ResultBody:
     """Return the decoded body of a final result; an empty one where the task left none."""
     return _decode_body(final.body) if final.body else _NOTHING
-
-
-def chunk_values(chunk: Final) -> list[Any]:
-    """Return the values of a chunk of a map; None stands for each item that is a task of its own."""
-    body = decode_body(chunk)
-    values: list[Any] = unpack(body.value) if body.value is not None else [None] * chunk.items
-    return values
-
-
-def item_final(chunk: Final, task_id: int, values: Sequence[Any] | None) -> Final:
-    """Return the end of a silent item of a chunk.  values: those of the chunk; None: the chunk failed as a whole."""
-    body = chunk.body
-    if values is not None:
-        body = _encode(ResultBody(pack(values[task_id - chunk.id - 1], "value"), kind="call"))
-    run_s = chunk.run_s / max(1, chunk.items)
-    return msgspec.structs.replace(chunk, id=task_id, run_s=run_s, body=body, items=0, separate=())
 
 
 def error_named(etype: str, text: str) -> Exception:

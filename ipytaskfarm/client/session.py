@@ -12,9 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from ..core import errors
 from ..core.messages import (
@@ -31,24 +29,21 @@ from ..core.messages import (
     Watched,
     WatchTasks,
 )
-from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
-from ..transport.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
+from .chunk_items import ItemEnds
 from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .questions import PendingQuestion
-from .results import chunk_values, error_named, item_final
+from .results import error_named
+from .submissions import check_size, refusal_because, resolved
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """How often a waiting caller checks whether the session still works."""
-
-PAYLOAD_BYTES_MAX = MAX_MESSAGE_BYTES // 2 - 1024 * 1024
-"""Most bytes of a task with the functions that it needs: both must fit into one message."""
 
 FETCH_AHEAD = 64
 """Most results that one question fetches, for a caller that fetches one result after the other."""
@@ -82,8 +77,7 @@ class Session:
         self.raw_ids: set[int] = set()
         """MapTasks handed in here: one without a result body (its engine was lost) does not tell its kind itself."""
         self._fetched_last = -2
-        self._opened_chunk: tuple[int, list[Any]] = -1, []
-        """The chunk of which an item was fetched last, and its values."""
+        self._item_ends = ItemEnds(io.arrivals)
         self._fetch_ahead = 1
         self._forked = False
         self._downloads = BlobDownloads(self) if self.blobs is None else None
@@ -192,9 +186,9 @@ class Session:
         """
         payload, function, rules, functions, raw, blobs, needs, items = packed
         if needs is not None and ids:
-            needs = _resolved(needs, ids)
+            needs = resolved(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
-        _check_size("a task", size)
+        check_size("a task", size)
         now_s = time.time()
         io = self.io
         with self._lock:
@@ -231,7 +225,7 @@ class Session:
             full_why = self._outbox.full_why
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
-                raise _refusal(full_why)
+                raise refusal_because(full_why)
             if self._outbox.has_id() and not too_much:
                 return
             self.io.ring()
@@ -247,7 +241,7 @@ class Session:
             while self._outbox.oldest_id() <= task_id:
                 self.io.check()
                 if self._outbox.full_why is not None:
-                    raise _refusal(self._outbox.full_why)
+                    raise refusal_because(self._outbox.full_why)
                 self.io.changed.wait(TICK_S)
             self.arrivals.refused = [final for final in self.arrivals.refused if final.id != task_id]
             return self.arrivals.finals.get(task_id)
@@ -261,7 +255,7 @@ class Session:
             while self._outbox.oldest_id() <= last:
                 self.io.check()
                 if self._outbox.full_why is not None:
-                    raise _refusal(self._outbox.full_why)
+                    raise refusal_because(self._outbox.full_why)
                 self._wait_changed(deadline, "tasks were not accepted in time")
             refused, self.arrivals.refused = self.arrivals.refused, []
         self.warn()
@@ -474,7 +468,7 @@ class Session:
         # Acceptance is in order: tasks from the oldest unaccepted one on are not accepted either.
         last = max(waiter.remaining & self.arrivals.handed_in, default=-1)
         if last >= self._outbox.oldest_id():
-            raise _refusal(why)
+            raise refusal_because(why)
 
     # ----------------------------------------------------------------------------------------------
     # Questions and commands
@@ -493,7 +487,7 @@ class Session:
     def begin(self, question: Question) -> PendingQuestion:
         """Ask the controller; the caller waits with `answer`, or calls `forget`."""
         if isinstance(question, SetSticky | MarkTasksDone):
-            _check_size(type(question).__name__, len(question.body))
+            check_size(type(question).__name__, len(question.body))
         return self.io.ask(lambda n: AskQuestion(n, question))
 
     def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
@@ -536,7 +530,7 @@ class Session:
             keep: how the command is kept for the engines' replacements.
         """
         self._check_role("run anything on engines")
-        _check_size(verb, len(body))
+        check_size(verb, len(body))
         asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done)
         asked.blobs = blobs
         return asked
@@ -567,40 +561,22 @@ class Session:
 
         Raises IndexError for an id that was never issued, or was cleared.
         """
-        final = self._held(task_id)
+        final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
         reply = self.ask(FetchResults(self._with_next(task_id)))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
-        found = {f.id: f for f in reply.finals}
-        for chunk in [f for f in reply.finals if f.items]:
-            if chunk.id < task_id <= chunk.id + chunk.items and task_id - chunk.id - 1 not in chunk.separate:
-                return self._item_of(chunk, task_id)
         size = sum(len(f.body or b"") for f in reply.finals)
-        self._fetch_ahead = min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(found) else 1
-        if task_id in found:
-            return found[task_id]
+        self._fetch_ahead = (
+            min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(reply.finals) else 1
+        )
+        found = self._item_ends.found(reply.finals, task_id)
+        if found is not None:
+            return found
         if task_id in reply.unknown:
             raise IndexError(f"task ID not registered: {task_id} (never issued, or cleared)")
         return None
-
-    def _held(self, task_id: int) -> Final | None:
-        """Return the final state of a task, or of a silent item of a chunk, that has arrived; None: none has."""
-        final = self.arrivals.finals.get(task_id)
-        if final is None:
-            chunk = self.arrivals.chunks.of(task_id)
-            of_chunk = self.arrivals.finals.get(chunk) if chunk is not None else None
-            if of_chunk is not None and of_chunk.body is not None:
-                return self._item_of(of_chunk, task_id)
-        return final
-
-    def _item_of(self, chunk: Final, task_id: int) -> Final:
-        if chunk.reason or not chunk.body:
-            return item_final(chunk, task_id, None)
-        if self._opened_chunk[0] != chunk.id:
-            self._opened_chunk = chunk.id, chunk_values(chunk)
-        return item_final(chunk, task_id, self._opened_chunk[1])
 
     def _with_next(self, task_id: int) -> list[int]:
         """Return the id, and the next ids where the caller loops over results: one question fetches all of them."""
@@ -617,25 +593,3 @@ class Session:
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
-
-
-def _resolved(needs: Needs, ids: Sequence[int]) -> Needs:
-    """Replace positions in a job, which are -1, -2, …, by ids."""
-    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
-    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
-    return msgspec.structs.replace(needs, after=after, inputs=inputs)
-
-
-def _check_size(what: str, size: int) -> None:
-    if size > PAYLOAD_BYTES_MAX:
-        raise errors.ResultTooLarge(
-            f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
-            "hand large data over in a file, or in pieces"
-        )
-
-
-def _refusal(why: str) -> errors.TaskFarmError:
-    """Return the reason why nothing is accepted now as an error."""
-    if "stopping" in why:
-        return errors.FarmNotRunning(why)
-    return errors.StoreFull(f"{why}; what was handed in is kept here and sent again")

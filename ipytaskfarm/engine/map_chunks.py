@@ -10,8 +10,8 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from ..core.errors import TaskRejectError, UnpickleableException
-from ..core.messages.payload import FailureBody
-from ..core.messages.task_types import Deferral, FailureSummary
+from ..core.messages.payload import FailureBody, ResultBody
+from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd
 from ..core.states import DEFERS, Reason
 from ..core.text import shown
 from ..serialization.pack import for_many, pack
@@ -141,6 +141,34 @@ class ChunkCalls:
         self.failed: dict[int, FailedItem] = {}
         self.slow_s: dict[int, float] = {}
         """Items that were slow -> their seconds."""
+
+    def told(
+        self,
+        texts: list[tuple[int, str, str]],
+        run_s: float,
+        encode: Callable[[ResultBody], bytes],
+        keeper: BlobWriter | None,
+    ) -> list[ItemEnd]:
+        """Return the ends of the items that failed, were slow or have written something, and drop their values.
+
+        texts: what items have written, as (index, stdout, stderr).  run_s: seconds of the whole chunk.
+        """
+        written = {index: (out, err) for index, out, err in texts}
+        told = []
+        for index in sorted({*written, *self.failed, *self.slow_s}):
+            if index >= len(self.values):
+                continue  # it was not begun: what was written is not its own
+            out, err = written.get(index, ("", ""))
+            failed = self.failed.get(index)
+            item_s = self.slow_s.get(index, run_s / len(self.values))
+            if failed is not None:
+                body = encode(ResultBody(None, failed.failure, out, err, kind="call"))
+                told.append(ItemEnd(index, failed.outcome, item_s, failed.summary, body, failed.detail))
+            else:
+                value = pack(self.values[index], "value", keeper)
+                told.append(ItemEnd(index, "", item_s, None, encode(ResultBody(value, None, out, err, kind="call"))))
+                self.values[index] = None
+        return told
 
     def is_over(self, sink: Sink | None) -> bool:
         """Return whether the rest of the chunk is left to others: it takes long, or its values or texts are large."""

@@ -14,7 +14,6 @@ import gc
 import os
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import CoroutineType
@@ -26,7 +25,7 @@ from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
 from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..core.messages.running_task import TaskReply
-from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs, RunKey
+from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
@@ -38,6 +37,7 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .callables import Callables
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
@@ -48,13 +48,10 @@ from .loops import set_running_loop
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import Plain, PlainTest, filename_of
 from .shared_parts import Parts
-from .side_effects import function_reaches
 from .sinks import SINK, Sink
 
-CALLABLES_KEPT = 512
 LIMIT_MAX_S = 1e9
 """No run takes longer: the recorder has 64 bits for nanoseconds."""
-CALLABLES_BYTES_MAX = 256 * 1024 * 1024
 
 Call: TypeAlias = Callable[[], Any]
 """What is run guarded: gives the packed value, or a coroutine that does."""
@@ -94,32 +91,6 @@ class RunningAttempt:
         """The calls of a chunk of a map."""
         self.item: tuple[ItemNames, int] | None = None
         """Of a run of one item of a map: its names, and its index among them."""
-
-
-class Callables:
-    """Functions that were unpacked once, by digest; the least recently used ones go."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Known, int]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, digest: str) -> Known | None:
-        """Return the function, if it is kept."""
-        found = self._kept.get(digest)
-        if found is None:
-            return None
-        self._kept.move_to_end(digest)
-        return found[0]
-
-    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
-        """Keep it; gives it back.  size_bytes: of its code, which holds what it carries."""
-        known = Known(function, function_reaches(function))
-        self._kept[digest] = known, size_bytes
-        self._bytes += size_bytes
-        while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
-            _, (_, gone) = self._kept.popitem(last=False)
-            self._bytes -= gone
-        return known
 
 
 class Runner:
@@ -545,27 +516,8 @@ class Runner:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        texts = {item: (out, err) for item, out, err in sink.item_texts()}
-        told = []
-        for index in sorted({*texts, *chunk.failed, *chunk.slow_s}):
-            if index >= len(chunk.values):
-                continue  # it was not begun: what was written is not its own
-            out, err = texts.get(index, ("", ""))
-            failed = chunk.failed.get(index)
-            packed = None if failed is not None else pack(chunk.values[index], "value", self._keeper)
-            body = ResultBody(packed, failed.failure if failed is not None else None, out, err, kind="call")
-            told.append(
-                ItemEnd(
-                    index,
-                    failed.outcome if failed is not None else "",
-                    chunk.slow_s.get(index, run_s / len(chunk.values)),
-                    failed.summary if failed is not None else None,
-                    self._pack_body(body),
-                    failed.detail if failed is not None else None,
-                )
-            )
-            chunk.values[index] = None
-        if told and len(told) > len(chunk.failed):
+        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._keeper)
+        if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._keeper)
         body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
         packed_body = self._pack_body(body)

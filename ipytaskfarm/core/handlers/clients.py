@@ -28,7 +28,8 @@ from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
-from ..scheduler.transitions import accept, final_without_answer, finish, forget, forget_items, separate
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import accept, finish, forget, forget_items, separate
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job
 from .submit import apply_rules, refused

@@ -15,17 +15,8 @@ from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, RETURNED
-from ..scheduler.transitions import (
-    begin,
-    final_of_join,
-    final_without_answer,
-    finish,
-    note_attempt,
-    put_back,
-    requeue,
-    separate,
-    unassign,
-)
+from ..scheduler.task_ends import final_of_join, final_without_answer
+from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
 from .commands import fail_commands_of
 from .nodes import charge_loss, note_failure

@@ -24,7 +24,8 @@ from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, Assigned, Queued
-from ..scheduler.transitions import final_without_answer, finish, note_attempt, rejoin, requeue, separate
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import finish, note_attempt, rejoin, requeue, separate
 from ..states import Reason, Waiting
 from .clients import grace_of
 from .results import end_or_recover

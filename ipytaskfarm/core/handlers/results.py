@@ -15,8 +15,8 @@ from ..scheduler.placement import begin_oldest, release
 from ..scheduler.recycling import after_run, count_run
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
+from ..scheduler.task_ends import final_of_answer
 from ..scheduler.transitions import (
-    final_of_answer,
     finish,
     note_attempt,
     put_back,

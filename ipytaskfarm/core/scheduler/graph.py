@@ -19,16 +19,8 @@ from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
 from .task import FOR_TASKS, Assigned, Queued
-from .transitions import (
-    final_of_join,
-    final_without_answer,
-    finish,
-    rejoin,
-    reopen,
-    requeue,
-    task_of,
-    wait_for,
-)
+from .task_ends import final_of_join, final_without_answer
+from .transitions import finish, rejoin, reopen, requeue, task_of, wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost so often fails the next time."""

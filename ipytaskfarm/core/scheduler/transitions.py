@@ -12,10 +12,9 @@ from collections.abc import Iterable
 import msgspec
 
 from ..messages.dependencies import Needs
-from ..messages.payload import NOTHING
-from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final, Recovery, Rules, Submission
+from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
-from ..states import CONSEQUENCES, MOVES, Reason, State, Waiting
+from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
 from .clock import Now
 from .decision import Decision
@@ -26,6 +25,7 @@ from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
 from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, RETURNED, Assigned, Place, Queued, TrialState
 from .task_messages import close
+from .watchers import tell, tell_watchers
 
 
 class IllegalMove(AssertionError):
@@ -557,29 +557,9 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
-    _tell(farm, task.session, final)
+    tell(farm, task.session, final)
     if farm.clients.watchers:
-        _tell_watchers(farm, task, final)
-
-
-def _tell_watchers(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
-    """Tell those that watch a task, or a silent item of a chunk, of its end."""
-    told = {task.id: final}
-    if task.items:
-        watched = [i for i in farm.tasks.chunks.ids(task.id) if i in farm.clients.watchers]
-        told.update((i, msgspec.structs.replace(final, id=i, body=None, items=0)) for i in watched)
-    for task_id, end in told.items():
-        for session in farm.clients.watchers.pop(task_id, ()):
-            farm.clients.of(session).watching.discard(task_id)
-            if session != task.session or task_id != task.id:
-                _tell(farm, session, end)
-
-
-def _tell(farm: SchedulerState, session: str, final: Final) -> None:
-    client = farm.clients.by_session.get(session)
-    if client is not None and client.connected:
-        client.finals.append(final)
-        farm.clients.to_tell[session] = client
+        tell_watchers(farm, task, final)
 
 
 def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) -> None:
@@ -588,57 +568,6 @@ def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) 
     close(farm, task.id, out)
     farm.conversations.progress.pop(task.id, None)
     farm.conversations.families.pop(task.id, None)
-
-
-def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
-    """Return what clients are told of an attempt that its engine has answered."""
-    return Final(
-        task.id,
-        ended.outcome,
-        engine.id,
-        engine.node,
-        task.attempt,
-        task.submitted_s,
-        ended.started_s,
-        ended.run_s,
-        now.wall_s,
-        ended.failure,
-        ended.body,
-        task.history or [],
-        ended.blobs,
-        task.items,
-    )
-
-
-def final_without_answer(
-    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: FailureSummary, now: Now
-) -> Final:
-    """Return what clients are told of a task that ends without its engine's answer: aborted, lost, or unmet."""
-    place = task.place
-    began = type(place) is Assigned and place.since_s is not None
-    started = place.wall_s if type(place) is Assigned and place.wall_s is not None else now.wall_s
-    ran = now.mono_s - place.since_s if type(place) is Assigned and place.since_s is not None else 0.0
-    return Final(
-        task.id,
-        reason,
-        engine.id if engine and began else -1,
-        engine.node if engine and began else "",
-        task.attempt,
-        task.submitted_s,
-        started,
-        ran,
-        now.wall_s,
-        failure,
-        b"",
-        task.history or [],
-        items=task.items,
-    )
-
-
-def final_of_join(task: TaskEntry, now: Now) -> Final:
-    """Return the end of a join, which has no engine and no result."""
-    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
-    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
 
 
 def recovery_of(task: TaskEntry) -> Recovery | None:
