@@ -29,8 +29,8 @@ from .tasks import EachTask
 
 LEARN_S = 0.1
 """How long the pace of the items is looked at before the rest is handed in."""
-UNKNOWN_TASKS = 4096
-"""When no item has ended by then, the items are handed in as at most about so many tasks."""
+UNKNOWN_TASKS = 512
+"""When no item has ended by then, the items are handed in as at most about so many tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
 """A chunk has at most about so many bytes: it is sent again for each item of it that runs alone."""
 SHARES = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from os import PathLike
@@ -589,17 +589,43 @@ class TaskClient:
 
     @overload
     def map(
-        self, function: Callable[..., T], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
-        return_exceptions: bool = False, block: Literal[True] = True, **rules: Unpack[MapRules],
-    ) -> Values[T]: ...  # fmt: skip
+        self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[False], **rules: Unpack[MapRules],
+    ) -> Job: ...  # fmt: skip
 
     @overload
     def map(
         self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
-        return_exceptions: bool = False, block: Literal[False], **rules: Unpack[MapRules],
-    ) -> Job: ...  # fmt: skip
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: Literal[True],
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[Any]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
+        on_error: Literal["return"],
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[Any]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., Coroutine[Any, Any, T]], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[T]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., T], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[T]: ...  # fmt: skip
 
     def map(
         self,

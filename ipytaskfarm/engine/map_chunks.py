@@ -30,6 +30,8 @@ SEGMENT_S = 0.002
 """Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
 YIELD_S = 0.1
 """A chunk that has run for so many seconds, and would for as many more, ends early: others take its other items."""
+FIRST_S = 2.0
+"""A first item that took less says little of the others: it may have imported what all of them need."""
 SLOW_S = 0.05
 """The seconds of an item after which its duration is told."""
 YIELD_BYTES = 4 * 1024 * 1024
@@ -175,7 +177,10 @@ class ChunkCalls:
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
         left_s = self._item_s * (len(self.items) - len(self.values))
-        return left_s >= YIELD_S and time.perf_counter() - self._began >= YIELD_S
+        run_s = time.perf_counter() - self._began
+        if len(self.values) == 1 and run_s < FIRST_S:
+            return False
+        return left_s >= YIELD_S and run_s >= YIELD_S
 
     def interrupted(self, error: BaseException) -> None:
         """Note that the item that ran was interrupted."""
